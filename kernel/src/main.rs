@@ -1,0 +1,2 @@
+//! What lives.
+fn main() {}
