@@ -22,4 +22,13 @@ pub const FAILURE: &str = "Ouroboros: failure";
 pub const EMERGENCY: &str = "!! ";
 
 /// The last words of a CPU that stops for good; nothing follows on the console.
-pub const STOPPED: &str = "!! stopped";
+pub const STOPPED: &str = crate::stopped!();
+
+/// [`STOPPED`] as a literal, for assembly.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! stopped {
+    () => {
+        "!! stopped"
+    };
+}

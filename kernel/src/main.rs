@@ -1,2 +1,121 @@
-//! What lives.
-fn main() {}
+//! What lives: a kernel that takes a machine over, loads a second copy of itself, and goes.
+//!
+//! *When:* between boot's last instruction and relocate's first. *On entry:* what `boot::entry` says. The story is [`kernel_main`]'s, and
+//! each step to the point of no return consumes the last: `Image → Plan → Staged → !`. What was refused leaves this generation alive.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod clock;
+mod console;
+mod disk;
+mod end;
+mod failure;
+mod image;
+mod life;
+mod load;
+mod map;
+mod memory;
+mod mode;
+mod plan;
+mod refused;
+mod stage;
+mod way_here;
+
+use crate::disk::Disk;
+use crate::life::Life;
+use crate::load::{Contents, Image};
+use crate::plan::Plan;
+use crate::refused::Refused;
+use crate::stage::Staged;
+use boot::marker;
+use boot::phys::{PhysAddr, PhysRange};
+use boot::record::EntryRecord;
+use core::convert::Infallible;
+use kernel::orders::Base;
+use log::{info, warn};
+use relocate::placement;
+
+/// The first line of Rust.
+#[unsafe(no_mangle)]
+#[expect(unsafe_code, reason = "the name that boot calls")]
+fn kernel_main(record: &'static EntryRecord) -> ! {
+    let mut life = Life::begin(record);
+    introduce(&life);
+    if let Some(why) = &life.disobeyed {
+        warn!("{}{why}", marker::REFUSED);
+        end::failure();
+    }
+    if let Some(sent_to) = life.sent_to
+        && sent_to != life.parts.whole.start
+    {
+        warn!("{}this generation was sent to {sent_to} and lies at {}", marker::REFUSED, life.parts.whole.start);
+        end::failure();
+    }
+    if life.generation + 1 >= life.orders.generations {
+        end::success();
+    }
+
+    let mut configuration = 0;
+    loop {
+        let free = memory::free();
+        let Err(refused) = restart(&mut life, configuration);
+        warn!("{}{refused}", marker::REFUSED);
+        assert_eq!(memory::free(), free, "a refusal did not give its memory back");
+        info!("generation {} lives on, all its memory given back", life.generation);
+        configuration += 1;
+        if !life.orders.continue_on_refusal || matches!(refused, Refused::NoConfiguration(_)) {
+            end::failure();
+        }
+    }
+}
+
+/// Loads configuration number `configuration` of the disk's FIT and restarts into it. Returns only a refusal.
+fn restart(life: &mut Life, configuration: usize) -> Result<Infallible, Refused> {
+    let (image, base) = load(life, configuration)?;
+    let plan = Plan::new(image, &life.blob, &life.hand_on(base), &life.machine, &life.control)?;
+    Staged::new(life, plan)?.restart()
+}
+
+/// Loads, with the disk open no longer than that. Returns the image and the base that its kernel is sent to.
+fn load(life: &mut Life, configuration: usize) -> Result<(Image, PhysAddr), Refused> {
+    let mut disk = Disk::open(&life.machine.virtio)?;
+    let contents = Contents::read(&mut disk)?;
+    let name = contents.configurations.get(configuration).ok_or(Refused::NoConfiguration(configuration))?;
+    let ram = &life.machine.ram;
+    let mut base = None;
+    let image = Image::load(&mut disk, &contents, name, ram.iter().map(PhysRange::bytes).sum(), |header, load| {
+        let size = header.text_offset + header.image_size;
+        let chosen = match life.orders.base {
+            Base::Same => life.parts.whole.start,
+            Base::Load => load.ok_or(Refused::NoLoadAddress)?,
+            Base::Random => {
+                let mut avoid: alloc::vec::Vec<_> = life.machine.reserved.iter().map(|r| r.range.clone()).collect();
+                avoid.push(life.control.clone());
+                placement::random_slot(&mut life.random, ram, &avoid, size).ok_or(Refused::NoSlot(size))?
+            }
+        };
+        base = Some(chosen);
+        Ok(PhysAddr(chosen.0.saturating_add(header.text_offset)))
+    })?;
+    let (hashed, waited) = (image.hashed, clock::nanoseconds(image.disk_ticks));
+    info!("loaded \"{name}\": {hashed} bytes hashed, {} requests, disk {waited} ns", disk.requests());
+    Ok((image, base.expect("an image that was loaded was placed")))
+}
+
+/// What this generation is, for people and for the tests.
+fn introduce(life: &Life) {
+    let (parts, mode) = (&life.parts.whole, life.mode);
+    info!("{}{} of {}: {mode}, base {}", marker::GENERATION, life.generation, life.orders.generations, parts.start);
+    info!("seed {:#x}, image {} bytes, control pages {}", life.seed, parts.bytes(), life.control.start);
+    info!(
+        "free memory {} bytes, device tree {} bytes (handed over with {})",
+        memory::free(),
+        life.blob.len(),
+        life.blob_was
+    );
+    if let Some(note) = life.note {
+        warn!("{note}");
+    }
+}

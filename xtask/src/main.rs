@@ -1,2 +1,74 @@
-//! The workshop.
-fn main() {}
+//! The workshop: builds, runs, tests and measures Ouroboros; reads qemu.toml; never links the kernel.
+//!
+//! `cargo xtask --help` tells what it does. This file turns a verb's end into an exit code:
+//! 0 done, 1 failed, 2 asked for something that does not exist, 124 out of time, 130 interrupted.
+
+mod cli;
+mod config;
+mod console;
+mod disk;
+mod doctor;
+mod explain;
+mod fit;
+mod folder;
+mod image;
+mod kernel_build;
+mod orders;
+mod processes;
+mod qemu;
+mod report;
+mod run;
+mod setup;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Parser;
+
+/// Asked for something that does not exist; ends with exit code 2.
+#[derive(Debug)]
+pub struct Usage(
+    /// What, and what there is instead.
+    pub String,
+);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// The workspace's directory: where qemu.toml lies.
+pub fn root() -> PathBuf {
+    // Cargo says where the package is now; the compiler's word is for an xtask that is started by hand.
+    let package =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    package.parent().map_or(package.clone(), Path::to_path_buf)
+}
+
+/// Where cargo, and so the kernel's build and the runs' folders, put what they make.
+pub fn target_dir() -> PathBuf {
+    // A relative CARGO_TARGET_DIR is relative to where cargo was started, and so are we.
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(path) => std::path::absolute(&path).unwrap_or_else(|_| path.into()),
+        None => root().join("target"),
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let ended = processes::end_with_us().and_then(|()| cli.verb.perform());
+    match ended {
+        Ok(code) => ExitCode::from(code),
+        Err(error) if error.is::<processes::Interrupted>() => ExitCode::from(processes::INTERRUPTED),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+        }
+    }
+}

@@ -1,0 +1,167 @@
+// The EL2 set-up: from whatever EL2 a loader handed over to a stub at EL2 and a kernel at EL1.
+
+        .section .text.boot, "ax"
+
+// el2_setup — sets EL2 up so that nothing below it traps, leaves the hyp-stub there, and returns at EL1.
+//   in        x30 = return address, physical
+//   assumes   EL2h, MMU off as the protocol says, or E2H still set by a VHE kernel; DAIF masked  [I1]
+//   out       at EL1h, DAIF masked, EL1's MMU and caches off; VBAR_EL2 = the hyp-stub
+//   clobbers  x9–x11, flags
+//   memory    touches none
+        .global el2_setup
+el2_setup:
+        // Vectors first: an exception in here is told by the stub's printer.
+        adr_l   x9, hyp_stub_vectors
+        msr     vbar_el2, x9
+
+        // The MMU off before E2H is touched: with E2H, SCTLR_EL2 means another register layout.
+        mov_q   x9, {SCTLR_EL2_MMU_OFF}
+        msr     sctlr_el2, x9
+        isb
+
+        // What the predecessor's EL2 left in the TLB, under the E2H value that it ran with.
+        tlbi    alle2
+        // Those entries are gone before E2H gives the same operation another meaning.
+        dsb     nsh
+
+        // HCR_EL2: EL1 is AArch64, nothing trapped. Where E2H cannot be cleared (E2H0 is negative: VHE-only), keep it.
+        mov_q   x10, {HCR_NVHE}
+        set_where_feature x10, {HCR_APK_API}, id_aa64isar1_el1, 4, 1
+        set_where_feature x10, {HCR_APK_API}, id_aa64isar1_el1, 8, 1
+        set_where_feature x10, {HCR_APK_API}, s3_0_c0_c6_2, 12, 1
+        set_where_feature x10, {HCR_ATA}, id_aa64pfr1_el1, 8, 2
+        mrs     x9, s3_0_c0_c7_4
+        sbfx    x9, x9, #24, #4
+        tbz     x9, #63, 1f
+        mov_q   x9, {HCR_E2H}
+        orr     x10, x10, x9
+1:      msr     hcr_el2, x10
+        // E2H decides what the registers below are: it is in effect before they are written.
+        isb
+
+        // The regimes that this kernel will use: EL2's under the new E2H, and all of EL1&0's.
+        tlbi    alle2
+        tlbi    alle1
+        // Invalidated before any MMU goes on.
+        dsb     nsh
+        isb
+
+        // CPTR_EL2, in the layout that E2H selects: FP, SVE and SME are for EL1 to use.
+        tbnz    x10, #{HCR_E2H_BIT}, 2f
+        mov_q   x11, {CPTR_NVHE}
+        unless_feature id_aa64pfr0_el1, 32, 1, 1f
+        bic     x11, x11, #{CPTR_TZ}
+1:      unless_feature id_aa64pfr1_el1, 24, 1, 3f
+        bic     x11, x11, #{CPTR_TSM}
+        b       3f
+2:      mov_q   x11, {CPTR_FPEN}
+        set_where_feature x11, {CPTR_ZEN}, id_aa64pfr0_el1, 32, 1
+        set_where_feature x11, {CPTR_SMEN}, id_aa64pfr1_el1, 24, 1
+3:      msr     cptr_el2, x11
+        // The traps are gone before the vector lengths are written.
+        isb
+        unless_feature id_aa64pfr0_el1, 32, 1, 1f
+        mov     x9, #{VECTOR_LONGEST}
+        msr     s3_4_c1_c2_0, x9                // ZCR_EL2
+1:      unless_feature id_aa64pfr1_el1, 24, 1, 2f
+        mov     x11, #{VECTOR_LONGEST}
+        set_where_feature x11, {SMCR_EZT0}, id_aa64pfr1_el1, 24, 2
+        mrs     x9, s3_0_c0_c4_5                // ID_AA64SMFR0_EL1
+        tbz     x9, #63, 1f
+        orr     x11, x11, #{SMCR_FA64}
+1:      msr     s3_4_c1_c2_6, x11               // SMCR_EL2
+        mrs     x9, s3_1_c0_c0_6                // SMIDR_EL1.SMPS: priorities
+        tbz     x9, #15, 2f
+        msr     s3_4_c1_c2_5, xzr               // SMPRIMAP_EL2
+
+        // The counter and the timer are EL1's, and both views of time are one.
+2:      mov     x9, #{CNTHCTL_NVHE}
+        mov     x11, #{CNTHCTL_VHE}
+        tst     x10, #{HCR_E2H}
+        csel    x9, x11, x9, ne
+        msr     cnthctl_el2, x9
+        msr     cntvoff_el2, xzr
+
+        // EL1 sees this CPU's own identification; no stage 2, no AArch32 traps.
+        mrs     x9, midr_el1
+        msr     vpidr_el2, x9
+        mrs     x9, mpidr_el1
+        msr     vmpidr_el2, x9
+        msr     vttbr_el2, xzr
+        msr     hstr_el2, xzr
+
+        // MDCR_EL2: every event counter, and the profiling and trace buffers unless EL3 keeps them, are EL1's.
+        mov     x10, xzr
+        mrs     x9, id_aa64dfr0_el1
+        sbfx    x9, x9, #8, #4                  // PMUVer: 0 none, 0xf not the architected one
+        cmp     x9, #1
+        b.lt    1f
+        mrs     x9, pmcr_el0
+        ubfx    x10, x9, #11, #{MDCR_HPMN_BITS}
+1:      unless_feature id_aa64dfr0_el1, 32, 1, 2f
+        mrs     x9, s3_0_c9_c10_7               // PMBIDR_EL1.P
+        tbnz    x9, #4, 2f
+        orr     x10, x10, #{MDCR_E2PB}
+2:      unless_feature id_aa64dfr0_el1, 44, 1, 3f
+        mrs     x9, s3_0_c9_c11_7               // TRBIDR_EL1.P
+        tbnz    x9, #4, 3f
+        orr     x10, x10, #{MDCR_E2TB}
+3:      msr     mdcr_el2, x10
+
+        // The GIC's system registers, where the CPU has them and EL3 lets go of them.
+        unless_feature id_aa64pfr0_el1, 24, 1, 4f
+        mrs     x9, s3_4_c12_c9_5               // ICC_SRE_EL2
+        mov     x10, #{ICC_SRE_ENABLE}
+        orr     x9, x9, x10
+        msr     s3_4_c12_c9_5, x9
+        // SRE in effect before ICH_HCR_EL2 exists.
+        isb
+        mrs     x9, s3_4_c12_c9_5
+        tbz     x9, #0, 4f
+        msr     s3_4_c12_c11_0, xzr             // ICH_HCR_EL2: no virtual interrupts
+
+        // HCRX_EL2: a clear bit is a trap for these.
+4:      unless_feature id_aa64mmfr1_el1, 40, 1, 5f
+        mov     x10, xzr
+        set_where_feature x10, {HCRX_MSCEN}, s3_0_c0_c6_2, 16, 1
+        set_where_feature x10, {HCRX_TCR2EN}, s3_0_c0_c7_3, 0, 1
+        set_where_feature x10, {HCRX_SCTLR2EN}, s3_0_c0_c7_3, 4, 1
+        set_where_feature x10, {HCRX_GCSEN}, id_aa64pfr1_el1, 44, 1
+        msr     s3_4_c1_c2_2, x10
+
+        // Fine-grained traps: none, which for the bits whose names start with n is a one.
+5:      unless_feature id_aa64mmfr0_el1, 56, 1, 6f
+        mov     x10, xzr
+        set_where_feature x10, {HFG_ACCDATA}, id_aa64isar1_el1, 60, 3
+        set_where_feature x10, {HFG_GCS}, id_aa64pfr1_el1, 44, 1
+        set_where_feature x10, {HFG_SME}, id_aa64pfr1_el1, 24, 1
+        set_where_feature x10, {HFG_THE}, id_aa64pfr1_el1, 48, 1
+        set_where_feature x10, {HFG_S1PIE}, s3_0_c0_c7_3, 8, 1
+        set_where_feature x10, {HFG_S1POE}, s3_0_c0_c7_3, 16, 1
+        set_where_feature x10, {HFG_AIE}, s3_0_c0_c7_3, 24, 1
+        msr     s3_4_c1_c1_4, x10               // HFGRTR_EL2
+        msr     s3_4_c1_c1_5, x10               // HFGWTR_EL2
+        mov     x10, xzr
+        set_where_feature x10, {HFGI_BRBE}, id_aa64dfr0_el1, 52, 1
+        set_where_feature x10, {HFGI_GCS}, id_aa64pfr1_el1, 44, 1
+        msr     s3_4_c1_c1_6, x10               // HFGITR_EL2
+        mov     x10, xzr
+        set_where_feature x10, {HDFG_BRBE_READ}, id_aa64dfr0_el1, 52, 1
+        msr     s3_4_c3_c1_4, x10               // HDFGRTR_EL2
+        mov     x10, xzr
+        set_where_feature x10, {HDFG_BRBE_WRITE}, id_aa64dfr0_el1, 52, 1
+        msr     s3_4_c3_c1_5, x10               // HDFGWTR_EL2
+        unless_feature id_aa64pfr0_el1, 44, 1, 6f
+        msr     s3_4_c3_c1_6, xzr               // HAFGRTR_EL2
+
+        // Leave for EL1, with its MMU off. Under E2H its SCTLR has another name.
+6:      mov_q   x9, {SCTLR_EL1_MMU_OFF}
+        mrs     x10, hcr_el2
+        tbnz    x10, #{HCR_E2H_BIT}, 7f
+        msr     sctlr_el1, x9
+        b       8f
+7:      msr     s3_5_c1_c0_0, x9                // SCTLR_EL12
+8:      mov     x9, #{SPSR_TO_EL1}
+        msr     spsr_el2, x9
+        msr     elr_el2, x30
+        eret

@@ -1,0 +1,98 @@
+// What is told before there is Rust, and where Rust has failed: raw registers on a UART that needs no set-up.
+
+        .section .text.boot, "ax"
+
+// emergency_vectors — EL1's vectors until Rust has its own.
+//   in        an exception in the first instructions
+//   assumes   nothing but this image at its place
+//   out       does not return
+//   clobbers  all, TPIDR_EL0, TPIDRRO_EL0
+//   memory    writes emergency_frame; uses no stack
+        .balign 2048
+        .global emergency_vectors
+emergency_vectors:
+        .irp    slot, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+        vector  \slot, emergency_exception
+        .endr
+        .balign 128
+
+        printer emergency
+
+// emergency_exception — prints the exception's class, its syndrome and the general registers, and stops this CPU.
+//   in        x1 = vector slot; x0, x1 saved in TPIDR_EL0, TPIDRRO_EL0
+//   assumes   the emergency UART reachable: MMU off, or its page mapped as device memory
+//   out       does not return
+//   clobbers  all
+//   memory    writes emergency_frame; uses no stack
+emergency_exception:
+        adr_l   x0, emergency_frame
+        stp     x2, x3, [x0, #16]
+        stp     x4, x5, [x0, #32]
+        stp     x6, x7, [x0, #48]
+        stp     x8, x9, [x0, #64]
+        stp     x10, x11, [x0, #80]
+        stp     x12, x13, [x0, #96]
+        stp     x14, x15, [x0, #112]
+        stp     x16, x17, [x0, #128]
+        stp     x18, x19, [x0, #144]
+        stp     x20, x21, [x0, #160]
+        stp     x22, x23, [x0, #176]
+        stp     x24, x25, [x0, #192]
+        stp     x26, x27, [x0, #208]
+        stp     x28, x29, [x0, #224]
+        str     x30, [x0, #240]
+        mrs     x2, tpidr_el0
+        mrs     x3, tpidrro_el0
+        stp     x2, x3, [x0]
+        mov     x19, x0
+        mov     x20, x1
+
+        // Which level's syndrome: this code runs at the level that took the exception.
+        mrs     x9, CurrentEL
+        mov     x25, x9
+        cmp     x9, #{CURRENT_EL2}
+        b.eq    1f
+        mrs     x21, esr_el1
+        mrs     x22, elr_el1
+        mrs     x23, far_el1
+        mrs     x24, spsr_el1
+        b       2f
+1:      mrs     x21, esr_el2
+        mrs     x22, elr_el2
+        mrs     x23, far_el2
+        mrs     x24, spsr_el2
+2:      adr_l   x26, _start
+
+        mov_q   x8, {EMERGENCY_UART}
+        say     emergency, "\r\n!! exception slot=", x20
+        say     emergency, " esr=", x21
+        say     emergency, " elr=", x22
+        say     emergency, " far=", x23
+        say     emergency, " spsr=", x24
+        say     emergency, " el=", x25
+        say     emergency, " base=", x26
+        mov     x21, xzr
+3:      say     emergency, "\r\n!! register number=", x21
+        ldr     x22, [x19, x21, lsl #3]
+        say     emergency, " value=", x22
+        add     x21, x21, #1
+        cmp     x21, #31
+        b.ne    3b
+
+// emergency_stop — says that nothing follows, and stops this CPU for good.
+//   in        nothing
+//   assumes   as emergency_exception
+//   out       does not return
+//   clobbers  all
+//   memory    touches none; uses no stack
+        .global emergency_stop
+emergency_stop:
+        mov_q   x8, {EMERGENCY_UART}
+        say_stopped emergency
+1:      wfi
+        b       1b
+
+        .section .bss.emergency, "aw", %nobits
+        .balign 256
+emergency_frame:
+        .skip   256

@@ -1,0 +1,329 @@
+// The way in: the Image header, and every instruction from a loader's jump to the first line of Rust.
+
+        .section .head, "ax"
+
+// _start — is the Image header (Linux, Documentation/arch/arm64/booting.rst); its first two words are instructions.
+//   in        x0 = device tree, physical, 8-byte aligned; x1 = x2 = x3 = 0
+//   assumes   EL2 or EL1, MMU off, D-cache off, DAIF masked; a VHE kernel may have left E2H set
+//   out       does not return; continues at entry
+//   clobbers  flags
+//   memory    touches none
+        .global _start
+_start:
+        // Bytes "MZ": a PE loader's magic, and to a CPU an instruction that changes flags at most.
+        ccmp    x18, #0, #0xd, pl
+        b       entry
+        .quad   0                               // text_offset: at the 2 MiB boundary itself
+        .quad   _image_size                     // file, bss and stacks
+        .quad   {FLAGS}
+        .quad   0, 0, 0
+        .ascii  "ARM\x64"
+        .long   0                               // where a PE header would be; the rest of this page is free for it
+
+        .section .text.boot, "ax"
+
+        .macro  record field, register
+        mrs     x6, \register
+        str     x6, [x4, #\field]
+        .endm
+
+        // Stores CNTVCT_EL0 in a field of the entry record, not before what precedes it. Clobbers x9, x10.
+        .macro  stamp field
+        isb
+        mrs     x9, cntvct_el0
+        adr_l   x10, entry_record
+        str     x9, [x10, #\field]
+        .endm
+
+// entry — goes from the state that the boot protocol allows to Rust, and tells nobody but the record.
+//   in        as _start
+//   assumes   as _start
+//   out       does not return; kernel_main(entry record) at EL1h, MMU and caches on, DAIF masked, in the early map
+//   clobbers  all
+//   memory    MMU off: writes entry_record and early_tables, reads 8 bytes of the device tree; MMU on: bss, RELR's pointers
+entry:
+        // The record's lines may be dirty with what the loader wrote: out with them, before memory is written behind them. [I5]
+        adr_l   x4, entry_record
+        dcache_line x5, x6
+        add     x7, x4, #{RECORD_SIZE}
+        mov     x8, x4
+        dcache_by_line civac, x8, x7, x5, x6
+        // Old data is in memory before the new is.
+        dsb     sy
+
+        str     xzr, [x4, #{DTB_SIZE}]
+
+        // What the first instruction found, before anything is changed.
+        stp     x0, x1, [x4, #{X0}]
+        stp     x2, x3, [x4, #{X2}]
+        adr_l   x6, _start
+        str     x6, [x4, #{LOAD_ADDRESS}]
+        record  {ENTERED}, cntvct_el0
+        record  {CURRENT_EL}, CurrentEL
+        record  {DAIF}, daif
+        record  {SP_SEL}, SPSel
+        record  {SCTLR_EL1}, sctlr_el1
+        record  {CNTFRQ}, cntfrq_el0
+        record  {MIDR}, midr_el1
+        record  {MPIDR}, mpidr_el1
+        mov     x20, x0
+        ldr     x6, [x4, #{CURRENT_EL}]
+        cmp     x6, #{CURRENT_EL1}
+        b.eq    2f
+        cmp     x6, #{CURRENT_EL2}
+        b.eq    1f
+        mov_q   x8, {EMERGENCY_UART}
+        say     emergency, "\r\n!! entered at neither EL1 nor EL2: CurrentEL=", x6
+        b       emergency_stop
+
+        // EL2: leave the stub there and go on at EL1.
+1:      record  {SCTLR_EL2}, sctlr_el2
+        record  {HCR_EL2}, hcr_el2
+        record  {CNTVOFF_EL2}, cntvoff_el2
+        bl      el2_setup
+        stamp   {EL2_READY}
+
+2:      bl      cpu_setup
+        mov     x0, x20
+        bl      early_map
+        bl      mmu_on
+        stamp   {MMU_ON}
+
+        // From here on memory is what it seems. A stack, bss, and the few pointers that know where the image lies.
+        adr_l   x9, boot_stack_end
+        mov     sp, x9
+        adr_l   x9, exception_stack_end
+        msr     tpidr_el1, x9
+        adr_l   x9, bss_start
+        adr_l   x10, bss_end
+1:      stp     xzr, xzr, [x9], #16
+        cmp     x9, x10
+        b.lo    1b
+        adr_l   x0, _start
+        bl      relocate_self
+
+        // Rust: exceptions are its own from its first line.
+        adr_l   x9, exception_vectors
+        msr     vbar_el1, x9
+        isb
+        adr_l   x0, entry_record
+        mov     x29, xzr
+        bl      {KERNEL_MAIN}
+        b       emergency_stop
+
+// cpu_setup — gives this CPU's EL1 a known state: MMU and caches off, FP and SIMD on, vectors that can speak.
+//   in        nothing
+//   assumes   EL1h, DAIF masked, running from memory that is mapped 1:1 if the MMU is on at all
+//   out       SCTLR_EL1, CPACR_EL1, VBAR_EL1, TCR2_EL1, SCTLR2_EL1 known
+//   clobbers  x9, flags
+//   memory    touches none
+        .global cpu_setup
+cpu_setup:
+        adr_l   x9, emergency_vectors
+        msr     vbar_el1, x9
+        msr     daifset, #0xf
+        mov_q   x9, {SCTLR_EL1_MMU_OFF}
+        msr     sctlr_el1, x9
+        mov_q   x9, {CPACR}
+        msr     cpacr_el1, x9
+        // Compiled code may use FP registers anywhere: the trap is gone before there is any.
+        isb
+        // Later translation features, which a former kernel may have turned on.
+        unless_feature s3_0_c0_c7_3, 0, 1, 1f
+        msr     s3_0_c2_c0_3, xzr               // TCR2_EL1
+1:      unless_feature s3_0_c0_c7_3, 4, 1, 2f
+        msr     s3_0_c1_c0_3, xzr               // SCTLR2_EL1
+2:      ret
+
+// mmu_on — turns this CPU's EL1 MMU and caches on.
+//   in        x0 = TTBR0_EL1: root table, physical, 4 KiB aligned, and its ASID
+//   assumes   EL1h, MMU off; the tables map this code 1:1 and executable, and lie in memory past the caches  [I2, I4]
+//   out       MMU, D-cache and I-cache on
+//   clobbers  x9, x10, flags
+//   memory    touches none
+        .global mmu_on
+mmu_on:
+        // A former kernel's translations go before the first of ours is made.
+        tlbi    vmalle1
+        dsb     nsh
+        mov_q   x9, {MAIR}
+        msr     mair_el1, x9
+        // The CPU's own physical address size, as far as a 48-bit descriptor reaches.
+        mov_q   x9, {TCR}
+        mrs     x10, id_aa64mmfr0_el1
+        and     x10, x10, #0xf
+        cmp     x10, #{IPS_48_BITS}
+        b.ls    1f
+        mov     x10, #{IPS_48_BITS}
+1:      orr     x9, x9, x10, lsl #{IPS_SHIFT}
+        msr     tcr_el1, x9
+        msr     ttbr0_el1, x0
+        msr     ttbr1_el1, xzr
+        // All that a table walk uses is in effect before the MMU is on.
+        isb
+        mov_q   x9, {SCTLR_MMU_ON}
+        msr     sctlr_el1, x9
+        isb
+        // With the MMU off the I-cache may have been filled from behind the caches.
+        ic      iallu
+        dsb     nsh
+        isb
+        ret
+
+// early_map — builds the map that Rust starts in: this image, the device tree, the emergency UART; nothing else.
+//   in        x0 = device tree, physical
+//   assumes   MMU off; the device tree lies in memory
+//   out       x0 = TTBR0_EL1 for mmu_on
+//   clobbers  x0–x17, flags
+//   memory    writes early_tables and the record's dtb_size; reads the device tree's first 8 bytes
+early_map:
+        mov     x14, x30
+        mov     x15, x0
+        // As for the record: the tables' lines out of the cache, then zeroes in memory. [I5]
+        adr_l   x12, early_tables
+        adr_l   x13, early_tables_end
+        dcache_line x5, x6
+        mov     x8, x12
+        dcache_by_line civac, x8, x13, x5, x6
+        dsb     sy
+        mov     x8, x12
+1:      stp     xzr, xzr, [x8], #16
+        cmp     x8, x13
+        b.lo    1b
+        add     x13, x12, #{PAGE_SIZE}          // the next free table; x12 is the root
+
+        // The image, 4 KiB at a time and no byte beyond: code is executable, the rest writable, nothing both.
+        adr_l   x0, _start
+        adr_l   x1, text_start
+        mov_q   x2, {DATA}
+        bl      map_pages
+        adr_l   x1, text_end
+        mov_q   x2, {TEXT}
+        bl      map_pages
+        adr_l   x1, _image_end
+        mov_q   x2, {DATA}
+        bl      map_pages
+        mov_q   x0, {EMERGENCY_UART}
+        add     x1, x0, #{PAGE_SIZE}
+        mov_q   x2, {DEVICE}
+        bl      map_pages
+
+        // The device tree, if that is one: magic, and a size of at most 2 MiB. What is not mapped, Rust reports.
+        cbz     x15, 2f
+        tst     x15, #7
+        b.ne    2f
+        ldp     w3, w4, [x15]
+        rev     w3, w3
+        rev     w4, w4
+        mov_q   x5, {FDT_MAGIC}
+        cmp     x3, x5
+        b.ne    2f
+        mov_q   x5, {FDT_MAX_SIZE}
+        cmp     x4, x5
+        b.hi    2f
+        adr_l   x5, entry_record
+        str     x4, [x5, #{DTB_SIZE}]
+        add     x1, x15, x4
+        and     x0, x15, #~({PAGE_SIZE} - 1)
+        mov_q   x2, {READ}
+        bl      map_pages
+
+        // What speculation brought into the cache meanwhile is from before the stores. [I5]
+2:      dsb     sy
+        adr_l   x0, entry_record
+        add     x1, x0, #{RECORD_SIZE}
+        dcache_line x5, x6
+        dcache_by_line ivac, x0, x1, x5, x6
+        mov     x0, x12
+        adr_l   x1, early_tables_end
+        dcache_by_line ivac, x0, x1, x5, x6
+        // Gone before the walker or a load may look.
+        dsb     sy
+        mov_q   x0, {ASID_EARLY}
+        orr     x0, x12, x0, lsl #{ASID_SHIFT}
+        ret     x14
+
+// map_pages — maps a range 1:1 by 4 KiB pages.
+//   in        x0 = start, 4 KiB aligned; x1 = end; x2 = leaf attributes; x12 = root table; x13 = next free table
+//   assumes   MMU off; tables from x13 on are zero
+//   out       x0 = the end, rounded up to 4 KiB; x13 advanced
+//   clobbers  x7, x9–x11, flags
+//   memory    writes early_tables
+map_pages:
+1:      cmp     x0, x1
+        b.hs    9f
+        mov     x9, x12
+        .irp    shift, 39, 30, 21
+        ubfx    x10, x0, #\shift, #9
+        add     x9, x9, x10, lsl #3
+        ldr     x10, [x9]
+        cbnz    x10, 2f
+        adr_l   x7, early_tables_end
+        cmp     x13, x7
+        b.hs    8f
+        orr     x10, x13, #{TABLE_OR_PAGE}
+        str     x10, [x9]
+        add     x13, x13, #{PAGE_SIZE}
+2:      and     x9, x10, #0x0000fffffffff000
+        .endr
+        ubfx    x10, x0, #12, #9
+        orr     x11, x0, x2
+        str     x11, [x9, x10, lsl #3]
+        add     x0, x0, #{PAGE_SIZE}
+        b       1b
+8:      mov_q   x8, {EMERGENCY_UART}
+        say     emergency, "\r\n!! the early map needs more tables than there are: at ", x0
+        b       emergency_stop
+9:      ret
+
+// relocate_self — applies the image's relative relocations (RELR) for the address that it lies at, once for each address.
+//   in        x0 = where the image's first byte lies
+//   assumes   the image is writable; no pointer of its tables has been used yet
+//   out       the pointers hold addresses as of x0, whatever base they were applied for before
+//   clobbers  x9–x15, flags
+//   memory    writes relr_applied and the places that RELR names
+        .global relocate_self
+relocate_self:
+        // RELR adds: what an earlier call added, at another address perhaps, is taken off in the same step.
+        adr_l   x9, relr_applied
+        ldr     x10, [x9]
+        str     x0, [x9]
+        subs    x10, x0, x10
+        b.eq    5f
+        adr_l   x11, relr_start
+        adr_l   x12, relr_end
+1:      cmp     x11, x12
+        b.hs    5f
+        ldr     x13, [x11], #8
+        tbnz    x13, #0, 2f
+        // An even entry is the place of a pointer; x14 goes on behind it.
+        add     x14, x0, x13
+        ldr     x9, [x14]
+        add     x9, x9, x10
+        str     x9, [x14], #8
+        b       1b
+        // An odd entry is a bitmap of the 63 words from x14 on.
+2:      mov     x15, x14
+3:      lsr     x13, x13, #1
+        cbz     x13, 4f
+        tbz     x13, #0, 6f
+        ldr     x9, [x15]
+        add     x9, x9, x10
+        str     x9, [x15]
+6:      add     x15, x15, #8
+        b       3b
+4:      add     x14, x14, #(63 * 8)
+        b       1b
+5:      ret
+
+        .purgem record
+        .purgem stamp
+
+        // Outside bss: both are written before bss is cleared, and the second by an EFI loader's call, perhaps, long before.
+        .section .data.entry, "aw"
+        .balign 256
+        .global entry_record
+entry_record:
+        .skip   {RECORD_SIZE}
+relr_applied:
+        .quad   0

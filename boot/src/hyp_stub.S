@@ -1,0 +1,133 @@
+// The hyp-stub: the little that stays at EL2 while the kernel lives at EL1.
+
+        .section .text.boot, "ax"
+
+// hyp_stub_vectors — answers HVC from EL1 and from EL2 itself; everything else is told by the emergency printer.
+//   in        x0 = number, x1–x4 = arguments (the ABI in hyp.rs)
+//   assumes   EL2h, DAIF masked by the exception; EL2's MMU off, or this page mapped 1:1 and executable  [I3]
+//   out       x0 = answer, at the caller | does not return (SOFT_RESTART, and what is no call)
+//   clobbers  x0–x18
+//   memory    touches none
+        .balign 2048
+        .global hyp_stub_vectors
+hyp_stub_vectors:
+        .irp    slot, 0, 1, 2, 3
+        vector  \slot, emergency_exception
+        .endr
+        .balign 128
+        b       stub_call_from_el2
+        .irp    slot, 5, 6, 7
+        vector  \slot, emergency_exception
+        .endr
+        .balign 128
+        b       stub_call_from_el1
+        .irp    slot, 9, 10, 11, 12, 13, 14, 15
+        vector  \slot, emergency_exception
+        .endr
+        .balign 128
+
+stub_call_from_el2:
+        stub_calls stub_not_hvc_from_el2, {EC_HVC64}, {SET_VECTORS}, {SOFT_RESTART}, {STUB_ERR}, {VECTORS_ALIGNMENT}, {SCTLR_EL2_MMU_OFF}
+        b       stub_further_calls
+stub_not_hvc_from_el2:
+        vector  4, emergency_exception
+
+stub_call_from_el1:
+        stub_calls stub_not_hvc_from_el1, {EC_HVC64}, {SET_VECTORS}, {SOFT_RESTART}, {STUB_ERR}, {VECTORS_ALIGNMENT}, {SCTLR_EL2_MMU_OFF}
+        b       stub_further_calls
+stub_not_hvc_from_el1:
+        vector  8, emergency_exception
+
+stub_further_calls:
+        // RESET_VECTORS: nobody but the stub is here, and its MMU is off.
+        cmp     x0, #{RESET_VECTORS}
+        b.ne    1f
+        mov     x0, xzr
+        eret
+1:      cmp     x0, #{FINALISE_EL2}
+        b.eq    stub_finalise
+stub_refuse:
+        mov_q   x0, {STUB_ERR}
+        eret
+
+// stub_finalise — moves the kernel from EL1 to EL2 with E2H, in the map that it has on.
+//   in        SPSR_EL2, ELR_EL2 = the caller's
+//   assumes   as hyp_stub_vectors; this code mapped 1:1, executable at the kernel's level, in the caller's map  [I2, I3]
+//   out       at the caller: x0 = 0, EL2h, E2H = TGE = 1, EL1's translation, vectors, SP and TPIDR taken over | x0 = STUB_ERR
+//   clobbers  x9–x11
+//   memory    touches none
+stub_finalise:
+        // From EL1h only: from anywhere else EL1's registers are nobody's.
+        mrs     x9, spsr_el2
+        and     x9, x9, #0x1f
+        cmp     x9, #{SPSR_EL1H}
+        b.ne    stub_refuse
+        // A hypervisor whose MMU is on would lose its map.
+        mrs     x9, sctlr_el2
+        tbnz    x9, #0, stub_refuse
+        unless_feature id_aa64mmfr1_el1, 8, 1, stub_refuse
+
+        mrs     x9, hcr_el2
+        mov_q   x10, {HCR_VHE}
+        orr     x9, x9, x10
+        msr     hcr_el2, x9
+        // E2H in effect: from here on EL1's names reach EL2, and _EL12 names reach EL1.
+        isb
+
+        mrs     x9, s3_5_c1_c0_2                // CPACR_EL12, in CPTR_EL2's new layout
+        msr     cpacr_el1, x9
+        mrs     x9, s3_5_c12_c0_0               // VBAR_EL12
+        msr     vbar_el1, x9
+        mrs     x9, s3_5_c2_c0_2                // TCR_EL12
+        msr     tcr_el1, x9
+        mrs     x9, s3_5_c2_c0_0                // TTBR0_EL12
+        msr     ttbr0_el1, x9
+        mrs     x9, s3_5_c2_c0_1                // TTBR1_EL12
+        msr     ttbr1_el1, x9
+        mrs     x9, s3_5_c10_c2_0               // MAIR_EL12
+        msr     mair_el1, x9
+        // TCR2 and PIR, where they exist, are off at EL1 (cpu_setup) and become so here.
+        unless_feature s3_0_c0_c7_3, 0, 1, 1f
+        msr     s3_0_c2_c0_3, xzr               // TCR2_EL1, reaching TCR2_EL2
+1:      unless_feature s3_0_c0_c7_3, 4, 1, 2f
+        msr     s3_0_c1_c0_3, xzr               // SCTLR2_EL1, reaching SCTLR2_EL2
+2:
+        // The stack and the per-CPU pointer have no _EL12 names.
+        mrs     x9, sp_el1
+        mov     sp, x9
+        mrs     x9, tpidr_el1
+        msr     tpidr_el2, x9
+        // Profiling and trace buffers belong to the kernel's level, which is EL2 now.
+        mrs     x9, mdcr_el2
+        bic     x9, x9, #{MDCR_E2PB}
+        bic     x9, x9, #{MDCR_E2TB}
+        msr     mdcr_el2, x9
+        // The timers' traps, in the layout that E2H selects.
+        mov     x9, #{CNTHCTL_VHE}
+        msr     cnthctl_el2, x9
+        // The ERET stays at EL2.
+        mrs     x9, spsr_el2
+        and     x9, x9, #~0xf
+        mov     x10, #{SPSR_EL2H}
+        orr     x9, x9, x10
+        msr     spsr_el2, x9
+
+        // EL1's regime off for good; what EL1 ran with becomes EL2's.
+        mrs     x11, s3_5_c1_c0_0               // SCTLR_EL12
+        mov_q   x9, {SCTLR_EL1_MMU_OFF}
+        msr     s3_5_c1_c0_0, x9
+        isb
+        // Nothing stale in the EL2&0 regime, whoever used it before.
+        tlbi    vmalle1
+        // Invalidated before the MMU goes on.
+        dsb     nsh
+        isb
+        msr     sctlr_el1, x11                  // reaching SCTLR_EL2
+        // The MMU is on before the next instruction is fetched.
+        isb
+        // With the MMU off the I-cache may have been filled from behind the caches.
+        ic      iallu
+        dsb     nsh
+        isb
+        mov     x0, xzr
+        eret

@@ -1,0 +1,55 @@
+//! The hyp-stub's vectors, and the call to whoever stands at EL2.
+//!
+//! *When:* [`crate::el2`] installs the vectors; they answer until the control page's private ones or the next kernel's take over.
+//! *Refuses:* what [`crate::hyp`] says.
+#![expect(unsafe_code, reason = "assembly, and a hypervisor call is an instruction")]
+
+use crate::hyp::{FINALISE_EL2, RESET_VECTORS, SET_VECTORS, SOFT_RESTART, STUB_ERR, VECTORS_ALIGNMENT};
+use crate::sysreg::{cnthctl, hcr, mdcr, sctlr, spsr};
+use core::arch::asm;
+
+crate::assembly!(
+    include_str!("hyp_stub.S"),
+    EC_HVC64 = const crate::esr::EC_HVC64,
+    SET_VECTORS = const SET_VECTORS,
+    SOFT_RESTART = const SOFT_RESTART,
+    RESET_VECTORS = const RESET_VECTORS,
+    FINALISE_EL2 = const FINALISE_EL2,
+    STUB_ERR = const STUB_ERR,
+    VECTORS_ALIGNMENT = const VECTORS_ALIGNMENT,
+    SCTLR_EL2_MMU_OFF = const sctlr::EL2_MMU_OFF,
+    SCTLR_EL1_MMU_OFF = const sctlr::EL1_MMU_OFF,
+    SPSR_EL1H = const spsr::EL1H,
+    SPSR_EL2H = const spsr::EL2H,
+    HCR_VHE = const hcr::VHE,
+    MDCR_E2PB = const mdcr::E2PB,
+    MDCR_E2TB = const mdcr::E2TB,
+    CNTHCTL_VHE = const cnthctl::VHE,
+);
+
+/// Calls the vectors at EL2: `hvc #0` with `number` in x0 and up to four arguments. Returns x0.
+///
+/// Not `smccc::hvc64`, which keeps x18; the stub's ABI takes it.
+///
+/// # Safety
+///
+/// Someone at EL2 answers by the hyp-stub's ABI, and the caller stands for what the call does: SET_VECTORS makes the memory at x1
+/// EL2's code, SOFT_RESTART ends this program, FINALISE_EL2 needs this program's map to hold the stub 1:1 \[I2\].
+pub unsafe fn call(number: u64, arguments: [u64; 4]) -> u64 {
+    let answer;
+    // SAFETY: the ABI leaves x19 and up and memory alone (the caller stands for the rest); x0 to x18 are declared.
+    unsafe {
+        asm!(
+            "hvc #0",
+            inout("x0") number => answer,
+            inout("x1") arguments[0] => _,
+            inout("x2") arguments[1] => _,
+            inout("x3") arguments[2] => _,
+            inout("x4") arguments[3] => _,
+            out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _, out("x10") _, out("x11") _, out("x12") _,
+            out("x13") _, out("x14") _, out("x15") _, out("x16") _, out("x17") _, out("x18") _,
+            options(nostack),
+        );
+    }
+    answer
+}

@@ -1,0 +1,273 @@
+//! System register bits and the values that each exception level is entered with.
+//!
+//! *When:* before there is Rust: the assembly half takes every bit from here by `const` operand. Pure values, tested on the host
+//! as literal numbers. Names are the Arm ARM's (D24, "AArch64 System Register Descriptions"); a module is a register.
+
+/// SCTLR_ELx: who translates, who caches. The same bit positions at EL1 and at EL2.
+pub mod sctlr {
+    /// Stage 1 translation on.
+    pub const M: u64 = 1 << 0;
+    /// Data and unified caches on.
+    pub const C: u64 = 1 << 2;
+    /// SP alignment check at this exception level.
+    pub const SA: u64 = 1 << 3;
+    /// Instruction caches on.
+    pub const I: u64 = 1 << 12;
+    /// Writable memory is never executable.
+    pub const WXN: u64 = 1 << 19;
+
+    /// SCTLR_EL1, MMU and caches off: RES1 and "as before the extension" bits 29, 28, 23, 22, 20, 11; little endian.
+    pub const EL1_MMU_OFF: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 20 | 1 << 11;
+    /// SCTLR_EL1 (or, under E2H, SCTLR_EL2) of the running kernel: MMU, caches and the SP check on.
+    pub const MMU_ON: u64 = EL1_MMU_OFF | M | C | I | SA;
+    /// SCTLR_EL2, MMU and caches off: its RES1 bits 29, 28, 23, 22, 18, 16, 11, 5, 4; little endian.
+    pub const EL2_MMU_OFF: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 18 | 1 << 16 | 1 << 11 | 1 << 5 | 1 << 4;
+}
+
+/// HCR_EL2: what EL1 may do, and which EL2 this is.
+pub mod hcr {
+    /// SMC from EL1 is trapped. Left clear: in nvhe the PSCI conduit is SMC, called from EL1.
+    pub const TSC: u64 = 1 << 19;
+    /// Exceptions of EL0 go to EL2.
+    pub const TGE: u64 = 1 << 27;
+    /// EL1 is AArch64.
+    pub const RW: u64 = 1 << 31;
+    /// EL2 hosts a kernel (FEAT_VHE): EL1 names at EL2 reach the EL2 registers.
+    pub const E2H: u64 = 1 << 34;
+    /// Pointer authentication keys are not trapped.
+    pub const APK: u64 = 1 << 40;
+    /// Pointer authentication instructions are not trapped.
+    pub const API: u64 = 1 << 41;
+    /// Allocation tags are not trapped (FEAT_MTE2).
+    pub const ATA: u64 = 1 << 56;
+
+    /// A kernel at EL1 below the stub, before what the ID registers add.
+    pub const NVHE: u64 = RW;
+    /// A kernel at EL2.
+    pub const VHE: u64 = RW | E2H | TGE;
+}
+
+/// CPTR_EL2: floating point, SVE and SME traps. Its layout follows HCR_EL2.E2H.
+pub mod cptr {
+    /// E2H = 0: RES1, and no trap of FP; SVE and SME are still trapped (TZ, TSM).
+    pub const NVHE: u64 = 0x33ff;
+    /// E2H = 0: trap SVE.
+    pub const TZ: u64 = 1 << 8;
+    /// E2H = 0: trap SME.
+    pub const TSM: u64 = 1 << 12;
+    /// E2H = 1 (and CPACR_EL1): FP is not trapped at any level.
+    pub const FPEN: u64 = 3 << 20;
+    /// E2H = 1 (and CPACR_EL1): SVE is not trapped at any level.
+    pub const ZEN: u64 = 3 << 16;
+    /// E2H = 1 (and CPACR_EL1): SME is not trapped at any level.
+    pub const SMEN: u64 = 3 << 24;
+}
+
+/// CNTHCTL_EL2: the physical timer and counter, opened for EL1. With E2H = 1 both bits lie ten higher.
+pub mod cnthctl {
+    /// E2H = 0: EL1PCTEN and EL1PCEN.
+    pub const NVHE: u64 = 0b11;
+    /// E2H = 1: the same two, at their place there.
+    pub const VHE: u64 = NVHE << 10;
+}
+
+/// MDCR_EL2: debug, PMU, profiling and trace.
+pub mod mdcr {
+    /// The low bits hold HPMN: all event counters belong to EL1.
+    pub const HPMN_BITS: u64 = 5;
+    /// The profiling buffer belongs to EL1 and is not trapped (FEAT_SPE).
+    pub const E2PB: u64 = 3 << 12;
+    /// The trace buffer belongs to EL1 and is not trapped (FEAT_TRBE).
+    pub const E2TB: u64 = 3 << 24;
+}
+
+/// ICC_SRE_EL2: the GIC's system registers.
+pub mod icc_sre {
+    /// System registers, not memory-mapped; and EL1 may choose for itself.
+    pub const SRE_ENABLE: u64 = 1 << 0 | 1 << 3;
+}
+
+/// HCRX_EL2 (FEAT_HCX): zero traps nothing but what is named here, where a clear bit is the trap.
+pub mod hcrx {
+    /// SMPME, off; MSCEn: memory copy instructions are not UNDEFINED at EL1 (FEAT_MOPS).
+    pub const MSCEN: u64 = 1 << 11;
+    /// TCR2_EL1 is not trapped (FEAT_TCR2).
+    pub const TCR2EN: u64 = 1 << 14;
+    /// SCTLR2_EL1 is not trapped (FEAT_SCTLR2).
+    pub const SCTLR2EN: u64 = 1 << 15;
+    /// Guarded control stack instructions are not trapped (FEAT_GCS).
+    pub const GCSEN: u64 = 1 << 22;
+}
+
+/// HFGRTR_EL2 and HFGWTR_EL2 (FEAT_FGT): a clear bit whose name starts with n is a trap.
+pub mod hfg {
+    /// ACCDATA_EL1 (FEAT_LS64_ACCDATA).
+    pub const ACCDATA: u64 = 1 << 50;
+    /// RCWMASK_EL1 (FEAT_THE).
+    pub const THE: u64 = 1 << 56;
+    /// AMAIR2_EL1 and MAIR2_EL1 (FEAT_AIE).
+    pub const AIE: u64 = 1 << 62 | 1 << 63;
+    /// Guarded control stack registers of EL1 and EL0 (FEAT_GCS).
+    pub const GCS: u64 = 1 << 52 | 1 << 53;
+    /// SMPRI_EL1 and TPIDR2_EL0 (FEAT_SME).
+    pub const SME: u64 = 1 << 54 | 1 << 55;
+    /// PIRE0_EL1 and PIR_EL1 (FEAT_S1PIE).
+    pub const S1PIE: u64 = 1 << 57 | 1 << 58;
+    /// POR_EL0 and POR_EL1 (FEAT_S1POE).
+    pub const S1POE: u64 = 1 << 59 | 1 << 60;
+}
+
+/// HDFGRTR_EL2 and HDFGWTR_EL2 (FEAT_FGT).
+pub mod hdfg {
+    /// Branch record buffer: its control, data and identification (read side) are not trapped (FEAT_BRBE).
+    pub const BRBE_READ: u64 = 1 << 59 | 1 << 60 | 1 << 61;
+    /// The same for writes, which have no identification register.
+    pub const BRBE_WRITE: u64 = 1 << 60 | 1 << 61;
+}
+
+/// HFGITR_EL2 (FEAT_FGT).
+pub mod hfgi {
+    /// BRB INJ and BRB IALL are not trapped (FEAT_BRBE).
+    pub const BRBE: u64 = 1 << 55 | 1 << 56;
+    /// GCSPUSHM, GCSSTR and the exception-return forms are not trapped (FEAT_GCS).
+    pub const GCS: u64 = 1 << 57 | 1 << 58 | 1 << 59;
+}
+
+/// ZCR_EL2 and SMCR_EL2: vector lengths for EL1.
+pub mod vector_length {
+    /// The longest that the CPU has (LEN = 15, rounded down by the CPU).
+    pub const LONGEST: u64 = 0xf;
+    /// SMCR_EL2.FA64: the full A64 set in streaming mode (FEAT_SME_FA64).
+    pub const FA64: u64 = 1 << 31;
+    /// SMCR_EL2.EZT0: ZT0 is not trapped (FEAT_SME2).
+    pub const EZT0: u64 = 1 << 30;
+}
+
+/// SPSR_ELx: the state that an ERET makes.
+pub mod spsr {
+    /// Debug, SError, IRQ and FIQ masked.
+    pub const DAIF: u64 = 0b1111 << 6;
+    /// M[3:0]: EL1 with its own stack pointer.
+    pub const EL1H: u64 = 0b0101;
+    /// M[3:0]: EL2 with its own stack pointer.
+    pub const EL2H: u64 = 0b1001;
+    /// How the EL2 set-up leaves for EL1.
+    pub const TO_EL1: u64 = DAIF | EL1H;
+}
+
+/// CurrentEL, as it reads.
+pub mod current_el {
+    /// EL1.
+    pub const EL1: u64 = 1 << 2;
+    /// EL2.
+    pub const EL2: u64 = 2 << 2;
+}
+
+/// MAIR_ELx: the two kinds of memory that the maps use.
+pub mod mair {
+    /// AttrIndx of device memory, nGnRE: no gathering, no reordering, early acknowledgement.
+    pub const DEVICE: u64 = 0;
+    /// AttrIndx of Normal memory, write-back, read- and write-allocate, inner and outer.
+    pub const NORMAL: u64 = 1;
+    /// The register: attribute 0 is nGnRE (0x04), attribute 1 is Normal write-back (0xff).
+    pub const VALUE: u64 = 0x04 << (8 * DEVICE) | 0xff << (8 * NORMAL);
+}
+
+/// TCR_EL1, and TCR_EL2 under E2H, which has the same layout.
+pub mod tcr {
+    /// 48-bit addresses through TTBR0, 4 KiB granule, write-back inner-shareable walks; TTBR1 is not walked (EPD1).
+    /// IPS is added from ID_AA64MMFR0_EL1.PARange.
+    pub const VALUE: u64 = T0SZ | T0SZ << 16 | IRGN0_WBWA | ORGN0_WBWA | SH0_INNER | EPD1 | TG1_4K;
+    /// Where IPS lies.
+    pub const IPS_SHIFT: u64 = 32;
+    /// The greatest IPS that a 48-bit descriptor reaches.
+    pub const IPS_48_BITS: u64 = 5;
+
+    const T0SZ: u64 = 64 - 48;
+    const IRGN0_WBWA: u64 = 1 << 8;
+    const ORGN0_WBWA: u64 = 1 << 10;
+    const SH0_INNER: u64 = 3 << 12;
+    const EPD1: u64 = 1 << 23;
+    const TG1_4K: u64 = 2 << 30;
+}
+
+/// The level at which a 48-bit table starts.
+pub const ROOT_LEVEL: usize = 0;
+
+/// Address space identifiers: one for each map that TTBR0 is ever switched to, so that a switch needs no TLB maintenance.
+/// Every leaf of every map is nG. \[I4\]
+pub mod asid {
+    /// The map that the entry builds with the MMU off.
+    pub const EARLY: u64 = 1;
+    /// The kernel's map.
+    pub const LIFE: u64 = 2;
+    /// The map in the control pages that the copy runs on.
+    pub const COPY: u64 = 3;
+    /// Where it lies in TTBR0.
+    pub const SHIFT: u64 = 48;
+}
+
+/// Stage 1 page descriptors, level 3, as the early map uses them.
+pub mod descriptor {
+    /// A table, or at level 3 a page.
+    pub const TABLE_OR_PAGE: u64 = 0b11;
+    const AF: u64 = 1 << 10;
+    const NG: u64 = 1 << 11;
+    const INNER_SHAREABLE: u64 = 3 << 8;
+    const READ_ONLY: u64 = 1 << 7;
+    const PXN: u64 = 1 << 53;
+    const UXN: u64 = 1 << 54;
+    const NORMAL: u64 = TABLE_OR_PAGE | super::mair::NORMAL << 2 | INNER_SHAREABLE | AF | NG;
+
+    /// Code: read-only, executable at the kernel's level.
+    pub const TEXT: u64 = NORMAL | READ_ONLY | UXN;
+    /// Data: writable, never executable.
+    pub const DATA: u64 = NORMAL | PXN | UXN;
+    /// What a loader handed over: read-only, never executable.
+    pub const READ: u64 = NORMAL | READ_ONLY | PXN | UXN;
+    /// A device's registers: nGnRE, never executable.
+    pub const DEVICE: u64 = TABLE_OR_PAGE | super::mair::DEVICE << 2 | AF | NG | PXN | UXN;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_values_of_each_mode_are_these_numbers() {
+        assert_eq!(sctlr::EL1_MMU_OFF, 0x30d0_0800);
+        assert_eq!(sctlr::EL2_MMU_OFF, 0x30c5_0830);
+        assert_eq!(sctlr::MMU_ON, 0x30d0_180d);
+        assert_eq!(hcr::NVHE, 0x8000_0000);
+        assert_eq!(hcr::VHE, 0x4_8800_0000);
+        assert_eq!(hcr::API | hcr::APK, 0x300_0000_0000);
+        assert_eq!(hcr::ATA, 0x0100_0000_0000_0000);
+        assert_eq!(cptr::NVHE & !(cptr::TZ | cptr::TSM), 0x22ff);
+        assert_eq!(cptr::FPEN | cptr::ZEN | cptr::SMEN, 0x0333_0000);
+        assert_eq!(cnthctl::VHE, 0xc00);
+        assert_eq!(mdcr::E2PB | mdcr::E2TB, 0x0300_3000);
+        assert_eq!(icc_sre::SRE_ENABLE, 0b1001);
+        assert_eq!(hcrx::MSCEN | hcrx::TCR2EN | hcrx::SCTLR2EN | hcrx::GCSEN, 0x0040_c800);
+        assert_eq!(hfg::GCS | hfg::SME | hfg::S1PIE | hfg::S1POE, 0x1ef0_0000_0000_0000);
+        assert_eq!(hfg::ACCDATA | hfg::THE | hfg::AIE, 0xc104_0000_0000_0000);
+        assert_eq!(hdfg::BRBE_READ, 0x3800_0000_0000_0000);
+        assert_eq!(hdfg::BRBE_WRITE, 0x3000_0000_0000_0000);
+        assert_eq!(hfgi::BRBE | hfgi::GCS, 0x0f80_0000_0000_0000);
+        assert_eq!(spsr::TO_EL1, 0x3c5);
+        assert_eq!(mair::VALUE, 0xff04);
+        assert_eq!(tcr::VALUE, 0x8090_3510);
+        assert_eq!(descriptor::TEXT, 0x0040_0000_0000_0f87);
+        assert_eq!(descriptor::DATA, 0x0060_0000_0000_0f07);
+        assert_eq!(descriptor::READ, 0x0060_0000_0000_0f87);
+        assert_eq!(descriptor::DEVICE, 0x0060_0000_0000_0c03);
+    }
+
+    #[test]
+    fn no_map_is_writable_and_executable() {
+        for leaf in [descriptor::TEXT, descriptor::DATA, descriptor::READ, descriptor::DEVICE] {
+            let (read_only, pxn) = (leaf >> 7 & 1, leaf >> 53 & 1);
+            assert!(read_only == 1 || pxn == 1, "{leaf:#x}");
+            assert_eq!(leaf >> 11 & 1, 1, "{leaf:#x} is global");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+// Exceptions of a kernel that runs Rust: a frame on a stack of their own, then Rust.
+
+        .section .text.boot, "ax"
+
+        .balign 2048
+        .global exception_vectors
+exception_vectors:
+        .irp    slot, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+        vector  \slot, exception_to_rust
+        .endr
+        .balign 128
+
+// exception_to_rust — saves the interrupted state and calls the kernel's handler, which does not return.
+//   in        x1 = vector slot; x0, x1 saved in TPIDR_EL0, TPIDRRO_EL0
+//   assumes   TPIDR_EL1 = top of this CPU's exception stack; the kernel's own stack may be what failed
+//   out       does not return; handler(frame) at the same level, DAIF masked
+//   clobbers  all
+//   memory    writes a frame at the top of the exception stack
+exception_to_rust:
+        mrs     x0, tpidr_el1
+        sub     x0, x0, #{FRAME_SIZE}
+        stp     x2, x3, [x0, #16]
+        stp     x4, x5, [x0, #32]
+        stp     x6, x7, [x0, #48]
+        stp     x8, x9, [x0, #64]
+        stp     x10, x11, [x0, #80]
+        stp     x12, x13, [x0, #96]
+        stp     x14, x15, [x0, #112]
+        stp     x16, x17, [x0, #128]
+        stp     x18, x19, [x0, #144]
+        stp     x20, x21, [x0, #160]
+        stp     x22, x23, [x0, #176]
+        stp     x24, x25, [x0, #192]
+        stp     x26, x27, [x0, #208]
+        stp     x28, x29, [x0, #224]
+        mov     x2, sp
+        stp     x30, x2, [x0, #240]
+        mrs     x2, tpidr_el0
+        mrs     x3, tpidrro_el0
+        stp     x2, x3, [x0]
+        // Under E2H the EL1 names reach the EL2 registers: one text for every mode.
+        mrs     x2, esr_el1
+        mrs     x3, elr_el1
+        stp     x2, x3, [x0, #{ESR}]
+        mrs     x2, far_el1
+        mrs     x3, spsr_el1
+        stp     x2, x3, [x0, #{FAR}]
+        str     x1, [x0, #{SLOT}]
+        mov     sp, x0
+        mov     x29, xzr
+        bl      {HANDLER}
+        b       emergency_stop

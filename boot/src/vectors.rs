@@ -1,0 +1,45 @@
+//! Exceptions of a kernel that runs Rust.
+//!
+//! *When:* from the kernel's first line of Rust until the control page's vectors take over. The kernel polls, so every exception is a
+//! failure: the handler gets the frame and does not return.
+#![expect(unsafe_code, reason = "assembly, and the names by which it and Rust know each other")]
+
+use core::mem::offset_of;
+
+/// What an exception interrupted.
+#[derive(Clone, Debug)]
+#[repr(C, align(16))]
+pub struct Frame {
+    /// x0 to x30.
+    pub x: [u64; 31],
+    /// The stack pointer.
+    pub sp: u64,
+    /// ESR_ELx.
+    pub esr: u64,
+    /// ELR_ELx: where.
+    pub elr: u64,
+    /// FAR_ELx: which address, for aborts.
+    pub far: u64,
+    /// SPSR_ELx.
+    pub spsr: u64,
+    /// The vector slot, 0 to 15 (Arm ARM D1.3.1.5, the vector table).
+    pub slot: u64,
+}
+
+unsafe extern "Rust" {
+    /// The kernel's handler, in the crate that links this one.
+    safe fn kernel_exception(frame: &Frame) -> !;
+}
+
+extern "C" fn handle(frame: &Frame) -> ! {
+    kernel_exception(frame)
+}
+
+crate::assembly!(
+    include_str!("vectors.S"),
+    FRAME_SIZE = const size_of::<Frame>(),
+    ESR = const offset_of!(Frame, esr),
+    FAR = const offset_of!(Frame, far),
+    SLOT = const offset_of!(Frame, slot),
+    HANDLER = sym handle,
+);

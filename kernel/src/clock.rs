@@ -1,0 +1,25 @@
+//! The generic timer's counter, as the one clock of every phase.
+//!
+//! *When:* always. CNTVCT, not CNTPCT: EL1 may read it whoever is above, and on our own way CNTVOFF is zero.
+#![expect(unsafe_code, reason = "reads system registers")]
+
+use core::arch::asm;
+
+/// CNTVCT_EL0, not earlier than what precedes.
+#[must_use]
+pub fn now() -> u64 {
+    let count;
+    // SAFETY: reading the counter has no side effect.
+    unsafe { asm!("isb", "mrs {}, cntvct_el0", out(reg) count, options(nostack)) };
+    count
+}
+
+/// `ticks` of the counter in nanoseconds.
+#[must_use]
+pub fn nanoseconds(ticks: u64) -> u64 {
+    let frequency: u64;
+    // SAFETY: as above.
+    unsafe { asm!("mrs {}, cntfrq_el0", out(reg) frequency, options(nomem, nostack)) };
+    // A frequency that nobody has set makes ticks the unit.
+    (u128::from(ticks) * 1_000_000_000).checked_div(frequency.into()).map_or(ticks, |nanoseconds| nanoseconds as u64)
+}

@@ -1,0 +1,58 @@
+//! Panics and exceptions: where, why, the registers; then the end.
+//!
+//! *When:* at any time in Rust. Every exception is a failure, since the kernel polls. *Refuses* to fail twice: what goes wrong in here is
+//! told by the emergency printer's last words alone.
+#![expect(unsafe_code, reason = "the names that boot calls, and its last words")]
+
+use crate::console::Last;
+use crate::end;
+use boot::esr::{Esr, slot_name};
+use boot::marker::EMERGENCY;
+use boot::vectors::Frame;
+use core::fmt::Write;
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+static FAILING: AtomicBool = AtomicBool::new(false);
+
+unsafe extern "C" {
+    safe fn emergency_stop() -> !;
+}
+
+fn once() {
+    if FAILING.swap(true, Ordering::Relaxed) {
+        emergency_stop();
+    }
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    once();
+    let mut console = Last::open();
+    let _ = match info.location() {
+        Some(location) => write!(console, "\n{EMERGENCY}panic at {location}: {}\n", info.message()),
+        None => write!(console, "\n{EMERGENCY}panic: {}\n", info.message()),
+    };
+    end::after_failure(&mut console)
+}
+
+#[unsafe(no_mangle)]
+fn kernel_exception(frame: &Frame) -> ! {
+    once();
+    let mut console = Last::open();
+    let base = crate::image::Parts::of_this_image().whole.start;
+    let _ = writeln!(console, "\n{EMERGENCY}exception: {}: {}", slot_name(frame.slot), Esr(frame.esr));
+    let _ = writeln!(
+        console,
+        "{EMERGENCY}exception slot={:016x} esr={:016x} elr={:016x} far={:016x} spsr={:016x} sp={:016x} base={:016x}",
+        frame.slot, frame.esr, frame.elr, frame.far, frame.spsr, frame.sp, base.0
+    );
+    for (number, registers) in frame.x.chunks(4).enumerate() {
+        let _ = console.write_str(EMERGENCY);
+        for (offset, value) in registers.iter().enumerate() {
+            let _ = write!(console, " x{}={value:016x}", number * 4 + offset);
+        }
+        let _ = console.write_str("\n");
+    }
+    end::after_failure(&mut console)
+}

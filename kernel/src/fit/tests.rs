@@ -1,0 +1,470 @@
+//! What is read, what is refused, and that nothing panics.
+
+use std::fs;
+use std::process::Command;
+
+use dtoolkit::ToPropertyValue;
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use proptest::prelude::*;
+
+use super::*;
+
+#[path = "../../../xtask/src/fit.rs"]
+mod writer;
+
+use writer::Kind;
+
+/// Data that differ everywhere.
+fn data(bytes: usize, seed: u8) -> Vec<u8> {
+    (0..bytes).map(|byte| (byte * 7 + byte / 251) as u8 ^ seed).collect()
+}
+
+fn payload(name: &str, data: Vec<u8>, kind: Kind) -> writer::Payload {
+    writer::Payload { name: name.to_owned(), description: format!("the {name}"), data, kind }
+}
+
+/// A disk as xtask writes it: one kernel and two loadables.
+fn written() -> (Vec<u8>, Vec<writer::Payload>) {
+    let payloads = vec![
+        payload("kernel", data(5000, 1), Kind::KernelNoload { load: None }),
+        payload("first", data(4096, 2), Kind::Loadable { load: 0x4800_0000 }),
+        payload("second", data(1, 3), Kind::Loadable { load: 0x1_0000_0000 }),
+    ];
+    (writer::write(&payloads), payloads)
+}
+
+/// What the kernel does, with a slice for a disk.
+fn read(disk: &[u8]) -> Result<Fit, Refused> {
+    let disk_bytes = disk.len() as u64;
+    let tree = &disk[..header_size(&disk[..disk.len().min(512)], disk_bytes)? as usize];
+    let configuration = &configurations(tree)?[0];
+    let fit = parse(tree, disk_bytes, configuration)?;
+    for payload in core::iter::once(&fit.kernel).chain(&fit.loadables) {
+        // In runs of a page, as into frames.
+        verify(payload, disk[payload.place.start as usize..payload.place.end as usize].chunks(4096))?;
+    }
+    Ok(fit)
+}
+
+/// What comes of a tree after `edit`; the disk is as long as the one it was written for.
+fn edited(edit: impl FnOnce(&mut DeviceTreeNode)) -> Result<Fit, Refused> {
+    let (disk, _) = written();
+    let size = header_size(&disk, disk.len() as u64).unwrap() as usize;
+    let mut tree = DeviceTree::from_fdt(&Tree::new(&disk[..size]).unwrap());
+    edit(&mut tree.root);
+    parse(&tree.to_dtb(), disk.len() as u64, "conf-1")
+}
+
+fn at<'n>(root: &'n mut DeviceTreeNode, path: &str) -> &'n mut DeviceTreeNode {
+    path.split('/').fold(root, |node, name| node.child_mut(name).unwrap())
+}
+
+fn set(node: &mut DeviceTreeNode, name: &str, value: impl ToPropertyValue) {
+    node.add_property(DeviceTreeProperty::new_unchecked(name, value));
+}
+
+#[test]
+fn what_xtask_writes_is_read() {
+    let (disk, payloads) = written();
+    assert_eq!(disk.len() % 512, 0);
+    let fit = read(&disk).unwrap();
+    assert_eq!(fit.description, "Ouroboros");
+    let found: Vec<_> = core::iter::once(&fit.kernel).chain(&fit.loadables).collect();
+    let wanted = [None, Some(PhysAddr(0x4800_0000)), Some(PhysAddr(0x1_0000_0000))];
+    for ((found, payload), load) in found.iter().zip(&payloads).zip(wanted) {
+        assert_eq!(found.name, payload.name);
+        assert_eq!(found.load, load);
+        assert_eq!(found.place.start % 4096, 0);
+        assert_eq!(disk[found.place.start as usize..found.place.end as usize], payload.data);
+    }
+    assert_eq!(found.len(), 3);
+}
+
+#[test]
+fn a_kernel_that_wants_a_place_says_so() {
+    let payloads = [payload("kernel", data(1, 0), Kind::KernelNoload { load: Some(0x4020_0000) })];
+    assert_eq!(read(&writer::write(&payloads)).unwrap().kernel.load, Some(PhysAddr(0x4020_0000)));
+}
+
+#[test]
+fn each_kernel_opens_a_configuration() {
+    let kernel = |name| payload(name, data(9, 0), Kind::KernelNoload { load: None });
+    let loadable = |name| payload(name, data(9, 0), Kind::Loadable { load: 4096 });
+    let disk = writer::write(&[kernel("a"), loadable("b"), kernel("c"), kernel("d"), loadable("e"), loadable("f")]);
+    let tree = &disk[..header_size(&disk, disk.len() as u64).unwrap() as usize];
+    assert_eq!(configurations(tree).unwrap(), ["conf-1", "conf-2", "conf-3"]);
+    let names = |name| {
+        let fit = parse(tree, disk.len() as u64, name).unwrap();
+        let loadables: Vec<_> = fit.loadables.into_iter().map(|loadable| loadable.name).collect();
+        (fit.kernel.name, loadables.join(" "))
+    };
+    assert_eq!(names("conf-1"), ("a".to_owned(), "b".to_owned()));
+    assert_eq!(names("conf-2"), ("c".to_owned(), String::new()));
+    assert_eq!(names("conf-3"), ("d".to_owned(), "e f".to_owned()));
+}
+
+#[test]
+fn the_default_configuration_comes_first() {
+    let (disk, _) = written();
+    let mut tree = DeviceTree::from_fdt(&Tree::new(&disk[..header_size(&disk, u64::MAX).unwrap() as usize]).unwrap());
+    let configurations_node = at(&mut tree.root, "configurations");
+    configurations_node.add_child(DeviceTreeNode::new("z").unwrap());
+    set(configurations_node, "default", "z");
+    assert_eq!(configurations(&tree.to_dtb()).unwrap(), ["z", "conf-1"]);
+}
+
+#[test]
+fn a_disk_without_a_fit_is_refused() {
+    let (disk, _) = written();
+    assert_eq!(header_size(&[], 0), Err(Refused::DiskTooShort { bytes: 0 }));
+    assert_eq!(header_size(&disk[..39], 39), Err(Refused::DiskTooShort { bytes: 39 }));
+    assert_eq!(header_size(&[0x55; 512], 512), Err(Refused::NotAFit { magic: 0x5555_5555 }));
+    let mut large = disk[..512].to_vec();
+    large[4..8].copy_from_slice(&[0, 0x10, 0, 1]);
+    assert_eq!(header_size(&large, 1 << 30), Err(Refused::TreeTooLarge { bytes: 0x10_0001 }));
+    large[4..8].copy_from_slice(&[0, 0x10, 0, 0]);
+    assert_eq!(header_size(&large, 1 << 30), Ok(0x10_0000));
+    assert_eq!(header_size(&large, 1024), Err(Refused::TreePastEnd { bytes: 0x10_0000, disk: 1024 }));
+    // A tree that says it has no room for its own header.
+    large[4..8].copy_from_slice(&[0, 0, 0, 8]);
+    let bytes = header_size(&large, 1024).unwrap() as usize;
+    assert!(matches!(configurations(&large[..bytes]), Err(Refused::TreeDamaged { .. })));
+}
+
+#[test]
+fn a_disk_that_ends_early_is_refused() {
+    let (disk, _) = written();
+    let start = read(&disk).unwrap().loadables[1].place.start;
+    let refused = Refused::PastEnd { node: "/images/second".into(), start, bytes: 1, disk: start };
+    assert_eq!(read(&disk[..start as usize]), Err(refused));
+    assert!(read(&disk[..=start as usize]).is_ok(), "only the padding is missing");
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let missing = |node: &str, what: &str| Err(Refused::Missing { node: node.into(), what: what.into() });
+    let without = |path: &str, what: &str| {
+        edited(|root| {
+            let node = if path.is_empty() { root } else { at(root, path) };
+            assert!(node.remove_property(what).is_some() || node.remove_child(what).is_some());
+        })
+    };
+    assert_eq!(without("", "images"), missing("/", "images"));
+    assert_eq!(without("", "configurations"), missing("/", "configurations"));
+    assert_eq!(without("configurations", "conf-1"), missing("/configurations", "conf-1"));
+    assert_eq!(without("configurations/conf-1", "kernel"), missing("/configurations/conf-1", "kernel"));
+    assert_eq!(without("images", "kernel"), missing("/images", "kernel"));
+    assert_eq!(without("images", "second"), missing("/images", "second"));
+    assert_eq!(without("images/kernel", "arch"), missing("/images/kernel", "arch"));
+    assert_eq!(without("images/kernel", "type"), missing("/images/kernel", "type"));
+    assert_eq!(without("images/kernel", "data-size"), missing("/images/kernel", "data-size"));
+    assert_eq!(without("images/kernel", "data-position"), missing("/images/kernel", "data"));
+    assert_eq!(without("images/kernel", "hash-1"), missing("/images/kernel", "hash-1"));
+    assert_eq!(without("images/kernel/hash-1", "algo"), missing("/images/kernel/hash-1", "algo"));
+    assert_eq!(without("images/kernel/hash-1", "value"), missing("/images/kernel/hash-1", "value"));
+    assert_eq!(without("images/first", "load"), missing("/images/first", "load"));
+    for unneeded in ["arch", "type", "os", "compression", "description"] {
+        assert!(without("images/first", unneeded).is_ok(), "{unneeded}");
+    }
+    for unneeded in ["load", "entry", "os", "compression", "description"] {
+        assert!(without("images/kernel", unneeded).is_ok(), "{unneeded}");
+    }
+
+    let (disk, _) = written();
+    let mut tree = DeviceTree::from_fdt(&Tree::new(&disk[..header_size(&disk, u64::MAX).unwrap() as usize]).unwrap());
+    at(&mut tree.root, "configurations").remove_property("default");
+    let refused = Refused::Missing { node: "/configurations".into(), what: "default".into() };
+    assert_eq!(configurations(&tree.to_dtb()), Err(refused));
+}
+
+#[test]
+fn what_the_kernel_may_not_be_is_refused() {
+    let kernel = || "/images/kernel".to_owned();
+    let with = |name: &str, value: &str| edited(|root| set(at(root, "images/kernel"), name, value));
+    assert_eq!(with("arch", "arm"), Err(Refused::WrongArch { node: kernel(), arch: "arm".into() }));
+    assert_eq!(with("type", "ramdisk"), Err(Refused::NotAKernel { node: kernel(), kind: "ramdisk".into() }));
+    assert_eq!(with("compression", "gzip"), Err(Refused::Compressed { node: kernel(), compression: "gzip".into() }));
+    let with_entry = |entry: u64| {
+        edited(|root| {
+            let kernel = at(root, "images/kernel");
+            set(kernel, "type", "kernel");
+            set(kernel, "load", 0x4020_0000_u32);
+            set(kernel, "entry", entry);
+        })
+    };
+    assert_eq!(with_entry(0x4020_0000).unwrap().kernel.load, Some(PhysAddr(0x4020_0000)), "one cell, two cells");
+    let (load, entry) = (PhysAddr(0x4020_0000), PhysAddr(0x4020_0040));
+    assert_eq!(with_entry(0x4020_0040), Err(Refused::EntryElsewhere { node: kernel(), load, entry }));
+}
+
+#[test]
+fn data_that_cannot_be_are_refused() {
+    let with = |position: u64, size: u64| {
+        edited(|root| {
+            let kernel = at(root, "images/kernel");
+            set(kernel, "data-position", position);
+            set(kernel, "data-size", size);
+        })
+    };
+    let (disk, _) = written();
+    let (node, disk) = ("/images/kernel".to_owned(), disk.len() as u64);
+    assert_eq!(with(disk - 7, 7).unwrap().kernel.place, disk - 7..disk);
+    for (start, bytes) in [(disk - 7, 8), (u64::MAX, 2), (2, u64::MAX)] {
+        assert_eq!(with(start, bytes), Err(Refused::PastEnd { node: node.clone(), start, bytes, disk }));
+    }
+    assert_eq!(with(4096, 0), Err(Refused::Empty { node: node.clone() }));
+    assert!(matches!(with(40, 4096), Err(Refused::OverTree { place, .. }) if place == (40..4136)));
+    let offset = edited(|root| {
+        let kernel = at(root, "images/kernel");
+        kernel.remove_property("data-position");
+        set(kernel, "data-offset", u64::MAX);
+    });
+    assert_eq!(offset, Err(Refused::PastEnd { node, start: u64::MAX, bytes: 5000, disk }));
+}
+
+#[test]
+fn digests_that_cannot_be_are_refused() {
+    let hash = "images/kernel/hash-1";
+    let refused = Refused::UnknownHash { node: "/images/kernel/hash-1".into(), algorithm: "crc32".into() };
+    assert_eq!(edited(|root| set(at(root, hash), "algo", "crc32")), Err(refused));
+    let path = "/images/kernel/hash-1/value".to_owned();
+    let refused = Refused::OddValue { path, bytes: 20, wanted: "the 32 bytes of a SHA-256 digest" };
+    assert_eq!(edited(|root| set(at(root, hash), "value", [0_u8; 20].as_slice())), Err(refused));
+
+    let beside = |algorithm: &str| {
+        edited(|root| {
+            let mut other = DeviceTreeNode::new("hash-0").unwrap();
+            set(&mut other, "algo", algorithm);
+            set(&mut other, "value", [0_u8; 32].as_slice());
+            at(root, "images/kernel").add_child(other);
+        })
+    };
+    assert!(beside("crc32").is_ok(), "a further digest of another kind");
+    assert_eq!(beside("sha256"), Err(Refused::Twice { path: "/images/kernel/hash-0".into() }));
+}
+
+#[test]
+fn two_of_the_same_name_are_refused() {
+    // Properties and children of the same length are renamed where they lie.
+    let renamed = |from: &[u8], to: &[u8]| {
+        let (mut disk, _) = written();
+        let place = disk.windows(from.len()).position(|window| window == from).unwrap();
+        disk[place..place + to.len()].copy_from_slice(to);
+        read(&disk)
+    };
+    assert_eq!(renamed(b"second\0\0\0\0\0\x03", b"kernel"), Err(Refused::Twice { path: "/images/kernel".into() }));
+    assert_eq!(renamed(b"entry\0", b"load\0\0"), Err(Refused::Twice { path: "/images/kernel/load".into() }));
+}
+
+#[test]
+fn a_unit_address_is_part_of_the_name() {
+    let beside = edited(|root| at(root, "images").add_child(DeviceTreeNode::new("kernel@1").unwrap()));
+    assert!(beside.is_ok());
+}
+
+#[test]
+fn values_that_are_no_values_are_refused() {
+    let odd = |path: &str, bytes, wanted| Err(Refused::OddValue { path: path.into(), bytes, wanted });
+    let with = |path: &str, name: &str, value: &[u8]| edited(|root| set(at(root, path), name, value));
+    let conf = "configurations/conf-1";
+    assert_eq!(with(conf, "kernel", b"kernel"), odd("/configurations/conf-1/kernel", 6, "a string"));
+    assert_eq!(with(conf, "kernel", b"a\0b\0"), odd("/configurations/conf-1/kernel", 4, "a string"));
+    assert_eq!(with(conf, "kernel", b"\xff\0"), odd("/configurations/conf-1/kernel", 2, "a string"));
+    assert_eq!(with(conf, "loadables", b""), odd("/configurations/conf-1/loadables", 0, "a list of strings"));
+    assert_eq!(with(conf, "loadables", b"first"), odd("/configurations/conf-1/loadables", 5, "a list of strings"));
+    assert_eq!(with("images/first", "load", &[0; 12]), odd("/images/first/load", 12, "a number of 4 or 8 bytes"));
+    let refused = Refused::Missing { node: "/images".into(), what: String::new() };
+    assert_eq!(with(conf, "loadables", b"first\0\0"), Err(refused));
+}
+
+#[test]
+fn loadables_are_counted() {
+    let with = |given: usize| edited(|root| set(at(root, "configurations/conf-1"), "loadables", vec!["first"; given]));
+    assert_eq!(with(15).unwrap().loadables.len(), 15);
+    assert_eq!(with(16), Err(Refused::TooManyLoadables { given: 16 }));
+}
+
+#[test]
+fn a_changed_byte_is_found() {
+    let (mut disk, _) = written();
+    let place = read(&disk).unwrap().kernel.place;
+    disk[place.end as usize - 1] ^= 1;
+    let refused = read(&disk).unwrap_err();
+    let Refused::DigestDiffers { ref name, expected, found } = refused else { panic!("{refused}") };
+    assert_eq!(name, "kernel");
+    assert_ne!(expected, found);
+    let sentence = refused.to_string();
+    assert!(sentence.contains(&format!("{:02x}{:02x}{:02x}", expected[0], expected[1], expected[2])), "{sentence}");
+}
+
+#[test]
+fn sha256_is_sha256() {
+    // FIPS 180-4's own example.
+    let sha256 = *b"\xba\x78\x16\xbf\x8f\x01\xcf\xea\x41\x41\x40\xde\x5d\xae\x22\x23\xb0\x03\x61\xa3\x96\x17\x7a\x9c\xb4\x10\xff\x61\xf2\x00\x15\xad";
+    let payload = Payload { name: "abc".into(), place: 0..3, sha256, load: None };
+    assert_eq!(verify(&payload, [b"ab".as_slice(), b"", b"c"]), Ok(()));
+    assert_eq!(
+        verify(&payload, [b"abd".as_slice()]).unwrap_err().to_string(),
+        "\"abc\" is not what the FIT says: sha256 a52d159f262b2c6d…, and it should be ba7816bf8f01cfea…: write it to the disk anew"
+    );
+}
+
+#[test]
+fn sentences_name_the_value() {
+    let sentence = read(&[0x7f; 512]).unwrap_err().to_string();
+    assert!(sentence.starts_with("the disk does not start with a FIT: 0x7f7f7f7f where the magic 0xd00dfeed belongs"));
+    let sentence =
+        edited(|root| drop(at(root, "configurations/conf-1").remove_property("kernel"))).unwrap_err().to_string();
+    assert_eq!(sentence, "the FIT's /configurations/conf-1 has no \"kernel\": add it");
+    let (mut disk, _) = written();
+    disk[56] = 0xff;
+    let sentence = read(&disk).unwrap_err().to_string();
+    assert_eq!(sentence, "the FIT's tree is damaged: Bad FDT token: 0xff000001 at offset 56: write it anew");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 20_000 }))]
+
+    /// Damage anywhere in the tree is refused, or does no harm that the digests do not find; nothing panics.
+    #[test]
+    fn damage_never_panics(flips in proptest::collection::vec((0_usize..1200, any::<u8>()), 1..8)) {
+        let (mut disk, _) = written();
+        for (place, byte) in flips {
+            disk[place] = byte;
+        }
+        if let Err(refused) = read(&disk) {
+            prop_assert!(!refused.to_string().is_empty());
+        }
+    }
+
+    /// The same where whole tokens are exchanged: trees that are odd rather than broken.
+    #[test]
+    fn odd_tokens_never_panic(words in proptest::collection::vec((0_usize..300, prop_oneof![1_u32..10, 0_u32..64, Just(u32::MAX)]), 1..6)) {
+        let (mut disk, _) = written();
+        for (place, word) in words {
+            disk[place * 4..place * 4 + 4].copy_from_slice(&word.to_be_bytes());
+        }
+        if let Err(refused) = read(&disk) {
+            prop_assert!(!refused.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read(sizes in proptest::collection::vec(1_usize..9000, 1..8)) {
+        let kind = |index: usize| match index {
+            0 => Kind::KernelNoload { load: None },
+            _ => Kind::Loadable { load: index as u64 * 0x10_0000 },
+        };
+        let payloads: Vec<_> = (sizes.iter().enumerate())
+            .map(|(index, bytes)| payload(&format!("p{index}"), data(*bytes, index as u8), kind(index)))
+            .collect();
+        let disk = writer::write(&payloads);
+        let fit = read(&disk).unwrap();
+        for (found, payload) in core::iter::once(&fit.kernel).chain(&fit.loadables).zip(&payloads) {
+            prop_assert_eq!(&disk[found.place.start as usize..found.place.end as usize], payload.data.as_slice());
+        }
+    }
+}
+
+/// What `mkimage` makes of this description, with `arguments`; `None`, said aloud, where it or the dtc that it calls is missing.
+fn mkimage(its: &str, arguments: &[&str]) -> Option<Vec<u8>> {
+    if cfg!(miri) {
+        eprintln!("skipped: miri starts no programs");
+        return None;
+    }
+    for tool in ["mkimage", "dtc"] {
+        if Command::new(tool).arg("--version").output().is_err() {
+            eprintln!("skipped: no {tool}");
+            return None;
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("kernel"), data(20_000, 5)).unwrap();
+    fs::write(folder.path().join("loadable"), data(3333, 6)).unwrap();
+    fs::write(folder.path().join("its"), its).unwrap();
+    let mut command = Command::new("mkimage");
+    command.current_dir(folder.path()).args(["-f", "its"]).args(arguments).arg("itb");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Some(fs::read(folder.path().join("itb")).unwrap())
+}
+
+const ITS: &str = r#"
+    /dts-v1/;
+    / {
+        description = "made by mkimage";
+        #address-cells = <1>;
+        images {
+            kernel-1 {
+                data = /incbin/("kernel");
+                type = "kernel_noload"; arch = "arm64"; os = "linux"; compression = "none"; load = <0>; entry = <0>;
+                hash-1 { algo = "crc32"; };
+                hash-2 { algo = "sha256"; };
+            };
+            more {
+                data = /incbin/("loadable");
+                type = "firmware"; arch = "arm64"; os = "linux"; compression = "none"; load = <0x48000000>;
+                hash-1 { algo = "sha256"; };
+            };
+        };
+        configurations {
+            default = "second";
+            first { kernel = "more"; };
+            second { kernel = "kernel-1"; loadables = "more"; };
+        };
+    };
+"#;
+
+/// Reads what `mkimage` made and holds all of it against what it was made of; gives where the kernel starts.
+fn read_mkimage(arguments: &[&str]) -> Option<u64> {
+    let disk = mkimage(ITS, arguments)?;
+    let fit = read(&disk).unwrap_or_else(|refused| panic!("mkimage {arguments:?}: {refused}"));
+    assert_eq!(fit.description, "made by mkimage");
+    assert_eq!((fit.kernel.name.as_str(), fit.kernel.load), ("kernel-1", None));
+    assert_eq!(disk[fit.kernel.place.start as usize..fit.kernel.place.end as usize], data(20_000, 5));
+    let [more] = fit.loadables.as_slice() else { panic!("{:?}", fit.loadables) };
+    assert_eq!((more.name.as_str(), more.load), ("more", Some(PhysAddr(0x4800_0000))));
+    assert_eq!(disk[more.place.start as usize..more.place.end as usize], data(3333, 6));
+    Some(fit.kernel.place.start)
+}
+
+#[test]
+fn what_mkimage_makes_is_read() {
+    if let Some(start) = read_mkimage(&["-E"]) {
+        assert_ne!(start % 512, 0, "data whose start is not aligned to a block");
+        assert_eq!(start % 4, 0);
+    }
+}
+
+#[test]
+fn what_mkimage_aligns_is_read() {
+    if let Some(start) = read_mkimage(&["-E", "-B", "0x1000"]) {
+        assert_eq!(start, 0x1000);
+    }
+}
+
+#[test]
+fn what_mkimage_puts_at_a_position_is_read() {
+    if let Some(start) = read_mkimage(&["-E", "-p", "0x3000"]) {
+        assert_eq!(start, 0x3000);
+    }
+}
+
+#[test]
+fn data_within_the_tree_are_read() {
+    if let Some(start) = read_mkimage(&[]) {
+        assert!(start < 1200, "{start}");
+    }
+}
+
+#[test]
+fn sharing_data_is_no_mistake() {
+    let (disk, _) = written();
+    let place = read(&disk).unwrap().kernel.place;
+    let fit = edited(|root| {
+        let first = at(root, "images/first");
+        set(first, "data-position", place.start);
+        set(first, "data-size", 4_u32);
+    });
+    assert_eq!(fit.unwrap().loadables[0].place, place.start..place.start + 4);
+}

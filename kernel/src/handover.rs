@@ -1,0 +1,115 @@
+//! What one generation tells the next: four numbers of fixed width in /chosen, edited in place.
+//!
+//! *When:* [`Handed::read`] in the first lines of Rust; [`shrink`] once, by a generation that finds no numbers; [`Handed::write`] when
+//! the next one is planned. *Leaves:* a blob that keeps its size however many generations edit it. Numbers of fixed width are
+//! properties of cells, not words in bootargs: an order is what a person wrote, and stays as it was written.
+
+use crate::tree::{self, Refused};
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use boot::breadcrumb;
+use boot::phys::PhysAddr;
+use dtoolkit::ToPropertyValue;
+use dtoolkit::fdt::Fdt;
+use dtoolkit::fdt_mut::FdtMut;
+
+const GENERATION: &str = "ouroboros,generation";
+const SEED: &str = "ouroboros,seed";
+const BASE: &str = "ouroboros,base";
+
+/// What the predecessor handed over, all of it in /chosen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Handed {
+    /// `ouroboros,generation`: which life this is; the first is 0.
+    pub generation: u32,
+    /// `ouroboros,seed`: what every generation draws from.
+    pub seed: u64,
+    /// `ouroboros,base`: where this generation was sent.
+    pub base: PhysAddr,
+    /// `ouroboros,breadcrumbs`: the page of the way here.
+    pub breadcrumbs: PhysAddr,
+}
+
+impl Handed {
+    /// What a predecessor of ours left, or `None` where the loader was another.
+    #[must_use]
+    pub fn read(tree: &Fdt<'_>) -> Option<Self> {
+        Some(Self {
+            generation: tree::chosen_u64(tree, GENERATION)?.try_into().ok()?,
+            seed: tree::chosen_u64(tree, SEED)?,
+            base: PhysAddr(tree::chosen_u64(tree, BASE)?),
+            breadcrumbs: PhysAddr(tree::chosen_u64(tree, breadcrumb::PROPERTY)?),
+        })
+    }
+
+    /// Writes the numbers into a blob that [`shrink`] made room in.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Damaged`] where the blob is no tree or has no such room.
+    pub fn write(&self, blob: &mut [u8]) -> Result<(), Refused> {
+        let mut tree = FdtMut::from_slice(blob).map_err(|error| Refused::Damaged(error.to_string()))?;
+        let mut chosen = tree.find_node_mut("/chosen").ok_or(Refused::NoChosen)?;
+        for (name, value) in self.properties() {
+            let mut property =
+                chosen.property_mut(name).ok_or_else(|| Refused::Damaged(alloc::format!("/chosen has no {name}")))?;
+            property.set_value(value).map_err(|error| Refused::Damaged(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn properties(&self) -> [(&'static str, u64); 4] {
+        [
+            (GENERATION, self.generation.into()),
+            (SEED, self.seed),
+            (BASE, self.base.0),
+            (breadcrumb::PROPERTY, self.breadcrumbs.0),
+        ]
+    }
+}
+
+/// A copy of the blob without padding, with room for the four numbers: what is handed on from generation to generation.
+///
+/// # Errors
+///
+/// [`Refused::Damaged`], [`Refused::NoChosen`].
+pub fn shrink(blob: &[u8]) -> Result<Vec<u8>, Refused> {
+    const ZERO: u64 = 0;
+    let damaged = |error: &dyn ToString| Refused::Damaged(error.to_string());
+    let mut copy = blob[..used(blob)?].to_vec();
+    set_total_size(&mut copy)?;
+    let numbers = Handed { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) }.properties();
+    // Room for each: property header, value, and at worst its name among the strings.
+    let room = numbers.iter().map(|(name, _)| 12 + ZERO.property_value_len() + name.len() + 1).sum::<usize>();
+    let size = copy.len();
+    copy.resize(size + room, 0);
+    let mut tree = FdtMut::from_slice(&mut copy).map_err(|error| damaged(&error))?;
+    let mut chosen = tree.find_node_mut("/chosen").ok_or(Refused::NoChosen)?;
+    for (name, _) in numbers {
+        match chosen.property_mut(name) {
+            Some(mut property) => property.set_value(ZERO).map_err(|error| damaged(&error))?,
+            None => drop(chosen.add_property(name, ZERO).map_err(|error| damaged(&error))?),
+        }
+    }
+    let size = tree.as_read_only().data().len();
+    copy.truncate(size);
+    Ok(copy)
+}
+
+/// How many bytes of a blob hold anything: up to the end of its last block (Devicetree specification 5.2).
+fn used(blob: &[u8]) -> Result<usize, Refused> {
+    let word = |at: usize| {
+        let bytes = blob.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(|bytes| u32::from_be_bytes(bytes) as usize).ok_or(Refused::Damaged("no header".into()))
+    };
+    let structure = word(8)? + word(36)?;
+    let strings = word(12)? + word(32)?;
+    let used = structure.max(strings);
+    if used > blob.len() { Err(Refused::Damaged("blocks past the end".into())) } else { Ok(used) }
+}
+
+fn set_total_size(blob: &mut [u8]) -> Result<(), Refused> {
+    let size = u32::try_from(blob.len()).map_err(|_| Refused::Damaged("larger than 4 GiB".into()))?;
+    blob[4..8].copy_from_slice(&size.to_be_bytes());
+    Ok(())
+}

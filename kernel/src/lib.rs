@@ -1,0 +1,11 @@
+//! The kernel's pure half: what it reads and what it hands on, as values.
+//!
+//! No unsafe code, no registers: it builds and is tested on any host. The kernel itself is the binary of this crate.
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+pub mod fit;
+pub mod handover;
+pub mod orders;
+pub mod tree;

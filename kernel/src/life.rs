@@ -1,0 +1,174 @@
+//! A life: what a generation has found and set up, between its first line of Rust and its last.
+//!
+//! *When:* [`Life::begin`] takes the machine over from the entry. *Leaves:* mode, map, heap, console; the handed-over blob shrunk and ours;
+//! the control block taken out of RAM. *Refuses,* by a panic on the emergency console, for nothing could go on: no device tree,
+//! a damaged one, no RAM.
+#![expect(unsafe_code, reason = "gives RAM to the heap, and opens the console")]
+
+use kernel::handover::{self, Handed};
+use crate::image::{Parts, handed_over_tree};
+use crate::map::{LifeMap, Regions};
+use crate::memory::Heap;
+use crate::mode::{self, Mode};
+use kernel::orders::{self, Base, Orders};
+use kernel::tree::{self, Machine};
+use crate::{clock, console, end};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
+use boot::record::EntryRecord;
+use core::ops::Range;
+use relocate::placement;
+use relocate::random::SplitMix64;
+
+/// The control block's size: code, vectors and breadcrumbs take three pages, the list a page for each 500 MiB or so, tables the rest.
+const CONTROL_SIZE: u64 = 64 * PAGE_SIZE;
+
+/// Its alignment: a range of contiguous-hint pages, so that none of its neighbours shares one.
+const CONTROL_ALIGNMENT: u64 = 16 * PAGE_SIZE;
+
+/// What a generation is.
+pub struct Life {
+    /// Which one: 0 is the loader's.
+    pub generation: u32,
+    /// What was ordered.
+    pub orders: Orders,
+    /// Why a word of bootargs could not be obeyed, if one could not.
+    pub disobeyed: Option<String>,
+    /// What every generation of this run draws from.
+    pub seed: u64,
+    /// This generation's own draws.
+    pub random: SplitMix64,
+    /// Where it was sent, if a predecessor of ours sent it.
+    pub sent_to: Option<PhysAddr>,
+    /// Where it lives.
+    pub mode: Mode,
+    /// Why that is not as ordered.
+    pub note: Option<mode::Note>,
+    /// What the device tree says.
+    pub machine: Machine,
+    /// RAM as it is mapped: without what must not be.
+    pub mapped: Vec<Range<PhysAddr>>,
+    /// This image.
+    pub parts: Parts,
+    /// The map that it lives in.
+    pub map: LifeMap,
+    /// The control block.
+    pub control: Range<PhysAddr>,
+    /// The device tree to hand on.
+    pub blob: Vec<u8>,
+    /// The size that it was handed over with.
+    pub blob_was: usize,
+}
+
+impl Life {
+    /// Takes the machine over.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no device tree to live by.
+    pub fn begin(record: &'static EntryRecord) -> Self {
+        let main = clock::now();
+        let heap = Heap::begin();
+        let given = handed_over_tree(record)
+            .unwrap_or_else(|| panic!("x0 = {:#x} at entry is no device tree: the loader must hand one over", record.x0));
+        let tree = tree::open(given).unwrap_or_else(|refused| panic!("{refused}"));
+        let (orders, obeyed) = Orders::parse(tree::bootargs(&tree));
+        let disobeyed = obeyed.err().map(|refused: orders::Refused<'_>| refused.to_string());
+        let handed = Handed::read(&tree);
+        let machine = Machine::read(&tree).unwrap_or_else(|refused| panic!("{refused}"));
+        let generation = handed.map_or(0, |handed| handed.generation);
+        let (mode, note) = mode::settle(record, orders.el2(generation));
+
+        // Nobody's memory is what is left of RAM without these.
+        let parts = Parts::of_this_image();
+        let given_at = PhysAddr(record.x0);
+        let given_pages = (given_at..PhysAddr(given_at.0 + given.len() as u64)).whole_pages();
+        let breadcrumbs = handed.and_then(|handed| handed.breadcrumbs.range(PAGE_SIZE));
+        let mut taken: Vec<_> = machine.reserved.iter().map(|reserved| reserved.range.whole_pages()).collect();
+        taken.push(parts.whole.clone());
+
+        let seed = handed.map(|handed| handed.seed).or(orders.seed).unwrap_or(record.entered ^ record.cntfrq << 32);
+        let mut random = SplitMix64::new(seed ^ u64::from(generation) << 32);
+        let mut avoid = taken.clone();
+        avoid.push(given_pages.clone());
+        avoid.extend(breadcrumbs.clone());
+        let control = match orders.base {
+            Base::Random => {
+                placement::random_block(&mut random, &machine.ram, &avoid, CONTROL_SIZE, CONTROL_ALIGNMENT)
+            }
+            Base::Same | Base::Load => placement::highest_block(&machine.ram, &avoid, CONTROL_SIZE, CONTROL_ALIGNMENT),
+        };
+        let control = control.and_then(|start| start.range(CONTROL_SIZE)).expect("RAM holds no control block");
+        taken.push(control.clone());
+        avoid.push(control.clone());
+
+        let mut mapped = Vec::new();
+        let unmapped: Vec<_> = machine.reserved.iter().filter(|r| r.no_map).map(|r| r.range.whole_pages()).collect();
+        placement::subtract(&machine.ram, &unmapped, |range| mapped.push(range));
+        let mut devices = machine.virtio.clone();
+        devices.extend(machine.uart.clone());
+        let regions = Regions { ram: &mapped, devices: &devices, image: &parts, control: &control };
+        // SAFETY: the device tree says what is RAM and what of it must not be mapped; the image's parts are the linker's.
+        let map = unsafe { LifeMap::activate(mode == Mode::Vhe, &regions) };
+        end::prepare(end::Way { semihosting: orders.semihosting, conduit: machine.conduit });
+        if let Some(uart) = &machine.uart {
+            // SAFETY: the device tree says that a PL011 lies there; it is mapped as device memory, and nothing else drives it.
+            unsafe { console::open(uart.start, generation) };
+        }
+
+        let mut free = Vec::new();
+        placement::subtract(&mapped, &avoid, |range| free.push(range));
+        for range in free {
+            // SAFETY: mapped RAM that is neither reserved, nor the image, the blob, the breadcrumbs or the control block.
+            unsafe { heap.add(range) };
+        }
+
+        crate::way_here::tell(record, breadcrumbs.as_ref(), main);
+        let blob_was = given.len();
+        let blob = match handed {
+            Some(_) => given.to_vec(),
+            None => handover::shrink(given).unwrap_or_else(|refused| panic!("{refused}")),
+        };
+
+        // The blob was copied and the breadcrumbs were read: their pages are nobody's now, where they are RAM and nobody else's.
+        let mut read = Vec::new();
+        for range in breadcrumbs.into_iter().chain([given_pages]) {
+            placement::subtract(&[range], &taken, |range| read.push(range));
+        }
+        for range in read.into_iter().filter(|range| mapped.iter().any(|ram| ram.covers(range))) {
+            // SAFETY: as above; the range was left out then, and nothing points into it any more.
+            unsafe { heap.add(range) };
+        }
+
+        let sent_to = handed.map(|handed| handed.base);
+        Self {
+            generation,
+            orders,
+            disobeyed,
+            seed,
+            random,
+            sent_to,
+            mode,
+            note,
+            machine,
+            mapped,
+            parts,
+            map,
+            control,
+            blob,
+            blob_was,
+        }
+    }
+
+    /// What the next generation is told, when it is sent to `base`.
+    #[must_use]
+    pub fn hand_on(&self, base: PhysAddr) -> Handed {
+        Handed {
+            generation: self.generation + 1,
+            seed: self.seed,
+            base,
+            breadcrumbs: relocate::control::Layout::of(&self.control).breadcrumbs.start,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Load: from the disk's table of contents to verified payloads in frames that nobody will overwrite.
+//!
+//! *When:* once a generation, with the disk open. *Leaves:* an [`Image`], each of its payloads in frames outside every destination, its tail
+//! zeroed, its SHA-256 right, its CRC-32C taken. *Refuses:* what [`fit`], the Image header and memory say.
+
+use crate::clock;
+use crate::disk::Disk;
+use kernel::fit::{self, Fit, Payload};
+use crate::memory::Frames;
+use crate::refused::Refused;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use boot::image::{HEADER_BYTES, Header};
+use boot::phys::{PAGE_SIZE, PhysAddr};
+use core::ops::Range;
+use relocate::checksum::Crc32c;
+
+/// The disk's table of contents.
+pub struct Contents {
+    tree: Vec<u8>,
+    /// The names of its configurations, the default first.
+    pub configurations: Vec<String>,
+}
+
+impl Contents {
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// No FIT, a damaged one, or a disk that fails.
+    pub fn read(disk: &mut Disk) -> Result<Self, Refused> {
+        const FIRST: usize = 512;
+        let mut first = [0; FIRST];
+        let bytes = disk.bytes();
+        let readable = FIRST.min(bytes as usize);
+        disk.read(0, &mut first[..readable])?;
+        let mut tree = vec![0; fit::header_size(&first[..readable], bytes)? as usize];
+        disk.read(0, &mut tree)?;
+        let configurations = fit::configurations(&tree)?;
+        Ok(Self { tree, configurations })
+    }
+}
+
+/// One payload in memory.
+pub struct Loaded {
+    /// Its name on the disk.
+    pub name: String,
+    /// Where it goes: whole pages, its zeroed tail included.
+    pub destination: Range<PhysAddr>,
+    /// Where it lies until then.
+    pub frames: Frames,
+    /// What the destination must hold in the end.
+    pub crc32c: u32,
+}
+
+/// The next generation, loaded and verified.
+pub struct Image {
+    /// The kernel, then the loadables.
+    pub payloads: Vec<Loaded>,
+    /// The kernel's first instruction.
+    pub entry: PhysAddr,
+    /// Bytes that were hashed.
+    pub hashed: u64,
+    /// Counter ticks spent waiting for the disk.
+    pub disk_ticks: u64,
+}
+
+impl Image {
+    /// Loads one configuration. `place` chooses the kernel's destination, knowing its header and its load address.
+    ///
+    /// # Errors
+    ///
+    /// The first rule that is broken; all memory has been given back.
+    pub fn load(
+        disk: &mut Disk,
+        contents: &Contents,
+        configuration: &str,
+        ram_bytes: u64,
+        place: impl FnOnce(&Header, Option<PhysAddr>) -> Result<PhysAddr, Refused>,
+    ) -> Result<Self, Refused> {
+        let Fit { kernel, loadables, .. } = fit::parse(&contents.tree, disk.bytes(), configuration)?;
+        let mut start = [0; HEADER_BYTES];
+        let readable = HEADER_BYTES.min((kernel.place.end - kernel.place.start) as usize);
+        disk.read(kernel.place.start, &mut start[..readable])?;
+        let header = Header::parse(&start[..readable])?;
+        header.check_file(kernel.place.end - kernel.place.start)?;
+        header.check_fits(ram_bytes)?;
+
+        // Destinations first: frames are taken outside of all of them.
+        let entry = place(&header, kernel.load)?;
+        let mut destinations = vec![pages(entry, header.image_size)];
+        for payload in &loadables {
+            let load = payload.load.ok_or_else(|| fit_lacks_load(payload))?;
+            destinations.push(pages(load, payload.place.end - payload.place.start));
+        }
+
+        let mut image = Self { payloads: Vec::new(), entry, hashed: 0, disk_ticks: 0 };
+        for (payload, destination) in core::iter::once(&kernel).chain(&loadables).zip(&destinations) {
+            let loaded = image.read(disk, payload, destination, &destinations)?;
+            image.payloads.push(loaded);
+        }
+        Ok(image)
+    }
+
+    fn read(
+        &mut self,
+        disk: &mut Disk,
+        payload: &Payload,
+        destination: &Range<PhysAddr>,
+        destinations: &[Range<PhysAddr>],
+    ) -> Result<Loaded, Refused> {
+        let size = destination.end.0 - destination.start.0;
+        let mut frames = Frames::outside(size, destinations).map_err(Refused::Memory)?;
+        let started = clock::now();
+        let mut at = payload.place.start;
+        for slice in frames.slices_mut() {
+            let bytes = (payload.place.end - at).min(slice.len() as u64);
+            disk.read(at, &mut slice[..bytes as usize])?;
+            at += bytes;
+        }
+        self.disk_ticks += clock::now() - started;
+
+        let mut left = (payload.place.end - payload.place.start) as usize;
+        self.hashed += left as u64;
+        let file = frames.slices().map(|slice| {
+            let bytes = left.min(slice.len());
+            left -= bytes;
+            &slice[..bytes]
+        });
+        fit::verify(payload, file)?;
+        frames.zero_from((payload.place.end - payload.place.start) as usize);
+        let crc32c = frames.slices().fold(Crc32c::default(), Crc32c::update).value();
+        Ok(Loaded { name: payload.name.clone(), destination: destination.clone(), frames, crc32c })
+    }
+}
+
+/// The pages from `start` on that hold `bytes` bytes. What lies past the 64-bit space is cut off, and refused as outside RAM.
+fn pages(start: PhysAddr, bytes: u64) -> Range<PhysAddr> {
+    start..PhysAddr(start.0.saturating_add(bytes.next_multiple_of(PAGE_SIZE)))
+}
+
+fn fit_lacks_load(payload: &Payload) -> Refused {
+    Refused::Segments(alloc::format!("loadable \"{}\" has no load address: write one", payload.name))
+}

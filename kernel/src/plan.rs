@@ -1,0 +1,114 @@
+//! Plan: a verified image becomes segments that obey every rule, with the device tree that the next generation gets.
+//!
+//! *When:* after load, with the disk closed. *Leaves:* a [`Plan`] whose segments have passed `relocate::segment::check`. *Refuses:* whatever
+//! that refuses.
+
+use kernel::handover::Handed;
+use crate::load::Image;
+use crate::memory::Frames;
+use crate::refused::Refused;
+use kernel::tree::Machine;
+use alloc::vec::Vec;
+use boot::phys::{PAGE_SIZE, PhysAddr};
+use core::ops::Range;
+use relocate::checksum::Crc32c;
+use relocate::control::Check;
+use relocate::segment::{self, Memory, Reserved, Segment};
+
+/// What will happen, checked.
+pub struct Plan {
+    image: Image,
+    tree: Frames,
+    tree_range: Range<PhysAddr>,
+    tree_crc32c: u32,
+}
+
+impl Plan {
+    /// Makes the plan for `image`, handing on `blob` with `handed` written into it.
+    ///
+    /// # Errors
+    ///
+    /// A rule of the segments, no memory, or a blob that cannot be edited.
+    pub fn new(
+        image: Image,
+        blob: &[u8],
+        handed: &Handed,
+        machine: &Machine,
+        control: &Range<PhysAddr>,
+    ) -> Result<Self, Refused> {
+        let destinations: Vec<_> = image.payloads.iter().map(|payload| payload.destination.clone()).collect();
+        let mut tree = Frames::contiguous(blob.len() as u64, &destinations).map_err(Refused::Memory)?;
+        let start = tree.runs()[0].start;
+        let memory = tree.slices_mut().next().expect("contiguous frames are one run");
+        memory[..blob.len()].copy_from_slice(blob);
+        handed.write(&mut memory[..blob.len()])?;
+        memory[blob.len()..].fill(0);
+
+        let tree_range = start..PhysAddr(start.0 + (blob.len() as u64).next_multiple_of(PAGE_SIZE));
+        let bytes = (tree_range.end.0 - start.0) as usize;
+        let tree_crc32c = Crc32c::default().update(&memory[..bytes]).value();
+        let plan = Self { image, tree, tree_range, tree_crc32c };
+        let reserved: Vec<_> =
+            machine.reserved.iter().map(|r| Reserved { range: r.range.clone(), name: &r.name }).collect();
+        let memory =
+            Memory { ram: &machine.ram, reserved: &reserved, devices: &machine.devices, control: control.clone() };
+        segment::check(&plan.segments(), &memory)?;
+        Ok(plan)
+    }
+
+    /// The segments: the image's payloads, and the device tree, which stays where it is.
+    #[must_use]
+    pub fn segments(&self) -> Vec<Segment<'_>> {
+        let payloads = self.image.payloads.iter().map(|payload| Segment {
+            name: &payload.name,
+            destination: payload.destination.clone(),
+            source: payload.frames.runs(),
+        });
+        let tree = Segment {
+            name: "device tree",
+            destination: self.tree_range.clone(),
+            source: core::slice::from_ref(&self.tree_range),
+        };
+        payloads.chain([tree]).collect()
+    }
+
+    /// What every destination must hold in the end.
+    #[must_use]
+    pub fn checks(&self) -> Vec<Check> {
+        let payloads = self.image.payloads.iter().map(|payload| Check::new(&payload.destination, payload.crc32c));
+        payloads.chain([Check::new(&self.tree_range, self.tree_crc32c)]).collect()
+    }
+
+    /// Holds every source against its checksum once more.
+    ///
+    /// # Errors
+    ///
+    /// The first that has changed.
+    pub fn check_sources(&self) -> Result<(), Refused> {
+        for payload in &self.image.payloads {
+            let now = payload.frames.slices().fold(Crc32c::default(), Crc32c::update).value();
+            if now != payload.crc32c {
+                let what = alloc::format!("the source of \"{}\"", payload.name);
+                return Err(Refused::Changed(what, payload.crc32c, now));
+            }
+        }
+        let bytes = (self.tree_range.end.0 - self.tree_range.start.0) as usize;
+        let now = self.tree.slices().fold(Crc32c::default(), |crc, slice| crc.update(&slice[..bytes])).value();
+        if now != self.tree_crc32c {
+            return Err(Refused::Changed("the device tree".into(), self.tree_crc32c, now));
+        }
+        Ok(())
+    }
+
+    /// The next image's first instruction.
+    #[must_use]
+    pub fn entry(&self) -> PhysAddr {
+        self.image.entry
+    }
+
+    /// Where the device tree lies.
+    #[must_use]
+    pub fn tree(&self) -> PhysAddr {
+        self.tree_range.start
+    }
+}

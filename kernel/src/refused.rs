@@ -1,0 +1,111 @@
+//! Why a generation would not restart: one sentence for each rule, with the value that broke it.
+//!
+//! *When:* anywhere between the disk and the point of no return. Whoever refuses has given back what it took; `main` alone prints.
+
+use crate::disk;
+use kernel::{fit, tree};
+use alloc::string::{String, ToString};
+use boot::phys::PhysAddr;
+use core::fmt;
+
+/// A restart that does not happen.
+#[derive(Debug)]
+pub enum Refused {
+    /// The disk cannot be read.
+    Disk(disk::Refused),
+    /// What it holds is not to be used.
+    Fit(fit::Refused),
+    /// The kernel on it is no Image for this machine.
+    Image(boot::image::Refused),
+    /// A rule of the segments is broken: its sentence, which names what the segments no longer do.
+    Segments(String),
+    /// Frames for so many bytes cannot be had.
+    Memory(u64),
+    /// No slot of RAM holds so many bytes.
+    NoSlot(u64),
+    /// The FIT has no configuration of that number, counted from the default one.
+    NoConfiguration(usize),
+    /// `base=load`, and the FIT says no load address.
+    NoLoadAddress,
+    /// More list pages than the control block has.
+    List(relocate::list::TooFewPages),
+    /// The device tree cannot be handed on.
+    Tree(tree::Refused),
+    /// The CPU has no FEAT_CRC32, which the relocation code checks with.
+    NoCrc32,
+    /// No UART for the relocation code to speak on.
+    NoUart,
+    /// A device is not in reset: where its registers lie, and its Status.
+    Busy(PhysAddr, u32),
+    /// What the restart depends on has changed since it was made: which, and both checksums.
+    Changed(String, u32, u32),
+    /// The stub would not install the private vectors: its answer.
+    Vectors(u64),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(refused) => refused.fmt(f),
+            Self::Fit(refused) => refused.fmt(f),
+            Self::Image(refused) => refused.fmt(f),
+            Self::Segments(refused) => refused.fmt(f),
+            Self::Memory(bytes) => write!(f, "not enough memory: {bytes} more bytes of frames cannot be had: give the machine more"),
+            Self::NoSlot(bytes) => write!(f, "not enough memory: no 2 MiB slot of RAM has {bytes} bytes that are free to land on"),
+            Self::NoConfiguration(number) => write!(f, "the FIT has no configuration after the {number} that were refused"),
+            Self::NoLoadAddress => {
+                f.write_str("base=load was ordered, but the FIT's kernel has no load address: write one, or order another base")
+            }
+            Self::List(refused) => refused.fmt(f),
+            Self::Tree(refused) => refused.fmt(f),
+            Self::NoCrc32 => f.write_str("this CPU has no FEAT_CRC32 (ID_AA64ISAR0_EL1.CRC32 = 0): the copy could not be verified"),
+            Self::NoUart => f.write_str("the device tree names no PL011: the relocation code would have to fail in silence"),
+            Self::Busy(slot, status) => {
+                write!(f, "the virtio device at {slot} is not in reset (Status {status:#x}): it could write to memory after the jump")
+            }
+            Self::Changed(what, was, is) => write!(
+                f,
+                "{what} changed between load and jump (CRC-32C {was:#010x} then, {is:#010x} now): something writes to memory"
+            ),
+            Self::Vectors(answer) => {
+                write!(f, "the stub refused the private EL2 vectors: HVC_SET_VECTORS answered {answer:#x}")
+            }
+        }
+    }
+}
+
+impl From<disk::Refused> for Refused {
+    fn from(refused: disk::Refused) -> Self {
+        Self::Disk(refused)
+    }
+}
+
+impl From<fit::Refused> for Refused {
+    fn from(refused: fit::Refused) -> Self {
+        Self::Fit(refused)
+    }
+}
+
+impl From<boot::image::Refused> for Refused {
+    fn from(refused: boot::image::Refused) -> Self {
+        Self::Image(refused)
+    }
+}
+
+impl From<relocate::segment::Refused<'_>> for Refused {
+    fn from(refused: relocate::segment::Refused<'_>) -> Self {
+        Self::Segments(refused.to_string())
+    }
+}
+
+impl From<relocate::list::TooFewPages> for Refused {
+    fn from(refused: relocate::list::TooFewPages) -> Self {
+        Self::List(refused)
+    }
+}
+
+impl From<tree::Refused> for Refused {
+    fn from(refused: tree::Refused) -> Self {
+        Self::Tree(refused)
+    }
+}

@@ -1,0 +1,365 @@
+// The relocation code: what runs in the control page, from the last act of one kernel to the first instruction of the next.
+//
+// Two pages that are copied together and hold no relocations: code with its arguments, then vectors. While it runs nothing of the old
+// kernel is needed: no stack, no table, no vector, no text. x19–x28 hold what the routines share:
+
+        args    .req x19                        // the arguments, in this page
+        entry   .req x21                        // the next image's first instruction, physical
+        dtb     .req x22                        // its device tree, physical
+        crumbs  .req x24                        // the breadcrumb page
+        flags   .req x26                        // COLD, HVC
+        line    .req x27                        // smallest D-cache line in bytes
+        action  .req x28                        // what walk does with each run
+
+        // Leaves a breadcrumb: the phase's number and a stamp, at once in memory, MMU on or off. [I6] Clobbers x9–x11.
+        .macro  crumb number
+        isb
+        mrs     x9, cntvct_el0
+        mov     x10, #\number + {REACHED}
+        add     x11, crumbs, #(\number * {SLOT_SIZE})
+        stp     x10, x9, [x11]
+        dc      civac, x11
+        .endm
+
+        // Cleans and invalidates, to PoC, `bytes` bytes from \start on, which is a whole number of pages. Clobbers \start, \end, flags.
+        .macro  clean_pages start, end
+        add     \end, \start, bytes
+        .Lclean\@:
+        .rept   4
+        dc      civac, \start
+        add     \start, \start, line
+        .endr
+        cmp     \start, \end
+        b.lo    .Lclean\@
+        .endm
+
+        .section .text.relocate, "ax"
+        .arch_extension crc
+        .balign {PAGE_SIZE}
+        .global relocate_page_start
+relocate_page_start:
+
+// relocate_enter — moves the segments to their destinations, proves that they arrived, and enters the next image.
+//   in        nothing: its arguments lie in this page
+//   assumes   EL1, or EL2 with E2H; MMU on, this page executable, at the same address in the live map and in the copy's; control pages
+//             clean to PoC; every source page is its own destination or nobody's; on nVHE the private EL2 vectors answer  [I2–I7]
+//   out       does not return; at the entry: EL2, or EL1 where there is no EL2; MMU and D-cache off; x0 = dtb, x1 = x2 = x3 = 0
+//   clobbers  all
+//   memory    reads the list and the sources, writes the destinations and breadcrumbs; uses no stack
+        .global relocate_enter
+relocate_enter:
+        msr     daifset, #0xf
+        // A fault from here on is told by vectors that no copy overwrites. Under E2H this name is VBAR_EL2.
+        adr     x9, fault_vectors
+        msr     vbar_el1, x9
+        isb
+        adr     args, relocate_page_start + {ARGUMENTS}
+        ldp     entry, dtb, [args, #{ENTRY}]
+        ldp     crumbs, flags, [args, #{BREADCRUMBS}]
+        dcache_line line, x9
+        crumb   {CONTROL}
+        tbnz    flags, #{COLD_BIT}, cold
+
+        // Hot: the copy's own tables, under their own ASID; every leaf of both maps is nG, so no old translation is used and none has
+        // to be invalidated. This page lies the same in both.  [I4]
+        ldr     x9, [args, #{COPY_TTBR0}]
+        msr     ttbr0_el1, x9
+        // The next access, to the list, already goes through the new tables.
+        isb
+        mov     action, #{COPY} | {CLEAN_DESTINATION}
+        bl      walk
+        crumb   {COPIED}
+        // Every destination is in memory before an instruction may be fetched from there.
+        dsb     sy
+        ic      iallu
+        // No stale instruction is left before the branch, nor behind this point in the pipeline.
+        dsb     sy
+        isb
+        crumb   {MAINTAINED}
+        bl      verify
+        crumb   {VERIFIED}
+        bl      mmu_off
+        tbnz    flags, #{HVC_BIT}, 1f
+        b       leave
+
+        // nVHE: EL2 is entered by its own vectors, and by nothing else. The stub leaves x3 alone, so it is zero already.
+1:      crumb   {LEAVING}
+        dsb     sy
+        mov     x0, #{SOFT_RESTART}
+        mov     x1, entry
+        mov     x2, dtb
+        mov     x3, xzr
+        mov     x4, xzr
+        hvc     #0
+        b       returned
+
+        // Cold: the MMU goes off first. What is read from then on lies in the control pages, which are clean; sources and destinations
+        // are cleaned with the MMU already off, when no speculation can bring a line back: no dirty line may fall onto the copy later,
+        // and no clean one may hide it.
+cold:   bl      mmu_off
+        tbz     flags, #{HVC_BIT}, cold_copy
+        mov     x0, #{SOFT_RESTART}
+        adr     x1, cold_copy
+        mov     x2, xzr
+        mov     x3, xzr
+        mov     x4, xzr
+        hvc     #0
+        b       returned
+
+        // At EL2 on nVHE: SOFT_RESTART keeps x19 and up.
+cold_copy:
+        mov     action, #{CLEAN_SOURCE} | {CLEAN_DESTINATION}
+        bl      walk
+        // The lines are out of the cache before memory is written behind it.
+        dsb     sy
+        crumb   {MAINTAINED}
+        mov     action, #{COPY}
+        bl      walk
+        crumb   {COPIED}
+        // Stores before the I-cache forgets, and that before the branch.
+        dsb     sy
+        ic      iallu
+        dsb     sy
+        isb
+        bl      verify
+        crumb   {VERIFIED}
+
+leave:  crumb   {LEAVING}
+        // The last breadcrumb is in memory before another kernel looks.
+        dsb     sy
+        mov     x0, dtb
+        mov     x1, xzr
+        mov     x2, xzr
+        mov     x3, xzr
+        br      entry
+
+returned:
+        mov     x20, x0
+        bl      uart
+        say     relocate, "\r\n!! HVC_SOFT_RESTART returned: x0=", x20
+        b       stop
+
+// mmu_off — turns the live regime off: at EL1 that is EL1&0, under E2H the same name reaches EL2&0.
+//   in        nothing
+//   assumes   this page at the same address with and without translation  [I2]
+//   out       MMU, D-cache and I-cache off
+//   clobbers  x9–x11
+//   memory    writes a breadcrumb
+mmu_off:
+        // What was stored and cleaned is complete before the caches are bypassed.
+        dsb     sy
+        mov_q   x9, {SCTLR_MMU_OFF}
+        // No speculative fetch from after the write runs under the old value (Falkor erratum 1041).
+        isb
+        msr     sctlr_el1, x9
+        isb
+        crumb   {MMU_OFF}
+        ret
+
+// walk — goes through the list and copies, cleans, or both, run by run.
+//   in        action = COPY, CLEAN_SOURCE, CLEAN_DESTINATION
+//   assumes   the list is well-formed, and none of it in a destination  [I7]
+//   out       returns at DONE; says so and stops at an entry that is none
+//   clobbers  x0–x7, x9, q0–q7, flags
+//   memory    reads the list and sources, writes destinations
+walk:
+        list    .req x1                         // the next entry
+        dest    .req x2
+        source  .req x3
+        bytes   .req x4
+        ldr     x0, [args, #{HEAD}]
+        b       2f
+1:      ldr     x0, [list], #8
+2:      and     source, x0, #0x0000fffffffff000
+        tbnz    x0, #{DONE_BIT}, 9f
+        tbz     x0, #{INDIRECTION_BIT}, 3f
+        mov     list, source
+        b       1b
+3:      tbz     x0, #{DESTINATION_BIT}, 4f
+        mov     dest, source
+        b       1b
+4:      tbz     x0, #{SOURCE_BIT}, damaged
+        ubfx    bytes, x0, #{RUN_SHIFT}, #8
+        add     bytes, bytes, #1
+        lsl     bytes, bytes, #12
+
+        // A source page that is its own destination stays where it is.
+        tbz     action, #{COPY_BIT}, 6f
+        cmp     dest, source
+        b.eq    6f
+        mov     x5, source
+        mov     x6, dest
+        add     x7, source, bytes
+5:      ldp     q0, q1, [x5], #32
+        ldp     q2, q3, [x5], #32
+        ldp     q4, q5, [x5], #32
+        ldp     q6, q7, [x5], #32
+        stp     q0, q1, [x6], #32
+        stp     q2, q3, [x6], #32
+        stp     q4, q5, [x6], #32
+        stp     q6, q7, [x6], #32
+        cmp     x5, x7
+        b.lo    5b
+
+6:      tbz     action, #{CLEAN_SOURCE_BIT}, 7f
+        mov     x5, source
+        clean_pages x5, x6
+7:      tbz     action, #{CLEAN_DESTINATION_BIT}, 8f
+        mov     x5, dest
+        clean_pages x5, x6
+8:      add     dest, dest, bytes
+        b       1b
+9:      ret
+
+damaged:
+        mov     x20, x0
+        bl      uart
+        say     relocate, "\r\n!! the list holds an entry that is none: ", x20
+        b       stop
+
+// verify — holds every destination against the checksum that was taken at load.
+//   in        nothing
+//   assumes   the CPU has FEAT_CRC32; destinations are a multiple of 64 bytes
+//   out       returns where all match; says which does not and stops
+//   clobbers  x0–x14, flags
+//   memory    reads the destinations and the arguments
+verify:
+        ldr     x0, [args, #{CHECKS_USED}]
+        add     x1, args, #{CHECKS}
+1:      cbz     x0, 9f
+        ldp     x2, x3, [x1, #{CHECK_START}]
+        ldr     x5, [x1, #{CHECK_CRC}]
+        mov     w4, #-1
+2:      ldp     x6, x7, [x2], #16
+        ldp     x9, x10, [x2], #16
+        ldp     x11, x12, [x2], #16
+        ldp     x13, x14, [x2], #16
+        crc32cx w4, w4, x6
+        crc32cx w4, w4, x7
+        crc32cx w4, w4, x9
+        crc32cx w4, w4, x10
+        crc32cx w4, w4, x11
+        crc32cx w4, w4, x12
+        crc32cx w4, w4, x13
+        crc32cx w4, w4, x14
+        cmp     x2, x3
+        b.lo    2b
+        mvn     w4, w4
+        cmp     w4, w5
+        b.ne    mismatch
+        add     x1, x1, #{CHECK_SIZE}
+        sub     x0, x0, #1
+        b       1b
+9:      ret
+
+mismatch:
+        mov     x20, x4
+        mov     x21, x5
+        ldr     x22, [x1, #{CHECK_START}]
+        bl      uart
+        say     relocate, "\r\n!! what arrived is not what was loaded: destination=", x22
+        say     relocate, " crc32c=", x20
+        say     relocate, " expected=", x21
+        b       stop
+
+// relocate_fault — tells of an exception during the copy, and stops.
+//   in        x1 = vector slot
+//   assumes   the UART of the arguments is reachable
+//   out       does not return
+//   clobbers  all
+//   memory    touches none but the arguments
+relocate_fault:
+        mov     x20, x1
+        mrs     x9, CurrentEL
+        cmp     x9, #{CURRENT_EL2}
+        b.eq    1f
+        mrs     x21, esr_el1
+        mrs     x22, elr_el1
+        mrs     x23, far_el1
+        b       2f
+1:      mrs     x21, esr_el2
+        mrs     x22, elr_el2
+        mrs     x23, far_el2
+2:      bl      uart
+        say     relocate, "\r\n!! fault while relocating: slot=", x20
+        say     relocate, " esr=", x21
+        say     relocate, " elr=", x22
+        say     relocate, " far=", x23
+stop:   say_stopped relocate
+1:      wfi
+        b       1b
+
+// uart — loads the UART's address for the printer.
+//   in        nothing
+//   assumes   nothing
+//   out       x8 = the UART that the device tree named
+//   clobbers  x8
+//   memory    reads the arguments
+uart:   adr     x8, relocate_page_start + {ARGUMENTS}
+        ldr     x8, [x8, #{UART}]
+        ret
+
+        printer relocate
+
+// private_stub — answers SET_VECTORS and SOFT_RESTART while the hyp-stub's own page is being overwritten.
+//   in, assumes, out, clobbers, memory: as hyp_stub_vectors in boot
+private_stub:
+        stub_calls private_not_hvc, {EC_HVC64}, {SET_VECTORS}, {SOFT_RESTART}, {STUB_ERR}, {VECTORS_ALIGNMENT}, {SCTLR_EL2_MMU_OFF}
+        mov_q   x0, {STUB_ERR}
+        eret
+private_not_hvc:
+        mov     x1, #8
+        b       relocate_fault
+
+        .global relocate_code_end
+relocate_code_end:
+        // Code that ran into its arguments would make this directive go backwards, which is an error.
+        .org    relocate_page_start + {ARGUMENTS}, 0
+        .org    relocate_page_start + {PAGE_SIZE}, 0
+
+// fault_vectors — the live level's vectors while the copy runs.
+//   in        an exception
+//   assumes   as relocate_fault
+//   out       does not return
+//   clobbers  all, TPIDR_EL0, TPIDRRO_EL0
+//   memory    touches none but the arguments
+fault_vectors:
+        .irp    slot, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+        vector  \slot, relocate_fault
+        .endr
+        .balign 128
+
+// private_el2_vectors — EL2's vectors from the last act of an nVHE kernel to the next one's first instructions.
+//   in, assumes, out, clobbers, memory: as hyp_stub_vectors in boot
+        .global private_el2_vectors
+private_el2_vectors:
+        .irp    slot, 0, 1, 2, 3
+        vector  \slot, relocate_fault
+        .endr
+        .balign 128
+        b       private_stub
+        .irp    slot, 5, 6, 7
+        vector  \slot, relocate_fault
+        .endr
+        .balign 128
+        b       private_stub
+        .irp    slot, 9, 10, 11, 12, 13, 14, 15
+        vector  \slot, relocate_fault
+        .endr
+        .balign 128
+        .global relocate_page_end
+relocate_page_end:
+
+        .purgem crumb
+        .purgem clean_pages
+        .unreq  args
+        .unreq  entry
+        .unreq  dtb
+        .unreq  crumbs
+        .unreq  flags
+        .unreq  line
+        .unreq  action
+        .unreq  list
+        .unreq  dest
+        .unreq  source
+        .unreq  bytes

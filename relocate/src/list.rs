@@ -1,0 +1,406 @@
+//! The kimage list: which page goes where, in the words of Linux's kexec.
+//!
+//! *When:* [`build`] while a generation plans its successor; [`check`] and [`walk()`] in Rust before "Bye!"; the relocation code
+//! in the control page walks it after. *On entry:* the segments have passed [`segment::check`](crate::segment::check).
+//! *Leaves behind:* list pages, which must be in nobody's destination, and a head entry. *Refuses:* too few pages to build in;
+//! a list that is damaged or does not say what the segments say.
+//!
+//! An entry is 64 bits: a page's address and a flag in the twelve bits below it.
+//!
+//! | flag | what to do |
+//! |---|---|
+//! | [`DESTINATION`] | the next page goes to this address |
+//! | [`INDIRECTION`] | go on with the first entry of the list page at this address |
+//! | [`DONE`] | the end |
+//! | [`SOURCE`] | move the page at this address to the destination, and the destination on by a page |
+//!
+//! One thing is added to Linux: bits 11:4 of a [`SOURCE`] entry hold the number of *further* pages that follow contiguously, so
+//! that one entry moves 1 to [`RUN_PAGES`] pages; where they are zero the entry is Linux's.
+//!
+//! As in Linux the list is reached by a head entry that lies in no list page: a link to the first one, or [`DONE`] where there
+//! is nothing to move. A list page holds 511 entries and a link to the next page in its last place; a list that fills its last
+//! page exactly has [`DONE`] there.
+//!
+//! Pages that are in place already are listed like any other: what walks the list cleans each destination to the point of
+//! coherency, those pages as well.
+
+mod walk;
+
+use core::fmt;
+use core::ops::Range;
+
+use boot::phys::{PAGE_SIZE, PhysAddr};
+
+use crate::segment::Segment;
+
+pub use walk::{Damaged, Move, Unfaithful, check, walk};
+
+/// Flag: the address is where the next page goes.
+pub const DESTINATION: u64 = 1 << 0;
+/// Flag: the address is that of the list page to go on with.
+pub const INDIRECTION: u64 = 1 << 1;
+/// Flag: the list ends here. Has no address.
+pub const DONE: u64 = 1 << 2;
+/// Flag: the address is that of the first page to move.
+pub const SOURCE: u64 = 1 << 3;
+/// Where a [`SOURCE`] entry's number of further pages lies: 8 bits from here.
+pub const RUN_SHIFT: u32 = 4;
+/// How many pages one [`SOURCE`] entry can move.
+pub const RUN_PAGES: u64 = 256;
+/// 64-bit words in a list page: the entries, and a link in the last place.
+pub const ENTRIES_PER_PAGE: usize = PAGE_SIZE as usize / size_of::<u64>();
+
+/// Where the link lies: after as many entries.
+const LINK: usize = ENTRIES_PER_PAGE - 1;
+const FLAGS: u64 = DESTINATION | INDIRECTION | DONE | SOURCE;
+
+/// One word of the list.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(transparent)]
+pub struct Entry(pub u64);
+
+/// What an entry says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Decoded {
+    /// The next page goes here.
+    Destination(PhysAddr),
+    /// Go on with the list page here.
+    Indirection(PhysAddr),
+    /// The end.
+    Done,
+    /// Move these pages.
+    Source(Range<PhysAddr>),
+}
+
+impl Entry {
+    /// The end of the list.
+    pub const DONE: Self = Self(DONE);
+
+    /// What follows goes to `page`.
+    #[must_use]
+    pub const fn destination(page: PhysAddr) -> Self {
+        Self(page_address(page) | DESTINATION)
+    }
+
+    /// The list goes on at `page`.
+    #[must_use]
+    pub const fn indirection(page: PhysAddr) -> Self {
+        Self(page_address(page) | INDIRECTION)
+    }
+
+    /// Move `pages` pages, 1 to [`RUN_PAGES`], from `start` on.
+    ///
+    /// # Panics
+    ///
+    /// Where an entry cannot hold that number.
+    #[must_use]
+    pub const fn source(start: PhysAddr, pages: u64) -> Self {
+        assert!(0 < pages && pages <= RUN_PAGES, "a run of as many pages as no entry holds");
+        Self(page_address(start) | (pages - 1) << RUN_SHIFT | SOURCE)
+    }
+
+    /// What the entry says, or `None` where it is none: no flag or several, a number of pages where none belongs, an address
+    /// with [`DONE`], a run past the end of the 64-bit space. (Linux's code tests single bits and would not notice.)
+    #[must_use]
+    pub const fn decode(self) -> Option<Decoded> {
+        let page = PhysAddr(self.0).align_down(PAGE_SIZE);
+        let run = (self.0 & (PAGE_SIZE - 1)) >> RUN_SHIFT;
+        Some(match (self.0 & FLAGS, run) {
+            (SOURCE, further) => match page.range((further + 1) * PAGE_SIZE) {
+                Some(run) => Decoded::Source(run),
+                None => return None,
+            },
+            (DESTINATION, 0) => Decoded::Destination(page),
+            (INDIRECTION, 0) => Decoded::Indirection(page),
+            (DONE, 0) if page.0 == 0 => Decoded::Done,
+            _ => return None,
+        })
+    }
+}
+
+/// The address of a page, which leaves the bits for flags free.
+const fn page_address(page: PhysAddr) -> u64 {
+    assert!(page.is_aligned(PAGE_SIZE), "an entry for what is no page");
+    page.0
+}
+
+/// The list needs more pages than it was given.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TooFewPages {
+    /// How many it needs.
+    pub needed: usize,
+    /// How many it was given.
+    pub given: usize,
+}
+
+impl fmt::Display for TooFewPages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { needed, given } = self;
+        write!(
+            f,
+            "the list needs {needed} pages and was given {given}: load into longer runs of frames or reserve more"
+        )
+    }
+}
+
+impl core::error::Error for TooFewPages {}
+
+/// How many list pages [`build`] needs for these segments, exactly.
+///
+/// # Panics
+///
+/// As [`build`].
+#[must_use]
+pub fn pages_needed(segments: &[Segment<'_>]) -> usize {
+    let mut count = 0_usize;
+    each_entry(segments, |_| count += 1);
+    count.div_ceil(LINK)
+}
+
+/// Builds the list in `pages`, which lie at `base` and on, and answers with its head entry.
+///
+/// Pages are moved in the order of the segments; runs that follow each other in the source are made one, up to [`RUN_PAGES`].
+/// Of `pages` the first [`pages_needed`] are written, all of each: what lies beyond the end is 0, which is no entry.
+///
+/// # Errors
+///
+/// Where `pages` are too few; none is written then.
+///
+/// # Panics
+///
+/// Where an address that [`segment::check`](crate::segment::check) would have refused, or `base`, is not aligned to pages.
+pub fn build(
+    segments: &[Segment<'_>],
+    pages: &mut [[u64; ENTRIES_PER_PAGE]],
+    base: PhysAddr,
+) -> Result<u64, TooFewPages> {
+    let needed = pages_needed(segments);
+    let given = pages.len();
+    let pages = pages.get_mut(..needed).ok_or(TooFewPages { needed, given })?;
+    for (page, next) in pages.iter_mut().zip(1..) {
+        page.fill(0);
+        if next < needed {
+            page[LINK] = Entry::indirection(PhysAddr(base.0 + next as u64 * PAGE_SIZE)).0;
+        }
+    }
+    let mut index = 0;
+    each_entry(segments, |entry| {
+        pages[index / LINK][index % LINK] = entry.0;
+        index += 1;
+    });
+    let Some(last) = pages.last_mut() else { return Ok(DONE) };
+    // After the last entry, which is in the last page: in the link's place where that page is full.
+    last[(index - 1) % LINK + 1] = DONE;
+    Ok(Entry::indirection(base).0)
+}
+
+/// The entries for `segments`, links and end not counted.
+fn each_entry(segments: &[Segment<'_>], mut emit: impl FnMut(Entry)) {
+    for segment in segments {
+        emit(Entry::destination(segment.destination.start));
+        let mut runs = segment.source.iter().filter(|run| !run.is_empty()).cloned().peekable();
+        while let Some(mut run) = runs.next() {
+            while let Some(next) = runs.next_if(|next| next.start == run.end) {
+                run.end = next.end;
+            }
+            while !run.is_empty() {
+                let pages = ((run.end.0 - run.start.0) / PAGE_SIZE).min(RUN_PAGES);
+                emit(Entry::source(run.start, pages));
+                run.start.0 += pages * PAGE_SIZE;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) const BASE: PhysAddr = PhysAddr(0x4000_0000);
+
+    /// Page number `n`.
+    pub(super) fn page(n: u64) -> PhysAddr {
+        PhysAddr(n * PAGE_SIZE)
+    }
+
+    /// The pages from number `first` on.
+    pub(super) fn run(first: u64, pages: u64) -> Range<PhysAddr> {
+        page(first)..page(first + pages)
+    }
+
+    /// One word of a list that lies at [`BASE`]; 0 elsewhere.
+    pub(super) fn word(pages: &[[u64; ENTRIES_PER_PAGE]], at: PhysAddr) -> u64 {
+        let index = (at.0.wrapping_sub(BASE.0) / 8) as usize;
+        pages.as_flattened().get(index).copied().unwrap_or(0)
+    }
+
+    /// What a walk through words that lie at [`BASE`] shows, and how it ends.
+    pub(super) fn walked(head: u64, words: &[u64]) -> (Vec<Move>, Result<(), Damaged>) {
+        let mut moves = Vec::new();
+        let read = |at: PhysAddr| words.get((at.0.wrapping_sub(BASE.0) / 8) as usize).copied().unwrap_or(0);
+        let end = walk(head, read, |pages| moves.push(pages));
+        (moves, end)
+    }
+
+    /// A segment of scattered pages: no two of the source can be moved by one entry.
+    pub(super) fn scattered(pages: u64) -> Vec<Range<PhysAddr>> {
+        (0..pages).map(|n| run(0x1000 + 2 * n, 1)).collect()
+    }
+
+    #[test]
+    fn entries_are_linuxs_words() {
+        assert_eq!(Entry::destination(PhysAddr(0x4020_0000)).0, 0x4020_0001);
+        assert_eq!(Entry::indirection(PhysAddr(0x4020_1000)).0, 0x4020_1002);
+        assert_eq!(Entry::DONE.0, 4);
+        assert_eq!(Entry::source(PhysAddr(0x4020_2000), 1).0, 0x4020_2008);
+        assert_eq!(Entry::source(PhysAddr(0x4020_2000), 2).0, 0x4020_2018);
+        assert_eq!(Entry::source(PhysAddr(0x4020_2000), 256).0, 0x4020_2ff8);
+        assert_eq!(ENTRIES_PER_PAGE, 512);
+    }
+
+    #[test]
+    fn entries_say_what_they_were_made_of() {
+        let top = PhysAddr(0xffff_ffff_ffff_e000);
+        for page in [PhysAddr(0), PhysAddr(0x1000), PhysAddr(0x000f_ffff_ffff_f000), top] {
+            assert_eq!(Entry::destination(page).decode(), Some(Decoded::Destination(page)));
+            assert_eq!(Entry::indirection(page).decode(), Some(Decoded::Indirection(page)));
+            assert_eq!(Entry::source(page, 1).decode(), Some(Decoded::Source(page..PhysAddr(page.0 + 0x1000))));
+        }
+        assert_eq!(Entry::DONE.decode(), Some(Decoded::Done));
+        for pages in 1..=RUN_PAGES {
+            assert_eq!(Entry::source(page(7), pages).decode(), Some(Decoded::Source(run(7, pages))));
+        }
+    }
+
+    #[test]
+    fn what_is_no_entry_is_not_decoded() {
+        // None or several flags, further pages or an address where none belongs, a run past the end of the address space.
+        for word in [0, 0x1000, 3, 9, 0x100c, 6, 0xf, 0x11, 0x22, 0x44, 0x1004, 0xffff_ffff_ffff_e018, u64::MAX] {
+            assert_eq!(Entry(word).decode(), None, "{word:#x}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "as many pages as no entry holds")]
+    fn a_run_of_257_pages_is_no_entry() {
+        let _ = Entry::source(PhysAddr(0), 257);
+    }
+
+    #[test]
+    #[should_panic(expected = "as many pages as no entry holds")]
+    fn a_run_of_no_pages_is_no_entry() {
+        let _ = Entry::source(PhysAddr(0), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "what is no page")]
+    fn a_misaligned_address_is_no_entry() {
+        let _ = Entry::destination(PhysAddr(0x1008));
+    }
+
+    #[test]
+    fn nothing_to_move_is_done_only() {
+        assert_eq!(pages_needed(&[]), 0);
+        assert_eq!(build(&[], &mut [], BASE), Ok(DONE));
+        assert_eq!(walked(DONE, &[]), (vec![], Ok(())));
+        assert_eq!(check(&[], DONE, |_| 0), Ok(()));
+    }
+
+    #[test]
+    fn a_list_as_it_lies_in_memory() {
+        let kernel = [run(0x100, 2), run(0x102, 1), run(0x200, 1)];
+        let dtb = [run(0x300, 1)];
+        let segments = [
+            Segment { name: "kernel", destination: run(0x10, 4), source: &kernel },
+            Segment { name: "dtb", destination: run(0x300, 1), source: &dtb },
+        ];
+        let mut pages = [[u64::MAX; ENTRIES_PER_PAGE]; 2];
+        assert_eq!(pages_needed(&segments), 1);
+        assert_eq!(build(&segments, &mut pages, BASE), Ok(0x4000_0002));
+        // The first two runs have become one; the dtb is in place and is listed all the same.
+        assert_eq!(pages[0][..6], [0x1_0001, 0x10_0028, 0x20_0008, 0x30_0001, 0x30_0008, 4]);
+        assert!(pages[0][6..].iter().all(|&word| word == 0));
+        assert!(pages[1].iter().all(|&word| word == u64::MAX), "written beyond what was needed");
+        assert_eq!(check(&segments, 0x4000_0002, |at| word(&pages, at)), Ok(()));
+        let (moves, end) = walked(0x4000_0002, pages.as_flattened());
+        let moved = |destination, source, pages| Move { destination: page(destination), source: page(source), pages };
+        assert_eq!((moves, end), (vec![moved(0x10, 0x100, 3), moved(0x13, 0x200, 1), moved(0x300, 0x300, 1)], Ok(())));
+    }
+
+    #[test]
+    fn runs_are_cut_at_256_pages() {
+        let cases = [(1, 1), (255, 1), (256, 1), (257, 2), (511, 2), (512, 2), (513, 3), (1024, 4)];
+        for (pages, entries) in if cfg!(miri) { &cases[2..4] } else { &cases[..] }.iter().copied() {
+            // As one run and page by page: the same list.
+            let one = [run(0x1000, pages)];
+            let many: Vec<Range<PhysAddr>> = (0..pages).map(|n| run(0x1000 + n, 1)).collect();
+            let lists = [&one[..], &many[..]].map(|source| {
+                let segments = [Segment { name: "kernel", destination: run(0x8000, pages), source }];
+                let mut list = [[0; ENTRIES_PER_PAGE]];
+                let head = build(&segments, &mut list, BASE).expect("one page is enough");
+                assert_eq!(check(&segments, head, |at| word(&list, at)), Ok(()));
+                list
+            });
+            assert_eq!(lists[0], lists[1]);
+            let sources: Vec<u64> = lists[0][0].into_iter().filter(|word| word & SOURCE != 0).collect();
+            assert_eq!(sources.len(), entries, "{pages} pages");
+            assert_eq!(sources[0], 0x100_0008 | (pages.min(256) - 1) << 4);
+        }
+    }
+
+    #[test]
+    fn runs_of_two_segments_are_not_joined() {
+        let (first, second) = ([run(0x100, 1)], [run(0x101, 1)]);
+        let segments = [
+            Segment { name: "kernel", destination: run(0x10, 1), source: &first },
+            Segment { name: "dtb", destination: run(0x20, 1), source: &second },
+        ];
+        let mut pages = [[0; ENTRIES_PER_PAGE]];
+        build(&segments, &mut pages, BASE).expect("one page is enough");
+        assert_eq!(pages[0][..5], [0x1_0001, 0x10_0008, 0x2_0001, 0x10_1008, 4]);
+    }
+
+    #[test]
+    fn lists_that_end_at_a_list_pages_boundary() {
+        // Entries with the DESTINATION, without links and DONE; how many pages; where DONE stands.
+        let cases = [
+            (2, 1, 2),
+            (509, 1, 509),
+            (510, 1, 510),
+            (511, 1, 511),
+            (512, 2, 512 + 1),
+            (513, 2, 512 + 2),
+            (1021, 2, 512 + 510),
+            (1022, 2, 512 + 511),
+            (1023, 3, 1024 + 1),
+            (1024, 3, 1024 + 2),
+            (1533, 3, 1024 + 511),
+            (1534, 4, 1536 + 1),
+        ];
+        for (entries, needed, done) in if cfg!(miri) { &cases[3..5] } else { &cases[..] }.iter().copied() {
+            let source = scattered(entries - 1);
+            let segments = [Segment { name: "kernel", destination: run(0x8000, entries - 1), source: &source }];
+            assert_eq!(pages_needed(&segments), needed, "{entries} entries");
+            let mut pages = vec![[u64::MAX; ENTRIES_PER_PAGE]; needed + 1];
+
+            let few = build(&segments, &mut pages[..needed - 1], BASE);
+            assert_eq!(few, Err(TooFewPages { needed, given: needed - 1 }));
+            assert!(pages.as_flattened().iter().all(|&word| word == u64::MAX), "written though it did not fit");
+
+            let head = build(&segments, &mut pages, BASE).expect("it was given what it needs");
+            assert!(pages[needed].iter().all(|&word| word == u64::MAX), "written beyond what was needed");
+            let words = &pages.as_flattened()[..needed * ENTRIES_PER_PAGE];
+            assert_eq!(words.iter().position(|&word| word == DONE), Some(done), "{entries} entries");
+            for link in 1..needed {
+                assert_eq!(words[link * 512 - 1], (BASE.0 + link as u64 * 0x1000) | INDIRECTION);
+            }
+            assert!(words[done + 1..].iter().all(|&word| word == 0));
+            let (moves, end) = walked(head, words);
+            assert_eq!(end, Ok(()));
+            let destinations = moves.iter().map(|moved| moved.destination);
+            assert!(destinations.eq((0..entries - 1).map(|n| page(0x8000 + n))), "{entries} entries");
+            assert!(moves.iter().map(|moved| moved.source).eq(source.iter().map(|run| run.start)));
+            assert_eq!(check(&segments, head, |at| word(&pages, at)), Ok(()));
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! Segments: what the next image consists of, and the rules that make it safe to move there.
+//!
+//! *When:* while a generation plans its successor, before the list is built and long before "Bye!".
+//! *On entry:* the payloads have been loaded into frames; RAM, reservations and devices are known from the device tree.
+//! *Leaves behind:* nothing; [`check`] reads and judges. What passes may be given to [`list::build`](crate::list::build).
+//! *Refuses:* each rule of Linux's `sanity_check_segment_list` and of this crate by a [`Refused`] that carries the value.
+//!
+//! The rule that everything leans on is Linux's: **a source page is its own destination, or no segment's destination.** No page
+//! is then overwritten before it has been copied, whatever the order of the moves and however the segments overlap the kernel
+//! that runs. It is asked of each move: a page that stays in place may not also be copied elsewhere.
+
+use core::fmt;
+use core::ops::Range;
+
+use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
+
+/// How many segments there may be: Linux's `KEXEC_SEGMENT_MAX`.
+pub const MAX_SEGMENTS: usize = 16;
+
+/// A part of the next image: where it goes, and the frames it waits in.
+#[derive(Clone, Debug)]
+pub struct Segment<'a> {
+    /// What it is called in messages.
+    pub name: &'a str,
+    /// Where it goes: whole pages, all of its size in memory, the zeroed tail beyond the file included.
+    pub destination: Range<PhysAddr>,
+    /// Where it lies now: runs of whole frames, in the order of the destination and together exactly as long. A run may be
+    /// its own destination (in place).
+    pub source: &'a [Range<PhysAddr>],
+}
+
+/// Memory that nothing may be moved over, and what it is called in messages.
+#[derive(Clone, Debug)]
+pub struct Reserved<'a> {
+    /// Where it lies; need not be whole pages.
+    pub range: Range<PhysAddr>,
+    /// What it is called in messages.
+    pub name: &'a str,
+}
+
+/// What segments are held against.
+#[derive(Clone, Debug)]
+pub struct Memory<'a> {
+    /// All RAM: no two ranges overlap, and ranges that touch have been made one.
+    pub ram: &'a [Range<PhysAddr>],
+    /// RAM that must survive the restart.
+    pub reserved: &'a [Reserved<'a>],
+    /// Device registers.
+    pub devices: &'a [Range<PhysAddr>],
+    /// The control pages: relocation code, list, tables, vectors, breadcrumbs.
+    pub control: Range<PhysAddr>,
+}
+
+/// Why segments were refused: the rule, and the value that broke it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(missing_docs, reason = "a variant's line says what its fields hold; they are named for it")]
+pub enum Refused<'a> {
+    /// More than [`MAX_SEGMENTS`] segments.
+    TooManySegments { given: usize },
+    /// A destination that does not consist of whole pages.
+    DestinationMisaligned { segment: &'a str, destination: Range<PhysAddr> },
+    /// A destination without a page.
+    DestinationEmpty { segment: &'a str, destination: Range<PhysAddr> },
+    /// A segment larger than `limit`, half of RAM.
+    SegmentTooLarge { segment: &'a str, bytes: u64, limit: u64 },
+    /// Segments together larger than `limit`, half of RAM.
+    TotalTooLarge { bytes: u64, limit: u64 },
+    /// A destination over a device's registers.
+    OverDevice { segment: &'a str, destination: Range<PhysAddr>, device: Range<PhysAddr> },
+    /// A destination that is not wholly in one range of RAM.
+    OutsideRam { segment: &'a str, destination: Range<PhysAddr> },
+    /// A destination over memory that is reserved.
+    OverReserved { segment: &'a str, destination: Range<PhysAddr>, reserved: &'a str, range: Range<PhysAddr> },
+    /// A destination over the control pages.
+    OverControl { segment: &'a str, destination: Range<PhysAddr>, control: Range<PhysAddr> },
+    /// Two destinations that overlap, from `page` on.
+    Overlap { first: &'a str, second: &'a str, page: PhysAddr },
+    /// A source run that does not consist of whole pages.
+    SourceMisaligned { segment: &'a str, run: Range<PhysAddr> },
+    /// A source run that is not wholly in one range of RAM.
+    SourceOutsideRam { segment: &'a str, run: Range<PhysAddr> },
+    /// A source shorter or longer than its destination, both in bytes.
+    SourceLength { segment: &'a str, source: u64, destination: u64 },
+    /// A source page among the control pages.
+    SourceInControl { segment: &'a str, page: PhysAddr, control: Range<PhysAddr> },
+    /// A source page that is another page's source and itself the destination of `target`: it would be overwritten too early.
+    SourceIsDestination { segment: &'a str, page: PhysAddr, target: &'a str },
+}
+
+impl fmt::Display for Refused<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooManySegments { given } => {
+                write!(f, "{given} segments, and {MAX_SEGMENTS} are the most there may be: join some")
+            }
+            Self::DestinationMisaligned { segment, destination } => write!(
+                f,
+                "segment \"{segment}\": the destination {} does not consist of whole pages: align both ends to {PAGE_SIZE:#x}",
+                span(destination)
+            ),
+            Self::DestinationEmpty { segment, destination } => {
+                write!(
+                    f,
+                    "segment \"{segment}\": the destination {} is empty: leave the segment out",
+                    span(destination)
+                )
+            }
+            Self::SegmentTooLarge { segment, bytes, limit } => write!(
+                f,
+                "segment \"{segment}\": {bytes} bytes are more than half of RAM, {limit} bytes: make it smaller or give the \
+                 machine more memory"
+            ),
+            Self::TotalTooLarge { bytes, limit } => write!(
+                f,
+                "the segments' {bytes} bytes are together more than half of RAM, {limit} bytes: make them smaller or give the \
+                 machine more memory"
+            ),
+            Self::OverDevice { segment, destination, device } => write!(
+                f,
+                "segment \"{segment}\": the destination {} lies over the device at {}: choose a place in RAM",
+                span(destination),
+                span(device)
+            ),
+            Self::OutsideRam { segment, destination } => write!(
+                f,
+                "segment \"{segment}\": the destination {} is not wholly in one range of RAM: choose a place that is",
+                span(destination)
+            ),
+            Self::OverReserved { segment, destination, reserved, range } => write!(
+                f,
+                "segment \"{segment}\": the destination {} lies over reserved memory, \"{reserved}\" at {}: choose another place",
+                span(destination),
+                span(range)
+            ),
+            Self::OverControl { segment, destination, control } => write!(
+                f,
+                "segment \"{segment}\": the destination {} lies over the control pages at {}: move either",
+                span(destination),
+                span(control)
+            ),
+            Self::Overlap { first, second, page } => {
+                write!(f, "segments \"{first}\" and \"{second}\" overlap at {page}: move either")
+            }
+            Self::SourceMisaligned { segment, run } => write!(
+                f,
+                "segment \"{segment}\": the source run {} does not consist of whole pages: load it into whole frames",
+                span(run)
+            ),
+            Self::SourceOutsideRam { segment, run } => write!(
+                f,
+                "segment \"{segment}\": the source run {} is not wholly in one range of RAM: load it into frames that are",
+                span(run)
+            ),
+            Self::SourceLength { segment, source, destination } => write!(
+                f,
+                "segment \"{segment}\": the source's {source} bytes are {} than the destination's {destination}: make them equal",
+                if source < destination { "shorter" } else { "longer" }
+            ),
+            Self::SourceInControl { segment, page, control } => write!(
+                f,
+                "segment \"{segment}\": the source page {page} is one of the control pages at {}: load it elsewhere",
+                span(control)
+            ),
+            Self::SourceIsDestination { segment, page, target } => write!(
+                f,
+                "segment \"{segment}\": the source page {page} lies in the destination of \"{target}\" and could be overwritten \
+                 before it is copied: load it into a frame that is nobody's destination"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for Refused<'_> {}
+
+/// A range as messages show it.
+fn span(range: &Range<PhysAddr>) -> impl fmt::Display {
+    let Range { start, end } = *range;
+    fmt::from_fn(move |f| write!(f, "{start}..{end}"))
+}
+
+/// Holds `segments` against every rule.
+///
+/// Takes time in the number of source runs times the number of segments.
+///
+/// # Errors
+///
+/// The first rule broken: the number of segments, then each destination by itself, then destinations against each other and
+/// together, then the sources.
+pub fn check<'a>(segments: &[Segment<'a>], memory: &Memory<'a>) -> Result<(), Refused<'a>> {
+    if segments.len() > MAX_SEGMENTS {
+        return Err(Refused::TooManySegments { given: segments.len() });
+    }
+    let limit = memory.ram.iter().map(PhysRange::bytes).fold(0, u64::saturating_add) / 2;
+    for segment in segments {
+        check_destination(segment, memory, limit)?;
+    }
+    for (index, second) in segments.iter().enumerate() {
+        if let Some(first) = segments[..index].iter().find(|first| first.destination.overlaps(&second.destination)) {
+            let page = first.destination.start.max(second.destination.start);
+            return Err(Refused::Overlap { first: first.name, second: second.name, page });
+        }
+    }
+    // Disjoint ranges: their sum fits 64 bits.
+    let bytes = segments.iter().map(|segment| segment.destination.bytes()).sum();
+    if bytes > limit {
+        return Err(Refused::TotalTooLarge { bytes, limit });
+    }
+    segments.iter().try_for_each(|segment| check_source(segment, segments, memory))
+}
+
+/// The rules for one destination by itself.
+fn check_destination<'a>(segment: &Segment<'a>, memory: &Memory<'a>, limit: u64) -> Result<(), Refused<'a>> {
+    let (name, destination) = (segment.name, &segment.destination);
+    let (segment, bytes) = (name, destination.bytes());
+    if !is_whole_pages(destination) {
+        return Err(Refused::DestinationMisaligned { segment, destination: destination.clone() });
+    }
+    if destination.is_empty() {
+        return Err(Refused::DestinationEmpty { segment, destination: destination.clone() });
+    }
+    if bytes > limit {
+        return Err(Refused::SegmentTooLarge { segment, bytes, limit });
+    }
+    // Before RAM is asked about: a device is outside RAM too, and its address says more.
+    if let Some(device) = memory.devices.iter().find(|device| device.overlaps(destination)) {
+        return Err(Refused::OverDevice { segment, destination: destination.clone(), device: device.clone() });
+    }
+    if !memory.ram.iter().any(|ram| ram.covers(destination)) {
+        return Err(Refused::OutsideRam { segment, destination: destination.clone() });
+    }
+    if let Some(Reserved { range, name }) = memory.reserved.iter().find(|reserved| reserved.range.overlaps(destination))
+    {
+        let (reserved, range) = (*name, range.clone());
+        return Err(Refused::OverReserved { segment, destination: destination.clone(), reserved, range });
+    }
+    if memory.control.overlaps(destination) {
+        let control = memory.control.clone();
+        return Err(Refused::OverControl { segment, destination: destination.clone(), control });
+    }
+    Ok(())
+}
+
+/// The rules for one segment's source, all destinations being good.
+fn check_source<'a>(segment: &Segment<'a>, segments: &[Segment<'a>], memory: &Memory<'_>) -> Result<(), Refused<'a>> {
+    let name = segment.name;
+    for run in segment.source {
+        if !is_whole_pages(run) {
+            return Err(Refused::SourceMisaligned { segment: name, run: run.clone() });
+        }
+        if !memory.ram.iter().any(|ram| ram.covers(run)) {
+            return Err(Refused::SourceOutsideRam { segment: name, run: run.clone() });
+        }
+        if memory.control.overlaps(run) {
+            let (page, control) = (run.start.max(memory.control.start.align_down(PAGE_SIZE)), memory.control.clone());
+            return Err(Refused::SourceInControl { segment: name, page, control });
+        }
+    }
+    let source = segment.source.iter().map(PhysRange::bytes).fold(0, u64::saturating_add);
+    let destination = segment.destination.bytes();
+    if source != destination {
+        return Err(Refused::SourceLength { segment: name, source, destination });
+    }
+    let mut to = segment.destination.start;
+    for run in segment.source {
+        // A run in place lies in its own destination, since the lengths agree, and so in no other.
+        let in_place = run.start == to;
+        if let Some(target) = segments.iter().find(|target| !in_place && target.destination.overlaps(run)) {
+            let page = run.start.max(target.destination.start);
+            return Err(Refused::SourceIsDestination { segment: name, page, target: target.name });
+        }
+        to = PhysAddr(to.0 + run.bytes());
+    }
+    Ok(())
+}
+
+/// Whether both ends lie on a page's start.
+fn is_whole_pages(range: &Range<PhysAddr>) -> bool {
+    range.start.is_aligned(PAGE_SIZE) && range.end.is_aligned(PAGE_SIZE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, end: u64) -> Range<PhysAddr> {
+        PhysAddr(start)..PhysAddr(end)
+    }
+
+    /// 16 MiB of RAM in two ranges, with something reserved, a UART and control pages.
+    const RAM: &[Range<PhysAddr>] =
+        &[PhysAddr(0x4000_0000)..PhysAddr(0x4080_0000), PhysAddr(0x8000_0000)..PhysAddr(0x8080_0000)];
+    const RESERVED: &[Reserved<'_>] =
+        &[Reserved { range: PhysAddr(0x4030_0800)..PhysAddr(0x4030_0900), name: "breadcrumbs" }];
+    const DEVICES: &[Range<PhysAddr>] = &[PhysAddr(0x0900_0000)..PhysAddr(0x0900_1000)];
+    const MEMORY: Memory<'_> = Memory {
+        ram: RAM,
+        reserved: RESERVED,
+        devices: DEVICES,
+        control: PhysAddr(0x4040_0000)..PhysAddr(0x4041_0000),
+    };
+
+    /// What becomes of one segment called "kernel": the sentence of its refusal, or nothing.
+    fn judge(destination: Range<PhysAddr>, source: &[Range<PhysAddr>]) -> String {
+        judge_all(&[Segment { name: "kernel", destination, source }])
+    }
+
+    fn judge_all(segments: &[Segment<'_>]) -> String {
+        check(segments, &MEMORY).map_or_else(|refused| refused.to_string(), |()| String::new())
+    }
+
+    /// A segment that is where it goes.
+    fn in_place<'a>(name: &'a str, run: &'a [Range<PhysAddr>; 1]) -> Segment<'a> {
+        Segment { name, destination: run[0].clone(), source: run }
+    }
+
+    #[test]
+    fn what_keeps_the_rules_passes() {
+        assert_eq!(judge_all(&[]), "");
+        // From scattered frames, the last of them in place, right beside everything that is forbidden.
+        let source =
+            [range(0x8000_0000, 0x8000_1000), range(0x8070_0000, 0x8070_1000), range(0x402f_f000, 0x4030_0000)];
+        assert_eq!(judge(range(0x402f_d000, 0x4030_0000), &source), "");
+        assert_eq!(judge(range(0x4030_1000, 0x4040_0000), &[range(0x8000_0000, 0x800f_f000)]), "");
+        assert_eq!(judge(range(0x4041_0000, 0x4042_0000), &[range(0x8000_0000, 0x8001_0000)]), "");
+        // One page may be the source of two: nobody writes it.
+        let twice = [range(0x8000_0000, 0x8000_1000), range(0x8000_0000, 0x8000_1000)];
+        assert_eq!(judge(range(0x4000_0000, 0x4000_2000), &twice), "");
+        // Half of RAM, exactly.
+        assert_eq!(judge(range(0x8000_0000, 0x8080_0000), &[range(0x8000_0000, 0x8080_0000)]), "");
+    }
+
+    #[test]
+    fn more_than_sixteen_segments_are_refused() {
+        let runs: Vec<[Range<PhysAddr>; 1]> =
+            (0..17).map(|page| [range(0x4000_0000 + page * PAGE_SIZE, 0x4000_1000 + page * PAGE_SIZE)]).collect();
+        let segments: Vec<Segment<'_>> = runs.iter().map(|run| in_place("page", run)).collect();
+        assert_eq!(judge_all(&segments[..16]), "");
+        assert_eq!(judge_all(&segments), "17 segments, and 16 are the most there may be: join some");
+    }
+
+    #[test]
+    fn a_misaligned_destination_is_refused() {
+        assert_eq!(
+            judge(range(0x4000_0800, 0x4000_2000), &[]),
+            "segment \"kernel\": the destination 0x40000800..0x40002000 does not consist of whole pages: align both ends to 0x1000"
+        );
+        assert!(
+            judge(range(0x4000_0000, 0x4000_1fff), &[]).contains("0x40000000..0x40001fff does not consist of whole")
+        );
+    }
+
+    #[test]
+    fn an_empty_destination_is_refused() {
+        assert_eq!(
+            judge(range(0x4000_0000, 0x4000_0000), &[]),
+            "segment \"kernel\": the destination 0x40000000..0x40000000 is empty: leave the segment out"
+        );
+        assert!(judge(range(0x4000_1000, 0x4000_0000), &[]).contains("0x40001000..0x40000000 is empty"));
+    }
+
+    #[test]
+    fn a_segment_above_half_of_ram_is_refused() {
+        assert_eq!(
+            judge(range(0x8000_0000, 0x8080_1000), &[]),
+            "segment \"kernel\": 8392704 bytes are more than half of RAM, 8388608 bytes: make it smaller or give the machine \
+             more memory"
+        );
+    }
+
+    #[test]
+    fn segments_together_above_half_of_ram_are_refused() {
+        let (first, second) = ([range(0x8000_0000, 0x8080_0000)], [range(0x4000_0000, 0x4000_1000)]);
+        assert_eq!(
+            judge_all(&[in_place("kernel", &first), in_place("dtb", &second)]),
+            "the segments' 8392704 bytes are together more than half of RAM, 8388608 bytes: make them smaller or give the machine \
+             more memory"
+        );
+    }
+
+    #[test]
+    fn a_destination_over_a_device_is_refused() {
+        assert_eq!(
+            judge(range(0x0900_0000, 0x0900_2000), &[]),
+            "segment \"kernel\": the destination 0x9000000..0x9002000 lies over the device at 0x9000000..0x9001000: choose a place \
+             in RAM"
+        );
+    }
+
+    #[test]
+    fn a_destination_outside_ram_is_refused() {
+        for (start, end) in [(0x1000, 0x2000), (0x3fff_f000, 0x4000_1000), (0x407f_f000, 0x4080_1000)] {
+            assert_eq!(
+                judge(range(start, end), &[]),
+                format!(
+                    "segment \"kernel\": the destination {start:#x}..{end:#x} is not wholly in one range of RAM: choose a place that is"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn a_destination_over_reserved_memory_is_refused() {
+        assert_eq!(
+            judge(range(0x4030_0000, 0x4030_1000), &[]),
+            "segment \"kernel\": the destination 0x40300000..0x40301000 lies over reserved memory, \"breadcrumbs\" at \
+             0x40300800..0x40300900: choose another place"
+        );
+    }
+
+    #[test]
+    fn a_destination_over_the_control_pages_is_refused() {
+        for (start, end) in [(0x403f_0000, 0x4040_1000), (0x4040_1000, 0x4040_2000), (0x4040_f000, 0x4041_1000)] {
+            assert_eq!(
+                judge(range(start, end), &[]),
+                format!(
+                    "segment \"kernel\": the destination {start:#x}..{end:#x} lies over the control pages at \
+                     0x40400000..0x40410000: move either"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn two_destinations_that_overlap_are_refused() {
+        let (first, second) = ([range(0x4000_0000, 0x4000_3000)], [range(0x4000_2000, 0x4000_4000)]);
+        let segments = [in_place("kernel", &first), in_place("dtb", &second)];
+        assert_eq!(judge_all(&segments), "segments \"kernel\" and \"dtb\" overlap at 0x40002000: move either");
+    }
+
+    #[test]
+    fn a_misaligned_source_is_refused() {
+        assert_eq!(
+            judge(range(0x4000_0000, 0x4000_1000), &[range(0x8000_0010, 0x8000_1010)]),
+            "segment \"kernel\": the source run 0x80000010..0x80001010 does not consist of whole pages: load it into whole frames"
+        );
+    }
+
+    #[test]
+    fn a_source_outside_ram_is_refused() {
+        assert_eq!(
+            judge(range(0x4000_0000, 0x4000_1000), &[range(0x9000_0000, 0x9000_1000)]),
+            "segment \"kernel\": the source run 0x90000000..0x90001000 is not wholly in one range of RAM: load it into frames that \
+             are"
+        );
+    }
+
+    #[test]
+    fn a_source_of_another_length_is_refused() {
+        let source = [range(0x8000_0000, 0x8000_1000), range(0x8001_0000, 0x8001_2000)];
+        assert_eq!(
+            judge(range(0x4000_0000, 0x4000_4000), &source),
+            "segment \"kernel\": the source's 12288 bytes are shorter than the destination's 16384: make them equal"
+        );
+        assert_eq!(
+            judge(range(0x4000_0000, 0x4000_2000), &source),
+            "segment \"kernel\": the source's 12288 bytes are longer than the destination's 8192: make them equal"
+        );
+    }
+
+    #[test]
+    fn a_source_in_the_control_pages_is_refused() {
+        assert_eq!(
+            judge(range(0x4000_0000, 0x4000_2000), &[range(0x403f_f000, 0x4040_1000)]),
+            "segment \"kernel\": the source page 0x40400000 is one of the control pages at 0x40400000..0x40410000: load it elsewhere"
+        );
+    }
+
+    #[test]
+    fn a_source_that_is_another_segments_destination_is_refused() {
+        let kernel = [range(0x8000_0000, 0x8000_4000)];
+        let dtb = [range(0x4000_0000, 0x4000_1000)];
+        let segments = [
+            Segment { name: "dtb", destination: range(0x4010_0000, 0x4010_1000), source: &dtb },
+            Segment { name: "kernel", destination: range(0x4000_0000, 0x4000_4000), source: &kernel },
+        ];
+        let sentence = "segment \"dtb\": the source page 0x40000000 lies in the destination of \"kernel\" and could be overwritten \
+                        before it is copied: load it into a frame that is nobody's destination";
+        assert_eq!(judge_all(&segments), sentence);
+        // In place it is overwritten by nobody, but the rule is asked of each move, whatever the other one is.
+        let segments = [segments[0].clone(), in_place("kernel", &dtb)];
+        assert_eq!(judge_all(&segments), sentence);
+    }
+
+    #[test]
+    fn a_source_shifted_within_its_own_destination_is_refused() {
+        let down = judge(range(0x4000_0000, 0x4000_4000), &[range(0x4000_1000, 0x4000_5000)]);
+        assert!(down.contains("the source page 0x40001000 lies in the destination of \"kernel\""), "{down}");
+        let up = judge(range(0x4000_2000, 0x4000_6000), &[range(0x4000_0000, 0x4000_4000)]);
+        assert!(up.contains("the source page 0x40002000 lies in the destination of \"kernel\""), "{up}");
+    }
+
+    #[test]
+    fn the_in_place_part_of_a_source_does_not_excuse_the_rest() {
+        // Pages 0 and 1 in place, then page 2's place filled from page 1.
+        let source = [range(0x4000_0000, 0x4000_2000), range(0x4000_1000, 0x4000_2000)];
+        assert!(judge(range(0x4000_0000, 0x4000_3000), &source).contains("the source page 0x40001000 lies in"));
+    }
+}

@@ -1,0 +1,166 @@
+//! qemu.toml: the machines, each flag with its reason.
+//!
+//! *When:* first thing in every verb that starts QEMU. Nothing here knows a machine's name: a new machine is a new table.
+//! Refuses a file with unknown keys, a flag without a reason, and a machine that is not there (naming those that are).
+
+use std::{collections::BTreeMap, fmt, path::Path};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use serde::Deserialize;
+
+use crate::Usage;
+
+/// The whole of qemu.toml.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// What each run is told, whatever the machine.
+    pub common: Common,
+    /// The flags of each register layout of virtio-mmio.
+    pub virtio: VirtioFlags,
+    /// The machines by name.
+    #[serde(rename = "machine")]
+    pub machines: BTreeMap<String, Machine>,
+}
+
+/// What each run is told, whatever the machine.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Common {
+    /// For every run.
+    pub flags: Vec<Flag>,
+    /// For runs of our own kernel only.
+    pub semihosting: Vec<Flag>,
+}
+
+/// The flags of each register layout of virtio-mmio.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VirtioFlags {
+    /// Version 2.
+    pub modern: Vec<Flag>,
+    /// Version 1.
+    pub legacy: Vec<Flag>,
+}
+
+/// One machine.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// One line for people.
+    pub description: String,
+    /// The CPU of a plain run.
+    pub cpu: String,
+    /// Every CPU that the tests run this machine with.
+    pub cpus: Vec<String>,
+    /// The RAM of a plain run, as QEMU's `-m` takes it.
+    pub memory: String,
+    /// The register layout of a plain run.
+    pub virtio: Virtio,
+    /// What QEMU is told.
+    pub flags: Vec<Flag>,
+    /// Words that this machine's kernel is always given.
+    pub bootargs: String,
+}
+
+/// One flag with its value and its reason.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flag {
+    /// As typed, split at spaces.
+    pub arg: String,
+    /// For the reader of the file and of `doctor`.
+    pub why: String,
+}
+
+/// A register layout of virtio-mmio.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Virtio {
+    /// Version 2, virtio 1.0 and later.
+    Modern,
+    /// Version 1, before the standard.
+    Legacy,
+}
+
+impl fmt::Display for Virtio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Modern => "modern",
+            Self::Legacy => "legacy",
+        })
+    }
+}
+
+impl Flag {
+    /// The words that QEMU is given.
+    pub fn words(&self) -> impl Iterator<Item = String> {
+        self.arg.split_whitespace().map(str::to_owned)
+    }
+}
+
+impl Config {
+    /// Reads `qemu.toml` in the directory `root`.
+    pub fn read(root: &Path) -> Result<Self> {
+        let path = root.join("qemu.toml");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("{} is not as its first lines describe", path.display()))
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        let machines = config.machines.values().flat_map(|machine| &machine.flags);
+        let common = config.common.flags.iter().chain(&config.common.semihosting);
+        let virtio = config.virtio.modern.iter().chain(&config.virtio.legacy);
+        for flag in machines.chain(common).chain(virtio) {
+            anyhow::ensure!(!flag.why.trim().is_empty(), "the flag `{}` has no reason: fill in its `why`", flag.arg);
+        }
+        Ok(config)
+    }
+
+    /// The machine called `name`; an unknown one is a usage error that lists those there are.
+    pub fn machine(&self, name: &str) -> Result<&Machine> {
+        self.machines.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.machines.keys().map(String::as_str).collect();
+            Usage(format!("there is no machine `{name}` in qemu.toml; there are: {}", known.join(", "))).into()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_of_the_tree_is_read_and_has_the_three_modes() {
+        let config = Config::read(&crate::root()).unwrap();
+        for name in ["el1", "nvhe", "vhe"] {
+            let machine = config.machine(name).unwrap();
+            assert!(machine.cpus.contains(&machine.cpu), "{name}: the plain CPU is one of those that are tested");
+        }
+        assert_eq!(config.machine("nvhe").unwrap().bootargs, "el2=nvhe");
+        assert_eq!(config.machine("vhe").unwrap().bootargs, "el2=vhe");
+    }
+
+    #[test]
+    fn an_unknown_machine_is_a_usage_error_that_names_the_others() {
+        let error = Config::read(&crate::root()).unwrap().machine("pdp11").unwrap_err();
+        assert!(error.is::<Usage>());
+        let words = error.to_string();
+        assert!(words.contains("pdp11") && words.contains("nvhe"), "{words}");
+    }
+
+    #[test]
+    fn a_flag_needs_a_reason_and_a_key_must_be_known() {
+        let text = |why: &str, more: &str| {
+            format!(
+                "[common]\nflags = [{{ arg = \"-x\", why = \"{why}\" }}]\nsemihosting = []\n{more}\n\
+                 [virtio]\nmodern = []\nlegacy = []\n[machine]\n"
+            )
+        };
+        assert!(Config::parse(&text("because", "")).is_ok());
+        assert!(Config::parse(&text(" ", "")).unwrap_err().to_string().contains("`-x`"));
+        assert!(Config::parse(&text("because", "flgas = 1")).is_err());
+    }
+}

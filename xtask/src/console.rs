@@ -1,0 +1,263 @@
+//! The console of a run: read as it comes, shown, kept, and searched for the markers that the kernel prints.
+//!
+//! *When:* while QEMU runs, on a thread of its own for each stream. The kernel's words are `boot::marker`'s; a log line may
+//! have its generation in brackets before them. A last line without an end is kept as well: a kernel that hangs leaves one.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, mpsc::Sender},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use boot::marker;
+
+/// What a line of the console tells about the run.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// A generation has come up.
+    Generation,
+    /// The point of no return is next.
+    Bye,
+    /// A restart was refused; the generation lives on.
+    Refused,
+    /// The last generation ended as ordered.
+    Success,
+    /// The run ended, not as ordered.
+    Failure,
+    /// An exception or a panic, or what else is printed in need.
+    Emergency,
+    /// A CPU's last words.
+    Stopped,
+    /// xtask ran out of patience.
+    TimedOut,
+    /// QEMU has ended.
+    Exit,
+}
+
+impl Kind {
+    /// The word for events.jsonl.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Generation => "generation",
+            Self::Bye => "bye",
+            Self::Refused => "refused",
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Emergency => "emergency",
+            Self::Stopped => "stopped",
+            Self::TimedOut => "timed-out",
+            Self::Exit => "exit",
+        }
+    }
+}
+
+/// Something that happened in a run.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Since QEMU was started.
+    pub at: Duration,
+    /// What it is.
+    pub kind: Kind,
+    /// The whole line, or xtask's own words.
+    pub line: String,
+}
+
+impl Event {
+    /// One line of events.jsonl.
+    pub fn json(&self) -> String {
+        let ms = (self.at.as_secs_f64() * 1e6).round() / 1e3;
+        serde_json::json!({ "ms": ms, "event": self.kind.word(), "line": self.line }).to_string()
+    }
+}
+
+/// What the line says about the run, if anything.
+pub fn classify(line: &str) -> Option<Kind> {
+    // The longer marker first: what a stopping CPU says is an emergency too.
+    let markers = [
+        (marker::STOPPED, Kind::Stopped),
+        (marker::EMERGENCY, Kind::Emergency),
+        (marker::GENERATION, Kind::Generation),
+        (marker::BYE, Kind::Bye),
+        (marker::REFUSED, Kind::Refused),
+        (marker::SUCCESS, Kind::Success),
+        (marker::FAILURE, Kind::Failure),
+    ];
+    let text = without_generation(line);
+    markers.into_iter().find_map(|(marker, kind)| text.starts_with(marker).then_some(kind))
+}
+
+/// The line without its `[generation] `.
+fn without_generation(line: &str) -> &str {
+    let inner = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+    match inner {
+        Some((number, text)) if !number.is_empty() && number.trim().bytes().all(|b| b.is_ascii_digit()) => text,
+        _ => line,
+    }
+}
+
+/// A line of the console and when it was complete.
+#[derive(Debug)]
+pub struct Line {
+    /// Since QEMU was started.
+    pub at: Duration,
+    /// Without its end.
+    pub text: String,
+}
+
+/// A stream that is being read: everything so far.
+pub struct Stream {
+    so_far: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Stream {
+    /// Reads `from` until it ends: into the file `log`, to `show` if there is one, and line by line to `lines`, whose
+    /// other end sees the stream's end as a closed channel.
+    pub fn read(
+        mut from: impl Read + Send + 'static,
+        log: &Path,
+        mut show: Option<Box<dyn Write + Send>>,
+        lines: Option<Sender<Line>>,
+        started: Instant,
+    ) -> Result<Self> {
+        let mut log = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        let so_far = Arc::new(Mutex::new(Vec::new()));
+        let all = Arc::clone(&so_far);
+        let reader = std::thread::spawn(move || {
+            let mut splitter = Splitter::default();
+            let mut buffer = [0; 4096];
+            // An error is an end too: the process at the other end has gone.
+            while let Ok(count @ 1..) = from.read(&mut buffer) {
+                let at = started.elapsed();
+                let bytes = &buffer[..count];
+                all.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+                // A full disk or a closed terminal does not end the run; what is in memory decides.
+                let _ = log.write_all(bytes);
+                if let Some(show) = &mut show {
+                    let _ = show.write_all(bytes).and_then(|()| show.flush());
+                }
+                for text in splitter.feed(bytes) {
+                    let _ = lines.as_ref().map(|lines| lines.send(Line { at, text }));
+                }
+            }
+            if let (Some(lines), Some(text)) = (lines, splitter.rest()) {
+                let _ = lines.send(Line { at: started.elapsed(), text });
+            }
+        });
+        Ok(Self { so_far, reader })
+    }
+
+    /// Everything read so far, as text.
+    pub fn text(&self) -> String {
+        text(&self.so_far.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits for the stream's end and gives everything. The process at the other end must have ended.
+    pub fn finish(self) -> String {
+        let _ = self.reader.join();
+        text(&self.so_far.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Bytes from a serial line as text with plain line ends.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).replace('\r', "")
+}
+
+/// Makes lines of bytes that come in pieces.
+#[derive(Default)]
+struct Splitter(Vec<u8>);
+
+impl Splitter {
+    /// The lines that `bytes` completes.
+    fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.0.extend_from_slice(bytes);
+        let mut lines = Vec::new();
+        while let Some(end) = self.0.iter().position(|&b| b == b'\n') {
+            let line: Vec<u8> = self.0.drain(..=end).collect();
+            lines.push(text(&line[..end]));
+        }
+        lines
+    }
+
+    /// What is left without an end.
+    fn rest(self) -> Option<String> {
+        (!self.0.is_empty()).then(|| text(&self.0))
+    }
+}
+
+/// The last `count` lines of `text`.
+pub fn tail(text: &str, count: usize) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markers_are_known_at_the_start_of_a_line_only() {
+        let cases = [
+            ("Generation 0 of 3", Some(Kind::Generation)),
+            ("[0] Generation 0 of 3", Some(Kind::Generation)),
+            ("[  12] Bye! copying 3 segments", Some(Kind::Bye)),
+            ("[1] Refused: no disk", Some(Kind::Refused)),
+            ("Ouroboros: success", Some(Kind::Success)),
+            ("[2] Ouroboros: failure", Some(Kind::Failure)),
+            ("!! synchronous exception", Some(Kind::Emergency)),
+            ("!! stopped", Some(Kind::Stopped)),
+            ("[7] !! stopped at the control page", Some(Kind::Stopped)),
+            ("the next Generation 4", None),
+            ("[x] Generation 4", None),
+            ("[] Generation 4", None),
+            ("", None),
+        ];
+        for (line, kind) in cases {
+            assert_eq!(classify(line), kind, "{line}");
+        }
+    }
+
+    #[test]
+    fn pieces_become_lines_and_nothing_is_lost() {
+        let mut splitter = Splitter::default();
+        assert_eq!(splitter.feed(b"Gener"), Vec::<String>::new());
+        assert_eq!(splitter.feed(b"ation 1\r\n\nBye"), ["Generation 1", ""]);
+        assert_eq!(splitter.feed(b"!\n!! sto"), ["Bye!"]);
+        assert_eq!(splitter.rest().as_deref(), Some("!! sto"));
+    }
+
+    #[test]
+    fn a_stream_is_logged_split_and_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("console.log");
+        let (lines, heard) = std::sync::mpsc::channel();
+        let bytes: &[u8] = b"one\r\ntwo\xff\r\nrest";
+        let stream = Stream::read(bytes, &log, None, Some(lines), Instant::now()).unwrap();
+        let heard: Vec<_> = heard.iter().map(|line| line.text).collect();
+        assert_eq!(heard, ["one", "two\u{fffd}", "rest"]);
+        assert_eq!(stream.finish(), "one\ntwo\u{fffd}\nrest");
+        assert_eq!(std::fs::read(&log).unwrap(), bytes);
+    }
+
+    #[test]
+    fn an_event_is_one_line_of_json() {
+        let event = Event { at: Duration::from_micros(12_345), kind: Kind::Bye, line: "Bye! \"x\"".into() };
+        let value: serde_json::Value = serde_json::from_str(&event.json()).unwrap();
+        assert_eq!(
+            (&value["ms"], &value["event"], &value["line"]),
+            (&12.345.into(), &"bye".into(), &"Bye! \"x\"".into())
+        );
+    }
+
+    #[test]
+    fn the_tail_of_a_short_text_is_the_text() {
+        assert_eq!(tail("a\nb\nc\n", 2), "b\nc");
+        assert_eq!(tail("a", 20), "a");
+        assert_eq!(tail("", 20), "");
+    }
+}

@@ -1,0 +1,19 @@
+//! The disk: what the kernel restarts from.
+//!
+//! *When:* made for each run and by `image`. A FIT image at block 0, whose kernel is the very Image that is booted.
+
+use crate::{
+    fit::{self, Kind, Payload},
+    kernel_build::Built,
+};
+
+/// Where `base=load` sends each generation: 48 MiB into `virt`'s RAM, below everything that QEMU puts there, the dtb
+/// included, for any RAM of 128 MiB and more.
+pub const LOAD: u64 = 0x4300_0000;
+
+/// The disk with the kernel alone; with `load` it also says where that belongs.
+pub fn of(kernel: &Built, load: bool) -> Vec<u8> {
+    let kind = Kind::KernelNoload { load: load.then_some(LOAD) };
+    let description = format!("Ouroboros, build id {}", kernel.build_id);
+    fit::write(&[Payload { name: "kernel".to_owned(), description, data: kernel.image.clone(), kind }])
+}

@@ -1,0 +1,180 @@
+//! The verb `doctor`: what is needed, what is there, found out by trying it, and the line that mends each lack.
+//!
+//! *When:* on request. The target is compiled for, each machine of qemu.toml is started with each of its CPUs and ended
+//! before its first instruction, each debugger is asked whether it knows aarch64. Every trial is bounded in time.
+
+use std::{
+    io::{Read, Write},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    config::Config,
+    console::tail,
+    kernel_build::TARGET,
+    processes::Guarded,
+    qemu::{self, Choice, QEMU},
+    setup,
+};
+
+/// How long a trial may take; a QEMU that is stopped before its first instruction takes a tenth of a second.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Debuggers that may know aarch64, those made for it first.
+const DEBUGGERS: [&str; 6] =
+    ["gdb-multiarch", "aarch64-none-elf-gdb", "aarch64-elf-gdb", "aarch64-linux-gnu-gdb", "gdb", "lldb"];
+
+/// Tries everything and tells; gives the exit code.
+pub fn examine() -> Result<u8> {
+    let config = Config::read(&crate::root())?;
+    let mut sick = false;
+    let mut tell = |what: &str, trial: Result<String>, mend: &dyn Fn() -> String, required: bool| match trial {
+        Ok(found) => println!("  ok       {what}: {found}"),
+        Err(error) => {
+            sick |= required;
+            println!("  {}  {what}: {error:#}\n           {}", if required { "MISSING" } else { "without" }, mend());
+        }
+    };
+
+    println!("Needed to build:");
+    tell("Rust target", compile(), &|| format!("mend it: {}", setup::target_line()), true);
+    println!("Needed to run:");
+    let version = setup::qemu_version().context("does not start, or is not in PATH");
+    let there = version.is_ok();
+    tell(QEMU, version, &|| format!("mend it: {}", setup::qemu_line()), true);
+    let older = || format!("mend it: a QEMU that has it (8 or later): {}", setup::qemu_line());
+    for (name, machine) in config.machines.iter().filter(|_| there) {
+        println!("  machine {name}: {}", machine.description);
+        for cpu in &machine.cpus {
+            let choice = Choice { cpu: Some(cpu), ..Choice::plain(machine) };
+            tell(&format!("machine {name}, {cpu}"), start(&config, &choice), &older, true);
+        }
+    }
+    println!("Good to have:");
+    tell("a debugger that knows aarch64, for `run --gdb`", debugger().map(str::to_owned), &debugger_mend, false);
+    println!("{}", if sick { "Something that is needed is missing." } else { "Everything that is needed is here." });
+    Ok(sick.into())
+}
+
+/// Compiles an empty library for the bare-metal target.
+fn compile() -> Result<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let out = tempfile::tempdir().context("cannot make a folder for the trial")?;
+    let mut command = Command::new(rustc);
+    command.current_dir(crate::root()).arg("--out-dir").arg(out.path());
+    command.args(["--target", TARGET, "--crate-type", "lib", "--crate-name", "trial", "-"]);
+    let said = attempt(&mut command, "#![no_std]\npub fn trial() -> Option<u8> { core::hint::black_box(None) }\n")?;
+    ensure!(out.path().join("libtrial.rlib").exists(), "rustc left no library: {said}");
+    Ok(format!("rustc compiles for {TARGET}"))
+}
+
+/// Starts a machine stopped, and ends it.
+fn start(config: &Config, choice: &Choice<'_>) -> Result<String> {
+    let mut command = Command::new(QEMU);
+    command.args(choice.words(config)).args(["-S", "-serial", "none"]);
+    // A monitor on our pipe: it ends the machine in good order.
+    command.args(["-chardev", "stdio,id=quit", "-mon", "chardev=quit,mode=readline"]);
+    attempt(&mut command, "quit\n").map(|_| format!("starts with {}", choice.memory.unwrap_or(&choice.machine.memory)))
+}
+
+/// Runs the command to its end with `input`; what it said, or an error with its last words.
+fn attempt(command: &mut Command, input: &str) -> Result<String> {
+    let program = command.get_program().display().to_string();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let guarded = Guarded::spawn(command).with_context(|| format!("cannot start {program}"))?;
+    let (stdin, stdout, stderr) = guarded.pipes();
+    if let Some(mut stdin) = stdin {
+        // One that has ended already does not listen; its exit code tells more.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let (out, err) = (gather(stdout), gather(stderr));
+    let status = guarded.wait(PATIENCE)?;
+    guarded.kill();
+    let said = [err, out].map(|reader| reader.join().unwrap_or_default()).concat();
+    match status {
+        Some(status) if status.success() => Ok(said),
+        Some(_) => bail!("{}", tail(said.trim(), 3)),
+        None => bail!("{program} did not end within {} s", PATIENCE.as_secs()),
+    }
+}
+
+fn gather(from: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What was read before an error is what there is.
+        let _ = from.map(|mut from| from.read_to_end(&mut bytes));
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// The first debugger that says that it knows aarch64.
+fn debugger() -> Result<&'static str> {
+    let knows = |program: &&&str| setup::found(program).is_some() && knows_aarch64(program);
+    DEBUGGERS.iter().find(knows).copied().with_context(|| format!("none of {}", DEBUGGERS.join(", ")))
+}
+
+fn knows_aarch64(program: &str) -> bool {
+    let mut command = Command::new(program);
+    if program == "lldb" {
+        // LLVM's debugger has every architecture or is not packaged at all.
+        return attempt(command.arg("--version"), "").is_ok();
+    }
+    command.args(["-nx", "-batch", "-ex", "set architecture aarch64", "-ex", "show architecture"]);
+    // The exit code does not tell: gdb 13 ends with 0 after a refused command.
+    attempt(&mut command, "").is_ok_and(|said| accepted(&said))
+}
+
+/// Did gdb take the architecture? One that does not know it lists those that it does.
+fn accepted(said: &str) -> bool {
+    !said.contains("Undefined item") && said.contains("set to \"aarch64\"")
+}
+
+fn debugger_mend() -> String {
+    match setup::manager() {
+        Some(manager) => format!("mend it: {}", manager.gdb),
+        None => "install one with this machine's packages".to_owned(),
+    }
+}
+
+/// The line that debugs a kernel, with its symbols where QEMU loads it, at the `stub`.
+pub fn debugger_line(elf: &Path, stub: &str) -> String {
+    // The Image lies 2 MiB above the start of RAM: boot::image's text_offset is 0, and QEMU leaves room for its own code.
+    const LOADED: &str = "0x40200000";
+    let elf = elf.display().to_string();
+    match debugger() {
+        Ok("lldb") => {
+            let slide = format!("target modules load --file {elf} --slide {LOADED}");
+            qemu::shell_line(["lldb", &elf, "-o", &slide, "-o", &format!("gdb-remote {stub}")])
+        }
+        found => {
+            // Without one, the line is still what to type once there is.
+            let program = found.unwrap_or(DEBUGGERS[0]);
+            let (symbols, remote) = (format!("symbol-file {elf} -o {LOADED}"), format!("target remote {stub}"));
+            qemu::shell_line([program, "-ex", &symbols, "-ex", &remote])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gdb_that_does_not_know_the_architecture_is_told_apart() {
+        let knows = "The target architecture is set to \"aarch64\".\nThe target architecture is set to \"aarch64\".\n";
+        assert!(accepted(knows));
+        let not = "Undefined item: \"aarch64\".\nThe target architecture is set to \"auto\" (currently \"i386\").\n";
+        assert!(!accepted(not));
+    }
+
+    #[test]
+    fn a_trial_that_fails_shows_its_last_words() {
+        let error = attempt(Command::new("sh").args(["-c", "cat; echo why >&2; exit 3"]), "heard\n").unwrap_err();
+        assert!(error.to_string().contains("why"), "{error}");
+        assert_eq!(attempt(Command::new("cat").arg("-"), "heard\n").unwrap(), "heard\n");
+    }
+}

@@ -1,0 +1,272 @@
+//! The gdb remote protocol, as much of it as reading a stopped guest takes.
+//!
+//! *When:* a run hangs. QEMU's stub stops the machine when a client connects; it serves one client at a time. Packets are
+//! `$payload#checksum`, each acknowledged by `+` or asked for again by `-`; see "Remote Protocol" in gdb's manual. Registers have
+//! numbers, which `target.xml` and what it includes give to names: QEMU lists there the CPU's system registers, by names that
+//! changed with its versions.
+
+use std::{
+    collections::HashMap,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// How long a byte may take to come.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a packet is asked for again before the line is given up.
+const RETRIES: usize = 3;
+/// Bytes of memory for one packet: QEMU's packets hold 4096 characters, two for a byte.
+const CHUNK: usize = 1024;
+
+/// A stub that has been connected to, its guest stopped.
+pub struct Gdb {
+    stream: UnixStream,
+    received: Vec<u8>,
+    numbers: HashMap<String, usize>,
+}
+
+impl Gdb {
+    /// Connects to the stub's socket and learns the names of its registers. Memory is read by physical address from here on.
+    pub fn connect(socket: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(socket).with_context(|| format!("no gdb stub at {}", socket.display()))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut gdb = Self { stream, received: Vec::new(), numbers: HashMap::new() };
+        gdb.ask("qSupported:xmlRegisters=aarch64").context("does another client hold the gdb stub?")?;
+        let target = gdb.document("target.xml")?;
+        let mut features = vec![target.clone()];
+        for name in attributes(&target, "xi:include", "href") {
+            features.push(gdb.document(name)?);
+        }
+        gdb.numbers = numbers(&features);
+        // A broken map, or none, must not stand between the reader and the bytes.
+        gdb.expect_ok("Qqemu.PhyMemMode:1").context("QEMU is older than 4.1: it cannot read physical memory")?;
+        Ok(gdb)
+    }
+
+    /// The stub's names of its CPUs, in the order of their numbers.
+    pub fn threads(&mut self) -> Result<Vec<String>> {
+        let mut threads = Vec::new();
+        let mut reply = self.ask("qfThreadInfo")?;
+        while let Some(names) = reply.strip_prefix('m') {
+            threads.extend(names.split(',').map(str::to_owned));
+            reply = self.ask("qsThreadInfo")?;
+        }
+        ensure!(!threads.is_empty(), "the gdb stub names no CPU: {reply}");
+        Ok(threads)
+    }
+
+    /// Registers are those of `thread` from here on.
+    pub fn select(&mut self, thread: &str) -> Result<()> {
+        self.expect_ok(&format!("Hg{thread}"))
+    }
+
+    /// The register that has one of `names`, or `None` where this CPU, or this QEMU, has none of them.
+    pub fn register(&mut self, names: &[&str]) -> Result<Option<u64>> {
+        let Some(number) = names.iter().find_map(|name| self.numbers.get(*name)).copied() else { return Ok(None) };
+        let reply = self.ask(&format!("p{number:x}"))?;
+        let bytes = from_hex(&reply).with_context(|| format!("register {}: {reply}", names[0]))?;
+        Ok(little_endian(&bytes))
+    }
+
+    /// `size` bytes of physical memory.
+    pub fn memory(&mut self, address: u64, size: usize) -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(size);
+        while bytes.len() < size {
+            let (at, length) = (address + bytes.len() as u64, CHUNK.min(size - bytes.len()));
+            let reply = self.ask(&format!("m{at:x},{length:x}"))?;
+            let part = from_hex(&reply).filter(|part| part.len() == length);
+            bytes.extend(part.with_context(|| format!("memory at {at:#x}: {reply}"))?);
+        }
+        Ok(bytes)
+    }
+
+    fn document(&mut self, name: &str) -> Result<String> {
+        let mut document = String::new();
+        loop {
+            let reply = self.ask(&format!("qXfer:features:read:{name}:{:x},800", document.len()))?;
+            match reply.split_at_checked(1) {
+                Some(("m", part)) if !part.is_empty() => document.push_str(part),
+                Some(("l", part)) => return Ok(document + part),
+                _ => bail!("the gdb stub has no {name}: {reply}"),
+            }
+        }
+    }
+
+    fn expect_ok(&mut self, question: &str) -> Result<()> {
+        let reply = self.ask(question)?;
+        ensure!(reply == "OK", "{question}: {reply}");
+        Ok(())
+    }
+
+    fn ask(&mut self, question: &str) -> Result<String> {
+        let packet = encode(question);
+        self.stream.write_all(&packet).with_context(|| format!("gdb packet {question}"))?;
+        let mut retries = RETRIES;
+        loop {
+            let event = decode(&mut self.received);
+            if matches!(event, Some(Event::Damaged | Event::Again)) {
+                retries = retries.checked_sub(1).with_context(|| format!("gdb packet {question}: the line is bad"))?;
+            }
+            match event {
+                // A stop reply that nobody asked for: connecting stops the machine.
+                Some(Event::Packet(reply)) => {
+                    self.stream.write_all(b"+")?;
+                    if !reply.starts_with(['T', 'S']) {
+                        return Ok(reply);
+                    }
+                }
+                Some(Event::Damaged) => self.stream.write_all(b"-")?,
+                Some(Event::Again) => self.stream.write_all(&packet)?,
+                None => {
+                    let mut bytes = [0; 4096];
+                    let length =
+                        self.stream.read(&mut bytes).with_context(|| format!("gdb packet {question}: no answer"))?;
+                    ensure!(length > 0, "gdb packet {question}: the stub hung up");
+                    self.received.extend_from_slice(&bytes[..length]);
+                }
+            }
+        }
+    }
+}
+
+/// What the front of the received bytes holds.
+#[derive(Debug, Eq, PartialEq)]
+enum Event {
+    /// A packet's payload, its checksum right.
+    Packet(String),
+    /// A packet whose checksum is wrong.
+    Damaged,
+    /// `-`: the last packet is wanted again.
+    Again,
+}
+
+fn encode(payload: &str) -> Vec<u8> {
+    format!("${payload}#{:02x}", checksum(payload.as_bytes())).into_bytes()
+}
+
+fn checksum(payload: &[u8]) -> u8 {
+    payload.iter().fold(0, |sum, &byte| sum.wrapping_add(byte))
+}
+
+/// Takes the first event off `received`; `None` where it is not all there yet. Acknowledgements and noise are dropped.
+/// Run-length encoding is not undone: QEMU does not use it.
+fn decode(received: &mut Vec<u8>) -> Option<Event> {
+    let start = received.iter().position(|byte| matches!(byte, b'$' | b'-')).unwrap_or(received.len());
+    received.drain(..start);
+    if received.first() == Some(&b'-') {
+        received.remove(0);
+        return Some(Event::Again);
+    }
+    let end = received.iter().position(|&byte| byte == b'#')?;
+    if received.len() < end + 3 {
+        return None;
+    }
+    let packet: Vec<u8> = received.drain(..end + 3).collect();
+    let payload = &packet[1..end];
+    let sum = str::from_utf8(&packet[end + 1..]).ok().and_then(|sum| u8::from_str_radix(sum, 16).ok());
+    if sum != Some(checksum(payload)) {
+        return Some(Event::Damaged);
+    }
+    // `}` escapes a byte of the protocol's own, which follows with bit 5 turned over.
+    let mut bytes = payload.iter();
+    let mut text = Vec::with_capacity(payload.len());
+    while let Some(&byte) = bytes.next() {
+        text.push(if byte == b'}' { bytes.next().copied().unwrap_or_default() ^ 0x20 } else { byte });
+    }
+    Some(Event::Packet(String::from_utf8_lossy(&text).into_owned()))
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    // An error is `E14`: three characters, where bytes come in pairs.
+    let pairs = text.as_bytes().chunks(2);
+    let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?, 16).ok();
+    pairs.map(byte).collect::<Option<Vec<_>>>().filter(|bytes| !bytes.is_empty())
+}
+
+fn little_endian(bytes: &[u8]) -> Option<u64> {
+    (bytes.len() <= 8).then(|| bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+}
+
+/// The values of `attribute` in each tag `name` of an XML document, in order: scanned for, not parsed.
+fn attributes<'a>(document: &'a str, name: &'a str, attribute: &'a str) -> impl Iterator<Item = &'a str> {
+    tags(document, name).filter_map(move |tag| value(tag, attribute))
+}
+
+fn tags<'a>(document: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
+    let tags = document.split('<').skip(1).filter_map(|rest| rest.split_once('>')).map(|(tag, _)| tag);
+    tags.filter_map(move |tag| tag.strip_prefix(name).filter(|rest| rest.starts_with(char::is_whitespace)))
+}
+
+fn value<'a>(tag: &'a str, attribute: &str) -> Option<&'a str> {
+    let (_, rest) = tag.split_once(&format!(" {attribute}=\""))?;
+    Some(rest.split_once('"')?.0)
+}
+
+/// The number of each register: a `regnum`, or one more than the register before.
+fn numbers(features: &[String]) -> HashMap<String, usize> {
+    let mut next = 0;
+    let mut numbers = HashMap::new();
+    for tag in features.iter().flat_map(|feature| tags(feature, "reg")) {
+        let number = value(tag, "regnum").and_then(|number| number.parse().ok()).unwrap_or(next);
+        next = number + 1;
+        if let Some(name) = value(tag, "name") {
+            numbers.insert(name.to_owned(), number);
+        }
+    }
+    numbers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_carries_the_sum_of_its_bytes() {
+        assert_eq!(encode("qSupported"), b"$qSupported#37");
+        assert_eq!(encode("OK"), b"$OK#9a");
+    }
+
+    #[test]
+    fn packets_come_off_the_line_one_by_one() {
+        let mut received = b"+$T02thread:01;#04$OK#9".to_vec();
+        assert_eq!(decode(&mut received), Some(Event::Packet("T02thread:01;".into())));
+        assert_eq!(decode(&mut received), None);
+        received.extend_from_slice(b"a-");
+        assert_eq!(decode(&mut received), Some(Event::Packet("OK".into())));
+        assert_eq!(decode(&mut received), Some(Event::Again));
+        assert!(received.is_empty());
+    }
+
+    #[test]
+    fn a_wrong_sum_is_damage_and_an_escape_is_undone() {
+        assert_eq!(decode(&mut b"$OK#9b".to_vec()), Some(Event::Damaged));
+        let sum = checksum(b"l}\x03x");
+        let mut received = [b"$l}\x03x#".as_slice(), format!("{sum:02x}").as_bytes()].concat();
+        assert_eq!(decode(&mut received), Some(Event::Packet("l#x".into())));
+    }
+
+    #[test]
+    fn bytes_are_little_endian_and_errors_are_none() {
+        assert_eq!(from_hex("2820204000000000").as_deref().and_then(little_endian), Some(0x4020_2028));
+        assert_eq!(from_hex("c9030040").as_deref().and_then(little_endian), Some(0x4000_03c9));
+        assert_eq!(from_hex("E14"), None);
+        assert_eq!(from_hex(""), None);
+        assert_eq!(little_endian(&[0; 16]), None);
+    }
+
+    #[test]
+    fn registers_are_numbered_on_from_the_last_regnum() {
+        let target = r#"<target><architecture>aarch64</architecture><xi:include href="core.xml"/><xi:include href="sys.xml"/></target>"#;
+        assert_eq!(attributes(target, "xi:include", "href").collect::<Vec<_>>(), ["core.xml", "sys.xml"]);
+        let core = "<feature name=\"core\">\n <reg name=\"x0\" bitsize=\"64\"/>\n <reg name=\"x1\"\n bitsize=\"64\"/></feature>";
+        let system = r#"<regs x="1"/><reg name="ESR_EL2" bitsize="64" regnum="149" group="cp_regs"/><reg name="VBAR" bitsize="64"/>"#;
+        let numbers = numbers(&[core.into(), system.into()]);
+        assert_eq!([numbers["x0"], numbers["x1"], numbers["ESR_EL2"], numbers["VBAR"]], [0, 1, 149, 150]);
+        assert_eq!(numbers.len(), 4);
+    }
+}

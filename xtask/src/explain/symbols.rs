@@ -1,0 +1,319 @@
+//! Where an address stands: which copy of the kernel, and which of its symbols.
+//!
+//! *When:* a run hangs or dies. The kernel is linked at 0 and runs at any 2 MiB slot; an older copy may still lie in memory, and the
+//! relocation code runs from a page of its own. So an address has several candidates, and memory decides: the place whose bytes in
+//! the ELF resemble most what lies around the address. Code that was patched or half overwritten is still recognised, and said to
+//! differ.
+
+use std::{fmt, fs, path::Path};
+
+use anyhow::{Context, Result};
+use object::{Object, ObjectSegment, ObjectSymbol, SymbolKind};
+
+/// The page that likeness is measured in, and that moved code is aligned to.
+const PAGE: u64 = 4096;
+/// Where an Image may lie: every 2 MiB.
+const SLOT: u64 = 2 << 20;
+/// Where the Image header holds its magic number, "ARM\x64" (Linux's arm64 boot protocol, section 4).
+const MAGIC_AT: u64 = 56;
+const MAGIC: [u8; 4] = 0x644d_5241_u32.to_le_bytes();
+/// Code that runs from a copy: what it is called, and the symbols that enclose it, on whole pages.
+const MOVED: &[(&str, &str, &str)] = &[("control page", "relocate_page_start", "relocate_page_end")];
+
+/// Reads physical memory: address, size. `None` where nothing can be read.
+pub type Memory<'a> = dyn FnMut(u64, u64) -> Option<Vec<u8>> + 'a;
+
+/// The kernel's symbols and its bytes as linked, at 0.
+#[derive(Default)]
+pub struct Symbols {
+    /// By address; of several names for one address functions come first, and the first is used.
+    names: Vec<(u64, String)>,
+    segments: Vec<(u64, Vec<u8>)>,
+    size: u64,
+}
+
+/// Where an address stands.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Place {
+    /// `control page`, or nothing for the Image itself.
+    moved: Option<&'static str>,
+    /// Where the Image, or the moved page, starts.
+    pub base: u64,
+    /// `symbol+0xoffset`.
+    pub name: String,
+    /// Words of the page around the address that are as in the ELF, and all of them.
+    alike: (usize, usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.moved {
+            Some(moved) => write!(f, "{moved}: {} (page {:#x})", self.name, self.base)?,
+            None => write!(f, "{} (base {:#x})", self.name, self.base)?,
+        }
+        match self.alike {
+            (alike, all) if alike == all => Ok(()),
+            (alike, all) => write!(f, ", {} of the {all} words around it differ from the ELF", all - alike),
+        }
+    }
+}
+
+impl Symbols {
+    /// The symbols of an ELF file.
+    pub fn read(elf: &Path) -> Result<Self> {
+        let bytes = fs::read(elf).with_context(|| format!("{}", elf.display()))?;
+        let file = object::File::parse(bytes.as_slice()).with_context(|| format!("{}", elf.display()))?;
+        let mut names: Vec<(u64, bool, String)> = Vec::new();
+        for symbol in file.symbols().filter(|symbol| symbol.is_definition() && symbol.section_index().is_some()) {
+            let name = symbol.name().unwrap_or_default();
+            // `$x` and `$d` are the assembler's, `.L…` the compiler's: nobody looks for them.
+            let known =
+                matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Data | SymbolKind::Label | SymbolKind::Unknown);
+            if known && !name.is_empty() && !name.starts_with(['$', '.']) {
+                names.push((symbol.address(), symbol.kind() != SymbolKind::Text, demangle(name)));
+            }
+        }
+        names.sort();
+        let names = names.into_iter().map(|(address, _, name)| (address, name)).collect();
+        let segments =
+            file.segments().map(|segment| Ok((segment.address(), segment.data()?.to_vec()))).collect::<Result<_>>()?;
+        let size = file.segments().map(|segment| segment.address() + segment.size()).max().unwrap_or_default();
+        Ok(Self { names, segments, size })
+    }
+
+    /// `symbol+0xoffset` for an address as linked, or `None` outside the image.
+    pub fn name(&self, address: u64) -> Option<String> {
+        let after = self.names.partition_point(|&(start, _)| start <= address);
+        let nearest = self.names[..after].last()?.0;
+        let (start, name) = self.names.iter().find(|&&(start, _)| start == nearest)?;
+        let inside = address < self.size;
+        inside.then(|| if address == *start { name.clone() } else { format!("{name}+{:#x}", address - start) })
+    }
+
+    /// Where the symbol of that name was linked.
+    pub fn address(&self, name: &str) -> Option<u64> {
+        self.names.iter().find(|(_, known)| known == name).map(|&(address, _)| address)
+    }
+
+    /// Where `address` stands. `bases` are the addresses at which copies of the kernel are known to have run; further copies are
+    /// looked for by their headers, in the slots from which they would reach `address`.
+    pub fn place(&self, address: u64, bases: &[u64], memory: &mut Memory<'_>) -> Option<Place> {
+        let slots = (0..=self.size.div_ceil(SLOT)).filter_map(|n| (address & !(SLOT - 1)).checked_sub(n * SLOT));
+        let headed: Vec<u64> =
+            slots.filter(|&slot| memory(slot + MAGIC_AT, 4).is_some_and(|bytes| bytes == MAGIC)).collect();
+        let images = bases.iter().copied().chain(headed);
+        let images =
+            images.filter_map(|base| Some((None, base, address.checked_sub(base).filter(|&at| at < self.size)?)));
+
+        let page = address & !(PAGE - 1);
+        let moved =
+            MOVED.iter().filter_map(|&(what, start, end)| Some((what, self.address(start)?..self.address(end)?)));
+        let pages = moved.flat_map(|(what, linked)| {
+            let offsets = (0..linked.end - linked.start).step_by(PAGE as usize);
+            offsets.filter_map(move |at| Some((Some(what), page.checked_sub(at)?, linked.start + at + address - page)))
+        });
+
+        let mut best: Option<(usize, Place)> = None;
+        let found = memory(page, PAGE);
+        for (moved, base, linked) in images.chain(pages) {
+            let Some(name) = self.name(linked) else { continue };
+            let (alike, all) =
+                found.as_ref().map_or((0, 0), |found| likeness(&self.bytes(linked & !(PAGE - 1)), found));
+            let score = alike * 1000 / all.max(1);
+            // An Image's base was announced or found by its header; a page has nothing but its looks.
+            let believed = moved.is_none() || score >= 500;
+            if believed && best.as_ref().is_none_or(|&(best, _)| score > best) {
+                best = Some((score, Place { moved, base, name, alike: (alike, all) }));
+            }
+        }
+        best.map(|(_, place)| place)
+    }
+
+    /// The page at `address` as it is in the file; what no segment holds is zero.
+    fn bytes(&self, address: u64) -> Vec<u8> {
+        let mut page = vec![0; PAGE as usize];
+        for (start, data) in &self.segments {
+            let from = address.max(*start);
+            let to = (address + PAGE).min(start + data.len() as u64);
+            if from < to {
+                let source = &data[(from - start) as usize..(to - start) as usize];
+                page[(from - address) as usize..(to - address) as usize].copy_from_slice(source);
+            }
+        }
+        page
+    }
+
+    /// Symbols without a file, 64 KiB of them.
+    #[cfg(test)]
+    pub fn from_names(names: &[(u64, &str)]) -> Self {
+        let names = names.iter().map(|&(address, name)| (address, name.to_owned())).collect();
+        Self { names, segments: Vec::new(), size: 0x1_0000 }
+    }
+}
+
+/// How many 32-bit words of `linked` are the same in `found`, and how many there are. Zeros are padding and say nothing.
+fn likeness(linked: &[u8], found: &[u8]) -> (usize, usize) {
+    let words = linked.chunks(4).zip(found.chunks(4)).filter(|(linked, _)| linked.iter().any(|&byte| byte != 0));
+    words.fold((0, 0), |(alike, all), (linked, found)| (alike + usize::from(linked == found), all + 1))
+}
+
+/// A Rust path from a symbol's name, of either mangling, without hashes and type arguments; any other name as it is.
+fn demangle(name: &str) -> String {
+    let path = match name.strip_prefix("_R") {
+        Some(mut rest) => v0_path(&mut rest),
+        None => name.strip_prefix("_ZN").and_then(legacy_path),
+    };
+    path.unwrap_or_else(|| name.to_owned())
+}
+
+fn legacy_path(mut rest: &str) -> Option<String> {
+    let mut parts = Vec::new();
+    while !rest.starts_with('E') {
+        parts.push(counted(&mut rest)?);
+    }
+    parts.pop_if(|part| part.len() == 17 && part.starts_with('h'));
+    let path = parts.join("::").replace("..", "::");
+    let path =
+        [("$LT$", "<"), ("$GT$", ">"), ("$u20$", " "), ("$RF$", "&"), ("$C$", ","), ("$u7b$", "{"), ("$u7d$", "}")]
+            .iter()
+            .fold(path, |path, (code, sign)| path.replace(code, sign));
+    Some(path.replace("::_<", "::<").trim_start_matches('_').to_owned())
+}
+
+/// The paths that are names within names (RFC 2603); an `impl` needs a parser for types, and keeps its mangled name.
+fn v0_path(rest: &mut &str) -> Option<String> {
+    match take(rest)? {
+        'C' => v0_identifier(rest),
+        'N' => {
+            let space = take(rest)?;
+            let parent = v0_path(rest)?;
+            let name = v0_identifier(rest)?;
+            Some(if space == 'C' { format!("{parent}::{{closure}}") } else { format!("{parent}::{name}") })
+        }
+        'I' => v0_path(rest),
+        _ => None,
+    }
+}
+
+fn v0_identifier(rest: &mut &str) -> Option<String> {
+    if let Some(after) = rest.strip_prefix('s') {
+        *rest = after.split_once('_')?.1;
+    }
+    // A `_` sets the length apart from a name that begins with a digit or with `_`.
+    let digits = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    let length = rest[..rest.len() - digits.len()].parse().ok()?;
+    let (part, after) = digits.strip_prefix('_').unwrap_or(digits).split_at_checked(length)?;
+    *rest = after;
+    Some(part.to_owned())
+}
+
+/// A decimal length and so many bytes.
+fn counted<'a>(rest: &mut &'a str) -> Option<&'a str> {
+    let digits = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    let (part, after) = digits.split_at_checked(rest[..rest.len() - digits.len()].parse().ok()?)?;
+    *rest = after;
+    Some(part)
+}
+
+fn take(rest: &mut &str) -> Option<char> {
+    let mut letters = rest.chars();
+    let first = letters.next();
+    *rest = letters.as_str();
+    first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: u64 = 0x4020_0000;
+    const CONTROL: u64 = 0x4800_3000;
+
+    /// An image of three pages: header, code at 0x1000, the relocation code at 0x2000; every word is its own address, but 1 more.
+    fn symbols() -> Symbols {
+        let mut image: Vec<u8> = (0..0x3000_u32 / 4).flat_map(|word| (word * 4 + 1).to_le_bytes()).collect();
+        image[56..60].copy_from_slice(&MAGIC);
+        let names = [
+            (0x1000, "el2_setup"),
+            (0x2000, "relocate_page_start"),
+            (0x2004, "relocate_copy"),
+            (0x3000, "relocate_page_end"),
+        ];
+        Symbols { segments: vec![(0, image)], ..Symbols::from_names(&names) }
+    }
+
+    /// Memory that holds copies of the image's first so many bytes, each from an offset in the image on, at these addresses.
+    fn memory(copies: &[(u64, u64)]) -> impl FnMut(u64, u64) -> Option<Vec<u8>> {
+        let image = symbols().segments[0].1.clone();
+        let copies = copies.to_vec();
+        move |address, size| {
+            let byte = |at: u64| {
+                let held = copies.iter().find_map(|&(start, from)| image.get((at.checked_sub(start)? + from) as usize));
+                held.copied().unwrap_or_default()
+            };
+            (address >= 0x4000_0000).then(|| (address..address + size).map(byte).collect())
+        }
+    }
+
+    #[test]
+    fn a_copy_is_found_by_its_header() {
+        let place = symbols().place(RUN + 0x101c, &[], &mut memory(&[(RUN, 0)])).unwrap();
+        assert_eq!(place.to_string(), "el2_setup+0x1c (base 0x40200000)");
+    }
+
+    #[test]
+    fn a_copy_without_a_header_is_found_by_the_base_that_it_printed() {
+        let mut memory = memory(&[(RUN + 0x1000, 0x1000)]);
+        assert_eq!(symbols().place(RUN + 0x1000, &[], &mut memory), None);
+        let place = symbols().place(RUN + 0x1000, &[0x4060_0000, RUN], &mut memory).unwrap();
+        assert_eq!(place.to_string(), "el2_setup (base 0x40200000)");
+    }
+
+    #[test]
+    fn moved_code_is_known_by_its_bytes_wherever_it_lies() {
+        let place = symbols().place(CONTROL + 0x38, &[RUN], &mut memory(&[(RUN, 0), (CONTROL, 0x2000)])).unwrap();
+        assert_eq!(place.to_string(), "control page: relocate_copy+0x34 (page 0x48003000)");
+        // The same bytes inside an image are the image's.
+        let place = symbols().place(RUN + 0x2038, &[], &mut memory(&[(RUN, 0)])).unwrap();
+        assert_eq!(place.to_string(), "relocate_copy+0x34 (base 0x40200000)");
+    }
+
+    #[test]
+    fn what_was_patched_is_recognised_and_said_to_differ() {
+        let mut memory = memory(&[(CONTROL, 0x2000)]);
+        let mut patched = |address: u64, size: u64| {
+            let mut bytes = memory(address, size)?;
+            if address == CONTROL {
+                bytes[0x38..0x3c].copy_from_slice(&0x1400_0000_u32.to_le_bytes());
+            }
+            Some(bytes)
+        };
+        let place = symbols().place(CONTROL + 0x38, &[], &mut patched).unwrap();
+        assert_eq!(
+            place.to_string(),
+            "control page: relocate_copy+0x34 (page 0x48003000), 1 of the 1024 words around it differ from the ELF"
+        );
+    }
+
+    #[test]
+    fn elsewhere_has_no_name() {
+        assert_eq!(symbols().place(0x4900_0000, &[RUN], &mut memory(&[(RUN, 0)])), None);
+        assert_eq!(symbols().place(0x200, &[RUN], &mut memory(&[(RUN, 0)])), None);
+        assert_eq!(symbols().name(0x1_0000), None);
+    }
+
+    #[test]
+    fn mangled_names_become_paths() {
+        for (mangled, path) in [
+            ("_RNvCsfLfy6EI15iL_7___rustc12___rust_alloc", "__rustc::__rust_alloc"),
+            ("_RNvNtNtCsgEmfK2I1SDS_4core5slice5index16slice_index_fail", "core::slice::index::slice_index_fail"),
+            ("_RNCNvCs1_6kernel4main0", "kernel::main::{closure}"),
+            ("_RNvMCs1_6kernelNtB2_4Disk4load", "_RNvMCs1_6kernelNtB2_4Disk4load"),
+            ("_ZN1m4disk4load17h0a0b2ac2b2288934E", "m::disk::load"),
+            ("_ZN35_$LT$u32$u20$as$u20$m..disk..Tr$GT$2go17h6bf2086e87919398E", "<u32 as m::disk::Tr>::go"),
+            ("el2_setup", "el2_setup"),
+        ] {
+            assert_eq!(demangle(mangled), path);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The folder of a run: everything that a reader needs to understand it and to run it again, under fixed names.
+//!
+//! *When:* made before QEMU starts, filled while it runs; a run that went well takes it away unless told to keep it.
+//!
+//! | name | what |
+//! |---|---|
+//! | `command` | one shell line that repeats the run: `sh <folder>/command` |
+//! | `console.log` | the serial console, byte for byte |
+//! | `qemu.log` | what QEMU itself said |
+//! | `events.jsonl` | one JSON object a line: `ms`, `event`, `line` |
+//! | `seed` | what the run's random choices were drawn from |
+//! | `Image`, `disk.itb` | what was booted, and from where it restarts |
+//! | `kernel-<build id>.elf` | its symbols |
+//! | `explanation.txt` | where each CPU stood, if the run had to be stopped |
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+
+/// One run's folder.
+#[derive(Clone, Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// Makes `<target>/ouroboros/runs/<name>`, or `<name>-2` and so on where that exists.
+    pub fn create(name: &str) -> Result<Self> {
+        Self::create_in(&crate::target_dir().join("ouroboros").join("runs"), name)
+    }
+
+    fn create_in(runs: &Path, name: &str) -> Result<Self> {
+        fs::create_dir_all(runs).with_context(|| format!("cannot make the folder {}", runs.display()))?;
+        let mut path = runs.join(name);
+        let mut next = 2;
+        loop {
+            // Not "does it exist": runs in parallel ask for folders at the same time.
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    path = runs.join(format!("{name}-{next}"));
+                    next += 1;
+                }
+                Err(error) => return Err(error).with_context(|| format!("cannot make the folder {}", path.display())),
+            }
+        }
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The path of the file `name` in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Writes the file `name` and gives its path.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<PathBuf> {
+        let path = self.file(name);
+        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Takes the folder away with everything in it.
+    pub fn discard(&self) -> Result<()> {
+        fs::remove_dir_all(&self.0).with_context(|| format!("cannot remove {}", self.0.display()))
+    }
+}
+
+/// A name that sorts by time: `20261122-161100` (UTC) and what the run is.
+pub fn stamp(what: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    format!("{}-{what}", date(now))
+}
+
+/// Seconds since 1970 as `YYYYMMDD-HHMMSS`.
+fn date(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // The Gregorian calendar repeats every 400 years, 146,097 days. Years are counted from 1 March, so that the leap day
+    // is a year's last one: 1 January 1970 is day 719,468 from 1 March of the year 0.
+    let day = days + 719_468;
+    let (era, day_of_era) = (day / 146_097, day % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!("{year:04}{month:02}{day:02}-{:02}{:02}{:02}", second / 3600, second / 60 % 60, second % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        assert_eq!(date(0), "19700101-000000");
+        assert_eq!(date(951_782_399), "20000228-235959");
+        assert_eq!(date(951_782_400), "20000229-000000");
+        assert_eq!(date(951_868_800), "20000301-000000");
+        assert_eq!(date(1_767_225_599), "20251231-235959");
+        assert_eq!(date(1_767_225_600), "20260101-000000");
+    }
+
+    #[test]
+    fn two_runs_of_one_name_have_two_folders() {
+        let runs = tempfile::tempdir().unwrap();
+        let first = Folder::create_in(runs.path(), "run").unwrap();
+        let second = Folder::create_in(runs.path(), "run").unwrap();
+        assert_ne!(first.path(), second.path());
+        second.write("seed", "1\n").unwrap();
+        second.discard().unwrap();
+        assert!(first.path().exists() && !second.path().exists());
+    }
+}

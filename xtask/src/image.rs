@@ -1,0 +1,61 @@
+//! The verb `image`: the three files that anyone's own QEMU runs.
+//!
+//! *When:* on request. The line that it prints needs nothing of xtask: no semihosting, no special flag.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::{disk, kernel_build::Built, qemu};
+
+/// Writes `Image`, `kernel.elf` and `disk.itb` into `out` and prints the line.
+pub fn write(kernel: &Built, out: &Path) -> Result<()> {
+    std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    let write = |name: &str, bytes: &[u8]| -> Result<PathBuf> {
+        let path = out.join(name);
+        std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("{:>10} bytes  {}", bytes.len(), path.display());
+        Ok(path)
+    };
+    let image = write("Image", &kernel.image)?;
+    let elf = std::fs::read(&kernel.elf).with_context(|| format!("cannot read {}", kernel.elf.display()))?;
+    write("kernel.elf", &elf)?;
+    let disk = write("disk.itb", &disk::of(kernel, false))?;
+    println!("\n{}", line(&image, &disk));
+    Ok(())
+}
+
+/// The plain line; what it leaves out is as QEMU has it.
+fn line(image: &Path, disk: &Path) -> String {
+    let mut words: Vec<String> = [
+        qemu::QEMU,
+        "-machine",
+        "virt,virtualization=on",
+        "-cpu",
+        "cortex-a72",
+        "-nic",
+        "none",
+        "-nographic",
+        "-kernel",
+    ]
+    .map(str::to_owned)
+    .into();
+    words.push(image.display().to_string());
+    words.extend(qemu::disk(disk, "if=none,id=d0,format=raw,file={disk}"));
+    words.extend(["-append", "generations=5"].map(str::to_owned));
+    qemu::shell_line(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_is_the_one_that_the_readme_shows() {
+        assert_eq!(
+            line(Path::new("Image"), Path::new("disk.itb")),
+            "qemu-system-aarch64 -machine virt,virtualization=on -cpu cortex-a72 -nic none -nographic -kernel Image \
+             -drive if=none,id=d0,format=raw,file=disk.itb -device virtio-blk-device,drive=d0 -append generations=5"
+        );
+    }
+}

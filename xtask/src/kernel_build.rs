@@ -1,0 +1,168 @@
+//! The kernel: built by cargo, then made into the flat Image that a loader takes.
+//!
+//! *When:* before anything that boots. The ELF keeps the symbols and is what people debug with; the Image is its loaded
+//! bytes from address 0 of the position-independent link to the last byte that the file holds. What comes after (bss,
+//! stacks) is not in the Image; its header's image_size covers it.
+//! Refuses an ELF that does not begin at 0, and an Image without the header of Linux's arm64 boot protocol.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use object::{Object, ObjectSegment, ObjectSymbol};
+
+/// The bare-metal target.
+pub const TARGET: &str = "aarch64-unknown-none";
+
+/// A kernel as built.
+#[derive(Debug)]
+pub struct Built {
+    /// Where the ELF lies.
+    pub elf: PathBuf,
+    /// The flat Image.
+    pub image: Vec<u8>,
+    /// The ELF's build id, in hexadecimal.
+    pub build_id: String,
+}
+
+/// Builds the kernel; cargo speaks for itself if it cannot.
+pub fn build() -> Result<Built> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let target_dir = crate::target_dir();
+    let mut command = Command::new(cargo);
+    command.current_dir(crate::root()).env("CARGO_TARGET_DIR", &target_dir);
+    command.args(["build", "--release", "--package", "kernel", "--target", TARGET]);
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(status.success(), "the kernel does not build: cargo's words are above");
+    read(&target_dir.join(TARGET).join("release").join("kernel"))
+}
+
+/// Reads a kernel that is built already.
+pub fn read(elf: &Path) -> Result<Built> {
+    let bytes = std::fs::read(elf).with_context(|| format!("cannot read the kernel's ELF {}", elf.display()))?;
+    let of = || format!("{} is not a kernel that can be booted", elf.display());
+    let image = flatten(&bytes).with_context(of)?;
+    check_header(&image).with_context(of)?;
+    let build_id = build_id(&bytes).with_context(of)?;
+    Ok(Built { elf: elf.to_owned(), image, build_id })
+}
+
+/// The bytes that the loadable segments hold, each at its address; gaps are zero.
+fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
+    let file = object::File::parse(elf)?;
+    let mut image = Vec::new();
+    let mut lowest = u64::MAX;
+    for segment in file.segments() {
+        let data = segment.data()?;
+        lowest = lowest.min(segment.address());
+        let start = usize::try_from(segment.address())?;
+        let end = start.checked_add(data.len()).context("a segment wraps around the address space")?;
+        // A kernel linked high would ask for the whole of this process's memory.
+        ensure!(end <= 1 << 30, "a segment lies at {start:#x}: link the kernel at 0, it is position independent");
+        if !data.is_empty() {
+            image.resize(image.len().max(end), 0);
+            image[start..end].copy_from_slice(data);
+        }
+    }
+    ensure!(lowest == 0, "the lowest segment lies at {lowest:#x}: link the kernel at 0, where its header is");
+    Ok(image)
+}
+
+/// Linux's Documentation/arch/arm64/booting.rst: 64 bytes, the magic `ARM\x64` at byte 56.
+fn check_header(image: &[u8]) -> Result<()> {
+    match image.get(56..60) {
+        Some(b"ARM\x64") if image.len() >= 64 => Ok(()),
+        Some(found) => bail!("the Image's bytes 56 to 59 are {found:02x?}, not the magic 41 52 4d 64"),
+        None => bail!("the Image has {} bytes, its header alone has 64", image.len()),
+    }
+}
+
+fn build_id(elf: &[u8]) -> Result<String> {
+    let file = object::File::parse(elf)?;
+    let id = file.build_id()?.context("there is no build id: link with --build-id")?;
+    Ok(id.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Where the symbol `name` of the ELF lies, as offset in the Image, and its size.
+#[cfg_attr(not(test), expect(dead_code, reason = "the tests of the explainer patch kernels at symbols"))]
+pub fn symbol(elf: &Path, name: &str) -> Result<Option<(u64, u64)>> {
+    let bytes = std::fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
+    let file = object::File::parse(bytes.as_slice()).with_context(|| format!("{} is no ELF", elf.display()))?;
+    let found = file.symbols().find(|symbol| symbol.name() == Ok(name));
+    Ok(found.map(|symbol| (symbol.address(), symbol.size())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A little-endian AArch64 ELF with loadable segments of (address, bytes in the file, bytes in memory).
+    fn elf(segments: &[(u64, &[u8], u64)]) -> Vec<u8> {
+        let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let half = |elf: &mut Vec<u8>, v: u16| elf.extend(v.to_le_bytes());
+        half(&mut elf, 3); // ET_DYN
+        half(&mut elf, 183); // EM_AARCH64
+        elf.extend(1u32.to_le_bytes());
+        for v in [0u64, 64, 0] {
+            elf.extend(v.to_le_bytes()); // entry, program headers, section headers
+        }
+        elf.extend(0u32.to_le_bytes());
+        for v in [64, 56, u16::try_from(segments.len()).unwrap(), 64, 0, 0] {
+            half(&mut elf, v);
+        }
+        let mut offset = 64 + 56 * segments.len();
+        for (address, data, memory) in segments {
+            elf.extend(1u32.to_le_bytes()); // PT_LOAD
+            elf.extend(5u32.to_le_bytes());
+            for v in [offset as u64, *address, *address, data.len() as u64, *memory, 4096] {
+                elf.extend(v.to_le_bytes());
+            }
+            offset += data.len();
+        }
+        for (_, data, _) in segments {
+            elf.extend_from_slice(data);
+        }
+        elf
+    }
+
+    #[test]
+    fn segments_lie_at_their_addresses_and_bss_is_left_out() {
+        let elf = elf(&[(0, b"text", 4), (16, b"data", 4096)]);
+        assert_eq!(flatten(&elf).unwrap(), b"text\0\0\0\0\0\0\0\0\0\0\0\0data");
+    }
+
+    #[test]
+    fn a_segment_of_bss_alone_adds_nothing() {
+        assert_eq!(flatten(&elf(&[(0, b"text", 4), (1 << 20, b"", 4096)])).unwrap(), b"text");
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_begin_at_zero_is_refused() {
+        assert!(flatten(&elf(&[(4096, b"text", 4)])).unwrap_err().to_string().contains("0x1000"));
+        assert!(
+            flatten(&elf(&[(0xffff_8000_0000_0000, b"text", 4)]))
+                .unwrap_err()
+                .to_string()
+                .contains("link the kernel at 0")
+        );
+    }
+
+    #[test]
+    fn an_absent_symbol_is_no_error_and_an_absent_file_is_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), elf(&[(0, b"text", 4)])).unwrap();
+        assert_eq!(symbol(file.path(), "main").unwrap(), None);
+        assert!(symbol(Path::new("/nowhere"), "main").unwrap_err().to_string().contains("/nowhere"));
+    }
+
+    #[test]
+    fn the_magic_decides() {
+        let mut image = vec![0; 64];
+        assert!(check_header(&image).unwrap_err().to_string().contains("[00, 00, 00, 00]"));
+        image[56..60].copy_from_slice(&0x644d_5241_u32.to_le_bytes());
+        check_header(&image).unwrap();
+        assert!(check_header(&image[..40]).unwrap_err().to_string().contains("40 bytes"));
+    }
+}

@@ -1,0 +1,153 @@
+//! QEMU's command line, composed.
+//!
+//! *When:* for every run, for `doctor`'s trials and for the line that `image` prints. Pure: values in, words out.
+//! The words come in an order that a reader can follow: machine, CPU, memory, common flags, console, disk, kernel, the rest.
+
+use std::path::Path;
+
+use crate::config::{Config, Flag, Machine, Virtio};
+
+/// The emulator.
+pub const QEMU: &str = "qemu-system-aarch64";
+
+/// How a disk is opened when the caller has no wish; `{disk}` stands for its path.
+pub const DRIVE: &str = "if=none,id=d0,format=raw,file={disk},readonly=on";
+
+/// One machine with the choices of one run.
+#[derive(Clone, Debug)]
+pub struct Choice<'a> {
+    /// Its table in qemu.toml.
+    pub machine: &'a Machine,
+    /// In place of the machine's own.
+    pub cpu: Option<&'a str>,
+    /// In place of the machine's own.
+    pub memory: Option<&'a str>,
+    /// In place of the machine's own.
+    pub virtio: Option<Virtio>,
+    /// May the guest call the host? For our own kernel only.
+    pub semihosting: bool,
+}
+
+impl Choice<'_> {
+    /// The machine as it comes.
+    pub fn plain(machine: &Machine) -> Choice<'_> {
+        Choice { machine, cpu: None, memory: None, virtio: None, semihosting: false }
+    }
+
+    /// What describes the machine, without console, disk and kernel.
+    pub fn words(&self, config: &Config) -> Vec<String> {
+        let Choice { machine, .. } = self;
+        let mut words = spread(&machine.flags);
+        words.extend(["-cpu", self.cpu.unwrap_or(&machine.cpu)].map(str::to_owned));
+        words.extend(["-m", self.memory.unwrap_or(&machine.memory)].map(str::to_owned));
+        words.extend(spread(&config.common.flags));
+        words.extend(spread(match self.virtio.unwrap_or(machine.virtio) {
+            Virtio::Modern => &config.virtio.modern,
+            Virtio::Legacy => &config.virtio.legacy,
+        }));
+        if self.semihosting {
+            words.extend(spread(&config.common.semihosting));
+        }
+        words
+    }
+}
+
+fn spread(flags: &[Flag]) -> Vec<String> {
+    flags.iter().flat_map(Flag::words).collect()
+}
+
+/// The disk, opened as `drive` says, in the first virtio-mmio slot that QEMU fills.
+pub fn disk(path: &Path, drive: &str) -> Vec<String> {
+    let drive = drive.replace("{disk}", &value(path));
+    ["-drive", &drive, "-device", "virtio-blk-device,drive=d0"].map(str::to_owned).into()
+}
+
+/// The serial port to our standard output.
+pub fn console() -> Vec<String> {
+    // signal=off: Ctrl-C is xtask's business.
+    ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"].map(str::to_owned).into()
+}
+
+/// A monitor and a gdb stub to ask questions of, each on a socket.
+pub fn questions(qmp: &Path, gdb: &Path) -> Vec<String> {
+    let socket = |id: &str, path: &Path| format!("socket,id={id},path={},server=on,wait=off", value(path));
+    let mut words: Vec<String> =
+        ["-chardev", &socket("qmp0", qmp), "-mon", "chardev=qmp0,mode=control"].map(str::to_owned).into();
+    words.extend(["-chardev", &socket("gdb0", gdb), "-gdb", "chardev:gdb0"].map(str::to_owned));
+    words
+}
+
+/// A path as a value among QEMU's comma-separated ones.
+fn value(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+/// `words` as a line for a POSIX shell.
+pub fn shell_line<W: AsRef<str>>(words: impl IntoIterator<Item = W>) -> String {
+    let quoted: Vec<_> = words.into_iter().map(|word| quoted(word.as_ref())).collect();
+    quoted.join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,./:@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_machine_is_its_table_and_the_common_flags() {
+        let config = Config::read(&crate::root()).unwrap();
+        let line = shell_line(Choice::plain(config.machine("nvhe").unwrap()).words(&config));
+        assert_eq!(
+            line,
+            "-machine virt,gic-version=3,virtualization=on -cpu cortex-a72 -m 512M -nic none -display none -monitor none \
+             -no-reboot -accel tcg,tb-size=32 -global virtio-mmio.force-legacy=false"
+        );
+    }
+
+    #[test]
+    fn a_run_may_choose_otherwise() {
+        let config = Config::read(&crate::root()).unwrap();
+        let machine = config.machine("el1").unwrap();
+        let choice =
+            Choice { machine, cpu: Some("max"), memory: Some("300M"), virtio: Some(Virtio::Legacy), semihosting: true };
+        let words = choice.words(&config);
+        let line = shell_line(&words);
+        assert!(line.contains("-cpu max -m 300M "), "{line}");
+        assert!(!line.contains("force-legacy"), "{line}");
+        assert!(!line.contains("virtualization=on"), "{line}");
+        assert!(line.ends_with("-semihosting-config enable=on,target=native"), "{line}");
+        assert_eq!(words.iter().filter(|word| *word == "-cpu").count(), 1);
+    }
+
+    #[test]
+    fn without_leave_the_guest_cannot_call_the_host() {
+        let config = Config::read(&crate::root()).unwrap();
+        for machine in config.machines.values() {
+            assert!(!shell_line(Choice::plain(machine).words(&config)).contains("semihosting"));
+        }
+    }
+
+    #[test]
+    fn a_disk_may_be_opened_in_another_way_and_have_a_comma_in_its_name() {
+        let words = disk(Path::new("/a,b/disk.itb"), DRIVE);
+        assert_eq!(words[1], "if=none,id=d0,format=raw,file=/a,,b/disk.itb,readonly=on");
+        assert_eq!(disk(Path::new("d"), "id=d0,file=blkdebug::{disk}")[1], "id=d0,file=blkdebug::d");
+    }
+
+    #[test]
+    fn a_shell_gets_each_word_back() {
+        let words = ["plain-1,x=/y", "two words", "", "it's", "$HOME", "a*b"];
+        let line = shell_line(words);
+        let out = std::process::Command::new("sh").args(["-c", &format!("printf '%s\\n' {line}")]).output().unwrap();
+        let back: Vec<_> = std::str::from_utf8(&out.stdout).unwrap().lines().collect();
+        assert_eq!(back, words);
+    }
+}

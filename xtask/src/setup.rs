@@ -1,0 +1,325 @@
+//! What the other verbs need, found and installed: the Rust target and QEMU.
+//!
+//! *When:* before a verb builds or runs. On a terminal it shows the command and asks; as root without a terminal, or with
+//! `--yes`, it goes ahead; otherwise it stops with the one line to type. After an installation it looks again.
+
+use std::{
+    fmt,
+    io::{IsTerminal, Write, stderr, stdin},
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{kernel_build::TARGET, qemu::QEMU};
+
+/// A package manager: how one sees that it is this machine's, and what it is told.
+#[derive(Debug)]
+pub struct Manager {
+    /// The program, and the sign that the machine has it.
+    pub program: &'static str,
+    /// The lines that install QEMU.
+    qemu: &'static [&'static str],
+    /// The line that installs a gdb which knows aarch64.
+    pub gdb: &'static str,
+    /// Does it want root? The one that does not refuses it.
+    root: bool,
+}
+
+/// The ones that are known, a distribution's own before Homebrew, which may stand beside it.
+const MANAGERS: [Manager; 6] = [
+    Manager {
+        program: "apt-get",
+        // A fresh container has no package lists. Recommended packages would bring a desktop's worth of libraries.
+        qemu: &["apt-get update", "apt-get install -y --no-install-recommends qemu-system-arm"],
+        gdb: "apt-get install -y --no-install-recommends gdb-multiarch",
+        root: true,
+    },
+    Manager {
+        program: "dnf",
+        qemu: &["dnf install -y qemu-system-aarch64-core"],
+        gdb: "dnf install -y gdb",
+        root: true,
+    },
+    Manager {
+        program: "pacman",
+        // -y: a fresh container has no package lists.
+        qemu: &["pacman -Sy --needed --noconfirm qemu-system-aarch64"],
+        gdb: "pacman -Sy --needed --noconfirm aarch64-linux-gnu-gdb",
+        root: true,
+    },
+    Manager {
+        program: "apk",
+        qemu: &["apk add --no-cache qemu-system-aarch64"],
+        gdb: "apk add --no-cache gdb-multiarch",
+        root: true,
+    },
+    Manager {
+        program: "zypper",
+        qemu: &["zypper --non-interactive install --no-recommends qemu-arm"],
+        gdb: "zypper --non-interactive install --no-recommends gdb",
+        root: true,
+    },
+    Manager { program: "brew", qemu: &["brew install qemu"], gdb: "brew install aarch64-elf-gdb", root: false },
+];
+
+/// This machine's package manager, if it is one that is known.
+pub fn manager() -> Option<&'static Manager> {
+    MANAGERS.iter().find(|manager| found(manager.program).is_some())
+}
+
+/// Where PATH has the program.
+pub fn found(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// Something that is missing, and the lines that install it.
+#[derive(Debug)]
+pub struct Lack {
+    /// What is missing.
+    what: &'static str,
+    /// Each line is a program and its words, without quotes.
+    lines: Vec<&'static str>,
+    /// Do the lines need root?
+    root: bool,
+    /// Did the workspace ask for it already, so that nobody is surprised? rust-toolchain.toml names the target.
+    declared: bool,
+}
+
+/// Who asks, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation {
+    /// Are we root?
+    root: bool,
+    /// Can we ask somebody?
+    terminal: bool,
+    /// Were we told to go ahead?
+    yes: bool,
+    /// Can we become root?
+    sudo: bool,
+}
+
+/// What to do about a lack.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Decision {
+    /// Show this line, ask, and go.
+    Ask(String),
+    /// Go.
+    Go(String),
+    /// Stop, and say which line to type.
+    Stop(String),
+}
+
+/// What to do about `lack`, given who asks and where.
+fn decide(lack: &Lack, situation: Situation) -> Decision {
+    let Situation { root, terminal, yes, sudo } = situation;
+    let become_root = lack.root && !root;
+    let prefix = if become_root { "sudo " } else { "" };
+    let line = lack.lines.iter().map(|line| format!("{prefix}{line}")).collect::<Vec<_>>().join(" && ");
+    if become_root && !sudo {
+        // The line without sudo, for whoever may become root in another way.
+        return Decision::Stop(lack.lines.join(" && "));
+    }
+    if yes || lack.declared && !terminal {
+        return Decision::Go(line);
+    }
+    match (terminal, root) {
+        (true, _) => Decision::Ask(line),
+        // Homebrew refuses root; that line would only fail.
+        (false, true) if lack.root => Decision::Go(line),
+        (false, _) => Decision::Stop(line),
+    }
+}
+
+/// The Rust target: there, or installed now.
+pub fn ensure_target(yes: bool) -> Result<()> {
+    if has_target()? {
+        return Ok(());
+    }
+    mend(&target(), yes)?;
+    ensure!(has_target()?, "rustup has installed {TARGET}, and rustc still does not know it: is rustc rustup's own?");
+    Ok(())
+}
+
+/// QEMU: there, or installed now.
+pub fn ensure_qemu(yes: bool) -> Result<()> {
+    if qemu_version().is_some() {
+        return Ok(());
+    }
+    let Some(lack) = qemu() else { bail!("{QEMU} is missing, and {}", no_manager()) };
+    mend(&lack, yes)?;
+    ensure!(qemu_version().is_some(), "{QEMU} was installed, and still does not start: is its folder in PATH?");
+    Ok(())
+}
+
+/// Does rustc, as it is chosen in this folder, have the target's core library?
+pub fn has_target() -> Result<bool> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut command = Command::new(rustc);
+    let output = command.current_dir(crate::root()).args(["--print", "sysroot"]).output();
+    let output = output.with_context(|| format!("cannot start {command:?}"))?;
+    let sysroot = String::from_utf8_lossy(&output.stdout);
+    Ok(PathBuf::from(sysroot.trim()).join("lib/rustlib").join(TARGET).join("lib").is_dir())
+}
+
+/// The first line that QEMU says of itself, if it starts.
+pub fn qemu_version() -> Option<String> {
+    let output = Command::new(QEMU).arg("--version").output().ok().filter(|output| output.status.success())?;
+    String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
+}
+
+/// The lack of the Rust target.
+fn target() -> Lack {
+    Lack {
+        what: "the Rust target aarch64-unknown-none",
+        lines: vec!["rustup target add aarch64-unknown-none"],
+        root: false,
+        declared: true,
+    }
+}
+
+/// The lack of QEMU, where a known package manager can mend it.
+fn qemu() -> Option<Lack> {
+    manager().map(|manager| Lack { what: QEMU, lines: manager.qemu.to_vec(), root: manager.root, declared: false })
+}
+
+/// The line that mends the lack of the Rust target.
+pub fn target_line() -> String {
+    target().lines.join(" && ")
+}
+
+/// The line that mends the lack of QEMU, or why there is none.
+pub fn qemu_line() -> String {
+    qemu().map_or_else(no_manager, |lack| line_of(&decide(&lack, Situation::now(false))))
+}
+
+fn line_of(decision: &Decision) -> String {
+    let (Decision::Ask(line) | Decision::Go(line) | Decision::Stop(line)) = decision;
+    line.clone()
+}
+
+fn no_manager() -> String {
+    let known: Vec<_> = MANAGERS.iter().map(|manager| manager.program).collect();
+    format!(
+        "there is no package manager that is known here ({}): install {QEMU}, version 7 or later, by hand",
+        known.join(", ")
+    )
+}
+
+/// Installs what is missing, or stops.
+fn mend(lack: &Lack, yes: bool) -> Result<()> {
+    let line = match decide(lack, Situation::now(yes)) {
+        Decision::Go(line) => {
+            eprintln!("{} is missing; installing it:\n  {line}", lack.what);
+            line
+        }
+        Decision::Ask(line) => {
+            eprint!("{} is missing. This installs it:\n  {line}\nGo ahead? [Y/n] ", lack.what);
+            stderr().flush()?;
+            let mut answer = String::new();
+            let bytes = stdin().read_line(&mut answer)?;
+            let agreed = bytes > 0 && matches!(answer.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes");
+            ensure!(agreed, "{} is missing: nothing was installed", lack.what);
+            line
+        }
+        Decision::Stop(line) => bail!("{} is missing. Type this line, or --yes:\n  {line}", lack.what),
+    };
+    for command in line.split(" && ") {
+        let words: Vec<_> = command.split(' ').collect();
+        let mut command = Command::new(words[0]);
+        // In the workspace, so that rustup adds the target to the toolchain that is pinned there.
+        command.args(&words[1..]).current_dir(crate::root()).stdin(Stdio::null());
+        let status = command.status().with_context(|| format!("cannot start `{}`", words.join(" ")))?;
+        ensure!(status.success(), "`{}` ended with {status}", words.join(" "));
+    }
+    Ok(())
+}
+
+impl Situation {
+    /// As it is.
+    fn now(yes: bool) -> Self {
+        // The standard library does not tell; every POSIX system has id(1).
+        let id = Command::new("id").arg("-u").output();
+        let root = id.is_ok_and(|output| output.stdout.trim_ascii() == b"0");
+        let terminal = stdin().is_terminal() && stderr().is_terminal();
+        Self { root, terminal, yes, sudo: found("sudo").is_some() }
+    }
+}
+
+impl fmt::Display for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.program)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USER: Situation = Situation { root: false, terminal: false, yes: false, sudo: true };
+    const ROOT: Situation = Situation { root: true, sudo: false, ..USER };
+
+    fn apt() -> Lack {
+        Lack { what: "qemu", lines: vec!["apt-get update", "apt-get install -y q"], root: true, declared: false }
+    }
+
+    fn brew() -> Lack {
+        Lack { what: "qemu", lines: vec!["brew install q"], root: false, declared: false }
+    }
+
+    #[test]
+    fn on_a_terminal_it_asks_and_shows_the_whole_line() {
+        let sudo = "sudo apt-get update && sudo apt-get install -y q".to_owned();
+        assert_eq!(decide(&apt(), Situation { terminal: true, ..USER }), Decision::Ask(sudo));
+        let plain = "apt-get update && apt-get install -y q".to_owned();
+        assert_eq!(decide(&apt(), Situation { terminal: true, ..ROOT }), Decision::Ask(plain));
+        assert_eq!(decide(&target(), Situation { terminal: true, ..USER }), Decision::Ask(target_line()));
+        assert_eq!(decide(&brew(), Situation { terminal: true, ..USER }), Decision::Ask("brew install q".into()));
+    }
+
+    #[test]
+    fn root_without_a_terminal_goes_ahead() {
+        assert_eq!(decide(&apt(), ROOT), Decision::Go("apt-get update && apt-get install -y q".into()));
+    }
+
+    #[test]
+    fn yes_goes_ahead_with_sudo_where_root_is_needed() {
+        let yes = Situation { yes: true, ..USER };
+        assert_eq!(decide(&apt(), yes), Decision::Go("sudo apt-get update && sudo apt-get install -y q".into()));
+        assert_eq!(decide(&brew(), yes), Decision::Go("brew install q".into()));
+        let terminal = Situation { terminal: true, ..yes };
+        assert!(matches!(decide(&apt(), terminal), Decision::Go(_)));
+    }
+
+    #[test]
+    fn otherwise_it_stops_with_the_line_to_type() {
+        assert_eq!(decide(&apt(), USER), Decision::Stop("sudo apt-get update && sudo apt-get install -y q".into()));
+        assert_eq!(decide(&brew(), USER), Decision::Stop("brew install q".into()));
+        assert_eq!(decide(&brew(), ROOT), Decision::Stop("brew install q".into()), "Homebrew refuses root");
+    }
+
+    #[test]
+    fn without_sudo_even_yes_stops() {
+        let plain = Decision::Stop("apt-get update && apt-get install -y q".into());
+        for terminal in [false, true] {
+            assert_eq!(decide(&apt(), Situation { sudo: false, yes: true, terminal, ..USER }), plain);
+        }
+    }
+
+    #[test]
+    fn the_target_that_the_workspace_declares_needs_no_leave_in_a_script() {
+        assert_eq!(decide(&target(), USER), Decision::Go(target_line()));
+    }
+
+    #[test]
+    fn each_line_is_its_managers_own() {
+        for manager in &MANAGERS {
+            for line in manager.qemu.iter().chain([&manager.gdb]) {
+                assert!(line.starts_with(&format!("{manager} ")), "{line}");
+                assert!(!line.contains("&&") && !line.contains('\''), "{line}: split at spaces, nothing else");
+            }
+        }
+    }
+}
