@@ -1,6 +1,6 @@
 // What is told before there is Rust, and where Rust has failed: raw registers on a UART that needs no set-up.
 
-        .section .text.boot, "ax"
+        .section .text.vectors, "ax"
 
 // emergency_vectors — EL1's vectors until Rust has its own.
 //   in        an exception in the first instructions
@@ -15,6 +15,8 @@ emergency_vectors:
         vector  \slot, emergency_exception
         .endr
         .balign 128
+
+        .section .text.boot, "ax"
 
         printer emergency
 

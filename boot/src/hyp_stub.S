@@ -1,6 +1,6 @@
 // The hyp-stub: the little that stays at EL2 while the kernel lives at EL1.
 
-        .section .text.boot, "ax"
+        .section .text.vectors, "ax"
 
 // hyp_stub_vectors — answers HVC from EL1 and from EL2 itself; everything else is told by the emergency printer.
 //   in        x0 = number, x1–x4 = arguments (the ABI in hyp.rs)
@@ -25,6 +25,8 @@ hyp_stub_vectors:
         vector  \slot, emergency_exception
         .endr
         .balign 128
+
+        .section .text.boot, "ax"
 
 stub_call_from_el2:
         stub_calls stub_not_hvc_from_el2, {EC_HVC64}, {SET_VECTORS}, {SOFT_RESTART}, {STUB_ERR}, {VECTORS_ALIGNMENT}, {SCTLR_EL2_MMU_OFF}

@@ -309,6 +309,12 @@ mod tests {
     }
 
     proptest! {
+        // Miri has no current directory to keep failures in.
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::with_cases(if cfg!(miri) { 16 } else { 256 })
+        })]
+
         #[test]
         fn what_is_built_is_read(code: [u32; 2], pages in 0_u64..1024, image_size in 1_u64.., pe_offset: u32, high: u64) {
             let header = Header { code, text_offset: pages * 4096, image_size, flags: (high << 4) | 0xa, pe_offset };

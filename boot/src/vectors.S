@@ -1,6 +1,6 @@
 // Exceptions of a kernel that runs Rust: a frame on a stack of their own, then Rust.
 
-        .section .text.boot, "ax"
+        .section .text.vectors, "ax"
 
         .balign 2048
         .global exception_vectors
@@ -9,6 +9,8 @@ exception_vectors:
         vector  \slot, exception_to_rust
         .endr
         .balign 128
+
+        .section .text.boot, "ax"
 
 // exception_to_rust — saves the interrupted state and calls the kernel's handler, which does not return.
 //   in        x1 = vector slot; x0, x1 saved in TPIDR_EL0, TPIDRRO_EL0

@@ -116,6 +116,9 @@ impl Image {
         let mut at = payload.place.start;
         for slice in frames.slices_mut() {
             let bytes = (payload.place.end - at).min(slice.len() as u64);
+            if bytes == 0 {
+                break;
+            }
             disk.read(at, &mut slice[..bytes as usize])?;
             at += bytes;
         }

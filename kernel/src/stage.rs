@@ -31,6 +31,7 @@ use relocate::segment::MAX_SEGMENTS;
 pub struct Staged<'a> {
     life: &'a mut Life,
     plan: Plan,
+    /// The parts of the block, `rest` as far as it is used.
     layout: Layout,
     code_crc32c: u32,
     rest_crc32c: u32,
@@ -43,7 +44,7 @@ impl<'a> Staged<'a> {
     ///
     /// [`Refused::List`], [`Refused::NoUart`], [`Refused::NoCrc32`].
     pub fn new(life: &'a mut Life, plan: Plan) -> Result<Self, Refused> {
-        let layout = Layout::of(&life.control);
+        let mut layout = Layout::of(&life.control);
         let uart = life.machine.uart.clone().ok_or(Refused::NoUart)?;
         if !relocate::checksum::is_available() {
             return Err(Refused::NoCrc32);
@@ -60,7 +61,8 @@ impl<'a> Staged<'a> {
         let read = |address: PhysAddr| unsafe { pointer(address).cast::<u64>().read() };
         list::check(&segments, head, read).expect("a list says what its segments say");
         let tables = PhysAddr(layout.rest.start.0 + list_pages as u64 * PAGE_SIZE)..layout.rest.end;
-        let (copy_ttbr0, _) = map::copy_map(&life.mapped, &layout.code, &uart, tables);
+        let (copy_ttbr0, free) = map::copy_map(&life.mapped, &layout.code, &uart, tables);
+        layout.rest.end = free.start;
 
         let mut arguments = Arguments {
             head,
@@ -94,7 +96,7 @@ impl<'a> Staged<'a> {
 
         // The whole block to PoC: it is read with the MMU off, by EL2 as well, and executed. Its breadcrumbs are not written through the
         // cache any more but by stores that are cleaned one by one. [I6]
-        cache::clean_and_invalidate(&life.control);
+        cache::clean_and_invalidate(&(layout.code.start..layout.rest.end));
         cache::invalidate_instructions();
         life.map.make_executable(&layout.code);
 

@@ -349,6 +349,17 @@ mod tests {
     }
 
     #[test]
+    fn runs_without_a_page_say_nothing() {
+        let source =
+            [run(0x300, 0), run(0x100, 1), run(0x200, 0), page(0x104)..page(0x101), run(0x101, 1), run(0x102, 0)];
+        let segments = [Segment { name: "kernel", destination: run(0x10, 2), source: &source }];
+        let mut pages = [[0; ENTRIES_PER_PAGE]];
+        let head = build(&segments, &mut pages, BASE).expect("one page is enough");
+        assert_eq!(pages[0][..3], [0x1_0001, 0x10_0018, 4]);
+        assert_eq!(check(&segments, head, |at| word(&pages, at)), Ok(()));
+    }
+
+    #[test]
     fn runs_of_two_segments_are_not_joined() {
         let (first, second) = ([run(0x100, 1)], [run(0x101, 1)]);
         let segments = [

@@ -262,7 +262,7 @@ fn hold_many(pages: u64, cases: u64) -> Seen {
 
 #[test]
 fn a_million_small_memories() {
-    let seen = hold_many(64, if cfg!(miri) { 30 } else { 1_000_000 });
+    let seen = hold_many(64, if cfg!(miri) { 15 } else { 1_000_000 });
     println!("seed {SEED:#x}: {seen:?}");
     if !cfg!(miri) {
         assert!(seen.done_only > 10_000 && seen.sixteen_segments > 1_000, "{seen:?}");
@@ -284,7 +284,7 @@ fn large_memories_with_long_runs_and_several_list_pages() {
 fn where_the_invariant_is_broken_check_refuses() {
     let mut model = Model::new(64);
     let (mut safe, mut lucky, mut wrong) = (0, 0, 0);
-    for seed in SEED..SEED + if cfg!(miri) { 30 } else { 100_000 } {
+    for seed in SEED..SEED + if cfg!(miri) { 15 } else { 100_000 } {
         let mut random = SplitMix64::new(seed);
         let case = Case::choose(64, true, &mut |n| random.below(n));
         let (verdict, after) = model.relocate(&case);

@@ -18,7 +18,8 @@ use crate::{
     disk, doctor, image, kernel_build,
     orders::{Base, El2, Orders, Restart, draw_seed, parse_seed},
     qemu, report,
-    run::{Disk, Request, run},
+    request::{Disk, Request},
+    run::run,
     setup,
 };
 

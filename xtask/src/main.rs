@@ -8,6 +8,7 @@ mod config;
 mod console;
 mod disk;
 mod doctor;
+mod events;
 mod explain;
 mod fit;
 mod folder;
@@ -17,8 +18,10 @@ mod orders;
 mod processes;
 mod qemu;
 mod report;
+mod request;
 mod run;
 mod setup;
+mod verdict;
 
 use std::{
     fmt,

@@ -323,7 +323,11 @@ fn sentences_name_the_value() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 20_000 }))]
+    // Miri has no current directory to keep failures in.
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 20_000 })
+    })]
 
     /// Damage anywhere in the tree is refused, or does no harm that the digests do not find; nothing panics.
     #[test]

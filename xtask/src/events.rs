@@ -1,0 +1,168 @@
+//! What happened in a run, read off its console.
+//!
+//! *When:* while QEMU runs, line by line. The kernel's words are `boot::marker`'s; a log line may have its generation in
+//! brackets before them. Other lines tell people something and xtask nothing.
+
+use std::{fs::File, io::Write, path::Path, sync::mpsc::Receiver, time::Duration};
+
+use anyhow::{Context, Result};
+use boot::marker;
+
+use crate::console::Line;
+
+/// What a line of the console tells about the run.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// A generation has come up.
+    Generation,
+    /// The point of no return is next.
+    Bye,
+    /// A restart was refused; the generation lives on.
+    Refused,
+    /// The last generation ended as ordered.
+    Success,
+    /// The run ended, not as ordered.
+    Failure,
+    /// An exception or a panic, or what else is printed in need.
+    Emergency,
+    /// A CPU's last words.
+    Stopped,
+    /// xtask ran out of patience.
+    TimedOut,
+    /// QEMU has ended.
+    Exit,
+}
+
+impl Kind {
+    /// The word for events.jsonl.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Generation => "generation",
+            Self::Bye => "bye",
+            Self::Refused => "refused",
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Emergency => "emergency",
+            Self::Stopped => "stopped",
+            Self::TimedOut => "timed-out",
+            Self::Exit => "exit",
+        }
+    }
+}
+
+/// Something that happened in a run.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Since QEMU was started.
+    pub at: Duration,
+    /// What it is.
+    pub kind: Kind,
+    /// The whole line, or xtask's own words.
+    pub line: String,
+}
+
+impl Event {
+    /// One line of events.jsonl.
+    pub fn json(&self) -> String {
+        let ms = (self.at.as_secs_f64() * 1e6).round() / 1e3;
+        serde_json::json!({ "ms": ms, "event": self.kind.word(), "line": self.line }).to_string()
+    }
+}
+
+/// What the line says about the run, if anything.
+pub fn classify(line: &str) -> Option<Kind> {
+    // The longer marker first: what a stopping CPU says is an emergency too.
+    let markers = [
+        (marker::STOPPED, Kind::Stopped),
+        (marker::EMERGENCY, Kind::Emergency),
+        (marker::GENERATION, Kind::Generation),
+        (marker::BYE, Kind::Bye),
+        (marker::REFUSED, Kind::Refused),
+        (marker::SUCCESS, Kind::Success),
+        (marker::FAILURE, Kind::Failure),
+    ];
+    let text = without_generation(line);
+    markers.into_iter().find_map(|(marker, kind)| text.starts_with(marker).then_some(kind))
+}
+
+/// The line without its `[generation] `.
+fn without_generation(line: &str) -> &str {
+    let inner = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+    match inner {
+        Some((number, text)) if !number.is_empty() && number.trim().bytes().all(|b| b.is_ascii_digit()) => text,
+        _ => line,
+    }
+}
+
+/// The events of a run: kept, and written as they come.
+pub struct Log {
+    file: File,
+    /// In order.
+    pub events: Vec<Event>,
+}
+
+impl Log {
+    /// Opens the file.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { file, events: Vec::new() })
+    }
+
+    /// Notes the event.
+    pub fn add(&mut self, event: Event) -> Result<()> {
+        writeln!(self.file, "{}", event.json()).context("cannot write events.jsonl")?;
+        self.events.push(event);
+        Ok(())
+    }
+
+    /// Notes the line if it tells something.
+    pub fn line(&mut self, line: Line) -> Result<Option<Kind>> {
+        let kind = classify(&line.text);
+        if let Some(kind) = kind {
+            self.add(Event { at: line.at, kind, line: line.text })?;
+        }
+        Ok(kind)
+    }
+
+    /// Notes what was heard and not yet listened to.
+    pub fn drain(&mut self, lines: &Receiver<Line>) -> Result<()> {
+        lines.try_iter().try_for_each(|line| self.line(line).map(drop))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markers_are_known_at_the_start_of_a_line_only() {
+        let cases = [
+            ("Generation 0 of 3", Some(Kind::Generation)),
+            ("[0] Generation 0 of 3", Some(Kind::Generation)),
+            ("[  12] Bye! copying 3 segments", Some(Kind::Bye)),
+            ("[1] Refused: no disk", Some(Kind::Refused)),
+            ("Ouroboros: success", Some(Kind::Success)),
+            ("[2] Ouroboros: failure", Some(Kind::Failure)),
+            ("!! synchronous exception", Some(Kind::Emergency)),
+            ("!! stopped", Some(Kind::Stopped)),
+            ("[7] !! stopped at the control page", Some(Kind::Stopped)),
+            ("the next Generation 4", None),
+            ("[x] Generation 4", None),
+            ("[] Generation 4", None),
+            ("", None),
+        ];
+        for (line, kind) in cases {
+            assert_eq!(classify(line), kind, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line_of_json() {
+        let event = Event { at: Duration::from_micros(12_345), kind: Kind::Bye, line: "Bye! \"x\"".into() };
+        let value: serde_json::Value = serde_json::from_str(&event.json()).unwrap();
+        assert_eq!(
+            (&value["ms"], &value["event"], &value["line"]),
+            (&12.345.into(), &"bye".into(), &"Bye! \"x\"".into())
+        );
+    }
+}

@@ -1,0 +1,116 @@
+//! A run to be made: which machine, told what, from which disk, for how long.
+//!
+//! *When:* composed by `run`, by each case of the test matrix and by each measurement; the runs are made from it.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Result;
+
+use crate::{
+    config::{Config, Machine, Virtio},
+    kernel_build::Built,
+    qemu::{self, Choice},
+};
+
+/// What the machine restarts from.
+#[derive(Clone, Debug)]
+pub enum Disk {
+    /// These bytes; they are kept in the run's folder.
+    Bytes(Arc<Vec<u8>>),
+    /// A file, opened where it lies.
+    File(PathBuf),
+    /// The machine has no disk.
+    None,
+}
+
+/// A run to be made.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The machine's name, for people.
+    pub name: String,
+    /// qemu.toml.
+    pub config: Arc<Config>,
+    /// The machine's table.
+    pub machine: Machine,
+    /// In place of the machine's own.
+    pub cpu: Option<String>,
+    /// In place of the machine's own.
+    pub memory: Option<String>,
+    /// In place of the machine's own.
+    pub virtio: Option<Virtio>,
+    /// The whole of /chosen/bootargs.
+    pub bootargs: String,
+    /// May the guest call the host, and so set the exit code? For our own kernel only. Otherwise the console decides.
+    pub semihosting: bool,
+    /// What the bootargs' random choices are drawn from.
+    pub seed: u64,
+    /// The kernel as built: what is booted, and its symbols.
+    pub kernel: Arc<Built>,
+    /// Booted in place of the kernel's own Image: a patched one.
+    pub image: Option<Vec<u8>>,
+    /// What it restarts from.
+    pub disk: Disk,
+    /// How the disk is opened, with `{disk}` for its path; [`qemu::DRIVE`] is the usual way.
+    pub drive: String,
+    /// The longest that the run may take.
+    pub timeout: Duration,
+    /// More words for QEMU; `{folder}` stands for the run's folder.
+    pub args: Vec<String>,
+    /// Show the command line and the console.
+    pub echo: bool,
+    /// Keep the folder of a success too.
+    pub keep: bool,
+    /// Start stopped, with a gdb stub for a person, and without a limit in time.
+    pub gdb: bool,
+    /// The line that makes this run again; without one it is the folder's `command`.
+    pub again: Option<String>,
+}
+
+impl Request {
+    /// A run of `kernel` on the machine `name`, quiet, without a disk.
+    pub fn new(config: &Arc<Config>, name: &str, kernel: &Arc<Built>) -> Result<Self> {
+        Ok(Self {
+            name: name.to_owned(),
+            config: Arc::clone(config),
+            machine: config.machine(name)?.clone(),
+            cpu: None,
+            memory: None,
+            virtio: None,
+            bootargs: String::new(),
+            semihosting: true,
+            seed: 0,
+            kernel: Arc::clone(kernel),
+            image: None,
+            disk: Disk::None,
+            drive: qemu::DRIVE.to_owned(),
+            timeout: Duration::from_secs(60),
+            args: Vec::new(),
+            echo: false,
+            keep: false,
+            gdb: false,
+            again: None,
+        })
+    }
+
+    /// QEMU's words without the sockets for questions: what anyone may type to repeat the run.
+    pub fn words(&self, image: &Path, disk: Option<&Path>, folder: &Path) -> Vec<String> {
+        let choice = Choice {
+            machine: &self.machine,
+            cpu: self.cpu.as_deref(),
+            memory: self.memory.as_deref(),
+            virtio: self.virtio,
+            semihosting: self.semihosting,
+        };
+        let mut words = vec![qemu::QEMU.to_owned()];
+        words.extend(choice.words(&self.config));
+        words.extend(qemu::console());
+        words.extend(disk.map(|disk| qemu::disk(disk, &self.drive)).unwrap_or_default());
+        words.extend(["-kernel", &image.display().to_string(), "-append", &self.bootargs].map(str::to_owned));
+        words.extend(self.args.iter().map(|arg| arg.replace("{folder}", &folder.display().to_string())));
+        words
+    }
+}

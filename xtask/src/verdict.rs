@@ -1,0 +1,112 @@
+//! The verdict on a run.
+//!
+//! *When:* after QEMU has ended, or was ended. The console decides, and the exit code too where the guest may set it: a
+//! PSCI power-off always ends QEMU with 0, a semihosting exit with what the kernel says.
+
+use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
+
+use crate::events::{Event, Kind};
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// As ordered.
+    Success,
+    /// Not as ordered; QEMU's exit code, or 128 and the number of the signal that ended it.
+    Failed(i32),
+    /// xtask ended it: it was out of time.
+    TimedOut,
+    /// xtask ended it: its CPU had said that it stops.
+    Stopped,
+}
+
+/// Why we stopped listening.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    /// The console ended, and QEMU with it.
+    Console,
+    /// The deadline came.
+    OutOfTime,
+    /// A CPU stopped, and its last words are over.
+    Stopped,
+}
+
+impl Verdict {
+    /// The exit code of xtask.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Failed(_) | Self::Stopped => 1,
+            // As timeout(1) has it.
+            Self::TimedOut => 124,
+        }
+    }
+
+    /// The end in words.
+    pub fn words(self) -> String {
+        match self {
+            Self::Success => "success".to_owned(),
+            Self::Failed(0) => "failed: QEMU ended well, but the console does not tell of a success".to_owned(),
+            Self::Failed(code) => format!("failed: QEMU ended with {code}"),
+            Self::TimedOut => "failed: out of time".to_owned(),
+            Self::Stopped => "failed: a CPU stopped".to_owned(),
+        }
+    }
+}
+
+/// A shell's view of how a process ended.
+pub fn exit_code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+/// The verdict: the console decides, and the exit code too where the guest may set it.
+pub fn judge(end: End, code: Option<i32>, semihosting: bool, events: &[Event]) -> Verdict {
+    let seen = |kind| events.iter().any(|event| event.kind == kind);
+    let as_ordered = seen(Kind::Success) && !seen(Kind::Failure) && !seen(Kind::Stopped);
+    match (end, code) {
+        (End::OutOfTime, _) => Verdict::TimedOut,
+        (End::Stopped, _) => Verdict::Stopped,
+        // Its console closed, and it went on running all the same.
+        (End::Console, None) => Verdict::TimedOut,
+        (End::Console, Some(code)) if as_ordered && (code == 0 || !semihosting) => Verdict::Success,
+        (End::Console, Some(code)) => Verdict::Failed(code),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn events(kinds: &[Kind]) -> Vec<Event> {
+        kinds.iter().map(|&kind| Event { at: Duration::ZERO, kind, line: String::new() }).collect()
+    }
+
+    #[test]
+    fn a_success_needs_the_marker_and_where_it_counts_the_code() {
+        let good = events(&[Kind::Generation, Kind::Success]);
+        assert_eq!(judge(End::Console, Some(0), true, &good), Verdict::Success);
+        assert_eq!(judge(End::Console, Some(1), true, &good), Verdict::Failed(1));
+        assert_eq!(judge(End::Console, Some(1), false, &good), Verdict::Success);
+        assert_eq!(judge(End::Console, Some(0), true, &events(&[Kind::Generation])), Verdict::Failed(0));
+    }
+
+    #[test]
+    fn a_success_that_is_taken_back_or_does_not_end_is_none() {
+        assert_eq!(judge(End::Console, Some(0), true, &events(&[Kind::Success, Kind::Failure])), Verdict::Failed(0));
+        assert_eq!(judge(End::Console, Some(0), false, &events(&[Kind::Success, Kind::Stopped])), Verdict::Failed(0));
+        assert_eq!(judge(End::OutOfTime, None, true, &events(&[Kind::Success])), Verdict::TimedOut);
+        assert_eq!(judge(End::Console, None, true, &events(&[Kind::Success])), Verdict::TimedOut);
+        assert_eq!(judge(End::Stopped, None, true, &events(&[Kind::Stopped])), Verdict::Stopped);
+    }
+
+    #[test]
+    fn each_end_has_its_exit_code() {
+        assert_eq!(Verdict::Success.exit_code(), 0);
+        assert_eq!(Verdict::Failed(0).exit_code(), 1, "an end without the marker is no success");
+        assert_eq!(Verdict::Failed(42).exit_code(), 1);
+        assert_eq!(Verdict::Stopped.exit_code(), 1);
+        assert_eq!(Verdict::TimedOut.exit_code(), 124);
+    }
+}
