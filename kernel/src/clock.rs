@@ -20,6 +20,8 @@ pub fn nanoseconds(ticks: u64) -> u64 {
     let frequency: u64;
     // SAFETY: as above.
     unsafe { asm!("mrs {}, cntfrq_el0", out(reg) frequency, options(nomem, nostack)) };
-    // A frequency that nobody has set makes ticks the unit.
-    (u128::from(ticks) * 1_000_000_000).checked_div(frequency.into()).map_or(ticks, |nanoseconds| nanoseconds as u64)
+    // Seconds and what is left of one: neither product passes 64 bits. A frequency that nobody has set makes seconds of ticks.
+    let whole = ticks.checked_div(frequency).unwrap_or(ticks);
+    let rest = ticks.checked_rem(frequency).unwrap_or(0);
+    whole * 1_000_000_000 + (rest * 1_000_000_000).checked_div(frequency).unwrap_or(0)
 }

@@ -55,7 +55,7 @@ pub unsafe fn open(base: PhysAddr, generation: u32) {
     let registers = unsafe { UniqueMmioPointer::new(registers) };
     *CONSOLE.uart.lock() = Some(Uart::new(registers));
     CONSOLE.generation.store(generation, Ordering::Relaxed);
-    log::set_logger(&CONSOLE).expect("one logger");
+    log::set_logger(&CONSOLE).unwrap_or_else(|error| panic!("{error}"));
     log::set_max_level(LevelFilter::Info);
 }
 

@@ -41,7 +41,9 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoDisk(slots) => write!(f, "no disk: none of {slots} virtio-mmio slots holds a block device: attach one"),
+            Self::NoDisk(slots) => {
+                write!(f, "no disk: none of {slots} virtio-mmio slots holds a block device: attach one")
+            }
             Self::Setup(error) => write!(f, "the disk cannot be set up: {error}"),
             Self::Read { block, error } => write!(f, "the disk fails to read block {block}: {error}"),
         }

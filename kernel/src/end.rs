@@ -4,10 +4,10 @@
 //! where the orders allow it, else PSCI SYSTEM_OFF; where neither ends the machine, it stands still.
 
 use crate::console::{self, Last};
-use kernel::tree::Conduit;
 use boot::marker::{FAILURE, STOPPED, SUCCESS};
 use core::fmt::Write;
 use core::hint::spin_loop;
+use kernel::tree::Conduit;
 use log::info;
 use smccc::{Hvc, Smc, psci};
 use spin::Once;

@@ -4,13 +4,12 @@
 //! the next one is planned. *Leaves:* a blob that keeps its size however many generations edit it. Numbers of fixed width are
 //! properties of cells, not words in bootargs: an order is what a person wrote, and stays as it was written.
 
-use crate::tree::{self, Refused};
+use crate::tree::{Refused, Tree};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use boot::breadcrumb;
 use boot::phys::PhysAddr;
 use dtoolkit::ToPropertyValue;
-use dtoolkit::fdt::Fdt;
 use dtoolkit::fdt_mut::FdtMut;
 
 const GENERATION: &str = "ouroboros,generation";
@@ -33,22 +32,23 @@ pub struct Handed {
 impl Handed {
     /// What a predecessor of ours left, or `None` where the loader was another.
     #[must_use]
-    pub fn read(tree: &Fdt<'_>) -> Option<Self> {
+    pub fn read(tree: &Tree<'_>) -> Option<Self> {
         Some(Self {
-            generation: tree::chosen_u64(tree, GENERATION)?.try_into().ok()?,
-            seed: tree::chosen_u64(tree, SEED)?,
-            base: PhysAddr(tree::chosen_u64(tree, BASE)?),
-            breadcrumbs: PhysAddr(tree::chosen_u64(tree, breadcrumb::PROPERTY)?),
+            generation: tree.chosen_u64(GENERATION)?.try_into().ok()?,
+            seed: tree.chosen_u64(SEED)?,
+            base: PhysAddr(tree.chosen_u64(BASE)?),
+            breadcrumbs: PhysAddr(tree.chosen_u64(breadcrumb::PROPERTY)?),
         })
     }
 
-    /// Writes the numbers into a blob that [`shrink`] made room in.
+    /// Writes the numbers into a valid blob that [`shrink`] made room in.
     ///
     /// # Errors
     ///
     /// [`Refused::Damaged`] where the blob is no tree or has no such room.
     pub fn write(&self, blob: &mut [u8]) -> Result<(), Refused> {
-        let mut tree = FdtMut::from_slice(blob).map_err(|error| Refused::Damaged(error.to_string()))?;
+        // Unchecked: it was checked when this generation opened it. What this writes is checked by the next one.
+        let mut tree = FdtMut::from_slice_unchecked(blob);
         let mut chosen = tree.find_node_mut("/chosen").ok_or(Refused::NoChosen)?;
         for (name, value) in self.properties() {
             let mut property =

@@ -5,19 +5,19 @@
 //! a damaged one, no RAM.
 #![expect(unsafe_code, reason = "gives RAM to the heap, and opens the console")]
 
-use kernel::handover::{self, Handed};
 use crate::image::{Parts, handed_over_tree};
 use crate::map::{LifeMap, Regions};
 use crate::memory::Heap;
 use crate::mode::{self, Mode};
-use kernel::orders::{self, Base, Orders};
-use kernel::tree::{self, Machine};
 use crate::{clock, console, end};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use boot::record::EntryRecord;
 use core::ops::Range;
+use kernel::handover::{self, Handed};
+use kernel::orders::{self, Base, Orders};
+use kernel::tree::{Machine, Tree};
 use relocate::placement;
 use relocate::random::SplitMix64;
 
@@ -70,10 +70,11 @@ impl Life {
     pub fn begin(record: &'static EntryRecord) -> Self {
         let main = clock::now();
         let heap = Heap::begin();
-        let given = handed_over_tree(record)
-            .unwrap_or_else(|| panic!("x0 = {:#x} at entry is no device tree: the loader must hand one over", record.x0));
-        let tree = tree::open(given).unwrap_or_else(|refused| panic!("{refused}"));
-        let (orders, obeyed) = Orders::parse(tree::bootargs(&tree));
+        let given = handed_over_tree(record).unwrap_or_else(|| {
+            panic!("x0 = {:#x} at entry is no device tree: the loader must hand one over", record.x0)
+        });
+        let tree = Tree::open(given).unwrap_or_else(|refused| panic!("{refused}"));
+        let (orders, obeyed) = Orders::parse(tree.bootargs());
         let disobeyed = obeyed.err().map(|refused: orders::Refused<'_>| refused.to_string());
         let handed = Handed::read(&tree);
         let machine = Machine::read(&tree).unwrap_or_else(|refused| panic!("{refused}"));
@@ -94,9 +95,7 @@ impl Life {
         avoid.push(given_pages.clone());
         avoid.extend(breadcrumbs.clone());
         let control = match orders.base {
-            Base::Random => {
-                placement::random_block(&mut random, &machine.ram, &avoid, CONTROL_SIZE, CONTROL_ALIGNMENT)
-            }
+            Base::Random => placement::random_block(&mut random, &machine.ram, &avoid, CONTROL_SIZE, CONTROL_ALIGNMENT),
             Base::Same | Base::Load => placement::highest_block(&machine.ram, &avoid, CONTROL_SIZE, CONTROL_ALIGNMENT),
         };
         let control = control.and_then(|start| start.range(CONTROL_SIZE)).expect("RAM holds no control block");

@@ -5,7 +5,6 @@
 
 use crate::clock;
 use crate::disk::Disk;
-use kernel::fit::{self, Fit, Payload};
 use crate::memory::Frames;
 use crate::refused::Refused;
 use alloc::string::String;
@@ -14,6 +13,7 @@ use alloc::vec::Vec;
 use boot::image::{HEADER_BYTES, Header};
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use core::ops::Range;
+use kernel::fit::{self, Fit, Payload};
 use relocate::checksum::Crc32c;
 
 /// The disk's table of contents.

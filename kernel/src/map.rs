@@ -26,8 +26,7 @@ use relocate::placement;
 
 const LEAF: El1Attributes = El1Attributes::VALID.union(El1Attributes::ACCESSED).union(El1Attributes::NON_GLOBAL);
 const NEVER_EXECUTED: El1Attributes = El1Attributes::PXN.union(El1Attributes::UXN);
-const NORMAL: El1Attributes =
-    LEAF.union(El1Attributes::ATTRIBUTE_INDEX_1).union(El1Attributes::INNER_SHAREABLE);
+const NORMAL: El1Attributes = LEAF.union(El1Attributes::ATTRIBUTE_INDEX_1).union(El1Attributes::INNER_SHAREABLE);
 
 /// Code: read-only, executable at the kernel's level.
 const TEXT: El1Attributes = NORMAL.union(El1Attributes::READ_ONLY).union(El1Attributes::UXN);
@@ -101,14 +100,15 @@ impl LifeMap {
 
     fn protect(&mut self, pages: &Range<PhysAddr>, to: El1Attributes, from: El1Attributes) {
         let region = region(pages);
-        let change = |_: &MemoryRegion, leaf: &mut aarch64_paging::descriptor::UpdatableDescriptor<'_, El1Attributes>| {
-            leaf.modify_flags(to, from - to)
-        };
+        let change =
+            |_: &MemoryRegion, leaf: &mut aarch64_paging::descriptor::UpdatableDescriptor<'_, El1Attributes>| {
+                leaf.modify_flags(to, from - to)
+            };
         match self {
             Self::El1(map) => map.modify_range(&region, &change),
             Self::El2(map) => map.modify_range(&region, &change),
         }
-        .expect("control pages are mapped one by one");
+        .unwrap_or_else(|error| panic!("control pages are not mapped one by one: {error}"));
     }
 }
 
@@ -181,8 +181,7 @@ pub fn copy_map(
     tables: Range<PhysAddr>,
 ) -> (u64, Range<PhysAddr>) {
     let pages = ControlPages { free: tables };
-    let mut map =
-        Mapping::with_asid_and_va_range(pages, asid::COPY as usize, ROOT_LEVEL, El1And0, VaRange::Lower);
+    let mut map = Mapping::with_asid_and_va_range(pages, asid::COPY as usize, ROOT_LEVEL, El1And0, VaRange::Lower);
     let mut add = |range: &Range<PhysAddr>, attributes| {
         let start = PhysicalAddress(range.start.0 as usize);
         map.map_range(&region(range), start, attributes, Constraints::empty())

@@ -4,13 +4,13 @@
 //! entered there. *Leaves:* the mode; in vhe this code has gone on at EL2.
 #![expect(unsafe_code, reason = "reads system registers and calls the stub")]
 
-use kernel::orders::El2;
 use boot::hyp;
 use boot::hyp_stub;
 use boot::record::EntryRecord;
 use boot::sysreg::current_el;
 use core::arch::asm;
 use core::fmt;
+use kernel::orders::El2;
 
 /// Where the kernel lives.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,7 +48,9 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoVhe => "el2=vhe was ordered, but this CPU has no VHE (ID_AA64MMFR1_EL1.VH = 0): going on as nvhe",
-            Self::OnlyVhe => "el2=nvhe was ordered, but this CPU is VHE-only (ID_AA64MMFR4_EL1.E2H0 < 0): going on as vhe",
+            Self::OnlyVhe => {
+                "el2=nvhe was ordered, but this CPU is VHE-only (ID_AA64MMFR4_EL1.E2H0 < 0): going on as vhe"
+            }
             Self::NoEl2 => "el2= was ordered, but the image was entered at EL1: going on as el1",
         })
     }

@@ -3,14 +3,14 @@
 //! *When:* after load, with the disk closed. *Leaves:* a [`Plan`] whose segments have passed `relocate::segment::check`. *Refuses:* whatever
 //! that refuses.
 
-use kernel::handover::Handed;
 use crate::load::Image;
 use crate::memory::Frames;
 use crate::refused::Refused;
-use kernel::tree::Machine;
 use alloc::vec::Vec;
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use core::ops::Range;
+use kernel::handover::Handed;
+use kernel::tree::Machine;
 use relocate::checksum::Crc32c;
 use relocate::control::Check;
 use relocate::segment::{self, Memory, Reserved, Segment};

@@ -3,10 +3,10 @@
 //! *When:* anywhere between the disk and the point of no return. Whoever refuses has given back what it took; `main` alone prints.
 
 use crate::disk;
-use kernel::{fit, tree};
 use alloc::string::{String, ToString};
 use boot::phys::PhysAddr;
 use core::fmt;
+use kernel::{fit, tree};
 
 /// A restart that does not happen.
 #[derive(Debug)]
@@ -50,18 +50,31 @@ impl fmt::Display for Refused {
             Self::Fit(refused) => refused.fmt(f),
             Self::Image(refused) => refused.fmt(f),
             Self::Segments(refused) => refused.fmt(f),
-            Self::Memory(bytes) => write!(f, "not enough memory: {bytes} more bytes of frames cannot be had: give the machine more"),
-            Self::NoSlot(bytes) => write!(f, "not enough memory: no 2 MiB slot of RAM has {bytes} bytes that are free to land on"),
-            Self::NoConfiguration(number) => write!(f, "the FIT has no configuration after the {number} that were refused"),
-            Self::NoLoadAddress => {
-                f.write_str("base=load was ordered, but the FIT's kernel has no load address: write one, or order another base")
+            Self::Memory(bytes) => {
+                write!(f, "not enough memory: {bytes} more bytes of frames cannot be had: give the machine more")
             }
+            Self::NoSlot(bytes) => {
+                write!(f, "not enough memory: no 2 MiB slot of RAM has {bytes} bytes that are free to land on")
+            }
+            Self::NoConfiguration(number) => {
+                write!(f, "the FIT has no configuration after the {number} that were refused")
+            }
+            Self::NoLoadAddress => f.write_str(
+                "base=load was ordered, but the FIT's kernel has no load address: write one, or order another base",
+            ),
             Self::List(refused) => refused.fmt(f),
             Self::Tree(refused) => refused.fmt(f),
-            Self::NoCrc32 => f.write_str("this CPU has no FEAT_CRC32 (ID_AA64ISAR0_EL1.CRC32 = 0): the copy could not be verified"),
-            Self::NoUart => f.write_str("the device tree names no PL011: the relocation code would have to fail in silence"),
+            Self::NoCrc32 => {
+                f.write_str("this CPU has no FEAT_CRC32 (ID_AA64ISAR0_EL1.CRC32 = 0): the copy could not be verified")
+            }
+            Self::NoUart => {
+                f.write_str("the device tree names no PL011: the relocation code would have to fail in silence")
+            }
             Self::Busy(slot, status) => {
-                write!(f, "the virtio device at {slot} is not in reset (Status {status:#x}): it could write to memory after the jump")
+                write!(
+                    f,
+                    "the virtio device at {slot} is not in reset (Status {status:#x}): it could write to memory after the jump"
+                )
             }
             Self::Changed(what, was, is) => write!(
                 f,

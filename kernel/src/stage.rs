@@ -11,7 +11,6 @@ use crate::life::Life;
 use crate::map;
 use crate::memory::pointer;
 use crate::mode::Mode;
-use kernel::orders::Restart;
 use crate::plan::Plan;
 use crate::refused::Refused;
 use boot::breadcrumb::{BYE, REACHED};
@@ -21,6 +20,7 @@ use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use boot::{hyp, hyp_stub};
 use core::convert::Infallible;
 use core::ops::Range;
+use kernel::orders::Restart;
 use log::info;
 use relocate::checksum::Crc32c;
 use relocate::control::{self, ARGUMENTS_OFFSET, Arguments, Layout};
@@ -59,7 +59,7 @@ impl<'a> Staged<'a> {
         let head = list::build(&segments, pages, layout.rest.start)?;
         // SAFETY: reads list pages only, which `build` has just written.
         let read = |address: PhysAddr| unsafe { pointer(address).cast::<u64>().read() };
-        list::check(&segments, head, read).expect("a list says what its segments say");
+        list::check(&segments, head, read).unwrap_or_else(|error| panic!("{error}"));
         let tables = PhysAddr(layout.rest.start.0 + list_pages as u64 * PAGE_SIZE)..layout.rest.end;
         let (copy_ttbr0, free) = map::copy_map(&life.mapped, &layout.code, &uart, tables);
         layout.rest.end = free.start;

@@ -6,7 +6,7 @@
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use boot::phys::{PhysAddr, PhysRange};
+use boot::phys::PhysAddr;
 use core::fmt;
 use core::ops::Range;
 use dtoolkit::fdt::{Fdt, FdtNode};
@@ -76,30 +76,40 @@ impl fmt::Display for Refused {
 
 impl core::error::Error for Refused {}
 
-/// Opens a blob.
-///
-/// # Errors
-///
-/// [`Refused::Damaged`] where it is no valid tree, [`Refused::NoChosen`].
-pub fn open(blob: &[u8]) -> Result<Fdt<'_>, Refused> {
-    let tree = Fdt::new(blob).map_err(|error| Refused::Damaged(error.to_string()))?;
-    if tree.find_node("/chosen").is_none() {
-        return Err(Refused::NoChosen);
+/// A valid tree, and its /chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Tree<'a> {
+    fdt: Fdt<'a>,
+    chosen: FdtNode<'a>,
+}
+
+impl<'a> Tree<'a> {
+    /// Opens a blob.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Damaged`] where it is no valid tree, [`Refused::NoChosen`].
+    pub fn open(blob: &'a [u8]) -> Result<Self, Refused> {
+        let fdt = Fdt::new(blob).map_err(|error| Refused::Damaged(error.to_string()))?;
+        let chosen = fdt.find_node("/chosen").ok_or(Refused::NoChosen)?;
+        Ok(Self { fdt, chosen })
     }
-    Ok(tree)
-}
 
-/// /chosen/bootargs, or nothing.
-#[must_use]
-pub fn bootargs<'a>(tree: &Fdt<'a>) -> &'a str {
-    let property = tree.find_node("/chosen").and_then(|chosen| chosen.property("bootargs"));
-    property.and_then(|property| property.value_as::<&str>().ok()).unwrap_or_default()
-}
+    /// /chosen/bootargs, or nothing.
+    #[must_use]
+    pub fn bootargs(&self) -> &'a str {
+        self.chosen_text("bootargs").unwrap_or_default()
+    }
 
-/// A 64-bit property of /chosen.
-#[must_use]
-pub fn chosen_u64(tree: &Fdt<'_>, name: &str) -> Option<u64> {
-    tree.find_node("/chosen")?.property(name)?.value_as().ok()
+    /// A 64-bit property of /chosen.
+    #[must_use]
+    pub fn chosen_u64(&self, name: &str) -> Option<u64> {
+        self.chosen.property(name)?.value_as().ok()
+    }
+
+    fn chosen_text(&self, name: &str) -> Option<&'a str> {
+        self.chosen.property(name)?.value_as().ok()
+    }
 }
 
 impl Machine {
@@ -108,16 +118,16 @@ impl Machine {
     /// # Errors
     ///
     /// [`Refused::NoRam`], [`Refused::Reg`].
-    pub fn read(tree: &Fdt<'_>) -> Result<Self, Refused> {
+    pub fn read(tree: &Tree<'_>) -> Result<Self, Refused> {
         let mut machine = Self::default();
-        for reservation in tree.memory_reservations() {
+        for reservation in tree.fdt.memory_reservations() {
             if let Some(range) = PhysAddr(reservation.address()).range(reservation.size()) {
                 machine.reserved.push(Reservation { range, name: "/memreserve/".into(), no_map: false });
             }
         }
-        for node in tree.root().children() {
+        for node in tree.fdt.root().children() {
             match node.name_without_address() {
-                "memory" => machine.ram.append(&mut regs(&node)?),
+                "memory" => regs(&node)?.into_iter().for_each(|range| join(&mut machine.ram, range)),
                 "reserved-memory" => {
                     for child in node.children() {
                         let no_map = child.property("no-map").is_some();
@@ -136,13 +146,12 @@ impl Machine {
                 _ => machine.add_device(&node)?,
             }
         }
-        join(&mut machine.ram);
         if machine.ram.is_empty() {
             return Err(Refused::NoRam);
         }
-        if let Some(path) = tree.find_node("/chosen").and_then(|chosen| chosen.property("stdout-path")) {
-            let path = path.value_as::<&str>().unwrap_or_default().split(':').next().unwrap_or_default();
-            if let Some(node) = tree.find_node(path).filter(|node| node.is_compatible("arm,pl011")) {
+        if let Some(path) = tree.chosen_text("stdout-path") {
+            let path = path.split(':').next().unwrap_or_default();
+            if let Some(node) = tree.fdt.find_node(path).filter(|node| node.is_compatible("arm,pl011")) {
                 machine.uart = regs(&node)?.into_iter().next();
             }
         }
@@ -184,15 +193,15 @@ fn regs(node: &FdtNode<'_>) -> Result<Vec<Range<PhysAddr>>, Refused> {
     Ok(ranges)
 }
 
-/// Sorts ranges and makes one of those that touch.
-fn join(ranges: &mut Vec<Range<PhysAddr>>) {
-    ranges.sort_unstable_by_key(|range| range.start);
-    ranges.dedup_by(|next, kept| {
-        let touch = next.start <= kept.end;
+/// Adds a range to ranges that are in order, making one of those that touch.
+fn join(ranges: &mut Vec<Range<PhysAddr>>, mut range: Range<PhysAddr>) {
+    ranges.retain(|other| {
+        let touch = other.start <= range.end && range.start <= other.end;
         if touch {
-            kept.end = kept.end.max(next.end);
+            range = range.start.min(other.start)..range.end.max(other.end);
         }
-        touch
+        !touch
     });
-    debug_assert!(ranges.iter().all(|range| range.bytes() > 0));
+    let before = ranges.iter().take_while(|other| other.start < range.start).count();
+    ranges.insert(before, range);
 }
