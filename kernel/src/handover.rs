@@ -88,7 +88,9 @@ pub fn shrink(blob: &[u8]) -> Result<Vec<u8>, Refused> {
     for (name, _) in numbers {
         match chosen.property_mut(name) {
             Some(mut property) => property.set_value(ZERO).map_err(|error| damaged(&error))?,
-            None => drop(chosen.add_property(name, ZERO).map_err(|error| damaged(&error))?),
+            None => {
+                chosen.add_property(name, ZERO).map_err(|error| damaged(&error))?;
+            }
         }
     }
     let size = tree.as_read_only().data().len();

@@ -20,6 +20,7 @@ mod memory;
 mod mode;
 mod plan;
 mod refused;
+mod selftest;
 mod stage;
 mod way_here;
 
@@ -53,6 +54,9 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
         warn!("{}this generation was sent to {sent_to} and lies at {}", marker::REFUSED, life.parts.whole.start);
         end::failure();
     }
+    if life.orders.selftest {
+        selftest::stub(life.mode);
+    }
     if life.generation + 1 >= life.orders.generations {
         end::success();
     }
@@ -62,7 +66,8 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
         let free = memory::free();
         let Err(refused) = restart(&mut life, configuration);
         warn!("{}{refused}", marker::REFUSED);
-        assert_eq!(memory::free(), free, "a refusal did not give its memory back");
+        let now = memory::free();
+        assert!(now == free, "a refusal gave back {now} of {free} bytes");
         info!("generation {} lives on, all its memory given back", life.generation);
         configuration += 1;
         if !life.orders.continue_on_refusal || matches!(refused, Refused::NoConfiguration(_)) {

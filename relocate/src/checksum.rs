@@ -86,8 +86,8 @@ mod tests {
         let reference = |bytes: &[u8]| {
             !bytes.iter().fold(u32::MAX, |crc, &byte| {
                 (0..8).fold(crc, |crc, bit| {
-                    let feedback = (crc ^ u32::from(byte) >> bit) & 1;
-                    crc >> 1 ^ feedback * 0x82f6_3b78
+                    let feedback = (crc ^ (u32::from(byte) >> bit)) & 1;
+                    (crc >> 1) ^ (feedback * 0x82f6_3b78)
                 })
             })
         };
