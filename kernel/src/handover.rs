@@ -115,3 +115,64 @@ fn set_total_size(blob: &mut [u8]) -> Result<(), Refused> {
     blob[4..8].copy_from_slice(&size.to_be_bytes());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::tests::virt;
+
+    const NUMBERS: Handed = Handed {
+        generation: 7,
+        seed: 0x1234_5678_9abc_def0,
+        base: PhysAddr(0x4020_0000),
+        breadcrumbs: PhysAddr(0x5ffc_2000),
+    };
+
+    /// A blob as QEMU makes it: padded to 1 MiB.
+    fn padded() -> Vec<u8> {
+        let mut blob = virt().to_dtb();
+        blob.resize(1 << 20, 0);
+        set_total_size(&mut blob).unwrap();
+        blob
+    }
+
+    #[test]
+    fn a_stranger_hands_over_no_numbers() {
+        assert_eq!(Handed::read(&Tree::open(&padded()).unwrap()), None);
+    }
+
+    #[test]
+    fn a_padded_blob_shrinks_and_keeps_what_it_says() {
+        let blob = shrink(&padded()).unwrap();
+        assert!(blob.len() < virt().to_dtb().len() + 256, "{}", blob.len());
+        let before = crate::tree::Machine::read(&Tree::open(&padded()).unwrap());
+        let tree = Tree::open(&blob).unwrap();
+        assert_eq!(crate::tree::Machine::read(&tree), before);
+        assert_eq!(tree.bootargs(), "generations=3 base=random");
+    }
+
+    #[test]
+    fn a_thousand_generations_do_not_make_it_grow() {
+        let mut blob = shrink(&padded()).unwrap();
+        let size = blob.len();
+        for generation in 0..1000 {
+            let numbers = Handed { generation, seed: u64::MAX - u64::from(generation), ..NUMBERS };
+            numbers.write(&mut blob).unwrap();
+            let tree = Tree::open(&blob).unwrap();
+            assert_eq!(Handed::read(&tree), Some(numbers));
+            blob = blob.to_vec();
+        }
+        assert_eq!(blob.len(), size);
+        // Shrunk again by someone else's leave, it still has one of each.
+        assert_eq!(shrink(&blob).unwrap().len(), size);
+    }
+
+    #[test]
+    fn a_blob_without_room_is_refused() {
+        let mut blob = virt().to_dtb();
+        assert!(matches!(NUMBERS.write(&mut blob), Err(Refused::Damaged(_))));
+        assert!(matches!(shrink(&blob[..30]), Err(Refused::Damaged(_))));
+        blob[36..40].copy_from_slice(&u32::MAX.to_be_bytes());
+        assert!(matches!(shrink(&blob), Err(Refused::Damaged(_))));
+    }
+}

@@ -7,5 +7,6 @@ extern crate alloc;
 
 pub mod fit;
 pub mod handover;
+pub mod mode;
 pub mod orders;
 pub mod tree;

@@ -8,7 +8,7 @@
 use crate::image::{Parts, handed_over_tree};
 use crate::map::{LifeMap, Regions};
 use crate::memory::Heap;
-use crate::mode::{self, Mode};
+use crate::settle::settle;
 use crate::{clock, console, end};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -16,6 +16,7 @@ use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use boot::record::EntryRecord;
 use core::ops::Range;
 use kernel::handover::{self, Handed};
+use kernel::mode::{Mode, Note};
 use kernel::orders::{self, Base, Orders};
 use kernel::tree::{Machine, Tree};
 use relocate::placement;
@@ -44,7 +45,7 @@ pub struct Life {
     /// Where it lives.
     pub mode: Mode,
     /// Why that is not as ordered.
-    pub note: Option<mode::Note>,
+    pub note: Option<Note>,
     /// What the device tree says.
     pub machine: Machine,
     /// RAM as it is mapped: without what must not be.
@@ -79,7 +80,7 @@ impl Life {
         let handed = Handed::read(&tree);
         let machine = Machine::read(&tree).unwrap_or_else(|refused| panic!("{refused}"));
         let generation = handed.map_or(0, |handed| handed.generation);
-        let (mode, note) = mode::settle(record, orders.el2(generation));
+        let (mode, note) = settle(record, orders.el2(generation));
 
         // Nobody's memory is what is left of RAM without these.
         let parts = Parts::of_this_image();

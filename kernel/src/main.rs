@@ -17,10 +17,10 @@ mod life;
 mod load;
 mod map;
 mod memory;
-mod mode;
 mod plan;
 mod refused;
 mod selftest;
+mod settle;
 mod stage;
 mod way_here;
 

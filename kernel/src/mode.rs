@@ -1,16 +1,9 @@
 //! The mode of life: el1, nvhe or vhe, by what the machine offers and what was ordered.
 //!
-//! *When:* before the kernel's map is built, since vhe changes the regime. *On entry:* EL1, with the stub at EL2 if the image was
-//! entered there. *Leaves:* the mode; in vhe this code has gone on at EL2.
-#![expect(unsafe_code, reason = "reads system registers and calls the stub")]
+//! *When:* before the kernel's map is built, since vhe changes the regime. The pure half: the choice. Going there is the binary's `settle`.
 
-use boot::hyp;
-use boot::hyp_stub;
-use boot::record::EntryRecord;
-use boot::sysreg::current_el;
-use core::arch::asm;
+use crate::orders::El2;
 use core::fmt;
-use kernel::orders::El2;
 
 /// Where the kernel lives.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,8 +49,21 @@ impl fmt::Display for Note {
     }
 }
 
-/// What was ordered, held against what the CPU has.
-const fn choose(entered_at_el2: bool, vhe: bool, vhe_only: bool, ordered: Option<El2>) -> (Mode, Option<Note>) {
+/// What bears on the choice.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Cpu {
+    /// The image was entered at EL2.
+    pub entered_at_el2: bool,
+    /// FEAT_VHE: ID_AA64MMFR1_EL1.VH is not 0.
+    pub vhe: bool,
+    /// HCR_EL2.E2H is RES1: ID_AA64MMFR4_EL1.E2H0 is negative.
+    pub vhe_only: bool,
+}
+
+/// What was ordered, held against what there is.
+#[must_use]
+pub const fn choose(cpu: &Cpu, ordered: Option<El2>) -> (Mode, Option<Note>) {
+    let Cpu { entered_at_el2, vhe, vhe_only } = *cpu;
     match (entered_at_el2, ordered) {
         (false, None) => (Mode::El1, None),
         (false, Some(_)) => (Mode::El1, Some(Note::NoEl2)),
@@ -69,24 +75,36 @@ const fn choose(entered_at_el2: bool, vhe: bool, vhe_only: bool, ordered: Option
     }
 }
 
-/// Chooses the mode, and goes to EL2 for vhe.
-///
-/// # Panics
-///
-/// Where the stub refuses what the ID registers promise.
-pub fn settle(record: &EntryRecord, ordered: Option<El2>) -> (Mode, Option<Note>) {
-    let (mmfr1, mmfr4): (u64, u64);
-    // SAFETY: identification registers have no side effects. (MMFR4 by its encoding: older CPUs read it as zero.)
-    unsafe {
-        asm!("mrs {}, id_aa64mmfr1_el1", "mrs {}, s3_0_c0_c7_4", out(reg) mmfr1, out(reg) mmfr4, options(nomem, nostack));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EL1: Cpu = Cpu { entered_at_el2: false, vhe: true, vhe_only: false };
+    const A72: Cpu = Cpu { entered_at_el2: true, vhe: false, vhe_only: false };
+    const N1: Cpu = Cpu { entered_at_el2: true, vhe: true, vhe_only: false };
+    const VHE_ONLY: Cpu = Cpu { entered_at_el2: true, vhe: true, vhe_only: true };
+
+    #[test]
+    fn without_orders_the_cpu_decides() {
+        assert_eq!(choose(&EL1, None), (Mode::El1, None));
+        assert_eq!(choose(&A72, None), (Mode::Nvhe, None));
+        assert_eq!(choose(&N1, None), (Mode::Vhe, None));
+        assert_eq!(choose(&VHE_ONLY, None), (Mode::Vhe, None));
     }
-    let vhe = mmfr1 >> 8 & 0xf != 0;
-    let vhe_only = mmfr4 >> 27 & 1 == 1;
-    let (mode, note) = choose(record.current_el == current_el::EL2, vhe, vhe_only, ordered);
-    if mode == Mode::Vhe {
-        // SAFETY: the early map holds the stub 1:1 and executable at this level [I2]; only the level changes.
-        let answer = unsafe { hyp_stub::call(hyp::FINALISE_EL2, [0; 4]) };
-        assert!(answer == 0, "the stub refused HVC_FINALISE_EL2, which this CPU's ID registers promise: {answer:#x}");
+
+    #[test]
+    fn an_order_is_obeyed_where_the_cpu_can() {
+        assert_eq!(choose(&A72, Some(El2::Nvhe)), (Mode::Nvhe, None));
+        assert_eq!(choose(&N1, Some(El2::Nvhe)), (Mode::Nvhe, None));
+        assert_eq!(choose(&N1, Some(El2::Vhe)), (Mode::Vhe, None));
+        assert_eq!(choose(&VHE_ONLY, Some(El2::Vhe)), (Mode::Vhe, None));
     }
-    (mode, note)
+
+    #[test]
+    fn what_it_cannot_is_said() {
+        assert_eq!(choose(&A72, Some(El2::Vhe)), (Mode::Nvhe, Some(Note::NoVhe)));
+        assert_eq!(choose(&VHE_ONLY, Some(El2::Nvhe)), (Mode::Vhe, Some(Note::OnlyVhe)));
+        assert_eq!(choose(&EL1, Some(El2::Vhe)), (Mode::El1, Some(Note::NoEl2)));
+        assert_eq!(choose(&EL1, Some(El2::Nvhe)), (Mode::El1, Some(Note::NoEl2)));
+    }
 }

@@ -6,10 +6,10 @@
 #![expect(unsafe_code, reason = "calls the stub in every way that a kernel must not")]
 
 use crate::end;
-use crate::mode::Mode;
 use boot::hyp::{FINALISE_EL2, RESET_VECTORS, SET_VECTORS, SOFT_RESTART, STUB_ERR};
 use boot::sysreg::{current_el, mair, sctlr, spsr};
 use core::arch::{asm, global_asm};
+use kernel::mode::Mode;
 use log::{error, info};
 
 global_asm!(

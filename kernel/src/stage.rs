@@ -10,7 +10,6 @@ use crate::disk;
 use crate::life::Life;
 use crate::map;
 use crate::memory::pointer;
-use crate::mode::Mode;
 use crate::plan::Plan;
 use crate::refused::Refused;
 use boot::breadcrumb::{BYE, REACHED};
@@ -20,6 +19,7 @@ use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use boot::{hyp, hyp_stub};
 use core::convert::Infallible;
 use core::ops::Range;
+use kernel::mode::Mode;
 use kernel::orders::Restart;
 use log::info;
 use relocate::checksum::Crc32c;
@@ -87,7 +87,7 @@ impl<'a> Staged<'a> {
         // SAFETY: source and destination are as long as the relocation code, and different memory.
         unsafe { code.copy_from_nonoverlapping(control::pages().as_ptr(), control::pages().len()) };
         // SAFETY: the arguments have room at that place in the first page, which the offset keeps aligned.
-        unsafe { code.add(ARGUMENTS_OFFSET as usize).cast::<Arguments>().write(arguments) };
+        unsafe { code.wrapping_add(ARGUMENTS_OFFSET as usize).cast::<Arguments>().write(arguments) };
         // SAFETY: the breadcrumb page is the control block's own.
         unsafe { crumbs.write_bytes(0, PAGE_SIZE as usize) };
 
@@ -151,7 +151,7 @@ impl<'a> Staged<'a> {
         unsafe { control::enter(self.layout.code.start) }
     }
 
-    /// Leaves the first breadcrumb, as the relocation code leaves the others. [I6]
+    /// Leaves the first breadcrumb, as the relocation code leaves the others. \[I6\]
     fn crumb_bye(&self) {
         let slot = self.layout.breadcrumbs.start;
         // SAFETY: the page is the control block's own; a slot is two words.

@@ -205,3 +205,6 @@ fn join(ranges: &mut Vec<Range<PhysAddr>>, mut range: Range<PhysAddr>) {
     let before = ranges.iter().take_while(|other| other.start < range.start).count();
     ranges.insert(before, range);
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,38 @@
+//! Settling in the mode of life.
+//!
+//! *When:* before the kernel's map is built, since vhe changes the regime. *On entry:* EL1, with the stub at EL2 if the image was
+//! entered there. *Leaves:* the mode; in vhe this code has gone on at EL2.
+#![expect(unsafe_code, reason = "reads system registers and calls the stub")]
+
+use boot::hyp;
+use boot::hyp_stub;
+use boot::record::EntryRecord;
+use boot::sysreg::current_el;
+use core::arch::asm;
+use kernel::mode::{Cpu, Mode, Note, choose};
+use kernel::orders::El2;
+
+/// Chooses the mode, and goes to EL2 for vhe.
+///
+/// # Panics
+///
+/// Where the stub refuses what the ID registers promise.
+pub fn settle(record: &EntryRecord, ordered: Option<El2>) -> (Mode, Option<Note>) {
+    let (mmfr1, mmfr4): (u64, u64);
+    // SAFETY: identification registers have no side effects. (MMFR4 by its encoding: older CPUs read it as zero.)
+    unsafe {
+        asm!("mrs {}, id_aa64mmfr1_el1", "mrs {}, s3_0_c0_c7_4", out(reg) mmfr1, out(reg) mmfr4, options(nomem, nostack));
+    }
+    let cpu = Cpu {
+        entered_at_el2: record.current_el == current_el::EL2,
+        vhe: mmfr1 >> 8 & 0xf != 0,
+        vhe_only: mmfr4 >> 27 & 1 == 1,
+    };
+    let (mode, note) = choose(&cpu, ordered);
+    if mode == Mode::Vhe {
+        // SAFETY: the early map holds the stub 1:1 and executable at this level [I2]; only the level changes.
+        let answer = unsafe { hyp_stub::call(hyp::FINALISE_EL2, [0; 4]) };
+        assert!(answer == 0, "the stub refused HVC_FINALISE_EL2, which this CPU's ID registers promise: {answer:#x}");
+    }
+    (mode, note)
+}

@@ -1,0 +1,131 @@
+//! The device tree read, on trees like QEMU virt's and on worse ones.
+
+use super::*;
+use alloc::vec;
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+
+/// A node with properties.
+pub(crate) fn node(name: &str, properties: &[(&str, Vec<u8>)]) -> DeviceTreeNode {
+    let mut node = DeviceTreeNode::new(name).unwrap();
+    for (name, value) in properties {
+        node.add_property(DeviceTreeProperty::new(*name, value.clone()).unwrap());
+    }
+    node
+}
+
+/// Cells as a property's value.
+pub(crate) fn cells(cells: &[u32]) -> Vec<u8> {
+    cells.iter().flat_map(|cell| cell.to_be_bytes()).collect()
+}
+
+/// A string as a property's value.
+pub(crate) fn text(text: &str) -> Vec<u8> {
+    text.bytes().chain([0]).collect()
+}
+
+/// A machine like QEMU virt.
+pub(crate) fn virt() -> DeviceTree {
+    let mut tree = DeviceTree::new();
+    let root = &mut tree.root;
+    root.add_property(DeviceTreeProperty::new("#address-cells", 2_u32).unwrap());
+    root.add_property(DeviceTreeProperty::new("#size-cells", 2_u32).unwrap());
+    root.add_child(node(
+        "memory@40000000",
+        &[("device_type", text("memory")), ("reg", cells(&[0, 0x4000_0000, 0, 0x800_0000]))],
+    ));
+    root.add_child(node(
+        "memory@48000000",
+        &[("device_type", text("memory")), ("reg", cells(&[0, 0x4800_0000, 0, 0x1800_0000]))],
+    ));
+    root.add_child(node("psci", &[("method", text("smc"))]));
+    for slot in [0x0a00_3e00, 0x0a00_0000] {
+        let name = alloc::format!("virtio_mmio@{slot:x}");
+        root.add_child(node(&name, &[("compatible", text("virtio,mmio")), ("reg", cells(&[0, slot, 0, 0x200]))]));
+    }
+    for uart in [0x0900_0000, 0x0904_0000] {
+        let name = alloc::format!("pl011@{uart:x}");
+        let compatible = b"arm,pl011\0arm,primecell\0".to_vec();
+        root.add_child(node(&name, &[("compatible", compatible), ("reg", cells(&[0, uart, 0, 0x1000]))]));
+    }
+    let mut reserved =
+        node("reserved-memory", &[("#address-cells", cells(&[2])), ("#size-cells", cells(&[2])), ("ranges", vec![])]);
+    reserved.add_child(node("secure@50000000", &[("reg", cells(&[0, 0x5000_0000, 0, 0x1_0000])), ("no-map", vec![])]));
+    reserved.add_child(node("log@51000000", &[("reg", cells(&[0, 0x5100_0000, 0, 0x1000]))]));
+    root.add_child(reserved);
+    let mut bus = node("soc", &[("#address-cells", cells(&[1])), ("#size-cells", cells(&[1])), ("ranges", vec![])]);
+    bus.add_child(node("timer@8000000", &[("reg", cells(&[0x0800_0000, 0x1000]))]));
+    root.add_child(bus);
+    let mut far = node(
+        "far",
+        &[("#address-cells", cells(&[1])), ("#size-cells", cells(&[1])), ("ranges", cells(&[0, 0, 1, 0x1000]))],
+    );
+    far.add_child(node("hidden@0", &[("reg", cells(&[0, 0x1000]))]));
+    root.add_child(far);
+    root.add_child(node(
+        "chosen",
+        &[("bootargs", text("generations=3 base=random")), ("stdout-path", text("/pl011@9040000:115200n8"))],
+    ));
+    tree
+}
+
+fn range(start: u64, bytes: u64) -> Range<PhysAddr> {
+    PhysAddr(start)..PhysAddr(start + bytes)
+}
+
+#[test]
+fn a_machine_is_what_its_tree_says() {
+    let blob = virt().to_dtb();
+    let tree = Tree::open(&blob).unwrap();
+    assert_eq!(tree.bootargs(), "generations=3 base=random");
+    let machine = Machine::read(&tree).unwrap();
+    assert_eq!(machine.ram, [range(0x4000_0000, 0x2000_0000)], "two nodes that touch are one range");
+    assert_eq!(machine.conduit, Some(Conduit::Smc));
+    assert_eq!(machine.uart, Some(range(0x0904_0000, 0x1000)), "stdout-path decides, options and all");
+    assert_eq!(machine.virtio, [range(0x0a00_3e00, 0x200), range(0x0a00_0000, 0x200)]);
+    let reserved: Vec<_> = machine.reserved.iter().map(|r| (r.range.clone(), r.name.as_str(), r.no_map)).collect();
+    let secure = (range(0x5000_0000, 0x1_0000), "secure@50000000", true);
+    assert_eq!(reserved, [secure, (range(0x5100_0000, 0x1000), "log@51000000", false)]);
+    assert!(machine.devices.contains(&range(0x0800_0000, 0x1000)), "a bus with empty ranges is followed");
+    assert!(!machine.devices.contains(&range(0, 0x1000)), "a bus that translates is not");
+    assert_eq!(machine.devices.len(), 5);
+}
+
+#[test]
+fn memory_out_of_order_and_overlapping_is_joined() {
+    let mut ram = Vec::new();
+    for (start, bytes) in [(0x9000, 0x1000), (0x1000, 0x1000), (0x3000, 0x1000), (0x2000, 0x1000), (0x8000, 0x4000)] {
+        join(&mut ram, range(start, bytes));
+    }
+    assert_eq!(ram, [range(0x1000, 0x3000), range(0x8000, 0x4000)]);
+}
+
+#[test]
+fn a_tree_that_nobody_can_live_by_is_refused() {
+    assert!(matches!(Tree::open(&[0; 64]), Err(Refused::Damaged(_))));
+    let mut without = virt();
+    without.root.remove_child("chosen").unwrap();
+    assert_eq!(Tree::open(&without.to_dtb()).map(drop), Err(Refused::NoChosen));
+    let mut without = virt();
+    without.root.remove_child("memory@40000000").unwrap();
+    without.root.remove_child("memory@48000000").unwrap();
+    let blob = without.to_dtb();
+    assert_eq!(Machine::read(&Tree::open(&blob).unwrap()), Err(Refused::NoRam));
+    let mut odd = virt();
+    odd.root.add_child(node("odd@0", &[("reg", cells(&[0, 0, 0]))]));
+    let blob = odd.to_dtb();
+    assert_eq!(Machine::read(&Tree::open(&blob).unwrap()), Err(Refused::Reg("odd@0".into())));
+}
+
+#[test]
+fn no_flipped_byte_panics() {
+    let blob = virt().to_dtb();
+    for at in 0..blob.len() {
+        for flip in [0xff, 0x01, 0x80] {
+            let mut blob = blob.clone();
+            blob[at] ^= flip;
+            if let Ok(tree) = Tree::open(&blob) {
+                let _ = (tree.bootargs(), tree.chosen_u64("bootargs"), Machine::read(&tree));
+            }
+        }
+    }
+}
