@@ -147,9 +147,9 @@ pub mod vector_length {
 pub mod spsr {
     /// Debug, SError, IRQ and FIQ masked.
     pub const DAIF: u64 = 0b1111 << 6;
-    /// M[3:0]: EL1 with its own stack pointer.
+    /// M\[3:0\]: EL1 with its own stack pointer.
     pub const EL1H: u64 = 0b0101;
-    /// M[3:0]: EL2 with its own stack pointer.
+    /// M\[3:0\]: EL2 with its own stack pointer.
     pub const EL2H: u64 = 0b1001;
     /// How the EL2 set-up leaves for EL1.
     pub const TO_EL1: u64 = DAIF | EL1H;

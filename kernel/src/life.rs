@@ -9,7 +9,7 @@ use crate::image::{Parts, handed_over_tree};
 use crate::map::{LifeMap, Regions};
 use crate::memory::Heap;
 use crate::settle::settle;
-use crate::{clock, console, end};
+use crate::{clock, console, end, way_here};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
@@ -60,6 +60,10 @@ pub struct Life {
     pub blob: Vec<u8>,
     /// The size that it was handed over with.
     pub blob_was: usize,
+    /// The phases of the way here, with their times.
+    pub way_here: String,
+    /// CNTVCT at the first instruction.
+    pub entered: u64,
 }
 
 impl Life {
@@ -124,7 +128,7 @@ impl Life {
             unsafe { heap.add(range) };
         }
 
-        crate::way_here::tell(record, breadcrumbs.as_ref(), main);
+        let way_here = way_here::read(record, breadcrumbs.as_ref(), main);
         let blob_was = given.len();
         let blob = match handed {
             Some(_) => given.to_vec(),
@@ -158,6 +162,8 @@ impl Life {
             control,
             blob,
             blob_was,
+            way_here,
+            entered: record.entered,
         }
     }
 

@@ -113,6 +113,8 @@ fn load(life: &mut Life, configuration: usize) -> Result<(Image, PhysAddr), Refu
 fn introduce(life: &Life) {
     let (parts, mode) = (&life.parts.whole, life.mode);
     info!("{}{} of {}: {mode}, base {}", marker::GENERATION, life.generation, life.orders.generations, parts.start);
+    info!("phases, ns: {}", life.way_here);
+    info!("entered at {} ns of CNTVCT", clock::nanoseconds(life.entered));
     info!("seed {:#x}, image {} bytes, control pages {}", life.seed, parts.bytes(), life.control.start);
     info!(
         "free memory {} bytes, device tree {} bytes (handed over with {})",

@@ -110,24 +110,7 @@ impl<'a> Staged<'a> {
         if let Some((slot, status)) = disk::busy(&self.life.machine.virtio) {
             return Err(Refused::Busy(slot, status));
         }
-        let way = match (self.life.orders.restart, self.life.mode) {
-            (Restart::Hot, Mode::Nvhe) => "copy, MMU off, HVC_SOFT_RESTART",
-            (Restart::Hot, _) => "copy, MMU off, branch",
-            (Restart::Cold, Mode::Nvhe) => "MMU off, HVC_SOFT_RESTART, copy at EL2, branch",
-            (Restart::Cold, _) => "MMU off, copy, branch",
-        };
-        info!(
-            "{} Next: {way}; entry {}, device tree {}, control pages {}, breadcrumbs {}",
-            marker::BYE,
-            self.plan.entry(),
-            self.plan.tree(),
-            self.layout.code.start,
-            self.layout.breadcrumbs.start,
-        );
-        console::flush();
-        self.crumb_bye();
-
-        // The last act before the point of no return: nothing has changed since it was made.
+        // The last act before the point of no return: nothing has changed since it was made. [I8]
         self.plan.check_sources()?;
         for (name, range, was) in [
             ("the relocation code", &self.layout.code, self.code_crc32c),
@@ -146,6 +129,23 @@ impl<'a> Staged<'a> {
                 return Err(Refused::Vectors(answer));
             }
         }
+
+        let way = match (self.life.orders.restart, self.life.mode) {
+            (Restart::Hot, Mode::Nvhe) => "copy, MMU off, HVC_SOFT_RESTART",
+            (Restart::Hot, _) => "copy, MMU off, branch",
+            (Restart::Cold, Mode::Nvhe) => "MMU off, HVC_SOFT_RESTART, copy at EL2, branch",
+            (Restart::Cold, _) => "MMU off, copy, branch",
+        };
+        info!(
+            "{} Next: {way}; entry {}, device tree {}, control pages {}, breadcrumbs {}",
+            marker::BYE,
+            self.plan.entry(),
+            self.plan.tree(),
+            self.layout.code.start,
+            self.layout.breadcrumbs.start,
+        );
+        console::flush();
+        self.crumb_bye();
         // SAFETY: the block is staged, executable and clean to PoC; list and arguments are as they were checked; devices are in reset;
         // in nvhe the private vectors are in place.
         unsafe { control::enter(self.layout.code.start) }

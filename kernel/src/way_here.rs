@@ -1,6 +1,6 @@
 //! The way here: the predecessor's breadcrumbs and the entry's own stations, as phase times.
 //!
-//! *When:* once RAM is mapped and the console is open. *On entry:* the page is reserved and nobody has touched it. *Leaves:* the page to
+//! *When:* once RAM is mapped. *On entry:* the page is reserved and nobody has touched it. *Leaves:* the page to
 //! the heap.
 #![expect(unsafe_code, reason = "reads a page that another kernel wrote")]
 
@@ -13,10 +13,10 @@ use boot::phys::{PAGE_SIZE, PhysAddr};
 use boot::record::EntryRecord;
 use core::fmt::Write;
 use core::ops::Range;
-use log::info;
 
-/// Says how long each phase took, from "Bye!" to `main`, in nanoseconds.
-pub fn tell(record: &EntryRecord, breadcrumbs: Option<&Range<PhysAddr>>, main: u64) {
+/// How long each phase took, from "Bye!" to `main`, in nanoseconds: each name after the time that led to it.
+#[must_use]
+pub fn read(record: &EntryRecord, breadcrumbs: Option<&Range<PhysAddr>>, main: u64) -> String {
     let mut line = String::new();
     let mut last = None;
     if let Some(page) = breadcrumbs {
@@ -34,8 +34,7 @@ pub fn tell(record: &EntryRecord, breadcrumbs: Option<&Range<PhysAddr>>, main: u
             station(&mut line, &mut last, name, stamp);
         }
     }
-    info!("phases, ns: {line}");
-    info!("entered at {} ns of CNTVCT", clock::nanoseconds(record.entered));
+    line
 }
 
 fn station(line: &mut String, last: &mut Option<u64>, name: &str, stamp: u64) {

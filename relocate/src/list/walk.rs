@@ -179,7 +179,7 @@ pub fn check(segments: &[Segment<'_>], head: u64, read: impl FnMut(PhysAddr) -> 
     difference.or(missing).map_or(Ok(()), Err)
 }
 
-/// A segment's pages, one by one: no runs are made, so that [`check`] does not lean on what [`build`] leans on.
+/// A segment's pages, one by one: no runs are made, so that [`check`] does not lean on what [`build`](super::build) leans on.
 fn pages(segment: &Segment<'_>) -> impl Iterator<Item = Move> {
     let count = |range: &Range<PhysAddr>| range.end.0.saturating_sub(range.start.0) / PAGE_SIZE;
     let destinations = addresses(segment.destination.start, count(&segment.destination));
