@@ -101,13 +101,23 @@ selftest_at_el2:
 
 // Routines for selftest_at_el2: x0, x1 in; x0, x1 out; clobber x0–x18.
 
-        // The stub called from EL2h: x0 = number, x1 = its first argument.
+// selftest_hvc_at_el2 — calls the stub from EL2h.
+//   in        x0 = number, x1 = its first argument
+//   assumes   EL2h, the stub's vectors at EL2
+//   out       x0 = answer
+//   clobbers  x0–x18
+//   memory    touches none
         .global selftest_hvc_at_el2
 selftest_hvc_at_el2:
         hvc     #0
         ret
 
-        // SOFT_RESTART from EL2h: lands behind the call, or answers that it came back.
+// selftest_restart_at_el2 — restarts softly from EL2h, and lands behind the call.
+//   in        nothing
+//   assumes   EL2h, the stub's vectors at EL2
+//   out       x0, x1 as the restart left them | x0 = 0: the call came back
+//   clobbers  x0–x18
+//   memory    touches none
         .global selftest_restart_at_el2
 selftest_restart_at_el2:
         mov     x0, #{SOFT_RESTART}
@@ -119,7 +129,12 @@ selftest_restart_at_el2:
         mov     x0, xzr
 1:      ret
 
-        // EL2's MMU and caches on, in the tables at x0 (TTBR0_EL2) under TCR_EL2 = x1; all memory in them is MAIR attribute 1.
+// selftest_mmu_at_el2 — turns EL2's MMU and caches on.
+//   in        x0 = TTBR0_EL2, x1 = TCR_EL2; what the tables map is of the kernel's MAIR
+//   assumes   EL2h without E2H, MMU off; the tables map this code 1:1 and lie in memory past the caches  [I2]
+//   out       EL2's MMU, D-cache and I-cache on
+//   clobbers  x9, x10
+//   memory    touches none
         .global selftest_mmu_at_el2
 selftest_mmu_at_el2:
         mov     x9, #{MAIR}
@@ -137,7 +152,12 @@ selftest_mmu_at_el2:
         isb
         ret
 
-        // Reads of ID registers by EL1 trap to EL2.
+// selftest_trap_at_el2 — lets reads of ID registers by EL1 trap to EL2.
+//   in        nothing
+//   assumes   EL2h
+//   out       HCR_EL2.TID3 set
+//   clobbers  x9
+//   memory    touches none
         .global selftest_trap_at_el2
 selftest_trap_at_el2:
         mrs     x9, hcr_el2

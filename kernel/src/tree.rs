@@ -10,7 +10,6 @@ use boot::phys::PhysAddr;
 use core::fmt;
 use core::ops::Range;
 use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::standard::NodeStandard;
 use dtoolkit::{Node, Property};
 
 /// How PSCI is called.
@@ -110,6 +109,16 @@ impl<'a> Tree<'a> {
     fn chosen_text(&self, name: &str) -> Option<&'a str> {
         self.chosen.property(name)?.value_as().ok()
     }
+
+    /// The name of the node that stdout-path names, by a path or by an alias, options left out.
+    fn stdout(&self) -> Option<&'a str> {
+        let path = self.chosen_text("stdout-path")?.split(':').next()?;
+        let path = match self.fdt.find_node("/aliases").and_then(|aliases| aliases.property(path)) {
+            Some(alias) => alias.value_as().ok()?,
+            None => path,
+        };
+        path.rsplit('/').next()
+    }
 }
 
 impl Machine {
@@ -125,15 +134,19 @@ impl Machine {
                 machine.reserved.push(Reservation { range, name: "/memreserve/".into(), no_map: false });
             }
         }
-        for node in tree.fdt.root().children() {
+        let root = tree.fdt.root();
+        let cells = Facts::of(&root, Cells::DEFAULT).child_cells;
+        let stdout = tree.stdout();
+        for node in root.children() {
             match node.name_without_address() {
-                "memory" => regs(&node)?.into_iter().for_each(|range| join(&mut machine.ram, range)),
+                "memory" => Facts::of(&node, cells).regs()?.into_iter().for_each(|range| join(&mut machine.ram, range)),
                 "reserved-memory" => {
+                    let cells = Facts::of(&node, cells).child_cells;
                     for child in node.children() {
                         let no_map = child.property("no-map").is_some();
-                        let name = child.name();
-                        let ranges = regs(&child)?.into_iter();
-                        machine.reserved.extend(ranges.map(|range| Reservation { range, name: name.into(), no_map }));
+                        let ranges = Facts::of(&child, cells).regs()?.into_iter();
+                        let reservation = |range| Reservation { range, name: child.name().into(), no_map };
+                        machine.reserved.extend(ranges.map(reservation));
                     }
                 }
                 "psci" => {
@@ -143,54 +156,102 @@ impl Machine {
                         _ => None,
                     };
                 }
-                _ => machine.add_device(&node)?,
+                "cpus" | "chosen" | "aliases" => {}
+                _ => machine.add_device(&node, cells, stdout)?,
             }
         }
-        if machine.ram.is_empty() {
-            return Err(Refused::NoRam);
-        }
-        if let Some(path) = tree.chosen_text("stdout-path") {
-            let path = path.split(':').next().unwrap_or_default();
-            if let Some(node) = tree.fdt.find_node(path).filter(|node| node.is_compatible("arm,pl011")) {
-                machine.uart = regs(&node)?.into_iter().next();
-            }
-        }
-        Ok(machine)
+        if machine.ram.is_empty() { Err(Refused::NoRam) } else { Ok(machine) }
     }
 
-    fn add_device(&mut self, node: &FdtNode<'_>) -> Result<(), Refused> {
-        if matches!(node.name_without_address(), "cpus" | "chosen" | "aliases") {
-            return Ok(());
+    /// Adds a device and, where its bus maps one to one, those behind it. `stdout` is the name of the console's node.
+    fn add_device(&mut self, node: &FdtNode<'_>, cells: Cells, stdout: Option<&str>) -> Result<(), Refused> {
+        let facts = Facts::of(node, cells);
+        let ranges = facts.regs()?;
+        if facts.is_compatible("virtio,mmio") {
+            self.virtio.extend(ranges.first().cloned());
         }
-        if node.property("reg").is_some() {
-            let ranges = regs(node)?;
-            if node.is_compatible("virtio,mmio") {
-                self.virtio.extend(ranges.first().cloned());
-            }
-            if node.is_compatible("arm,pl011") && self.uart.is_none() {
-                self.uart = ranges.first().cloned();
-            }
-            self.devices.extend(ranges);
+        if facts.is_compatible("arm,pl011") && (self.uart.is_none() || stdout == Some(facts.name)) {
+            self.uart = ranges.first().cloned();
         }
-        if node.property("ranges").is_some_and(|ranges| ranges.value().is_empty()) {
+        self.devices.extend(ranges);
+        if facts.is_bus {
             for child in node.children() {
-                self.add_device(&child)?;
+                self.add_device(&child, facts.child_cells, stdout)?;
             }
         }
         Ok(())
     }
 }
 
-/// The ranges of a node's `reg`, without empty ones.
-fn regs(node: &FdtNode<'_>) -> Result<Vec<Range<PhysAddr>>, Refused> {
-    let refused = || Refused::Reg(node.name().into());
-    let mut ranges = Vec::new();
-    let Some(regs) = node.reg().map_err(|_| refused())? else { return Ok(ranges) };
-    for reg in regs {
-        let (start, size): (u64, u64) = (reg.address().map_err(|_| refused())?, reg.size().map_err(|_| refused())?);
-        ranges.extend(PhysAddr(start).range(size).filter(|range| !range.is_empty()));
+/// How many 32-bit cells an address and a size take.
+#[derive(Clone, Copy)]
+struct Cells {
+    address: usize,
+    size: usize,
+}
+
+impl Cells {
+    /// Where a parent says nothing (Devicetree specification 2.3.5).
+    const DEFAULT: Self = Self { address: 2, size: 1 };
+}
+
+/// What a device's properties say, collected in one pass: each look-up by name would be one of its own.
+struct Facts<'a> {
+    name: &'a str,
+    reg: &'a [u8],
+    compatible: &'a [u8],
+    cells: Cells,
+    child_cells: Cells,
+    is_bus: bool,
+    is_disabled: bool,
+}
+
+impl<'a> Facts<'a> {
+    /// Those of `node`, whose parent has these cells.
+    fn of(node: &FdtNode<'a>, cells: Cells) -> Self {
+        let child_cells = Cells::DEFAULT;
+        let name = node.name();
+        let mut facts = Self { name, reg: &[], compatible: &[], cells, child_cells, is_bus: false, is_disabled: false };
+        for property in node.properties() {
+            let value = property.value_as::<&[u8]>().unwrap_or_default();
+            let cell = || value.last().copied().map_or(0, usize::from);
+            match property.name() {
+                "reg" => facts.reg = value,
+                "compatible" => facts.compatible = value,
+                "#address-cells" => facts.child_cells.address = cell(),
+                "#size-cells" => facts.child_cells.size = cell(),
+                "ranges" => facts.is_bus = value.is_empty(),
+                "status" => facts.is_disabled = !value.starts_with(b"ok"),
+                _ => {}
+            }
+        }
+        facts
     }
-    Ok(ranges)
+
+    /// Whether it can be driven as a `model`.
+    fn is_compatible(&self, model: &str) -> bool {
+        !self.is_disabled && self.compatible.split(|&byte| byte == 0).any(|word| word == model.as_bytes())
+    }
+
+    /// The ranges of its `reg`, without empty ones.
+    fn regs(&self) -> Result<Vec<Range<PhysAddr>>, Refused> {
+        let Cells { address, size } = self.cells;
+        let (wide, whole) = (address > 2 || size > 2, 4 * (address + size));
+        let mut ranges = Vec::new();
+        if self.reg.is_empty() || size == 0 {
+            // A number that is no address: a CPU's, a bus device's.
+            return Ok(ranges);
+        }
+        if wide || !self.reg.len().is_multiple_of(whole) {
+            return Err(Refused::Reg(self.name.into()));
+        }
+        let number = |cells: &[u8]| cells.iter().fold(0, |number: u64, &byte| number << 8 | u64::from(byte));
+        for entry in self.reg.chunks_exact(whole) {
+            let (start, bytes) = entry.split_at(4 * address);
+            ranges.extend(PhysAddr(number(start)).range(number(bytes)).filter(|range| !range.is_empty()));
+        }
+        Ok(ranges)
+    }
 }
 
 /// Adds a range to ranges that are in order, making one of those that touch.

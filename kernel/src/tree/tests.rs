@@ -91,6 +91,23 @@ fn a_machine_is_what_its_tree_says() {
 }
 
 #[test]
+fn an_alias_names_the_console_and_a_disabled_one_is_none() {
+    let mut aliased = virt();
+    aliased.root.child_mut("chosen").unwrap().property_mut("stdout-path").unwrap().set_value("serial1");
+    aliased.root.add_child(node("aliases", &[("serial1", text("/pl011@9040000"))]));
+    let blob = aliased.to_dtb();
+    let machine = Machine::read(&Tree::open(&blob).unwrap()).unwrap();
+    assert_eq!(machine.uart, Some(range(0x0904_0000, 0x1000)));
+
+    let uart = aliased.root.child_mut("pl011@9040000").unwrap();
+    uart.add_property(DeviceTreeProperty::new("status", "disabled").unwrap());
+    let blob = aliased.to_dtb();
+    let machine = Machine::read(&Tree::open(&blob).unwrap()).unwrap();
+    assert_eq!(machine.uart, Some(range(0x0900_0000, 0x1000)), "the first that is left");
+    assert_eq!(machine.devices.len(), 5, "disabled or not, nothing may land there");
+}
+
+#[test]
 fn memory_out_of_order_and_overlapping_is_joined() {
     let mut ram = Vec::new();
     for (start, bytes) in [(0x9000, 0x1000), (0x1000, 0x1000), (0x3000, 0x1000), (0x2000, 0x1000), (0x8000, 0x4000)] {
