@@ -2,6 +2,12 @@
 
         .section .text.vectors, "ax"
 
+// exception_vectors — takes the exceptions of a kernel that runs Rust.
+//   in        an exception
+//   assumes   as exception_to_rust
+//   out       does not return
+//   clobbers  all, TPIDR_EL0, TPIDRRO_EL0
+//   memory    as exception_to_rust
         .balign 2048
         .global exception_vectors
 exception_vectors:

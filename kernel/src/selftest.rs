@@ -181,7 +181,7 @@ fn el2_map() -> (u64, u64) {
     let address = (&raw const table.0).addr() as u64;
     // Block, AF, inner shareable, AP[1], attribute 1: this image's GiB, which is RAM, and nothing else.
     let gib = address / GIB;
-    table.0[(gib % 512) as usize] = gib * GIB | 1 << 10 | 3 << 8 | 1 << 6 | mair::NORMAL << 2 | 1;
+    table.0[(gib % 512) as usize] = (gib * GIB) | 1 << 10 | 3 << 8 | 1 << 6 | mair::NORMAL << 2 | 1;
     // RES1 bits 31 and 23, 39 bits of address, write-back inner-shareable walks, 40 bits of physical address.
     let tcr = 1 << 31 | 1 << 23 | (64 - 39) | 1 << 8 | 1 << 10 | 3 << 12 | 2 << 16;
     // EL2 walks it with caches off until its own are on.

@@ -14,6 +14,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     Usage,
+    bench::BenchOptions,
+    check::CheckOptions,
     config::{Config, Virtio},
     disk, doctor, image, kernel_build,
     orders::{Base, El2, Orders, Restart, draw_seed, parse_seed},
@@ -21,6 +23,7 @@ use crate::{
     request::{Disk, Request},
     run::run,
     setup,
+    test::TestOptions,
 };
 
 /// Builds, runs, tests and measures Ouroboros, a kernel for 64-bit Arm that kexecs itself.
@@ -33,6 +36,7 @@ use crate::{
 Examples:
   cargo xtask run                                   three generations on the machine `nvhe`
   cargo xtask run --machine vhe --generations 100   a hundred of them with the kernel at EL2
+  cargo xtask check                                 what must hold before a commit
   cargo xtask doctor                                what is needed, what is there, and what mends a lack
 
 What is missing is installed by the verbs themselves: the Rust target, then QEMU through this machine's package manager."
@@ -52,7 +56,10 @@ Example:
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     Run(RunOptions),
+    Test(TestOptions),
     Image(ImageOptions),
+    Check(CheckOptions),
+    Bench(BenchOptions),
     /// Say what is needed and what is there, found out by trying it, with the line that mends each lack
     #[command(after_help = DOCTOR)]
     Doctor,
@@ -144,11 +151,14 @@ impl Verb {
     pub fn perform(&self) -> Result<u8> {
         match self {
             Self::Run(options) => options.perform(),
+            Self::Test(options) => options.perform(),
             Self::Image(options) => {
                 setup::ensure_target(options.yes)?;
                 let out = options.out.clone().unwrap_or_else(|| crate::target_dir().join("ouroboros").join("image"));
                 image::write(&kernel_build::build()?, &out).map(|()| 0)
             }
+            Self::Check(options) => options.perform(),
+            Self::Bench(options) => options.perform(),
             Self::Doctor => doctor::examine(),
         }
     }

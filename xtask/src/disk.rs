@@ -13,7 +13,13 @@ pub const LOAD: u64 = 0x4300_0000;
 
 /// The disk with the kernel alone; with `load` it also says where that belongs.
 pub fn of(kernel: &Built, load: bool) -> Vec<u8> {
-    let kind = Kind::KernelNoload { load: load.then_some(LOAD) };
     let description = format!("Ouroboros, build id {}", kernel.build_id);
-    fit::write(&[Payload { name: "kernel".to_owned(), description, data: kernel.image.clone(), kind }])
+    let payload = payload("kernel", kernel.image.clone(), load.then_some(LOAD));
+    fit::write(&[Payload { description, ..payload }])
+}
+
+/// A kernel of that name for a disk.
+pub fn payload(name: &str, image: Vec<u8>, load: Option<u64>) -> Payload {
+    let kind = Kind::KernelNoload { load };
+    Payload { name: name.to_owned(), description: "a kernel".to_owned(), data: image, kind }
 }

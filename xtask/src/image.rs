@@ -21,12 +21,12 @@ pub fn write(kernel: &Built, out: &Path) -> Result<()> {
     let elf = std::fs::read(&kernel.elf).with_context(|| format!("cannot read {}", kernel.elf.display()))?;
     write("kernel.elf", &elf)?;
     let disk = write("disk.itb", &disk::of(kernel, false))?;
-    println!("\n{}", line(&image, &disk));
+    println!("\n{}", qemu::shell_line(words(&image, &disk)));
     Ok(())
 }
 
-/// The plain line; what it leaves out is as QEMU has it.
-fn line(image: &Path, disk: &Path) -> String {
+/// The plain line's words; what it leaves out is as QEMU has it.
+pub fn words(image: &Path, disk: &Path) -> Vec<String> {
     let mut words: Vec<String> = [
         qemu::QEMU,
         "-machine",
@@ -43,7 +43,7 @@ fn line(image: &Path, disk: &Path) -> String {
     words.push(image.display().to_string());
     words.extend(qemu::disk(disk, "if=none,id=d0,format=raw,file={disk}"));
     words.extend(["-append", "generations=5"].map(str::to_owned));
-    qemu::shell_line(words)
+    words
 }
 
 #[cfg(test)]
@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn the_line_is_the_one_that_the_readme_shows() {
         assert_eq!(
-            line(Path::new("Image"), Path::new("disk.itb")),
+            qemu::shell_line(words(Path::new("Image"), Path::new("disk.itb"))),
             "qemu-system-aarch64 -machine virt,virtualization=on -cpu cortex-a72 -nic none -nographic -kernel Image \
              -drive if=none,id=d0,format=raw,file=disk.itb -device virtio-blk-device,drive=d0 -append generations=5"
         );

@@ -17,6 +17,9 @@ use object::{Object, ObjectSegment, ObjectSymbol};
 /// The bare-metal target.
 pub const TARGET: &str = "aarch64-unknown-none";
 
+/// What cargo is told to build the kernel.
+pub const ARGUMENTS: [&str; 6] = ["build", "--release", "--package", "kernel", "--target", TARGET];
+
 /// A kernel as built.
 #[derive(Debug)]
 pub struct Built {
@@ -31,13 +34,30 @@ pub struct Built {
 /// Builds the kernel; cargo speaks for itself if it cannot.
 pub fn build() -> Result<Built> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let target_dir = crate::target_dir();
     let mut command = Command::new(cargo);
-    command.current_dir(crate::root()).env("CARGO_TARGET_DIR", &target_dir);
-    command.args(["build", "--release", "--package", "kernel", "--target", TARGET]);
+    command
+        .current_dir(crate::root())
+        .env("CARGO_TARGET_DIR", crate::target_dir())
+        .args(ARGUMENTS)
+        .args(remap().into_iter().flatten());
+    // Flags from the environment would take the place of the target's own, which make the Image position independent.
+    command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
     ensure!(status.success(), "the kernel does not build: cargo's words are above");
-    read(&target_dir.join(TARGET).join("release").join("kernel"))
+    read(&elf())
+}
+
+/// Takes the builder's own folder out of the places that panics name: the same sources make the same Image everywhere.
+fn remap() -> Option<[String; 2]> {
+    let home =
+        std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo"))).ok()?;
+    let flag = format!("--remap-path-prefix={home}/registry/src=crates");
+    Some(["--config".into(), format!("target.{TARGET}.rustflags=[{flag:?}]")])
+}
+
+/// Where the ELF lies, once it is built.
+pub fn elf() -> PathBuf {
+    crate::target_dir().join(TARGET).join("release").join("kernel")
 }
 
 /// Reads a kernel that is built already.
@@ -84,7 +104,6 @@ fn build_id(elf: &[u8]) -> Result<String> {
 }
 
 /// Where the symbol `name` of the ELF lies, as offset in the Image, and its size.
-#[cfg_attr(not(test), expect(dead_code, reason = "the tests of the explainer patch kernels at symbols"))]
 pub fn symbol(elf: &Path, name: &str) -> Result<Option<(u64, u64)>> {
     let bytes = std::fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let file = object::File::parse(bytes.as_slice()).with_context(|| format!("{} is no ELF", elf.display()))?;

@@ -3,6 +3,8 @@
 //! `cargo xtask --help` tells what it does. This file turns a verb's end into an exit code:
 //! 0 done, 1 failed, 2 asked for something that does not exist, 124 out of time, 130 interrupted.
 
+mod bench;
+mod check;
 mod cli;
 mod config;
 mod console;
@@ -21,6 +23,7 @@ mod report;
 mod request;
 mod run;
 mod setup;
+mod test;
 mod verdict;
 
 use std::{

@@ -1,4 +1,4 @@
-//! What the other verbs need, found and installed: the Rust target and QEMU.
+//! What the other verbs need, found and installed: the Rust target, rustfmt and clippy, QEMU.
 //!
 //! *When:* before a verb builds or runs. On a terminal it shows the command and asks; as root without a terminal, or with
 //! `--yes`, it goes ahead; otherwise it stops with the one line to type. After an installation it looks again.
@@ -84,7 +84,8 @@ pub struct Lack {
     lines: Vec<&'static str>,
     /// Do the lines need root?
     root: bool,
-    /// Did the workspace ask for it already, so that nobody is surprised? rust-toolchain.toml names the target.
+    /// Did the workspace ask for it already, so that nobody is surprised? rust-toolchain.toml names
+    /// the target and the components.
     declared: bool,
 }
 
@@ -143,6 +144,16 @@ pub fn ensure_target(yes: bool) -> Result<()> {
     Ok(())
 }
 
+/// rustfmt and clippy: there, or installed now.
+pub fn ensure_components(yes: bool) -> Result<()> {
+    if has_components()? {
+        return Ok(());
+    }
+    mend(&components(), yes)?;
+    ensure!(has_components()?, "rustup has installed rustfmt and clippy, and cargo still does not find them");
+    Ok(())
+}
+
 /// QEMU: there, or installed now.
 pub fn ensure_qemu(yes: bool) -> Result<()> {
     if qemu_version().is_some() {
@@ -164,6 +175,19 @@ pub fn has_target() -> Result<bool> {
     Ok(PathBuf::from(sysroot.trim()).join("lib/rustlib").join(TARGET).join("lib").is_dir())
 }
 
+/// Does cargo, as it is chosen in this folder, find rustfmt and clippy?
+fn has_components() -> Result<bool> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    for verb in ["fmt", "clippy"] {
+        let mut command = Command::new(&cargo);
+        let output = command.current_dir(crate::root()).args([verb, "--version"]).output();
+        if !output.with_context(|| format!("cannot start {command:?}"))?.status.success() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// The first line that QEMU says of itself, if it starts.
 pub fn qemu_version() -> Option<String> {
     let output = Command::new(QEMU).arg("--version").output().ok().filter(|output| output.status.success())?;
@@ -178,6 +202,11 @@ fn target() -> Lack {
         root: false,
         declared: true,
     }
+}
+
+/// The lack of rustfmt or clippy.
+fn components() -> Lack {
+    Lack { what: "rustfmt or clippy", lines: vec!["rustup component add rustfmt clippy"], root: false, declared: true }
 }
 
 /// The lack of QEMU, where a known package manager can mend it.
@@ -309,8 +338,9 @@ mod tests {
     }
 
     #[test]
-    fn the_target_that_the_workspace_declares_needs_no_leave_in_a_script() {
+    fn what_the_workspace_declares_needs_no_leave_in_a_script() {
         assert_eq!(decide(&target(), USER), Decision::Go(target_line()));
+        assert_eq!(decide(&components(), USER), Decision::Go("rustup component add rustfmt clippy".into()));
     }
 
     #[test]

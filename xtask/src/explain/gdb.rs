@@ -1,7 +1,7 @@
 //! The gdb remote protocol, as much of it as reading a stopped guest takes.
 //!
-//! *When:* a run hangs. QEMU's stub stops the machine when a client connects; it serves one client at a time. Packets are
-//! `$payload#checksum`, each acknowledged by `+` or asked for again by `-`; see "Remote Protocol" in gdb's manual. Registers have
+//! *When:* a run hangs, or a test needs a guest stopped at a certain instruction. QEMU's stub stops the machine when a client connects;
+//! it serves one client at a time. Packets are `$payload#checksum`, each acknowledged by `+` or asked for again by `-`; see "Remote Protocol" in gdb's manual. Registers have
 //! numbers, which `target.xml` and what it includes give to names: QEMU lists there the CPU's system registers, by names that
 //! changed with its versions.
 
@@ -85,6 +85,33 @@ impl Gdb {
         Ok(bytes)
     }
 
+    /// Writes physical memory, devices' registers too.
+    pub fn write(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
+        let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.expect_ok(&format!("M{address:x},{:x}:{digits}", bytes.len()))
+    }
+
+    /// Runs until the instruction at `address` is next.
+    pub fn run_to(&mut self, address: u64) -> Result<()> {
+        // QEMU would stop at once where it stands at a breakpoint already: one step first.
+        self.until_stopped("s")?;
+        self.expect_ok(&format!("Z1,{address:x},4"))?;
+        self.until_stopped("c")?;
+        self.expect_ok(&format!("z1,{address:x},4"))?;
+        let pc = self.register(&["pc"])?;
+        ensure!(pc == Some(address), "the guest stopped at {pc:x?}, and was to run to {address:#x}");
+        Ok(())
+    }
+
+    /// Lets the guest go.
+    pub fn detach(mut self) -> Result<()> {
+        self.expect_ok("D")
+    }
+
+    fn until_stopped(&mut self, command: &str) -> Result<()> {
+        self.exchange(command, |reply| reply.starts_with(['T', 'S', 'W', 'X'])).map(drop)
+    }
+
     fn document(&mut self, name: &str) -> Result<String> {
         let mut document = String::new();
         loop {
@@ -104,6 +131,12 @@ impl Gdb {
     }
 
     fn ask(&mut self, question: &str) -> Result<String> {
+        // A stop reply that nobody asked for: connecting stops the machine.
+        self.exchange(question, |reply| !reply.starts_with(['T', 'S']))
+    }
+
+    /// Sends a packet and gives the first that comes and is an answer.
+    fn exchange(&mut self, question: &str, is_answer: fn(&str) -> bool) -> Result<String> {
         let packet = encode(question);
         self.stream.write_all(&packet).with_context(|| format!("gdb packet {question}"))?;
         let mut retries = RETRIES;
@@ -113,10 +146,9 @@ impl Gdb {
                 retries = retries.checked_sub(1).with_context(|| format!("gdb packet {question}: the line is bad"))?;
             }
             match event {
-                // A stop reply that nobody asked for: connecting stops the machine.
                 Some(Event::Packet(reply)) => {
                     self.stream.write_all(b"+")?;
-                    if !reply.starts_with(['T', 'S']) {
+                    if is_answer(&reply) {
                         return Ok(reply);
                     }
                 }

@@ -10,18 +10,19 @@ mod qmp;
 mod symbols;
 mod words;
 
-use std::{fmt::Write, path::Path};
+use std::{fmt::Write, mem::offset_of, path::Path};
 
 use anyhow::{Context, Result};
 use boot::{
     breadcrumb,
     esr::{Esr, slot_name},
     marker,
+    record::EntryRecord,
     sysreg::sctlr,
 };
 
-use self::gdb::Gdb;
-pub use self::{qmp::Qmp, symbols::Symbols, words::emergency_in_words};
+pub use self::{gdb::Gdb, qmp::Qmp};
+use self::{symbols::Symbols, words::emergency_in_words};
 
 /// Where QEMU's `virt` has its RAM. Below lie devices, which a read may change.
 const RAM: u64 = 1 << 30;
@@ -108,7 +109,12 @@ impl Witness<'_> {
     /// All there is to tell, and of how many CPUs.
     fn tell(mut self) -> Result<(Told, usize)> {
         let threads = self.gdb.threads()?;
-        let crumbs = self.crumbs();
+        let mut crumbs = self.crumbs();
+        if let Some((last, all)) = self.stations() {
+            // On the way in: the entry's own record is later than any breadcrumb.
+            crumbs.last = last;
+            crumbs.all += &all;
+        }
         let (mut first, mut body) = (None, String::new());
         for (number, thread) in threads.iter().enumerate() {
             self.gdb.select(thread)?;
@@ -223,6 +229,35 @@ impl Witness<'_> {
         let (symbols, mut bases) = (self.symbols, numbers_after(self.console, "base 0x"));
         bases.extend(numbers_after(self.console, "base="));
         symbols.place(address, &bases, &mut |address, size| self.memory(address, size)).map(|place| place.to_string())
+    }
+
+    /// The stations that an entry has passed on its way in, by its own record, unless its generation has come up and said so.
+    fn stations(&mut self) -> Option<(String, String)> {
+        let since = self.console.rsplit("breadcrumbs 0x").next().unwrap_or_default();
+        if since.contains(marker::GENERATION) {
+            return None;
+        }
+        // Where the last "Bye!" went; before any, the slot that the first CPU stands in.
+        let slot = self.gdb.register(&["pc"]).ok()?? & !(boot::image::BASE_ALIGNMENT - 1);
+        let base = numbers_after(self.console, "entry 0x").last().copied().unwrap_or(slot);
+        let record = base + self.symbols.address("entry_record")?;
+        let bytes = self.memory(record, size_of::<EntryRecord>() as u64)?;
+        let word = |at: usize| bytes.get(at..)?.first_chunk().map(|word| u64::from_le_bytes(*word));
+        if word(offset_of!(EntryRecord, load_address)) != Some(base) {
+            return None;
+        }
+        let passed = [
+            ("first instruction", word(offset_of!(EntryRecord, entered))?),
+            ("EL2 set up", word(offset_of!(EntryRecord, el2_ready))?),
+            ("MMU on", word(offset_of!(EntryRecord, mmu_on))?),
+        ];
+        let passed: Vec<_> = passed.into_iter().filter(|&(_, stamp)| stamp != 0).collect();
+        let (last, _) = passed.iter().max_by_key(|&&(_, stamp)| stamp)?;
+        let all = passed.iter().map(|(name, stamp)| format!("{name} {stamp}")).collect::<Vec<_>>().join(", ");
+        Some((
+            format!("last station of the entry at {base:#x}: '{last}'"),
+            format!("entry record at {record:#x}, CNTVCT: {all}\n"),
+        ))
     }
 
     /// The page that the last "Bye!" named, and the phases in it.

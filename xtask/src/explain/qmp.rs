@@ -69,7 +69,6 @@ impl Qmp {
 
     /// Writes `size` bytes of guest memory from physical `address` on into `file`. The file is QEMU's to write: give it an absolute
     /// path.
-    #[expect(dead_code, reason = "for the tests that hold a generation's memory against the Image")]
     pub fn physical_memory(&mut self, address: u64, size: u64, file: &Path) -> Result<()> {
         let name = file.to_str().with_context(|| format!("{}: not a UTF-8 path", file.display()))?;
         self.execute("pmemsave", &json!({ "val": address, "size": size, "filename": name }))?;

@@ -1,0 +1,222 @@
+//! Instructions of a generation: of a plain one, phase by phase, and whether they drift over many.
+//!
+//! *When:* one long run and one short run on each machine. Generation 0 has the loader's device tree, which is padded to 1 MiB and
+//! shrunk once; generation 1 is the first to find a heap without it. What counts is every generation from [`STEADY`] on.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::{
+    Measured, Setting,
+    lives::{Life, Span, spans},
+    statistics::spread,
+    table::{Cell, Table},
+};
+use crate::orders::Restart;
+
+/// The first generation that is like all later ones.
+const STEADY: u32 = 2;
+
+/// What a generation may take beside hashing.
+const LIMIT: u64 = 2_000_000;
+
+/// What hashing in software may take for each byte.
+pub const LIMIT_PER_BYTE: u64 = 33;
+
+/// How much the last generation may differ from generation 2, as a part of it.
+const DRIFT: f64 = 0.01;
+
+/// Of a cold restart a few generations are enough: they are shown, without a limit.
+const COLD_GENERATIONS: u32 = 12;
+
+/// Instructions, phases, drift.
+pub fn tables() -> Vec<Table> {
+    vec![
+        Table::new(
+            "Instructions of a generation, from first instruction to first instruction, without waiting for the disk",
+            &[
+                "machine",
+                "restart",
+                "measured",
+                "median",
+                "least",
+                "greatest",
+                "generation 0",
+                "bytes hashed",
+                "limit",
+                "verdict",
+                "beside hashing",
+                "waiting (median)",
+            ],
+        ),
+        Table::new(
+            "Instructions of each phase of a generation (median)",
+            &["machine", "restart", "phase", "instructions"],
+        ),
+        Table::new(
+            "Drift: generation 2 and the last one (bytes, and instructions without waiting)",
+            &[
+                "machine",
+                "generations",
+                "free in 2",
+                "free in last",
+                "tree in 2",
+                "tree in last",
+                "instructions in 2",
+                "in last",
+                "change, %",
+                "verdict",
+            ],
+        ),
+    ]
+}
+
+/// Fills the tables for `machine`.
+pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result<()> {
+    let many = if setting.quick { 50 } else { 1000 };
+    for (restart, generations) in [(Restart::Hot, many), (Restart::Cold, COLD_GENERATIONS)] {
+        let timeout = Duration::from_secs(60 + 2 * u64::from(generations));
+        let disk = setting.plain_disk();
+        let lives = setting.counted(machine, Measured { generations, restart, memory: None, disk, timeout })?;
+        let spans: Vec<Span> = spans(&lives).collect::<Result<_>>()?;
+        let steady: Vec<Span> = spans.iter().copied().filter(|span| span.number >= STEADY).collect();
+        tables[0].row(instructions(machine, restart, &spans, &steady)?);
+        phases(&lives, &steady, |phase, count| {
+            tables[1].row([machine.into(), restart.to_string().as_str().into(), phase.into(), Cell::rounded(count)]);
+        })?;
+        if restart == Restart::Hot {
+            tables[2].row(drift(machine, &lives, &steady)?);
+        }
+    }
+    Ok(())
+}
+
+fn instructions(machine: &str, restart: Restart, all: &[Span], steady: &[Span]) -> Result<[Cell; 12]> {
+    let busy = spread(steady.iter().map(Span::busy)).context("no generation from the second on")?;
+    let waited = spread(steady.iter().map(|span| span.waited as f64)).map_or(0.0, |waited| waited.median);
+    let first = all.first().map_or(0.0, Span::busy);
+    let hashed = steady[0].hashed;
+    let hashing = LIMIT_PER_BYTE * hashed;
+    let [limit, verdict] = Cell::limit(busy.median, (restart == Restart::Hot).then_some(LIMIT + hashing));
+    Ok([
+        machine.into(),
+        restart.to_string().as_str().into(),
+        busy.count.into(),
+        Cell::rounded(busy.median),
+        Cell::rounded(busy.least),
+        Cell::rounded(busy.greatest),
+        Cell::rounded(first),
+        hashed.into(),
+        limit,
+        verdict,
+        Cell::rounded(busy.median - hashing as f64),
+        Cell::rounded(waited),
+    ])
+}
+
+/// Tells `row` each phase and its median, in the order of the console: from "Bye!" to main, and from main to "Bye!".
+fn phases(lives: &[Life], steady: &[Span], mut row: impl FnMut(&str, f64)) -> Result<()> {
+    // A span begins with the entry of one generation and ends with that of the next, so the phases of the way out are told by the
+    // next one, and those of the way in by the one itself; from the second steady one on they are the same.
+    let of = |number: u32| lives.iter().find(|life| life.number == number);
+    let last = steady.iter().filter_map(|span| of(span.number + 1)).collect::<Vec<_>>();
+    let names = &last.first().context("no generation from the second on")?.phases;
+    let mut sum = 0.0;
+    for (name, _) in names {
+        let values: Vec<f64> = last.iter().map(|life| life.phase(name).map(|ns| ns as f64)).collect::<Result<_>>()?;
+        let median = spread(values).map_or(0.0, |of| of.median);
+        sum += median;
+        row(name, median);
+    }
+    let busy = spread(steady.iter().map(Span::busy)).map_or(0.0, |of| of.median);
+    row("from main to Bye!, hashing included", busy - sum);
+    Ok(())
+}
+
+fn drift(machine: &str, lives: &[Life], steady: &[Span]) -> Result<[Cell; 10]> {
+    let second = lives.iter().find(|life| life.number == STEADY).context("no generation 2")?;
+    let last = lives.last().context("no generation")?;
+    let told = |value: Option<u64>| value.context("a generation does not tell its free memory or its tree's size");
+    let (free, tree) = ((told(second.free)?, told(last.free)?), (told(second.tree)?, told(last.tree)?));
+    let (Some(from), Some(to)) = (steady.first().map(Span::busy), steady.last().map(Span::busy)) else {
+        anyhow::bail!("too few generations");
+    };
+    let change = to / from - 1.0;
+    Ok([
+        machine.into(),
+        lives.len().into(),
+        free.0.into(),
+        free.1.into(),
+        tree.0.into(),
+        tree.1.into(),
+        Cell::rounded(from),
+        Cell::rounded(to),
+        Cell::Real(change * 100.0, 3),
+        Cell::Kept(free.0 == free.1 && tree.0 == tree.1 && change.abs() <= DRIFT),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn life(number: u32, entered: u64, free: u64) -> Life {
+        Life {
+            number,
+            entered: Some(entered),
+            phases: vec![("copied".into(), 10), ("main".into(), 5)],
+            free: Some(free),
+            tree: Some(7846),
+            hashed: Some(1000),
+            waited: Some(500),
+            ..Life::default()
+        }
+    }
+
+    fn all(lives: &[Life]) -> Vec<Span> {
+        spans(lives).map(Result::unwrap).collect()
+    }
+
+    fn steady(lives: &[Life]) -> Vec<Span> {
+        all(lives).into_iter().filter(|span| span.number >= STEADY).collect()
+    }
+
+    #[test]
+    fn the_limit_grows_with_what_is_hashed_and_waiting_does_not_count() {
+        let lives: Vec<_> = (0..5).map(|n| life(n, u64::from(n) * 2_033_500, 1)).collect();
+        let row = instructions("m", Restart::Hot, &all(&lives), &steady(&lives)).unwrap();
+        assert_eq!(row[2..4], [Cell::Count(2), Cell::Count(2_033_000)]);
+        assert_eq!(row[8..], [Cell::Count(2_033_000), Cell::Kept(true), Cell::Count(2_000_000), Cell::Count(500)]);
+    }
+
+    #[test]
+    fn a_page_lost_or_an_instruction_in_a_hundred_is_drift() {
+        let verdict = |step: [u64; 5], free: [u64; 5]| {
+            let mut entered = 0;
+            let lives: Vec<_> = (0..5)
+                .map(|n| {
+                    entered += step[n];
+                    life(n as u32, entered, free[n])
+                })
+                .collect();
+            drift("m", &lives, &steady(&lives)).unwrap()[9].clone()
+        };
+        // A step ends its span: those of generations 2 and 3 are the last two.
+        let even = [0, 90_500, 80_500, 100_500, 100_500];
+        assert_eq!(verdict(even, [7, 8, 9, 9, 9]), Cell::Kept(true));
+        assert_eq!(verdict(even, [9, 9, 9, 9, 8]), Cell::Kept(false));
+        assert_eq!(verdict([0, 90_500, 80_500, 100_500, 101_600], [9; 5]), Cell::Kept(false));
+        assert_eq!(verdict([0, 90_500, 80_500, 101_600, 100_500], [9; 5]), Cell::Kept(false));
+    }
+
+    #[test]
+    fn the_phases_and_the_rest_make_the_whole() {
+        let lives: Vec<_> = (0..5).map(|n| life(n, u64::from(n) * 1500, 1)).collect();
+        let mut rows = Vec::new();
+        phases(&lives, &steady(&lives), |name, count| rows.push((name.to_owned(), count))).unwrap();
+        assert_eq!(rows[0], ("copied".to_owned(), 10.0));
+        assert_eq!(rows.iter().map(|row| row.1).sum::<f64>(), 1000.0);
+        assert_eq!(rows.len(), 3);
+    }
+}

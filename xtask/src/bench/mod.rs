@@ -1,0 +1,197 @@
+//! `bench`: what the project promises in figures, measured and shown beside the promises.
+//!
+//! *When:* on request; it shows, it judges no commit. Instruction counts come from `-icount shift=0,sleep=off`, where guest time
+//! is one nanosecond for each instruction; they repeat on any host. Wall times belong to the host of that moment.
+//! One QEMU runs at a time, so that the measurements do not disturb each other.
+
+mod generations;
+mod lives;
+mod relocation;
+mod size;
+mod statistics;
+mod table;
+mod wall;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+
+use self::{
+    lives::{Life, lives},
+    table::Table,
+};
+use crate::{
+    config::Config,
+    disk,
+    kernel_build::{self, Built},
+    orders::{Orders, Restart},
+    processes::Interrupted,
+    report,
+    request::{Disk, Request},
+    run::run,
+    setup,
+    verdict::Verdict,
+};
+
+/// Measure what the project promises in figures, and show both
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Exit code: 0 if everything was measured, whatever came of it; 1 if something could not be.
+
+Examples:
+  cargo xtask bench                                   everything; takes about half an hour
+  cargo xtask bench --quick                           fewer generations and smaller payloads
+  cargo xtask bench --only size
+  cargo xtask bench --machine vhe --only relocation
+  cargo xtask bench --json figures.json")]
+pub struct BenchOptions {
+    /// Fewer generations and smaller payloads
+    #[arg(long)]
+    quick: bool,
+    /// Write the tables to this file too, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// A machine of qemu.toml; may be given more than once [default: all of them]
+    #[arg(long, value_name = "M")]
+    machine: Vec<String>,
+    /// Measure this alone; may be given more than once
+    #[arg(long, value_enum, value_name = "WHAT")]
+    only: Vec<Part>,
+    /// Install what is missing without asking
+    #[arg(long)]
+    yes: bool,
+}
+
+/// What can be measured on its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Part {
+    /// Bytes of the Image and lines of code
+    Size,
+    /// Instructions of a generation, its phases, and drift over many
+    Generations,
+    /// Instructions per MiB that is relocated
+    Relocation,
+    /// Wall time of a generation and of QEMU's own reset
+    Wall,
+}
+
+/// What is measured machine by machine: its tables, and what fills them.
+type Measurement = (Part, fn() -> Vec<Table>, fn(&Setting, &str, &mut [Table]) -> Result<()>);
+
+const MEASUREMENTS: [Measurement; 3] = [
+    (Part::Generations, generations::tables, generations::measure),
+    (Part::Relocation, relocation::tables, relocation::measure),
+    (Part::Wall, wall::tables, wall::measure),
+];
+
+/// What every measurement needs.
+struct Setting {
+    config: Arc<Config>,
+    kernel: Arc<Built>,
+    quick: bool,
+}
+
+/// A run whose console is measured.
+struct Measured {
+    generations: u32,
+    restart: Restart,
+    /// In place of the machine's own.
+    memory: Option<&'static str>,
+    disk: Vec<u8>,
+    timeout: Duration,
+}
+
+impl BenchOptions {
+    /// Measures and shows; gives the exit code.
+    pub fn perform(&self) -> Result<u8> {
+        let config = Arc::new(Config::read(&crate::root())?);
+        self.machine.iter().try_for_each(|name| config.machine(name).map(drop))?;
+        let machines =
+            if self.machine.is_empty() { config.machines.keys().cloned().collect() } else { self.machine.clone() };
+        setup::ensure_target(self.yes)?;
+        setup::ensure_qemu(self.yes)?;
+        let kernel = Arc::new(kernel_build::build()?);
+        let setting = Setting { config, kernel, quick: self.quick };
+        let wanted = |part: Part| self.only.is_empty() || self.only.contains(&part);
+
+        let (mut tables, mut lacks) = (Vec::new(), Vec::new());
+        let qemu = setup::qemu_version().unwrap_or_default();
+        println!("{qemu}; kernel {}\n", setting.kernel.build_id);
+        if wanted(Part::Size) {
+            let table = size::table(&setting.kernel)?;
+            println!("{table}");
+            tables.push(table);
+        }
+        for (part, empty, measure) in MEASUREMENTS {
+            if !wanted(part) {
+                continue;
+            }
+            let mut filled = empty();
+            for machine in &machines {
+                match measure(&setting, machine, &mut filled) {
+                    Ok(()) => {}
+                    Err(error) if error.is::<Interrupted>() => return Err(error),
+                    Err(error) => lacks.push(format!("{machine}: {part:?} not measured: {error:#}")),
+                }
+            }
+            filled.iter().for_each(|table| println!("{table}"));
+            tables.extend(filled);
+        }
+        if let Some(path) = &self.json {
+            let tables: Vec<_> = tables.iter().map(Table::json).collect();
+            let all = serde_json::json!({
+                "qemu": qemu, "kernel": setting.kernel.build_id, "quick": self.quick, "tables": tables, "not_measured": lacks,
+            });
+            std::fs::write(path, format!("{all:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        lacks.iter().for_each(|lack| eprintln!("{lack}"));
+        Ok(if lacks.is_empty() { 0 } else { 1 })
+    }
+}
+
+impl Setting {
+    /// The disk with the kernel alone.
+    fn plain_disk(&self) -> Vec<u8> {
+        disk::of(&self.kernel, false)
+    }
+
+    /// A run on `machine`, to be made by its caller.
+    fn request(&self, machine: &str, generations: u32, restart: Restart) -> Result<Request> {
+        let mut request = Request::new(&self.config, machine, &self.kernel)?;
+        // Nothing is drawn from the seed; a fixed one makes the same bootargs, and so the same tree, each time.
+        let orders = Orders { generations, restart, seed: 0, ..Orders::default() };
+        request.bootargs = orders.bootargs(&request.machine.bootargs, request.semihosting);
+        Ok(request)
+    }
+
+    /// Makes a run in which guest time counts instructions, and gives its generations.
+    fn counted(&self, machine: &str, measured: Measured) -> Result<Vec<Life>> {
+        let Measured { generations, restart, memory, disk, timeout } = measured;
+        eprintln!("{machine}: {generations} generations, {restart}, disk of {} KiB", disk.len() >> 10);
+        let mut request = self.request(machine, generations, restart)?;
+        request.memory = memory.map(str::to_owned);
+        request.disk = Disk::Bytes(Arc::new(disk));
+        request.args = ["-icount", "shift=0,sleep=off"].map(str::to_owned).into();
+        request.timeout = timeout;
+        let outcome = run(&request)?;
+        if outcome.verdict != Verdict::Success {
+            bail!("{}", report::words(&request, &outcome));
+        }
+        Ok(lives(&outcome.console))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_table_has_columns_and_a_title_of_its_own() {
+        let tables: Vec<_> =
+            MEASUREMENTS.iter().flat_map(|(_, tables, _)| tables()).map(|table| table.to_string()).collect();
+        let titles: std::collections::BTreeSet<_> = tables.iter().filter_map(|table| table.lines().next()).collect();
+        assert_eq!(titles.len(), tables.len());
+        assert!(tables.iter().all(|table| table.contains("| machine ")));
+    }
+}

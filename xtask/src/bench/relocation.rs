@@ -1,0 +1,128 @@
+//! Instructions per MiB that is relocated: slopes over payload sizes.
+//!
+//! *When:* one run of two generations for each size, so one restart, beside the same kernel each time. A slope needs no model of what
+//! a restart costs without a payload, and its r² says whether there is one at all.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::{
+    Measured, Setting,
+    generations::LIMIT_PER_BYTE,
+    lives::{Life, spans},
+    statistics::line,
+    table::{Cell, Table},
+};
+use crate::{
+    fit::{self, Kind, Payload},
+    orders::Restart,
+};
+
+const MIB: u64 = 1 << 20;
+
+/// Payloads in MiB; quick ones first.
+const SIZES: [usize; 6] = [0, 8, 16, 32, 64, 128];
+
+/// How many of them are quick.
+const QUICK: usize = 3;
+
+/// RAM with room for a payload, its frames until then, and the kernel.
+const MEMORY: &str = "1G";
+
+/// Where the payload goes: 256 MiB into `virt`'s RAM, past the loader's device tree, below the control block.
+const LOAD: u64 = 0x5000_0000;
+
+/// What is measured: its name, the phases that make it, and its limit per MiB of a hot restart.
+const MEASURES: [(&str, &[&str], u64); 2] =
+    [("copy and maintenance", &["copied", "maintained"], 140_000), ("checksum afterwards", &["verified"], 250_000)];
+
+/// One table.
+pub fn tables() -> Vec<Table> {
+    let columns = &["machine", "restart", "what", "payloads up to, MiB", "per MiB", "r²", "limit", "verdict"];
+    vec![Table::new("Instructions per MiB of payload: least squares over payload sizes", columns)]
+}
+
+/// Fills the table for `machine`.
+pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result<()> {
+    let sizes = if setting.quick { &SIZES[..QUICK] } else { &SIZES };
+    for restart in [Restart::Hot, Restart::Cold] {
+        let mut lives = Vec::new();
+        for &size in sizes {
+            // Hashing alone is 35 million instructions for each MiB.
+            let timeout = Duration::from_secs(60 + 10 * size as u64);
+            let disk = disk(setting, size);
+            let measured = Measured { generations: 2, restart, memory: Some(MEMORY), disk, timeout };
+            lives.push((size as f64, setting.counted(machine, measured)?));
+        }
+        let mut row = |what: &str, points: &[(f64, f64)], limit: u64| {
+            let line = line(points).context("a slope needs two sizes")?;
+            let [limit, verdict] = Cell::limit(line.slope, (restart == Restart::Hot).then_some(limit));
+            let largest = points.iter().map(|point| point.0).fold(0.0, f64::max);
+            let (restart, slope) = (restart.to_string(), Cell::rounded(line.slope));
+            let measured = [Cell::rounded(largest), slope, Cell::Real(line.r2, 6)];
+            tables[0].row(
+                [machine.into(), restart.as_str().into(), what.into()]
+                    .into_iter()
+                    .chain(measured)
+                    .chain([limit, verdict]),
+            );
+            Ok::<_, anyhow::Error>(())
+        };
+        for (what, names, limit) in MEASURES {
+            let points =
+                (lives.iter()).map(|(size, lives)| Ok((*size, phases(lives, names)?))).collect::<Result<Vec<_>>>()?;
+            row(what, &points, limit)?;
+        }
+        // The whole generation, hashing included: what the limit of a generation allows for each byte.
+        let whole = |lives: &[Life]| -> Result<f64> { Ok(spans(lives).next().context("no restart")??.busy()) };
+        let points = lives.iter().map(|(size, lives)| Ok((*size, whole(lives)?))).collect::<Result<Vec<_>>>()?;
+        row("whole generation, with hashing", &points, LIMIT_PER_BYTE * MIB)?;
+    }
+    Ok(())
+}
+
+/// The kernel, and `mib` MiB beside it.
+fn disk(setting: &Setting, mib: usize) -> Vec<u8> {
+    let kernel = &setting.kernel;
+    let mut payloads = vec![Payload {
+        name: "kernel".to_owned(),
+        description: format!("Ouroboros, build id {}", kernel.build_id),
+        data: kernel.image.clone(),
+        kind: Kind::KernelNoload { load: None },
+    }];
+    if mib > 0 {
+        // What the bytes are does not matter to any instruction; that pages differ would show one in another's place.
+        let data = (0..mib * MIB as usize / 8).flat_map(|word| (word as u64).to_le_bytes()).collect();
+        let description = format!("{mib} MiB to relocate");
+        payloads.push(Payload { name: "payload".to_owned(), description, data, kind: Kind::Loadable { load: LOAD } });
+    }
+    fit::write(&payloads)
+}
+
+/// How long the phases called `names` took together on the way to generation 1.
+fn phases(lives: &[Life], names: &[&str]) -> Result<f64> {
+    let restarted = lives.iter().find(|life| life.number == 1).context("no restart")?;
+    names.iter().map(|name| restarted.phase(name).map(|ns| ns as f64)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_measure_is_the_sum_of_its_phases() {
+        let phases_told = [("copied", 100), ("maintained", 23)].map(|(name, ns)| (name.to_owned(), ns)).into();
+        let lives = [Life::default(), Life { number: 1, phases: phases_told, ..Life::default() }];
+        assert_eq!(phases(&lives, &["copied", "maintained"]).unwrap(), 123.0);
+        assert!(phases(&lives, &["verified"]).is_err());
+        assert!(phases(&lives[..1], &["copied"]).is_err());
+    }
+
+    #[test]
+    fn the_phases_are_the_way_outs_own() {
+        for name in MEASURES.iter().flat_map(|(_, names, _)| *names) {
+            assert!(boot::breadcrumb::PHASES.contains(name), "{name}");
+        }
+    }
+}

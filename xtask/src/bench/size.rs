@@ -1,0 +1,129 @@
+//! Bytes of the kernel and lines of its code, beside their limits.
+//!
+//! *When:* without any run. A line of code is one that is neither blank nor a comment alone, outside of tests; assembler text in a raw
+//! string of a Rust file is assembly.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
+use boot::image::Header;
+
+use super::table::{Cell, Table};
+use crate::kernel_build::Built;
+
+/// The flat Image.
+const IMAGE: u64 = 160 << 10;
+
+/// What is linked into the kernel.
+const ROOMS: [&str; 3] = ["boot", "relocate", "kernel"];
+
+/// The budget for their Rust and for their assembly: to steer by.
+const BUDGET: Lines = Lines { rust: 2500, assembly: 500 };
+
+/// Lines of code.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Lines {
+    rust: u64,
+    assembly: u64,
+}
+
+/// The table, filled.
+pub fn table(kernel: &Built) -> Result<Table> {
+    let mut table = Table::new("Size", &["what", "is", "limit", "verdict"]);
+    let mut row = |what: &str, is: u64, limit: Option<u64>| {
+        let [limit, verdict] = Cell::limit(is as f64, limit);
+        table.row([what.into(), is.into(), limit, verdict]);
+    };
+    row("flat Image, bytes", kernel.image.len() as u64, Some(IMAGE));
+    row("image_size: the kernel in memory, bytes", Header::parse(&kernel.image)?.image_size, None);
+    let mut all = Lines::default();
+    for room in ROOMS {
+        let lines = lines_in(&crate::root().join(room).join("src"))?;
+        row(&format!("{room}: lines of Rust"), lines.rust, None);
+        row(&format!("{room}: lines of assembly"), lines.assembly, None);
+        all.add(lines);
+    }
+    row("together: lines of Rust", all.rust, Some(BUDGET.rust));
+    row("together: lines of assembly", all.assembly, Some(BUDGET.assembly));
+    Ok(table)
+}
+
+impl Lines {
+    fn add(&mut self, other: Self) {
+        self.rust += other.rust;
+        self.assembly += other.assembly;
+    }
+}
+
+/// The lines of code in all files below `folder`.
+fn lines_in(folder: &Path) -> Result<Lines> {
+    let mut lines = Lines::default();
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot read the folder {}", folder.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        // The self-test is a test that runs on the target.
+        if path.file_stem().is_some_and(|stem| stem == "tests" || stem == "selftest") {
+            continue;
+        }
+        if path.is_dir() {
+            lines.add(lines_in(&path)?);
+            continue;
+        }
+        let text = || fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()));
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("rs") => lines.add(in_rust(&text()?)),
+            Some("S") => lines.assembly += text()?.lines().filter(|line| is_code(line)).count() as u64,
+            _ => {}
+        }
+    }
+    Ok(lines)
+}
+
+fn is_code(line: &str) -> bool {
+    let line = line.trim();
+    !line.is_empty() && !line.starts_with("//")
+}
+
+/// The lines of code in a Rust file as rustfmt leaves it: a module of tests begins and ends at the margin.
+fn in_rust(text: &str) -> Lines {
+    let mut lines = Lines::default();
+    let (mut in_tests, mut in_assembly) = (false, false);
+    for line in text.lines() {
+        if line == "#[cfg(test)]" {
+            in_tests = true;
+        } else if in_tests {
+            let without_block = line.ends_with(';') && !line.starts_with(' ');
+            in_tests = line != "}" && !without_block;
+        } else if is_code(line) {
+            in_assembly &= !line.trim_start().starts_with("\"#");
+            let kind = if in_assembly { &mut lines.assembly } else { &mut lines.rust };
+            *kind += 1;
+            in_assembly |= line.ends_with("r#\"");
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_blanks_and_tests_are_no_code() {
+        let text = "//! What it is.\n\nuse x;\n\n/// Doc.\nfn f() {\n    // Why.\n    g(); // here\n}\n\n\
+                    #[cfg(test)]\nmod tests {\n    use super::*;\n\n    #[test]\n    fn t() {\n    }\n}\n";
+        assert_eq!(in_rust(text), Lines { rust: 4, assembly: 0 });
+    }
+
+    #[test]
+    fn a_module_of_tests_in_a_file_of_its_own_ends_with_its_line() {
+        assert_eq!(in_rust("#[cfg(test)]\nmod tests;\nfn f() {}\n"), Lines { rust: 1, assembly: 0 });
+        assert_eq!(in_rust("#[cfg(test)]\n#[path = \"t.rs\"]\nmod tests;\n"), Lines::default());
+    }
+
+    #[test]
+    fn assembler_text_in_a_raw_string_is_assembly() {
+        let text = "concat!(\n    r#\"\n    .macro m\n    // What for.\n    nop\n    .endm\n    \"#\n)\n";
+        assert_eq!(in_rust(text), Lines { rust: 4, assembly: 3 });
+    }
+}

@@ -1,0 +1,163 @@
+//! Wall time of a generation, beside QEMU's own reset in the same run.
+//!
+//! *When:* one run on each machine, without `-icount`. Generations follow each other; now and then the machine is reset over QMP, in the
+//! midst of things, and begins again with generation 0. So both are measured on the same host in the same minutes.
+//! A generation is timed by the guest's counter, from first instruction to first instruction; a reset by the host's clock, from the
+//! command to the console's first line.
+
+use std::{
+    process::{Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::{
+    Setting,
+    lives::{lives, spans},
+    statistics::spread,
+    table::{Cell, Table},
+};
+use crate::{
+    console::{Line, Stream},
+    explain::Qmp,
+    folder::{Folder, stamp},
+    orders::Restart,
+    processes::{Guarded, Interrupted, interrupted},
+    qemu,
+};
+
+/// What a generation may take, in milliseconds: an aim, for the host decides.
+const AIM_MS: u64 = 20;
+
+/// More generations than any of these runs sees.
+const WITHOUT_END: u32 = 1_000_000;
+
+/// How many generations there are between two resets.
+const BETWEEN_RESETS: u32 = 25;
+
+/// Generations before this one are not like the later ones.
+const STEADY: u32 = 2;
+
+/// How long a generation or a reset may take before the run is given up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The start of a generation's first line, after its number.
+const FIRST_LINE: &str = "phases, ns: ";
+
+/// One table.
+pub fn tables() -> Vec<Table> {
+    let columns = &[
+        "machine",
+        "generations",
+        "median",
+        "10 % below",
+        "10 % above",
+        "aim",
+        "verdict",
+        "resets",
+        "reset median",
+        "10 % below ",
+        "10 % above ",
+    ];
+    vec![Table::new("Wall time, ms: a hot generation, and QEMU's own reset to the first line", columns)]
+}
+
+/// Fills the table for `machine`.
+pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result<()> {
+    let resets = if setting.quick { 4 } else { 20 };
+    eprintln!("{machine}: {resets} resets, each after {BETWEEN_RESETS} generations");
+    let (console, resets) = session(setting, machine, resets)?;
+    let lives = lives(&console);
+    // The last generation before a reset was cut short, and tells what it could.
+    let steady = spans(&lives).flatten().filter(|span| span.number >= STEADY);
+    let generation = spread(steady.map(|span| span.whole as f64 / 1e6)).context("no generation")?;
+    let reset = spread(resets.iter().map(|reset| reset.as_secs_f64() * 1e3)).context("no reset")?;
+    let [aim, verdict] = Cell::limit(generation.median, Some(AIM_MS));
+    let ms = |value| Cell::Real(value, 2);
+    tables[0].row([
+        machine.into(),
+        generation.count.into(),
+        ms(generation.median),
+        ms(generation.low),
+        ms(generation.high),
+        aim,
+        verdict,
+        reset.count.into(),
+        ms(reset.median),
+        ms(reset.low),
+        ms(reset.high),
+    ]);
+    Ok(())
+}
+
+/// A run with `resets` resets: its console, and how long each reset took.
+fn session(setting: &Setting, machine: &str, resets: usize) -> Result<(String, Vec<Duration>)> {
+    let mut request = setting.request(machine, WITHOUT_END, Restart::Hot)?;
+    // The last word of the two wins: the common flags make of a reset the end.
+    request.args = ["-action", "reboot=reset"].map(str::to_owned).into();
+    let folder = Folder::create(&stamp(&format!("{machine}-wall")))?;
+    let image = folder.write("Image", &setting.kernel.image)?;
+    let disk = folder.write("disk.itb", setting.plain_disk())?;
+    let sockets =
+        tempfile::Builder::new().prefix("xtask").tempdir().context("cannot make a folder for QEMU's sockets")?;
+    let (qmp, gdb) = (sockets.path().join("qmp"), sockets.path().join("gdb"));
+    let words = request.words(&image, Some(&disk), folder.path());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).args(qemu::questions(&qmp, &gdb));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+
+    let started = Instant::now();
+    let child = Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", qemu::QEMU))?;
+    let (_, stdout, _) = child.pipes();
+    let (sender, lines) = mpsc::channel();
+    let stdout = stdout.context("QEMU has no standard output")?;
+    let console = Stream::read(stdout, &folder.file("console.log"), None, Some(sender), started)?;
+    first_line(&lines, 0)?;
+    let mut monitor = Qmp::connect(&qmp)?;
+    let mut took = Vec::new();
+    for _ in 0..resets {
+        first_line(&lines, BETWEEN_RESETS)?;
+        let asked = started.elapsed();
+        monitor.execute("system_reset", &json!({}))?;
+        took.push(first_line(&lines, 0)?.saturating_sub(asked));
+    }
+    first_line(&lines, BETWEEN_RESETS)?;
+    child.kill();
+    let console = console.finish();
+    folder.discard()?;
+    Ok((console, took))
+}
+
+/// Waits for the first line of generation `number`; says when it came.
+fn first_line(lines: &Receiver<Line>, number: u32) -> Result<Duration> {
+    // A reset may cut a line short; the next one then follows on it.
+    let wanted = format!("[{number}] {FIRST_LINE}");
+    loop {
+        match lines.recv_timeout(PATIENCE) {
+            Ok(line) if line.text.contains(&wanted) => return Ok(line.at),
+            Ok(_) => {}
+            Err(_) if interrupted() => return Err(Interrupted.into()),
+            Err(error) => return Err(error).with_context(|| format!("generation {number} does not come up")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_first_line_is_found_behind_one_that_was_cut_short() {
+        let (sender, lines) = mpsc::channel();
+        let says = |ms, text: &str| sender.send(Line { at: Duration::from_millis(ms), text: text.to_owned() }).unwrap();
+        says(1, "[24] phases, ns: Bye! +1 main");
+        says(2, "[25] entered at 7 ns of CNTVCT");
+        says(3, "[25] loaded[0] phases, ns: first instruction +1 main");
+        assert_eq!(first_line(&lines, 0).unwrap(), Duration::from_millis(3));
+        drop(sender);
+        assert!(first_line(&lines, 0).is_err());
+    }
+}

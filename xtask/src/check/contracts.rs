@@ -1,0 +1,188 @@
+//! The check `contracts`: above each assembly routine that others call stand the five lines that say what it takes and leaves.
+//!
+//! *When:* the sources are read. A routine is a label that is `.global` or called by `bl`, with an instruction or the slots of a vector
+//! table behind it; labels that mark a place or name data are none. A block that stands above any other label must be whole too.
+//!
+//! ```text
+//! // name — one sentence.
+//! //   in        …                    or one line: in, assumes, out, clobbers, memory: as another
+//! //   assumes   …
+//! //   out       …
+//! //   clobbers  …
+//! //   memory    …
+//! ```
+
+use std::collections::BTreeSet;
+
+use super::texts::Text;
+
+const KEYS: [&str; 5] = ["in", "assumes", "out", "clobbers", "memory"];
+const ALL_IN_ONE: &str = "in, assumes, out, clobbers, memory: ";
+
+/// What is wrong.
+pub fn wrong(texts: &[Text]) -> Vec<String> {
+    let sources: Vec<_> = texts.iter().filter(|text| text.path.ends_with(".S")).collect();
+    let calls = sources.iter().flat_map(|source| source.text.lines()).filter_map(called);
+    let called: BTreeSet<_> = calls.collect();
+    sources.iter().flat_map(|source| faults(source, &called)).collect()
+}
+
+/// The name that a line makes known to others, or calls.
+fn called(line: &str) -> Option<&str> {
+    let mut words = code(line).split_whitespace();
+    words.find(|word| matches!(*word, ".global" | ".globl" | "bl"))?;
+    words.next()
+}
+
+/// A line without its comment.
+fn code(line: &str) -> &str {
+    line.split("//").next().unwrap_or_default().trim()
+}
+
+fn faults(source: &Text, called: &BTreeSet<&str>) -> Vec<String> {
+    let lines: Vec<_> = source.text.lines().collect();
+    let mut faults = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        let Some((name, behind)) = label(line) else { continue };
+        let block = above(&lines[..number]);
+        let wanted = called.contains(name) && is_routine(behind, &lines[number + 1..]);
+        if (wanted || is_block(&block))
+            && let Some(fault) = fault(name, &block)
+        {
+            faults.push(format!("{}:{}: {name}: {fault}", source.path, number + 1));
+        }
+    }
+    faults
+}
+
+/// A label that has a name, and what stands behind it on its line.
+fn label(line: &str) -> Option<(&str, &str)> {
+    let (name, behind) = code(line).split_once(':')?;
+    let named = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let word = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    (named && word).then_some((name, behind.trim()))
+}
+
+/// Does an instruction follow a label, or a macro that makes one?
+fn is_routine(behind: &str, after: &[&str]) -> bool {
+    let following = std::iter::once(behind).chain(after.iter().map(|line| code(line))).filter(|line| !line.is_empty());
+    for line in following {
+        match line.split_whitespace().next().unwrap_or_default() {
+            ".balign" | ".p2align" | ".global" | ".globl" | ".hidden" | ".type" => {}
+            // Slots, or registers in turn.
+            ".irp" | ".rept" => return true,
+            first => return !first.starts_with('.') && label(line).is_none(),
+        }
+    }
+    false
+}
+
+/// The comment above a label; directives may stand between.
+fn above<'a>(before: &[&'a str]) -> Vec<&'a str> {
+    let upwards = before.iter().rev().skip_while(|line| code(line).starts_with('.'));
+    let mut block: Vec<_> = upwards.map_while(|line| line.strip_prefix("//")).collect();
+    block.reverse();
+    block
+}
+
+fn is_block(block: &[&str]) -> bool {
+    block.iter().any(|line| key(line).is_some())
+}
+
+/// The key that a line of a block begins with; a line that goes on has none.
+fn key(line: &str) -> Option<&str> {
+    let line = line.strip_prefix("   ")?;
+    if line.starts_with(ALL_IN_ONE) {
+        return Some(ALL_IN_ONE);
+    }
+    let key = line.split(' ').next()?;
+    (!key.is_empty()).then_some(key)
+}
+
+/// What is missing from a block.
+fn fault(name: &str, block: &[&str]) -> Option<String> {
+    let Some((first, rest)) = block.split_first() else {
+        return Some(format!("no block stands above it: begin with `// {name} — …`"));
+    };
+    if !first.starts_with(&format!(" {name} — ")) {
+        return Some(format!("its block does not begin with `// {name} — …`"));
+    }
+    let keys: Vec<_> = rest.iter().filter_map(|line| key(line)).collect();
+    let whole = keys == KEYS || keys == [ALL_IN_ONE];
+    (!whole).then(|| format!("its block says {keys:?}, and not {KEYS:?} in this order"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: &str = "\
+// walk — goes.
+//   in        x0 = list
+//   assumes   much, and so much
+//             that it takes two lines
+//   out       x0
+//   clobbers  flags
+//   memory    none
+        .global walk
+";
+
+    fn said(text: &str) -> Vec<String> {
+        wrong(&[Text { path: "a.S".to_owned(), text: text.to_owned() }])
+    }
+
+    #[test]
+    fn a_whole_block_passes_and_each_line_is_needed() {
+        let routine = |block: &str| format!("{block}walk:\n        ret\n");
+        assert_eq!(said(&routine(BLOCK)), [""; 0]);
+        let lines: Vec<_> = BLOCK.lines().collect();
+        for missing in [0, 1, 2, 4, 5, 6] {
+            let rest: Vec<_> = (0..lines.len()).filter(|&line| line != missing).map(|line| lines[line]).collect();
+            assert_eq!(said(&routine(&(rest.join("\n") + "\n"))).len(), 1, "{}", lines[missing]);
+        }
+        assert!(said(&routine(&BLOCK.replace("walk —", "run —")))[0].contains("does not begin with `// walk — …`"));
+    }
+
+    #[test]
+    fn one_line_may_refer_to_another_block() {
+        let short = "// f — goes.\n//   in, assumes, out, clobbers, memory: as walk,\n//   but faster\n";
+        assert_eq!(said(&format!("        bl f\n{short}f:      ret\n")).len(), 1, "a further key");
+        let short = "// f — goes.\n//   in, assumes, out, clobbers, memory: as walk\n";
+        assert_eq!(said(&format!("        bl f\n{short}f:      ret\n")), [""; 0]);
+    }
+
+    #[test]
+    fn a_routine_is_what_others_call() {
+        let none = "no block stands above it: begin with `// f — …`";
+        for text in [
+            "        .global f\nf:      ret\n",
+            "f:\n\n        ret\n        bl f\n",
+            "1:      bl f // now\nf:\n        vector 1, g\n",
+            "        .globl f\nf:\n        .irp n, 1\n",
+        ] {
+            let said = said(text);
+            assert!(said.len() == 1 && said[0].ends_with(none), "{text}: {said:?}");
+        }
+        for text in ["f:      ret\n        b f\n", "// bl f\nf:      ret\n"] {
+            assert_eq!(said(text), [""; 0], "nobody calls it: {text}");
+        }
+    }
+
+    #[test]
+    fn places_and_data_are_no_routines() {
+        for text in [
+            "        .global f\nf:\n",
+            "        .global f\nf:\n        .quad 0\n",
+            "        .global f\nf:\n// g — goes.\n//   in, assumes, out, clobbers, memory: as walk\n        .balign 4\ng:      ret\n",
+            "        .global f\nf:      .skip 8\n        ret\n",
+        ] {
+            assert_eq!(said(text), [""; 0], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_block_that_is_begun_must_be_whole_even_where_nobody_calls() {
+        let text = "// f — goes.\n//   in        nothing\nf:      ret\n";
+        assert!(said(text)[0].starts_with("a.S:3: f: its block says [\"in\"]"), "{:?}", said(text));
+    }
+}

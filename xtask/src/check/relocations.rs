@@ -1,0 +1,93 @@
+//! The check `relocations`: nothing but relative relocations, packed as RELR, and none of them in code.
+//!
+//! *When:* the kernel is linked. boot's `relocate_self` knows RELR alone, and runs where the text cannot be written any more.
+
+use object::elf::{SHT_REL, SHT_RELA, SHT_RELR};
+
+use super::linked::Linked;
+
+/// What is wrong.
+pub fn wrong(linked: &Linked) -> Vec<String> {
+    let mut wrong: Vec<_> = linked
+        .sections
+        .iter()
+        .filter(|section| matches!(section.kind, SHT_REL | SHT_RELA) && section.size != 0)
+        .map(|section| format!("{} holds {} bytes of relocations that nobody applies", section.name, section.size))
+        .collect();
+    match linked.range("text_end", "data_end").and_then(|data| Ok((data, places(linked)?))) {
+        Err(absent) => wrong.push(absent),
+        // No kernel is without a table of pointers; one that seems to be was linked in another way.
+        Ok((_, places)) if places.is_empty() => wrong.push("there is no RELR relocation".to_owned()),
+        Ok((data, places)) => wrong.extend(
+            places
+                .iter()
+                .filter(|place| !data.contains(place) || data.end - **place < 8)
+                .map(|place| format!("a relocation at {place:#x}, outside of the data at {data:#x?}")),
+        ),
+    }
+    wrong
+}
+
+/// The addresses of the pointers that RELR names: an even entry is the address of one and begins anew behind it; each bit but the lowest
+/// of an odd entry stands for one of the 63 pointers that follow.
+pub fn places(linked: &Linked) -> Result<Vec<u64>, String> {
+    let mut places = Vec::new();
+    let mut next = 0_u64;
+    for section in linked.sections.iter().filter(|section| section.kind == SHT_RELR) {
+        let (entries, _) = linked.bytes(&(section.address..section.address + section.size))?.as_chunks();
+        for entry in entries.iter().copied().map(u64::from_le_bytes) {
+            if entry & 1 == 0 {
+                places.push(entry);
+                next = entry.wrapping_add(8);
+            } else {
+                places.extend((0..63).filter(|bit| entry >> (bit + 1) & 1 == 1).map(|bit| next.wrapping_add(8 * bit)));
+                next = next.wrapping_add(8 * 63);
+            }
+        }
+    }
+    Ok(places)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::linked::Section, *};
+
+    /// A kernel with text below 0x1000, data from there to 0x2000, and these entries at 0x100.
+    fn with(entries: &[u64]) -> Linked {
+        let section = |name: &str, kind, size| Section { name: name.to_owned(), kind, address: 0x100, size };
+        let mut image = vec![0; 0x2000];
+        let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.to_le_bytes()).collect();
+        image[0x100..][..bytes.len()].copy_from_slice(&bytes);
+        Linked {
+            sections: vec![section(".relr.dyn", SHT_RELR, bytes.len() as u64), section(".rela.dyn", SHT_RELA, 0)],
+            symbols: [("text_end".to_owned(), 0x1000), ("data_end".to_owned(), 0x2000)].into(),
+            image,
+            ..Linked::default()
+        }
+    }
+
+    #[test]
+    fn packed_places_are_unpacked() {
+        let linked = with(&[0x1000, 0b101 | 1 << 63, 0b11, 0x1800]);
+        assert_eq!(places(&linked).unwrap(), [0x1000, 0x1010, 0x1008 + 8 * 62, 0x1008 + 8 * 63, 0x1800]);
+        assert!(wrong(&linked).is_empty());
+    }
+
+    #[test]
+    fn each_rule_can_be_broken() {
+        let mut linked = with(&[0x1000]);
+        linked.sections[1].size = 24;
+        assert_eq!(wrong(&linked), [".rela.dyn holds 24 bytes of relocations that nobody applies"]);
+        assert_eq!(wrong(&with(&[0xff8])), ["a relocation at 0xff8, outside of the data at 0x1000..0x2000"]);
+        // 63 pointers from 0x1e08 on, the last of them at 0x1ff8; with an entry more, one at 0x2000.
+        assert_eq!(wrong(&with(&[0x1e00, u64::MAX])), [""; 0]);
+        assert_eq!(
+            wrong(&with(&[0x1e00, u64::MAX, 0b11])),
+            ["a relocation at 0x2000, outside of the data at 0x1000..0x2000"]
+        );
+        assert_eq!(wrong(&with(&[0x1ffa])).len(), 1, "half of the pointer lies outside");
+        assert_eq!(wrong(&with(&[])), ["there is no RELR relocation"]);
+        linked.symbols.clear();
+        assert!(wrong(&linked).contains(&"there is no symbol text_end".to_owned()));
+    }
+}

@@ -1,0 +1,107 @@
+//! What is checked, in order: the quick ones first.
+
+use super::{
+    contracts, header, layout, moved, relocations,
+    step::{Act, Run, Step},
+    texts, vectors,
+};
+use crate::kernel_build::{self, TARGET};
+
+/// The step that builds the kernel, which the steps that look at it need.
+pub const BUILD: &str = "build";
+
+/// `rustup run` and not `cargo +nightly`: it never installs a toolchain on its own. `setup` also builds miri's standard library.
+const MIRI: (&str, &str) = (
+    "rustup run nightly cargo miri setup",
+    "rustup toolchain install nightly --profile minimal --component miri --component rust-src",
+);
+const DENY: (&str, &str) = ("cargo deny --version", "cargo install --locked cargo-deny");
+
+/// All steps.
+pub fn all() -> Vec<Step> {
+    let rooms = "--package boot --package relocate --package kernel";
+    let bare = format!("--target {TARGET} --release");
+    // rustdoc checks links in what it documents, so private items are documented as well.
+    let doc = "RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items";
+    let look = |name, what, look| Step { name, what, act: Act::Look(look) };
+    let read = |name, what, read| Step { name, what, act: Act::Read(read) };
+    vec![
+        run("fmt", "rustfmt would write it otherwise", "cargo fmt --all --check"),
+        read("contracts", "an assembly routine does not say what it takes, leaves and touches", contracts::wrong),
+        read("paths", "a file names somebody's own machine", texts::homes),
+        run(
+            "clippy-host",
+            "clippy warns",
+            "cargo clippy --package boot --package relocate --package xtask --all-targets -- -D warnings",
+        ),
+        // The kernel's binary is for the bare-metal target only.
+        run("clippy-kernel", "clippy warns", "cargo clippy --package kernel --lib --tests -- -D warnings"),
+        run("clippy-target", "clippy warns", &format!("cargo clippy {rooms} {bare} -- -D warnings")),
+        run("doc-host", "rustdoc warns", &format!("{doc} {rooms} --package xtask")),
+        run("doc-target", "rustdoc warns", &format!("{doc} {rooms} {bare}")),
+        // `cargo doc` leaves the binary out: it has the library's name.
+        run(
+            "doc-kernel",
+            "rustdoc warns",
+            &format!(
+                "RUSTDOCFLAGS=-Dwarnings cargo rustdoc --package kernel --bin kernel {bare} -- --document-private-items"
+            ),
+        ),
+        run(BUILD, "the kernel does not build", &format!("cargo {}", kernel_build::ARGUMENTS.join(" "))),
+        look("layout", "the ELF is not laid out as a loader and the kernel's map expect", layout::wrong),
+        look("header", "the header page does not describe the Image", header::wrong),
+        look("relocations", "the ELF asks for more than boot's own relocation routine does", relocations::wrong),
+        look("moved", "the relocation code cannot run from a copy", moved::wrong),
+        look("vectors", "a vector table does not fit its slots", vectors::wrong),
+        run("test-host", "a test fails", "cargo test --package boot --package relocate --package xtask"),
+        run("test-kernel", "a test fails", "cargo test --package kernel --lib"),
+        // The kernel's tests of whole FIT images take an hour there; they hold no unsafe code.
+        needing(
+            "miri",
+            "miri finds undefined behaviour",
+            "rustup run nightly cargo miri test --package boot --package relocate",
+            MIRI,
+        ),
+        needing("deny", "deny.toml refuses a dependency", "cargo deny check bans licenses sources", DENY),
+        // Apart from the others: the list of advisories comes over the network.
+        excused(
+            "advisories",
+            "a dependency has a known flaw",
+            "cargo deny check advisories",
+            DENY,
+            "failed to fetch advisory database",
+        ),
+    ]
+}
+
+fn run(name: &'static str, what: &'static str, line: &str) -> Step {
+    Step { name, what, act: Act::Run(Run { line: line.to_owned(), ..Run::default() }) }
+}
+
+fn needing(name: &'static str, what: &'static str, line: &str, needs: (&'static str, &'static str)) -> Step {
+    Step { name, what, act: Act::Run(Run { line: line.to_owned(), needs: Some(needs), excuse: None }) }
+}
+
+fn excused(
+    name: &'static str,
+    what: &'static str,
+    line: &str,
+    needs: (&'static str, &'static str),
+    excuse: &'static str,
+) -> Step {
+    Step { name, what, act: Act::Run(Run { line: line.to_owned(), needs: Some(needs), excuse: Some(excuse) }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_needs_quotes_and_no_two_steps_share_a_name() {
+        let steps = all();
+        for (index, step) in steps.iter().enumerate() {
+            assert!(!step.line().contains(['\'', '"', '\\']) && !step.line().contains("  "), "{}", step.line());
+            assert!(steps[..index].iter().all(|other| other.name != step.name), "{}", step.name);
+        }
+    }
+}
