@@ -5,7 +5,7 @@
 // el2_setup — sets EL2 up so that nothing below it traps, leaves the hyp-stub there, and returns at EL1.
 //   in        x30 = return address, physical
 //   assumes   EL2h, MMU off as the protocol says, or E2H still set by a VHE kernel; DAIF masked  [I1]
-//   out       at EL1h, DAIF masked, EL1's MMU and caches off; VBAR_EL2 = the hyp-stub
+//   out       x0 = HCR_EL2 as it took effect; at EL1h, DAIF masked, EL1's MMU and caches off; VBAR_EL2 = the hyp-stub
 //   clobbers  x9–x11, flags
 //   memory    touches none
         .global el2_setup
@@ -24,20 +24,19 @@ el2_setup:
         // Those entries are gone before E2H gives the same operation another meaning.
         dsb     nsh
 
-        // HCR_EL2: EL1 is AArch64, nothing trapped. Where E2H cannot be cleared (E2H0 is negative: VHE-only), keep it.
+        // HCR_EL2: EL1 is AArch64, nothing trapped, no E2H.
         mov_q   x10, {HCR_NVHE}
         set_where_feature x10, {HCR_APK_API}, id_aa64isar1_el1, 4, 1
         set_where_feature x10, {HCR_APK_API}, id_aa64isar1_el1, 8, 1
         set_where_feature x10, {HCR_APK_API}, s3_0_c0_c6_2, 12, 1
         set_where_feature x10, {HCR_ATA}, id_aa64pfr1_el1, 8, 2
-        mrs     x9, s3_0_c0_c7_4
-        sbfx    x9, x9, #24, #4
-        tbz     x9, #63, 1f
-        mov_q   x9, {HCR_E2H}
-        orr     x10, x10, x9
-1:      msr     hcr_el2, x10
+        set_where_feature x10, {HCR_ENSCXT}, id_aa64pfr0_el1, 56, 2
+        set_where_feature x10, {HCR_FIEN}, id_aa64pfr0_el1, 28, 2
+        msr     hcr_el2, x10
         // E2H decides what the registers below are: it is in effect before they are written.
         isb
+        // As it took effect: some CPUs have no other E2H than 1, and not all of those say so in ID_AA64MMFR4_EL1.E2H0.
+        mrs     x0, hcr_el2
 
         // The regimes that this kernel will use: EL2's under the new E2H, and all of EL1&0's.
         tlbi    alle2
@@ -47,7 +46,7 @@ el2_setup:
         isb
 
         // CPTR_EL2, in the layout that E2H selects: FP, SVE and SME are for EL1 to use.
-        tbnz    x10, #{HCR_E2H_BIT}, 2f
+        tbnz    x0, #{HCR_E2H_BIT}, 2f
         mov_q   x11, {CPTR_NVHE}
         unless_feature id_aa64pfr0_el1, 32, 1, 1f
         bic     x11, x11, #{CPTR_TZ}
@@ -77,7 +76,7 @@ el2_setup:
         // The counter and the timer are EL1's, and both views of time are one.
 2:      mov     x9, #{CNTHCTL_NVHE}
         mov     x11, #{CNTHCTL_VHE}
-        tst     x10, #{HCR_E2H}
+        tst     x0, #{HCR_E2H}
         csel    x9, x11, x9, ne
         msr     cnthctl_el2, x9
         msr     cntvoff_el2, xzr
@@ -127,6 +126,11 @@ el2_setup:
         set_where_feature x10, {HCRX_TCR2EN}, s3_0_c0_c7_3, 0, 1
         set_where_feature x10, {HCRX_SCTLR2EN}, s3_0_c0_c7_3, 4, 1
         set_where_feature x10, {HCRX_GCSEN}, id_aa64pfr1_el1, 44, 1
+        set_where_feature x10, {HCRX_ENFPM}, s3_0_c0_c4_2, 32, 1
+        set_where_feature x10, {HCRX_D128EN}, s3_0_c0_c7_3, 32, 1
+        set_where_feature x10, {HCRX_ENALS}, id_aa64isar1_el1, 60, 1
+        set_where_feature x10, {HCRX_ENASR}, id_aa64isar1_el1, 60, 2
+        set_where_feature x10, {HCRX_ENAS0}, id_aa64isar1_el1, 60, 3
         msr     s3_4_c1_c2_2, x10
 
         // Fine-grained traps: none, which for the bits whose names start with n is a one.
@@ -147,17 +151,27 @@ el2_setup:
         msr     s3_4_c1_c1_6, x10               // HFGITR_EL2
         mov     x10, xzr
         set_where_feature x10, {HDFG_BRBE_READ}, id_aa64dfr0_el1, 52, 1
+        set_where_feature x10, {HDFG_PMSNEVFR}, id_aa64dfr0_el1, 32, 3
         msr     s3_4_c3_c1_4, x10               // HDFGRTR_EL2
         mov     x10, xzr
         set_where_feature x10, {HDFG_BRBE_WRITE}, id_aa64dfr0_el1, 52, 1
+        set_where_feature x10, {HDFG_PMSNEVFR}, id_aa64dfr0_el1, 32, 3
         msr     s3_4_c3_c1_5, x10               // HDFGWTR_EL2
         unless_feature id_aa64pfr0_el1, 44, 1, 6f
         msr     s3_4_c3_c1_6, xzr               // HAFGRTR_EL2
 
+        // What a VHE kernel may have left in EL2's own later control register, and memory partitioning: no traps, no partitions.
+6:      unless_feature s3_0_c0_c7_3, 4, 1, 1f
+        msr     s3_4_c1_c0_3, xzr               // SCTLR2_EL2
+1:      unless_feature id_aa64pfr0_el1, 40, 1, 2f
+        msr     s3_4_c10_c5_0, xzr              // MPAM2_EL2
+        mrs     x9, s3_0_c10_c4_4               // MPAMIDR_EL1.HAS_HCR
+        tbz     x9, #17, 2f
+        msr     s3_4_c10_c4_0, xzr              // MPAMHCR_EL2
+
         // Leave for EL1, with its MMU off. Under E2H its SCTLR has another name.
-6:      mov_q   x9, {SCTLR_EL1_MMU_OFF}
-        mrs     x10, hcr_el2
-        tbnz    x10, #{HCR_E2H_BIT}, 7f
+2:      mov_q   x9, {SCTLR_EL1_MMU_OFF}
+        tbnz    x0, #{HCR_E2H_BIT}, 7f
         msr     sctlr_el1, x9
         b       8f
 7:      msr     s3_5_c1_c0_0, x9                // SCTLR_EL12

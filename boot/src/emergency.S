@@ -28,6 +28,13 @@ emergency_vectors:
 //   memory    writes emergency_frame; uses no stack
 emergency_exception:
         adr_l   x0, emergency_frame
+        // At EL2 the MMU is off while EL1 may have these lines dirty: out with them, before they fall on what is stored now.
+        .rept   16
+        dc      civac, x0
+        add     x0, x0, #16
+        .endr
+        sub     x0, x0, #256
+        dsb     sy
         stp     x2, x3, [x0, #16]
         stp     x4, x5, [x0, #32]
         stp     x6, x7, [x0, #48]
@@ -63,7 +70,13 @@ emergency_exception:
         mrs     x22, elr_el2
         mrs     x23, far_el2
         mrs     x24, spsr_el2
-2:      adr_l   x26, _start
+        // A fault in the printer itself, or a UART that is none: nothing can be said.
+2:      adr_l   x9, emergency_text
+        adr_l   x10, emergency_exception
+        cmp     x22, x9
+        ccmp    x22, x10, #2, hs
+        b.lo    emergency_silence
+        adr_l   x26, _start
 
         mov_q   x8, {EMERGENCY_UART}
         say     emergency, "\r\n!! exception slot=", x20
@@ -91,8 +104,9 @@ emergency_exception:
 emergency_stop:
         mov_q   x8, {EMERGENCY_UART}
         say_stopped emergency
-1:      wfi
-        b       1b
+emergency_silence:
+        wfi
+        b       emergency_silence
 
         .section .bss.emergency, "aw", %nobits
         .balign 256

@@ -38,12 +38,42 @@ _start:
 // entry — goes from the state that the boot protocol allows to Rust, and tells nobody but the record.
 //   in        as _start
 //   assumes   as _start
-//   out       does not return; kernel_main(entry record) at EL1h, MMU and caches on, DAIF masked, in the early map
+//   out       does not return; kernel_main(entry record) at EL1h, MMU and caches on, SError unmasked, in the early map
 //   clobbers  all
 //   memory    MMU off: writes entry_record and early_tables, reads 8 bytes of the device tree; MMU on: bss, RELR's pointers
 entry:
+        // Vectors that can speak, before anything that could fault; and the loader's byte order off, before anything is stored. What
+        // both replace is kept for the record.
+        mrs     x9, CurrentEL
+        cmp     x9, #{CURRENT_EL2}
+        b.eq    1f
+        cmp     x9, #{CURRENT_EL1}
+        b.ne    3f
+        mrs     x10, vbar_el1
+        adr_l   x11, emergency_vectors
+        msr     vbar_el1, x11
+        mrs     x12, sctlr_el1
+        tbz     x12, #{EE_BIT}, 2f
+        bic     x11, x12, #{EE}
+        msr     sctlr_el1, x11
+        b       2f
+1:      mrs     x10, vbar_el2
+        adr_l   x11, hyp_stub_vectors
+        msr     vbar_el2, x11
+        mrs     x12, sctlr_el2
+        tbz     x12, #{EE_BIT}, 2f
+        bic     x11, x12, #{EE}
+        msr     sctlr_el2, x11
+        // Both in effect from the next instruction on.
+2:      isb
+        b       4f
+3:      mov     x20, x9
+        mov_q   x8, {EMERGENCY_UART}
+        say     emergency, "\r\n!! entered at neither EL1 nor EL2: CurrentEL=", x20
+        b       emergency_stop
+
         // The record's lines may be dirty with what the loader wrote: out with them, before memory is written behind them. [I5]
-        adr_l   x4, entry_record
+4:      adr_l   x4, entry_record
         dcache_line x5, x6
         add     x7, x4, #{RECORD_SIZE}
         mov     x8, x4
@@ -62,25 +92,21 @@ entry:
         record  {CURRENT_EL}, CurrentEL
         record  {DAIF}, daif
         record  {SP_SEL}, SPSel
-        record  {SCTLR_EL1}, sctlr_el1
+        str     x10, [x4, #{VBAR}]
+        str     x12, [x4, #{SCTLR}]
         record  {CNTFRQ}, cntfrq_el0
         record  {MIDR}, midr_el1
         record  {MPIDR}, mpidr_el1
         mov     x20, x0
-        ldr     x6, [x4, #{CURRENT_EL}]
-        cmp     x6, #{CURRENT_EL1}
-        b.eq    2f
-        cmp     x6, #{CURRENT_EL2}
-        b.eq    1f
-        mov_q   x8, {EMERGENCY_UART}
-        say     emergency, "\r\n!! entered at neither EL1 nor EL2: CurrentEL=", x6
-        b       emergency_stop
+        cmp     x9, #{CURRENT_EL2}
+        b.ne    2f
 
         // EL2: leave the stub there and go on at EL1.
-1:      record  {SCTLR_EL2}, sctlr_el2
         record  {HCR_EL2}, hcr_el2
         record  {CNTVOFF_EL2}, cntvoff_el2
         bl      el2_setup
+        adr_l   x9, entry_record
+        str     x0, [x9, #{HCR_EL2_IN_EFFECT}]
         stamp   {EL2_READY}
 
 2:      bl      cpu_setup
@@ -106,6 +132,8 @@ entry:
         adr_l   x9, exception_vectors
         msr     vbar_el1, x9
         isb
+        // An asynchronous abort is told where it happens, not inherited by the next kernel. Interrupts stay masked: the kernel polls.
+        msr     daifclr, #4
         adr_l   x0, entry_record
         mov     x29, xzr
         bl      {KERNEL_MAIN}
@@ -113,8 +141,8 @@ entry:
 
 // cpu_setup — gives this CPU's EL1 a known state: MMU and caches off, FP and SIMD on, vectors that can speak.
 //   in        nothing
-//   assumes   EL1h, DAIF masked, running from memory that is mapped 1:1 if the MMU is on at all
-//   out       SCTLR_EL1, CPACR_EL1, VBAR_EL1, TCR2_EL1, SCTLR2_EL1 known
+//   assumes   EL1, running from memory that is mapped 1:1 if the MMU is on at all
+//   out       EL1h, DAIF masked; SCTLR_EL1, CPACR_EL1, VBAR_EL1, TCR2_EL1, SCTLR2_EL1 known
 //   clobbers  x9, flags
 //   memory    touches none
         .global cpu_setup
@@ -122,6 +150,8 @@ cpu_setup:
         adr_l   x9, emergency_vectors
         msr     vbar_el1, x9
         msr     daifset, #0xf
+        // SP_EL1, whatever the loader's choice was: at EL1t an exception would come in by other vectors.
+        msr     SPSel, #1
         mov_q   x9, {SCTLR_EL1_MMU_OFF}
         msr     sctlr_el1, x9
         mov_q   x9, {CPACR}
@@ -172,7 +202,7 @@ mmu_on:
 
 // early_map — builds the map that Rust starts in: this image, the device tree, the emergency UART; nothing else.
 //   in        x0 = device tree, physical
-//   assumes   MMU off; the device tree lies in memory
+//   assumes   MMU off
 //   out       x0 = TTBR0_EL1 for mmu_on
 //   clobbers  x0–x17, flags
 //   memory    writes early_tables and the record's dtb_size; reads the device tree's first 8 bytes
@@ -212,17 +242,20 @@ early_map:
         cbz     x15, 2f
         tst     x15, #7
         b.ne    2f
+        // A loader need not have cleaned it, as it must the image: its first line into memory before memory is read.
+        dc      civac, x15
+        dsb     sy
         ldp     w3, w4, [x15]
         rev     w3, w3
         rev     w4, w4
         mov_q   x5, {FDT_MAGIC}
         cmp     x3, x5
         b.ne    2f
+        adr_l   x5, entry_record
+        str     x4, [x5, #{DTB_SIZE}]
         mov_q   x5, {FDT_MAX_SIZE}
         cmp     x4, x5
         b.hi    2f
-        adr_l   x5, entry_record
-        str     x4, [x5, #{DTB_SIZE}]
         add     x1, x15, x4
         and     x0, x15, #~({PAGE_SIZE} - 1)
         mov_q   x2, {READ}
@@ -246,7 +279,7 @@ early_map:
 // map_pages — maps a range 1:1 by 4 KiB pages.
 //   in        x0 = start, 4 KiB aligned; x1 = end; x2 = leaf attributes; x12 = root table; x13 = next free table
 //   assumes   MMU off; tables from x13 on are zero
-//   out       x0 = the end, rounded up to 4 KiB; x13 advanced
+//   out       x0 = the end, rounded up to 4 KiB; x13 advanced | does not return: out of tables, said so
 //   clobbers  x7, x9–x11, flags
 //   memory    writes early_tables
 map_pages:

@@ -1,7 +1,8 @@
 //! The hyp-stub's ABI: what a kernel at EL1 asks of the little that it left at EL2, by `hvc #0` with a number in x0.
 //!
 //! *When:* from the moment the entry leaves EL2 until the next kernel sets its own vectors. The names and numbers are Linux's
-//! (Documentation/virt/kvm/arm/hyp-abi.rst). A call acts on the calling CPU only, answers in x0, and may clobber x0 to x18.
+//! (Documentation/virt/kvm/arm/hyp-abi.rst). A call acts on the calling CPU only, answers in x0, and may clobber x0 to x18
+//! and TPIDR_EL2.
 
 /// x1 = physical address of vectors, 2 KiB aligned: VBAR_EL2 becomes x1. Answers 0, or [`STUB_ERR`] where it is misaligned.
 pub const SET_VECTORS: u64 = 0;

@@ -6,7 +6,7 @@
 //   in        x0 = number, x1–x4 = arguments (the ABI in hyp.rs)
 //   assumes   EL2h, DAIF masked by the exception; EL2's MMU off, or this page mapped 1:1 and executable  [I3]
 //   out       x0 = answer, at the caller | does not return (SOFT_RESTART, and what is no call)
-//   clobbers  x0–x18
+//   clobbers  x0–x18, TPIDR_EL2
 //   memory    touches none
         .balign 2048
         .global hyp_stub_vectors
@@ -32,13 +32,13 @@ stub_call_from_el2:
         stub_calls stub_not_hvc_from_el2, {EC_HVC64}, {SET_VECTORS}, {SOFT_RESTART}, {STUB_ERR}, {VECTORS_ALIGNMENT}, {SCTLR_EL2_MMU_OFF}
         b       stub_further_calls
 stub_not_hvc_from_el2:
-        vector  4, emergency_exception
+        to_printer 4, emergency_exception
 
 stub_call_from_el1:
         stub_calls stub_not_hvc_from_el1, {EC_HVC64}, {SET_VECTORS}, {SOFT_RESTART}, {STUB_ERR}, {VECTORS_ALIGNMENT}, {SCTLR_EL2_MMU_OFF}
         b       stub_further_calls
 stub_not_hvc_from_el1:
-        vector  8, emergency_exception
+        to_printer 8, emergency_exception
 
 stub_further_calls:
         // RESET_VECTORS: nobody but the stub is here, and its MMU is off.
@@ -78,8 +78,6 @@ stub_finalise:
 
         mrs     x9, s3_5_c1_c0_2                // CPACR_EL12, in CPTR_EL2's new layout
         msr     cpacr_el1, x9
-        mrs     x9, s3_5_c12_c0_0               // VBAR_EL12
-        msr     vbar_el1, x9
         mrs     x9, s3_5_c2_c0_2                // TCR_EL12
         msr     tcr_el1, x9
         mrs     x9, s3_5_c2_c0_0                // TTBR0_EL12
@@ -131,5 +129,8 @@ stub_finalise:
         ic      iallu
         dsb     nsh
         isb
+        // The kernel's vectors last: they are Rust's, and Rust needs the MMU.
+        mrs     x9, s3_5_c12_c0_0               // VBAR_EL12
+        msr     vbar_el1, x9
         mov     x0, xzr
         eret

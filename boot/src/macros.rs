@@ -132,6 +132,11 @@ macro_rules! assembler_macros {
         // One of the 16 slots of a vector table that saves x0 and x1 where no stack is needed, and goes to \target with x1 = \slot.
         .macro vector slot, target
         .balign 128
+        to_printer \slot, \target
+        .endm
+
+        // The same, anywhere.
+        .macro to_printer slot, target
         msr     tpidr_el0, x0
         msr     tpidrro_el0, x1
         mov     x1, #\slot
@@ -140,14 +145,14 @@ macro_rules! assembler_macros {
 
         // The hyp-stub's answer to a synchronous exception, the two calls that every stub knows: SET_VECTORS and SOFT_RESTART.
         // Falls through, with x0 to x18 as they came, where x0 is another number; anything but an HVC goes to \not_hvc, with all
-        // registers as they came. [I3]
+        // registers as they came. Clobbers TPIDR_EL2 in any case. [I3]
         //   in        x0 = number, x1-x4 = arguments
         //   assumes   EL2h, DAIF masked by the exception; MMU off or this code mapped 1:1 and executable
         .macro stub_calls not_hvc, ec_hvc64, set_vectors, soft_restart, stub_err, alignment, mmu_off
         // Only a 64-bit HVC is a call: a trapped register read with x0 = 1 must not restart the machine.
         msr     tpidr_el2, x18
         mrs     x18, esr_el2
-        lsr     x18, x18, #26
+        ubfx    x18, x18, #26, #6
         cmp     x18, #\ec_hvc64
         mrs     x18, tpidr_el2
         b.ne    \not_hvc
@@ -201,6 +206,7 @@ macro_rules! assembler_purge {
         .purgem say
         .purgem say_stopped
         .purgem vector
+        .purgem to_printer
         .purgem stub_calls
         "#
     };

@@ -3,6 +3,9 @@
 //! *When:* filled by the entry, in the image's data and outside bss, before anything is changed; read by Rust afterwards.
 //! A new row is a field here and one `record` line in `entry.S`.
 
+/// The largest device tree that the boot protocol allows: 2 MiB.
+pub const DTB_MAX_SIZE: u64 = 2 << 20;
+
 /// Registers as the first instruction found them. A register that the level of entry cannot read is zero.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C, align(256))]
@@ -23,12 +26,14 @@ pub struct EntryRecord {
     pub daif: u64,
     /// SPSel.
     pub sp_sel: u64,
-    /// SCTLR_EL1 by that name; under E2H that is SCTLR_EL2.
-    pub sctlr_el1: u64,
-    /// SCTLR_EL2, entered at EL2.
-    pub sctlr_el2: u64,
+    /// SCTLR_ELx of the level of entry, before its EE was cleared.
+    pub sctlr: u64,
+    /// VBAR_ELx of the level of entry, before it became ours.
+    pub vbar: u64,
     /// HCR_EL2, entered at EL2.
     pub hcr_el2: u64,
+    /// HCR_EL2 as it reads after the EL2 set-up has written it: E2H is set where the CPU would not let go of it.
+    pub hcr_el2_in_effect: u64,
     /// CNTVOFF_EL2, entered at EL2.
     pub cntvoff_el2: u64,
     /// CNTFRQ_EL0, in Hz.
@@ -37,7 +42,7 @@ pub struct EntryRecord {
     pub midr: u64,
     /// MPIDR_EL1.
     pub mpidr: u64,
-    /// The size in bytes of the device tree that x0 named and the early map holds; zero where x0 named none.
+    /// The size in bytes of the device tree that x0 named; zero where x0 named none. Mapped if it is at most [`DTB_MAX_SIZE`].
     pub dtb_size: u64,
     /// CNTVCT_EL0 at the first instruction.
     pub entered: u64,

@@ -13,6 +13,8 @@ pub mod sctlr {
     pub const SA: u64 = 1 << 3;
     /// Instruction caches on.
     pub const I: u64 = 1 << 12;
+    /// Data accesses of this exception level are big-endian.
+    pub const EE: u64 = 1 << 25;
     /// Writable memory is never executable.
     pub const WXN: u64 = 1 << 19;
 
@@ -38,6 +40,10 @@ pub mod hcr {
     pub const APK: u64 = 1 << 40;
     /// Pointer authentication instructions are not trapped.
     pub const API: u64 = 1 << 41;
+    /// Error record injection registers are not trapped (FEAT_RASv1p1).
+    pub const FIEN: u64 = 1 << 47;
+    /// SCXTNUM_EL1 is not trapped (FEAT_CSV2_2).
+    pub const ENSCXT: u64 = 1 << 53;
     /// Allocation tags are not trapped (FEAT_MTE2).
     pub const ATA: u64 = 1 << 56;
 
@@ -89,6 +95,16 @@ pub mod icc_sre {
 
 /// HCRX_EL2 (FEAT_HCX): zero traps nothing but what is named here, where a clear bit is the trap.
 pub mod hcrx {
+    /// ST64BV0 is not trapped (FEAT_LS64_ACCDATA).
+    pub const ENAS0: u64 = 1 << 0;
+    /// LD64B and ST64B are not trapped (FEAT_LS64).
+    pub const ENALS: u64 = 1 << 1;
+    /// ST64BV is not trapped (FEAT_LS64_V).
+    pub const ENASR: u64 = 1 << 2;
+    /// 128-bit system registers are not trapped (FEAT_D128).
+    pub const D128EN: u64 = 1 << 17;
+    /// FPMR is not trapped (FEAT_FPMR).
+    pub const ENFPM: u64 = 1 << 23;
     /// SMPME, off; MSCEn: memory copy instructions are not UNDEFINED at EL1 (FEAT_MOPS).
     pub const MSCEN: u64 = 1 << 11;
     /// TCR2_EL1 is not trapped (FEAT_TCR2).
@@ -123,6 +139,8 @@ pub mod hdfg {
     pub const BRBE_READ: u64 = 1 << 59 | 1 << 60 | 1 << 61;
     /// The same for writes, which have no identification register.
     pub const BRBE_WRITE: u64 = 1 << 60 | 1 << 61;
+    /// PMSNEVFR_EL1 is not trapped (FEAT_SPEv1p2).
+    pub const PMSNEVFR: u64 = 1 << 62;
 }
 
 /// HFGITR_EL2 (FEAT_FGT).
@@ -250,6 +268,10 @@ mod tests {
         assert_eq!(hcrx::MSCEN | hcrx::TCR2EN | hcrx::SCTLR2EN | hcrx::GCSEN, 0x0040_c800);
         assert_eq!(hfg::GCS | hfg::SME | hfg::S1PIE | hfg::S1POE, 0x1ef0_0000_0000_0000);
         assert_eq!(hfg::ACCDATA | hfg::THE | hfg::AIE, 0xc104_0000_0000_0000);
+        assert_eq!(hcrx::ENAS0 | hcrx::ENALS | hcrx::ENASR | hcrx::D128EN | hcrx::ENFPM, 0x0082_0007);
+        assert_eq!(hcr::FIEN | hcr::ENSCXT, 0x0020_8000_0000_0000);
+        assert_eq!(hdfg::PMSNEVFR, 0x4000_0000_0000_0000);
+        assert_eq!(sctlr::EE, 0x0200_0000);
         assert_eq!(hdfg::BRBE_READ, 0x3800_0000_0000_0000);
         assert_eq!(hdfg::BRBE_WRITE, 0x3000_0000_0000_0000);
         assert_eq!(hfgi::BRBE | hfgi::GCS, 0x0f80_0000_0000_0000);

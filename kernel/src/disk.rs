@@ -11,6 +11,8 @@ use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
+use safe_mmio::UniqueMmioPointer;
+use safe_mmio::fields::ReadPureWrite;
 use virtio_drivers::device::blk::{SECTOR_SIZE, VirtIOBlk};
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::{DeviceType, Transport};
@@ -63,6 +65,8 @@ impl Disk {
     ///
     /// [`Refused::NoDisk`], [`Refused::Setup`].
     pub fn open(slots: &[Range<PhysAddr>]) -> Result<Self, Refused> {
+        // Whoever drove a device before us, it stops: it could write to memory for ever.
+        slots.iter().for_each(|slot| status(slot).write(0));
         for slot in slots {
             let Some(header) = NonNull::new(pointer(slot.start).cast::<VirtIOHeader>()) else { continue };
             // SAFETY: the device tree says that a virtio-mmio slot of this size lies there, and the map holds it as device memory; one
@@ -130,12 +134,16 @@ impl Disk {
 /// The first slot whose device is not in reset, and its Status.
 #[must_use]
 pub fn busy(slots: &[Range<PhysAddr>]) -> Option<(PhysAddr, u32)> {
-    slots.iter().find_map(|slot| {
-        // SAFETY: a slot's registers are at least 0x100 bytes, mapped as device memory; reading Status has no side effect. No driver
-        // holds the slot any more.
-        let status = unsafe { pointer(PhysAddr(slot.start.0 + STATUS)).cast::<u32>().read_volatile() };
-        (status != 0).then_some((slot.start, status))
-    })
+    slots.iter().map(|slot| (slot.start, status(slot).read())).find(|&(_, status)| status != 0)
+}
+
+/// A slot's Status register; writing 0 resets the device.
+fn status(slot: &Range<PhysAddr>) -> UniqueMmioPointer<'static, ReadPureWrite<u32>> {
+    let register =
+        NonNull::new(pointer(PhysAddr(slot.start.0 + STATUS)).cast()).expect("device registers at address 0");
+    // SAFETY: the device tree says that a slot's registers lie there, at least 0x100 bytes; they are mapped as device memory. No driver
+    // holds the slot while this is used.
+    unsafe { UniqueMmioPointer::new(register) }
 }
 
 /// Memory for devices in an identity map, coherent with them (virtio-mmio on a machine whose tree says dma-coherent).
@@ -148,7 +156,7 @@ unsafe impl Hal for Identity {
         // SAFETY: the layout's size is not zero: a queue has at least one page.
         let memory = unsafe { alloc_zeroed(layout(pages)) };
         let memory = NonNull::new(memory).unwrap_or_else(|| alloc::alloc::handle_alloc_error(layout(pages)));
-        (memory.addr().get() as u64, memory)
+        (memory.as_ptr().expose_provenance() as u64, memory)
     }
 
     unsafe fn dma_dealloc(_: u64, memory: NonNull<u8>, pages: usize) -> i32 {
@@ -162,7 +170,7 @@ unsafe impl Hal for Identity {
     }
 
     unsafe fn share(buffer: NonNull<[u8]>, _: BufferDirection) -> u64 {
-        buffer.addr().get() as u64
+        buffer.cast::<u8>().as_ptr().expose_provenance() as u64
     }
 
     unsafe fn unshare(_: u64, _: NonNull<[u8]>, _: BufferDirection) {}

@@ -4,7 +4,7 @@
 #![expect(unsafe_code, reason = "the linker's symbols")]
 
 use boot::phys::PhysAddr;
-use boot::record::EntryRecord;
+use boot::record::{DTB_MAX_SIZE, EntryRecord};
 use core::ops::Range;
 
 unsafe extern "C" {
@@ -45,10 +45,16 @@ impl Parts {
     }
 }
 
-/// The device tree as it was handed over, or `None` where x0 named none.
+/// The device tree as it was handed over, or `None` where x0 named none that the early map could hold.
+///
+/// # Safety
+///
+/// What is returned is not used any more when its memory is given to the heap.
 #[must_use]
-pub fn handed_over_tree(record: &EntryRecord) -> Option<&'static [u8]> {
+pub unsafe fn handed_over_tree<'a>(record: &EntryRecord) -> Option<&'a [u8]> {
     let start = crate::memory::pointer(PhysAddr(record.x0));
     // SAFETY: the entry found a header there and mapped that many bytes; nothing writes them before they are given to the heap.
-    (record.dtb_size > 0).then(|| unsafe { core::slice::from_raw_parts(start, record.dtb_size as usize) })
+    (1..=DTB_MAX_SIZE)
+        .contains(&record.dtb_size)
+        .then(|| unsafe { core::slice::from_raw_parts(start, record.dtb_size as usize) })
 }

@@ -48,6 +48,8 @@ pub struct Life {
     pub note: Option<Note>,
     /// What the device tree says.
     pub machine: Machine,
+    /// The console's PL011: the device tree's, or the emergency one.
+    pub uart: Range<PhysAddr>,
     /// RAM as it is mapped: without what must not be.
     pub mapped: Vec<Range<PhysAddr>>,
     /// This image.
@@ -75,8 +77,10 @@ impl Life {
     pub fn begin(record: &'static EntryRecord) -> Self {
         let main = clock::now();
         let heap = Heap::begin();
-        let given = handed_over_tree(record).unwrap_or_else(|| {
-            panic!("x0 = {:#x} at entry is no device tree: the loader must hand one over", record.x0)
+        // SAFETY: `given` is last used before its pages are added to the heap, below.
+        let given = unsafe { handed_over_tree(record) }.unwrap_or_else(|| {
+            let (x0, size) = (record.x0, record.dtb_size);
+            panic!("x0 = {x0:#x}, size {size}: a loader must hand over an 8-byte aligned device tree of at most 2 MiB")
         });
         let tree = Tree::open(given).unwrap_or_else(|refused| panic!("{refused}"));
         let (orders, obeyed) = Orders::parse(tree.bootargs());
@@ -110,16 +114,19 @@ impl Life {
         let mut mapped = Vec::new();
         let unmapped: Vec<_> = machine.reserved.iter().filter(|r| r.no_map).map(|r| r.range.whole_pages()).collect();
         placement::subtract(&machine.ram, &unmapped, |range| mapped.push(range));
+        // Last words go to the emergency UART, whichever is the console.
+        let emergency = PhysAddr(boot::emergency::UART)..PhysAddr(boot::emergency::UART + PAGE_SIZE);
+        let uart = machine.uart.clone().unwrap_or_else(|| emergency.clone());
         let mut devices = machine.virtio.clone();
-        devices.extend(machine.uart.clone());
+        devices.extend([uart.clone()]);
+        devices.extend((!mapped.iter().any(|ram| ram.overlaps(&emergency))).then_some(emergency));
         let regions = Regions { ram: &mapped, devices: &devices, image: &parts, control: &control };
         // SAFETY: the device tree says what is RAM and what of it must not be mapped; the image's parts are the linker's.
         let map = unsafe { LifeMap::activate(mode == Mode::Vhe, &regions) };
         end::prepare(end::Way { semihosting: orders.semihosting, conduit: machine.conduit });
-        if let Some(uart) = &machine.uart {
-            // SAFETY: the device tree says that a PL011 lies there; it is mapped as device memory, and nothing else drives it.
-            unsafe { console::open(uart.start, generation) };
-        }
+        // SAFETY: the device tree says that a PL011 lies there, or it is the emergency UART; it is mapped as device memory, and nothing
+        // else drives it.
+        unsafe { console::open(uart.start, generation) };
 
         let mut free = Vec::new();
         placement::subtract(&mapped, &avoid, |range| free.push(range));
@@ -156,6 +163,7 @@ impl Life {
             mode,
             note,
             machine,
+            uart,
             mapped,
             parts,
             map,

@@ -38,7 +38,7 @@ impl Heap {
     pub fn begin() -> Self {
         let arena = spin::MutexGuard::leak(ARENA.try_lock().expect("the heap begins once"));
         // SAFETY: the arena is ours for ever (its lock is never released), writable, and in no other allocator.
-        unsafe { HEAP.lock().init(arena.0.as_mut_ptr().addr(), arena.0.len()) };
+        unsafe { HEAP.lock().init(arena.0.as_mut_ptr().expose_provenance(), arena.0.len()) };
         Self(())
     }
 
@@ -92,7 +92,7 @@ impl Frames {
                 }
                 continue;
             }
-            let start = PhysAddr(block.addr() as u64);
+            let start = PhysAddr(block.expose_provenance() as u64);
             let run = start..PhysAddr(start.0 + size);
             if avoid.iter().any(|range| range.overlaps(&run)) {
                 aside.runs.push(run);

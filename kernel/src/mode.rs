@@ -41,9 +41,7 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoVhe => "el2=vhe was ordered, but this CPU has no VHE (ID_AA64MMFR1_EL1.VH = 0): going on as nvhe",
-            Self::OnlyVhe => {
-                "el2=nvhe was ordered, but this CPU is VHE-only (ID_AA64MMFR4_EL1.E2H0 < 0): going on as vhe"
-            }
+            Self::OnlyVhe => "el2=nvhe was ordered, but this CPU is VHE-only (HCR_EL2.E2H stays set): going on as vhe",
             Self::NoEl2 => "el2= was ordered, but the image was entered at EL1: going on as el1",
         })
     }
@@ -56,7 +54,7 @@ pub struct Cpu {
     pub entered_at_el2: bool,
     /// FEAT_VHE: ID_AA64MMFR1_EL1.VH is not 0.
     pub vhe: bool,
-    /// HCR_EL2.E2H is RES1: ID_AA64MMFR4_EL1.E2H0 is negative.
+    /// HCR_EL2.E2H stayed set when it was cleared.
     pub vhe_only: bool,
 }
 

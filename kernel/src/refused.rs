@@ -33,8 +33,8 @@ pub enum Refused {
     Tree(tree::Refused),
     /// The CPU has no FEAT_CRC32, which the relocation code checks with.
     NoCrc32,
-    /// No UART for the relocation code to speak on.
-    NoUart,
+    /// The list does not say what the segments say.
+    Unfaithful(relocate::list::Unfaithful),
     /// A device is not in reset: where its registers lie, and its Status.
     Busy(PhysAddr, u32),
     /// What the restart depends on has changed since it was made: which, and both checksums.
@@ -59,17 +59,13 @@ impl fmt::Display for Refused {
             Self::NoConfiguration(number) => {
                 write!(f, "the FIT has no configuration after the {number} that were refused")
             }
-            Self::NoLoadAddress => f.write_str(
-                "base=load was ordered, but the FIT's kernel has no load address: write one, or order another base",
-            ),
+            Self::NoLoadAddress => {
+                f.write_str("base=load, but the FIT's kernel has no load address: write one, or order another base")
+            }
             Self::List(refused) => refused.fmt(f),
             Self::Tree(refused) => refused.fmt(f),
-            Self::NoCrc32 => {
-                f.write_str("this CPU has no FEAT_CRC32 (ID_AA64ISAR0_EL1.CRC32 = 0): the copy could not be verified")
-            }
-            Self::NoUart => {
-                f.write_str("the device tree names no PL011: the relocation code would have to fail in silence")
-            }
+            Self::NoCrc32 => f.write_str("this CPU has no FEAT_CRC32: the copy could not be verified"),
+            Self::Unfaithful(refused) => refused.fmt(f),
             Self::Busy(slot, status) => {
                 write!(
                     f,

@@ -170,7 +170,7 @@ selftest_trap_at_el2:
 //   in        nothing
 //   assumes   EL1h; selftest_trap_at_el2 has run
 //   out       x0 = 1: the trap restarted, or nothing trapped | does not return
-//   clobbers  x0–x4
+//   clobbers  x0, x1, x9
 //   memory    touches none
         .global selftest_trapped_read
 selftest_trapped_read:

@@ -9,6 +9,7 @@ use crate::end;
 use boot::hyp::{FINALISE_EL2, RESET_VECTORS, SET_VECTORS, SOFT_RESTART, STUB_ERR};
 use boot::sysreg::{current_el, mair, sctlr, spsr};
 use core::arch::{asm, global_asm};
+use core::fmt;
 use kernel::mode::Mode;
 use log::{error, info};
 
@@ -57,7 +58,7 @@ struct Suite {
 }
 
 impl Suite {
-    fn expect(&mut self, what: &str, found: u64, expected: u64) {
+    fn expect(&mut self, what: fmt::Arguments<'_>, found: u64, expected: u64) {
         self.checks += 1;
         if found != expected {
             self.failed += 1;
@@ -66,34 +67,34 @@ impl Suite {
     }
 
     /// Calls from the level that this runs at; x19 and up are checked with each call.
-    fn call(&mut self, what: &str, number: u64, argument: u64, expected: u64) {
+    fn call(&mut self, number: u64, argument: u64, expected: u64) {
         // SAFETY: every number here comes back, by the ABI under test, and the arguments are the stub's own vectors or refused.
         let answers = unsafe { selftest_call(number, argument, 0, 0, 0) };
-        self.expect(what, answers.x0, expected);
-        self.expect("x19 to x30 are kept", answers.x1, 0);
+        self.expect(format_args!("x0 = {number:#x}, x1 = {argument:#x}"), answers.x0, expected);
+        self.expect(format_args!("x0 = {number:#x}: x19 to x30"), answers.x1, 0);
     }
 
-    /// Runs a routine at EL2.
-    fn at_el2(&mut self, what: &str, routine: unsafe extern "C" fn(), x0: u64, x1: u64, expected: u64) {
-        // SAFETY: the routines are those of `selftest.S`, each with the arguments that it names.
-        let answers = unsafe { selftest_at_el2(routine, x0, x1) };
-        self.expect(what, answers.x0, expected);
+    /// Calls from EL2h.
+    fn call_at_el2(&mut self, number: u64, argument: u64, expected: u64) {
+        // SAFETY: as for `call`; the routine makes one call.
+        let answers = unsafe { selftest_at_el2(selftest_hvc_at_el2, number, argument) };
+        self.expect(format_args!("EL2h, x0 = {number:#x}, x1 = {argument:#x}"), answers.x0, expected);
     }
 
-    /// SOFT_RESTART's promises, seen by the landing pad.
+    /// SOFT_RESTART's promises, seen by the landing pad: the shuffle, x3 and x4 left alone, EL2h, DAIF masked, SCTLR_EL2 = INIT.
     fn restart(&mut self) {
         let mut seen = [0; 9];
         // SAFETY: the pad is in this image, which lies 1:1, and comes back.
         unsafe { selftest_restart(&raw mut seen, 0x1111, 0x2222, 0x3333) };
-        let expected = [0x1111, 0x2222, 0x3333, 0x2222, 0x3333];
-        for (register, (found, expected)) in seen.into_iter().zip(expected).enumerate() {
-            const NAMES: [&str; 5] = ["x0 = x2", "x1 = x3", "x2 = x4", "x3 is left alone", "x4 is left alone"];
-            self.expect(NAMES[register], found, expected);
+        let state = [current_el::EL2, spsr::DAIF, sctlr::EL2_MMU_OFF, 1];
+        let expected = [0x1111, 0x2222, 0x3333, 0x2222, 0x3333].into_iter().chain(state);
+        for (word, (found, expected)) in seen.into_iter().zip(expected).enumerate() {
+            self.expect(
+                format_args!("SOFT_RESTART, {word} of x0-x4, CurrentEL, DAIF, SCTLR_EL2, SPSel"),
+                found,
+                expected,
+            );
         }
-        self.expect("SOFT_RESTART goes to EL2", seen[5], current_el::EL2);
-        self.expect("SOFT_RESTART masks DAIF", seen[6], spsr::DAIF);
-        self.expect("SOFT_RESTART leaves SCTLR_EL2 at INIT", seen[7], sctlr::EL2_MMU_OFF);
-        self.expect("SOFT_RESTART goes to EL2h", seen[8], 1);
     }
 }
 
@@ -103,7 +104,7 @@ pub fn stub(mode: Mode) -> ! {
     let vectors = (&raw const hyp_stub_vectors).addr() as u64;
     match mode {
         Mode::El1 => {
-            error!("selftest: FAILED: there is no stub: the image was entered at EL1");
+            error!("selftest: FAILED: entered at EL1: there is no stub");
             end::failure();
         }
         Mode::Nvhe => from_el1(&mut suite, vectors),
@@ -115,23 +116,24 @@ pub fn stub(mode: Mode) -> ! {
     }
     info!("selftest: stub: {} checks passed", suite.checks);
     if mode == Mode::Nvhe {
-        info!("selftest: next, a trapped register read with x0 = 1: only the emergency printer may answer");
+        info!("selftest: next, a trapped read with x0 = 1");
         crate::console::flush();
-        suite.at_el2("the trap is set", selftest_trap_at_el2, 0, 0, 0);
+        // SAFETY: the routine sets a trap that nothing but the read below springs.
+        unsafe { selftest_at_el2(selftest_trap_at_el2, 0, 0) };
         // SAFETY: it traps, or comes back.
         let restarted = unsafe { selftest_trapped_read() };
-        error!("selftest: FAILED: the trapped read was taken for SOFT_RESTART, or not trapped: {restarted}");
+        error!("selftest: FAILED: the trapped read restarted, or did not trap: {restarted}");
         end::failure();
     }
     end::success()
 }
 
 fn common(suite: &mut Suite, vectors: u64) {
-    suite.call("SET_VECTORS takes the stub's own", SET_VECTORS, vectors, 0);
-    suite.call("SET_VECTORS refuses a misaligned address", SET_VECTORS, vectors + 0x400, STUB_ERR);
-    suite.call("RESET_VECTORS has nothing to do", RESET_VECTORS, 0, 0);
+    suite.call(SET_VECTORS, vectors, 0);
+    suite.call(SET_VECTORS, vectors + 0x400, STUB_ERR);
+    suite.call(RESET_VECTORS, 0, 0);
     for number in UNKNOWN {
-        suite.call("an unknown number is refused", number, 0, STUB_ERR);
+        suite.call(number, 0, STUB_ERR);
     }
 }
 
@@ -139,26 +141,30 @@ fn from_el1(suite: &mut Suite, vectors: u64) {
     common(suite, vectors);
     suite.restart();
     for number in UNKNOWN {
-        suite.at_el2("an unknown number from EL2h is refused", selftest_hvc_at_el2, number, 0, STUB_ERR);
+        suite.call_at_el2(number, 0, STUB_ERR);
     }
-    suite.at_el2("SET_VECTORS from EL2h", selftest_hvc_at_el2, SET_VECTORS, vectors, 0);
-    suite.at_el2("SET_VECTORS from EL2h, misaligned", selftest_hvc_at_el2, SET_VECTORS, vectors + 8, STUB_ERR);
-    suite.at_el2("RESET_VECTORS from EL2h", selftest_hvc_at_el2, RESET_VECTORS, 0, 0);
-    suite.at_el2("FINALISE_EL2 from EL2h is refused", selftest_hvc_at_el2, FINALISE_EL2, 0, STUB_ERR);
-    suite.at_el2("SOFT_RESTART from EL2h", selftest_restart_at_el2, 0, 0, 0x11);
+    suite.call_at_el2(SET_VECTORS, vectors, 0);
+    suite.call_at_el2(SET_VECTORS, vectors + 8, STUB_ERR);
+    suite.call_at_el2(RESET_VECTORS, 0, 0);
+    // From EL2h it would install EL1 state that nobody set.
+    suite.call_at_el2(FINALISE_EL2, 0, STUB_ERR);
+    // SAFETY: the routine restarts onto itself.
+    let answers = unsafe { selftest_at_el2(selftest_restart_at_el2, 0, 0) };
+    suite.expect(format_args!("EL2h, SOFT_RESTART"), answers.x0, 0x11);
 
     // With EL2's MMU on, as under a hypervisor: FINALISE refuses, SOFT_RESTART turns it off.
     let (ttbr0, tcr) = el2_map();
     // SAFETY: the table maps this image 1:1 and executable for EL2.
     unsafe { selftest_at_el2(selftest_mmu_at_el2, ttbr0, tcr) };
-    suite.call("FINALISE_EL2 is refused with SCTLR_EL2.M set", FINALISE_EL2, 0, STUB_ERR);
+    suite.call(FINALISE_EL2, 0, STUB_ERR);
     suite.restart();
 
     let mmfr1: u64;
     // SAFETY: an identification register.
     unsafe { asm!("mrs {}, id_aa64mmfr1_el1", out(reg) mmfr1, options(nomem, nostack)) };
-    if mmfr1 >> 8 & 0xf == 0 {
-        suite.call("FINALISE_EL2 is refused on a CPU without VHE", FINALISE_EL2, 0, STUB_ERR);
+    if (mmfr1 >> 8) & 0xf == 0 {
+        // No VHE to go to.
+        suite.call(FINALISE_EL2, 0, STUB_ERR);
     }
 }
 
@@ -169,7 +175,7 @@ fn from_el2_with_e2h(suite: &mut Suite, vectors: u64) {
         asm!("mrs {mine}, vbar_el2", "msr vbar_el2, {stub}", "isb", mine = out(reg) mine, stub = in(reg) vectors);
     }
     common(suite, vectors);
-    suite.call("FINALISE_EL2 from EL2h is refused", FINALISE_EL2, 0, STUB_ERR);
+    suite.call(FINALISE_EL2, 0, STUB_ERR);
     // SAFETY: this kernel's own vectors.
     unsafe { asm!("msr vbar_el2, {mine}", "isb", mine = in(reg) mine) };
 }

@@ -7,7 +7,7 @@
 use boot::hyp;
 use boot::hyp_stub;
 use boot::record::EntryRecord;
-use boot::sysreg::current_el;
+use boot::sysreg::{current_el, hcr};
 use core::arch::asm;
 use kernel::mode::{Cpu, Mode, Note, choose};
 use kernel::orders::El2;
@@ -18,15 +18,13 @@ use kernel::orders::El2;
 ///
 /// Where the stub refuses what the ID registers promise.
 pub fn settle(record: &EntryRecord, ordered: Option<El2>) -> (Mode, Option<Note>) {
-    let (mmfr1, mmfr4): (u64, u64);
-    // SAFETY: identification registers have no side effects. (MMFR4 by its encoding: older CPUs read it as zero.)
-    unsafe {
-        asm!("mrs {}, id_aa64mmfr1_el1", "mrs {}, s3_0_c0_c7_4", out(reg) mmfr1, out(reg) mmfr4, options(nomem, nostack));
-    }
+    let mmfr1: u64;
+    // SAFETY: an identification register has no side effects.
+    unsafe { asm!("mrs {}, id_aa64mmfr1_el1", out(reg) mmfr1, options(nomem, nostack)) };
     let cpu = Cpu {
         entered_at_el2: record.current_el == current_el::EL2,
-        vhe: mmfr1 >> 8 & 0xf != 0,
-        vhe_only: mmfr4 >> 27 & 1 == 1,
+        vhe: (mmfr1 >> 8) & 0xf != 0,
+        vhe_only: record.hcr_el2_in_effect & hcr::E2H != 0,
     };
     let (mode, note) = choose(&cpu, ordered);
     if mode == Mode::Vhe {

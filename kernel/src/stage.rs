@@ -42,10 +42,10 @@ impl<'a> Staged<'a> {
     ///
     /// # Errors
     ///
-    /// [`Refused::List`], [`Refused::NoUart`], [`Refused::NoCrc32`].
+    /// [`Refused::List`], [`Refused::Unfaithful`], [`Refused::NoCrc32`].
     pub fn new(life: &'a mut Life, plan: Plan) -> Result<Self, Refused> {
         let mut layout = Layout::of(&life.control);
-        let uart = life.machine.uart.clone().ok_or(Refused::NoUart)?;
+        let uart = life.uart.clone();
         if !relocate::checksum::is_available() {
             return Err(Refused::NoCrc32);
         }
@@ -57,6 +57,9 @@ impl<'a> Staged<'a> {
         // SAFETY: the pages are the control block's own, mapped writable, and borrowed by nobody.
         let pages = unsafe { core::slice::from_raw_parts_mut(pointer(layout.rest.start).cast(), given) };
         let head = list::build(&segments, pages, layout.rest.start)?;
+        // SAFETY: reads list pages only, which `build` has just written.
+        let read = |entry: PhysAddr| unsafe { pointer(entry).cast::<u64>().read() };
+        list::check(&segments, head, read).map_err(Refused::Unfaithful)?;
         let tables = PhysAddr(layout.rest.start.0 + list_pages as u64 * PAGE_SIZE)..layout.rest.end;
         let (copy_ttbr0, free) = map::copy_map(&life.mapped, &layout.code, &uart, tables);
         layout.rest.end = free.start;
@@ -121,15 +124,6 @@ impl<'a> Staged<'a> {
                 return Err(Refused::Changed(name.into(), was, now));
             }
         }
-        if self.life.mode == Mode::Nvhe {
-            let vectors = self.layout.private_el2_vectors();
-            // SAFETY: the private vectors are staged there and clean to PoC; they answer by the stub's ABI. [I3]
-            let answer = unsafe { hyp_stub::call(hyp::SET_VECTORS, [vectors.0, 0, 0, 0]) };
-            if answer != 0 {
-                return Err(Refused::Vectors(answer));
-            }
-        }
-
         let way = match (self.life.orders.restart, self.life.mode) {
             (Restart::Hot, Mode::Nvhe) => "copy, MMU off, HVC_SOFT_RESTART",
             (Restart::Hot, _) => "copy, MMU off, branch",
@@ -146,6 +140,15 @@ impl<'a> Staged<'a> {
         );
         console::flush();
         self.crumb_bye();
+        // The last call to the stub: from here on a trap to EL2 is a fault while relocating. Nobody has refused it yet.
+        if self.life.mode == Mode::Nvhe {
+            let vectors = self.layout.private_el2_vectors();
+            // SAFETY: the private vectors are staged there and clean to PoC; they answer by the stub's ABI. [I3]
+            let answer = unsafe { hyp_stub::call(hyp::SET_VECTORS, [vectors.0, 0, 0, 0]) };
+            if answer != 0 {
+                return Err(Refused::Vectors(answer));
+            }
+        }
         // SAFETY: the block is staged, executable and clean to PoC; list and arguments are as they were checked; devices are in reset;
         // in nvhe the private vectors are in place.
         unsafe { control::enter(self.layout.code.start) }

@@ -160,7 +160,7 @@ mmu_off:
 //   in        action = COPY, CLEAN_SOURCE, CLEAN_DESTINATION
 //   assumes   the list is well-formed, and none of it in a destination  [I7]
 //   out       returns at DONE; says so and stops at an entry that is none
-//   clobbers  x0–x7, x9, q0–q7, flags
+//   clobbers  x0–x7, q0–q7, flags
 //   memory    reads the list and sources, writes destinations
 walk:
         list    .req x1                         // the next entry
@@ -292,14 +292,21 @@ relocate_fault:
 1:      mrs     x21, esr_el2
         mrs     x22, elr_el2
         mrs     x23, far_el2
-2:      bl      uart
+        // A fault in the printer itself, or a UART that is none: nothing can be said.
+2:      adr     x9, relocate_text
+        adr     x10, private_stub
+        cmp     x22, x9
+        ccmp    x22, x10, #2, hs
+        b.lo    silence
+        bl      uart
         say     relocate, "\r\n!! fault while relocating: slot=", x20
         say     relocate, " esr=", x21
         say     relocate, " elr=", x22
         say     relocate, " far=", x23
 stop:   say_stopped relocate
-1:      wfi
-        b       1b
+silence:
+        wfi
+        b       silence
 
 // uart — loads the UART's address for the printer.
 //   in        nothing
@@ -314,12 +321,20 @@ uart:   adr     x8, relocate_page_start + {ARGUMENTS}
         printer relocate
 
 // private_stub — answers SET_VECTORS and SOFT_RESTART while the hyp-stub's own page is being overwritten.
-//   in, assumes, out, clobbers, memory: as hyp_stub_vectors in boot
+//   in        x0 = number, x1–x4 = arguments
+//   assumes   as hyp_stub_vectors in boot
+//   out       x0 = answer, at the caller | does not return (SOFT_RESTART, and what is no call)
+//   clobbers  x0–x18, TPIDR_EL2
+//   memory    touches none
 private_stub:
         stub_calls private_not_hvc, {EC_HVC64}, {SET_VECTORS}, {SOFT_RESTART}, {STUB_ERR}, {VECTORS_ALIGNMENT}, {SCTLR_EL2_MMU_OFF}
         mov_q   x0, {STUB_ERR}
         eret
 private_not_hvc:
+        // From EL1, or from EL2h itself: M[3:2] of what was interrupted.
+        mrs     x9, spsr_el2
+        mov     x1, #4
+        tbnz    x9, #3, relocate_fault
         mov     x1, #8
         b       relocate_fault
 
@@ -342,7 +357,11 @@ fault_vectors:
         .balign 128
 
 // private_el2_vectors — EL2's vectors from the last act of an nVHE kernel to the next one's first instructions.
-//   in, assumes, out, clobbers, memory: as hyp_stub_vectors in boot
+//   in        an exception to EL2
+//   assumes   as hyp_stub_vectors in boot
+//   out       as private_stub, or relocate_fault
+//   clobbers  as private_stub, or relocate_fault
+//   memory    as private_stub, or relocate_fault
         .global private_el2_vectors
 private_el2_vectors:
         .irp    slot, 0, 1, 2, 3

@@ -47,12 +47,15 @@ pub fn build() -> Result<Built> {
     read(&elf())
 }
 
-/// Takes the builder's own folder out of the places that panics name: the same sources make the same Image everywhere.
+/// Takes the builder's own folders out of the places that panics name: the same sources make the same Image everywhere.
 fn remap() -> Option<[String; 2]> {
     let home =
         std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo"))).ok()?;
-    let flag = format!("--remap-path-prefix={home}/registry/src=crates");
-    Some(["--config".into(), format!("target.{TARGET}.rustflags=[{flag:?}]")])
+    // One folder for each registry; that of the lock file's is there, for xtask itself was built out of it.
+    let sources = std::fs::read_dir(format!("{home}/registry/src")).ok()?;
+    let flags =
+        sources.flatten().map(|folder| format!("{:?}", format!("--remap-path-prefix={}/=", folder.path().display())));
+    Some(["--config".into(), format!("target.{TARGET}.rustflags=[{}]", flags.collect::<Vec<_>>().join(","))])
 }
 
 /// Where the ELF lies, once it is built.

@@ -110,8 +110,11 @@ impl Witness<'_> {
     fn tell(mut self) -> Result<(Told, usize)> {
         let threads = self.gdb.threads()?;
         let mut crumbs = self.crumbs();
-        if let Some((last, all)) = self.stations() {
-            // On the way in: the entry's own record is later than any breadcrumb.
+        // On the way in, the entry's own record is later than any breadcrumb. Where it is not, it is that of the generation on its way
+        // out, which nothing has been copied over yet.
+        if let Some((entered, last, all)) = self.stations()
+            && crumbs.stamp.is_none_or(|stamp| stamp < entered)
+        {
             crumbs.last = last;
             crumbs.all += &all;
         }
@@ -231,8 +234,8 @@ impl Witness<'_> {
         symbols.place(address, &bases, &mut |address, size| self.memory(address, size)).map(|place| place.to_string())
     }
 
-    /// The stations that an entry has passed on its way in, by its own record, unless its generation has come up and said so.
-    fn stations(&mut self) -> Option<(String, String)> {
+    /// When an entry began, and the stations that it has passed since, by its own record, unless its generation has come up and said so.
+    fn stations(&mut self) -> Option<(u64, String, String)> {
         let since = self.console.rsplit("breadcrumbs 0x").next().unwrap_or_default();
         if since.contains(marker::GENERATION) {
             return None;
@@ -255,6 +258,7 @@ impl Witness<'_> {
         let (last, _) = passed.iter().max_by_key(|&&(_, stamp)| stamp)?;
         let all = passed.iter().map(|(name, stamp)| format!("{name} {stamp}")).collect::<Vec<_>>().join(", ");
         Some((
+            word(offset_of!(EntryRecord, entered))?,
             format!("last station of the entry at {base:#x}: '{last}'"),
             format!("entry record at {record:#x}, CNTVCT: {all}\n"),
         ))
@@ -263,10 +267,10 @@ impl Witness<'_> {
     /// The page that the last "Bye!" named, and the phases in it.
     fn crumbs(&mut self) -> Crumbs {
         let Some(&page) = numbers_after(self.console, "breadcrumbs 0x").last() else {
-            return Crumbs { last: "no breadcrumbs: nobody has said Bye".into(), all: String::new() };
+            return Crumbs { last: "no breadcrumbs: nobody has said Bye".into(), ..Crumbs::default() };
         };
         let Some(bytes) = self.memory(page, 4096) else {
-            return Crumbs { last: format!("the breadcrumbs at {page:#x} cannot be read"), all: String::new() };
+            return Crumbs { last: format!("the breadcrumbs at {page:#x} cannot be read"), ..Crumbs::default() };
         };
         let words: Vec<u64> = bytes.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
         let mut found = Default::default();
@@ -274,15 +278,16 @@ impl Witness<'_> {
         // A generation that came up after the last Bye has the page from its predecessor.
         let since = self.console.rsplit("breadcrumbs 0x").next().unwrap_or_default();
         let old = if since.contains(marker::GENERATION) { " of the restart before this generation" } else { "" };
-        let Some(&(last, _)) = reached.last() else {
-            return Crumbs { last: format!("no phase reached{old}"), all: format!("breadcrumbs at {page:#x}: none\n") };
+        let Some(&(last, stamp)) = reached.last() else {
+            let all = format!("breadcrumbs at {page:#x}: none\n");
+            return Crumbs { last: format!("no phase reached{old}"), all, stamp: None };
         };
         let start = reached[0].1;
         let phases = reached
             .iter()
             .map(|&(phase, stamp)| format!("{} +{}", breadcrumb::PHASES[phase], stamp.wrapping_sub(start)));
         let all = format!("breadcrumbs at {page:#x}, in ticks of CNTVCT: {}\n", phases.collect::<Vec<_>>().join(", "));
-        Crumbs { last: format!("last phase{old}: {last} '{}'", breadcrumb::PHASES[last]), all }
+        Crumbs { last: format!("last phase{old}: {last} '{}'", breadcrumb::PHASES[last]), all, stamp: Some(stamp) }
     }
 }
 
@@ -293,9 +298,12 @@ struct Taken {
     text: String,
 }
 
+/// The way out: its last phase, all of them, and when the last was reached.
+#[derive(Default)]
 struct Crumbs {
     last: String,
     all: String,
+    stamp: Option<u64>,
 }
 
 /// ESR, ELR, FAR and VBAR of a level, by the names that versions of QEMU have for them.
