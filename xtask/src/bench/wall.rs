@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use boot::marker;
 use serde_json::json;
 
 use super::{
@@ -43,9 +44,6 @@ const STEADY: u32 = 2;
 
 /// How long a generation or a reset may take before the run is given up.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The start of a generation's first line, after its number.
-const FIRST_LINE: &str = "phases, ns: ";
 
 /// One table.
 pub fn tables() -> Vec<Table> {
@@ -134,7 +132,7 @@ fn session(setting: &Setting, machine: &str, resets: usize) -> Result<(String, V
 /// Waits for the first line of generation `number`; says when it came.
 fn first_line(lines: &Receiver<Line>, number: u32) -> Result<Duration> {
     // A reset may cut a line short; the next one then follows on it.
-    let wanted = format!("[{number}] {FIRST_LINE}");
+    let wanted = format!("[{number}] {}", marker::GENERATION);
     loop {
         match lines.recv_timeout(PATIENCE) {
             Ok(line) if line.text.contains(&wanted) => return Ok(line.at),
@@ -153,9 +151,9 @@ mod tests {
     fn a_first_line_is_found_behind_one_that_was_cut_short() {
         let (sender, lines) = mpsc::channel();
         let says = |ms, text: &str| sender.send(Line { at: Duration::from_millis(ms), text: text.to_owned() }).unwrap();
-        says(1, "[24] phases, ns: Bye! +1 main");
-        says(2, "[25] entered at 7 ns of CNTVCT");
-        says(3, "[25] loaded[0] phases, ns: first instruction +1 main");
+        says(1, "[24] Generation 24 of 30");
+        says(2, "[25] Generation 25 of 30");
+        says(3, "[25] loaded[0] Generation 0 of 30");
         assert_eq!(first_line(&lines, 0).unwrap(), Duration::from_millis(3));
         drop(sender);
         assert!(first_line(&lines, 0).is_err());

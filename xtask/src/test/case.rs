@@ -1,0 +1,156 @@
+//! A case: a name, and a check that makes runs and judges what came of them.
+//!
+//! *When:* a suite lists cases, the runner gives each a [`Trial`]. A trial remembers its runs: their folders are kept until the case
+//! has passed, and the last one is shown where it has not.
+
+use std::{fmt, sync::Arc};
+
+use anyhow::{Result, bail, ensure};
+
+use crate::{
+    config::Config,
+    console::tail,
+    disk,
+    kernel_build::Built,
+    orders::{Base, Orders},
+    request::{Disk, Request},
+    run::{Outcome, run},
+    verdict::Verdict,
+};
+
+use super::transcript::{self, Life};
+
+/// What a check is.
+type Check = Box<dyn Fn(&mut Trial<'_>) -> Result<()> + Send + Sync>;
+
+/// Something that is to be so.
+pub struct Case {
+    /// `suite/what`.
+    pub name: String,
+    /// It needs neither a machine nor the kernel.
+    pub on_host: bool,
+    /// Finds out whether it is.
+    pub check: Check,
+}
+
+/// A case on a machine.
+pub fn case(name: impl Into<String>, check: impl Fn(&mut Trial<'_>) -> Result<()> + Send + Sync + 'static) -> Case {
+    Case { name: name.into(), on_host: false, check: Box::new(check) }
+}
+
+/// What all cases are made with.
+pub struct Lab {
+    /// qemu.toml.
+    pub config: Arc<Config>,
+    /// The kernel under test.
+    pub kernel: Arc<Built>,
+    /// What random choices are drawn from.
+    pub seed: u64,
+}
+
+/// Why a case was not made: something that is nice to have is not here.
+#[derive(Debug)]
+pub struct Skipped(
+    /// What.
+    pub String,
+);
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skipped {}
+
+/// A case while it is made.
+pub struct Trial<'a> {
+    case: &'a str,
+    lab: Option<&'a Lab>,
+    made: Vec<Outcome>,
+}
+
+impl<'a> Trial<'a> {
+    /// The case of that name; without a lab it is one for the host alone.
+    pub fn new(case: &'a str, lab: Option<&'a Lab>) -> Self {
+        Self { case, lab, made: Vec::new() }
+    }
+
+    /// The kernel under test.
+    pub fn kernel(&self) -> &'a Arc<Built> {
+        &self.lab().kernel
+    }
+
+    fn lab(&self) -> &'a Lab {
+        self.lab.expect("a case for the host alone starts no machine")
+    }
+
+    /// This case's own seed: other cases draw other numbers from the same one.
+    pub fn seed(&self) -> u64 {
+        let mixed = |seed: u64, byte: u8| (seed ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        self.case.bytes().fold(self.lab().seed, mixed)
+    }
+
+    /// Orders that are drawn from this case's seed.
+    pub fn orders(&self) -> Orders {
+        Orders { seed: self.seed(), ..Orders::default() }
+    }
+
+    /// A run of the kernel on a machine of qemu.toml, from its own disk.
+    pub fn request(&self, machine: &str, orders: &Orders) -> Result<Request> {
+        let Lab { config, kernel, .. } = self.lab();
+        let mut request = Request::new(config, machine, kernel)?;
+        request.name = self.case.replace('/', "-");
+        request.bootargs = orders.bootargs(&request.machine.bootargs, request.semihosting);
+        request.seed = orders.seed;
+        request.disk = Disk::Bytes(Arc::new(disk::of(kernel, orders.base == Base::Load)));
+        request.keep = true;
+        Ok(request)
+    }
+
+    /// Makes the run; whatever its end is, it is this one that a failure shows.
+    pub fn run(&mut self, request: &Request) -> Result<&Outcome> {
+        let outcome = run(request)?;
+        self.made.push(outcome);
+        Ok(self.made.last().expect("one was just added"))
+    }
+
+    /// Makes a run that must be a success; gives its generations.
+    pub fn lives(&mut self, request: &Request) -> Result<Vec<Life>> {
+        let outcome = self.run(request)?;
+        ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
+        transcript::lives(&outcome.console)
+    }
+
+    /// Makes a run that must end in that way; gives its outcome.
+    pub fn ends(&mut self, request: &Request, expected: Verdict) -> Result<&Outcome> {
+        let outcome = self.run(request)?;
+        if outcome.verdict != expected {
+            bail!("the run's end is \"{}\", and should be \"{}\"", outcome.verdict.words(), expected.words());
+        }
+        Ok(outcome)
+    }
+
+    /// Takes the folders away: the case has passed.
+    pub fn discard(&self) -> Result<()> {
+        self.made.iter().try_for_each(|outcome| outcome.folder.discard())
+    }
+
+    /// What there is to see of the last run.
+    pub fn last_run(&self) -> String {
+        const LINES: usize = 20;
+        let Some(outcome) = self.made.last() else { return String::new() };
+        let mut text = String::new();
+        let mut part = |title: &str, body: &str| {
+            if !body.trim().is_empty() {
+                text += &format!("\n{title}\n");
+                body.trim_end().lines().for_each(|line| text += &format!("  {line}\n"));
+            }
+        };
+        part("The console's last lines:", &tail(&outcome.console, LINES));
+        part("QEMU's own words:", &tail(&outcome.qemu, LINES));
+        part("Where it stood:", outcome.explanation.as_deref().unwrap_or_default());
+        part("Kept in:", &outcome.folder.path().display().to_string());
+        text
+    }
+}

@@ -1,0 +1,138 @@
+//! Never silent: what goes wrong says so, stops the machine, and never jumps.
+//!
+//! *When:* single instructions of the booted kernel are put in place of others, so that an exception, a panic, a fault during the copy or a
+//! wrong copy comes about. The line that the kernel prints is held against what was done, and so is what xtask makes of it.
+
+use anyhow::{Context, Result, ensure};
+use boot::marker;
+
+use crate::{
+    disk, fit,
+    orders::{Base, Orders, Restart},
+    request::Disk,
+    verdict::Verdict,
+};
+
+use super::{
+    case::{Case, Trial, case},
+    patch::{ERET, Patched, UNDEFINED},
+};
+
+/// A change of a kernel.
+type Patch = for<'a> fn(Patched<'a>) -> Result<Patched<'a>>;
+
+/// A kernel that fails, and what is to be told of it.
+#[derive(Clone, Copy)]
+struct Failing {
+    name: &'static str,
+    machine: &'static str,
+    restart: Restart,
+    base: Base,
+    patch: Patch,
+    /// In the kernel that is booted, or only in the one that it restarts into?
+    booted: bool,
+    end: Verdict,
+    /// The beginning of a line of the console.
+    line: &'static str,
+    /// What else is told, on the console or in the explanation.
+    more: &'static [&'static str],
+}
+
+/// nvhe, hot, at the same place, stopped.
+const PLAIN: Failing = Failing {
+    name: "",
+    machine: "nvhe",
+    restart: Restart::Hot,
+    base: Base::Same,
+    patch: |kernel| Ok(kernel),
+    booted: true,
+    end: Verdict::Stopped,
+    line: "",
+    more: &[],
+};
+
+/// `stp q0, q1, [x6], #32`, of the copy's loop, and the same without the store.
+const STORE: u32 = 0xac81_04c0;
+const STORE_NOTHING: u32 = 0x9100_80c6;
+/// `ldr x0, [x1], #8`, which takes the next entry of the list; and `mov x0, #0x30`, which is none.
+const NEXT_ENTRY: u32 = 0xf840_8420;
+const NO_ENTRY: u32 = 0xd280_0600;
+/// `mov x20, x0`, which keeps the device tree's address; and `mov x20, xzr`.
+const KEEP_TREE: u32 = 0xaa00_03f4;
+const KEEP_NOTHING: u32 = 0xaa1f_03f4;
+/// `mov sp, x9`; and `sub sp, x9, #15, lsl #12`, which leaves 4 of 64 KiB.
+const STACK: u32 = 0x9100_013f;
+const SMALL_STACK: u32 = 0xd140_3d3f;
+
+const EXCEPTION: &str = "!! exception slot=0000000000000004 esr=0000000002000000";
+const FAULT: &str = "!! fault while relocating: slot=";
+const MISMATCH: &str = "!! what arrived is not what was loaded: destination=";
+const IN_WORDS: &str = "slot 4, synchronous, current level; unknown reason (an UNDEFINED instruction, most often)";
+
+/// An exception, once EL1's vectors can speak: `cpu_setup` begins with them.
+const AT_EL1: Patch = |kernel| kernel.at("cpu_setup", 12, UNDEFINED);
+/// The same at EL2.
+const AT_EL2: Patch = |kernel| kernel.at("el2_setup", 12, UNDEFINED);
+const IN_THE_COPY: Patch = |kernel| kernel.at("walk", 0, UNDEFINED);
+const WRONG_COPY: Patch = |kernel| kernel.replace("walk", STORE, STORE_NOTHING);
+const WRONG_LIST: Patch = |kernel| kernel.replace("walk", NEXT_ENTRY, NO_ENTRY);
+const STUB_RETURNS: Patch = |kernel| kernel.at("private_stub", 0, ERET);
+
+#[rustfmt::skip]
+const FAILINGS: &[Failing] = &[
+    Failing { name: "exception-early-el1", machine: "el1", patch: AT_EL1, line: EXCEPTION, more: &[IN_WORDS, "at cpu_setup+0xc ("], ..PLAIN },
+    Failing { name: "exception-early-el2", patch: AT_EL2, line: EXCEPTION, more: &[IN_WORDS, "at el2_setup+0xc ("], ..PLAIN },
+    Failing { name: "exception-after-the-jump", machine: "vhe", restart: Restart::Cold, patch: AT_EL2, booted: false, line: EXCEPTION,
+              more: &[IN_WORDS, "at el2_setup+0xc (", ", leaving +", "last station of the entry at 0x40200000: 'first instruction'"], ..PLAIN },
+    Failing { name: "exception-in-rust", patch: |kernel| kernel.at("relocate_crc32c", 0, UNDEFINED), end: Verdict::Failed(1),
+              line: "!! exception: synchronous, current level: unknown reason", more: &[marker::FAILURE, "elr=", "x0=", "x28="], ..PLAIN },
+    Failing { name: "exception-in-rust-vhe", machine: "vhe", patch: |kernel| kernel.at("relocate_crc32c", 0, UNDEFINED), end: Verdict::Failed(1),
+              line: "!! exception: synchronous, current level: unknown reason", more: &[marker::FAILURE], ..PLAIN },
+    Failing { name: "panic", patch: |kernel| kernel.replace("entry", KEEP_TREE, KEEP_NOTHING),
+              line: "!! panic at kernel/src/", more: &["is no device tree: the loader must hand one over", marker::FAILURE], ..PLAIN },
+    Failing { name: "stack-overflow", patch: |kernel| kernel.replace("entry", STACK, SMALL_STACK), end: Verdict::Failed(1),
+              line: "!! exception: synchronous, current level: data abort, same level: translation fault", more: &[marker::FAILURE], ..PLAIN },
+    Failing { name: "fault-el1-hot", machine: "el1", patch: IN_THE_COPY, line: FAULT, more: &["control page: walk"], ..PLAIN },
+    Failing { name: "fault-el1-cold", machine: "el1", restart: Restart::Cold, patch: IN_THE_COPY, line: FAULT, more: &["control page: walk"], ..PLAIN },
+    Failing { name: "fault-nvhe-hot", patch: IN_THE_COPY, line: FAULT, more: &["control page: walk"], ..PLAIN },
+    Failing { name: "fault-nvhe-cold", restart: Restart::Cold, patch: IN_THE_COPY, line: FAULT, more: &["control page: walk", "at EL2h"], ..PLAIN },
+    Failing { name: "fault-vhe-hot", machine: "vhe", patch: IN_THE_COPY, line: FAULT, more: &["control page: walk", "at EL2h"], ..PLAIN },
+    Failing { name: "fault-vhe-cold", machine: "vhe", restart: Restart::Cold, patch: IN_THE_COPY, line: FAULT, more: &["control page: walk"], ..PLAIN },
+    // Elsewhere than the running kernel, whose bytes are those of the copy.
+    Failing { name: "wrong-copy-el1", machine: "el1", base: Base::Load, patch: WRONG_COPY, line: MISMATCH, more: &["crc32c=", "expected="], ..PLAIN },
+    Failing { name: "wrong-copy-nvhe", base: Base::Load, patch: WRONG_COPY, line: MISMATCH, more: &["crc32c=", "expected="], ..PLAIN },
+    Failing { name: "wrong-copy-cold", restart: Restart::Cold, base: Base::Load, patch: WRONG_COPY, line: MISMATCH, more: &["expected="], ..PLAIN },
+    Failing { name: "wrong-copy-vhe", machine: "vhe", base: Base::Load, patch: WRONG_COPY, line: MISMATCH, more: &["expected="], ..PLAIN },
+    Failing { name: "wrong-list", patch: WRONG_LIST, line: "!! the list holds an entry that is none: 0000000000000030", ..PLAIN },
+    Failing { name: "soft-restart-returns-hot", patch: STUB_RETURNS, line: "!! HVC_SOFT_RESTART returned: x0=0000000000000001", ..PLAIN },
+    Failing { name: "soft-restart-returns-cold", restart: Restart::Cold, patch: STUB_RETURNS, line: "!! HVC_SOFT_RESTART returned: x0=", ..PLAIN },
+];
+
+/// All of them.
+pub fn cases() -> Vec<Case> {
+    FAILINGS.iter().map(|failing| case(format!("failing/{}", failing.name), |trial| failing.pass(trial))).collect()
+}
+
+impl Failing {
+    fn pass(&self, trial: &mut Trial<'_>) -> Result<()> {
+        let orders = Orders { restart: self.restart, base: self.base, ..trial.orders() };
+        let mut request = trial.request(self.machine, &orders)?;
+        let image = (self.patch)(Patched::new(trial.kernel()))?.image;
+        if self.booted {
+            request.image = Some(image);
+        } else {
+            request.disk = Disk::Bytes(fit::write(&[disk::payload("fails", image, None)]).into());
+        }
+        let outcome = trial.ends(&request, self.end)?;
+        let line = outcome.console.lines().find(|line| line.starts_with(self.line));
+        line.with_context(|| format!("no line of the console begins \"{}\"", self.line))?;
+        let told = outcome.explanation.as_deref().unwrap_or_default();
+        for words in self.more {
+            ensure!(outcome.console.contains(words) || told.contains(words), "nothing says \"{words}\"");
+        }
+        // A CPU that failed came up at most once, and never as the next.
+        let next = format!("{}1 of", marker::GENERATION);
+        ensure!(!outcome.console.contains(&next), "it went on to the next generation");
+        Ok(())
+    }
+}

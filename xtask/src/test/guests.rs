@@ -1,0 +1,213 @@
+//! Machines, disks and command lines off the beaten track, all of which must run.
+//!
+//! *When:* beside the matrix, which varies what qemu.toml offers; here is what others may have.
+
+use std::{path::Path, process::Command, sync::Arc};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    config::Flag,
+    disk::payload,
+    fit::{self, Kind, Payload},
+    kernel_build::Built,
+    orders::{Base, Orders},
+    request::{Disk, Request},
+    setup,
+};
+
+use super::{
+    case::{Case, Skipped, Trial, case},
+    fit_edit::shifted,
+    generations::{Modes, check},
+    plain,
+    transcript::Life,
+    tree_edit::{edit_tree, reserve},
+};
+
+/// All of them.
+pub fn cases() -> Vec<Case> {
+    let mut cases = vec![
+        case("guests/vhe-asked-of-a-cpu-without", |trial| {
+            noted(trial, "nvhe", "el2=vhe", "this CPU has no VHE (ID_AA64MMFR1_EL1.VH = 0): going on as nvhe")
+        }),
+        case("guests/nvhe-asked-at-el1", |trial| {
+            noted(trial, "el1", "el2=nvhe", "the image was entered at EL1: going on as el1")
+        }),
+        case("guests/plain-line", plain::pass),
+        case("guests/psci-off", |trial| runs(trial, "vhe", |request| Ok(drop(std::mem::take(&mut request.bootargs))))),
+        case("guests/disk-behind-others", |trial| runs(trial, "nvhe", |request| Ok(request.args.extend(others())))),
+        case("guests/disk-before-others", |trial| {
+            runs(trial, "nvhe", |request| Ok(flag(request, &others().join(" "))))
+        }),
+        case("guests/four-cpus", |trial| runs(trial, "nvhe", |request| Ok(flag(request, "-smp 4")))),
+        case("guests/five-gib", |trial| {
+            let orders = Orders { generations: 8, base: Base::Random, ..trial.orders() };
+            let mut request = trial.request("vhe", &orders)?;
+            request.memory = Some("5G".to_owned());
+            check(&trial.lives(&request)?, &orders, Modes::All("vhe"))
+        }),
+        case("guests/reservations", reservations),
+        case("guests/same-seed-same-run", same_seed),
+        case("guests/unaligned-data", |trial| {
+            let disk =
+                shifted(&fit::write(&[payload("kernel", trial.kernel().image.clone(), None)]), 100, &["kernel"])?;
+            from_disk(trial, disk)
+        }),
+        case("guests/many-loadables", |trial| {
+            let disk = many_loadables(trial.kernel());
+            from_disk(trial, disk)
+        }),
+    ];
+    for machine in ["el1", "nvhe", "vhe"] {
+        cases.push(case(format!("guests/gicv2-{machine}"), move |trial| {
+            runs(trial, machine, |request| Ok(other_machine(request, ",gic-version=3", "")))
+        }));
+    }
+    for machine in ["nvhe", "vhe"] {
+        cases.push(case(format!("guests/mte-{machine}"), move |trial| {
+            runs(trial, machine, |request| {
+                request.cpu = Some("max".to_owned());
+                Ok(other_machine(request, "virt,", "virt,mte=on,"))
+            })
+        }));
+    }
+    for (name, words) in [
+        ("mkimage", ["-E"].as_slice()),
+        ("mkimage-aligned", &["-E", "-B", "0x1000"]),
+        ("mkimage-data-in-the-tree", &[]),
+    ] {
+        cases.push(case(format!("guests/{name}"), move |trial| {
+            let disk = mkimage(trial.kernel(), words)?;
+            from_disk(trial, disk)
+        }));
+    }
+    cases
+}
+
+/// Three generations on an altered machine. Without bootargs for it there is but one, and PSCI ends it.
+fn runs(trial: &mut Trial<'_>, machine: &'static str, alter: fn(&mut Request) -> Result<()>) -> Result<()> {
+    let mut orders = trial.orders();
+    let mut request = trial.request(machine, &orders)?;
+    alter(&mut request)?;
+    if request.bootargs.is_empty() {
+        request.semihosting = false;
+        request.bootargs = format!("seed={:#x}", orders.seed);
+        orders.generations = 1;
+    }
+    check(&trial.lives(&request)?, &orders, Modes::All(machine))
+}
+
+/// Three generations from a disk.
+fn from_disk(trial: &mut Trial<'_>, disk: Vec<u8>) -> Result<()> {
+    let orders = trial.orders();
+    let mut request = trial.request("nvhe", &orders)?;
+    request.disk = Disk::Bytes(Arc::new(disk));
+    check(&trial.lives(&request)?, &orders, Modes::All("nvhe"))
+}
+
+fn flag(request: &mut Request, arg: &str) {
+    request.machine.flags.push(Flag { arg: arg.to_owned(), why: "what this case is about".to_owned() });
+}
+
+/// Other words in the machine's flags.
+fn other_machine(request: &mut Request, was: &str, is: &str) {
+    request.machine.flags.iter_mut().for_each(|flag| flag.arg = flag.arg.replacen(was, is, 1));
+}
+
+/// Devices that the kernel does not drive: they are probed, or passed over, and read back as reset.
+fn others() -> Vec<String> {
+    let devices = ["virtio-rng-device", "virtio-balloon-device", "virtio-serial-device"];
+    devices.iter().flat_map(|device| ["-device", device]).map(str::to_owned).collect()
+}
+
+/// What was asked for cannot be had: every generation says so, and lives as its machine does.
+fn noted(trial: &mut Trial<'_>, machine: &'static str, word: &str, note: &str) -> Result<()> {
+    let orders = Orders { append: vec![word.to_owned()], ..trial.orders() };
+    let request = trial.request(machine, &orders)?;
+    let lives = trial.lives(&request)?;
+    check(&lives, &orders, Modes::All(machine))?;
+    let silent = lives.iter().find(|life| !life.says(note));
+    ensure!(silent.is_none(), "generation {:?} does not say \"{note}\"", silent.map(|life| life.number));
+    Ok(())
+}
+
+/// Nothing lands on what is reserved, and the control pages do not lie there either.
+fn reservations(trial: &mut Trial<'_>) -> Result<()> {
+    const RESERVED: [(&str, u64, u64, bool); 3] = [
+        ("low", 0x4060_0000, 0x400_0000, false),
+        ("high", 0x4a12_3000, 0x20_1000, true),
+        ("top", 0x4c7f_f000, 0x1000, false),
+    ];
+    let orders = Orders { generations: 12, base: Base::Random, ..trial.orders() };
+    let mut request = trial.request("vhe", &orders)?;
+    request.memory = Some("200M".to_owned());
+    edit_tree(&mut request, |tree| {
+        RESERVED.into_iter().try_for_each(|(name, start, size, no_map)| reserve(tree, name, start, size, no_map))
+    })?;
+    let lives = trial.lives(&request)?;
+    check(&lives, &orders, Modes::All("vhe"))?;
+    for Life { number, base, image, control, .. } in &lives {
+        for (name, start, size, _) in RESERVED {
+            let free_of = |at: u64, bytes: u64| at + bytes <= start || start + size <= at;
+            ensure!(free_of(*base, *image), "generation {number} at {base:#x} lies over the reservation \"{name}\"");
+            ensure!(free_of(*control, 1), "generation {number}'s control pages at {control:#x} lie in \"{name}\"");
+        }
+    }
+    Ok(())
+}
+
+/// The same words make the same run.
+fn same_seed(trial: &mut Trial<'_>) -> Result<()> {
+    let orders = Orders { generations: 8, base: Base::Random, ..trial.orders() };
+    let request = trial.request("nvhe", &orders)?;
+    let mut places = || -> Result<Vec<_>> {
+        Ok(trial.lives(&request)?.into_iter().map(|life| (life.base, life.control, life.free)).collect())
+    };
+    let (first, second) = (places()?, places()?);
+    ensure!(first == second, "the same seed led to {first:x?} and then to {second:x?}");
+    Ok(())
+}
+
+/// As many segments as there may be: kernel, device tree and fourteen loadables.
+fn many_loadables(kernel: &Built) -> Vec<u8> {
+    let mut payloads = vec![payload("kernel", kernel.image.clone(), None)];
+    payloads.extend((0_u64..14).map(|number| Payload {
+        kind: Kind::Loadable { load: 0x4800_0000 + number * 0x1_0000 },
+        ..payload(&format!("loadable-{number}"), vec![0xa5; 5000], None)
+    }));
+    fit::write(&payloads)
+}
+
+/// A FIT that U-Boot's own tool makes.
+fn mkimage(kernel: &Built, words: &[&str]) -> Result<Vec<u8>> {
+    for tool in ["mkimage", "dtc"] {
+        if setup::found(tool).is_none() {
+            return Err(Skipped(format!("there is no {tool}")).into());
+        }
+    }
+    const SOURCE: &str = r#"/dts-v1/;
+/ {
+    description = "made by mkimage";
+    #address-cells = <1>;
+    images {
+        kernel-1 {
+            data = /incbin/("Image");
+            type = "kernel_noload"; arch = "arm64"; os = "linux"; compression = "none"; load = <0>; entry = <0>;
+            hash-1 { algo = "sha256"; };
+        };
+    };
+    configurations { default = "first"; first { kernel = "kernel-1"; }; };
+};
+"#;
+    let folder = tempfile::tempdir().context("cannot make a folder for mkimage")?;
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes);
+    write("Image", &kernel.image)?;
+    write("its", SOURCE.as_bytes())?;
+    let mut command = Command::new("mkimage");
+    let output = command.current_dir(folder.path()).args(["-f", "its"]).args(words).arg("itb").output()?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let mut disk = std::fs::read(Path::new(folder.path()).join("itb"))?;
+    disk.resize(disk.len().next_multiple_of(fit::SECTOR), 0);
+    Ok(disk)
+}

@@ -1,0 +1,47 @@
+//! The crates' own tests, on this host.
+//!
+//! *When:* first, one crate after the other. The kernel's binary is for the bare machine; its library is what the host can test.
+
+use std::{
+    fs::File,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{console::tail, processes::Guarded};
+
+use super::case::{Case, case};
+
+/// How long one crate may take, its compilation included.
+const PATIENCE: Duration = Duration::from_secs(1800);
+
+/// One for each crate.
+pub fn cases() -> Vec<Case> {
+    let crates: [(&str, &[&str]); 4] = [("boot", &[]), ("relocate", &[]), ("kernel", &["--lib"]), ("xtask", &[])];
+    let host = |(name, words): (&'static str, &'static [&'static str])| Case {
+        on_host: true,
+        ..case(format!("host/{name}"), move |_| cargo_test(name, words))
+    };
+    crates.into_iter().map(host).collect()
+}
+
+fn cargo_test(package: &str, words: &[&str]) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let folder = tempfile::tempdir().context("cannot make a folder for cargo's words")?;
+    let said = folder.path().join("said");
+    let log = File::create(&said).with_context(|| format!("cannot write {}", said.display()))?;
+    let mut command = Command::new(cargo);
+    command.current_dir(crate::root()).env("CARGO_TARGET_DIR", crate::target_dir());
+    command.args(["test", "--quiet", "--package", package]).args(words);
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let cargo = Guarded::spawn(&mut command).with_context(|| format!("cannot start {command:?}"))?;
+    let status = cargo.wait(PATIENCE)?;
+    let said = String::from_utf8_lossy(&std::fs::read(&said)?).into_owned();
+    match status {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => bail!("cargo test ended with {status}; its last words:\n{}", tail(&said, 60)),
+        None => bail!("cargo test did not end within {} s; its last words:\n{}", PATIENCE.as_secs(), tail(&said, 60)),
+    }
+}

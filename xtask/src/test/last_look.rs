@@ -1,0 +1,82 @@
+//! A last look at a guest that has ended itself.
+//!
+//! *When:* where a case wants to see the memory or the registers of the last generation. QEMU is told to stay after PSCI's
+//! SYSTEM_OFF, asked over a monitor of the case's own, and then told to quit; for the run it has ended by itself.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
+
+use crate::{explain::Qmp, request::Request, verdict::Verdict};
+
+use super::{
+    case::Trial,
+    transcript::{self, Life},
+};
+
+/// How often QEMU is asked whether the guest has ended.
+const STEP: Duration = Duration::from_millis(5);
+
+/// Makes the run, without semihosting, which would end QEMU itself; `look` sees the guest after its end. Gives the generations and what `look`
+/// brings back.
+pub fn last_look<T: Send>(
+    trial: &mut Trial<'_>,
+    mut request: Request,
+    look: impl FnOnce(&mut Qmp) -> Result<T> + Send,
+) -> Result<(Vec<Life>, T)> {
+    ensure!(!request.semihosting, "a guest that may call the host ends QEMU");
+    let sockets = tempfile::Builder::new().prefix("xtask").tempdir().context("cannot make a folder for a socket")?;
+    let socket = sockets.path().join("look");
+    let chardev = format!("socket,id=look,path={},server=on,wait=off", socket.display());
+    request.args.extend(["-no-shutdown", "-chardev", &chardev, "-mon", "chardev=look,mode=control"].map(str::to_owned));
+
+    let over = AtomicBool::new(false);
+    let (ran, seen) = thread::scope(|scope| {
+        let seen = scope.spawn(|| {
+            let mut qmp = shut_down(&socket, &over)?;
+            let seen = look(&mut qmp);
+            // QEMU may be gone before it answers.
+            let _ = qmp.execute("quit", &json!({}));
+            seen
+        });
+        let ran = trial.run(&request).map(|outcome| (outcome.verdict, outcome.console.clone()));
+        over.store(true, Ordering::Relaxed);
+        (ran, seen.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let (verdict, console) = ran?;
+    ensure!(verdict == Verdict::Success, "{}", verdict.words());
+    Ok((transcript::lives(&console)?, seen?))
+}
+
+/// Waits until the guest has ended itself.
+fn shut_down(socket: &Path, over: &AtomicBool) -> Result<Qmp> {
+    let mut qmp = loop {
+        match Qmp::connect(socket) {
+            Ok(qmp) => break qmp,
+            Err(error) if over.load(Ordering::Relaxed) => return Err(error),
+            Err(_) => thread::sleep(STEP),
+        }
+    };
+    while !over.load(Ordering::Relaxed) {
+        if qmp.execute("query-status", &json!({}))?["status"] == "shutdown" {
+            return Ok(qmp);
+        }
+        thread::sleep(STEP);
+    }
+    bail!("the run was over before its guest had ended itself")
+}
+
+/// Reads `size` bytes of the guest's memory.
+pub fn memory(qmp: &mut Qmp, address: u64, size: u64) -> Result<Vec<u8>> {
+    let file = tempfile::NamedTempFile::new().context("cannot make a file for a guest's memory")?;
+    qmp.physical_memory(address, size, file.path())?;
+    let bytes = std::fs::read(file.path())?;
+    ensure!(bytes.len() as u64 == size, "QEMU wrote {} bytes of memory, and {size} were asked for", bytes.len());
+    Ok(bytes)
+}

@@ -1,0 +1,165 @@
+//! Memory after a few generations: it holds what was built, and what the disk holds, byte for byte.
+//!
+//! *When:* the last generation has powered the machine off. Its Image is compared as far as it is read-only; its entry record tells the
+//! state that the way out left the CPU in, as the first instruction found it.
+
+use std::{mem::offset_of, ops::Range};
+
+use anyhow::{Context, Result, ensure};
+use boot::{
+    image::BASE_ALIGNMENT,
+    record::EntryRecord,
+    sysreg::{current_el, hcr, sctlr, spsr},
+};
+
+use crate::{
+    disk,
+    explain::Qmp,
+    fit::{self, Kind, Payload},
+    kernel_build::{Built, symbol},
+    orders::{Base, Orders, Restart},
+    request::Disk,
+};
+
+use super::{
+    case::{Case, Trial, case},
+    generations::{Modes, check},
+    last_look::{last_look, memory},
+    relr,
+    transcript::Life,
+};
+
+const GENERATIONS: u32 = 4;
+
+/// Where loadables are sent to: pages in the middle of RAM, none at the start of a block that an allocator would write to.
+const LOADS: [u64; 2] = [0x4a34_5000, 0x4b12_3000];
+
+/// Modes × restarts.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (mode, modes) in ["el1", "nvhe", "vhe"].map(|mode| (mode, Modes::All(mode))) {
+        for restart in [Restart::Hot, Restart::Cold] {
+            cases.push(case(format!("memory/image-{mode}-{restart}"), move |trial| {
+                let orders = Orders { generations: GENERATIONS, base: Base::Random, restart, ..trial.orders() };
+                image(trial, mode, &orders, modes)
+            }));
+            cases.push(case(format!("memory/loadables-{mode}-{restart}"), move |trial| {
+                let orders = Orders { generations: GENERATIONS, restart, ..trial.orders() };
+                loadables(trial, mode, &orders, modes)
+            }));
+        }
+    }
+    cases
+}
+
+/// The last generation's Image is the one that was built, and it was entered as the boot protocol says.
+fn image(trial: &mut Trial<'_>, machine: &str, orders: &Orders, modes: Modes) -> Result<()> {
+    let kernel = trial.kernel();
+    let of = |name: &str| -> Result<u64> { Ok(symbol(&kernel.elf, name)?.with_context(|| name.to_owned())?.0) };
+    let (rodata_end, image_end, record) = (of("rodata_end")?, of("_image_end")?, of("entry_record")?);
+    let mut request = trial.request(machine, orders)?;
+    request.semihosting = false;
+    request.bootargs = orders.bootargs(&request.machine.bootargs, false);
+    let (lives, (base, found)) = last_look(trial, request, |qmp| {
+        let base = program_counter(qmp)? & !(BASE_ALIGNMENT - 1);
+        Ok((base, memory(qmp, base, image_end)?))
+    })?;
+    check(&lives, orders, modes)?;
+    let [.., before, last] = lives.as_slice() else { anyhow::bail!("one generation alone") };
+    ensure!(base == last.base, "the CPU ended in the slot {base:#x}, the last generation lies at {:#x}", last.base);
+    same(kernel, &found, base, 0..rodata_end)?;
+    entered_well(&found[usize::try_from(record)?..], before, last)
+}
+
+/// `found`, a copy of memory from `base` on, equals the Image in `range`.
+fn same(kernel: &Built, found: &[u8], base: u64, range: Range<u64>) -> Result<()> {
+    let expected = relr::applied(&kernel.elf, &kernel.image, base)?;
+    let range = usize::try_from(range.start)?..usize::try_from(range.end)?;
+    let differs = range.clone().find(|&at| expected.get(at) != found.get(at));
+    if let Some(at) = differs {
+        let word = at & !7;
+        let of = |bytes: &[u8]| bytes.get(word..word + 8).map(|bytes| format!("{bytes:02x?}"));
+        let more = range.filter(|&at| expected.get(at) != found.get(at)).count();
+        anyhow::bail!(
+            "memory differs from the Image in {more} bytes, first at {at:#x} (base {base:#x}): {:?}, and should be {:?}",
+            of(found),
+            of(&expected)
+        );
+    }
+    Ok(())
+}
+
+/// What the first instruction found: boot protocol, and the promises of SOFT_RESTART.
+fn entered_well(record: &[u8], before: &Life, last: &Life) -> Result<()> {
+    let field = |at: usize| u64::from_le_bytes(record[at..at + 8].try_into().expect("eight bytes"));
+    macro_rules! field {
+        ($name:ident) => {
+            field(offset_of!(EntryRecord, $name))
+        };
+    }
+    let expect = |what: &str, found: u64, expected: u64| {
+        ensure!(found == expected, "the last generation found {what} = {found:#x}, and should have {expected:#x}");
+        Ok(())
+    };
+    let off = |value: u64| value & (sctlr::M | sctlr::C);
+    let tree = before.bye.as_ref().map_or(0, |bye| bye.tree);
+    expect("x0", field!(x0), tree)?;
+    expect("x1", field!(x1), 0)?;
+    expect("x2", field!(x2), 0)?;
+    expect("x3", field!(x3), 0)?;
+    expect("its load address", field!(load_address), last.base)?;
+    expect("DAIF", field!(daif), spsr::DAIF)?;
+    expect("SPSel", field!(sp_sel), 1)?;
+    expect("M and C of SCTLR_ELx", off(field!(sctlr)), 0)?;
+    let level = if last.mode == "el1" { current_el::EL1 } else { current_el::EL2 };
+    expect("CurrentEL", field!(current_el), level)?;
+    if level == current_el::EL2 {
+        let host = if before.mode == "vhe" { hcr::E2H } else { 0 };
+        expect("HCR_EL2.E2H", field!(hcr_el2) & hcr::E2H, host)?;
+        expect("CNTVOFF_EL2", field!(cntvoff_el2), 0)?;
+    }
+    Ok(())
+}
+
+/// Each loadable lies where it was sent, and the rest of its last page is zero.
+fn loadables(trial: &mut Trial<'_>, machine: &str, orders: &Orders, modes: Modes) -> Result<()> {
+    let payloads = with_loadables(trial.kernel());
+    let mut request = trial.request(machine, orders)?;
+    request.semihosting = false;
+    request.bootargs = orders.bootargs(&request.machine.bootargs, false);
+    request.disk = Disk::Bytes(fit::write(&payloads).into());
+    let sent = &payloads[1..];
+    let (lives, found) = last_look(trial, request, |qmp| {
+        let pages = |payload: &Payload| payload.data.len().next_multiple_of(4096) as u64;
+        sent.iter().zip(LOADS).map(|(payload, load)| memory(qmp, load, pages(payload))).collect::<Result<Vec<_>>>()
+    })?;
+    check(&lives, orders, modes)?;
+    for (payload, found) in sent.iter().zip(found) {
+        let (data, tail) = found.split_at(payload.data.len());
+        let differs = data.iter().zip(&payload.data).position(|(found, expected)| found != expected);
+        ensure!(differs.is_none(), "{} differs from the disk, first at byte {differs:x?}", payload.name);
+        let nonzero = tail.iter().position(|byte| *byte != 0);
+        ensure!(nonzero.is_none(), "{}'s last page is not zero at byte {nonzero:x?} behind its end", payload.name);
+    }
+    Ok(())
+}
+
+/// The kernel and two loadables, neither of whole pages.
+fn with_loadables(kernel: &Built) -> Vec<Payload> {
+    let loadable = |(number, load): (usize, u64)| Payload {
+        name: format!("loadable-{number}"),
+        description: "numbers that no memory holds by chance".to_owned(),
+        data: (0..100_001 + number * 2_000_000).map(|byte| (byte * 7 + byte / 251 + number) as u8 | 1).collect(),
+        kind: Kind::Loadable { load },
+    };
+    let mut payloads = vec![disk::payload("kernel", kernel.image.clone(), None)];
+    payloads.extend((1..).zip(LOADS).map(loadable));
+    payloads
+}
+
+/// Where the first CPU stands.
+fn program_counter(qmp: &mut Qmp) -> Result<u64> {
+    let registers = qmp.human("info registers")?;
+    let digits = registers.split_once("PC=").context("QEMU shows no PC")?.1;
+    Ok(u64::from_str_radix(digits.split_whitespace().next().unwrap_or_default(), 16)?)
+}

@@ -1,0 +1,153 @@
+//! The verb `test`: the host's tests, then the machines.
+//!
+//! *When:* on request, in CI, before a commit. A case is a name and a check; a suite is a file that lists cases. The host's tests are
+//! cases as well, made one after the other; those that start QEMU are made several at a time. Nothing is made for a case that the
+//! filter leaves out, so one case is repeated by its name alone.
+
+mod case;
+mod debugger;
+mod exceptions;
+mod failing;
+mod fit_edit;
+mod generations;
+mod guests;
+mod hang;
+mod host;
+mod last_look;
+mod matrix;
+mod memory;
+mod patch;
+mod plain;
+mod refused;
+mod relr;
+mod runner;
+mod stub;
+mod transcript;
+mod tree_edit;
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    Usage,
+    config::Config,
+    kernel_build,
+    orders::{draw_seed, parse_seed},
+    setup,
+};
+
+use self::case::{Case, Lab};
+
+/// Test everything: the crates on this host, then the kernel on every machine
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Exit code: 0 if all passed, 1 if one failed, 2 if the filter names none, 130 interrupted.
+
+Examples:
+  cargo xtask test
+  cargo xtask test --list
+  cargo xtask test host                           the crates' own tests
+  cargo xtask test refused                        every case whose name has that in it
+  cargo xtask test matrix/nvhe-hot-same-modern    the one case of that name")]
+pub struct TestOptions {
+    /// The name of a case, or a part of the names of some
+    filter: Option<String>,
+    /// Name the cases, and make none
+    #[arg(long)]
+    list: bool,
+    /// What the cases' random choices are drawn from, decimal or 0x… [default: drawn anew and printed]
+    #[arg(long, value_name = "S", value_parser = parse_seed)]
+    seed: Option<u64>,
+    /// Install what is missing without asking
+    #[arg(long)]
+    yes: bool,
+}
+
+impl TestOptions {
+    /// Does it; gives the exit code.
+    pub fn perform(&self) -> Result<u8> {
+        let config = Arc::new(Config::read(&crate::root())?);
+        let chosen = choose(cases(&config), self.filter.as_deref())?;
+        if self.list {
+            chosen.iter().for_each(|case| println!("{}", case.name));
+            return Ok(0);
+        }
+        let (on_host, on_machines): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|case| case.on_host);
+        let seed = self.seed.unwrap_or_else(draw_seed);
+        println!("seed {seed:#018x}");
+        let mut tally = runner::Tally::new(seed);
+        runner::one_by_one(&on_host, &mut tally)?;
+        if !on_machines.is_empty() {
+            setup::ensure_target(self.yes)?;
+            setup::ensure_qemu(self.yes)?;
+            let lab = Lab { config, kernel: Arc::new(kernel_build::build()?), seed };
+            runner::side_by_side(&on_machines, &lab, &mut tally)?;
+        }
+        Ok(tally.close())
+    }
+}
+
+/// Every case. Those that mostly wait come first among the machines', so that the others fill the time.
+fn cases(config: &Config) -> Vec<Case> {
+    let mut cases = host::cases();
+    cases.extend(hang::cases());
+    cases.extend(failing::cases());
+    cases.extend(matrix::cases(config));
+    cases.extend(guests::cases());
+    cases.extend(stub::cases());
+    cases.extend(exceptions::cases());
+    cases.extend(memory::cases());
+    cases.extend(refused::cases());
+    cases
+}
+
+/// The one case of that name, or those that have it in their names.
+fn choose(mut cases: Vec<Case>, filter: Option<&str>) -> Result<Vec<Case>> {
+    let Some(filter) = filter else { return Ok(cases) };
+    if cases.iter().any(|case| case.name == filter) {
+        cases.retain(|case| case.name == filter);
+    } else {
+        cases.retain(|case| case.name.contains(filter));
+    }
+    if cases.is_empty() {
+        return Err(Usage(format!("no case has `{filter}` in its name; `cargo xtask test --list` names them")).into());
+    }
+    Ok(cases)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn names(filter: &str) -> Vec<String> {
+        let config = Config::read(&crate::root()).unwrap();
+        choose(cases(&config), Some(filter)).unwrap().into_iter().map(|case| case.name).collect()
+    }
+
+    #[test]
+    fn no_two_cases_have_one_name_and_each_has_a_suite() {
+        let config = Config::read(&crate::root()).unwrap();
+        let cases = cases(&config);
+        let names: BTreeSet<_> = cases.iter().map(|case| case.name.as_str()).collect();
+        assert_eq!(names.len(), cases.len());
+        assert!(names.iter().all(|name| name.split('/').count() == 2), "{names:?}");
+    }
+
+    #[test]
+    fn a_whole_name_is_that_case_and_a_part_is_all_that_have_it() {
+        assert_eq!(names("matrix/nvhe-hot-same-modern"), ["matrix/nvhe-hot-same-modern"]);
+        assert!(names("nvhe-hot").len() > 1);
+        assert_eq!(names("host/").len(), 4);
+    }
+
+    #[test]
+    fn a_filter_that_names_nothing_is_a_usage_error() {
+        let config = Config::read(&crate::root()).unwrap();
+        let error = choose(cases(&config), Some("matrix/pdp11")).err().unwrap();
+        assert!(error.is::<Usage>() && error.to_string().contains("matrix/pdp11"));
+    }
+}

@@ -1,0 +1,181 @@
+//! Disks that are none, are too short, fail, or hold no FIT that can be used; and words that cannot be obeyed.
+
+use anyhow::{Result, ensure};
+use boot::marker;
+
+use crate::{
+    disk::payload,
+    fit::{self, Kind, Payload},
+    kernel_build::Built,
+    orders::Orders,
+    request::Disk,
+    verdict::Verdict,
+};
+
+use super::{
+    super::{
+        case::{Case, Trial, case},
+        fit_edit::{edited, node, position, set},
+        transcript,
+    },
+    PLAIN, Refusal, alive, failed,
+};
+
+const TREE_DAMAGED: &[&str] = &["the FIT's tree is damaged: "];
+
+#[rustfmt::skip]
+pub(super) const REFUSALS: &[Refusal] = &[
+    Refusal { name: "no-disk", alter: |request| { request.disk = Disk::None; Ok(()) },
+              says: &["no disk", "32 virtio-mmio slots"], goes_on: false, ..PLAIN },
+    Refusal { name: "empty-disk", disk: |_| Ok(Vec::new()),
+              says: &["the disk has 0 bytes", "header alone 40"], goes_on: false, ..PLAIN },
+    Refusal { name: "not-a-fit", disk: |_| Ok(vec![0x5a; 64 << 10]),
+              says: &["does not start with a FIT", "0x5a5a5a5a"], goes_on: false, ..PLAIN },
+    Refusal { name: "short-tree", disk: |kernel| Ok(two(kernel)[..512].to_vec()),
+              says: &["the FIT's tree has", "the disk 512"], goes_on: false, ..PLAIN },
+    Refusal { name: "short-disk", disk: short, says: &["/images/second has", "the disk ends at byte"], ..PLAIN },
+    Refusal { name: "past-end", disk: |kernel| data_size(kernel, 0x7fff_ffff),
+              says: &["/images/first has 2147483647 bytes", "the disk ends at byte"], ..PLAIN },
+    Refusal { name: "no-data", disk: |kernel| data_size(kernel, 0), says: &["/images/first has data of 0 bytes"], ..PLAIN },
+    Refusal { name: "over-the-tree", disk: over_tree, says: &["/images/first has its data at bytes 64..", "the tree takes"], ..PLAIN },
+    Refusal { name: "no-kernel", disk: no_kernel, says: &["/configurations/conf-1 has no \"kernel\""], ..PLAIN },
+    Refusal { name: "no-hash", disk: no_hash, says: &["/images/first has no \"hash-1\""], ..PLAIN },
+    Refusal { name: "compressed", disk: compressed, says: &["/images/first is compressed with \"gzip\""], ..PLAIN },
+    // A header is ten big-endian words: 3 counts to the strings, 2 to the structure, whose first word opens the root.
+    Refusal { name: "tree-damaged-token", disk: |kernel| damaged(kernel, 2, 0, 9), says: TREE_DAMAGED, goes_on: false, ..PLAIN },
+    Refusal { name: "tree-damaged-end", disk: |kernel| damaged(kernel, 3, -4, 2), says: TREE_DAMAGED, goes_on: false, ..PLAIN },
+    Refusal { name: "tree-damaged-names", disk: |kernel| damaged(kernel, 2, 8 + 8, 0x7fff_ffff), says: TREE_DAMAGED, goes_on: false, ..PLAIN },
+    Refusal { name: "no-load-address", base: crate::orders::Base::Load, disk: no_load,
+              says: &["base=load", "no load address"], ..PLAIN },
+];
+
+/// What a table cannot say.
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case("refused/read-error", read_error),
+        case("refused/read-error-in-the-tree", read_error_in_the_tree),
+        case("refused/all-configurations", all_configurations),
+        case("refused/bootargs", bootargs),
+    ]
+}
+
+/// Two kernels, each a configuration.
+pub(super) fn two(kernel: &Built) -> Vec<u8> {
+    fit::write(&["first", "second"].map(|name| payload(name, kernel.image.clone(), None)))
+}
+
+/// The default one lies last on a disk that ends too early.
+fn short(kernel: &Built) -> Result<Vec<u8>> {
+    let mut disk = edited(&two(kernel), |tree| set(node(tree, "/configurations")?, "default", "conf-2"))?;
+    let end = position(&disk, "second")? + 8192;
+    disk.truncate(end);
+    Ok(disk)
+}
+
+fn data_size(kernel: &Built, bytes: u32) -> Result<Vec<u8>> {
+    edited(&two(kernel), |tree| set(node(tree, "/images/first")?, "data-size", bytes))
+}
+
+fn over_tree(kernel: &Built) -> Result<Vec<u8>> {
+    edited(&two(kernel), |tree| set(node(tree, "/images/first")?, "data-position", 64_u32))
+}
+
+fn no_kernel(kernel: &Built) -> Result<Vec<u8>> {
+    let loadable = Payload { kind: Kind::Loadable { load: 0x4800_0000 }, ..payload("first", vec![1; 64], None) };
+    Ok(fit::write(&[loadable, payload("second", kernel.image.clone(), None)]))
+}
+
+fn no_hash(kernel: &Built) -> Result<Vec<u8>> {
+    edited(&two(kernel), |tree| {
+        node(tree, "/images/first")?.remove_child("hash-1");
+        Ok(())
+    })
+}
+
+fn compressed(kernel: &Built) -> Result<Vec<u8>> {
+    edited(&two(kernel), |tree| set(node(tree, "/images/first")?, "compression", "gzip"))
+}
+
+fn no_load(kernel: &Built) -> Result<Vec<u8>> {
+    let load = [None, Some(crate::disk::LOAD)];
+    Ok(fit::write(
+        &["first", "second"].map(|name| payload(name, kernel.image.clone(), load[usize::from(name == "second")])),
+    ))
+}
+
+/// The tree with the word `value` in place of that at `offset` bytes from where the header's word `from` says.
+fn damaged(kernel: &Built, from: usize, offset: isize, value: u32) -> Result<Vec<u8>> {
+    let mut disk = two(kernel);
+    let start = u32::from_be_bytes(disk[from * 4..from * 4 + 4].try_into()?) as usize;
+    let at = start.checked_add_signed(offset).unwrap_or_default();
+    let word = &mut disk[at..at + 4];
+    ensure!(word != value.to_be_bytes(), "the tree already has {value:#x} at byte {at}");
+    word.copy_from_slice(&value.to_be_bytes());
+    Ok(disk)
+}
+
+/// How QEMU opens a disk that fails at a sector.
+fn failing_drive(sector: usize) -> String {
+    format!(
+        "if=none,id=d0,driver=raw,readonly=on,file.driver=blkdebug,file.image.driver=file,file.image.filename={{disk}},\
+         file.inject-error.0.event=read_aio,file.inject-error.0.errno=5,file.inject-error.0.sector={sector}"
+    )
+}
+
+/// The first configuration's kernel has a sector that cannot be read.
+fn read_error(trial: &mut Trial<'_>) -> Result<()> {
+    let disk = two(trial.kernel());
+    let start = position(&disk, "first")? / fit::SECTOR;
+    let orders = Orders { append: vec!["on-refusal=continue".to_owned()], ..trial.orders() };
+    let mut request = trial.request("nvhe", &orders)?;
+    request.disk = Disk::Bytes(disk.into());
+    request.drive = failing_drive(start + 20);
+    let lives = trial.lives(&request)?;
+    // One request reads all blocks that go to one run of frames; it is named by its first.
+    let block = format!("the disk fails to read block {start}: ");
+    lives[..lives.len() - 1].iter().try_for_each(|life| alive(life, &[&block]))
+}
+
+/// The first sector cannot be read.
+fn read_error_in_the_tree(trial: &mut Trial<'_>) -> Result<()> {
+    let mut request = trial.request("nvhe", &trial.orders())?;
+    request.drive = failing_drive(0);
+    failed(trial, &request, &["the disk fails to read block 0: "])
+}
+
+/// Where no configuration is good, the last refusal says so.
+fn all_configurations(trial: &mut Trial<'_>) -> Result<()> {
+    let mut images = ["first", "second"].map(|name| payload(name, trial.kernel().image.clone(), None));
+    images.iter_mut().for_each(|image| image.data[boot::image::MAGIC_AT] ^= 1);
+    let orders = Orders { append: vec!["on-refusal=continue".to_owned()], ..trial.orders() };
+    let mut request = trial.request("nvhe", &orders)?;
+    request.disk = Disk::Bytes(fit::write(&images).into());
+    let outcome = trial.ends(&request, Verdict::Failed(1))?;
+    let lives = transcript::lives(&outcome.console)?;
+    let refused: Vec<_> = lives.iter().flat_map(|life| &life.refused).collect();
+    ensure!(refused.len() == 3, "refusals: {refused:#?}");
+    ensure!(refused[2].contains("no configuration after the 2 that were refused"), "{}", refused[2]);
+    Ok(())
+}
+
+/// Words with values that they cannot have.
+fn bootargs(trial: &mut Trial<'_>) -> Result<()> {
+    for (word, expected) in [
+        ("restart=hott", "expected restart=hot or cold"),
+        ("base=nowhere", "expected base=same, random or load"),
+        ("generations=0", "a number from 1"),
+        ("seed=fish", "a 64-bit number"),
+        ("el2=on", "expected el2=nvhe or vhe"),
+        ("on-refusal=panic", "expected on-refusal=continue"),
+        ("selftest=all", "expected selftest=stub"),
+    ] {
+        let orders = Orders { append: vec![word.to_owned()], ..trial.orders() };
+        let request = trial.request("nvhe", &orders)?;
+        let outcome = trial.ends(&request, Verdict::Failed(1))?;
+        let refused = format!("{}bootargs: \"{word}\": ", marker::REFUSED);
+        let line = outcome.console.lines().find(|line| line.contains(&refused)).unwrap_or_default();
+        ensure!(line.contains(expected), "nothing refuses \"{word}\" with \"{expected}\"");
+        ensure!(!outcome.console.contains(marker::BYE), "{word}: it said Bye!");
+    }
+    Ok(())
+}

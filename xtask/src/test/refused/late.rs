@@ -1,0 +1,119 @@
+//! What is refused in the last act: memory that changed since it was checked, and a device that is not in reset.
+//!
+//! *When:* a debugger stops the booted kernel where the checksum's routine returns. Its calls come in a fixed order: each run of frames of
+//! each payload, the device tree, the relocation code, the list with the tables; then all of them once more, as the last act.
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    explain::Gdb,
+    kernel_build::{Built, symbol},
+    orders::Orders,
+    request::Disk,
+    verdict::Verdict,
+};
+
+use super::{
+    super::{
+        case::{Case, Trial, case},
+        debugger::debugged,
+        generations::{Modes, check},
+        transcript,
+    },
+    alive, disks,
+};
+
+/// Where `virt` loads the Image.
+const LOADED: u64 = 0x4020_0000;
+
+/// No kernel has so many runs of frames.
+const MOST_CALLS: usize = 64;
+
+/// What is changed between load and jump: the how manieth call from the last, and what the refusal says of it.
+const CHANGES: [(&str, usize, &str); 4] = [
+    ("list-differs", 0, "the list or the copy's tables changed between load and jump (CRC-32C 0x"),
+    ("code-differs", 1, "the relocation code changed between load and jump (CRC-32C 0x"),
+    ("tree-differs", 2, "the device tree changed between load and jump (CRC-32C 0x"),
+    ("source-differs", 3, "the source of \"first\" changed between load and jump (CRC-32C 0x"),
+];
+
+/// All of them.
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases: Vec<_> = CHANGES
+        .into_iter()
+        .map(|(name, from_last, says)| case(format!("refused/{name}"), move |trial| changed(trial, from_last, says)))
+        .collect();
+    cases.push(case("refused/device-not-reset", not_reset));
+    cases
+}
+
+/// A byte of what the booted kernel has checksummed is turned over before the second look. It then goes on with the second
+/// configuration: the control block has become writable again.
+fn changed(trial: &mut Trial<'_>, from_last: usize, says: &str) -> Result<()> {
+    let checksummed = returns(trial.kernel(), "relocate_crc32c")?;
+    let orders = Orders { append: vec!["on-refusal=continue".to_owned()], ..trial.orders() };
+    let mut request = trial.request("nvhe", &orders)?;
+    request.disk = Disk::Bytes(disks::two(trial.kernel()).into());
+    let outcome = debugged(trial, request, |mut gdb| {
+        let first = first_look(&mut gdb, LOADED + checksummed)?;
+        // The last byte of the range.
+        let at = first[first.len() - 1 - from_last] - 1;
+        let byte = gdb.memory(at, 1)?[0];
+        gdb.write(at, &[byte ^ 1])?;
+        gdb.detach()
+    })?;
+    ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
+    let lives = transcript::lives(&outcome.console)?;
+    check(&lives, &orders, Modes::All("nvhe"))?;
+    alive(&lives[0], &[says])?;
+    ensure!(lives[1..].iter().all(|life| life.refused.is_empty()), "a later generation refused as well");
+    Ok(())
+}
+
+/// Where each range ends that is checksummed, until the first one's turn comes again.
+fn first_look(gdb: &mut Gdb, checksummed: u64) -> Result<Vec<u64>> {
+    let mut ends: Vec<u64> = Vec::new();
+    while ends.len() < MOST_CALLS {
+        gdb.run_to(checksummed)?;
+        let end = gdb.register(&["x2"])?.context("QEMU's gdb stub has no x2")?;
+        if ends.first() == Some(&end) {
+            return Ok(ends);
+        }
+        ends.push(end);
+    }
+    bail!("{MOST_CALLS} ranges were checksummed, and none of them twice")
+}
+
+/// Where the first `ret` from the symbol on is linked.
+fn returns(kernel: &Built, name: &str) -> Result<u64> {
+    const RET: [u8; 4] = 0xd65f_03c0_u32.to_le_bytes();
+    let start = symbol(&kernel.elf, name)?.with_context(|| format!("the kernel has no {name}"))?.0;
+    let words = kernel.image[usize::try_from(start)?..].chunks(4);
+    let word = words.take_while(|word| *word != RET).count() as u64;
+    Ok(start + word * 4)
+}
+
+/// A device that the kernel does not drive, with its Status written behind the kernel's back.
+fn not_reset(trial: &mut Trial<'_>) -> Result<()> {
+    const SLOTS: u64 = 0x0a00_0000;
+    const SLOT_SIZE: u64 = 0x200;
+    const DEVICE_ID: u64 = 0x8;
+    const STATUS: u64 = 0x70;
+    const ENTROPY: u8 = 4;
+    let mut request = trial.request("nvhe", &trial.orders())?;
+    // Before the disk on the command line, and so behind it in the device tree: the kernel stops looking at the disk.
+    request.machine.flags.push(crate::config::Flag {
+        arg: "-device virtio-rng-device".to_owned(),
+        why: "a device that the kernel does not drive".to_owned(),
+    });
+    let outcome = debugged(trial, request, |mut gdb| {
+        let mut slots = (0..32).map(|slot| SLOTS + slot * SLOT_SIZE);
+        let slot = slots.find(|slot| gdb.memory(slot + DEVICE_ID, 4).is_ok_and(|id| id[0] == ENTROPY));
+        gdb.write(slot.context("no slot holds the device")? + STATUS, &[1, 0, 0, 0])?;
+        gdb.detach()
+    })?;
+    ensure!(outcome.verdict == Verdict::Failed(1), "{}", outcome.verdict.words());
+    let lives = transcript::lives(&outcome.console)?;
+    let [life] = lives.as_slice() else { bail!("{} generations, and one was to be", lives.len()) };
+    alive(life, &["the virtio device at 0xa00", "is not in reset (Status 0x1)"])
+}

@@ -1,0 +1,159 @@
+//! Makes cases, tells of each in a line, and at the end of those that failed.
+//!
+//! *When:* once the cases are chosen. An interrupt ends it without a word about cases that were under way.
+
+use std::{
+    io::Write,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Error, Result};
+
+use crate::{
+    processes::{Interrupted, interrupted},
+    qemu,
+};
+
+use super::case::{Case, Lab, Skipped, Trial};
+
+/// At most so many machines at a time: each wants a core, and this host's memory.
+const MOST_JOBS: usize = 4;
+
+/// What came of the cases so far.
+pub struct Tally {
+    seed: u64,
+    started: Instant,
+    passed: usize,
+    skipped: usize,
+    /// The name of each that failed, why, and what there is to see.
+    failed: Vec<(String, String)>,
+}
+
+impl Tally {
+    /// Nothing yet.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, started: Instant::now(), passed: 0, skipped: 0, failed: Vec::new() }
+    }
+
+    fn note(&mut self, case: &Case, end: Result<(), (Error, String)>, took: Duration) {
+        let line = |word: &str, more: &str| {
+            println!("{word:8} {:44} {:6.2} s{more}", case.name, took.as_secs_f64());
+            let _ = std::io::stdout().flush();
+        };
+        match end {
+            Ok(()) => {
+                self.passed += 1;
+                line("ok", "");
+            }
+            Err((error, _)) if error.is::<Skipped>() => {
+                self.skipped += 1;
+                line("skipped", &format!("  {error:#}"));
+            }
+            Err((error, seen)) => {
+                line("FAILED", "");
+                self.failed.push((case.name.clone(), format!("{error:#}\n{seen}")));
+            }
+        }
+    }
+
+    /// Tells of those that failed, and how many there were of each; gives the exit code.
+    pub fn close(self) -> u8 {
+        for (name, words) in &self.failed {
+            let seed = format!("{:#018x}", self.seed);
+            let again = qemu::shell_line(["cargo", "xtask", "test", name, "--seed", &seed]);
+            println!("\n{name}: {}\n\nRun it again:\n  {again}", words.trim_end());
+        }
+        let skipped = if self.skipped == 0 { String::new() } else { format!(", {} skipped", self.skipped) };
+        println!(
+            "\n{} passed, {} failed{skipped} (in {:.0} s)",
+            self.passed,
+            self.failed.len(),
+            self.started.elapsed().as_secs_f64()
+        );
+        u8::from(!self.failed.is_empty())
+    }
+}
+
+/// Makes the cases of the host, in order.
+pub fn one_by_one(cases: &[Case], tally: &mut Tally) -> Result<()> {
+    cases.iter().try_for_each(|case| {
+        let (end, took) = make(case, None)?;
+        tally.note(case, end, took);
+        Ok(())
+    })
+}
+
+/// Makes the cases of the machines, several at a time.
+pub fn side_by_side(cases: &[Case], lab: &Lab, tally: &mut Tally) -> Result<()> {
+    let jobs = thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS).min(cases.len());
+    let next = AtomicUsize::new(0);
+    let tally = Mutex::new(tally);
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(|| work(cases, lab, &next, &tally))).collect();
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
+fn work(cases: &[Case], lab: &Lab, next: &AtomicUsize, tally: &Mutex<&mut Tally>) -> Result<()> {
+    while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let (end, took) = make(case, Some(lab))?;
+        locked(tally).note(case, end, took);
+    }
+    Ok(())
+}
+
+/// Makes one case: its end, with what there is to see of a failure, and how long it took.
+fn make(case: &Case, lab: Option<&Lab>) -> Result<(Result<(), (Error, String)>, Duration)> {
+    if interrupted() {
+        return Err(Interrupted.into());
+    }
+    let started = Instant::now();
+    let mut trial = Trial::new(&case.name, lab);
+    let end = (case.check)(&mut trial);
+    let took = started.elapsed();
+    if interrupted() {
+        return Err(Interrupted.into());
+    }
+    let end = match end {
+        Ok(()) => trial.discard().map_err(|error| (error, String::new())),
+        Err(error) => Err((error, trial.last_run())),
+    };
+    Ok((end, took))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::bail;
+
+    use super::{super::case, *};
+
+    fn host(name: &str, check: fn() -> Result<()>) -> Case {
+        Case { on_host: true, ..case::case(name, move |_| check()) }
+    }
+
+    #[test]
+    fn a_failure_and_nothing_else_makes_the_exit_code() {
+        let good = host("a/good", || Ok(()));
+        let absent = host("a/absent", || Err(Skipped("no tool".to_owned()).into()));
+        let bad = host("a/bad", || bail!("it is not so"));
+
+        let mut tally = Tally::new(1);
+        one_by_one(&[good, absent], &mut tally).unwrap();
+        assert_eq!((tally.passed, tally.skipped, tally.failed.len()), (1, 1, 0));
+        one_by_one(&[bad], &mut tally).unwrap();
+        assert_eq!(tally.failed, [("a/bad".to_owned(), "it is not so\n".to_owned())]);
+        assert_eq!(tally.close(), 1);
+        assert_eq!(Tally::new(1).close(), 0);
+    }
+}

@@ -1,0 +1,82 @@
+//! The hyp-stub's conformance suite, which the kernel itself runs at `selftest=stub`.
+//!
+//! *When:* on CPUs without and with VHE. In nVHE it ends with a trapped system register whose x0 looks like SOFT_RESTART: only the
+//! emergency printer may answer that, and the machine stops.
+
+use anyhow::{Result, ensure};
+use boot::{esr, marker};
+
+use crate::{orders::Orders, verdict::Verdict};
+
+use super::{
+    case::{Case, Trial, case},
+    transcript::hex,
+};
+
+const NVHE: [&str; 3] = ["cortex-a72", "neoverse-n1", "max"];
+const VHE: [&str; 2] = ["neoverse-n1", "max"];
+
+/// Machines and CPUs.
+pub fn cases() -> Vec<Case> {
+    let nvhe = NVHE.map(|cpu| case(format!("stub/nvhe-{cpu}"), move |trial| pass(trial, "nvhe", cpu)));
+    let vhe = VHE.map(|cpu| case(format!("stub/vhe-{cpu}"), move |trial| pass(trial, "vhe", cpu)));
+    nvhe.into_iter().chain(vhe).collect()
+}
+
+fn pass(trial: &mut Trial<'_>, machine: &str, cpu: &str) -> Result<()> {
+    let orders = Orders { append: vec!["selftest=stub".to_owned()], ..trial.orders() };
+    let mut request = trial.request(machine, &orders)?;
+    request.cpu = Some(cpu.to_owned());
+    let expected = if machine == "nvhe" { Verdict::Stopped } else { Verdict::Success };
+    let outcome = trial.ends(&request, expected)?;
+    judge(&outcome.console, machine == "nvhe")?;
+    let words = outcome.explanation.as_deref().unwrap_or_default();
+    ensure!(
+        machine != "nvhe" || words.contains("system register access trapped: read of"),
+        "the explanation does not put the trapped register into words"
+    );
+    Ok(())
+}
+
+/// All checks passed, and then the trap was told, where there is to be one.
+fn judge(console: &str, traps: bool) -> Result<()> {
+    ensure!(!console.contains("FAILED"), "a check failed");
+    let passed = console.lines().filter(|line| line.contains("selftest: stub: ") && line.ends_with(" checks passed"));
+    ensure!(passed.count() == 1, "the suite did not say once that its checks passed");
+    let exception = format!("{}exception slot=", marker::EMERGENCY);
+    let exceptions: Vec<_> = console.lines().filter(|line| line.starts_with(&exception)).collect();
+    ensure!(exceptions.len() == usize::from(traps), "exceptions: {exceptions:#?}");
+    for line in exceptions {
+        let syndrome = hex(&line.replace("esr=", "esr=0x"), "esr=")?;
+        let class = esr::ec(syndrome);
+        ensure!(class == esr::EC_SYSREG, "the trap's class is {class:#x}, and should be {:#x}", esr::EC_SYSREG);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "[0] selftest: stub: 43 checks passed\n!! exception slot=8 esr=0000000062300129 elr=1\n";
+
+    #[test]
+    fn a_suite_that_passed_and_trapped_is_good() {
+        judge(GOOD, true).unwrap();
+        judge("[0] selftest: stub: 16 checks passed\n", false).unwrap();
+    }
+
+    #[test]
+    fn each_rule_can_fail() {
+        for doctored in [
+            GOOD.replace("[0]", "[0] selftest: FAILED: x0\n[0]"),
+            GOOD.replace("passed", "FAILED"),
+            GOOD.replace("62300129", "5a000000"),
+            GOOD.to_owned() + GOOD,
+            GOOD.lines().next().unwrap().to_owned(),
+        ] {
+            assert!(judge(&doctored, true).is_err(), "{doctored}");
+        }
+        assert!(judge(GOOD, false).is_err());
+    }
+}

@@ -1,0 +1,202 @@
+//! A console read as the lives that it tells of.
+//!
+//! *When:* after a run, by the cases. A log line is `[generation] text`; lines without that belong to whoever spoke last. The words
+//! are the kernel's own (`main::introduce`, `stage`, `way_here`): a line that a case needs and that is not as expected fails it.
+
+use anyhow::{Context, Result, bail, ensure};
+use boot::marker;
+
+/// One generation, as it told of itself.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Life {
+    /// Its number.
+    pub number: u32,
+    /// How many there are to be.
+    pub of: u32,
+    /// el1, nvhe or vhe.
+    pub mode: String,
+    /// Where it lies.
+    pub base: u64,
+    /// What it draws from.
+    pub seed: u64,
+    /// Bytes of memory that are its image's.
+    pub image: u64,
+    /// Where its control pages start.
+    pub control: u64,
+    /// Bytes of free memory.
+    pub free: u64,
+    /// Bytes of its device tree.
+    pub tree: u64,
+    /// The stations of the way here, without their times.
+    pub phases: Vec<String>,
+    /// Why it did not restart, each time.
+    pub refused: Vec<String>,
+    /// How it left, if it did.
+    pub bye: Option<Bye>,
+    /// All that it said, without its number.
+    pub lines: Vec<String>,
+}
+
+/// The last words before the point of no return.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Bye {
+    /// What is about to happen.
+    pub way: String,
+    /// The next image's first instruction.
+    pub entry: u64,
+    /// Its device tree.
+    pub tree: u64,
+    /// Where the relocation code lies.
+    pub control: u64,
+}
+
+impl Life {
+    /// Whether a line of it has `words`.
+    pub fn says(&self, words: &str) -> bool {
+        self.lines.iter().any(|line| line.contains(words))
+    }
+}
+
+/// The lives, in the order of the console.
+pub fn lives(console: &str) -> Result<Vec<Life>> {
+    let mut lives: Vec<Life> = Vec::new();
+    for line in console.lines() {
+        let said = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+        let (speaker, text) = match said.map(|(number, text)| (number.parse::<u32>(), text)) {
+            Some((Ok(number), text)) => (Some(number), text),
+            _ => (None, line),
+        };
+        if let Some(number) = speaker
+            && lives.last().is_none_or(|life| life.number != number)
+        {
+            lives.push(Life { number, ..Life::default() });
+        }
+        let Some(life) = lives.last_mut() else { continue };
+        life.hear(text).with_context(|| format!("the line \"{line}\""))?;
+        life.lines.push(text.to_owned());
+    }
+    lives.iter().try_for_each(|life| {
+        ensure!(life.of > 0, "generation {} did not introduce itself", life.number);
+        Ok(())
+    })?;
+    Ok(lives)
+}
+
+impl Life {
+    fn hear(&mut self, text: &str) -> Result<()> {
+        if let Some(rest) = text.strip_prefix(marker::GENERATION) {
+            ensure!(self.of == 0, "generation {} introduces itself twice", self.number);
+            let (numbers, rest) = rest.split_once(": ").context("no colon")?;
+            let (number, of) = numbers.split_once(" of ").context("no number")?;
+            ensure!(number.parse() == Ok(self.number), "the line's prefix is another generation's");
+            (self.of, self.mode) = (of.parse()?, rest.split(',').next().unwrap_or_default().to_owned());
+            self.base = hex(rest, "base ")?;
+        } else if text.starts_with("seed ") {
+            self.seed = hex(text, "seed ")?;
+            self.image = decimal(text, "image ")?;
+            self.control = hex(text, "control pages ")?;
+        } else if text.starts_with("free memory ") {
+            self.free = decimal(text, "free memory ")?;
+            self.tree = decimal(text, "device tree ")?;
+        } else if let Some(rest) = text.strip_prefix("phases, ns: ") {
+            self.phases = stations(rest)?;
+        } else if let Some(rest) = text.strip_prefix(marker::REFUSED) {
+            self.refused.push(rest.to_owned());
+        } else if let Some(rest) = text.strip_prefix(marker::BYE) {
+            let (way, _) = rest.split_once(';').context("no semicolon")?;
+            self.bye = Some(Bye {
+                way: way.trim_start_matches(" Next: ").to_owned(),
+                entry: hex(rest, "entry ")?,
+                tree: hex(rest, "device tree ")?,
+                control: hex(rest, "control pages ")?,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// `Bye! +12 copied +3 main` as `Bye!`, `copied`, `main`.
+fn stations(line: &str) -> Result<Vec<String>> {
+    let mut stations = line.split(" +");
+    let first = stations.next().unwrap_or_default().to_owned();
+    let mut names = vec![first];
+    for station in stations {
+        match station.split_once(' ') {
+            Some((time, name)) if time.parse::<u64>().is_ok() => names.push(name.to_owned()),
+            _ => bail!("\"{station}\" is no time and a name"),
+        }
+    }
+    Ok(names)
+}
+
+/// The hexadecimal number, with its 0x, behind `label`.
+pub fn hex(line: &str, label: &str) -> Result<u64> {
+    let digits = behind(line, label)?.strip_prefix("0x").with_context(|| format!("no 0x behind \"{label}\""))?;
+    let end = digits.find(|digit: char| !digit.is_ascii_hexdigit()).unwrap_or(digits.len());
+    u64::from_str_radix(&digits[..end], 16).with_context(|| format!("no number behind \"{label}\""))
+}
+
+fn decimal(line: &str, label: &str) -> Result<u64> {
+    let digits = behind(line, label)?;
+    let end = digits.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse().with_context(|| format!("no number behind \"{label}\""))
+}
+
+fn behind<'a>(line: &'a str, label: &str) -> Result<&'a str> {
+    Ok(line.split_once(label).with_context(|| format!("there is no \"{label}\" in \"{line}\""))?.1)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Three generations of nvhe, hot, at the same base.
+    pub const GOOD: &str = "\
+[0] phases, ns: first instruction +224048 EL2 set up +269120 MMU on +130688 main
+[0] entered at 753024 ns of CNTVCT
+[0] Generation 0 of 3: nvhe, base 0x40200000
+[0] seed 0x2a, image 479232 bytes, control pages 0x5ffc0000
+[0] free memory 536209728 bytes, device tree 7846 bytes (handed over with 1048576)
+[0] loaded \"conf-1\": 164128 bytes hashed, 6 requests, disk 191024 ns
+[0] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, device tree 0x4027c000, control pages 0x5ffc0000, breadcrumbs 0x5ffc2000
+[1] phases, ns: Bye! +1 in the control page +2 copied +3 maintained +4 verified +5 MMU off +6 leaving +7 first instruction +8 EL2 set up +9 MMU on +10 main
+[1] Generation 1 of 3: nvhe, base 0x40200000
+[1] seed 0x2a, image 479232 bytes, control pages 0x5ff80000
+[1] free memory 536217920 bytes, device tree 7846 bytes (handed over with 7846)
+[1] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, device tree 0x5ffc2000, control pages 0x5ff80000, breadcrumbs 0x5ff82000
+[2] phases, ns: Bye! +1 in the control page +2 copied +3 maintained +4 verified +5 MMU off +6 leaving +7 first instruction +8 EL2 set up +9 MMU on +10 main
+[2] Generation 2 of 3: nvhe, base 0x40200000
+[2] seed 0x2a, image 479232 bytes, control pages 0x5ff40000
+[2] free memory 536217920 bytes, device tree 7846 bytes (handed over with 7846)
+[2] Ouroboros: success
+";
+
+    #[test]
+    fn lives_are_read() {
+        let lives = lives(GOOD).unwrap();
+        assert_eq!(lives.len(), 3);
+        assert_eq!((lives[1].number, lives[1].of, lives[1].mode.as_str(), lives[1].base), (1, 3, "nvhe", 0x4020_0000));
+        assert_eq!((lives[1].seed, lives[1].image, lives[1].control), (0x2a, 479_232, 0x5ff8_0000));
+        assert_eq!((lives[1].free, lives[1].tree), (536_217_920, 7846));
+        assert_eq!(lives[0].phases, ["first instruction", "EL2 set up", "MMU on", "main"]);
+        let bye = lives[0].bye.as_ref().unwrap();
+        assert_eq!(bye.way, "copy, MMU off, HVC_SOFT_RESTART");
+        assert_eq!([bye.entry, bye.tree, bye.control], [0x4020_0000, 0x4027_c000, 0x5ffc_0000]);
+        assert!(lives[2].bye.is_none() && lives[2].says("success"));
+    }
+
+    #[test]
+    fn what_cannot_be_is_not_read() {
+        for (was, is) in [
+            ("[1] Generation 1 of 3", "[1] Generation 2 of 3"),
+            ("[1] Generation 1 of 3: nvhe, base 0x40200000\n", ""),
+            ("[1] seed", "[1] Generation 1 of 3: nvhe, base 0x40200000\n[1] seed"),
+            ("base 0x40200000", "base here"),
+            ("+3 maintained", "+x maintained"),
+        ] {
+            let doctored = GOOD.replacen(was, is, if is == "base here" { 9 } else { 1 });
+            assert_ne!(doctored, GOOD);
+            assert!(lives(&doctored).is_err(), "{is}");
+        }
+    }
+}

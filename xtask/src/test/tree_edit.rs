@@ -1,0 +1,77 @@
+//! Machines with other device trees than QEMU's own: QEMU's, edited.
+//!
+//! *When:* by the cases that need a reservation, or a tree that is wrong. QEMU writes its tree to a file (`dumpdtb`) and takes the
+//! edited one back (`-dtb`); memory, bootargs and PSCI it writes into that itself.
+
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use dtoolkit::{
+    fdt::Fdt,
+    model::{DeviceTree, DeviceTreeNode},
+};
+
+use crate::{
+    processes::Guarded,
+    qemu::{Choice, QEMU},
+    request::Request,
+};
+
+use super::fit_edit::set;
+
+/// How long QEMU may take to write its tree.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Gives the request's machine its own device tree, edited.
+pub fn edit_tree(request: &mut Request, edit: impl FnOnce(&mut DeviceTree) -> Result<()>) -> Result<()> {
+    // Beside the runs' folders, so that a run's command finds it again.
+    let folder = crate::target_dir().join("ouroboros").join("trees");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    let file = folder.join(format!("{}.dtb", request.name));
+    let choice = Choice {
+        cpu: request.cpu.as_deref(),
+        memory: request.memory.as_deref(),
+        virtio: request.virtio,
+        ..Choice::plain(&request.machine)
+    };
+    let dump = format!("dumpdtb={}", file.display().to_string().replace(',', ",,"));
+    let mut command = Command::new(QEMU);
+    command.args(choice.words(&request.config)).args(["-machine", &dump]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let status = Guarded::spawn(&mut command)?.wait(PATIENCE)?;
+    ensure!(status.is_some_and(|status| status.success()), "QEMU did not write its device tree: {command:?}");
+    let bytes = std::fs::read(&file).with_context(|| format!("QEMU left no {}", file.display()))?;
+    let mut tree = DeviceTree::from_fdt(&Fdt::new(&bytes).map_err(|error| anyhow!("QEMU's tree: {error}"))?);
+    edit(&mut tree)?;
+    std::fs::write(&file, tree.to_dtb()).with_context(|| format!("cannot write {}", file.display()))?;
+    request.args.extend(["-dtb".to_owned(), file.display().to_string()]);
+    Ok(())
+}
+
+/// Reserves `size` bytes from `start` on, under the name `name@…`, in /reserved-memory.
+pub fn reserve(tree: &mut DeviceTree, name: &str, start: u64, size: u64, no_map: bool) -> Result<()> {
+    const PARENT: &str = "reserved-memory";
+    if tree.find_node_mut("/reserved-memory").is_none() {
+        let mut parent = child(PARENT)?;
+        set(&mut parent, "#address-cells", 2_u32)?;
+        set(&mut parent, "#size-cells", 2_u32)?;
+        set(&mut parent, "ranges", [0_u8; 0])?;
+        tree.root.add_child(parent);
+    }
+    let mut reservation = child(&format!("{name}@{start:x}"))?;
+    let reg: Vec<u32> = [start, size].iter().flat_map(|value| [(value >> 32) as u32, *value as u32]).collect();
+    set(&mut reservation, "reg", reg)?;
+    if no_map {
+        set(&mut reservation, "no-map", [0_u8; 0])?;
+    }
+    tree.root.child_mut(PARENT).context("just added")?.add_child(reservation);
+    Ok(())
+}
+
+/// A node without anything.
+pub fn child(name: &str) -> Result<DeviceTreeNode> {
+    DeviceTreeNode::new(name).map_err(|error| anyhow!("{name}: {error}"))
+}
