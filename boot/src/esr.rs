@@ -52,11 +52,11 @@ impl Esr {
     #[must_use]
     pub const fn class(self) -> Option<&'static str> {
         Some(match self.ec() {
-            0x00 => "unknown reason (an UNDEFINED instruction, most often)",
+            0x00 => "unknown reason (mostly UNDEFINED)",
             0x01 => "WFI or WFE trapped",
             0x07 => "SVE, SIMD or floating point trapped",
             0x09 => "pointer authentication trapped",
-            0x0a => "an instruction without a class of its own trapped",
+            0x0a => "an instruction trapped",
             0x0d => "branch target exception",
             0x0e => "illegal execution state",
             0x14 => "128-bit system register access trapped",
@@ -157,7 +157,7 @@ impl fmt::Display for Esr {
             // CM: WnR is set whatever the instruction, so say which it was instead.
             f.write_str(match self.ec() {
                 0x20 | 0x21 => " on a fetch",
-                _ if iss & 1 << 8 != 0 => " on cache maintenance or address translation",
+                _ if iss & 1 << 8 != 0 => " on maintenance",
                 _ if self.is_write() => " on a write",
                 _ => " on a read",
             })?;
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn syndromes_read_as_sentences() {
         for (esr, words) in [
-            (0x0000_0000, "unknown reason (an UNDEFINED instruction, most often)"),
+            (0x0000_0000, "unknown reason (mostly UNDEFINED)"),
             (0x0600_0001, "WFI or WFE trapped (WFE)"),
             (0x3600_0002, "branch target exception, BTYPE 2"),
             (0x5600_0000, "SVC #0x0"),
@@ -225,7 +225,7 @@ mod tests {
             (0x9600_0061, "data abort, same level: alignment fault on a write"),
             (
                 0x9600_014b,
-                "data abort, same level: access flag fault at level 3 on cache maintenance or address translation",
+                "data abort, same level: access flag fault at level 3 on maintenance",
             ),
             (0x9600_0410, "data abort, same level: external abort on a read, FAR not valid"),
             (0x9600_002b, "data abort, same level: translation fault at level -1 on a read"),

@@ -16,6 +16,9 @@ use crate::{
 
 use super::case::Trial;
 
+/// Where `virt` loads the Image.
+pub const LOADED: u64 = 0x4020_0000;
+
 /// How long QEMU may take to open its monitor, in steps.
 const PATIENCE: u32 = 2000;
 const STEP: Duration = Duration::from_millis(5);
@@ -52,4 +55,16 @@ fn open(monitor: &Path, stub: &Path) -> Result<Gdb> {
     qmp.execute("query-status", &json!({}))?;
     qmp.human(&format!("gdbserver unix:{},server=on,wait=off", stub.display()))?;
     Gdb::connect(stub)
+}
+
+/// Sets the Status of the entropy device, behind the kernel's back: as whoever had the machine before may have left it.
+pub fn leave_entropy_device_on(gdb: &mut Gdb) -> Result<()> {
+    const SLOTS: u64 = 0x0a00_0000;
+    const SLOT_SIZE: u64 = 0x200;
+    const DEVICE_ID: u64 = 0x8;
+    const STATUS: u64 = 0x70;
+    const ENTROPY: u8 = 4;
+    let mut slots = (0..32).map(|slot| SLOTS + slot * SLOT_SIZE);
+    let slot = slots.find(|slot| gdb.memory(slot + DEVICE_ID, 4).is_ok_and(|id| id[0] == ENTROPY));
+    gdb.write(slot.context("no slot holds an entropy device")? + STATUS, &[1, 0, 0, 0])
 }

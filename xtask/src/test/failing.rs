@@ -67,7 +67,7 @@ const SMALL_STACK: u32 = 0xd140_3d3f;
 const EXCEPTION: &str = "!! exception slot=0000000000000004 esr=0000000002000000";
 const FAULT: &str = "!! fault while relocating: slot=";
 const MISMATCH: &str = "!! what arrived is not what was loaded: destination=";
-const IN_WORDS: &str = "slot 4, synchronous, current level; unknown reason (an UNDEFINED instruction, most often)";
+const IN_WORDS: &str = "slot 4, synchronous, current level; unknown reason (mostly UNDEFINED)";
 
 /// An exception, once EL1's vectors can speak: `cpu_setup` begins with them.
 const AT_EL1: Patch = |kernel| kernel.at("cpu_setup", 12, UNDEFINED);
@@ -89,7 +89,7 @@ const FAILINGS: &[Failing] = &[
     Failing { name: "exception-in-rust-vhe", machine: "vhe", patch: |kernel| kernel.at("relocate_crc32c", 0, UNDEFINED), end: Verdict::Failed(1),
               line: "!! exception: synchronous, current level: unknown reason", more: &[marker::FAILURE], ..PLAIN },
     Failing { name: "panic", patch: |kernel| kernel.replace("entry", KEEP_TREE, KEEP_NOTHING),
-              line: "!! panic at kernel/src/", more: &["is no device tree: the loader must hand one over", marker::FAILURE], ..PLAIN },
+              line: "!! panic at kernel/src/", more: &["x0 = 0x48000000", "device tree", marker::FAILURE], ..PLAIN },
     Failing { name: "stack-overflow", patch: |kernel| kernel.replace("entry", STACK, SMALL_STACK), end: Verdict::Failed(1),
               line: "!! exception: synchronous, current level: data abort, same level: translation fault", more: &[marker::FAILURE], ..PLAIN },
     Failing { name: "fault-el1-hot", machine: "el1", patch: IN_THE_COPY, line: FAULT, more: &["control page: walk"], ..PLAIN },

@@ -18,10 +18,11 @@ use crate::{
 
 use super::{
     case::{Case, Skipped, Trial, case},
+    debugger::{debugged, leave_entropy_device_on},
     fit_edit::shifted,
     generations::{Modes, check},
     plain,
-    transcript::Life,
+    transcript::{self, Life},
     tree_edit::{edit_tree, reserve},
 };
 
@@ -47,6 +48,7 @@ pub fn cases() -> Vec<Case> {
             request.memory = Some("5G".to_owned());
             check(&trial.lives(&request)?, &orders, Modes::All("vhe"))
         }),
+        case("guests/device-left-on", device_left_on),
         case("guests/reservations", reservations),
         case("guests/same-seed-same-run", same_seed),
         case("guests/unaligned-data", |trial| {
@@ -130,6 +132,19 @@ fn noted(trial: &mut Trial<'_>, machine: &'static str, word: &str, note: &str) -
     let silent = lives.iter().find(|life| !life.says(note));
     ensure!(silent.is_none(), "generation {:?} does not say \"{note}\"", silent.map(|life| life.number));
     Ok(())
+}
+
+/// Whoever had the machine before left a device on: it is reset.
+fn device_left_on(trial: &mut Trial<'_>) -> Result<()> {
+    let orders = trial.orders();
+    let mut request = trial.request("nvhe", &orders)?;
+    // Before the disk on the command line, and so behind it in the device tree.
+    flag(&mut request, "-device virtio-rng-device");
+    let outcome = debugged(trial, request, |mut gdb| {
+        leave_entropy_device_on(&mut gdb)?;
+        gdb.detach()
+    })?;
+    check(&transcript::lives(&outcome.console)?, &orders, Modes::All("nvhe"))
 }
 
 /// Nothing lands on what is reserved, and the control pages do not lie there either.

@@ -14,6 +14,7 @@ mod guests;
 mod hang;
 mod host;
 mod last_look;
+mod map;
 mod matrix;
 mod memory;
 mod patch;
@@ -98,6 +99,7 @@ fn cases(config: &Config) -> Vec<Case> {
     cases.extend(guests::cases());
     cases.extend(stub::cases());
     cases.extend(exceptions::cases());
+    cases.extend(map::cases());
     cases.extend(memory::cases());
     cases.extend(refused::cases());
     cases

@@ -16,15 +16,12 @@ use crate::{
 use super::{
     super::{
         case::{Case, Trial, case},
-        debugger::debugged,
+        debugger::{LOADED, debugged, leave_entropy_device_on},
         generations::{Modes, check},
         transcript,
     },
     alive, disks,
 };
-
-/// Where `virt` loads the Image.
-const LOADED: u64 = 0x4020_0000;
 
 /// No kernel has so many runs of frames.
 const MOST_CALLS: usize = 64;
@@ -93,23 +90,14 @@ fn returns(kernel: &Built, name: &str) -> Result<u64> {
     Ok(start + word * 4)
 }
 
-/// A device that the kernel does not drive, with its Status written behind the kernel's back.
+/// A device that the kernel does not drive is turned on after the kernel has had its disk.
 fn not_reset(trial: &mut Trial<'_>) -> Result<()> {
-    const SLOTS: u64 = 0x0a00_0000;
-    const SLOT_SIZE: u64 = 0x200;
-    const DEVICE_ID: u64 = 0x8;
-    const STATUS: u64 = 0x70;
-    const ENTROPY: u8 = 4;
+    let checksummed = returns(trial.kernel(), "relocate_crc32c")?;
     let mut request = trial.request("nvhe", &trial.orders())?;
-    // Before the disk on the command line, and so behind it in the device tree: the kernel stops looking at the disk.
-    request.machine.flags.push(crate::config::Flag {
-        arg: "-device virtio-rng-device".to_owned(),
-        why: "a device that the kernel does not drive".to_owned(),
-    });
+    request.args.extend(["-device", "virtio-rng-device"].map(str::to_owned));
     let outcome = debugged(trial, request, |mut gdb| {
-        let mut slots = (0..32).map(|slot| SLOTS + slot * SLOT_SIZE);
-        let slot = slots.find(|slot| gdb.memory(slot + DEVICE_ID, 4).is_ok_and(|id| id[0] == ENTROPY));
-        gdb.write(slot.context("no slot holds the device")? + STATUS, &[1, 0, 0, 0])?;
+        gdb.run_to(LOADED + checksummed)?;
+        leave_entropy_device_on(&mut gdb)?;
         gdb.detach()
     })?;
     ensure!(outcome.verdict == Verdict::Failed(1), "{}", outcome.verdict.words());

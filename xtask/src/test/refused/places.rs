@@ -1,16 +1,22 @@
 //! Destinations where nothing may be moved: each a loadable of the first configuration.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use boot::marker;
 
 use crate::{
     disk::{LOAD, payload},
     fit::{self, Kind, Payload},
     kernel_build::Built,
-    orders::Base,
+    orders::{Base, Orders},
+    verdict::Verdict,
 };
 
 use super::{
-    super::tree_edit::{edit_tree, reserve},
+    super::{
+        case::{Case, Trial, case},
+        fit_edit::{node, set},
+        tree_edit::{edit_tree, reserve},
+    },
     PLAIN, Refusal,
 };
 
@@ -60,6 +66,26 @@ pub(super) const REFUSALS: &[Refusal] = &[
     // With the kernel and the device tree: the segments' own limit.
     Refusal { name: "seventeen-segments", disk: |kernel| at(kernel, &places(15)), says: &["17 segments, and 16 are the most"], ..PLAIN },
 ];
+
+/// What a table cannot say.
+pub(super) fn cases() -> Vec<Case> {
+    vec![case("refused/sent-elsewhere", sent_elsewhere)]
+}
+
+/// A generation that was not sent to where it lies: the numbers in /chosen are a predecessor's.
+fn sent_elsewhere(trial: &mut Trial<'_>) -> Result<()> {
+    let mut request = trial.request("nvhe", &Orders { generations: 9, ..trial.orders() })?;
+    edit_tree(&mut request, |tree| {
+        let chosen = node(tree, "/chosen")?;
+        let numbers = [("generation", 3_u64), ("seed", 7), ("base", 0x4400_0000), ("breadcrumbs", 0x5000_0000)];
+        numbers.into_iter().try_for_each(|(name, number)| set(chosen, &format!("ouroboros,{name}"), number))
+    })?;
+    let outcome = trial.ends(&request, Verdict::Failed(1))?;
+    let refused = format!("[3] {}this generation was sent to 0x44000000 and lies at 0x40200000", marker::REFUSED);
+    ensure!(outcome.console.lines().any(|line| line == refused), "nothing says \"{refused}\"");
+    ensure!(!outcome.console.contains(marker::BYE), "it said Bye!");
+    Ok(())
+}
 
 /// A kernel with loadables at these addresses and of these sizes, and a good one as the second configuration.
 fn at(kernel: &Built, loadables: &[(u64, usize)]) -> Result<Vec<u8>> {

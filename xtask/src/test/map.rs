@@ -1,0 +1,277 @@
+//! The maps: what is mapped where, and that nothing is both writable and executable.
+//!
+//! *When:* a debugger stops the booted kernel three times: at its first line of Rust, in the middle of its life, in the control page before
+//! the copy. The tables that TTBR0 names then are walked, and every leaf is held against what belongs there.
+
+use std::ops::Range;
+
+use anyhow::{Context, Result, ensure};
+use boot::sysreg::{ROOT_LEVEL, descriptor};
+
+use crate::{explain::Gdb, kernel_build::symbol, orders::Orders, verdict::Verdict};
+
+use super::{
+    case::{Case, Trial, case},
+    debugger::{LOADED, debugged},
+    tree_edit::{edit_tree, reserve},
+};
+
+/// 512 MiB from here on.
+const RAM: Range<u64> = 0x4000_0000..0x6000_0000;
+/// Of it, not to be mapped.
+const FIRMWARE: Range<u64> = 0x5012_3000..0x5034_5000;
+/// `virt`'s PL011 and its virtio-mmio slots.
+const DEVICES: [Range<u64>; 2] = [0x0900_0000..0x0900_1000, 0x0a00_0000..0x0a00_4000];
+
+/// What a leaf's bits say beside its address: all but the contiguous hint, what is for software, and whether it is a block or a page.
+const ATTRIBUTES: u64 = !ADDRESS & !(1 << 52) & !(0xf << 55) & !0b10;
+const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+
+/// One for each mode.
+pub fn cases() -> Vec<Case> {
+    ["el1", "nvhe", "vhe"].into_iter().map(|mode| case(format!("map/{mode}"), move |trial| pass(trial, mode))).collect()
+}
+
+fn pass(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
+    let kernel = trial.kernel();
+    let of = |name: &str| -> Result<u64> { Ok(symbol(&kernel.elf, name)?.with_context(|| name.to_owned())?.0) };
+    let (main, walk, page) = (of("kernel_main")?, of("walk")?, of("relocate_page_start")?);
+    let image = Image {
+        whole: LOADED..LOADED + of("_image_end")?,
+        text: LOADED + of("text_start")?..LOADED + of("text_end")?,
+        constants: LOADED + of("text_end")?..LOADED + of("rodata_end")?,
+        guards: ["boot_stack_guard", "exception_stack_guard"]
+            .into_iter()
+            .map(|name| of(name).map(|at| LOADED + at..LOADED + at + 4096))
+            .collect::<Result<_>>()?,
+    };
+    let reserved = |request: &mut _| {
+        edit_tree(request, |tree| reserve(tree, "firmware", FIRMWARE.start, FIRMWARE.end - FIRMWARE.start, true))
+    };
+    // A run of one generation tells where the control pages are.
+    let mut request = trial.request(machine, &Orders { generations: 1, ..trial.orders() })?;
+    reserved(&mut request)?;
+    let control = trial.lives(&request)?.first().context("no generation")?.control;
+
+    let mut request = trial.request(machine, &trial.orders())?;
+    reserved(&mut request)?;
+    let at_el2 = machine == "vhe";
+    let outcome = debugged(trial, request, |mut gdb| {
+        gdb.run_to(LOADED + main)?;
+        image.check_early(&leaves(&mut gdb, false)?).context("the early map")?;
+        // The first list is walked in the control page; that is staged with the map of a life.
+        gdb.run_to(control + (of("relocate_enter")? - page))?;
+        let code = control..control + 2 * 4096;
+        image.check_life(&leaves(&mut gdb, at_el2)?, &code).context("the kernel's map")?;
+        gdb.run_to(control + (walk - page))?;
+        check_copy(&leaves(&mut gdb, at_el2)?, &code).context("the copy's map")?;
+        gdb.detach()
+    })?;
+    ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
+    Ok(())
+}
+
+/// The running image's parts.
+struct Image {
+    whole: Range<u64>,
+    text: Range<u64>,
+    constants: Range<u64>,
+    guards: Vec<Range<u64>>,
+}
+
+impl Image {
+    /// The image alone, the device tree, the UART. Code is executable, the device tree read-only, the rest writable.
+    fn check_early(&self, leaves: &[Leaf]) -> Result<()> {
+        for leaf in leaves {
+            let expected = match &leaf.range {
+                range if within(range, &self.text) => descriptor::TEXT,
+                range if within(range, &self.whole) => descriptor::DATA,
+                range if within(range, &DEVICES[0]) => descriptor::DEVICE,
+                _ => descriptor::READ,
+            };
+            leaf.expect(expected)?;
+        }
+        covered(leaves, &self.whole)?;
+        covered(leaves, &DEVICES[0])
+    }
+
+    /// All of RAM but guards and what must not be mapped, and the devices that are used.
+    fn check_life(&self, leaves: &[Leaf], code: &Range<u64>) -> Result<()> {
+        for leaf in leaves {
+            let expected = match &leaf.range {
+                range if within(range, &self.text) || within(range, code) => descriptor::TEXT,
+                range if within(range, &self.constants) => descriptor::READ,
+                range if DEVICES.iter().any(|device| within(range, device)) => descriptor::DEVICE,
+                range => {
+                    ensure!(within(range, &RAM), "{range:#x?} is mapped, and nothing is there");
+                    for hole in self.guards.iter().chain([&FIRMWARE]) {
+                        ensure!(!overlap(range, hole), "{range:#x?} is mapped, over the hole at {hole:#x?}");
+                    }
+                    descriptor::DATA
+                }
+            };
+            leaf.expect(expected)?;
+        }
+        [&self.text, &self.constants, code, &DEVICES[0], &DEVICES[1]]
+            .into_iter()
+            .try_for_each(|range| covered(leaves, range))?;
+        let holes = self.guards.iter().chain([&FIRMWARE]).map(|hole| hole.end - hole.start).sum::<u64>();
+        let ram = leaves.iter().filter(|leaf| within(&leaf.range, &RAM)).map(Leaf::bytes).sum::<u64>();
+        let all = RAM.end - RAM.start;
+        ensure!(ram + holes == all, "{ram:#x} bytes of RAM are mapped, and should be {:#x}", all - holes);
+        Ok(())
+    }
+}
+
+/// RAM to copy in, the relocation code, its UART.
+fn check_copy(leaves: &[Leaf], code: &Range<u64>) -> Result<()> {
+    for leaf in leaves {
+        let expected = match &leaf.range {
+            range if within(range, code) => descriptor::TEXT,
+            range if within(range, &DEVICES[0]) => descriptor::DEVICE,
+            range => {
+                ensure!(within(range, &RAM), "{range:#x?} is mapped, and nothing is there");
+                ensure!(!overlap(range, &FIRMWARE), "{range:#x?} is mapped, over the hole at {FIRMWARE:#x?}");
+                descriptor::DATA
+            }
+        };
+        leaf.expect(expected)?;
+    }
+    [RAM.start..FIRMWARE.start, FIRMWARE.end..RAM.end, code.clone(), DEVICES[0].clone()]
+        .iter()
+        .try_for_each(|range| covered(leaves, range))
+}
+
+/// A block or a page.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Leaf {
+    range: Range<u64>,
+    descriptor: u64,
+}
+
+impl Leaf {
+    fn bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    /// Lies where it says, and has these attributes.
+    fn expect(&self, expected: u64) -> Result<()> {
+        let Self { range, descriptor } = self;
+        let (found, expected) = (descriptor & ATTRIBUTES, expected & ATTRIBUTES);
+        ensure!(found == expected, "{range:#x?} has the attributes {found:#x}, and should have {expected:#x}");
+        let output = descriptor & ADDRESS & !(self.bytes() - 1);
+        ensure!(output == range.start, "{range:#x?} is mapped to {output:#x}, and not to itself");
+        Ok(())
+    }
+}
+
+/// The leaves of the map that is live.
+fn leaves(gdb: &mut Gdb, at_el2: bool) -> Result<Vec<Leaf>> {
+    let name = if at_el2 { "TTBR0_EL2" } else { "TTBR0_EL1" };
+    let root = gdb.register(&[name])?.with_context(|| format!("QEMU's gdb stub has no {name}"))? & ADDRESS;
+    let mut leaves = Vec::new();
+    walk(root, ROOT_LEVEL, 0, &mut |table| gdb.memory(table, 4096), &mut leaves)?;
+    Ok(leaves)
+}
+
+fn walk(
+    table: u64,
+    level: usize,
+    from: u64,
+    read: &mut impl FnMut(u64) -> Result<Vec<u8>>,
+    leaves: &mut Vec<Leaf>,
+) -> Result<()> {
+    let size = 1 << (39 - 9 * level);
+    let bytes = read(table)?;
+    for (index, word) in (0..).zip(bytes.as_chunks().0) {
+        let (descriptor, start) = (u64::from_le_bytes(*word), from + index * size);
+        match (descriptor & 0b11, level) {
+            (0b11, 0..=2) => walk(descriptor & ADDRESS, level + 1, start, read, leaves)?,
+            (0b11, _) | (0b01, 1 | 2) => leaves.push(Leaf { range: start..start + size, descriptor }),
+            (0b00 | 0b10, _) => {}
+            _ => anyhow::bail!("a descriptor that is none at level {level}: {descriptor:#x}"),
+        }
+    }
+    Ok(())
+}
+
+fn within(inner: &Range<u64>, outer: &Range<u64>) -> bool {
+    outer.start <= inner.start && inner.end <= outer.end
+}
+
+fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
+    one.start < other.end && other.start < one.end
+}
+
+/// All of `range` is mapped.
+fn covered(leaves: &[Leaf], range: &Range<u64>) -> Result<()> {
+    let mapped = leaves.iter().filter(|leaf| within(&leaf.range, range)).map(Leaf::bytes).sum::<u64>();
+    // A larger leaf may hold it with what lies around it.
+    let held = leaves.iter().any(|leaf| within(range, &leaf.range));
+    ensure!(held || mapped == range.end - range.start, "of {range:#x?} only {mapped:#x} bytes are mapped");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    const CODE: Range<u64> = 0x5ffc_0000..0x5ffc_2000;
+
+    fn leaf(range: Range<u64>, descriptor: u64) -> Leaf {
+        Leaf { descriptor: descriptor | range.start, range }
+    }
+
+    /// A map for the copy as it should be.
+    fn copy() -> Vec<Leaf> {
+        let ram = [RAM.start..FIRMWARE.start, FIRMWARE.end..CODE.start, CODE.end..RAM.end];
+        let pages =
+            ram.into_iter().flat_map(|range| range.step_by(4096).map(|page| leaf(page..page + 4096, descriptor::DATA)));
+        let code = CODE.step_by(4096).map(|page| leaf(page..page + 4096, descriptor::TEXT));
+        pages.chain(code).chain([leaf(DEVICES[0].clone(), descriptor::DEVICE)]).collect()
+    }
+
+    #[test]
+    fn each_rule_of_a_map_can_fail() {
+        check_copy(&copy(), &CODE).unwrap();
+        let doctored = |change: &dyn Fn(&mut Vec<Leaf>)| {
+            let mut leaves = copy();
+            change(&mut leaves);
+            check_copy(&leaves, &CODE).unwrap_err().to_string()
+        };
+        // Writable code, executable data, a global page, another page's, a hole, memory that must not be mapped.
+        assert!(
+            doctored(&|leaves| leaves.iter_mut().for_each(|leaf| leaf.descriptor &= !(1 << 7))).contains("attributes")
+        );
+        assert!(doctored(&|leaves| leaves[7].descriptor &= !(1 << 53)).contains("attributes"));
+        assert!(doctored(&|leaves| leaves[7].descriptor &= !(1 << 11)).contains("attributes"));
+        assert!(doctored(&|leaves| leaves[7].descriptor += 4096).contains("not to itself"));
+        assert!(doctored(&|leaves| drop(leaves.remove(7))).contains("only"));
+        let firmware = leaf(FIRMWARE.start..FIRMWARE.start + 4096, descriptor::DATA);
+        assert!(doctored(&|leaves| leaves.push(firmware.clone())).contains("over the hole"));
+        assert!(doctored(&|leaves| leaves.push(leaf(0..4096, descriptor::DATA))).contains("nothing is there"));
+    }
+
+    #[test]
+    fn tables_are_walked_to_blocks_and_pages() {
+        let mut tables: HashMap<u64, Vec<u8>> = HashMap::new();
+        for (table, index, descriptor) in [
+            (0x1000_u64, 0_usize, 0x2003_u64),
+            (0x2000, 1, 0x3003),
+            (0x2000, 2, 0x8000_0701),
+            (0x3000, 3, 0x4003),
+            (0x4000, 5, 0x4060_5703),
+        ] {
+            let bytes = tables.entry(table).or_insert_with(|| vec![0; 4096]);
+            bytes[index * 8..index * 8 + 8].copy_from_slice(&descriptor.to_le_bytes());
+        }
+        let mut leaves = Vec::new();
+        walk(0x1000, 0, 0, &mut |table| Ok(tables[&table].clone()), &mut leaves).unwrap();
+        let page = Leaf { range: 0x4060_5000..0x4060_6000, descriptor: 0x4060_5703 };
+        let block = Leaf { range: 0x8000_0000..0xc000_0000, descriptor: 0x8000_0701 };
+        assert_eq!(leaves, [page, block]);
+        leaves.iter().for_each(|leaf| leaf.expect(0x703).unwrap());
+    }
+}
