@@ -223,10 +223,7 @@ mod tests {
             (0x9600_0045, "data abort, same level: translation fault at level 1 on a write"),
             (0x9600_000f, "data abort, same level: permission fault at level 3 on a read"),
             (0x9600_0061, "data abort, same level: alignment fault on a write"),
-            (
-                0x9600_014b,
-                "data abort, same level: access flag fault at level 3 on maintenance",
-            ),
+            (0x9600_014b, "data abort, same level: access flag fault at level 3 on maintenance"),
             (0x9600_0410, "data abort, same level: external abort on a read, FAR not valid"),
             (0x9600_002b, "data abort, same level: translation fault at level -1 on a read"),
             (

@@ -4,6 +4,7 @@
 //! reads back that every slot is. *Refuses:* a machine without one, a read past the end, a read error.
 #![expect(unsafe_code, reason = "implements virtio-drivers' Hal, and claims the transports' registers")]
 
+use crate::clock;
 use crate::memory::pointer;
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use alloc::vec;
@@ -56,6 +57,8 @@ impl fmt::Display for Refused {
 pub struct Disk {
     device: VirtIOBlk<Identity, MmioTransport<'static>>,
     requests: u64,
+    /// Counter ticks from each request to its answer.
+    waited: u64,
 }
 
 impl Disk {
@@ -76,7 +79,7 @@ impl Disk {
             let Ok(transport) = transport else { continue };
             if transport.device_type() == DeviceType::Block {
                 let device = VirtIOBlk::new(transport).map_err(Refused::Setup)?;
-                return Ok(Self { device, requests: 0 });
+                return Ok(Self { device, requests: 0, waited: 0 });
             }
         }
         Err(Refused::NoDisk(slots.len()))
@@ -86,6 +89,12 @@ impl Disk {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.device.capacity() * SECTOR_SIZE as u64
+    }
+
+    /// Counter ticks from requests to their answers, all together.
+    #[must_use]
+    pub fn waited(&self) -> u64 {
+        self.waited
     }
 
     /// How many requests were made.
@@ -127,7 +136,10 @@ impl Disk {
 
     fn read_blocks(&mut self, block: u64, buffer: &mut [u8]) -> Result<(), Refused> {
         self.requests += 1;
-        self.device.read_blocks(block as usize, buffer).map_err(|error| Refused::Read { block, error })
+        let asked = clock::now();
+        let answer = self.device.read_blocks(block as usize, buffer);
+        self.waited += clock::now() - asked;
+        answer.map_err(|error| Refused::Read { block, error })
     }
 }
 

@@ -3,7 +3,6 @@
 //! *When:* once a generation, with the disk open. *Leaves:* an [`Image`], each of its payloads in frames outside every destination, its tail
 //! zeroed, its SHA-256 right, its CRC-32C taken. *Refuses:* what [`fit`], the Image header and memory say.
 
-use crate::clock;
 use crate::disk::Disk;
 use crate::memory::Frames;
 use crate::refused::Refused;
@@ -62,8 +61,6 @@ pub struct Image {
     pub entry: PhysAddr,
     /// Bytes that were hashed.
     pub hashed: u64,
-    /// Counter ticks spent waiting for the disk.
-    pub disk_ticks: u64,
 }
 
 impl Image {
@@ -89,13 +86,13 @@ impl Image {
 
         // Destinations first: frames are taken outside of all of them.
         let entry = place(&header, kernel.load)?;
-        let mut destinations = vec![pages(&kernel, entry, header.image_size)?];
+        let mut destinations = vec![pages(entry, header.image_size)];
         for payload in &loadables {
             let load = payload.load.ok_or_else(|| fit_lacks_load(payload))?;
-            destinations.push(pages(payload, load, payload.place.end - payload.place.start)?);
+            destinations.push(pages(load, payload.place.end - payload.place.start));
         }
 
-        let mut image = Self { payloads: Vec::new(), entry, hashed: 0, disk_ticks: 0 };
+        let mut image = Self { payloads: Vec::new(), entry, hashed: 0 };
         for (payload, destination) in core::iter::once(&kernel).chain(&loadables).zip(&destinations) {
             let loaded = image.read(disk, payload, destination, &destinations)?;
             image.payloads.push(loaded);
@@ -112,7 +109,6 @@ impl Image {
     ) -> Result<Loaded, Refused> {
         let size = destination.end.0 - destination.start.0;
         let mut frames = Frames::outside(size, destinations).map_err(Refused::Memory)?;
-        let started = clock::now();
         let mut at = payload.place.start;
         for slice in frames.slices_mut() {
             let bytes = (payload.place.end - at).min(slice.len() as u64);
@@ -122,7 +118,6 @@ impl Image {
             disk.read(at, &mut slice[..bytes as usize])?;
             at += bytes;
         }
-        self.disk_ticks += clock::now() - started;
 
         let mut left = (payload.place.end - payload.place.start) as usize;
         self.hashed += left as u64;
@@ -138,14 +133,9 @@ impl Image {
     }
 }
 
-/// The pages from `start` on that hold `bytes` bytes of a payload.
-fn pages(payload: &Payload, start: PhysAddr, bytes: u64) -> Result<Range<PhysAddr>, Refused> {
-    start.range(bytes.next_multiple_of(PAGE_SIZE)).ok_or_else(|| {
-        let name = &payload.name;
-        Refused::Segments(alloc::format!(
-            "segment \"{name}\": the destination {start}.. passes the end of memory: choose another place"
-        ))
-    })
+/// The pages from `start` on that hold `bytes` bytes. What lies past the 64-bit space is cut off, and refused as outside RAM.
+fn pages(start: PhysAddr, bytes: u64) -> Range<PhysAddr> {
+    start..PhysAddr(start.0.saturating_add(bytes.next_multiple_of(PAGE_SIZE)))
 }
 
 fn fit_lacks_load(payload: &Payload) -> Refused {

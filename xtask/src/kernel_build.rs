@@ -18,7 +18,10 @@ use object::{Object, ObjectSegment, ObjectSymbol};
 pub const TARGET: &str = "aarch64-unknown-none";
 
 /// What cargo is told to build the kernel.
-pub const ARGUMENTS: [&str; 6] = ["build", "--release", "--package", "kernel", "--target", TARGET];
+pub fn arguments() -> Vec<String> {
+    let build = ["build", "--release", "--package", "kernel", "--target", TARGET].map(str::to_owned);
+    build.into_iter().chain(remap().into_iter().flatten()).collect()
+}
 
 /// A kernel as built.
 #[derive(Debug)]
@@ -35,11 +38,7 @@ pub struct Built {
 pub fn build() -> Result<Built> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command
-        .current_dir(crate::root())
-        .env("CARGO_TARGET_DIR", crate::target_dir())
-        .args(ARGUMENTS)
-        .args(remap().into_iter().flatten());
+    command.current_dir(crate::root()).env("CARGO_TARGET_DIR", crate::target_dir()).args(arguments());
     // Flags from the environment would take the place of the target's own, which make the Image position independent.
     command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;

@@ -40,7 +40,7 @@ use crate::{
 Exit code: 0 if everything was measured, whatever came of it; 1 if something could not be.
 
 Examples:
-  cargo xtask bench                                   everything; takes about half an hour
+  cargo xtask bench                                   everything; takes about five minutes
   cargo xtask bench --quick                           fewer generations and smaller payloads
   cargo xtask bench --only size
   cargo xtask bench --machine vhe --only relocation

@@ -47,7 +47,7 @@ pub fn all() -> Vec<Step> {
                 "RUSTDOCFLAGS=-Dwarnings cargo rustdoc --package kernel --bin kernel {bare} -- --document-private-items"
             ),
         ),
-        run(BUILD, "the kernel does not build", &format!("cargo {}", kernel_build::ARGUMENTS.join(" "))),
+        run(BUILD, "the kernel does not build", &format!("cargo {}", kernel_build::arguments().join(" "))),
         look("layout", "the ELF is not laid out as a loader and the kernel's map expect", layout::wrong),
         look("header", "the header page does not describe the Image", header::wrong),
         look("relocations", "the ELF asks for more than boot's own relocation routine does", relocations::wrong),

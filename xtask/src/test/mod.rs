@@ -76,13 +76,16 @@ impl TestOptions {
             return Ok(0);
         }
         let (on_host, on_machines): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|case| case.on_host);
+        if !on_machines.is_empty() {
+            // Before the host's tests take their minute.
+            setup::ensure_target(self.yes)?;
+            setup::ensure_qemu(self.yes)?;
+        }
         let seed = self.seed.unwrap_or_else(draw_seed);
         println!("seed {seed:#018x}");
         let mut tally = runner::Tally::new(seed);
         runner::one_by_one(&on_host, &mut tally)?;
         if !on_machines.is_empty() {
-            setup::ensure_target(self.yes)?;
-            setup::ensure_qemu(self.yes)?;
             let lab = Lab { config, kernel: Arc::new(kernel_build::build()?), seed };
             runner::side_by_side(&on_machines, &lab, &mut tally)?;
         }

@@ -24,6 +24,18 @@ use super::case::{Case, Lab, Skipped, Trial};
 /// At most so many machines at a time: each wants a core, and this host's memory.
 const MOST_JOBS: usize = 4;
 
+/// A case that was not passed: why, and what there is to see.
+struct Failure {
+    error: Error,
+    seen: String,
+}
+
+/// What came of one case.
+struct Made {
+    end: Result<(), Failure>,
+    took: Duration,
+}
+
 /// What came of the cases so far.
 pub struct Tally {
     seed: u64,
@@ -40,7 +52,7 @@ impl Tally {
         Self { seed, started: Instant::now(), passed: 0, skipped: 0, failed: Vec::new() }
     }
 
-    fn note(&mut self, case: &Case, end: Result<(), (Error, String)>, took: Duration) {
+    fn note(&mut self, case: &Case, Made { end, took }: Made) {
         let line = |word: &str, more: &str| {
             println!("{word:8} {:44} {:6.2} s{more}", case.name, took.as_secs_f64());
             let _ = std::io::stdout().flush();
@@ -50,11 +62,11 @@ impl Tally {
                 self.passed += 1;
                 line("ok", "");
             }
-            Err((error, _)) if error.is::<Skipped>() => {
+            Err(Failure { error, .. }) if error.is::<Skipped>() => {
                 self.skipped += 1;
                 line("skipped", &format!("  {error:#}"));
             }
-            Err((error, seen)) => {
+            Err(Failure { error, seen }) => {
                 line("FAILED", "");
                 self.failed.push((case.name.clone(), format!("{error:#}\n{seen}")));
             }
@@ -82,8 +94,7 @@ impl Tally {
 /// Makes the cases of the host, in order.
 pub fn one_by_one(cases: &[Case], tally: &mut Tally) -> Result<()> {
     cases.iter().try_for_each(|case| {
-        let (end, took) = make(case, None)?;
-        tally.note(case, end, took);
+        tally.note(case, make(case, None)?);
         Ok(())
     })
 }
@@ -103,14 +114,14 @@ pub fn side_by_side(cases: &[Case], lab: &Lab, tally: &mut Tally) -> Result<()> 
 
 fn work(cases: &[Case], lab: &Lab, next: &AtomicUsize, tally: &Mutex<&mut Tally>) -> Result<()> {
     while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-        let (end, took) = make(case, Some(lab))?;
-        locked(tally).note(case, end, took);
+        let made = make(case, Some(lab))?;
+        locked(tally).note(case, made);
     }
     Ok(())
 }
 
-/// Makes one case: its end, with what there is to see of a failure, and how long it took.
-fn make(case: &Case, lab: Option<&Lab>) -> Result<(Result<(), (Error, String)>, Duration)> {
+/// Makes one case. An error is an interrupt.
+fn make(case: &Case, lab: Option<&Lab>) -> Result<Made> {
     if interrupted() {
         return Err(Interrupted.into());
     }
@@ -122,10 +133,10 @@ fn make(case: &Case, lab: Option<&Lab>) -> Result<(Result<(), (Error, String)>, 
         return Err(Interrupted.into());
     }
     let end = match end {
-        Ok(()) => trial.discard().map_err(|error| (error, String::new())),
-        Err(error) => Err((error, trial.last_run())),
+        Ok(()) => trial.discard().map_err(|error| Failure { error, seen: String::new() }),
+        Err(error) => Err(Failure { error, seen: trial.last_run() }),
     };
-    Ok((end, took))
+    Ok(Made { end, took })
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,6 +1,6 @@
 //! Kernels that are no Image for this machine, or not the one that the FIT names.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use boot::image::{
     FLAG_BIG_ENDIAN, FLAGS_AT, IMAGE_SIZE_AT, MAGIC_AT, PAGE_SIZE_MASK, PAGES_16K, PAGES_64K, TEXT_OFFSET_AT,
 };
@@ -10,9 +10,16 @@ use crate::{
     fit,
     kernel_build::Built,
     orders::Base,
+    request::Disk,
 };
 
-use super::{super::fit_edit::position, PLAIN, Refusal};
+use super::{
+    super::{
+        case::{Case, Trial, case},
+        fit_edit::position,
+    },
+    PLAIN, Refusal, failed,
+};
 
 #[rustfmt::skip]
 pub(super) const REFUSALS: &[Refusal] = &[
@@ -39,6 +46,27 @@ pub(super) const REFUSALS: &[Refusal] = &[
               says: &["not enough memory: no 2 MiB slot of RAM has 67104768 bytes"], ..PLAIN },
     Refusal { name: "wrong-sha256", disk: wrong_digest, says: &["\"first\" is not what the FIT says: sha256 ", "and it should be "], ..PLAIN },
 ];
+
+/// What a table cannot say.
+pub(super) fn cases() -> Vec<Case> {
+    vec![case("refused/memory-that-runs-out", runs_out)]
+}
+
+/// Memory that runs out at any moment, that of the loader's own lists too: each size leaves other frames over.
+fn runs_out(trial: &mut Trial<'_>) -> Result<()> {
+    const SIZES: u64 = 16;
+    // Half of RAM and more, so that the frames are never enough; a step of 397 pages hits all residues.
+    for size in (0..SIZES).map(|step| (20 << 20) + step * 397 * 4096) {
+        let mut image = trial.kernel().image.clone();
+        put(&mut image, IMAGE_SIZE_AT, size);
+        let mut request = trial.request("nvhe", &trial.orders())?;
+        request.memory = Some("40M".to_owned());
+        request.disk = Disk::Bytes(fit::write(&[payload("first", image, None)]).into());
+        failed(trial, &request, &["not enough memory: ", "more bytes of frames cannot be had"])
+            .with_context(|| format!("with an image_size of {size} bytes"))?;
+    }
+    Ok(())
+}
 
 /// A changed kernel, and the good one as the second configuration.
 fn with(kernel: &Built, change: fn(&mut Vec<u8>)) -> Result<Vec<u8>> {

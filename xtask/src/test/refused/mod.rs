@@ -60,6 +60,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases: Vec<_> =
         table.map(|refusal| case(format!("refused/{}", refusal.name), |trial| refusal.pass(trial))).collect();
     cases.extend(disks::cases());
+    cases.extend(images::cases());
     cases.extend(places::cases());
     cases.extend(late::cases());
     cases
