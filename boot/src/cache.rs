@@ -9,7 +9,8 @@ use core::ops::Range;
 
 /// Cleans and invalidates every line of `range` to PoC, and waits until that is done.
 ///
-/// Safe: no data is lost, only its copies above memory.
+/// For memory that was written through the cache: of what was written past it, a dirty line's old data would be left. \[I5\]
+/// The range must be mapped.
 pub fn clean_and_invalidate(range: &Range<PhysAddr>) {
     let ctr: u64;
     // SAFETY: reading CTR_EL0 has no side effect.
@@ -27,6 +28,6 @@ pub fn clean_and_invalidate(range: &Range<PhysAddr>) {
 
 /// Invalidates this CPU's instruction cache: what was cleaned to PoC before is what will be fetched.
 pub fn invalidate_instructions() {
-    // SAFETY: the I-cache holds nothing that memory does not.
+    // SAFETY: what is discarded are copies; what they are made of again is in memory.
     unsafe { asm!("ic iallu", "dsb sy", "isb", options(nostack, preserves_flags)) };
 }

@@ -2,7 +2,7 @@
 
         .section .text.boot, "ax"
 
-// el2_setup — sets EL2 up so that nothing below it traps, leaves the hyp-stub there, and returns at EL1.
+// el2_setup — opens EL2 for what EL1 may use (el2.rs says what is left out), leaves the hyp-stub there, and returns at EL1.
 //   in        x30 = return address, physical
 //   assumes   EL2h, MMU off as the protocol says, or E2H still set by a VHE kernel; DAIF masked  [I1]
 //   out       x0 = HCR_EL2 as it took effect; at EL1h, DAIF masked, EL1's MMU and caches off; VBAR_EL2 = the hyp-stub

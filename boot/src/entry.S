@@ -83,7 +83,7 @@ entry:
 
         str     xzr, [x4, #{DTB_SIZE}]
 
-        // What the first instruction found, before anything is changed.
+        // What the first instruction found, before anything else is changed.
         stp     x0, x1, [x4, #{X0}]
         stp     x2, x3, [x4, #{X2}]
         adr_l   x6, _start
@@ -261,7 +261,7 @@ early_map:
         mov_q   x2, {READ}
         bl      map_pages
 
-        // What speculation brought into the cache meanwhile is from before the stores. [I5]
+        // What another CPU's or a hypervisor's speculation brought into the cache meanwhile is from before the stores. [I5]
 2:      dsb     sy
         adr_l   x0, entry_record
         add     x1, x0, #{RECORD_SIZE}

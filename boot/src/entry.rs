@@ -1,7 +1,7 @@
 //! The way in: header, first instructions, early map, self-relocation.
 //!
 //! *When:* from the loader's jump to `kernel_main`. *On entry:* whatever the boot protocol allows, at EL2 or EL1. *Leaves,* as true
-//! when Rust starts: EL1h, DAIF masked; MMU and caches on in the early map, which holds the image (code RX, the rest RW), the
+//! when Rust starts: EL1h; debug, IRQ and FIQ masked; MMU and caches on in the early map, which holds the image (code RX, the rest RW), the
 //! device tree (R) and the emergency UART; a stack, cleared bss, relocated pointers; Rust's vectors; at EL2, where there is one,
 //! the hyp-stub; and the entry record. *Refuses:* any other exception level, by the emergency printer.
 #![expect(unsafe_code, reason = "assembly, and the names by which it and Rust know each other")]

@@ -11,7 +11,7 @@ pub const SET_VECTORS: u64 = 0;
 /// x3 stays as it was. Does not return.
 pub const SOFT_RESTART: u64 = 1;
 
-/// EL2's MMU off and VBAR_EL2 back to the stub. Answers 0.
+/// VBAR_EL2 back to the stub, EL2's MMU off: to the stub itself, whose MMU is off, nothing to do. Answers 0.
 pub const RESET_VECTORS: u64 = 2;
 
 /// From EL1h with EL2's MMU off, on a CPU with FEAT_VHE: go on at EL2 with E2H, in the map that EL1 has on. Answers 0, or

@@ -1,6 +1,7 @@
 //! The entry record: what the first instruction found, and when the way in passed its stations.
 //!
-//! *When:* filled by the entry, in the image's data and outside bss, before anything is changed; read by Rust afterwards.
+//! *When:* filled by the entry, in the image's data and outside bss, before anything but the vectors and the byte order is changed (what
+//! both were is kept); read by Rust afterwards.
 //! A new row is a field here and one `record` line in `entry.S`.
 
 /// The largest device tree that the boot protocol allows: 2 MiB.

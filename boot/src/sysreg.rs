@@ -105,7 +105,7 @@ pub mod hcrx {
     pub const D128EN: u64 = 1 << 17;
     /// FPMR is not trapped (FEAT_FPMR).
     pub const ENFPM: u64 = 1 << 23;
-    /// SMPME, off; MSCEn: memory copy instructions are not UNDEFINED at EL1 (FEAT_MOPS).
+    /// Memory copy instructions are not UNDEFINED at EL1 (FEAT_MOPS).
     pub const MSCEN: u64 = 1 << 11;
     /// TCR2_EL1 is not trapped (FEAT_TCR2).
     pub const TCR2EN: u64 = 1 << 14;

@@ -46,7 +46,7 @@ exception_to_rust:
         mrs     x2, tpidr_el0
         mrs     x3, tpidrro_el0
         stp     x2, x3, [x0]
-        // Under E2H the EL1 names reach the EL2 registers: one text for every mode.
+        // Under E2H these EL1 names reach the EL2 registers: one text for every mode. (TPIDR_EL1 stays what it was.)
         mrs     x2, esr_el1
         mrs     x3, elr_el1
         stp     x2, x3, [x0, #{ESR}]

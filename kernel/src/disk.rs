@@ -158,7 +158,7 @@ fn status(slot: &Range<PhysAddr>) -> UniqueMmioPointer<'static, ReadPureWrite<u3
     unsafe { UniqueMmioPointer::new(register) }
 }
 
-/// Memory for devices in an identity map, coherent with them (virtio-mmio on a machine whose tree says dma-coherent).
+/// Memory for devices in an identity map, and coherent with them, which is an assumption.
 struct Identity;
 
 // SAFETY: memory comes from the allocator, page aligned and zeroed, is used by nothing else until it is given back, and lies at the

@@ -44,7 +44,8 @@ const HEADER_BYTES: usize = 40;
 /// The largest tree that is read: ours has about 1 KiB, and one with its data inside is for small payloads only.
 pub const MAX_TREE_BYTES: u32 = 1 << 20;
 
-/// How many loadables a configuration may have: each is a segment of the next image, and so is the kernel.
+/// How many loadables a configuration may have: each is a segment, and so is the kernel; the device tree, one more, is counted
+/// when the segments are checked.
 pub const MAX_LOADABLES: usize = MAX_SEGMENTS - 1;
 
 /// One configuration of a FIT: what makes up the next generation.

@@ -17,10 +17,10 @@ const ORDERS: usize = 33;
 #[global_allocator]
 static HEAP: LockedHeap<ORDERS> = LockedHeap::empty();
 
-/// The largest run of frames that is asked for at once: what one list entry moves. A device tree is no larger than two.
-const LARGEST_RUN: u64 = 2 * relocate::list::RUN_PAGES * PAGE_SIZE;
+/// The largest run of frames that is asked for at once: 1 MiB, what one list entry moves.
+const LARGEST_RUN: u64 = relocate::list::RUN_PAGES * PAGE_SIZE;
 
-/// Where the first page tables and vectors come from: memory of the image's own bss.
+/// Where the first page tables and the first `Vec`s come from: memory of the image's own bss.
 #[repr(C, align(4096))]
 struct Arena([u8; 32 * PAGE_SIZE as usize]);
 
@@ -75,11 +75,15 @@ impl Frames {
     ///
     /// How many bytes could not be had; what was taken has been given back.
     pub fn outside(bytes: u64, avoid: &[Range<PhysAddr>]) -> Result<Self, u64> {
+        Self::take(bytes, LARGEST_RUN, avoid)
+    }
+
+    fn take(bytes: u64, largest_run: u64, avoid: &[Range<PhysAddr>]) -> Result<Self, u64> {
         let mut frames = Self::default();
         // Frames in `avoid` are held until the others are found, so that they are not found again.
         let mut aside = Self::default();
         let mut left = bytes.next_multiple_of(PAGE_SIZE);
-        let mut size = LARGEST_RUN;
+        let mut size = largest_run;
         while left > 0 {
             size = size.min(1 << left.ilog2());
             // SAFETY: the layout's size is not zero.
@@ -111,7 +115,7 @@ impl Frames {
     /// How many bytes could not be had.
     pub fn contiguous(bytes: u64, avoid: &[Range<PhysAddr>]) -> Result<Self, u64> {
         let bytes = bytes.next_power_of_two().max(PAGE_SIZE);
-        let frames = Self::outside(bytes, avoid)?;
+        let frames = Self::take(bytes, bytes, avoid)?;
         if frames.runs.len() == 1 { Ok(frames) } else { Err(bytes) }
     }
 

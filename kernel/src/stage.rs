@@ -140,7 +140,7 @@ impl<'a> Staged<'a> {
         );
         console::flush();
         self.crumb_bye();
-        // The last call to the stub: from here on a trap to EL2 is a fault while relocating. Nobody has refused it yet.
+        // The last call to the stub: from here on a trap to EL2 is a fault while relocating. A stub that refuses takes "Bye!" back.
         if self.life.mode == Mode::Nvhe {
             let vectors = self.layout.private_el2_vectors();
             // SAFETY: the private vectors are staged there and clean to PoC; they answer by the stub's ABI. [I3]

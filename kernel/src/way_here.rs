@@ -1,6 +1,6 @@
 //! The way here: the predecessor's breadcrumbs and the entry's own stations, as phase times.
 //!
-//! *When:* once RAM is mapped. *On entry:* the page is reserved and nobody has touched it. *Leaves:* the page to
+//! *When:* once RAM is mapped. *On entry:* the page was kept out of the heap and nobody has touched it. *Leaves:* the page to
 //! the heap.
 #![expect(unsafe_code, reason = "reads a page that another kernel wrote")]
 

@@ -1,8 +1,8 @@
 //! CRC-32C, the checksum that the relocation code holds every destination against.
 //!
 //! *When:* taken at load and once more as the last act before the point of no return; the control page's own loop is in `control.S`.
-//! Castagnoli's polynomial, reflected, because the CPU has instructions for it (FEAT_CRC32, Arm ARM C6.2 CRC32CX): a software
-//! loop costs ten times as much. It finds damage, not malice; what the disk holds is held against SHA-256.
+//! Castagnoli's polynomial, reflected, because the CPU has instructions for it (FEAT_CRC32, Arm ARM C6.2 CRC32CX), which no software
+//! loop comes near. It finds damage, not malice; what the disk holds is held against SHA-256.
 
 /// How many bytes the loop takes in at a time.
 pub const BLOCK: usize = 64;

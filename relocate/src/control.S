@@ -11,7 +11,7 @@
         line    .req x27                        // smallest D-cache line in bytes
         action  .req x28                        // what walk does with each run
 
-        // Leaves a breadcrumb: the phase's number and a stamp, at once in memory, MMU on or off. [I6] Clobbers x9–x11.
+        // Leaves a breadcrumb: the phase's number and a stamp, in memory by the next dsb, MMU on or off. [I6] Clobbers x9–x11.
         .macro  crumb number
         isb
         mrs     x9, cntvct_el0
