@@ -86,10 +86,10 @@ impl Image {
 
         // Destinations first: frames are taken outside of all of them.
         let entry = place(&header, kernel.load)?;
-        let mut destinations = vec![pages(entry, header.image_size)];
+        let mut destinations = vec![pages(&kernel, entry, header.image_size)?];
         for payload in &loadables {
             let load = payload.load.ok_or_else(|| fit_lacks_load(payload))?;
-            destinations.push(pages(load, payload.place.end - payload.place.start));
+            destinations.push(pages(payload, load, payload.place.end - payload.place.start)?);
         }
 
         let mut image = Self { payloads: Vec::new(), entry, hashed: 0 };
@@ -133,9 +133,14 @@ impl Image {
     }
 }
 
-/// The pages from `start` on that hold `bytes` bytes. What lies past the 64-bit space is cut off, and refused as outside RAM.
-fn pages(start: PhysAddr, bytes: u64) -> Range<PhysAddr> {
-    start..PhysAddr(start.0.saturating_add(bytes.next_multiple_of(PAGE_SIZE)))
+/// The pages from `start` on that hold `bytes` bytes of a payload.
+fn pages(payload: &Payload, start: PhysAddr, bytes: u64) -> Result<Range<PhysAddr>, Refused> {
+    start.range(bytes.next_multiple_of(PAGE_SIZE)).ok_or_else(|| {
+        let name = &payload.name;
+        Refused::Segments(alloc::format!(
+            "segment \"{name}\": the destination {start}.. passes the end of memory: choose another place"
+        ))
+    })
 }
 
 fn fit_lacks_load(payload: &Payload) -> Refused {

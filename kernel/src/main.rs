@@ -43,7 +43,7 @@ use relocate::placement;
 #[expect(unsafe_code, reason = "the name that boot calls")]
 fn kernel_main(record: &'static EntryRecord) -> ! {
     let mut life = Life::begin(record);
-    introduce(&life);
+    introduce(&mut life);
     if let Some(why) = &life.disobeyed {
         warn!("{}{why}", marker::REFUSED);
         end::failure();
@@ -66,11 +66,13 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
         let free = memory::free();
         let Err(refused) = restart(&mut life, configuration);
         warn!("{}{refused}", marker::REFUSED);
+        let none_left = matches!(refused, Refused::NoConfiguration(_));
+        drop(refused);
         let now = memory::free();
         assert!(now == free, "a refusal gave back {now} of {free} bytes");
         info!("generation {} lives on, all its memory given back", life.generation);
         configuration += 1;
-        if !life.orders.continue_on_refusal || matches!(refused, Refused::NoConfiguration(_)) {
+        if !life.orders.continue_on_refusal || none_left {
             end::failure();
         }
     }
@@ -110,10 +112,11 @@ fn load(life: &mut Life, configuration: usize) -> Result<(Image, PhysAddr), Refu
 }
 
 /// What this generation is, for people and for the tests.
-fn introduce(life: &Life) {
+fn introduce(life: &mut Life) {
     let (parts, mode) = (&life.parts.whole, life.mode);
     info!("{}{} of {}: {mode}, base {}", marker::GENERATION, life.generation, life.orders.generations, parts.start);
-    info!("phases, ns: {}", life.way_here);
+    // Told and forgotten: its length varies, and free memory is to be the same in every generation.
+    info!("phases, ns: {}", core::mem::take(&mut life.way_here));
     info!("entered at {} ns of CNTVCT", clock::nanoseconds(life.entered));
     info!("seed {:#x}, image {} bytes, control pages {}", life.seed, parts.bytes(), life.control.start);
     info!(

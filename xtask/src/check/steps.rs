@@ -100,7 +100,9 @@ mod tests {
     fn no_line_needs_quotes_and_no_two_steps_share_a_name() {
         let steps = all();
         for (index, step) in steps.iter().enumerate() {
-            assert!(!step.line().contains(['\'', '"', '\\']) && !step.line().contains("  "), "{}", step.line());
+            // Words are split at spaces and handed to no shell: the kernel's build alone holds quotes, which are cargo's.
+            let plain = step.name == BUILD || !step.line().contains(['\'', '"', '\\']);
+            assert!(plain && !step.line().contains("  "), "{}", step.line());
             assert!(steps[..index].iter().all(|other| other.name != step.name), "{}", step.name);
         }
     }
