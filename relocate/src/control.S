@@ -116,7 +116,12 @@ cold_copy:
         mov     action, #{COPY}
         bl      walk
         crumb   {COPIED}
-        // Stores before the I-cache forgets, and that before the branch.
+        // The copy is in memory before a line that hides it is dropped: what another observer's speculation brought in meanwhile is clean,
+        // but older.
+        dsb     sy
+        mov     action, #{CLEAN_DESTINATION}
+        bl      walk
+        // Those lines are gone, and every store done, before the I-cache forgets, and that before the branch.
         dsb     sy
         ic      iallu
         dsb     sy
