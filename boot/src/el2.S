@@ -4,8 +4,8 @@
 
 // el2_setup — opens EL2 for what EL1 may use (el2.rs says what is left out), leaves the hyp-stub there, and returns at EL1.
 //   in        x30 = return address, physical
-//   assumes   EL2h, MMU off as the protocol says, or E2H still set by a VHE kernel; DAIF masked  [I1]
-//   out       x0 = HCR_EL2 as it took effect; at EL1h, DAIF masked, EL1's MMU and caches off; VBAR_EL2 = the hyp-stub
+//   assumes   EL2h, MMU off as the protocol says, or E2H still set by a VHE kernel; DAIF masked; SP = this CPU's boot::own::Own  [I1]
+//   out       x0 = HCR_EL2 as it took effect; at EL1h, DAIF masked, EL1's MMU and caches off; VBAR_EL2 = the hyp-stub; both SP as was SP
 //   clobbers  x9–x11, flags
 //   memory    touches none
         .global el2_setup
@@ -13,6 +13,9 @@ el2_setup:
         // Vectors first: an exception in here is told by the stub's printer.
         adr_l   x9, hyp_stub_vectors
         msr     vbar_el2, x9
+        // EL1's emergency printer saves into the same frame, until EL1 has a stack.
+        mov     x9, sp
+        msr     sp_el1, x9
 
         // The MMU off before E2H is touched: with E2H, SCTLR_EL2 means another register layout.
         mov_q   x9, {SCTLR_EL2_MMU_OFF}

@@ -4,10 +4,10 @@
 
 // emergency_vectors — EL1's vectors until Rust has its own.
 //   in        an exception in the first instructions
-//   assumes   nothing but this image at its place
+//   assumes   as emergency_exception
 //   out       does not return
 //   clobbers  all, TPIDR_EL0, TPIDRRO_EL0
-//   memory    writes emergency_frame; uses no stack
+//   memory    as emergency_exception
         .balign 2048
         .global emergency_vectors
 emergency_vectors:
@@ -22,12 +22,12 @@ emergency_vectors:
 
 // emergency_exception — prints the exception's class, its syndrome and the general registers, and stops this CPU.
 //   in        x1 = vector slot; x0, x1 saved in TPIDR_EL0, TPIDRRO_EL0
-//   assumes   the emergency UART reachable: MMU off, or its page mapped as device memory
+//   assumes   the emergency UART reachable: MMU off, or its page mapped as device memory; SP = this CPU's boot::own::Own
 //   out       does not return
 //   clobbers  all
-//   memory    writes emergency_frame; uses no stack
+//   memory    writes the frame that Own begins with; uses no stack
 emergency_exception:
-        adr_l   x0, emergency_frame
+        mov     x0, sp
         // At EL2 the MMU is off while EL1 may have these lines dirty: out with them, before they fall on what is stored now.
         .rept   16
         dc      civac, x0
@@ -77,6 +77,7 @@ emergency_exception:
         ccmp    x22, x10, #2, hs
         b.lo    emergency_silence
         adr_l   x26, _start
+        mrs     x27, mpidr_el1
 
         mov_q   x8, {EMERGENCY_UART}
         say     emergency, "\r\n!! exception slot=", x20
@@ -86,6 +87,7 @@ emergency_exception:
         say     emergency, " spsr=", x24
         say     emergency, " el=", x25
         say     emergency, " base=", x26
+        say     emergency, " mpidr=", x27
         mov     x21, xzr
 3:      say     emergency, "\r\n!! register number=", x21
         ldr     x22, [x19, x21, lsl #3]
@@ -107,8 +109,3 @@ emergency_stop:
 emergency_silence:
         wfi
         b       emergency_silence
-
-        .section .bss.emergency, "aw", %nobits
-        .balign 256
-emergency_frame:
-        .skip   256

@@ -40,8 +40,13 @@ _start:
 //   assumes   as _start
 //   out       does not return; kernel_main(entry record) at EL1h, MMU and caches on, SError unmasked, in the early map
 //   clobbers  all
-//   memory    MMU off: writes entry_record and early_tables, reads 8 bytes of the device tree; MMU on: bss, RELR's pointers
+//   memory    MMU off: writes entry_record and early_tables, on an exception boot_own; reads 8 bytes of the device tree; MMU on: bss, RELR's pointers
 entry:
+        // Until there is a stack, SP names the frame that the emergency printer saves registers in.
+        mrs     x13, SPSel
+        msr     SPSel, #1
+        adr_l   x11, boot_own
+        mov     sp, x11
         // Vectors that can speak, before anything that could fault; and the loader's byte order off, before anything is stored. What
         // both replace is kept for the record.
         mrs     x9, CurrentEL
@@ -91,7 +96,7 @@ entry:
         record  {ENTERED}, cntvct_el0
         record  {CURRENT_EL}, CurrentEL
         record  {DAIF}, daif
-        record  {SP_SEL}, SPSel
+        str     x13, [x4, #{SP_SEL}]
         str     x10, [x4, #{VBAR}]
         str     x12, [x4, #{SCTLR}]
         record  {CNTFRQ}, cntfrq_el0
@@ -118,7 +123,7 @@ entry:
         // From here on memory is what it seems. A stack, bss, and the few pointers that know where the image lies.
         adr_l   x9, boot_stack_end
         mov     sp, x9
-        adr_l   x9, exception_stack_end
+        adr_l   x9, boot_own
         msr     tpidr_el1, x9
         adr_l   x9, bss_start
         adr_l   x10, bss_end
@@ -150,7 +155,7 @@ cpu_setup:
         adr_l   x9, emergency_vectors
         msr     vbar_el1, x9
         msr     daifset, #0xf
-        // SP_EL1, whatever the loader's choice was: at EL1t an exception would come in by other vectors.
+        // SP_EL1, whatever PSCI's or a loader's choice was: at EL1t an exception would come in by other vectors.
         msr     SPSel, #1
         mov_q   x9, {SCTLR_EL1_MMU_OFF}
         msr     sctlr_el1, x9

@@ -1,8 +1,8 @@
 //! The way in: from a loader's jump to the first line of Rust, for a 64-bit Arm kernel.
 //!
 //! The pure half is values: registers, the Image header, the hyp-stub's ABI, markers; it builds and is tested on any host. The assembly half
-//! (`target_os = "none"`) is the code that runs before there is Rust. A kernel that links this crate defines `kernel_main` and
-//! `kernel_exception`, and links with `image.ld`.
+//! (`target_os = "none"`) is the code that runs before there is Rust. A kernel that links this crate defines `kernel_main`,
+//! `kernel_secondary`, `kernel_interrupt` and `kernel_exception`, and links with `image.ld`.
 #![cfg_attr(not(test), no_std)]
 
 pub mod breadcrumb;
@@ -12,6 +12,7 @@ pub mod hyp;
 pub mod image;
 pub mod macros;
 pub mod marker;
+pub mod own;
 pub mod phys;
 pub mod record;
 pub mod sysreg;
@@ -24,5 +25,7 @@ mod el2;
 mod entry;
 #[cfg(target_os = "none")]
 pub mod hyp_stub;
+#[cfg(target_os = "none")]
+pub mod secondary;
 #[cfg(target_os = "none")]
 pub mod vectors;

@@ -2,21 +2,77 @@
 
         .section .text.vectors, "ax"
 
-// exception_vectors — takes the exceptions of a kernel that runs Rust.
+// exception_vectors — takes the interrupts and the exceptions of a kernel that runs Rust.
 //   in        an exception
-//   assumes   as exception_to_rust
-//   out       does not return
-//   clobbers  all, TPIDR_EL0, TPIDRRO_EL0
-//   memory    as exception_to_rust
+//   assumes   as interrupt_to_rust, or exception_to_rust
+//   out       as interrupt_to_rust, or does not return
+//   clobbers  none, or all, TPIDR_EL0, TPIDRRO_EL0
+//   memory    as interrupt_to_rust, or exception_to_rust
         .balign 2048
         .global exception_vectors
 exception_vectors:
-        .irp    slot, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+        .irp    slot, 0, 1, 2, 3, 4
+        vector  \slot, exception_to_rust
+        .endr
+        .balign 128
+        b       interrupt_to_rust
+        .irp    slot, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
         vector  \slot, exception_to_rust
         .endr
         .balign 128
 
         .section .text.boot, "ax"
+
+// interrupt_to_rust — saves what a function may change, calls the kernel's handler, and goes on where it was.
+//   in        an IRQ from the kernel's own level
+//   assumes   SP = a stack with room; the handler takes no exception that returns
+//   out       to what was interrupted
+//   clobbers  FPSR
+//   memory    writes INTERRUPT_FRAME bytes below SP
+interrupt_to_rust:
+        sub     sp, sp, #{INTERRUPT_FRAME}
+        stp     x0, x1, [sp, #0]
+        stp     x2, x3, [sp, #16]
+        stp     x4, x5, [sp, #32]
+        stp     x6, x7, [sp, #48]
+        stp     x8, x9, [sp, #64]
+        stp     x10, x11, [sp, #80]
+        stp     x12, x13, [sp, #96]
+        stp     x14, x15, [sp, #112]
+        stp     x16, x17, [sp, #128]
+        stp     x18, x30, [sp, #144]
+        // All 32: of v8 to v15 a function keeps the lower halves only.
+        add     x0, sp, #160
+        st1     {{v0.2d-v3.2d}}, [x0], #64
+        st1     {{v4.2d-v7.2d}}, [x0], #64
+        st1     {{v8.2d-v11.2d}}, [x0], #64
+        st1     {{v12.2d-v15.2d}}, [x0], #64
+        st1     {{v16.2d-v19.2d}}, [x0], #64
+        st1     {{v20.2d-v23.2d}}, [x0], #64
+        st1     {{v24.2d-v27.2d}}, [x0], #64
+        st1     {{v28.2d-v31.2d}}, [x0], #64
+        bl      {INTERRUPT}
+        add     x0, sp, #160
+        ld1     {{v0.2d-v3.2d}}, [x0], #64
+        ld1     {{v4.2d-v7.2d}}, [x0], #64
+        ld1     {{v8.2d-v11.2d}}, [x0], #64
+        ld1     {{v12.2d-v15.2d}}, [x0], #64
+        ld1     {{v16.2d-v19.2d}}, [x0], #64
+        ld1     {{v20.2d-v23.2d}}, [x0], #64
+        ld1     {{v24.2d-v27.2d}}, [x0], #64
+        ld1     {{v28.2d-v31.2d}}, [x0], #64
+        ldp     x18, x30, [sp, #144]
+        ldp     x16, x17, [sp, #128]
+        ldp     x14, x15, [sp, #112]
+        ldp     x12, x13, [sp, #96]
+        ldp     x10, x11, [sp, #80]
+        ldp     x8, x9, [sp, #64]
+        ldp     x6, x7, [sp, #48]
+        ldp     x4, x5, [sp, #32]
+        ldp     x2, x3, [sp, #16]
+        ldp     x0, x1, [sp, #0]
+        add     sp, sp, #{INTERRUPT_FRAME}
+        eret
 
 // exception_to_rust — saves the interrupted state and calls the kernel's handler, which does not return.
 //   in        x1 = vector slot; x0, x1 saved in TPIDR_EL0, TPIDRRO_EL0

@@ -1,7 +1,7 @@
 //! Exceptions of a kernel that runs Rust.
 //!
-//! *When:* from the kernel's first line of Rust until the control page's vectors take over. The kernel polls, so every exception is a
-//! failure: the handler gets the frame and does not return.
+//! *When:* from the kernel's first line of Rust until the control page's vectors take over. An IRQ calls the kernel's handler and goes on where
+//! it was; every other exception is a failure: its handler gets the frame and does not return.
 #![expect(unsafe_code, reason = "assembly, and the names by which it and Rust know each other")]
 
 use core::mem::offset_of;
@@ -26,13 +26,22 @@ pub struct Frame {
     pub slot: u64,
 }
 
+/// What an interrupt may change of what it interrupted: x0 to x18, x30, and the 32 vector registers.
+const INTERRUPT_FRAME: usize = 20 * 8 + 32 * 16;
+
 unsafe extern "Rust" {
-    /// The kernel's handler, in the crate that links this one.
+    /// The kernel's handler of failures, in the crate that links this one.
     safe fn kernel_exception(frame: &Frame) -> !;
+    /// Its handler of interrupts.
+    safe fn kernel_interrupt();
 }
 
 extern "C" fn handle(frame: &Frame) -> ! {
     kernel_exception(frame)
+}
+
+extern "C" fn interrupt() {
+    kernel_interrupt();
 }
 
 crate::assembly!(
@@ -42,4 +51,6 @@ crate::assembly!(
     FAR = const offset_of!(Frame, far),
     SLOT = const offset_of!(Frame, slot),
     HANDLER = sym handle,
+    INTERRUPT_FRAME = const INTERRUPT_FRAME,
+    INTERRUPT = sym interrupt,
 );

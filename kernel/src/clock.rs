@@ -14,12 +14,19 @@ pub fn now() -> u64 {
     count
 }
 
+/// CNTFRQ_EL0, in Hz.
+#[must_use]
+pub fn frequency() -> u64 {
+    let frequency;
+    // SAFETY: as above.
+    unsafe { asm!("mrs {}, cntfrq_el0", out(reg) frequency, options(nomem, nostack)) };
+    frequency
+}
+
 /// `ticks` of the counter in nanoseconds.
 #[must_use]
 pub fn nanoseconds(ticks: u64) -> u64 {
-    let frequency: u64;
-    // SAFETY: as above.
-    unsafe { asm!("mrs {}, cntfrq_el0", out(reg) frequency, options(nomem, nostack)) };
+    let frequency = frequency();
     // Seconds and what is left of one: neither product passes 64 bits. A frequency that nobody has set makes seconds of ticks.
     let whole = ticks.checked_div(frequency).unwrap_or(ticks);
     let rest = ticks.checked_rem(frequency).unwrap_or(0);

@@ -4,28 +4,20 @@
 //! where the orders allow it, else PSCI SYSTEM_OFF; where neither ends the machine, it stands still.
 
 use crate::console::{self, Last};
+use crate::cpus;
+use crate::firmware::Firmware;
 use boot::marker::{FAILURE, STOPPED, SUCCESS};
 use core::fmt::Write;
 use core::hint::spin_loop;
-use kernel::tree::Conduit;
 use log::info;
-use smccc::{Hvc, Smc, psci};
+use smccc::psci;
 use spin::Once;
 
-/// How this machine is ended.
-#[derive(Clone, Copy, Debug)]
-pub struct Way {
-    /// Semihosting is allowed.
-    pub semihosting: bool,
-    /// PSCI's conduit.
-    pub conduit: Option<Conduit>,
-}
+static SEMIHOSTING: Once<bool> = Once::new();
 
-static WAY: Once<Way> = Once::new();
-
-/// Says once how this machine is to be ended.
-pub fn prepare(way: Way) {
-    WAY.call_once(|| way);
+/// Says once whether this machine may be ended by a semihosting call.
+pub fn prepare(semihosting: bool) {
+    SEMIHOSTING.call_once(|| semihosting);
 }
 
 /// Ends a run that went as ordered.
@@ -45,7 +37,7 @@ pub fn failure() -> ! {
 /// Ends a run in a panic or an exception.
 pub fn after_failure(console: &mut Last) -> ! {
     let _ = writeln!(console, "{FAILURE}");
-    if WAY.get().is_none() {
+    if SEMIHOSTING.get().is_none() {
         // Too early to know how: last words, and nothing more.
         let _ = writeln!(console, "{STOPPED}");
     }
@@ -53,16 +45,12 @@ pub fn after_failure(console: &mut Last) -> ! {
 }
 
 fn leave(code: i32) -> ! {
-    if let Some(way) = WAY.get() {
-        if way.semihosting {
-            semihosting::process::exit(code);
-        }
-        let _ = match way.conduit {
-            Some(Conduit::Smc) => psci::system_off::<Smc>(),
-            Some(Conduit::Hvc) => psci::system_off::<Hvc>(),
-            None => Ok(()),
-        };
+    cpus::mask();
+    if let Some(true) = SEMIHOSTING.get() {
+        semihosting::process::exit(code);
     }
+    // Returns where there is no firmware, or before its conduit is known.
+    let _ = psci::system_off::<Firmware>();
     loop {
         spin_loop();
     }

@@ -5,11 +5,13 @@
 //! a damaged one, no RAM.
 #![expect(unsafe_code, reason = "gives RAM to the heap, and opens the console")]
 
+use crate::cpus::{self, Cpus};
 use crate::image::{Parts, handed_over_tree};
+use crate::interrupts::{self, Found};
 use crate::map::{LifeMap, Regions};
 use crate::memory::Heap;
 use crate::settle::settle;
-use crate::{clock, console, end, way_here};
+use crate::{clock, console, end, firmware, way_here};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
@@ -56,6 +58,10 @@ pub struct Life {
     pub parts: Parts,
     /// The map that it lives in.
     pub map: LifeMap,
+    /// The CPUs.
+    pub cpus: Cpus,
+    /// What the interrupts that all CPUs share were found in.
+    pub found: Found,
     /// The control block.
     pub control: Range<PhysAddr>,
     /// The device tree to hand on.
@@ -110,6 +116,12 @@ impl Life {
         let control = control.and_then(|start| start.range(CONTROL_SIZE)).expect("RAM holds no control block");
         taken.push(control.clone());
         avoid.push(control.clone());
+        // Secondaries are off when a copy is made: their blocks are in nobody's way, and may lie where the next image goes.
+        let blocks_size = machine.cpus.len().saturating_sub(1) as u64 * cpus::BLOCK_SIZE;
+        let blocks = placement::highest_block(&machine.ram, &avoid, blocks_size, cpus::BLOCK_SIZE);
+        let blocks = blocks.and_then(|start| start.range(blocks_size)).expect("RAM holds no stacks for the other CPUs");
+        taken.push(blocks.clone());
+        avoid.push(blocks.clone());
 
         let mut mapped = Vec::new();
         let unmapped: Vec<_> = machine.reserved.iter().filter(|r| r.no_map).map(|r| r.range.whole_pages()).collect();
@@ -119,11 +131,14 @@ impl Life {
         let uart = machine.uart.clone().unwrap_or_else(|| emergency.clone());
         let mut devices = machine.virtio.clone();
         devices.extend([uart.clone()]);
+        devices.extend(machine.gic.iter().flat_map(|gic| gic.registers(machine.cpus.len())));
         devices.extend((!mapped.iter().any(|ram| ram.overlaps(&emergency))).then_some(emergency));
-        let regions = Regions { ram: &mapped, devices: &devices, image: &parts, control: &control };
+        let guards: Vec<_> = parts.guards.iter().cloned().chain(cpus::guards(&blocks)).collect();
+        let regions = Regions { ram: &mapped, devices: &devices, image: &parts, guards: &guards, control: &control };
         // SAFETY: the device tree says what is RAM and what of it must not be mapped; the image's parts are the linker's.
         let map = unsafe { LifeMap::activate(mode == Mode::Vhe, &regions) };
-        end::prepare(end::Way { semihosting: orders.semihosting, conduit: machine.conduit });
+        firmware::prepare(machine.conduit);
+        end::prepare(orders.semihosting);
         // SAFETY: the device tree says that a PL011 lies there, or it is the emergency UART; it is mapped as device memory, and nothing
         // else drives it.
         unsafe { console::open(uart.start, generation) };
@@ -152,6 +167,10 @@ impl Life {
             unsafe { heap.add(range) };
         }
 
+        let found = interrupts::begin(machine.gic.clone(), machine.timer, mode == Mode::Vhe);
+        // SAFETY: the blocks were taken out of RAM for this, and mapped without their guards.
+        let cpus = unsafe { Cpus::new(&machine.cpus, &blocks, map.ttbr0(), mode) };
+
         let sent_to = handed.map(|handed| handed.base);
         Self {
             generation,
@@ -167,6 +186,8 @@ impl Life {
             mapped,
             parts,
             map,
+            cpus,
+            found,
             control,
             blob,
             blob_was,

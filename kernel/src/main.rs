@@ -9,10 +9,14 @@ extern crate alloc;
 
 mod clock;
 mod console;
+mod cpus;
 mod disk;
 mod end;
 mod failure;
+mod firmware;
+mod gic;
 mod image;
+mod interrupts;
 mod life;
 mod load;
 mod map;
@@ -22,6 +26,7 @@ mod refused;
 mod selftest;
 mod settle;
 mod stage;
+mod timer;
 mod way_here;
 
 use crate::disk::Disk;
@@ -34,7 +39,7 @@ use boot::marker;
 use boot::phys::{PhysAddr, PhysRange};
 use boot::record::EntryRecord;
 use core::convert::Infallible;
-use kernel::orders::Base;
+use kernel::orders::{Base, RestartCpu};
 use log::{info, warn};
 use relocate::placement;
 
@@ -42,7 +47,7 @@ use relocate::placement;
 #[unsafe(no_mangle)]
 #[expect(unsafe_code, reason = "the name that boot calls")]
 fn kernel_main(record: &'static EntryRecord) -> ! {
-    let mut life = Life::begin(record);
+    let mut life = alloc::boxed::Box::new(Life::begin(record));
     introduce(&mut life);
     if let Some(why) = &life.disobeyed {
         warn!("{}{why}", marker::REFUSED);
@@ -54,9 +59,25 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
         warn!("{}this generation was sent to {sent_to} and lies at {}", marker::REFUSED, life.parts.whole.start);
         end::failure();
     }
+    life.cpus.start();
     if life.orders.selftest {
-        selftest::stub(life.mode);
+        selftest::stub(&life);
     }
+    let leader = match life.orders.restart_cpu {
+        None => cpus::Cpu::current().index,
+        Some(RestartCpu::Random) => life.random.below(life.cpus.count() as u64) as usize,
+        Some(RestartCpu::Number(index)) => index,
+    };
+    let Some(leader) = life.cpus.get(leader) else {
+        warn!("{}restart-cpu={leader}: the device tree names {} CPUs", marker::REFUSED, life.cpus.count());
+        end::failure();
+    };
+    let life = alloc::boxed::Box::leak(life);
+    if core::ptr::eq(leader, cpus::Cpu::current()) { lead(life) } else { cpus::hand_over(leader, life) }
+}
+
+/// The story from here on, on the CPU that was ordered.
+fn lead(life: &mut Life) -> ! {
     if life.generation + 1 >= life.orders.generations {
         end::success();
     }
@@ -64,10 +85,11 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
     let mut configuration = 0;
     loop {
         let free = memory::free();
-        let Err(refused) = restart(&mut life, configuration);
+        let Err(refused) = restart(life, configuration);
         warn!("{}{refused}", marker::REFUSED);
         let none_left = matches!(refused, Refused::NoConfiguration(_));
         drop(refused);
+        life.cpus.resume();
         let now = memory::free();
         assert!(now == free, "a refusal gave back {now} of {free} bytes");
         info!("generation {} lives on, all its memory given back", life.generation);
@@ -127,5 +149,8 @@ fn introduce(life: &mut Life) {
     );
     if let Some(note) = life.note {
         warn!("{note}");
+    }
+    if !life.found.is_quiet() {
+        warn!("this generation was entered with{} which a predecessor left", life.found);
     }
 }

@@ -48,6 +48,8 @@ pub struct Regions<'a> {
     pub devices: &'a [Range<PhysAddr>],
     /// The image's parts.
     pub image: &'a crate::image::Parts,
+    /// Pages that are not mapped: below each stack.
+    pub guards: &'a [Range<PhysAddr>],
     /// The control block, mapped by single pages.
     pub control: &'a Range<PhysAddr>,
 }
@@ -78,6 +80,16 @@ impl LifeMap {
             // SAFETY: as our caller promised.
             Self::El1(unsafe { activate(El1And0, regions) })
         }
+    }
+
+    /// What TTBR0 holds in this map: root and ASID.
+    #[must_use]
+    pub fn ttbr0(&self) -> u64 {
+        let root = match self {
+            Self::El1(map) => map.root_address(),
+            Self::El2(map) => map.root_address(),
+        };
+        root.0 as u64 | asid::LIFE << asid::SHIFT
     }
 
     /// Makes single pages of the control block code: read-only and executable.
@@ -130,7 +142,7 @@ where
     }
     add(&regions.image.text, TEXT, Constraints::empty());
     add(&regions.image.constants, READ_ONLY, Constraints::empty());
-    for guard in &regions.image.guards {
+    for guard in regions.guards {
         add(guard, El1Attributes::empty(), Constraints::empty());
     }
     add(regions.control, READ_WRITE, SINGLE_PAGES);

@@ -36,6 +36,15 @@ pub enum El2 {
     Vhe,
 }
 
+/// Which CPU restarts, where it is not the one that was entered first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RestartCpu {
+    /// By its place in the device tree's order, from 0.
+    Number(usize),
+    /// Any of them.
+    Random,
+}
+
 /// All that bootargs can order.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Orders {
@@ -55,6 +64,10 @@ pub struct Orders {
     pub semihosting: bool,
     /// `on-refusal=continue`: after a refusal go on with the FIT's next configuration.
     pub continue_on_refusal: bool,
+    /// `restart-cpu=N|random`: the CPU that goes; where it is not given, the one that came.
+    pub restart_cpu: Option<RestartCpu>,
+    /// `force`: go even if a CPU will not stop.
+    pub force: bool,
     /// `selftest=stub`: run the hyp-stub's conformance suite instead of a life.
     pub selftest: bool,
 }
@@ -70,6 +83,8 @@ impl Default for Orders {
             alternate: false,
             semihosting: false,
             continue_on_refusal: false,
+            restart_cpu: None,
+            force: false,
             selftest: false,
         }
     }
@@ -129,6 +144,13 @@ impl Orders {
             ("semihosting", "") => self.semihosting = true,
             ("on-refusal", "continue") => self.continue_on_refusal = true,
             ("on-refusal", _) => return Err("on-refusal=continue"),
+            ("restart-cpu", "random") => self.restart_cpu = Some(RestartCpu::Random),
+            ("restart-cpu", _) => {
+                let index =
+                    number(value).and_then(|n| usize::try_from(n).ok()).ok_or("restart-cpu=N, a number, or random")?;
+                self.restart_cpu = Some(RestartCpu::Number(index));
+            }
+            ("force", "") => self.force = true,
             ("selftest", "stub") => self.selftest = true,
             ("selftest", _) => return Err("selftest=stub"),
             _ => {}
@@ -168,7 +190,7 @@ mod tests {
     #[test]
     fn every_word_is_obeyed() {
         let words = "console=ttyAMA0 generations=7 base=random seed=0x1F restart=cold el2=vhe alternate semihosting \
-                     on-refusal=continue selftest=stub quiet";
+                     on-refusal=continue restart-cpu=2 force selftest=stub quiet";
         let expected = Orders {
             generations: 7,
             base: Base::Random,
@@ -178,6 +200,8 @@ mod tests {
             alternate: true,
             semihosting: true,
             continue_on_refusal: true,
+            restart_cpu: Some(RestartCpu::Number(2)),
+            force: true,
             selftest: true,
         };
         assert_eq!(Orders::parse(words), (expected, Ok(())));
@@ -195,6 +219,7 @@ mod tests {
             ("restart=warm", "hot or cold"),
             ("el2=on", "nvhe or vhe"),
             ("on-refusal=panic", "continue"),
+            ("restart-cpu=all", "random"),
             ("selftest=all", "stub"),
         ] {
             let (orders, result) = Orders::parse(word);

@@ -2,7 +2,7 @@
 //!
 //! *When:* anywhere between the disk and the point of no return. Whoever refuses has given back what it took; `main` alone prints.
 
-use crate::disk;
+use crate::{cpus, disk};
 use alloc::string::{String, ToString};
 use boot::phys::PhysAddr;
 use core::fmt;
@@ -37,6 +37,8 @@ pub enum Refused {
     Unfaithful(relocate::list::Unfaithful),
     /// A device is not in reset: where its registers lie, and its Status.
     Busy(PhysAddr, u32),
+    /// A CPU would go on running.
+    Cpu(cpus::Refused),
     /// What the restart depends on has changed since it was made: which, and both checksums.
     Changed(String, u32, u32),
     /// The stub would not install the private vectors: its answer.
@@ -72,6 +74,7 @@ impl fmt::Display for Refused {
                     "the virtio device at {slot} is not in reset (Status {status:#x}): it could write to memory after the jump"
                 )
             }
+            Self::Cpu(refused) => refused.fmt(f),
             Self::Changed(what, was, is) => write!(
                 f,
                 "{what} changed between load and jump (CRC-32C {was:#010x} then, {is:#010x} now): something writes to memory"
@@ -86,6 +89,12 @@ impl fmt::Display for Refused {
 impl From<disk::Refused> for Refused {
     fn from(refused: disk::Refused) -> Self {
         Self::Disk(refused)
+    }
+}
+
+impl From<cpus::Refused> for Refused {
+    fn from(refused: cpus::Refused) -> Self {
+        Self::Cpu(refused)
     }
 }
 

@@ -5,11 +5,15 @@
 //! end is the last check: a trapped register read with x0 = 1, which only the emergency printer may answer.
 #![expect(unsafe_code, reason = "calls the stub in every way that a kernel must not")]
 
+use crate::cpus::{self, Cpu};
 use crate::end;
+use crate::life::Life;
 use boot::hyp::{FINALISE_EL2, RESET_VECTORS, SET_VECTORS, SOFT_RESTART, STUB_ERR};
 use boot::sysreg::{current_el, mair, sctlr, spsr};
 use core::arch::{asm, global_asm};
 use core::fmt;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::Relaxed;
 use kernel::mode::Mode;
 use log::{error, info};
 
@@ -98,24 +102,45 @@ impl Suite {
     }
 }
 
-/// Runs the suite, and ends.
-pub fn stub(mode: Mode) -> ! {
+static CHECKS: AtomicU32 = AtomicU32::new(0);
+static FAILED: AtomicU32 = AtomicU32::new(0);
+
+/// How many checks have failed so far, on any CPU.
+pub fn failed() -> u32 {
+    FAILED.load(Relaxed)
+}
+
+/// Runs the suite on this CPU, whose stub is its own. IRQs are masked.
+pub fn on_this_cpu(mode: Mode) {
     let mut suite = Suite { checks: 0, failed: 0 };
     let vectors = (&raw const hyp_stub_vectors).addr() as u64;
     match mode {
         Mode::El1 => {
             error!("selftest: FAILED: entered at EL1: there is no stub");
-            end::failure();
+            suite.failed += 1;
         }
         Mode::Nvhe => from_el1(&mut suite, vectors),
         Mode::Vhe => from_el2_with_e2h(&mut suite, vectors),
     }
-    if suite.failed > 0 {
-        error!("selftest: stub: {} of {} checks FAILED", suite.failed, suite.checks);
+    CHECKS.fetch_add(suite.checks, Relaxed);
+    FAILED.fetch_add(suite.failed, Relaxed);
+    if suite.failed == 0 {
+        info!("selftest: stub: {} checks passed on CPU {}", suite.checks, Cpu::current().index);
+    }
+}
+
+/// Runs the suite on every CPU, this one last, and ends.
+pub fn stub(life: &Life) -> ! {
+    life.cpus.selftest();
+    cpus::mask();
+    on_this_cpu(life.mode);
+    let (checks, failed) = (CHECKS.load(Relaxed), failed());
+    if failed > 0 {
+        error!("selftest: stub: {failed} of {checks} checks FAILED");
         end::failure();
     }
-    info!("selftest: stub: {} checks passed", suite.checks);
-    if mode == Mode::Nvhe {
+    info!("selftest: stub: {checks} checks passed");
+    if life.mode == Mode::Nvhe {
         info!("selftest: next, a trapped read with x0 = 1");
         crate::console::flush();
         // SAFETY: the routine sets a trap that nothing but the read below springs.

@@ -113,6 +113,9 @@ impl<'a> Staged<'a> {
         if let Some((slot, status)) = disk::busy(&self.life.machine.virtio) {
             return Err(Refused::Busy(slot, status));
         }
+        let stopped = self.life.cpus.stop(self.life.orders.force)?;
+        self.life.cpus.tell(stopped);
+        self.life.cpus.quiet();
         // The last act before the point of no return: nothing has changed since it was made. [I8]
         self.plan.check_sources()?;
         for (name, range, was) in [

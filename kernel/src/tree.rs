@@ -1,4 +1,4 @@
-//! The device tree, read: RAM, reservations, devices, the console, the PSCI conduit, and the words for this generation.
+//! The device tree, read: CPUs, RAM, reservations, devices, interrupts, the console, the PSCI conduit, and the words for this generation.
 //!
 //! *When:* first thing in Rust, out of the blob as it was handed over. *Leaves:* owned ranges; nothing points into the blob afterwards.
 //! *Refuses:* a blob that is no valid tree, a tree without RAM or without /chosen (nothing could be handed on), a `reg` wider than
@@ -32,6 +32,53 @@ pub struct Reservation {
     pub no_map: bool,
 }
 
+/// The interrupt controller.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Gic {
+    /// GICv2: distributor and CPU interface, which every CPU sees at the same address.
+    V2 {
+        /// GICD.
+        distributor: Range<PhysAddr>,
+        /// GICC.
+        cpu_interface: Range<PhysAddr>,
+    },
+    /// GICv3 or v4: distributor and regions of redistributors; the CPU interface is system registers.
+    V3 {
+        /// GICD.
+        distributor: Range<PhysAddr>,
+        /// GICR, in regions.
+        redistributors: Vec<Range<PhysAddr>>,
+    },
+}
+
+impl Gic {
+    /// Its registers, as far as so many CPUs need them: a region of redistributors may have room for hundreds.
+    #[must_use]
+    pub fn registers(&self, cpus: usize) -> Vec<Range<PhysAddr>> {
+        // GICv4's four frames of 64 KiB, which is the most.
+        const REDISTRIBUTOR: u64 = 256 << 10;
+        match self {
+            Self::V2 { distributor, cpu_interface } => [distributor, cpu_interface].map(Clone::clone).into(),
+            Self::V3 { distributor, redistributors } => {
+                let needed = |region: &Range<PhysAddr>| {
+                    let end = region.start.0.saturating_add(REDISTRIBUTOR * cpus as u64);
+                    region.start..region.end.min(PhysAddr(end))
+                };
+                core::iter::once(distributor.clone()).chain(redistributors.iter().map(needed)).collect()
+            }
+        }
+    }
+}
+
+/// The generic timer's interrupts as INTIDs, in the order of the binding `arm,armv8-timer`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Timer {
+    /// EL1's virtual timer.
+    pub virtual_el1: u32,
+    /// EL2's physical timer.
+    pub physical_el2: u32,
+}
+
 /// What the machine is, as the tree says.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Machine {
@@ -47,6 +94,14 @@ pub struct Machine {
     pub virtio: Vec<Range<PhysAddr>>,
     /// /psci, where there is one.
     pub conduit: Option<Conduit>,
+    /// MPIDR_EL1's affinity of every CPU, in the tree's order.
+    pub cpus: Vec<u64>,
+    /// The interrupt controller.
+    pub gic: Option<Gic>,
+    /// GICv3's interrupt translation services.
+    pub its: Vec<Range<PhysAddr>>,
+    /// The generic timer.
+    pub timer: Option<Timer>,
 }
 
 /// A tree that this kernel cannot live by.
@@ -156,7 +211,8 @@ impl Machine {
                         _ => None,
                     };
                 }
-                "cpus" | "chosen" | "aliases" => {}
+                "cpus" => machine.cpus = cpus(&node)?,
+                "chosen" | "aliases" => {}
                 _ => machine.add_device(&node, cells, stdout)?,
             }
         }
@@ -173,6 +229,21 @@ impl Machine {
         if facts.is_compatible("arm,pl011") && (self.uart.is_none() || stdout == Some(facts.name)) {
             self.uart = ranges.first().cloned();
         }
+        if let [distributor, rest @ ..] = &ranges[..] {
+            let distributor = distributor.clone();
+            if facts.is_compatible("arm,gic-v3") {
+                self.gic = Some(Gic::V3 { distributor, redistributors: rest.into() });
+            } else if let [cpu_interface, ..] = rest
+                && ["arm,gic-400", "arm,cortex-a15-gic"].iter().any(|model| facts.is_compatible(model))
+            {
+                self.gic = Some(Gic::V2 { distributor, cpu_interface: cpu_interface.clone() });
+            } else if facts.is_compatible("arm,gic-v3-its") {
+                self.its.push(distributor);
+            }
+        }
+        if facts.is_compatible("arm,armv8-timer") {
+            self.timer = facts.timer();
+        }
         self.devices.extend(ranges);
         if facts.is_bus {
             for child in node.children() {
@@ -181,6 +252,29 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+/// The affinities of /cpus, without those that have failed.
+fn cpus(node: &FdtNode<'_>) -> Result<Vec<u64>, Refused> {
+    let address = Facts::of(node, Cells::DEFAULT).child_cells.address;
+    let cells = Cells { address, size: 0 };
+    let mut cpus = Vec::new();
+    for cpu in node.children().filter(|child| child.name_without_address() == "cpu") {
+        let facts = Facts::of(&cpu, cells);
+        if !(1..=2).contains(&address) || facts.reg.len() != 4 * address {
+            return Err(Refused::Reg(facts.name.into()));
+        }
+        let failed = cpu.property("status").and_then(|status| status.value_as::<&str>().ok());
+        if !failed.is_some_and(|status| status.starts_with("fail")) {
+            cpus.push(number(facts.reg));
+        }
+    }
+    Ok(cpus)
+}
+
+/// Big-endian cells as one number.
+fn number(cells: &[u8]) -> u64 {
+    cells.iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 
 /// How many 32-bit cells an address and a size take.
@@ -200,6 +294,7 @@ struct Facts<'a> {
     name: &'a str,
     reg: &'a [u8],
     compatible: &'a [u8],
+    interrupts: &'a [u8],
     cells: Cells,
     child_cells: Cells,
     is_bus: bool,
@@ -211,13 +306,17 @@ impl<'a> Facts<'a> {
     fn of(node: &FdtNode<'a>, cells: Cells) -> Self {
         let child_cells = Cells::DEFAULT;
         let name = node.name();
-        let mut facts = Self { name, reg: &[], compatible: &[], cells, child_cells, is_bus: false, is_disabled: false };
+        let nothing: &[u8] = &[];
+        let (reg, compatible, interrupts) = (nothing, nothing, nothing);
+        let (is_bus, is_disabled) = (false, false);
+        let mut facts = Self { name, reg, compatible, interrupts, cells, child_cells, is_bus, is_disabled };
         for property in node.properties() {
             let value = property.value_as::<&[u8]>().unwrap_or_default();
             let cell = || value.last().copied().map_or(0, usize::from);
             match property.name() {
                 "reg" => facts.reg = value,
                 "compatible" => facts.compatible = value,
+                "interrupts" => facts.interrupts = value,
                 "#address-cells" => facts.child_cells.address = cell(),
                 "#size-cells" => facts.child_cells.size = cell(),
                 "ranges" => facts.is_bus = value.is_empty(),
@@ -233,6 +332,12 @@ impl<'a> Facts<'a> {
         !self.is_disabled && self.compatible.split(|&byte| byte == 0).any(|word| word == model.as_bytes())
     }
 
+    /// The generic timer's interrupts: three cells each, the second a PPI's number.
+    fn timer(&self) -> Option<Timer> {
+        let intid = |nth: usize| Some(16 + number(self.interrupts.get(12 * nth + 4..12 * nth + 8)?) as u32);
+        Some(Timer { virtual_el1: intid(2)?, physical_el2: intid(3)? })
+    }
+
     /// The ranges of its `reg`, without empty ones.
     fn regs(&self) -> Result<Vec<Range<PhysAddr>>, Refused> {
         let Cells { address, size } = self.cells;
@@ -245,7 +350,6 @@ impl<'a> Facts<'a> {
         if wide || !self.reg.len().is_multiple_of(whole) {
             return Err(Refused::Reg(self.name.into()));
         }
-        let number = |cells: &[u8]| cells.iter().fold(0, |number: u64, &byte| number << 8 | u64::from(byte));
         for entry in self.reg.chunks_exact(whole) {
             let (start, bytes) = entry.split_at(4 * address);
             ranges.extend(PhysAddr(number(start)).range(number(bytes)).filter(|range| !range.is_empty()));

@@ -38,6 +38,26 @@ pub(crate) fn virt() -> DeviceTree {
         &[("device_type", text("memory")), ("reg", cells(&[0, 0x4800_0000, 0, 0x1800_0000]))],
     ));
     root.add_child(node("psci", &[("method", text("smc"))]));
+    let mut cpus = node("cpus", &[("#address-cells", cells(&[1])), ("#size-cells", cells(&[0]))]);
+    for affinity in [0, 1, 0x100] {
+        cpus.add_child(node(&alloc::format!("cpu@{affinity:x}"), &[("reg", cells(&[affinity]))]));
+    }
+    cpus.add_child(node("cpu@101", &[("reg", cells(&[0x101])), ("status", text("fail"))]));
+    cpus.add_child(node("cpu-map", &[]));
+    root.add_child(cpus);
+    let redistributors = &[0, 0x0800_0000, 0, 0x1_0000, 0, 0x080a_0000, 0, 0xf6_0000];
+    let mut intc = node("intc@8000000", &[("compatible", text("arm,gic-v3")), ("reg", cells(redistributors))]);
+    for (name, value) in [("#address-cells", cells(&[2])), ("#size-cells", cells(&[2])), ("ranges", vec![])] {
+        intc.add_property(DeviceTreeProperty::new(name, value).unwrap());
+    }
+    intc.add_child(node(
+        "its@8080000",
+        &[("compatible", text("arm,gic-v3-its")), ("reg", cells(&[0, 0x0808_0000, 0, 0x2_0000]))],
+    ));
+    root.add_child(intc);
+    let compatible = b"arm,armv8-timer\0arm,armv7-timer\0".to_vec();
+    let interrupts = cells(&[1, 13, 4, 1, 14, 4, 1, 11, 4, 1, 10, 4]);
+    root.add_child(node("timer", &[("compatible", compatible), ("interrupts", interrupts)]));
     for slot in [0x0a00_3e00, 0x0a00_0000] {
         let name = alloc::format!("virtio_mmio@{slot:x}");
         root.add_child(node(&name, &[("compatible", text("virtio,mmio")), ("reg", cells(&[0, slot, 0, 0x200]))]));
@@ -87,7 +107,32 @@ fn a_machine_is_what_its_tree_says() {
     assert_eq!(reserved, [secure, (range(0x5100_0000, 0x1000), "log@51000000", false)]);
     assert!(machine.devices.contains(&range(0x0800_0000, 0x1000)), "a bus with empty ranges is followed");
     assert!(!machine.devices.contains(&range(0, 0x1000)), "a bus that translates is not");
-    assert_eq!(machine.devices.len(), 5);
+    assert_eq!(machine.devices.len(), 8);
+}
+
+#[test]
+fn cpus_interrupts_and_the_timer_are_found() {
+    let blob = virt().to_dtb();
+    let machine = Machine::read(&Tree::open(&blob).unwrap()).unwrap();
+    assert_eq!(machine.cpus, [0, 1, 0x100], "without the one that failed");
+    let (distributor, redistributors) = (range(0x0800_0000, 0x1_0000), range(0x080a_0000, 0xf6_0000));
+    let gic = Gic::V3 { distributor: distributor.clone(), redistributors: vec![redistributors] };
+    assert_eq!(machine.gic.as_ref(), Some(&gic));
+    assert_eq!(gic.registers(3), [distributor, range(0x080a_0000, 0xc_0000)], "as far as three CPUs need them");
+    assert_eq!(gic.registers(1000)[1], range(0x080a_0000, 0xf6_0000), "and no further");
+    assert_eq!(machine.its, [range(0x0808_0000, 0x2_0000)]);
+    assert_eq!(machine.timer, Some(Timer { virtual_el1: 27, physical_el2: 26 }));
+}
+
+#[test]
+fn a_gicv2_is_two_ranges() {
+    let mut tree = virt();
+    let intc = tree.root.child_mut("intc@8000000").unwrap();
+    intc.property_mut("compatible").unwrap().set_value("arm,cortex-a15-gic");
+    let blob = tree.to_dtb();
+    let machine = Machine::read(&Tree::open(&blob).unwrap()).unwrap();
+    let [distributor, cpu_interface] = [range(0x0800_0000, 0x1_0000), range(0x080a_0000, 0xf6_0000)];
+    assert_eq!(machine.gic, Some(Gic::V2 { distributor, cpu_interface }));
 }
 
 #[test]
@@ -104,7 +149,7 @@ fn an_alias_names_the_console_and_a_disabled_one_is_none() {
     let blob = aliased.to_dtb();
     let machine = Machine::read(&Tree::open(&blob).unwrap()).unwrap();
     assert_eq!(machine.uart, Some(range(0x0900_0000, 0x1000)), "the first that is left");
-    assert_eq!(machine.devices.len(), 5, "disabled or not, nothing may land there");
+    assert_eq!(machine.devices.len(), 8, "disabled or not, nothing may land there");
 }
 
 #[test]

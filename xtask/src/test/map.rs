@@ -20,8 +20,9 @@ use super::{
 const RAM: Range<u64> = 0x4000_0000..0x6000_0000;
 /// Of it, not to be mapped.
 const FIRMWARE: Range<u64> = 0x5012_3000..0x5034_5000;
-/// `virt`'s PL011 and its virtio-mmio slots.
-const DEVICES: [Range<u64>; 2] = [0x0900_0000..0x0900_1000, 0x0a00_0000..0x0a00_4000];
+/// `virt`'s PL011, its virtio-mmio slots, its distributor, and as much of its redistributors as one CPU may need.
+const DEVICES: [Range<u64>; 4] =
+    [0x0900_0000..0x0900_1000, 0x0a00_0000..0x0a00_4000, 0x0800_0000..0x0801_0000, 0x080a_0000..0x080e_0000];
 
 /// What a leaf's bits say beside its address: all but the contiguous hint, what is for software, and whether it is a block or a page.
 const ATTRIBUTES: u64 = !ADDRESS & !(1 << 52) & !(0xf << 55) & !0b10;
@@ -112,9 +113,7 @@ impl Image {
             };
             leaf.expect(expected)?;
         }
-        [&self.text, &self.constants, code, &DEVICES[0], &DEVICES[1]]
-            .into_iter()
-            .try_for_each(|range| covered(leaves, range))?;
+        [&self.text, &self.constants, code].into_iter().chain(&DEVICES).try_for_each(|range| covered(leaves, range))?;
         let holes = self.guards.iter().chain([&FIRMWARE]).map(|hole| hole.end - hole.start).sum::<u64>();
         let ram = leaves.iter().filter(|leaf| within(&leaf.range, &RAM)).map(Leaf::bytes).sum::<u64>();
         let all = RAM.end - RAM.start;

@@ -1,0 +1,16 @@
+//! What each CPU has of its own: one page, the same for the first and for those that it starts.
+//!
+//! *When:* from a CPU's first instruction on. Until the CPU has a stack, SP of its level names this page, and the emergency printer saves
+//! registers in its frame. From then on TPIDR_EL1 names it, which is where the CPU's exception stack begins, downwards.
+
+/// What assembly knows of the page, at its beginning. A secondary CPU reads it with its MMU off: it is clean to PoC before PSCI's CPU_ON.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Own {
+    /// x0 to x30 of an exception that the emergency printer tells.
+    pub frame: [u64; 32],
+    /// TTBR0_EL1 of the map that a secondary joins, its ASID with it.
+    pub ttbr0: u64,
+    /// The top of a secondary's stack.
+    pub stack: u64,
+}

@@ -1,0 +1,35 @@
+// The way in of a CPU that another one has started.
+
+        .section .text.boot, "ax"
+
+// secondary_entry — goes from the state that PSCI's CPU_ON leaves to Rust.
+//   in        x0 = this CPU's boot::own::Own, physical, clean to PoC
+//   assumes   EL2 or EL1, MMU and D-cache off, DAIF masked; this image clean to PoC; the map in Own holds it 1:1, text executable  [I1, I2, I4]
+//   out       does not return; kernel_secondary(Own) at EL1h, MMU and caches on, SError unmasked, in that map
+//   clobbers  all
+//   memory    MMU off: reads Own, on an exception writes its frame
+        .global secondary_entry
+secondary_entry:
+        msr     SPSel, #1
+        mov     sp, x0
+        mov     x20, x0
+        mrs     x9, CurrentEL
+        cmp     x9, #{CURRENT_EL2}
+        b.ne    1f
+        bl      el2_setup
+1:      bl      cpu_setup
+        ldr     x0, [x20, #{TTBR0}]
+        bl      mmu_on
+
+        ldr     x9, [x20, #{STACK}]
+        mov     sp, x9
+        msr     tpidr_el1, x20
+        adr_l   x9, exception_vectors
+        msr     vbar_el1, x9
+        isb
+        // As on the first CPU: an asynchronous abort is told where it happens. Interrupts stay masked until there is a handler.
+        msr     daifclr, #4
+        mov     x0, x20
+        mov     x29, xzr
+        bl      {KERNEL_SECONDARY}
+        b       emergency_stop

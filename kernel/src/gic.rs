@@ -1,0 +1,314 @@
+//! The interrupt controller: GICv2 or GICv3, by what the device tree names, behind one set of questions and orders.
+//!
+//! *When:* while a life takes interrupts; what is asked of it when is [`crate::interrupts`]'s. Set-up, acknowledge and end are `arm-gic`'s. What a driver
+//! need not do and a kexec must is here: to read what a predecessor left, and to leave nothing enabled, pending, active or running.
+#![expect(unsafe_code, reason = "claims the GIC's registers")]
+
+use crate::memory::pointer;
+use arm_gic::gicv2::{self, GicV2};
+use arm_gic::gicv3::registers::GicrSgi;
+use arm_gic::gicv3::{GicCpuInterface, GicDistributor, GicRedistributor, SgiTarget, SgiTargetGroup};
+use arm_gic::{IntId, InterruptGroup, UniqueMmioPointer};
+use boot::phys::PhysAddr;
+use core::arch::asm;
+use core::fmt;
+use core::ops::Range;
+use core::ptr::NonNull;
+use kernel::tree;
+use safe_mmio::fields::ReadPureWrite;
+
+// Registers by their offsets, where banks are walked alike in GICD and in GICR's SGI frame (GICv3: IHI 0069, 12.9 and 12.11; GICv2: IHI 0048, 4.3
+// and 4.4).
+const GICD_CTLR: u64 = 0;
+const GICD_TYPER: u64 = 4;
+const ISENABLER: u64 = 0x100;
+const ICENABLER: u64 = 0x180;
+const ISPENDR: u64 = 0x200;
+const ICPENDR: u64 = 0x280;
+const ISACTIVER: u64 = 0x300;
+const ICACTIVER: u64 = 0x380;
+const GICD_ITARGETSR: u64 = 0x800;
+const GICD_CPENDSGIR: u64 = 0xf10;
+const GICC_CTLR: u64 = 0;
+const GICC_RPR: u64 = 0x14;
+const GICC_APR: u64 = 0xd0;
+const GICR_TYPER: u64 = 8;
+const GICR_SGI: u64 = 0x1_0000;
+
+/// RWP: a write is still on its way.
+const GICD_RWP: u32 = 1 << 31;
+const GICR_RWP: u32 = 1 << 3;
+
+/// The running priority where nothing runs.
+const IDLE: u32 = 0xff;
+
+/// The one of this machine.
+pub struct Gic(pub tree::Gic);
+
+impl fmt::Display for Gic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_v2() { "GICv2" } else { "GICv3" })
+    }
+}
+
+impl Gic {
+    /// Sets the distributor up: on, every interrupt disabled.
+    pub fn set_up(&self) {
+        self.shared().silence();
+        if self.is_v2() {
+            self.set_up_v2();
+        } else {
+            self.distributor().configure_default_settings();
+        }
+    }
+
+    /// Sets up what this CPU has of its own, with these private interrupts enabled.
+    pub fn set_up_cpu(&self, mpidr: u64, enabled: [IntId; 2]) {
+        let bank = self.private(mpidr);
+        bank.silence();
+        self.no_priority_runs();
+        if self.is_v2() {
+            self.set_up_v2();
+            for interrupt in enabled {
+                self.v2().enable_interrupt(interrupt, true).expect("a private interrupt");
+            }
+        } else {
+            let mut redistributor = bank.redistributor();
+            // It may be awake already.
+            let _ = redistributor.mark_core_awake();
+            redistributor.configure_default_settings();
+            for interrupt in enabled {
+                redistributor.enable_interrupt(interrupt, true).expect("a private interrupt");
+            }
+            GicCpuInterface::set_priority_mask(0xff);
+            GicCpuInterface::enable_group1(true);
+        }
+    }
+
+    /// Leaves what this CPU has of its own: nothing enabled, pending, active or running, its interface off.
+    pub fn leave_cpu(&self, mpidr: u64) {
+        self.private(mpidr).silence();
+        self.no_priority_runs();
+        if self.is_v2() {
+            word(self.gicc(), GICC_CTLR).write(0);
+        } else {
+            GicCpuInterface::enable_group1(false);
+            GicCpuInterface::set_priority_mask(0);
+        }
+    }
+
+    /// Leaves the distributor: nothing enabled, pending or active, and off.
+    pub fn leave(&self) {
+        self.shared().silence();
+        word(self.gicd(), GICD_CTLR).write(0);
+        self.settle();
+    }
+
+    /// Takes the interrupt that is pending for this CPU; `None` where it was withdrawn meanwhile.
+    pub fn acknowledge(&self) -> Option<IntId> {
+        if self.is_v2() {
+            self.v2().get_and_acknowledge_interrupt(InterruptGroup::Group0)
+        } else {
+            GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1)
+        }
+    }
+
+    /// Ends the interrupt that was taken.
+    pub fn end(&self, interrupt: IntId) {
+        if self.is_v2() {
+            self.v2().end_interrupt(interrupt, InterruptGroup::Group0);
+        } else {
+            GicCpuInterface::end_interrupt(interrupt, InterruptGroup::Group1);
+        }
+    }
+
+    /// Sends a software-generated interrupt to the CPU of this affinity and, on a GICv2, of this [`target`](Self::target).
+    pub fn send(&self, interrupt: IntId, mpidr: u64, target: u32) {
+        if self.is_v2() {
+            let target_list_filter = gicv2::SgiTargetListFilter::CPUTargetList;
+            let target_list = target as u16;
+            self.v2().send_sgi(interrupt, gicv2::SgiTarget::List { target_list_filter, target_list });
+        } else {
+            let [affinity0, affinity1, affinity2, _, affinity3, ..] = mpidr.to_le_bytes();
+            let target = SgiTarget::List { affinity3, affinity2, affinity1, target_list: 1 << (affinity0 & 0xf) };
+            GicCpuInterface::send_sgi(interrupt, target, SgiTargetGroup::CurrentGroup1).expect("an SGI");
+        }
+    }
+
+    /// Which bit of GICv2's target lists this CPU is: its private interrupts say where they go.
+    pub fn target(&self) -> u32 {
+        if self.is_v2() { word(self.gicd(), GICD_ITARGETSR).read() & 0xff } else { 0 }
+    }
+
+    /// Whether an interrupt of this CPU was taken and never ended.
+    pub fn priority_runs(&self) -> bool {
+        if self.is_v2() {
+            return word(self.gicc(), GICC_RPR).read() & 0xff != IDLE;
+        }
+        GicCpuInterface::enable_system_register_el1();
+        let priority: u64;
+        // SAFETY: reading ICC_RPR_EL1 has no side effects.
+        unsafe { asm!("mrs {}, s3_0_c12_c11_3", out(reg) priority, options(nomem, nostack)) };
+        priority & 0xff != u64::from(IDLE)
+    }
+
+    /// The interrupts that all CPUs share.
+    pub fn shared(&self) -> Bank {
+        let words = u64::from(word(self.gicd(), GICD_TYPER).read() & 0x1f) + 1;
+        Bank { base: self.gicd(), words: 1..words.min(32), control: self.control(), is_v2: self.is_v2() }
+    }
+
+    /// Those of one CPU; on a GICv2, of the one that asks.
+    ///
+    /// # Panics
+    ///
+    /// Where a GICv3 has no redistributor for it.
+    pub fn private(&self, mpidr: u64) -> Bank {
+        match &self.0 {
+            tree::Gic::V2 { .. } => Bank { base: self.gicd(), words: 0..1, control: None, is_v2: true },
+            tree::Gic::V3 { redistributors, .. } => {
+                let frame = redistributor(redistributors, mpidr).expect("a redistributor for every CPU");
+                let base = PhysAddr(frame.0 + GICR_SGI);
+                Bank { base, words: 0..1, control: Some((frame, GICR_RWP)), is_v2: false }
+            }
+        }
+    }
+
+    fn is_v2(&self) -> bool {
+        matches!(self.0, tree::Gic::V2 { .. })
+    }
+
+    fn gicd(&self) -> PhysAddr {
+        let (tree::Gic::V2 { distributor, .. } | tree::Gic::V3 { distributor, .. }) = &self.0;
+        distributor.start
+    }
+
+    fn gicc(&self) -> PhysAddr {
+        match &self.0 {
+            tree::Gic::V2 { cpu_interface, .. } => cpu_interface.start,
+            tree::Gic::V3 { .. } => unreachable!("GICv3's CPU interface is system registers"),
+        }
+    }
+
+    /// Where the distributor says that a write is on its way.
+    fn control(&self) -> Option<(PhysAddr, u32)> {
+        (!self.is_v2()).then(|| (self.gicd(), GICD_RWP))
+    }
+
+    fn settle(&self) {
+        settle(self.control());
+    }
+
+    fn v2(&self) -> GicV2<'static> {
+        // SAFETY: the device tree says that a GICv2 lies there; see `word` for who else touches it.
+        unsafe { GicV2::new(pointer(self.gicd()).cast(), pointer(self.gicc()).cast()) }
+    }
+
+    /// The distributor, and this CPU's interface.
+    fn set_up_v2(&self) {
+        let mut gic = self.v2();
+        gic.setup();
+        // With security extensions group 1 is bit 0 in the non-secure view, which is ours.
+        gic.enable_group0(true);
+    }
+
+    fn distributor(&self) -> GicDistributor<'static> {
+        let registers = NonNull::new(pointer(self.gicd()).cast()).expect("a GIC at address 0");
+        // SAFETY: as for `v2`.
+        GicDistributor::new(unsafe { UniqueMmioPointer::new(registers) })
+    }
+
+    /// No priority runs at this CPU's interface any more, whatever was taken and never ended; and an end of interrupt is one, not two.
+    fn no_priority_runs(&self) {
+        if self.is_v2() {
+            (0..4).for_each(|nth| word(self.gicc(), GICC_APR + 4 * nth).write(0));
+        } else {
+            GicCpuInterface::enable_system_register_el1();
+            // SAFETY: ICC_AP1R0_EL1 and ICC_CTLR_EL1 of this CPU, where no interrupt of ours runs.
+            unsafe { asm!("msr s3_0_c12_c9_0, xzr", "msr s3_0_c12_c12_4, xzr", "isb", options(nostack)) };
+        }
+    }
+}
+
+/// Enable, pending and active bits, 32 interrupts to a word.
+pub struct Bank {
+    base: PhysAddr,
+    words: Range<u64>,
+    /// Where RWP is, and which bit.
+    control: Option<(PhysAddr, u32)>,
+    is_v2: bool,
+}
+
+impl Bank {
+    /// The first INTID that is enabled, that is pending, that is active.
+    pub fn found(&self) -> [Option<u32>; 3] {
+        [ISENABLER, ISPENDR, ISACTIVER].map(|offset| {
+            self.words.clone().find_map(|nth| {
+                // SGIs of a GICv2 may be enabled for good, which is nobody's doing.
+                let ours = if self.is_v2 && nth == 0 && offset == ISENABLER { 0xffff_0000 } else { u32::MAX };
+                let set = word(self.base, offset + 4 * nth).read() & ours;
+                (set != 0).then(|| 32 * nth as u32 + set.trailing_zeros())
+            })
+        })
+    }
+
+    /// Everything disabled, not pending, not active.
+    pub fn silence(&self) {
+        for offset in [ICENABLER, ICPENDR, ICACTIVER] {
+            self.words.clone().for_each(|nth| word(self.base, offset + 4 * nth).write(u32::MAX));
+        }
+        if self.is_v2 && self.words.start == 0 {
+            // A pending SGI of a GICv2 is cleared for each sender.
+            (0..4).for_each(|nth| word(self.base, GICD_CPENDSGIR + 4 * nth).write(u32::MAX));
+        }
+        settle(self.control);
+    }
+
+    /// Disables one interrupt.
+    pub fn disable(&self, number: u32) {
+        word(self.base, ICENABLER + u64::from(number / 32) * 4).write(1 << (number % 32));
+    }
+
+    fn redistributor(&self) -> GicRedistributor<'static> {
+        let frames = pointer(PhysAddr(self.base.0 - GICR_SGI)).cast::<GicrSgi>();
+        let frames = NonNull::new(frames).expect("a GIC at address 0");
+        // SAFETY: as for `word`; both frames of this CPU's own redistributor.
+        GicRedistributor::new(unsafe { UniqueMmioPointer::new(frames) })
+    }
+}
+
+/// A register.
+fn word(base: PhysAddr, offset: u64) -> UniqueMmioPointer<'static, ReadPureWrite<u32>> {
+    let register = NonNull::new(pointer(PhysAddr(base.0 + offset)).cast()).expect("a GIC at address 0");
+    // SAFETY: the device tree says that the GIC's registers lie there; they are mapped as device memory. Those of one CPU are that CPU's alone;
+    // those that all share are set up before the others are on and left after they are off, or written one bit at a time.
+    unsafe { UniqueMmioPointer::new(register) }
+}
+
+/// Waits until what was written is in effect.
+fn settle(control: Option<(PhysAddr, u32)>) {
+    if let Some((register, pending)) = control {
+        while word(register, 0).read() & pending != 0 {}
+    }
+}
+
+/// The redistributor whose GICR_TYPER names this affinity.
+fn redistributor(regions: &[Range<PhysAddr>], mpidr: u64) -> Option<PhysAddr> {
+    const LAST: u32 = 1 << 4;
+    const VLPIS: u32 = 1 << 1;
+    let affinity = (mpidr >> 8 & 0xff00_0000) as u32 | (mpidr & 0x00ff_ffff) as u32;
+    for region in regions {
+        let mut at = region.start;
+        while at < region.end {
+            let typer = word(at, GICR_TYPER).read();
+            if word(at, GICR_TYPER + 4).read() == affinity {
+                return Some(at);
+            }
+            if typer & LAST != 0 {
+                break;
+            }
+            at.0 += if typer & VLPIS != 0 { 0x4_0000 } else { 0x2_0000 };
+        }
+    }
+    None
+}

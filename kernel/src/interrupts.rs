@@ -1,0 +1,156 @@
+//! Interrupts: taken over for this life, and left so that the next one takes none of ours.
+//!
+//! *When:* what all CPUs share once a life, the rest on each CPU; [`leave`] and [`end`] are the way out's. *On entry:* whatever a predecessor left,
+//! which is read before it is changed: [`Found`]. *Leaves,* at the end: every interrupt disabled, neither pending nor active, no priority
+//! running, interfaces, distributor and timers off. *Refuses:* nothing; an interrupt that is not ours is counted and turned off.
+#![expect(unsafe_code, reason = "orders memory before a call")]
+
+use crate::cpus::Cpu;
+use crate::gic::Gic;
+use crate::timer::Timer;
+use arm_gic::IntId;
+use core::arch::asm;
+use core::fmt;
+use core::sync::atomic::Ordering::Relaxed;
+use kernel::tree;
+use spin::Once;
+
+/// The software-generated interrupt that makes a CPU look at its orders.
+const CALL: IntId = IntId::sgi(0);
+
+/// What is driven.
+struct Driven {
+    gic: Gic,
+    timer: Timer,
+    /// The timer's, a private peripheral interrupt.
+    tick: IntId,
+}
+
+static DRIVEN: Once<Driven> = Once::new();
+
+impl fmt::Display for Driven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { gic, timer, tick } = self;
+        write!(f, "{gic}, {timer} (INTID {})", tick.raw_value())
+    }
+}
+
+/// What a predecessor left: the first INTID of each kind.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Found {
+    enabled: Option<u32>,
+    pending: Option<u32>,
+    active: Option<u32>,
+    /// An interrupt was taken and never ended.
+    running: bool,
+    /// The timer was on.
+    timer: bool,
+}
+
+impl Found {
+    fn of([enabled, pending, active]: [Option<u32>; 3]) -> Self {
+        Self { enabled, pending, active, ..Self::default() }
+    }
+
+    /// Whether there was nothing.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (what, first) in [("enabled", self.enabled), ("pending", self.pending), ("active", self.active)] {
+            if let Some(first) = first {
+                write!(f, " interrupt {first} {what},")?;
+            }
+        }
+        let running = if self.running { " a priority running," } else { "" };
+        let timer = if self.timer { " the timer on," } else { "" };
+        write!(f, "{running}{timer}")
+    }
+}
+
+/// Takes over what all CPUs share, where this machine has a GIC and a timer that are known. Returns what it was found in.
+pub fn begin(gic: Option<tree::Gic>, timer: Option<tree::Timer>, at_el2: bool) -> Found {
+    let (Some(gic), Some(numbers)) = (gic, timer) else { return Found::default() };
+    let (timer, number) = match at_el2 {
+        false => (Timer::VirtualEl1, numbers.virtual_el1),
+        true => (Timer::PhysicalEl2, numbers.physical_el2),
+    };
+    let driven = DRIVEN.call_once(|| Driven { gic: Gic(gic), timer, tick: IntId::ppi(number - 16) });
+    let found = Found::of(driven.gic.shared().found());
+    resume();
+    found
+}
+
+/// Sets up what all CPUs share.
+pub fn resume() {
+    if let Some(driven) = DRIVEN.get() {
+        driven.gic.set_up();
+    }
+}
+
+/// Takes this CPU's own over, and starts its timer. IRQs are masked. Returns what they were found in.
+pub fn enter(cpu: &Cpu) -> Found {
+    let Some(Driven { gic, timer, tick }) = DRIVEN.get() else { return Found::default() };
+    let (running, on) = (gic.priority_runs(), timer.is_on());
+    let found = Found { running, timer: on, ..Found::of(gic.private(cpu.mpidr).found()) };
+    timer.off();
+    gic.set_up_cpu(cpu.mpidr, [CALL, *tick]);
+    cpu.gicv2_target.store(gic.target(), Relaxed);
+    timer.arm();
+    found
+}
+
+/// Takes one interrupt. No lock is taken: it may have come anywhere.
+pub fn take(cpu: &Cpu) {
+    let Some(Driven { gic, timer, tick }) = DRIVEN.get() else { return };
+    let Some(interrupt) = gic.acknowledge() else { return };
+    // GICv2 tells an SGI's sender in the upper bits.
+    let number = interrupt.raw_value() & 0x3ff;
+    if number == tick.raw_value() && timer.has_expired() {
+        cpu.ticks.fetch_add(1, Relaxed);
+        timer.arm();
+    } else if number == CALL.raw_value() {
+        cpu.calls.fetch_add(1, Relaxed);
+    } else {
+        cpu.strays.fetch_add(1, Relaxed);
+        cpu.stray.store(number, Relaxed);
+        let bank = if number < 32 { gic.private(cpu.mpidr) } else { gic.shared() };
+        bank.disable(number);
+    }
+    gic.end(interrupt);
+}
+
+/// Makes another CPU look at its orders.
+pub fn call(cpu: &Cpu) {
+    // What it is to read is written before it is called.
+    // SAFETY: a barrier, and an event for a CPU that has no interrupts to wait for.
+    unsafe { asm!("dsb ish", "sev", options(nostack)) };
+    if let Some(driven) = DRIVEN.get() {
+        driven.gic.send(CALL, cpu.mpidr, cpu.gicv2_target.load(Relaxed));
+    }
+}
+
+/// Leaves this CPU's own as a kernel wants to find them. IRQs are masked.
+pub fn leave(cpu: &Cpu) {
+    if let Some(Driven { gic, timer, .. }) = DRIVEN.get() {
+        timer.off();
+        gic.leave_cpu(cpu.mpidr);
+    }
+}
+
+/// Leaves what all CPUs share, when each of them has left.
+pub fn end() {
+    if let Some(driven) = DRIVEN.get() {
+        driven.gic.leave();
+    }
+}
+
+/// What is driven, in words.
+#[must_use]
+pub fn driven() -> Option<impl fmt::Display> {
+    DRIVEN.get()
+}
