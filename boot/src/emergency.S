@@ -29,6 +29,7 @@ emergency_vectors:
 emergency_exception:
         mov     x0, sp
         // At EL2 the MMU is off while EL1 may have these lines dirty: out with them, before they fall on what is stored now.
+        // By 16 bytes, the smallest line there is: there are no registers to ask for this CPU's.
         .rept   16
         dc      civac, x0
         add     x0, x0, #16

@@ -4,7 +4,7 @@
 
 // _start — is the Image header (Linux, Documentation/arch/arm64/booting.rst); its first two words are instructions.
 //   in        x0 = device tree, physical, 8-byte aligned; x1 = x2 = x3 = 0
-//   assumes   EL2 or EL1, MMU off, D-cache off, DAIF masked; a VHE kernel may have left E2H set
+//   assumes   EL2 or EL1, MMU off, D-cache off, DAIF masked; a VHE kernel may have left E2H set  [I1]
 //   out       does not return; continues at entry
 //   clobbers  flags
 //   memory    touches none
@@ -37,7 +37,7 @@ _start:
 
 // entry — goes from the state that the boot protocol allows to Rust, and tells nobody but the record.
 //   in        as _start
-//   assumes   as _start
+//   assumes   as _start  [I1]
 //   out       does not return; kernel_main(entry record) at EL1h, MMU and caches on, SError unmasked, in the early map
 //   clobbers  all
 //   memory    MMU off: writes entry_record and early_tables, on an exception boot_own; reads 8 bytes of the device tree; MMU on: bss, RELR's pointers
@@ -172,7 +172,7 @@ cpu_setup:
 
 // mmu_on — turns this CPU's EL1 MMU and caches on.
 //   in        x0 = TTBR0_EL1: root table, physical, 4 KiB aligned, and its ASID
-//   assumes   EL1h, MMU off; the tables map this code 1:1 and executable, and lie in memory past the caches  [I2, I4]
+//   assumes   EL1h, MMU off; the tables map this code 1:1 and executable, and lie in memory past the caches  [I2, I4, I5]
 //   out       MMU, D-cache and I-cache on
 //   clobbers  x9, x10, flags
 //   memory    touches none
@@ -207,7 +207,7 @@ mmu_on:
 
 // early_map — builds the map that Rust starts in: this image, the device tree, the emergency UART; nothing else.
 //   in        x0 = device tree, physical
-//   assumes   MMU off
+//   assumes   MMU off; early_tables is nobody else's  [I5]
 //   out       x0 = TTBR0_EL1 for mmu_on
 //   clobbers  x0–x17, flags
 //   memory    writes early_tables and the record's dtb_size; reads the device tree's first 8 bytes

@@ -61,15 +61,15 @@ pub fn free() -> u64 {
     (heap.stats_total_bytes() - heap.stats_alloc_actual()) as u64
 }
 
-/// Frames, in runs of at most 1 MiB; given back when dropped.
+/// Frames, in runs; given back when dropped.
 #[derive(Debug, Default)]
 pub struct Frames {
     runs: Vec<Range<PhysAddr>>,
 }
 
 impl Frames {
-    /// Takes frames for `bytes` bytes, rounded up to pages, none of them in `avoid`. Runs are powers of two, so that the buddy
-    /// allocator rounds nothing up.
+    /// Takes frames for `bytes` bytes, rounded up to pages, none of them in `avoid`. Runs are powers of two of at most
+    /// 1 MiB, so that the buddy allocator rounds nothing up.
     ///
     /// # Errors
     ///
@@ -150,7 +150,7 @@ impl Frames {
 impl Drop for Frames {
     fn drop(&mut self) {
         for run in &self.runs {
-            // SAFETY: each run was allocated by `outside` with this layout, and is dropped once.
+            // SAFETY: each run was allocated by `take` with this layout, and is dropped once.
             unsafe { dealloc(pointer(run.start), layout(run.bytes())) };
         }
     }

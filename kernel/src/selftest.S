@@ -141,6 +141,7 @@ selftest_mmu_at_el2:
         msr     mair_el2, x9
         msr     tcr_el2, x1
         msr     ttbr0_el2, x0
+        // All that a table walk uses is in effect, and nothing older is left in the TLB, before the MMU is on.
         isb
         tlbi    alle2
         dsb     nsh
@@ -149,6 +150,7 @@ selftest_mmu_at_el2:
         mov     x10, #{SCTLR_MCI}
         orr     x9, x9, x10
         msr     sctlr_el2, x9
+        // On before the next instruction is fetched.
         isb
         ret
 
@@ -163,6 +165,7 @@ selftest_trap_at_el2:
         mrs     x9, hcr_el2
         orr     x9, x9, #{HCR_TID3}
         msr     hcr_el2, x9
+        // Traps from the next instruction on.
         isb
         ret
 

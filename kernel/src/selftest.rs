@@ -85,7 +85,7 @@ impl Suite {
         self.expect(format_args!("EL2h, x0 = {number:#x}, x1 = {argument:#x}"), answers.x0, expected);
     }
 
-    /// SOFT_RESTART's promises, seen by the landing pad: the shuffle, x3 and x4 left alone, EL2h, DAIF masked, SCTLR_EL2 = INIT.
+    /// SOFT_RESTART's promises, seen by the landing pad: the shuffle, x3 and x4 left alone, EL2h, DAIF masked, SCTLR_EL2 = MMU-off value.
     fn restart(&mut self) {
         let mut seen = [0; 9];
         // SAFETY: the pad is in this image, which lies 1:1, and comes back.

@@ -95,7 +95,7 @@ impl<'a> Staged<'a> {
         unsafe { crumbs.write_bytes(0, PAGE_SIZE as usize) };
 
         // The whole block to PoC: it is read with the MMU off, by EL2 as well, and executed. Its breadcrumbs are not written through the
-        // cache any more but by stores that are cleaned one by one. [I6]
+        // cache any more but by stores that are cleaned one by one. [I3, I6]
         cache::clean_and_invalidate(&(layout.code.start..layout.rest.end));
         cache::invalidate_instructions();
         life.map.make_executable(&layout.code);
