@@ -166,6 +166,7 @@ fn bootargs(trial: &mut Trial<'_>) -> Result<()> {
         ("generations=0", "a number from 1"),
         ("seed=fish", "a 64-bit number"),
         ("el2=on", "expected el2=nvhe or vhe"),
+        ("alternate=no", "expected alternate, without a value"),
         ("on-refusal=panic", "expected on-refusal=continue"),
         ("selftest=all", "expected selftest=stub"),
     ] {
