@@ -17,6 +17,9 @@ use object::{Object, ObjectSegment, ObjectSymbol};
 /// The bare-metal target.
 pub const TARGET: &str = "aarch64-unknown-none";
 
+/// The most bytes that the flat Image may have.
+pub const IMAGE_LIMIT: usize = 192 << 10;
+
 /// What cargo is told to build the kernel.
 pub fn arguments() -> Vec<String> {
     let build = ["build", "--release", "--package", "kernel", "--target", TARGET].map(str::to_owned);

@@ -6,9 +6,7 @@ use boot::phys::PAGE_SIZE;
 use object::elf::{PF_W, PF_X, PT_INTERP, PT_LOAD};
 
 use super::linked::Linked;
-
-/// The most bytes that the flat Image may have.
-const IMAGE_LIMIT: usize = 192 << 10;
+use crate::kernel_build::IMAGE_LIMIT;
 
 /// The sections that begin a range of their own permissions.
 const SECTIONS: [&str; 7] = [".head", ".text", ".rodata", ".data", ".early", ".bss", ".stacks"];
