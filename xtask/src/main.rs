@@ -19,6 +19,7 @@ mod kernel_build;
 mod orders;
 mod processes;
 mod qemu;
+mod relr;
 mod report;
 mod request;
 mod run;

@@ -18,6 +18,7 @@ use crate::{
     fit::{self, Kind, Payload},
     kernel_build::{Built, symbol},
     orders::{Base, Orders, Restart},
+    relr,
     request::Disk,
 };
 
@@ -25,7 +26,6 @@ use super::{
     case::{Case, Trial, case},
     generations::{Modes, check},
     last_look::{last_look, memory},
-    relr,
     transcript::Life,
 };
 

@@ -20,7 +20,6 @@ mod memory;
 mod patch;
 mod plain;
 mod refused;
-mod relr;
 mod runner;
 mod stub;
 mod transcript;
