@@ -13,9 +13,13 @@ pub const LOAD: u64 = 0x4300_0000;
 
 /// The disk with the kernel alone; with `load` it also says where that belongs.
 pub fn of(kernel: &Built, load: bool) -> Vec<u8> {
+    fit::write(&[own(kernel, load.then_some(LOAD))])
+}
+
+/// The kernel itself for a disk.
+pub fn own(kernel: &Built, load: Option<u64>) -> Payload {
     let description = format!("Ouroboros, build id {}", kernel.build_id);
-    let payload = payload("kernel", kernel.image.clone(), load.then_some(LOAD));
-    fit::write(&[Payload { description, ..payload }])
+    Payload { description, ..payload("kernel", kernel.image.clone(), load) }
 }
 
 /// A kernel of that name for a disk.

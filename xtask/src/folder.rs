@@ -20,6 +20,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+/// A folder for sockets, which have short names: the system's limit on theirs is about 100 bytes, a run's folder may have more.
+pub fn sockets() -> Result<TempDir> {
+    tempfile::Builder::new().prefix("xtask").tempdir().context("cannot make a folder for QEMU's sockets")
+}
 
 /// One run's folder.
 #[derive(Clone, Debug)]

@@ -39,8 +39,7 @@ pub struct Built {
 
 /// Builds the kernel; cargo speaks for itself if it cannot.
 pub fn build() -> Result<Built> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = Command::new(crate::cargo());
     command.current_dir(crate::root()).env("CARGO_TARGET_DIR", crate::target_dir()).args(arguments());
     // Flags from the environment would take the place of the target's own, which make the Image position independent.
     command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
@@ -108,12 +107,18 @@ fn build_id(elf: &[u8]) -> Result<String> {
     Ok(id.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Where the symbol `name` of the ELF lies, as offset in the Image, and its size.
-pub fn symbol(elf: &Path, name: &str) -> Result<Option<(u64, u64)>> {
+impl Built {
+    /// Where the symbol `name` lies, as offset in the Image.
+    pub fn symbol(&self, name: &str) -> Result<u64> {
+        symbol(&self.elf, name)
+    }
+}
+
+fn symbol(elf: &Path, name: &str) -> Result<u64> {
     let bytes = std::fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let file = object::File::parse(bytes.as_slice()).with_context(|| format!("{} is no ELF", elf.display()))?;
     let found = file.symbols().find(|symbol| symbol.name() == Ok(name));
-    Ok(found.map(|symbol| (symbol.address(), symbol.size())))
+    Ok(found.with_context(|| format!("the kernel has no symbol {name}"))?.address())
 }
 
 #[cfg(test)]
@@ -172,10 +177,10 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_symbol_is_no_error_and_an_absent_file_is_one() {
+    fn an_absent_symbol_or_file_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), elf(&[(0, b"text", 4)])).unwrap();
-        assert_eq!(symbol(file.path(), "main").unwrap(), None);
+        assert!(symbol(file.path(), "main").unwrap_err().to_string().contains("no symbol main"));
         assert!(symbol(Path::new("/nowhere"), "main").unwrap_err().to_string().contains("/nowhere"));
     }
 

@@ -28,6 +28,7 @@ mod test;
 mod verdict;
 
 use std::{
+    ffi::OsString,
     fmt,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -65,6 +66,11 @@ pub fn target_dir() -> PathBuf {
         Some(path) => std::path::absolute(&path).unwrap_or_else(|_| path.into()),
         None => root().join("target"),
     }
+}
+
+/// The cargo that started us, and so of the toolchain that is pinned here.
+pub fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 fn main() -> ExitCode {

@@ -72,9 +72,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let words = request.words(&image, disk.as_deref(), folder.path());
     folder.write("command", qemu::shell_line(&words) + "\n")?;
 
-    // Sockets have short names: the system's limit on theirs is about 100 bytes, a folder's path may be longer.
-    let sockets =
-        tempfile::Builder::new().prefix("xtask").tempdir().context("cannot make a folder for QEMU's sockets")?;
+    let sockets = folder::sockets()?;
     let (qmp, gdb) = (sockets.path().join("qmp"), sockets.path().join("gdb"));
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -177,9 +177,8 @@ pub fn has_target() -> Result<bool> {
 
 /// Does cargo, as it is chosen in this folder, find rustfmt and clippy?
 fn has_components() -> Result<bool> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     for verb in ["fmt", "clippy"] {
-        let mut command = Command::new(&cargo);
+        let mut command = Command::new(crate::cargo());
         let output = command.current_dir(crate::root()).args([verb, "--version"]).output();
         if !output.with_context(|| format!("cannot start {command:?}"))?.status.success() {
             return Ok(false);

@@ -15,6 +15,7 @@ use super::{
     table::{Cell, Table},
 };
 use crate::{
+    disk,
     fit::{self, Kind, Payload},
     orders::Restart,
 };
@@ -51,7 +52,7 @@ pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result
         for &size in sizes {
             // Hashing alone is 35 million instructions for each MiB.
             let timeout = Duration::from_secs(60 + 10 * size as u64);
-            let disk = disk(setting, size);
+            let disk = with_payload(setting, size);
             let measured = Measured { generations: 2, restart, memory: Some(MEMORY), disk, timeout };
             lives.push((size as f64, setting.counted(machine, measured)?));
         }
@@ -83,14 +84,8 @@ pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result
 }
 
 /// The kernel, and `mib` MiB beside it.
-fn disk(setting: &Setting, mib: usize) -> Vec<u8> {
-    let kernel = &setting.kernel;
-    let mut payloads = vec![Payload {
-        name: "kernel".to_owned(),
-        description: format!("Ouroboros, build id {}", kernel.build_id),
-        data: kernel.image.clone(),
-        kind: Kind::KernelNoload { load: None },
-    }];
+fn with_payload(setting: &Setting, mib: usize) -> Vec<u8> {
+    let mut payloads = vec![disk::own(&setting.kernel, None)];
     if mib > 0 {
         // What the bytes are does not matter to any instruction; that pages differ would show one in another's place.
         let data = (0..mib * MIB as usize / 8).flat_map(|word| (word as u64).to_le_bytes()).collect();

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     console::{Line, Stream},
     explain::Qmp,
-    folder::{Folder, stamp},
+    folder::{Folder, sockets, stamp},
     orders::Restart,
     processes::{Guarded, Interrupted, interrupted},
     qemu,
@@ -99,8 +99,7 @@ fn session(setting: &Setting, machine: &str, resets: usize) -> Result<(String, V
     let folder = Folder::create(&stamp(&format!("{machine}-wall")))?;
     let image = folder.write("Image", &setting.kernel.image)?;
     let disk = folder.write("disk.itb", setting.plain_disk())?;
-    let sockets =
-        tempfile::Builder::new().prefix("xtask").tempdir().context("cannot make a folder for QEMU's sockets")?;
+    let sockets = sockets()?;
     let (qmp, gdb) = (sockets.path().join("qmp"), sockets.path().join("gdb"));
     let words = request.words(&image, Some(&disk), folder.path());
     let mut command = Command::new(&words[0]);

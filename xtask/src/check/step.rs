@@ -136,7 +136,7 @@ fn command(line: &str) -> Command {
     let words: Vec<_> = line.split(' ').collect();
     let variables = words.iter().take_while(|word| word.contains('=')).count();
     let program = match words[variables] {
-        "cargo" => std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
+        "cargo" => crate::cargo(),
         other => other.into(),
     };
     let mut command = Command::new(program);

@@ -17,6 +17,7 @@ use boot::{
     breadcrumb,
     esr::{Esr, slot_name},
     marker,
+    phys::PAGE_SIZE,
     record::EntryRecord,
     sysreg::sctlr,
 };
@@ -269,7 +270,7 @@ impl Witness<'_> {
         let Some(&page) = numbers_after(self.console, "breadcrumbs 0x").last() else {
             return Crumbs { last: "no breadcrumbs: nobody has said Bye".into(), ..Crumbs::default() };
         };
-        let Some(bytes) = self.memory(page, 4096) else {
+        let Some(bytes) = self.memory(page, PAGE_SIZE) else {
             return Crumbs { last: format!("the breadcrumbs at {page:#x} cannot be read"), ..Crumbs::default() };
         };
         let words: Vec<u64> = bytes.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();

@@ -8,15 +8,12 @@
 use std::{fmt, fs, path::Path};
 
 use anyhow::{Context, Result};
+use boot::{
+    image::{BASE_ALIGNMENT, MAGIC, MAGIC_AT},
+    phys::PAGE_SIZE,
+};
 use object::{Object, ObjectSegment, ObjectSymbol, SymbolKind};
 
-/// The page that likeness is measured in, and that moved code is aligned to.
-const PAGE: u64 = 4096;
-/// Where an Image may lie: every 2 MiB.
-const SLOT: u64 = 2 << 20;
-/// Where the Image header holds its magic number, "ARM\x64" (Linux's arm64 boot protocol, section 4).
-const MAGIC_AT: u64 = 56;
-const MAGIC: [u8; 4] = 0x644d_5241_u32.to_le_bytes();
 /// Code that runs from a copy: what it is called, and the symbols that enclose it, on whole pages.
 const MOVED: &[(&str, &str, &str)] = &[("control page", "relocate_page_start", "relocate_page_end")];
 
@@ -98,27 +95,29 @@ impl Symbols {
     /// Where `address` stands. `bases` are the addresses at which copies of the kernel are known to have run; further copies are
     /// looked for by their headers, in the slots from which they would reach `address`.
     pub fn place(&self, address: u64, bases: &[u64], memory: &mut Memory<'_>) -> Option<Place> {
-        let slots = (0..=self.size.div_ceil(SLOT)).filter_map(|n| (address & !(SLOT - 1)).checked_sub(n * SLOT));
-        let headed: Vec<u64> =
-            slots.filter(|&slot| memory(slot + MAGIC_AT, 4).is_some_and(|bytes| bytes == MAGIC)).collect();
+        let slots = (0..=self.size.div_ceil(BASE_ALIGNMENT))
+            .filter_map(|n| (address & !(BASE_ALIGNMENT - 1)).checked_sub(n * BASE_ALIGNMENT));
+        let headed: Vec<u64> = slots
+            .filter(|&slot| memory(slot + MAGIC_AT as u64, 4).is_some_and(|bytes| bytes == MAGIC.to_le_bytes()))
+            .collect();
         let images = bases.iter().copied().chain(headed);
         let images =
             images.filter_map(|base| Some((None, base, address.checked_sub(base).filter(|&at| at < self.size)?)));
 
-        let page = address & !(PAGE - 1);
+        let page = address & !(PAGE_SIZE - 1);
         let moved =
             MOVED.iter().filter_map(|&(what, start, end)| Some((what, self.address(start)?..self.address(end)?)));
         let pages = moved.flat_map(|(what, linked)| {
-            let offsets = (0..linked.end - linked.start).step_by(PAGE as usize);
+            let offsets = (0..linked.end - linked.start).step_by(PAGE_SIZE as usize);
             offsets.filter_map(move |at| Some((Some(what), page.checked_sub(at)?, linked.start + at + address - page)))
         });
 
         let mut best: Option<(usize, Place)> = None;
-        let found = memory(page, PAGE);
+        let found = memory(page, PAGE_SIZE);
         for (moved, base, linked) in images.chain(pages) {
             let Some(name) = self.name(linked) else { continue };
             let (alike, all) =
-                found.as_ref().map_or((0, 0), |found| likeness(&self.bytes(linked & !(PAGE - 1)), found));
+                found.as_ref().map_or((0, 0), |found| likeness(&self.bytes(linked & !(PAGE_SIZE - 1)), found));
             let score = alike * 1000 / all.max(1);
             // An Image's base was announced or found by its header; a page has nothing but its looks.
             let believed = moved.is_none() || score >= 500;
@@ -131,10 +130,10 @@ impl Symbols {
 
     /// The page at `address` as it is in the file; what no segment holds is zero.
     fn bytes(&self, address: u64) -> Vec<u8> {
-        let mut page = vec![0; PAGE as usize];
+        let mut page = vec![0; PAGE_SIZE as usize];
         for (start, data) in &self.segments {
             let from = address.max(*start);
-            let to = (address + PAGE).min(start + data.len() as u64);
+            let to = (address + PAGE_SIZE).min(start + data.len() as u64);
             if from < to {
                 let source = &data[(from - start) as usize..(to - start) as usize];
                 page[(from - address) as usize..(to - address) as usize].copy_from_slice(source);
@@ -232,7 +231,7 @@ mod tests {
     /// An image of three pages: header, code at 0x1000, the relocation code at 0x2000; every word is its own address, but 1 more.
     fn symbols() -> Symbols {
         let mut image: Vec<u8> = (0..0x3000_u32 / 4).flat_map(|word| (word * 4 + 1).to_le_bytes()).collect();
-        image[56..60].copy_from_slice(&MAGIC);
+        image[MAGIC_AT..MAGIC_AT + 4].copy_from_slice(&MAGIC.to_le_bytes());
         let names = [
             (0x1000, "el2_setup"),
             (0x2000, "relocate_page_start"),

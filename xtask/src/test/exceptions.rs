@@ -6,10 +6,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{
-    kernel_build::symbol,
-    orders::{Orders, Restart},
-};
+use crate::orders::{Orders, Restart};
 
 use super::{
     case::{Case, Trial, case},
@@ -47,7 +44,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn pass(trial: &mut Trial<'_>, machine: &str, orders: &Orders, modes: Modes) -> Result<()> {
-    let stub = symbol(&trial.kernel().elf, "hyp_stub_vectors")?.context("the kernel has no hyp_stub_vectors")?.0;
+    let stub = trial.kernel().symbol("hyp_stub_vectors")?;
     let mut request = trial.request(machine, orders)?;
     // A semihosting call is an exception as well.
     request.semihosting = false;

@@ -28,11 +28,10 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn cargo_test(package: &str, words: &[&str]) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let folder = tempfile::tempdir().context("cannot make a folder for cargo's words")?;
     let said = folder.path().join("said");
     let log = File::create(&said).with_context(|| format!("cannot write {}", said.display()))?;
-    let mut command = Command::new(cargo);
+    let mut command = Command::new(crate::cargo());
     command.current_dir(crate::root()).env("CARGO_TARGET_DIR", crate::target_dir());
     command.args(["test", "--quiet", "--package", package]).args(words);
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

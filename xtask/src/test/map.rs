@@ -8,7 +8,7 @@ use std::ops::Range;
 use anyhow::{Context, Result, ensure};
 use boot::sysreg::{ROOT_LEVEL, descriptor};
 
-use crate::{explain::Gdb, kernel_build::symbol, orders::Orders, verdict::Verdict};
+use crate::{explain::Gdb, orders::Orders, verdict::Verdict};
 
 use super::{
     case::{Case, Trial, case},
@@ -35,7 +35,7 @@ pub fn cases() -> Vec<Case> {
 
 fn pass(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
     let kernel = trial.kernel();
-    let of = |name: &str| -> Result<u64> { Ok(symbol(&kernel.elf, name)?.with_context(|| name.to_owned())?.0) };
+    let of = |name: &str| kernel.symbol(name);
     let (main, walk, page) = (of("kernel_main")?, of("walk")?, of("relocate_page_start")?);
     let image = Image {
         whole: LOADED..LOADED + of("_image_end")?,

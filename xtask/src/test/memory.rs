@@ -16,7 +16,7 @@ use crate::{
     disk,
     explain::Qmp,
     fit::{self, Kind, Payload},
-    kernel_build::{Built, symbol},
+    kernel_build::Built,
     orders::{Base, Orders, Restart},
     relr,
     request::Disk,
@@ -55,7 +55,7 @@ pub fn cases() -> Vec<Case> {
 /// The last generation's Image is the one that was built, and it was entered as the boot protocol says.
 fn image(trial: &mut Trial<'_>, machine: &str, orders: &Orders, modes: Modes) -> Result<()> {
     let kernel = trial.kernel();
-    let of = |name: &str| -> Result<u64> { Ok(symbol(&kernel.elf, name)?.with_context(|| name.to_owned())?.0) };
+    let of = |name: &str| kernel.symbol(name);
     let (rodata_end, image_end, record) = (of("rodata_end")?, of("_image_end")?, of("entry_record")?);
     let mut request = trial.request(machine, orders)?;
     request.semihosting = false;

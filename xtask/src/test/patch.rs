@@ -3,9 +3,9 @@
 //! *When:* by the cases that show what happens when something goes wrong. Refuses a symbol that is not there, and an instruction that is
 //! not where it is looked for: a patch that hits nothing would be a test of nothing.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::kernel_build::{Built, symbol};
+use crate::kernel_build::Built;
 
 /// `b .`: hangs.
 pub const HANG: u32 = 0x1400_0000;
@@ -51,8 +51,6 @@ impl<'a> Patched<'a> {
     }
 
     fn address(&self, name: &str) -> Result<usize> {
-        let (address, _) =
-            symbol(&self.kernel.elf, name)?.with_context(|| format!("the kernel has no symbol {name}"))?;
-        Ok(usize::try_from(address)?)
+        Ok(usize::try_from(self.kernel.symbol(name)?)?)
     }
 }

@@ -5,13 +5,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{
-    explain::Gdb,
-    kernel_build::{Built, symbol},
-    orders::Orders,
-    request::Disk,
-    verdict::Verdict,
-};
+use crate::{explain::Gdb, kernel_build::Built, orders::Orders, request::Disk, verdict::Verdict};
 
 use super::{
     super::{
@@ -84,7 +78,7 @@ fn first_look(gdb: &mut Gdb, checksummed: u64) -> Result<Vec<u64>> {
 /// Where the first `ret` from the symbol on is linked.
 fn returns(kernel: &Built, name: &str) -> Result<u64> {
     const RET: [u8; 4] = 0xd65f_03c0_u32.to_le_bytes();
-    let start = symbol(&kernel.elf, name)?.with_context(|| format!("the kernel has no {name}"))?.0;
+    let start = kernel.symbol(name)?;
     let words = kernel.image[usize::try_from(start)?..].chunks(4);
     let word = words.take_while(|word| *word != RET).count() as u64;
     Ok(start + word * 4)
