@@ -10,28 +10,45 @@ const LAST_LINES: usize = 20;
 
 /// The words at the end of the run.
 pub fn words(request: &Request, outcome: &Outcome) -> String {
-    let folder = outcome.folder.path();
     let lives = outcome.events.iter().filter(|event| event.kind == Kind::Generation).count();
     let (verdict, seconds) = (outcome.verdict.words(), outcome.elapsed.as_secs_f64());
     let end = format!("{}: {verdict}; generations seen: {lives}, in {seconds:.2} s", request.name);
     if outcome.verdict == Verdict::Success {
-        return if request.keep { format!("{end}; kept in {}", folder.display()) } else { end };
+        return if request.keep { format!("{end}; kept in {}", outcome.folder.path().display()) } else { end };
     }
     let again = request.again.clone().unwrap_or_else(|| {
         let command = outcome.folder.file("command");
         qemu::shell_line(["sh", &command.display().to_string()])
     });
-    let mut text = format!("{end}\n");
-    let mut part = |title: &str, body: &str| {
-        if !body.trim().is_empty() {
-            text.push_str(&format!("\n{title}\n"));
-            body.trim_end().lines().for_each(|line| text.push_str(&format!("  {line}\n")));
-        }
-    };
-    part("The console's last lines:", &tail(&outcome.console, LAST_LINES));
-    part("QEMU's own words:", &tail(&outcome.qemu, LAST_LINES));
-    part("Where it stood:", outcome.explanation.as_deref().unwrap_or_default());
-    part("Kept in:", &folder.display().to_string());
-    part("Run it again:", &again);
-    text.trim_end().to_owned()
+    format!("{end}\n{}{}", seen(outcome), part("Run it again:", &again)).trim_end().to_owned()
+}
+
+/// What there is to see of a run that failed.
+pub fn seen(outcome: &Outcome) -> String {
+    [
+        part("The console's last lines:", &tail(&outcome.console, LAST_LINES)),
+        part("QEMU's own words:", &tail(&outcome.qemu, LAST_LINES)),
+        part("Where it stood:", outcome.explanation.as_deref().unwrap_or_default()),
+        part("Kept in:", &outcome.folder.path().display().to_string()),
+    ]
+    .concat()
+}
+
+/// Lines under a title, or nothing where there is none.
+fn part(title: &str, body: &str) -> String {
+    if body.trim().is_empty() {
+        return String::new();
+    }
+    body.trim_end().lines().fold(format!("\n{title}\n"), |text, line| text + "  " + line + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_without_lines_has_no_title() {
+        assert_eq!(part("Why:", " \n"), "");
+        assert_eq!(part("Why:", "one\n\ntwo\n"), "\nWhy:\n  one\n  \n  two\n");
+    }
 }

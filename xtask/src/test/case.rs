@@ -9,10 +9,10 @@ use anyhow::{Result, bail, ensure};
 
 use crate::{
     config::Config,
-    console::tail,
     disk,
     kernel_build::Built,
     orders::{Base, Orders},
+    report,
     request::{Disk, Request},
     run::{Outcome, run},
     verdict::Verdict,
@@ -108,6 +108,14 @@ impl<'a> Trial<'a> {
         Ok(request)
     }
 
+    /// The same without semihosting: PSCI ends the machine, and no call goes past it to the host.
+    pub fn request_psci(&self, machine: &str, orders: &Orders) -> Result<Request> {
+        let mut request = self.request(machine, orders)?;
+        request.semihosting = false;
+        request.bootargs = orders.bootargs(&request.machine.bootargs, false);
+        Ok(request)
+    }
+
     /// Makes the run; whatever its end is, it is this one that a failure shows.
     pub fn run(&mut self, request: &Request) -> Result<&Outcome> {
         let outcome = run(request)?;
@@ -138,19 +146,6 @@ impl<'a> Trial<'a> {
 
     /// What there is to see of the last run.
     pub fn last_run(&self) -> String {
-        const LINES: usize = 20;
-        let Some(outcome) = self.made.last() else { return String::new() };
-        let mut text = String::new();
-        let mut part = |title: &str, body: &str| {
-            if !body.trim().is_empty() {
-                text += &format!("\n{title}\n");
-                body.trim_end().lines().for_each(|line| text += &format!("  {line}\n"));
-            }
-        };
-        part("The console's last lines:", &tail(&outcome.console, LINES));
-        part("QEMU's own words:", &tail(&outcome.qemu, LINES));
-        part("Where it stood:", outcome.explanation.as_deref().unwrap_or_default());
-        part("Kept in:", &outcome.folder.path().display().to_string());
-        text
+        self.made.last().map(report::seen).unwrap_or_default()
     }
 }

@@ -11,6 +11,7 @@ use crate::orders::{Orders, Restart};
 use super::{
     case::{Case, Trial, case},
     generations::{Modes, check},
+    matrix::{MODES, words_for},
     transcript::{Life, hex},
 };
 
@@ -24,18 +25,11 @@ const PRIVATE_VECTORS: u64 = 0x1800;
 
 /// Modes × restarts.
 pub fn cases() -> Vec<Case> {
-    let modes = [
-        ("el1", "el1", Modes::All("el1")),
-        ("nvhe", "nvhe", Modes::All("nvhe")),
-        ("vhe", "vhe", Modes::All("vhe")),
-        ("alternate", "vhe", Modes::Alternate),
-    ];
     let mut cases = Vec::new();
-    for (mode, machine, modes) in modes {
+    for (mode, machine, modes) in MODES {
         for restart in [Restart::Hot, Restart::Cold] {
             cases.push(case(format!("exceptions/{mode}-{restart}"), move |trial| {
-                let append = if modes == Modes::Alternate { vec!["alternate".to_owned()] } else { Vec::new() };
-                let orders = Orders { generations: GENERATIONS, restart, append, ..trial.orders() };
+                let orders = Orders { generations: GENERATIONS, restart, append: words_for(modes), ..trial.orders() };
                 pass(trial, machine, &orders, modes)
             }));
         }
@@ -45,10 +39,8 @@ pub fn cases() -> Vec<Case> {
 
 fn pass(trial: &mut Trial<'_>, machine: &str, orders: &Orders, modes: Modes) -> Result<()> {
     let stub = trial.kernel().symbol("hyp_stub_vectors")?;
-    let mut request = trial.request(machine, orders)?;
     // A semihosting call is an exception as well.
-    request.semihosting = false;
-    request.bootargs = orders.bootargs(&request.machine.bootargs, false);
+    let mut request = trial.request_psci(machine, orders)?;
     request.args = ["-d", "int", "-D", "{folder}/exceptions.log"].map(str::to_owned).into();
     let outcome = trial.run(&request)?;
     let log = outcome.folder.file("exceptions.log");

@@ -57,9 +57,7 @@ fn image(trial: &mut Trial<'_>, machine: &str, orders: &Orders, modes: Modes) ->
     let kernel = trial.kernel();
     let of = |name: &str| kernel.symbol(name);
     let (rodata_end, image_end, record) = (of("rodata_end")?, of("_image_end")?, of("entry_record")?);
-    let mut request = trial.request(machine, orders)?;
-    request.semihosting = false;
-    request.bootargs = orders.bootargs(&request.machine.bootargs, false);
+    let request = trial.request_psci(machine, orders)?;
     let (lives, (base, found)) = last_look(trial, request, |qmp| {
         let base = program_counter(qmp)? & !(BASE_ALIGNMENT - 1);
         Ok((base, memory(qmp, base, image_end)?))
@@ -124,9 +122,7 @@ fn entered_well(record: &[u8], before: &Life, last: &Life) -> Result<()> {
 /// Each loadable lies where it was sent, and the rest of its last page is zero.
 fn loadables(trial: &mut Trial<'_>, machine: &str, orders: &Orders, modes: Modes) -> Result<()> {
     let payloads = with_loadables(trial.kernel());
-    let mut request = trial.request(machine, orders)?;
-    request.semihosting = false;
-    request.bootargs = orders.bootargs(&request.machine.bootargs, false);
+    let mut request = trial.request_psci(machine, orders)?;
     request.disk = Disk::Bytes(fit::write(&payloads).into());
     let sent = &payloads[1..];
     let (lives, found) = last_look(trial, request, |qmp| {
