@@ -3,25 +3,20 @@
 //! *When:* by the cases that need a moment which no patch of the kernel brings about: memory that changes between two instructions. QEMU is
 //! started stopped, and asked over a monitor of the case's own to open a gdb stub; the runner's own stub is closed by that.
 
-use std::{path::Path, thread, time::Duration};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use crate::{
-    explain::{Gdb, Qmp},
-    request::Request,
-    run::Outcome,
-};
+use crate::{explain::Gdb, request::Request, run::Outcome};
 
-use super::case::Trial;
+use super::{case::Trial, monitor::Monitor};
 
 /// Where `virt` loads the Image.
 pub const LOADED: u64 = 0x4020_0000;
-
-/// How long QEMU may take to open its monitor, in steps.
-const PATIENCE: u32 = 2000;
-const STEP: Duration = Duration::from_millis(5);
 
 /// Makes the run; `meddle` has the guest stopped before its first instruction, and lets it go in the end.
 pub fn debugged<'a>(
@@ -29,32 +24,25 @@ pub fn debugged<'a>(
     mut request: Request,
     meddle: impl FnOnce(Gdb) -> Result<()> + Send,
 ) -> Result<&'a Outcome> {
-    let sockets = tempfile::Builder::new().prefix("xtask").tempdir().context("cannot make a folder for sockets")?;
-    let (monitor, stub) = (sockets.path().join("meddle"), sockets.path().join("gdb"));
-    let chardev = format!("socket,id=meddle,path={},server=on,wait=off", monitor.display());
-    request.args.extend(["-S", "-chardev", &chardev, "-mon", "chardev=meddle,mode=control"].map(str::to_owned));
+    let monitor = Monitor::of(&mut request)?;
+    request.args.push("-S".to_owned());
+    let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let meddled = scope.spawn(|| meddle(open(&monitor, &stub)?));
+        let meddled = scope.spawn(|| meddle(open(&monitor, &over)?));
         let outcome = trial.run(&request);
+        over.store(true, Ordering::Relaxed);
         let meddled = meddled.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let outcome = outcome?;
         meddled.map(|()| outcome)
     })
 }
 
-fn open(monitor: &Path, stub: &Path) -> Result<Gdb> {
-    let mut qmp = Qmp::connect(monitor);
-    for _ in 0..PATIENCE {
-        if qmp.is_ok() {
-            break;
-        }
-        thread::sleep(STEP);
-        qmp = Qmp::connect(monitor);
-    }
-    let mut qmp = qmp?;
+fn open(monitor: &Monitor, over: &AtomicBool) -> Result<Gdb> {
+    let mut qmp = monitor.connect(over)?;
+    let stub = monitor.socket("gdb");
     qmp.execute("query-status", &json!({}))?;
     qmp.human(&format!("gdbserver unix:{},server=on,wait=off", stub.display()))?;
-    Gdb::connect(stub)
+    Gdb::connect(&stub)
 }
 
 /// Sets the Status of the entropy device, behind the kernel's back: as whoever had the machine before may have left it.

@@ -4,10 +4,8 @@
 //! SYSTEM_OFF, asked over a monitor of the case's own, and then told to quit; for the run it has ended by itself.
 
 use std::{
-    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,11 +15,9 @@ use crate::{explain::Qmp, request::Request, verdict::Verdict};
 
 use super::{
     case::Trial,
+    monitor::{Monitor, STEP},
     transcript::{self, Life},
 };
-
-/// How often QEMU is asked whether the guest has ended.
-const STEP: Duration = Duration::from_millis(5);
 
 /// Makes the run, without semihosting, which would end QEMU itself; `look` sees the guest after its end. Gives the generations and what `look`
 /// brings back.
@@ -31,15 +27,12 @@ pub fn last_look<T: Send>(
     look: impl FnOnce(&mut Qmp) -> Result<T> + Send,
 ) -> Result<(Vec<Life>, T)> {
     ensure!(!request.semihosting, "a guest that may call the host ends QEMU");
-    let sockets = tempfile::Builder::new().prefix("xtask").tempdir().context("cannot make a folder for a socket")?;
-    let socket = sockets.path().join("look");
-    let chardev = format!("socket,id=look,path={},server=on,wait=off", socket.display());
-    request.args.extend(["-no-shutdown", "-chardev", &chardev, "-mon", "chardev=look,mode=control"].map(str::to_owned));
-
+    let monitor = Monitor::of(&mut request)?;
+    request.args.push("-no-shutdown".to_owned());
     let over = AtomicBool::new(false);
     let (ran, seen) = thread::scope(|scope| {
         let seen = scope.spawn(|| {
-            let mut qmp = shut_down(&socket, &over)?;
+            let mut qmp = shut_down(&monitor, &over)?;
             let seen = look(&mut qmp);
             // QEMU may be gone before it answers.
             let _ = qmp.execute("quit", &json!({}));
@@ -55,14 +48,8 @@ pub fn last_look<T: Send>(
 }
 
 /// Waits until the guest has ended itself.
-fn shut_down(socket: &Path, over: &AtomicBool) -> Result<Qmp> {
-    let mut qmp = loop {
-        match Qmp::connect(socket) {
-            Ok(qmp) => break qmp,
-            Err(error) if over.load(Ordering::Relaxed) => return Err(error),
-            Err(_) => thread::sleep(STEP),
-        }
-    };
+fn shut_down(monitor: &Monitor, over: &AtomicBool) -> Result<Qmp> {
+    let mut qmp = monitor.connect(over)?;
     while !over.load(Ordering::Relaxed) {
         if qmp.execute("query-status", &json!({}))?["status"] == "shutdown" {
             return Ok(qmp);

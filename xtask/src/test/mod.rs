@@ -17,6 +17,7 @@ mod last_look;
 mod map;
 mod matrix;
 mod memory;
+mod monitor;
 mod patch;
 mod plain;
 mod refused;
