@@ -14,7 +14,7 @@ use boot::phys::{PAGE_SIZE, PhysAddr};
 use crate::random::SplitMix64;
 
 /// What an image's base is a multiple of: Linux's arm64 boot protocol asks for 2 MiB.
-pub const SLOT: u64 = 2 << 20;
+pub const SLOT: u64 = boot::image::BASE_ALIGNMENT;
 
 /// How many slots there are for `size` bytes: multiples of [`SLOT`] at which they lie in one range of RAM and over nothing to
 /// avoid.
