@@ -5,6 +5,7 @@
 //! stand in; registers get words; and the page of breadcrumbs tells the last phase that the way out reached. What cannot be had is
 //! said, and the rest is told all the same.
 
+mod demangle;
 mod gdb;
 mod qmp;
 mod symbols;
