@@ -23,7 +23,7 @@ use core::arch::asm;
 use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64};
 use kernel::mode::Mode;
 use log::{info, warn};
 use smccc::psci::{self, AffinityState, LowestAffinityLevel};
@@ -72,8 +72,8 @@ pub struct Cpu {
     pub ticks: AtomicU64,
     /// Units of work done: one for each time that it woke.
     work: AtomicU64,
-    /// Calls by another CPU taken.
-    pub calls: AtomicU64,
+    /// Another CPU calls it, and it has not taken that interrupt yet.
+    pub is_called: AtomicBool,
     /// Interrupts taken that were not ours, and the last one's INTID.
     pub strays: AtomicU32,
     /// See `strays`.
@@ -97,7 +97,7 @@ impl Cpu {
             order: AtomicU8::new(order::WORK),
             ticks: AtomicU64::new(0),
             work: AtomicU64::new(0),
-            calls: AtomicU64::new(0),
+            is_called: AtomicBool::new(false),
             strays: AtomicU32::new(0),
             stray: AtomicU32::new(0),
             gicv2_target: AtomicU32::new(0),
@@ -116,6 +116,20 @@ impl Cpu {
 
     fn is_current(&self) -> bool {
         core::ptr::eq(self, Self::current())
+    }
+
+    /// Gives it an order, and calls it.
+    fn give(&self, order: u8) {
+        self.is_called.store(interrupts::driven().is_some(), Relaxed);
+        self.order.store(order, Release);
+        interrupts::call(self);
+    }
+
+    /// The order that it was given. None before the call was taken: if it were obeyed earlier, at a tick, the call would be left to the next
+    /// kernel.
+    fn given(&self) -> u8 {
+        let order = self.order.load(Acquire);
+        if self.is_called.load(Acquire) { order::WORK } else { order }
     }
 
     /// Takes its interrupts over, and lets them come.
@@ -252,8 +266,7 @@ impl Cpus {
         let begun = clock::now();
         let up = || self.others().filter(|cpu| !matches!(cpu.state.load(Acquire), state::OFF | state::LOST));
         for cpu in up() {
-            cpu.order.store(order::STOP, Release);
-            interrupts::call(cpu);
+            cpu.give(order::STOP);
         }
         for cpu in up() {
             // What it says of itself is not enough: AFFINITY_INFO is asked until it says OFF, for only then can it be turned on again.
@@ -278,10 +291,9 @@ impl Cpus {
         Ok(clock::nanoseconds(clock::now() - begun))
     }
 
-    /// Takes this CPU's interrupts and the distributor down. The others are off.
+    /// Takes this CPU's interrupts and the distributor down. IRQs are masked, and the others off.
     pub fn quiet(&self) {
         let cpu = Cpu::current();
-        mask();
         interrupts::leave(cpu);
         interrupts::end();
         cpu.state.store(state::LEAVING, Relaxed);
@@ -304,8 +316,7 @@ impl Cpus {
     /// Where one does not come to an end.
     pub fn selftest(&self) {
         for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == state::UP) {
-            cpu.order.store(order::SELFTEST, Release);
-            interrupts::call(cpu);
+            cpu.give(order::SELFTEST);
             assert!(in_time(|| cpu.order.load(Acquire) == order::WORK), "{cpu} did not end its suite");
         }
     }
@@ -337,8 +348,7 @@ pub fn guards(blocks: &Range<PhysAddr>) -> impl Iterator<Item = Range<PhysAddr>>
 /// Makes `cpu` lead the life, on its own stack; this CPU works from now on.
 pub fn hand_over(cpu: &'static Cpu, life: &'static mut Life) -> ! {
     LED.store(life, Release);
-    cpu.order.store(order::LEAD, Release);
-    interrupts::call(cpu);
+    cpu.give(order::LEAD);
     work(Cpu::current())
 }
 
@@ -364,7 +374,7 @@ fn kernel_secondary(own: &'static Own) -> ! {
 fn work(cpu: &'static Cpu) -> ! {
     loop {
         mask();
-        match cpu.order.load(Acquire) {
+        match cpu.given() {
             order::STOP => {
                 leave(cpu);
                 cpu.order.store(order::WORK, Release);
@@ -390,13 +400,21 @@ fn work(cpu: &'static Cpu) -> ! {
 }
 
 /// Takes this CPU down. Returns only if PSCI will not.
+#[inline(never)]
 fn leave(cpu: &Cpu) {
     interrupts::leave(cpu);
     cpu.state.store(state::LEAVING, Release);
-    if psci::cpu_off::<Firmware>().is_err() {
-        *cpu.found.lock() = interrupts::enter(cpu);
+    if let Err(error) = turn_off() {
+        warn!("{cpu}: PSCI CPU_OFF: {error}");
+        interrupts::enter(cpu);
         cpu.state.store(state::DENIED, Release);
     }
+}
+
+/// PSCI CPU_OFF. Returns only if it will not.
+#[inline(never)]
+fn turn_off() -> Result<(), psci::error::Error> {
+    psci::cpu_off::<Firmware>()
 }
 
 /// An interrupt.

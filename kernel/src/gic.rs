@@ -135,6 +135,29 @@ impl Gic {
         }
     }
 
+    /// Takes a shared interrupt on this CPU and never ends it: the last one that the distributor has, which no device is likely to use. IRQs are
+    /// masked. Returns its INTID. For the self-test.
+    pub fn take_and_keep(&self, mpidr: u64) -> u32 {
+        let number = 32 * self.shared().words.end as u32 - 1;
+        let interrupt = IntId::spi(number - 32);
+        if self.is_v2() {
+            word(self.gicd(), GICD_ITARGETSR + u64::from(number & !3)).write(self.target() << (8 * (number % 4)));
+            self.v2().enable_interrupt(interrupt, true).expect("the distributor says that it has it");
+        } else {
+            self.distributor().set_routing(interrupt, Some(mpidr)).expect("a shared interrupt");
+            self.distributor().enable_interrupt(interrupt, true).expect("a shared interrupt");
+        }
+        let (offset, bit) = (ISPENDR + 4 * u64::from(number / 32), 1 << (number % 32));
+        word(self.gicd(), offset).write(bit);
+        loop {
+            match self.acknowledge() {
+                Some(other) if other != interrupt => self.end(other),
+                Some(_) => return number,
+                None => core::hint::spin_loop(),
+            }
+        }
+    }
+
     /// Which bit of GICv2's target lists this CPU is: its private interrupts say where they go.
     pub fn target(&self) -> u32 {
         if self.is_v2() { word(self.gicd(), GICD_ITARGETSR).read() & 0xff } else { 0 }

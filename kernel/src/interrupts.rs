@@ -11,8 +11,9 @@ use crate::timer::Timer;
 use arm_gic::IntId;
 use core::arch::asm;
 use core::fmt;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Relaxed, Release};
 use kernel::tree;
+use log::info;
 use spin::Once;
 
 /// The software-generated interrupt that makes a CPU look at its orders.
@@ -114,7 +115,7 @@ pub fn take(cpu: &Cpu) {
         cpu.ticks.fetch_add(1, Relaxed);
         timer.arm();
     } else if number == CALL.raw_value() {
-        cpu.calls.fetch_add(1, Relaxed);
+        cpu.is_called.store(false, Release);
     } else {
         cpu.strays.fetch_add(1, Relaxed);
         cpu.stray.store(number, Relaxed);
@@ -132,6 +133,19 @@ pub fn call(cpu: &Cpu) {
     if let Some(driven) = DRIVEN.get() {
         driven.gic.send(CALL, cpu.mpidr, cpu.gicv2_target.load(Relaxed));
     }
+}
+
+/// Makes it hard to leave well, for the self-test: on this CPU a shared interrupt taken and never ended, a call to itself pending, the timer
+/// expired. IRQs are masked.
+pub fn provoke(cpu: &Cpu) {
+    let Some(Driven { gic, timer, .. }) = DRIVEN.get() else { return };
+    // Level-sensitive, and first in line: while it is expired nothing else would be taken.
+    timer.off();
+    let kept = gic.take_and_keep(cpu.mpidr);
+    gic.send(CALL, cpu.mpidr, gic.target());
+    timer.arm();
+    while !timer.has_expired() {}
+    info!("provoked: INTID {kept} taken and not ended, INTID {} pending, the timer expired", CALL.raw_value());
 }
 
 /// Leaves this CPU's own as a kernel wants to find them. IRQs are masked.

@@ -39,7 +39,7 @@ use boot::marker;
 use boot::phys::{PhysAddr, PhysRange};
 use boot::record::EntryRecord;
 use core::convert::Infallible;
-use kernel::orders::{Base, RestartCpu};
+use kernel::orders::{Base, RestartCpu, Selftest};
 use log::{info, warn};
 use relocate::placement;
 
@@ -60,7 +60,7 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
         end::failure();
     }
     life.cpus.start();
-    if life.orders.selftest {
+    if life.orders.selftest == Some(Selftest::Stub) {
         selftest::stub(&life);
     }
     let leader = match life.orders.restart_cpu {

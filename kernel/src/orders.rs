@@ -45,6 +45,15 @@ pub enum RestartCpu {
     Random,
 }
 
+/// What is tested beside living.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Selftest {
+    /// The hyp-stub's conformance suite, on every CPU, instead of a life.
+    Stub,
+    /// Before each restart, interrupts in every state that the next kernel must not find.
+    Interrupts,
+}
+
 /// All that bootargs can order.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Orders {
@@ -68,8 +77,8 @@ pub struct Orders {
     pub restart_cpu: Option<RestartCpu>,
     /// `force`: go even if a CPU will not stop.
     pub force: bool,
-    /// `selftest=stub`: run the hyp-stub's conformance suite instead of a life.
-    pub selftest: bool,
+    /// `selftest=stub|interrupts`.
+    pub selftest: Option<Selftest>,
 }
 
 impl Default for Orders {
@@ -85,7 +94,7 @@ impl Default for Orders {
             continue_on_refusal: false,
             restart_cpu: None,
             force: false,
-            selftest: false,
+            selftest: None,
         }
     }
 }
@@ -153,8 +162,9 @@ impl Orders {
                 self.restart_cpu = Some(RestartCpu::Number(index));
             }
             ("force", "") => self.force = true,
-            ("selftest", "stub") => self.selftest = true,
-            ("selftest", _) => return Err("selftest=stub"),
+            ("selftest", "stub") => self.selftest = Some(Selftest::Stub),
+            ("selftest", "interrupts") => self.selftest = Some(Selftest::Interrupts),
+            ("selftest", _) => return Err("selftest=stub or interrupts"),
             _ => {}
         }
         Ok(())
@@ -204,7 +214,7 @@ mod tests {
             continue_on_refusal: true,
             restart_cpu: Some(RestartCpu::Number(2)),
             force: true,
-            selftest: true,
+            selftest: Some(Selftest::Stub),
         };
         assert_eq!(Orders::parse(words), (expected, Ok(())));
     }
@@ -224,7 +234,7 @@ mod tests {
             ("semihosting=off", "without a value"),
             ("on-refusal=panic", "continue"),
             ("restart-cpu=all", "random"),
-            ("selftest=all", "stub"),
+            ("selftest=all", "stub or interrupts"),
         ] {
             let (orders, result) = Orders::parse(word);
             let message = result.unwrap_err().to_string();

@@ -6,7 +6,9 @@
 #![expect(unsafe_code, reason = "writes the control block, installs EL2's vectors, and jumps")]
 
 use crate::console;
+use crate::cpus::{self, Cpu};
 use crate::disk;
+use crate::interrupts;
 use crate::life::Life;
 use crate::map;
 use crate::memory::pointer;
@@ -20,7 +22,7 @@ use boot::{hyp, hyp_stub};
 use core::convert::Infallible;
 use core::ops::Range;
 use kernel::mode::Mode;
-use kernel::orders::Restart;
+use kernel::orders::{Restart, Selftest};
 use log::info;
 use relocate::checksum::Crc32c;
 use relocate::control::{self, ARGUMENTS_OFFSET, Arguments, Layout};
@@ -115,6 +117,10 @@ impl<'a> Staged<'a> {
         }
         let stopped = self.life.cpus.stop(self.life.orders.force)?;
         self.life.cpus.tell(stopped);
+        cpus::mask();
+        if self.life.orders.selftest == Some(Selftest::Interrupts) {
+            interrupts::provoke(Cpu::current());
+        }
         self.life.cpus.quiet();
         // The last act before the point of no return: nothing has changed since it was made. [I8]
         self.plan.check_sources()?;
