@@ -12,6 +12,9 @@ pub const BYE: &str = "Bye!";
 /// A generation refused to restart and lives on: `Refused: ` and the rule with the value that broke it.
 pub const REFUSED: &str = "Refused: ";
 
+/// A predecessor left interrupts that a kernel must not find: which, and on which CPU.
+pub const FOUND: &str = "Found at entry: ";
+
 /// The last generation ended as ordered.
 pub const SUCCESS: &str = "Ouroboros: success";
 

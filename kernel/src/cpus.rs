@@ -15,6 +15,7 @@ use crate::memory::pointer;
 use crate::{clock, selftest};
 use alloc::vec::Vec;
 use boot::cache;
+use boot::marker;
 use boot::own::Own;
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use boot::secondary::secondary_entry;
@@ -178,13 +179,11 @@ impl Cpus {
     /// `blocks` is RAM, mapped but for the [`guards`], big enough for all but this CPU, and for ever theirs. `ttbr0` is the map that this CPU lives
     /// in, as EL1 would use it.
     pub unsafe fn new(mpidrs: &[u64], blocks: &Range<PhysAddr>, ttbr0: u64, mode: Mode) -> Self {
-        let (own, mpidr): (u64, u64);
-        // SAFETY: reading them has no side effects.
-        unsafe {
-            asm!("mrs {}, tpidr_el1", "mrs {}, mpidr_el1", out(reg) own, out(reg) mpidr, options(nomem, nostack))
-        };
+        let own: u64;
+        // SAFETY: reading it has no side effects.
+        unsafe { asm!("mrs {}, tpidr_el1", out(reg) own, options(nomem, nostack)) };
         // Aff3 and Aff2 to Aff0, as the device tree has them.
-        let this = mpidr & 0xff_00ff_ffff;
+        let this = mpidr() & 0xff_00ff_ffff;
         let mut at = blocks.start;
         let mut all = Vec::new();
         for (index, &mpidr) in mpidrs.iter().enumerate() {
@@ -252,7 +251,7 @@ impl Cpus {
         for cpu in &self.all {
             let found = cpu.found.lock();
             if !found.is_quiet() {
-                warn!("{cpu} was entered with{found} which a predecessor left");
+                warn!("{}{cpu}:{found}", marker::FOUND);
             }
         }
     }
@@ -421,6 +420,14 @@ fn turn_off() -> Result<(), psci::error::Error> {
 #[unsafe(no_mangle)]
 fn kernel_interrupt() {
     interrupts::take(Cpu::current());
+}
+
+/// MPIDR_EL1.
+pub fn mpidr() -> u64 {
+    let mpidr;
+    // SAFETY: reading it has no side effects.
+    unsafe { asm!("mrs {}, mpidr_el1", out(reg) mpidr, options(nomem, nostack)) };
+    mpidr
 }
 
 /// Whether PSCI says that the CPU is off.

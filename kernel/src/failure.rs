@@ -44,8 +44,15 @@ fn kernel_exception(frame: &Frame) -> ! {
     let _ = writeln!(console, "\n{EMERGENCY}exception: {}: {}", slot_name(frame.slot), Esr(frame.esr));
     let _ = writeln!(
         console,
-        "{EMERGENCY}exception slot={:016x} esr={:016x} elr={:016x} far={:016x} spsr={:016x} sp={:016x} base={:016x}",
-        frame.slot, frame.esr, frame.elr, frame.far, frame.spsr, frame.sp, base.0
+        "{EMERGENCY}exception slot={:016x} esr={:016x} elr={:016x} far={:016x} spsr={:016x} sp={:016x} base={:016x} mpidr={:016x}",
+        frame.slot,
+        frame.esr,
+        frame.elr,
+        frame.far,
+        frame.spsr,
+        frame.sp,
+        base.0,
+        crate::cpus::mpidr()
     );
     for (number, registers) in frame.x.chunks(4).enumerate() {
         let _ = console.write_str(EMERGENCY);

@@ -64,11 +64,11 @@ impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (what, first) in [("enabled", self.enabled), ("pending", self.pending), ("active", self.active)] {
             if let Some(first) = first {
-                write!(f, " interrupt {first} {what},")?;
+                write!(f, " INTID {first} {what}")?;
             }
         }
-        let running = if self.running { " a priority running," } else { "" };
-        let timer = if self.timer { " the timer on," } else { "" };
+        let running = if self.running { " one never ended" } else { "" };
+        let timer = if self.timer { " timer on" } else { "" };
         write!(f, "{running}{timer}")
     }
 }

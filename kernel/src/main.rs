@@ -151,6 +151,6 @@ fn introduce(life: &mut Life) {
         warn!("{note}");
     }
     if !life.found.is_quiet() {
-        warn!("this generation was entered with{} which a predecessor left", life.found);
+        warn!("{}shared by all CPUs:{}", marker::FOUND, life.found);
     }
 }

@@ -108,7 +108,7 @@ fn build_id(elf: &[u8]) -> Result<String> {
 }
 
 impl Built {
-    /// Where the symbol `name` lies, as offset in the Image.
+    /// Where the symbol `name` lies, as offset in the Image; a Rust function by its path, `kernel::cpus::leave`.
     pub fn symbol(&self, name: &str) -> Result<u64> {
         symbol(&self.elf, name)
     }
@@ -117,7 +117,10 @@ impl Built {
 fn symbol(elf: &Path, name: &str) -> Result<u64> {
     let bytes = std::fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let file = object::File::parse(bytes.as_slice()).with_context(|| format!("{} is no ELF", elf.display()))?;
-    let found = file.symbols().find(|symbol| symbol.name() == Ok(name));
+    let found = file.symbols().find(|symbol| {
+        let mangled = symbol.name().unwrap_or_default();
+        mangled == name || (name.contains("::") && format!("{:#}", rustc_demangle::demangle(mangled)) == name)
+    });
     Ok(found.with_context(|| format!("the kernel has no symbol {name}"))?.address())
 }
 

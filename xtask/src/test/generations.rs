@@ -45,6 +45,10 @@ pub fn check(lives: &[Life], orders: &Orders, modes: Modes) -> Result<()> {
         ensure!(mode == asked, "generation {number} lives in {mode}, and should in {asked}");
         ensure!(*seed == orders.seed, "generation {number} draws from {seed:#x}, and should from {:#x}", orders.seed);
         check_phases(life, orders.restart)?;
+        let ((up, cpus), found) = (life.cpus, &life.found);
+        ensure!(up == cpus && up > 0, "generation {number} has {up} of {cpus} CPUs up");
+        ensure!(found.is_empty(), "generation {number} was entered with interrupts that were left: {found:?}");
+        ensure!(life.strays == 0, "generation {number} took {} interrupts that were not its own", life.strays);
     }
     lives.windows(2).try_for_each(|pair| check_step(&pair[0], &pair[1], orders))?;
     ensure!(lives.last().is_none_or(|last| last.bye.is_none()), "the last generation said Bye!");
@@ -153,6 +157,10 @@ mod tests {
             ("control pages 0x5ff80000,".into(), "control pages 0x5ff90000,".into(), "left by those at 0x5ff90000"),
             ("+3 maintained +4 verified".into(), "+3 maintained".into(), "phases are"),
             ("+2 copied +3 maintained".into(), "+2 maintained +3 copied".into(), "phases are"),
+            ("CPUs: 2 of 2".into(), "CPUs: 1 of 2".into(), "1 of 2 CPUs up"),
+            (line(1, "CPUs"), String::new(), "0 of 0 CPUs up"),
+            ("[1] seed".into(), "[1] Found at entry: CPU 1: INTID 27 pending\n[1] seed".into(), "INTID 27 pending"),
+            ("not ours 0".into(), "not ours 1".into(), "took 1 interrupts"),
             ("[0] phases, ns: first".into(), "[0] phases, ns: Bye! +1 first".into(), "phases are"),
         ] {
             let doctored = GOOD.replacen(&was, &is, 1);

@@ -5,6 +5,7 @@
 //! filter leaves out, so one case is repeated by its name alone.
 
 mod case;
+mod cpus;
 mod debugger;
 mod exceptions;
 mod failing;
@@ -101,6 +102,7 @@ fn cases(config: &Config) -> Vec<Case> {
     cases.extend(matrix::cases(config));
     cases.extend(guests::cases());
     cases.extend(stub::cases());
+    cases.extend(cpus::cases());
     cases.extend(exceptions::cases());
     cases.extend(map::cases());
     cases.extend(memory::cases());

@@ -10,6 +10,7 @@ use crate::{orders::Orders, verdict::Verdict};
 
 use super::{
     case::{Case, Trial, case},
+    cpus::with_cpus,
     transcript::hex,
 };
 
@@ -18,18 +19,29 @@ const VHE: [&str; 2] = ["neoverse-n1", "max"];
 
 /// Machines and CPUs.
 pub fn cases() -> Vec<Case> {
-    let nvhe = NVHE.map(|cpu| case(format!("stub/nvhe-{cpu}"), move |trial| pass(trial, "nvhe", cpu)));
-    let vhe = VHE.map(|cpu| case(format!("stub/vhe-{cpu}"), move |trial| pass(trial, "vhe", cpu)));
-    nvhe.into_iter().chain(vhe).collect()
+    let machines = NVHE.map(|cpu| ("nvhe", cpu)).into_iter().chain(VHE.map(|cpu| ("vhe", cpu)));
+    let one = machines.map(|(machine, cpu)| (machine, cpu, 1));
+    let all = one.chain([("nvhe", NVHE[0], 4), ("vhe", VHE[0], 4)]);
+    let named = |(machine, cpu, cpus)| {
+        let name =
+            if cpus == 1 { format!("stub/{machine}-{cpu}") } else { format!("stub/{machine}-{cpu}-{cpus}-cpus") };
+        case(name, move |trial| pass(trial, machine, cpu, cpus))
+    };
+    all.map(named).collect()
 }
 
-fn pass(trial: &mut Trial<'_>, machine: &str, cpu: &str) -> Result<()> {
+fn pass(trial: &mut Trial<'_>, machine: &str, cpu: &str, cpus: usize) -> Result<()> {
     let orders = Orders { append: vec!["selftest=stub".to_owned()], ..trial.orders() };
     let mut request = trial.request(machine, &orders)?;
     request.cpu = Some(cpu.to_owned());
+    with_cpus(&mut request, cpus, 3);
     let expected = if machine == "nvhe" { Verdict::Stopped } else { Verdict::Success };
     let outcome = trial.ends(&request, expected)?;
     judge(&outcome.console, machine == "nvhe")?;
+    for index in 0..cpus {
+        let passed = format!("checks passed on CPU {index}");
+        ensure!(outcome.console.contains(&passed), "no word of the stub of CPU {index}");
+    }
     let words = outcome.explanation.as_deref().unwrap_or_default();
     ensure!(
         machine != "nvhe" || words.contains("system register access trapped: read of"),

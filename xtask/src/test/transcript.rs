@@ -31,6 +31,12 @@ pub struct Life {
     pub phases: Vec<String>,
     /// Why it did not restart, each time.
     pub refused: Vec<String>,
+    /// How many CPUs are up, and how many there are.
+    pub cpus: (u32, u32),
+    /// Interrupts that it was entered with.
+    pub found: Vec<String>,
+    /// How many interrupts it took that were not its own.
+    pub strays: u64,
     /// How it left, if it did.
     pub bye: Option<Bye>,
     /// All that it said, without its number.
@@ -100,6 +106,14 @@ impl Life {
             self.tree = decimal(text, "device tree ")?;
         } else if let Some(rest) = text.strip_prefix("phases, ns: ") {
             self.phases = stations(rest)?;
+        } else if let Some(rest) = text.strip_prefix("CPUs: ") {
+            let (up, of) =
+                rest.split_once(" up").and_then(|(counts, _)| counts.split_once(" of ")).context("no counts")?;
+            self.cpus = (up.parse()?, of.parse()?);
+        } else if let Some(rest) = text.strip_prefix(marker::FOUND) {
+            self.found.push(rest.to_owned());
+        } else if text.starts_with("others off in ") {
+            self.strays = decimal(text, "not ours ")?;
         } else if let Some(rest) = text.strip_prefix(marker::REFUSED) {
             self.refused.push(rest.to_owned());
         } else if let Some(rest) = text.strip_prefix(marker::BYE) {
@@ -157,17 +171,22 @@ pub mod tests {
 [0] Generation 0 of 3: nvhe, base 0x40200000
 [0] seed 0x2a, image 479232 bytes, control pages 0x5ffc0000
 [0] free memory 536209728 bytes, device tree 7846 bytes (handed over with 1048576)
+[0] CPUs: 2 of 2 up; GICv3, EL1's virtual timer (INTID 27)
 [0] loaded \"conf-1\": 164128 bytes hashed, 6 requests, disk 191024 ns
+[0] others off in 409616 ns; ticks [16, 15], work [0, 16], interrupts not ours 0
 [0] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, device tree 0x4027c000, control pages 0x5ffc0000, breadcrumbs 0x5ffc2000
 [1] phases, ns: Bye! +1 in the control page +2 copied +3 maintained +4 verified +5 MMU off +6 leaving +7 first instruction +8 EL2 set up +9 MMU on +10 main
 [1] Generation 1 of 3: nvhe, base 0x40200000
 [1] seed 0x2a, image 479232 bytes, control pages 0x5ff80000
 [1] free memory 536217920 bytes, device tree 7846 bytes (handed over with 7846)
+[1] CPUs: 2 of 2 up; GICv3, EL1's virtual timer (INTID 27)
+[1] others off in 409616 ns; ticks [16, 15], work [0, 16], interrupts not ours 0
 [1] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, device tree 0x5ffc2000, control pages 0x5ff80000, breadcrumbs 0x5ff82000
 [2] phases, ns: Bye! +1 in the control page +2 copied +3 maintained +4 verified +5 MMU off +6 leaving +7 first instruction +8 EL2 set up +9 MMU on +10 main
 [2] Generation 2 of 3: nvhe, base 0x40200000
 [2] seed 0x2a, image 479232 bytes, control pages 0x5ff40000
 [2] free memory 536217920 bytes, device tree 7846 bytes (handed over with 7846)
+[2] CPUs: 2 of 2 up; GICv3, EL1's virtual timer (INTID 27)
 [2] Ouroboros: success
 ";
 
@@ -178,6 +197,7 @@ pub mod tests {
         assert_eq!((lives[1].number, lives[1].of, lives[1].mode.as_str(), lives[1].base), (1, 3, "nvhe", 0x4020_0000));
         assert_eq!((lives[1].seed, lives[1].image, lives[1].control), (0x2a, 479_232, 0x5ff8_0000));
         assert_eq!((lives[1].free, lives[1].tree), (536_217_920, 7846));
+        assert_eq!((lives[1].cpus, lives[1].strays), ((2, 2), 0));
         assert_eq!(lives[0].phases, ["first instruction", "EL2 set up", "MMU on", "main"]);
         let bye = lives[0].bye.as_ref().unwrap();
         assert_eq!(bye.way, "copy, MMU off, HVC_SOFT_RESTART");

@@ -1,0 +1,194 @@
+//! All CPUs and their interrupts: up and at work in each generation, off and quiet before the next; and what becomes of one that will not.
+//!
+//! *When:* on machines of several CPUs, with both GICs. In some runs another CPU goes each time, in some interrupts are provoked just before the
+//! jump: a shared one is active and never ended, a call pending, the timer expired. What the next generation finds, it says.
+
+use anyhow::{Context, Result, ensure};
+use dtoolkit::model::DeviceTree;
+
+use crate::{
+    config::Flag,
+    disk,
+    orders::{Base, Orders, Restart},
+    request::{Disk, Request},
+    verdict::Verdict,
+};
+
+use super::{
+    case::{Case, Trial, case},
+    fit_edit::set,
+    generations::check,
+    matrix::{MODES, words_for},
+    patch::{HANG, Patched, UNDEFINED},
+    transcript,
+    tree_edit::{child, edit_tree},
+};
+
+/// A change of a kernel.
+type Patch = for<'a> fn(Patched<'a>) -> Result<Patched<'a>>;
+
+/// How many CPUs, by turns.
+const COUNTS: [usize; 4] = [2, 3, 4, 8];
+
+/// Beside nothing: another CPU goes, and interrupts are left hard to leave.
+const WORDS: [&str; 3] = ["restart-cpu=random", "selftest=interrupts", "restart-cpu=random selftest=interrupts"];
+
+/// `mov w1, #2`, of CPU_OFF's number; and `mov w1, #5`, of MIGRATE's, which QEMU refuses.
+const CPU_OFF: u32 = 0x5280_0041;
+const MIGRATE: u32 = 0x5280_00a1;
+
+/// The instruction of `secondary_entry` behind its two calls: MMU off, at EL1.
+const BEHIND_SETUP: usize = 8 * 4;
+
+/// All of them.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut turn = 0;
+    for (mode, machine, modes) in MODES {
+        for gic in [2, 3] {
+            for restart in [Restart::Hot, Restart::Cold] {
+                let (cpus, words) = (COUNTS[turn % COUNTS.len()], WORDS[turn % WORDS.len()]);
+                let base = if turn % 4 < 2 { Base::Random } else { Base::Same };
+                turn += 1;
+                cases.push(case(format!("cpus/{mode}-gicv{gic}-{restart}-{cpus}"), move |trial| {
+                    let mut append = words_for(modes);
+                    append.push(words.to_owned());
+                    let orders = Orders { generations: 6, restart, base, append, ..trial.orders() };
+                    let mut request = trial.request(machine, &orders)?;
+                    with_cpus(&mut request, cpus, gic);
+                    let lives = trial.lives(&request)?;
+                    check(&lives, &orders, modes)?;
+                    ensure!(lives.iter().all(|life| life.cpus.1 as usize == cpus), "not {cpus} CPUs");
+                    let provoked = lives.iter().filter(|life| life.says("provoked: ")).count();
+                    let expected = if words.contains("interrupts") { lives.len() - 1 } else { 0 };
+                    ensure!(provoked == expected, "{provoked} generations provoked interrupts, and {expected} were to");
+                    Ok(())
+                }));
+            }
+        }
+    }
+    cases.extend([
+        case("cpus/one-will-not-stop", |trial| {
+            stays(trial, |kernel| kernel.at("kernel::cpus::leave", 0, HANG), "CPU 1 (MPIDR 0x1) does not stop")
+        }),
+        case("cpus/one-is-denied", |trial| {
+            stays(
+                trial,
+                |kernel| kernel.replace("kernel::cpus::turn_off", CPU_OFF, MIGRATE),
+                "CPU 1 (MPIDR 0x1) was denied PSCI CPU_OFF",
+            )
+        }),
+        case("cpus/forced", forced),
+        case("cpus/one-will-not-start", |trial| {
+            let lives = edited(trial, "", |tree| {
+                let mut cpu = child("cpu@7")?;
+                set(&mut cpu, "device_type", "cpu")?;
+                set(&mut cpu, "enable-method", "psci")?;
+                set(&mut cpu, "reg", 7_u32)?;
+                tree.find_node_mut("/cpus").context("no /cpus")?.add_child(cpu);
+                Ok(())
+            })?;
+            ensure!(
+                lives.iter().all(|life| life.cpus == (3, 4) && life.says("CPU 3 (MPIDR 0x7) was not started: ")),
+                "the CPU that is none is not told"
+            );
+            Ok(())
+        }),
+        case("cpus/no-gic", |trial| {
+            let lives = edited(trial, "restart-cpu=random", |tree| {
+                tree.root.remove_child("intc@8000000").context("no GIC")?;
+                Ok(())
+            })?;
+            ensure!(lives.iter().all(|life| life.cpus == (3, 3) && life.says("; no interrupts: ")), "not 3 of 3 up");
+            Ok(())
+        }),
+        case("cpus/exception-on-a-secondary", |trial| {
+            let line = fails(trial, |kernel| kernel.at("kernel_secondary", 0, UNDEFINED))?;
+            ensure!(
+                line.contains("esr=0000000002000000") && !line.contains("mpidr=0000000080000000"),
+                "told as \"{line}\""
+            );
+            Ok(())
+        }),
+        case("cpus/exception-in-a-secondary-s-first-instructions", |trial| {
+            let line = fails(trial, |kernel| kernel.at("secondary_entry", BEHIND_SETUP, UNDEFINED))?;
+            ensure!(line.contains("esr=0000000002000000"), "told as \"{line}\"");
+            ensure!(!line.contains("mpidr=0000000080000000"), "told as the first CPU's: \"{line}\"");
+            Ok(())
+        }),
+        case("cpus/restart-by-one-that-is-none", |trial| {
+            let orders = Orders { append: vec!["restart-cpu=3".to_owned()], ..trial.orders() };
+            let mut request = trial.request("nvhe", &orders)?;
+            with_cpus(&mut request, 3, 3);
+            let outcome = trial.ends(&request, Verdict::Failed(1))?;
+            ensure!(outcome.console.contains("restart-cpu=3: the device tree names 3 CPUs"), "the refusal is another");
+            Ok(())
+        }),
+    ]);
+    cases
+}
+
+/// So many CPUs, and that GIC.
+pub fn with_cpus(request: &mut Request, cpus: usize, gic: u8) {
+    let why = "what this case is about".to_owned();
+    request.machine.flags.push(Flag { arg: format!("-smp {cpus} -machine gic-version={gic}"), why });
+}
+
+/// A booted kernel that is wrong, on three CPUs. It restarts into a good one, if it restarts.
+fn wrong(trial: &Trial<'_>, words: &str, patch: Patch) -> Result<Request> {
+    let kernel = trial.kernel();
+    let append = words.split_whitespace().map(str::to_owned).collect();
+    let orders = Orders { generations: 2, base: Base::Random, append, ..trial.orders() };
+    let mut request = trial.request("nvhe", &orders)?;
+    request.image = Some(patch(Patched::new(kernel))?.image);
+    request.disk = Disk::Bytes(std::sync::Arc::new(disk::of(kernel, false)));
+    with_cpus(&mut request, 3, 3);
+    Ok(request)
+}
+
+/// The restart is refused, and the generation lives on.
+fn stays(trial: &mut Trial<'_>, patch: Patch, says: &str) -> Result<()> {
+    let request = wrong(trial, "", patch)?;
+    let outcome = trial.ends(&request, Verdict::Failed(1))?;
+    let lives = transcript::lives(&outcome.console)?;
+    let [life] = &lives[..] else { anyhow::bail!("{} generations, and should be one", lives.len()) };
+    ensure!(life.refused.len() == 1 && life.refused[0].starts_with(says), "refused: {:?}", life.refused);
+    ensure!(life.says("lives on, all its memory given back") && life.bye.is_none(), "it does not live on");
+    Ok(())
+}
+
+/// With `force` it goes, and says at what risk; the next generation says which CPUs it does not have.
+fn forced(trial: &mut Trial<'_>) -> Result<()> {
+    let request = wrong(trial, "force", |kernel| kernel.at("kernel::cpus::leave", 0, HANG))?;
+    let lives = trial.lives(&request)?;
+    let [first, second] = &lives[..] else { anyhow::bail!("{} generations, and should be two", lives.len()) };
+    let risk = "it would run on in memory that is overwritten: going on, as `force` orders";
+    ensure!(first.says(risk) && first.bye.is_some(), "the risk is not told");
+    ensure!(second.cpus == (1, 3) && second.says("was not started: "), "the next one has {:?} CPUs", second.cpus);
+    Ok(())
+}
+
+/// Three generations on three CPUs with another device tree.
+fn edited(
+    trial: &mut Trial<'_>,
+    words: &str,
+    edit: impl FnOnce(&mut DeviceTree) -> Result<()>,
+) -> Result<Vec<transcript::Life>> {
+    let append = words.split_whitespace().map(str::to_owned).collect();
+    let orders = Orders { append, ..trial.orders() };
+    let mut request = trial.request("nvhe", &orders)?;
+    with_cpus(&mut request, 3, 3);
+    edit_tree(&mut request, edit)?;
+    let lives = trial.lives(&request)?;
+    ensure!(lives.len() == 3 && lives.iter().all(|life| life.found.is_empty()), "not three quiet generations");
+    Ok(lives)
+}
+
+/// A secondary that fails there: the line that tells it.
+fn fails(trial: &mut Trial<'_>, patch: Patch) -> Result<String> {
+    let request = wrong(trial, "", patch)?;
+    let outcome = trial.run(&request)?;
+    ensure!(outcome.verdict != Verdict::Success, "it did not fail");
+    let line = outcome.console.lines().find(|line| line.starts_with("!! exception slot="));
+    Ok(line.context("no exception was told")?.to_owned())
+}
