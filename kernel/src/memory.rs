@@ -86,6 +86,10 @@ impl Frames {
         let mut size = largest_run;
         while left > 0 {
             size = size.min(1 << left.ilog2());
+            // The lists grow in the same heap, and without room for one it would be a panic that says so.
+            if frames.runs.try_reserve(1).and_then(|()| aside.runs.try_reserve(1)).is_err() {
+                return Err(left);
+            }
             // SAFETY: the layout's size is not zero.
             let block = unsafe { alloc(layout(size)) };
             if block.is_null() {
