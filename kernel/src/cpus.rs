@@ -83,6 +83,8 @@ pub struct Cpu {
     pub gicv2_target: AtomicU32,
     /// What its interrupts were found in.
     found: Mutex<Found>,
+    /// Its counter when it came up.
+    came: AtomicU64,
 }
 
 const _: () = assert!(size_of::<Cpu>() <= PAGE_SIZE as usize);
@@ -103,6 +105,7 @@ impl Cpu {
             stray: AtomicU32::new(0),
             gicv2_target: AtomicU32::new(0),
             found: Mutex::new(Found::default()),
+            came: AtomicU64::new(0),
         }
     }
 
@@ -224,6 +227,7 @@ impl Cpus {
     /// Brings up those that are off, and waits until each has taken its own interrupts over and ticked. One that does not come is reported, and the
     /// generation lives on without it.
     pub fn start(&self) {
+        let begun = clock::now();
         for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == state::OFF) {
             cpu.order.store(order::WORK, Relaxed);
             cpu.state.store(state::STARTING, Release);
@@ -239,6 +243,12 @@ impl Cpus {
         for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == state::STARTING) {
             if !in_time(|| cpu.state.load(Acquire) == state::UP && (cpu.ticks.load(Relaxed) > 0 || no_ticks())) {
                 warn!("{cpu} was started and does not work: going on without it");
+                continue;
+            }
+            // One counter and one CNTVOFF for all: what it read lies between what this CPU read before and after.
+            let (came, now) = (cpu.came.load(Relaxed), clock::now());
+            if !(begun..=now).contains(&came) {
+                warn!("{}{cpu}: CNTVCT {came}, while this CPU's went from {begun} to {now}", marker::FOUND);
             }
         }
         let up = self.all.iter().filter(|cpu| cpu.state.load(Acquire) == state::UP).count();
@@ -364,6 +374,7 @@ fn kernel_secondary(own: &'static Own) -> ! {
         let answer = unsafe { hyp_stub::call(hyp::FINALISE_EL2, [0; 4]) };
         assert!(answer == 0, "{cpu}: the stub refused HVC_FINALISE_EL2, which the first CPU's granted: {answer:#x}");
     }
+    cpu.came.store(clock::now(), Relaxed);
     cpu.enter();
     cpu.state.store(state::UP, Release);
     work(cpu)

@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "claims the GIC's registers")]
 
 use crate::memory::pointer;
+use alloc::vec::Vec;
 use arm_gic::gicv2::{self, GicV2};
 use arm_gic::gicv3::registers::GicrSgi;
 use arm_gic::gicv3::{GicCpuInterface, GicDistributor, GicRedistributor, SgiTarget, SgiTargetGroup};
@@ -14,6 +15,7 @@ use core::arch::asm;
 use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
+use kernel::lpi::{self, Lpis};
 use kernel::tree;
 use safe_mmio::fields::ReadPureWrite;
 
@@ -158,6 +160,18 @@ impl Gic {
         }
     }
 
+    /// Turns the LPIs of this CPU's redistributor on, with tables in `memory`, 128 KiB on 64 KiB. For the self-test.
+    pub fn keep_tables(&self, mpidr: u64, memory: PhysAddr) {
+        let tree::Gic::V3 { redistributors, .. } = &self.0 else { return };
+        let Some(frame) = redistributor(redistributors, mpidr) else { return };
+        // 14 bits of INTIDs: 8192 LPIs.
+        for (offset, value) in [(0x70, memory.0 as u32 | 13), (0x78, memory.0 as u32 + 0x1_0000)] {
+            word(frame, offset).write(value);
+            word(frame, offset + 4).write((memory.0 >> 32) as u32);
+        }
+        word(frame, 0).write(1);
+    }
+
     /// Which bit of GICv2's target lists this CPU is: its private interrupts say where they go.
     pub fn target(&self) -> u32 {
         if self.is_v2() { word(self.gicd(), GICD_ITARGETSR).read() & 0xff } else { 0 }
@@ -300,6 +314,30 @@ impl Bank {
     }
 }
 
+/// The control frame of a redistributor, or a translation service's.
+struct Frame(PhysAddr);
+
+impl lpi::Registers for Frame {
+    fn read(&self, offset: u64) -> u32 {
+        word(self.0, offset).read()
+    }
+
+    fn write(&mut self, offset: u64, value: u32) {
+        word(self.0, offset).write(value);
+    }
+}
+
+/// Makes the GIC let go of memory: translation services quiescent, the LPIs of every redistributor off. Returns what became of each.
+///
+/// `regions` are the redistributors' as far as they are mapped.
+pub fn turn_lpis_off(its: &[Range<PhysAddr>], regions: &[Range<PhysAddr>]) -> Vec<Lpis> {
+    for its in its {
+        // One that stays busy leaves its tables where they are; what it sends to a redistributor without LPIs is lost.
+        lpi::quiesce(&mut Frame(its.start));
+    }
+    redistributors(regions).map(|frame| lpi::turn_off(&mut Frame(frame))).collect()
+}
+
 /// A register.
 fn word(base: PhysAddr, offset: u64) -> UniqueMmioPointer<'static, ReadPureWrite<u32>> {
     let register = NonNull::new(pointer(PhysAddr(base.0 + offset)).cast()).expect("a GIC at address 0");
@@ -317,21 +355,20 @@ fn settle(control: Option<(PhysAddr, u32)>) {
 
 /// The redistributor whose GICR_TYPER names this affinity.
 fn redistributor(regions: &[Range<PhysAddr>], mpidr: u64) -> Option<PhysAddr> {
+    let affinity = (mpidr >> 8 & 0xff00_0000) as u32 | (mpidr & 0x00ff_ffff) as u32;
+    redistributors(regions).find(|&frame| word(frame, GICR_TYPER + 4).read() == affinity)
+}
+
+/// Every redistributor's first frame.
+fn redistributors(regions: &[Range<PhysAddr>]) -> impl Iterator<Item = PhysAddr> {
     const LAST: u32 = 1 << 4;
     const VLPIS: u32 = 1 << 1;
-    let affinity = (mpidr >> 8 & 0xff00_0000) as u32 | (mpidr & 0x00ff_ffff) as u32;
-    for region in regions {
-        let mut at = region.start;
-        while at < region.end {
-            let typer = word(at, GICR_TYPER).read();
-            if word(at, GICR_TYPER + 4).read() == affinity {
-                return Some(at);
-            }
-            if typer & LAST != 0 {
-                break;
-            }
-            at.0 += if typer & VLPIS != 0 { 0x4_0000 } else { 0x2_0000 };
-        }
-    }
-    None
+    regions.iter().flat_map(|region| {
+        let in_region = move |frame: PhysAddr| (frame < region.end).then_some(frame);
+        core::iter::successors(in_region(region.start), move |&frame| {
+            let typer = word(frame, GICR_TYPER).read();
+            let size = if typer & VLPIS != 0 { 0x4_0000 } else { 0x2_0000 };
+            if typer & LAST != 0 { None } else { in_region(PhysAddr(frame.0 + size)) }
+        })
+    })
 }

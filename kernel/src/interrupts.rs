@@ -6,13 +6,15 @@
 #![expect(unsafe_code, reason = "orders memory before a call")]
 
 use crate::cpus::Cpu;
-use crate::gic::Gic;
+use crate::gic::{self, Gic};
 use crate::timer::Timer;
 use arm_gic::IntId;
+use boot::phys::PhysAddr;
 use core::arch::asm;
 use core::fmt;
 use core::sync::atomic::Ordering::{Relaxed, Release};
-use kernel::tree;
+use kernel::lpi::Lpis;
+use kernel::tree::{self, Reservation};
 use log::info;
 use spin::Once;
 
@@ -71,6 +73,25 @@ impl fmt::Display for Found {
         let timer = if self.timer { " timer on" } else { "" };
         write!(f, "{running}{timer}")
     }
+}
+
+/// Makes the GIC let go of memory that a predecessor gave it for LPIs. Where it does not, that memory is reserved for good; and so in each later
+/// generation, which finds the same. Returns how many CPUs' LPIs were on, and are off.
+pub fn turn_lpis_off(machine: &mut tree::Machine) -> usize {
+    let Some(gic @ tree::Gic::V3 { .. }) = &machine.gic else { return 0 };
+    let regions = gic.registers(machine.cpus.len());
+    let mut turned_off = 0;
+    for lpis in gic::turn_lpis_off(&machine.its, &regions[1..]) {
+        match lpis {
+            Lpis::Off => {}
+            Lpis::TurnedOff => turned_off += 1,
+            Lpis::Stuck(tables) => {
+                let reserve = |range| Reservation { range, name: "a GIC's LPI tables".into(), no_map: false };
+                machine.reserved.extend(tables.map(reserve));
+            }
+        }
+    }
+    turned_off
 }
 
 /// Takes over what all CPUs share, where this machine has a GIC and a timer that are known. Returns what it was found in.
@@ -146,6 +167,17 @@ pub fn provoke(cpu: &Cpu) {
     timer.arm();
     while !timer.has_expired() {}
     info!("provoked: INTID {kept} taken and not ended, INTID {} pending, the timer expired", CALL.raw_value());
+}
+
+/// Leaves LPIs on, as a kernel does that cannot turn them off, with tables in memory that nobody uses. For the self-test.
+pub fn keep_lpis(cpu: &Cpu) {
+    const TABLES: usize = 128 << 10;
+    let Some(Driven { gic, .. }) = DRIVEN.get() else { return };
+    let mut tables = alloc::vec::Vec::<u8>::with_capacity(TABLES + (64 << 10));
+    let start = PhysAddr(tables.spare_capacity_mut().as_ptr().expose_provenance() as u64).align_up(64 << 10);
+    core::mem::forget(tables);
+    gic.keep_tables(cpu.mpidr, start);
+    info!("LPIs left on, with tables at {start}");
 }
 
 /// Leaves this CPU's own as a kernel wants to find them. IRQs are masked.

@@ -13,6 +13,7 @@ use crate::memory::Heap;
 use crate::settle::settle;
 use crate::{clock, console, end, firmware, way_here};
 use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use boot::record::EntryRecord;
@@ -62,6 +63,8 @@ pub struct Life {
     pub cpus: Cpus,
     /// What the interrupts that all CPUs share were found in.
     pub found: Found,
+    /// How many CPUs' LPIs were on, and are off.
+    pub lpis: usize,
     /// The control block.
     pub control: Range<PhysAddr>,
     /// The device tree to hand on.
@@ -92,14 +95,33 @@ impl Life {
         let (orders, obeyed) = Orders::parse(tree.bootargs());
         let disobeyed = obeyed.err().map(|refused: orders::Refused<'_>| refused.to_string());
         let handed = Handed::read(&tree);
-        let machine = Machine::read(&tree).unwrap_or_else(|refused| panic!("{refused}"));
+        let mut machine = Machine::read(&tree).unwrap_or_else(|refused| panic!("{refused}"));
         let generation = handed.map_or(0, |handed| handed.generation);
         let (mode, note) = settle(record, orders.el2(generation));
 
-        // Nobody's memory is what is left of RAM without these.
+        // A map of image, device tree and devices first: a device may have to be made to let go of RAM.
         let parts = Parts::of_this_image();
         let given_at = PhysAddr(record.x0);
         let given_pages = (given_at..PhysAddr(given_at.0 + given.len() as u64)).whole_pages();
+        // Last words go to the emergency UART, whichever is the console.
+        let emergency = PhysAddr(boot::emergency::UART)..PhysAddr(boot::emergency::UART + PAGE_SIZE);
+        let uart = machine.uart.clone().unwrap_or_else(|| emergency.clone());
+        let mut devices = machine.virtio.clone();
+        devices.extend([uart.clone()]);
+        devices.extend(machine.gic.iter().flat_map(|gic| gic.registers(machine.cpus.len())));
+        devices.extend(machine.its.iter().cloned());
+        devices.extend((!machine.ram.iter().any(|ram| ram.overlaps(&emergency))).then_some(emergency));
+        let regions = Regions { devices: &devices, image: &parts, tree: &given_pages };
+        // SAFETY: the device tree says where devices are; the image's parts are the linker's.
+        let mut map = unsafe { LifeMap::activate(mode == Mode::Vhe, &regions) };
+        firmware::prepare(machine.conduit);
+        end::prepare(orders.semihosting);
+        // SAFETY: the device tree says that a PL011 lies there, or it is the emergency UART; it is mapped as device memory, and nothing
+        // else drives it.
+        unsafe { console::open(uart.start, generation) };
+        let lpis = interrupts::turn_lpis_off(&mut machine);
+
+        // Nobody's memory is what is left of RAM without these.
         let breadcrumbs = handed.and_then(|handed| handed.breadcrumbs.range(PAGE_SIZE));
         let mut taken: Vec<_> = machine.reserved.iter().map(|reserved| reserved.range.whole_pages()).collect();
         taken.push(parts.whole.clone());
@@ -126,22 +148,10 @@ impl Life {
         let mut mapped = Vec::new();
         let unmapped: Vec<_> = machine.reserved.iter().filter(|r| r.no_map).map(|r| r.range.whole_pages()).collect();
         placement::subtract(&machine.ram, &unmapped, |range| mapped.push(range));
-        // Last words go to the emergency UART, whichever is the console.
-        let emergency = PhysAddr(boot::emergency::UART)..PhysAddr(boot::emergency::UART + PAGE_SIZE);
-        let uart = machine.uart.clone().unwrap_or_else(|| emergency.clone());
-        let mut devices = machine.virtio.clone();
-        devices.extend([uart.clone()]);
-        devices.extend(machine.gic.iter().flat_map(|gic| gic.registers(machine.cpus.len())));
-        devices.extend((!mapped.iter().any(|ram| ram.overlaps(&emergency))).then_some(emergency));
-        let guards: Vec<_> = parts.guards.iter().cloned().chain(cpus::guards(&blocks)).collect();
-        let regions = Regions { ram: &mapped, devices: &devices, image: &parts, guards: &guards, control: &control };
-        // SAFETY: the device tree says what is RAM and what of it must not be mapped; the image's parts are the linker's.
-        let map = unsafe { LifeMap::activate(mode == Mode::Vhe, &regions) };
-        firmware::prepare(machine.conduit);
-        end::prepare(orders.semihosting);
-        // SAFETY: the device tree says that a PL011 lies there, or it is the emergency UART; it is mapped as device memory, and nothing
-        // else drives it.
-        unsafe { console::open(uart.start, generation) };
+        let mut left_out = vec![parts.whole.clone(), given_pages.clone()];
+        left_out.extend(cpus::guards(&blocks));
+        // SAFETY: the device tree says what is RAM and what of it must not be mapped.
+        unsafe { map.add_ram(&mapped, &left_out, &control) };
 
         let mut free = Vec::new();
         placement::subtract(&mapped, &avoid, |range| free.push(range));
@@ -188,6 +198,7 @@ impl Life {
             map,
             cpus,
             found,
+            lpis,
             control,
             blob,
             blob_was,

@@ -153,4 +153,7 @@ fn introduce(life: &mut Life) {
     if !life.found.is_quiet() {
         warn!("{}shared by all CPUs:{}", marker::FOUND, life.found);
     }
+    if life.lpis > 0 {
+        warn!("{}{} of the CPUs with LPIs on and tables in RAM; turned off", marker::FOUND, life.lpis);
+    }
 }

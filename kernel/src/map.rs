@@ -1,6 +1,6 @@
 //! The kernel's identity map, and the one that the copy runs on.
 //!
-//! *When:* the first is built from the arena and switched to as soon as RAM is known; the second is staged in the control pages. *On
+//! *When:* the first is built from the arena and switched to first of all; RAM is added once it is known what of it is ours. The second is staged in the control pages. *On
 //! entry:* the early map. *Leaves:* text RX, constants R, everything else NX, devices nGnRE and NX, guard pages and no-map memory not
 //! mapped at all. *Refuses:* an address beyond 48 bits.
 //!
@@ -40,18 +40,14 @@ const DEVICE: El1Attributes = LEAF.union(El1Attributes::ATTRIBUTE_INDEX_0).union
 /// Pages whose permissions change while the map is live: each its own descriptor, so that no change needs break-before-make.
 const SINGLE_PAGES: Constraints = Constraints::NO_BLOCK_MAPPINGS.union(Constraints::NO_CONTIGUOUS_HINT);
 
-/// What a map is made of.
+/// What the map is made of at first. RAM is added when it is known which of it is ours.
 pub struct Regions<'a> {
-    /// RAM, without what must not be mapped.
-    pub ram: &'a [Range<PhysAddr>],
     /// Device registers that are used.
     pub devices: &'a [Range<PhysAddr>],
     /// The image's parts.
     pub image: &'a crate::image::Parts,
-    /// Pages that are not mapped: below each stack.
-    pub guards: &'a [Range<PhysAddr>],
-    /// The control block, mapped by single pages.
-    pub control: &'a Range<PhysAddr>,
+    /// The pages of the device tree that was handed over.
+    pub tree: &'a Range<PhysAddr>,
 }
 
 /// The kernel's map. It lives as long as the kernel: the next one never sees it.
@@ -67,7 +63,7 @@ impl LifeMap {
     ///
     /// # Safety
     ///
-    /// `regions` describe this machine and this image; RAM holds nothing that must not be read speculatively.
+    /// `regions` describe this machine and this image.
     ///
     /// # Panics
     ///
@@ -80,6 +76,31 @@ impl LifeMap {
             // SAFETY: as our caller promised.
             Self::El1(unsafe { activate(El1And0, regions) })
         }
+    }
+
+    /// Adds RAM, which is not mapped yet but for image and device tree: those and the `guards`, below each stack, are among what is `left_out`.
+    /// The control block is mapped by single pages.
+    ///
+    /// # Safety
+    ///
+    /// RAM is what it is called, and holds nothing that must not be read speculatively.
+    ///
+    /// # Panics
+    ///
+    /// A region beyond 48 bits, or more tables than the arena holds.
+    pub unsafe fn add_ram(&mut self, ram: &[Range<PhysAddr>], left_out: &[Range<PhysAddr>], control: &Range<PhysAddr>) {
+        let mut add = |range: &Range<PhysAddr>, constraints| {
+            let region = region(range);
+            match self {
+                Self::El1(map) => map.map_range_with_constraints(&region, READ_WRITE, constraints),
+                Self::El2(map) => map.map_range_with_constraints(&region, READ_WRITE, constraints),
+            }
+            .unwrap_or_else(|error| panic!("the map cannot hold {}..{}: {error}", range.start, range.end));
+        };
+        let mut holes = left_out.to_vec();
+        holes.push(control.clone());
+        placement::subtract(ram, &holes, |range| add(&range, Constraints::empty()));
+        add(control, SINGLE_PAGES);
     }
 
     /// What TTBR0 holds in this map: root and ASID.
@@ -133,21 +154,18 @@ where
         map.map_range_with_constraints(&region(range), attributes, constraints)
             .unwrap_or_else(|error| panic!("the map cannot hold {}..{}: {error}", range.start, range.end));
     };
-    // The control block is left out and mapped last: over a block with the same attributes the constraint would split nothing.
-    placement::subtract(regions.ram, core::slice::from_ref(regions.control), |range| {
-        add(&range, READ_WRITE, Constraints::empty());
-    });
+    add(&regions.image.whole, READ_WRITE, Constraints::empty());
+    add(&regions.image.text, TEXT, Constraints::empty());
+    add(&regions.image.constants, READ_ONLY, Constraints::empty());
+    for guard in &regions.image.guards {
+        add(guard, El1Attributes::empty(), Constraints::empty());
+    }
+    add(regions.tree, READ_WRITE, Constraints::empty());
     for range in regions.devices {
         add(&range.whole_pages(), DEVICE, Constraints::empty());
     }
-    add(&regions.image.text, TEXT, Constraints::empty());
-    add(&regions.image.constants, READ_ONLY, Constraints::empty());
-    for guard in regions.guards {
-        add(guard, El1Attributes::empty(), Constraints::empty());
-    }
-    add(regions.control, READ_WRITE, SINGLE_PAGES);
-    // SAFETY: the map holds the image as it is used, its stacks, the heap and the devices; it is never dropped. The switch is sound, see
-    // the module's page. [I4]
+    // SAFETY: the map holds the image as it is used, with its stacks and the arena, and the device tree; it is never dropped. The switch is sound,
+    // see the module's page. [I4]
     unsafe { map.activate() };
     map
 }

@@ -52,6 +52,8 @@ pub enum Selftest {
     Stub,
     /// Before each restart, interrupts in every state that the next kernel must not find.
     Interrupts,
+    /// Before each restart, a GIC that still uses tables in memory.
+    Lpis,
 }
 
 /// All that bootargs can order.
@@ -77,7 +79,7 @@ pub struct Orders {
     pub restart_cpu: Option<RestartCpu>,
     /// `force`: go even if a CPU will not stop.
     pub force: bool,
-    /// `selftest=stub|interrupts`.
+    /// `selftest=stub|interrupts|lpis`.
     pub selftest: Option<Selftest>,
 }
 
@@ -164,7 +166,8 @@ impl Orders {
             ("force", "") => self.force = true,
             ("selftest", "stub") => self.selftest = Some(Selftest::Stub),
             ("selftest", "interrupts") => self.selftest = Some(Selftest::Interrupts),
-            ("selftest", _) => return Err("selftest=stub or interrupts"),
+            ("selftest", "lpis") => self.selftest = Some(Selftest::Lpis),
+            ("selftest", _) => return Err("selftest=stub, interrupts or lpis"),
             _ => {}
         }
         Ok(())
@@ -234,7 +237,7 @@ mod tests {
             ("semihosting=off", "without a value"),
             ("on-refusal=panic", "continue"),
             ("restart-cpu=all", "random"),
-            ("selftest=all", "stub or interrupts"),
+            ("selftest=all", "stub, interrupts or lpis"),
         ] {
             let (orders, result) = Orders::parse(word);
             let message = result.unwrap_err().to_string();

@@ -122,6 +122,9 @@ impl<'a> Staged<'a> {
             interrupts::provoke(Cpu::current());
         }
         self.life.cpus.quiet();
+        if self.life.orders.selftest == Some(Selftest::Lpis) {
+            interrupts::keep_lpis(Cpu::current());
+        }
         // The last act before the point of no return: nothing has changed since it was made. [I8]
         self.plan.check_sources()?;
         for (name, range, was) in [

@@ -14,7 +14,8 @@ use boot::record::EntryRecord;
 use core::fmt::Write;
 use core::ops::Range;
 
-/// How long each phase took, from "Bye!" to `main`, in nanoseconds: each name after the time that led to it.
+/// How long each phase took, from "Bye!" to `main`, in nanoseconds: each name after the time that led to it, which is negative where the counter
+/// went back.
 #[must_use]
 pub fn read(record: &EntryRecord, breadcrumbs: Option<&Range<PhysAddr>>, main: u64) -> String {
     let mut line = String::new();
@@ -41,6 +42,7 @@ fn station(line: &mut String, last: &mut Option<u64>, name: &str, stamp: u64) {
     // Writing to a String cannot fail.
     let _ = match last.replace(stamp) {
         None => write!(line, "{name}"),
-        Some(before) => write!(line, " +{} {name}", clock::nanoseconds(stamp.saturating_sub(before))),
+        Some(before) if stamp < before => write!(line, " -{} {name}", clock::nanoseconds(before - stamp)),
+        Some(before) => write!(line, " +{} {name}", clock::nanoseconds(stamp - before)),
     };
 }

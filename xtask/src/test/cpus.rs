@@ -67,6 +67,9 @@ pub fn cases() -> Vec<Case> {
             }
         }
     }
+    for machine in ["el1", "nvhe", "vhe"] {
+        cases.push(case(format!("cpus/lpis-{machine}"), move |trial| lpis(trial, machine)));
+    }
     cases.extend([
         case("cpus/one-will-not-stop", |trial| {
             stays(trial, |kernel| kernel.at("kernel::cpus::leave", 0, HANG), "CPU 1 (MPIDR 0x1) does not stop")
@@ -126,6 +129,19 @@ pub fn cases() -> Vec<Case> {
         }),
     ]);
     cases
+}
+
+/// Each generation but the last leaves a redistributor that uses tables in RAM, as Linux does; each but the first finds and stops it.
+fn lpis(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
+    let append = vec!["selftest=lpis restart-cpu=random".to_owned()];
+    let orders = Orders { generations: 4, base: Base::Random, append, ..trial.orders() };
+    let mut request = trial.request(machine, &orders)?;
+    with_cpus(&mut request, 3, 3);
+    let lives = trial.lives(&request)?;
+    let found: Vec<_> = lives.iter().map(|life| life.found.join("; ")).collect();
+    let stopped = "1 of the CPUs with LPIs on and tables in RAM; turned off";
+    ensure!(found == ["", stopped, stopped, stopped], "found at entry: {found:?}");
+    Ok(())
 }
 
 /// So many CPUs, and that GIC.

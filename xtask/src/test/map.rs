@@ -20,9 +20,14 @@ use super::{
 const RAM: Range<u64> = 0x4000_0000..0x6000_0000;
 /// Of it, not to be mapped.
 const FIRMWARE: Range<u64> = 0x5012_3000..0x5034_5000;
-/// `virt`'s PL011, its virtio-mmio slots, its distributor, and as much of its redistributors as one CPU may need.
-const DEVICES: [Range<u64>; 4] =
-    [0x0900_0000..0x0900_1000, 0x0a00_0000..0x0a00_4000, 0x0800_0000..0x0801_0000, 0x080a_0000..0x080e_0000];
+/// `virt`'s PL011, its virtio-mmio slots, its distributor, its translation service, and as much of its redistributors as one CPU may need.
+const DEVICES: [Range<u64>; 5] = [
+    0x0900_0000..0x0900_1000,
+    0x0a00_0000..0x0a00_4000,
+    0x0800_0000..0x0801_0000,
+    0x0808_0000..0x080a_0000,
+    0x080a_0000..0x080e_0000,
+];
 
 /// What a leaf's bits say beside its address: all but the contiguous hint, what is for software, and whether it is a block or a page.
 const ATTRIBUTES: u64 = !ADDRESS & !(1 << 52) & !(0xf << 55) & !0b10;
