@@ -99,20 +99,55 @@ pub fn shrink(blob: &[u8]) -> Result<Vec<u8>, Refused> {
 }
 
 /// How many bytes of a blob hold anything: up to the end of its last block (Devicetree specification 5.2).
+///
+/// Refuses what dtoolkit reads and cannot add to: a structure that goes on past the block that its header gives it, and strings
+/// that are no text; to find one to share it looks at all of them, also at those that no property is named by.
 fn used(blob: &[u8]) -> Result<usize, Refused> {
-    let word = |at: usize| {
-        let bytes = blob.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
-        bytes.map(|bytes| u32::from_be_bytes(bytes) as usize).ok_or(Refused::Damaged("no header".into()))
-    };
-    let structure = word(8)? + word(36)?;
-    let strings = word(12)? + word(32)?;
-    let used = structure.max(strings);
-    if used > blob.len() { Err(Refused::Damaged("blocks past the end".into())) } else { Ok(used) }
+    let damaged = |what: &str| Refused::Damaged(what.into());
+    let header = |at| word(blob, at).ok_or(damaged("no header"));
+    let (structure, strings) = (header(8)?..header(8)? + header(36)?, header(12)?..header(12)? + header(32)?);
+    let used = structure.end.max(strings.end);
+    let names = blob.get(strings).filter(|_| used <= blob.len()).ok_or(damaged("blocks past the end"))?;
+    if end_of_structure(blob, structure.start).is_none_or(|end| end > structure.end) {
+        return Err(damaged("a structure that passes its block"));
+    }
+    match names {
+        [names @ .., 0] if str::from_utf8(names).is_ok() => Ok(used),
+        [] => Ok(used),
+        _ => Err(damaged("strings that are no text or do not end in NUL")),
+    }
+}
+
+/// Where the structure that starts at `at` really ends: behind its token for that (Devicetree specification 5.4).
+fn end_of_structure(blob: &[u8], mut at: usize) -> Option<usize> {
+    const BEGIN_NODE: usize = 1;
+    const END_NODE: usize = 2;
+    const PROP: usize = 3;
+    const NOP: usize = 4;
+    const END: usize = 9;
+    loop {
+        let token = word(blob, at)?;
+        at += 4;
+        at += match token {
+            BEGIN_NODE => (blob.get(at..)?.iter().position(|&byte| byte == 0)? + 1).next_multiple_of(4),
+            PROP => 8 + word(blob, at)?.next_multiple_of(4),
+            END_NODE | NOP => 0,
+            END => return Some(at),
+            _ => return None,
+        };
+    }
+}
+
+/// The big-endian word at `at`.
+fn word(blob: &[u8], at: usize) -> Option<usize> {
+    blob.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes) as usize)
 }
 
 fn set_total_size(blob: &mut [u8]) -> Result<(), Refused> {
     let size = u32::try_from(blob.len()).map_err(|_| Refused::Damaged("larger than 4 GiB".into()))?;
-    blob[4..8].copy_from_slice(&size.to_be_bytes());
+    // Blocks that end before the header does are no blocks.
+    let field = blob.get_mut(4..8).ok_or(Refused::Damaged("blocks within the header".into()))?;
+    field.copy_from_slice(&size.to_be_bytes());
     Ok(())
 }
 
@@ -168,11 +203,36 @@ mod tests {
     }
 
     #[test]
+    fn strings_that_nobody_is_named_by_are_text_as_well() {
+        let blob = virt().to_dtb();
+        let (start, size) = (word(&blob, 12).unwrap(), word(&blob, 32).unwrap());
+        for last in [*b"a\0", *b"\xff\0", *b"aa"] {
+            let mut blob = blob.clone();
+            blob.truncate(start + size);
+            blob.extend(last);
+            blob[32..36].copy_from_slice(&(size as u32 + 2).to_be_bytes());
+            set_total_size(&mut blob).unwrap();
+            assert!(Tree::open(&blob).is_ok());
+            assert_eq!(shrink(&blob).is_ok(), last == *b"a\0", "{last:?}");
+        }
+    }
+
+    #[test]
+    fn a_structure_stays_within_its_block() {
+        let mut blob = virt().to_dtb();
+        let size = word(&blob, 36).unwrap() as u32;
+        blob[36..40].copy_from_slice(&(size - 4).to_be_bytes());
+        assert!(Tree::open(&blob).is_ok(), "dtoolkit goes on to the end");
+        assert!(matches!(shrink(&blob), Err(Refused::Damaged(_))));
+    }
+
+    #[test]
     fn a_blob_without_room_is_refused() {
         let mut blob = virt().to_dtb();
         assert!(matches!(NUMBERS.write(&mut blob), Err(Refused::Damaged(_))));
         assert!(matches!(shrink(&blob[..30]), Err(Refused::Damaged(_))));
         blob[36..40].copy_from_slice(&u32::MAX.to_be_bytes());
         assert!(matches!(shrink(&blob), Err(Refused::Damaged(_))));
+        assert!(matches!(shrink(&[0; 64]), Err(Refused::Damaged(_))), "blocks of no bytes, at 0");
     }
 }
