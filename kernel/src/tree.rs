@@ -2,7 +2,7 @@
 //!
 //! *When:* first thing in Rust, out of the blob as it was handed over. *Leaves:* owned ranges; nothing points into the blob afterwards.
 //! *Refuses:* a blob that is no valid tree, a tree without RAM or without /chosen (nothing could be handed on), a `reg` wider than
-//! 64 bits. Buses are followed where their `ranges` is empty, which maps one to one; others hold nothing that this kernel drives.
+//! 64 bits, buses within buses without end. Buses are followed where their `ranges` is empty, which maps one to one; others hold nothing that this kernel drives.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -79,6 +79,9 @@ pub struct Timer {
     pub physical_el2: u32,
 }
 
+/// How deep buses may lie within each other: as deep as Linux reads a tree, and no deeper than the boot stack.
+const MAX_DEPTH: usize = 64;
+
 /// What the machine is, as the tree says.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Machine {
@@ -115,6 +118,8 @@ pub enum Refused {
     NoChosen,
     /// A node whose `reg` is malformed or wider than 64 bits.
     Reg(String),
+    /// A node that lies behind more than [`MAX_DEPTH`] buses.
+    TooDeep(String),
 }
 
 impl fmt::Display for Refused {
@@ -124,6 +129,7 @@ impl fmt::Display for Refused {
             Self::NoRam => f.write_str("device tree: no memory node names any RAM"),
             Self::NoChosen => f.write_str("device tree: no /chosen node: nothing could be handed on in it"),
             Self::Reg(node) => write!(f, "device tree: {node}: `reg` is not pairs of at most 64 bits"),
+            Self::TooDeep(node) => write!(f, "device tree: {node} lies behind more than {MAX_DEPTH} buses"),
         }
     }
 }
@@ -213,15 +219,25 @@ impl Machine {
                 }
                 "cpus" => machine.cpus = cpus(&node)?,
                 "chosen" | "aliases" => {}
-                _ => machine.add_device(&node, cells, stdout)?,
+                _ => machine.add_device(&node, cells, stdout, 0)?,
             }
         }
         if machine.ram.is_empty() { Err(Refused::NoRam) } else { Ok(machine) }
     }
 
-    /// Adds a device and, where its bus maps one to one, those behind it. `stdout` is the name of the console's node.
-    fn add_device(&mut self, node: &FdtNode<'_>, cells: Cells, stdout: Option<&str>) -> Result<(), Refused> {
+    /// Adds a device that lies behind `depth` buses and, where its own maps one to one, those behind it. `stdout` is the name of the
+    /// console's node.
+    fn add_device(
+        &mut self,
+        node: &FdtNode<'_>,
+        cells: Cells,
+        stdout: Option<&str>,
+        depth: usize,
+    ) -> Result<(), Refused> {
         let facts = Facts::of(node, cells);
+        if depth > MAX_DEPTH {
+            return Err(Refused::TooDeep(facts.name.into()));
+        }
         let ranges = facts.regs()?;
         if facts.is_compatible("virtio,mmio") {
             self.virtio.extend(ranges.first().cloned());
@@ -247,7 +263,7 @@ impl Machine {
         self.devices.extend(ranges);
         if facts.is_bus {
             for child in node.children() {
-                self.add_device(&child, facts.child_cells, stdout)?;
+                self.add_device(&child, facts.child_cells, stdout, depth + 1)?;
             }
         }
         Ok(())

@@ -179,6 +179,27 @@ fn a_tree_that_nobody_can_live_by_is_refused() {
 }
 
 #[test]
+fn buses_within_buses_come_to_an_end() {
+    // A device behind as many buses, each with its name and empty ranges.
+    let machine = |buses: usize| {
+        let mut inner = node("timer@8000000", &[("reg", cells(&[0x0800_0000, 0x1000]))]);
+        for bus in 0..buses {
+            let one = cells(&[1]);
+            let properties = [("#address-cells", one.clone()), ("#size-cells", one), ("ranges", vec![])];
+            let mut outer = node(&alloc::format!("bus{bus}"), &properties);
+            outer.add_child(inner);
+            inner = outer;
+        }
+        let mut tree = virt();
+        tree.root.add_child(inner);
+        let blob = tree.to_dtb();
+        Machine::read(&Tree::open(&blob).unwrap())
+    };
+    assert!(machine(MAX_DEPTH).unwrap().devices.contains(&range(0x0800_0000, 0x1000)));
+    assert_eq!(machine(MAX_DEPTH + 1), Err(Refused::TooDeep("timer@8000000".into())));
+}
+
+#[test]
 fn no_flipped_byte_panics() {
     let blob = virt().to_dtb();
     for at in 0..blob.len() {
