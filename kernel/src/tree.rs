@@ -348,9 +348,12 @@ impl<'a> Facts<'a> {
         !self.is_disabled && self.compatible.split(|&byte| byte == 0).any(|word| word == model.as_bytes())
     }
 
-    /// The generic timer's interrupts: three cells each, the second a PPI's number.
+    /// The generic timer's interrupts: three cells each, the first 1 for a PPI, the second its number.
     fn timer(&self) -> Option<Timer> {
-        let intid = |nth: usize| Some(16 + number(self.interrupts.get(12 * nth + 4..12 * nth + 8)?) as u32);
+        let intid = |nth: usize| match number(self.interrupts.get(12 * nth..12 * nth + 8)?) {
+            ppi @ 0x1_0000_0000..0x1_0000_0010 => Some(16 + (ppi as u32)),
+            _ => None,
+        };
         Some(Timer { virtual_el1: intid(2)?, physical_el2: intid(3)? })
     }
 

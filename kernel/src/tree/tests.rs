@@ -125,6 +125,18 @@ fn cpus_interrupts_and_the_timer_are_found() {
 }
 
 #[test]
+fn a_timer_without_private_interrupts_is_none() {
+    // The virtual timer's cells: shared, not among the sixteen, past 32 bits once 16 is added.
+    for odd in [[0, 11, 4], [1, 16, 4], [1, u32::MAX, 4]] {
+        let mut tree = virt();
+        let interrupts = cells(&[[1, 13, 4], [1, 14, 4], odd, [1, 10, 4]].concat());
+        tree.root.child_mut("timer").unwrap().property_mut("interrupts").unwrap().set_value(interrupts);
+        let blob = tree.to_dtb();
+        assert_eq!(Machine::read(&Tree::open(&blob).unwrap()).unwrap().timer, None, "{odd:?}");
+    }
+}
+
+#[test]
 fn a_gicv2_is_two_ranges() {
     let mut tree = virt();
     let intc = tree.root.child_mut("intc@8000000").unwrap();
