@@ -137,7 +137,7 @@ entry:
         adr_l   x9, exception_vectors
         msr     vbar_el1, x9
         isb
-        // An asynchronous abort is told where it happens, not inherited by the next kernel. Interrupts stay masked: the kernel polls.
+        // An asynchronous abort is told where it happens, not inherited by the next kernel. Interrupts stay masked until there is a handler.
         msr     daifclr, #4
         adr_l   x0, entry_record
         mov     x29, xzr

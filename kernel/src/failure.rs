@@ -1,6 +1,6 @@
 //! Panics and exceptions: where, why, the registers; then the end.
 //!
-//! *When:* at any time in Rust. Every exception is a failure, since the kernel polls. *Refuses* to fail twice: what goes wrong in here is
+//! *When:* at any time in Rust. Every exception but an IRQ is a failure. *Refuses* to fail twice: what goes wrong in here is
 //! told by the emergency printer's last words alone.
 #![expect(unsafe_code, reason = "the names that boot calls, and its last words")]
 

@@ -125,7 +125,7 @@ impl<'a> Staged<'a> {
         if self.life.orders.selftest == Some(Selftest::Lpis) {
             interrupts::keep_lpis(Cpu::current());
         }
-        // The last act before the point of no return: nothing has changed since it was made. [I8]
+        // The last act before the point of no return: nobody else runs [I9], and nothing has changed since it was made. [I8]
         self.plan.check_sources()?;
         for (name, range, was) in [
             ("the relocation code", &self.layout.code, self.code_crc32c),
