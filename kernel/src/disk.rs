@@ -4,7 +4,7 @@
 //! *Refuses:* a machine without one, a read past the end, a read error.
 
 use crate::clock;
-use crate::devices::{Devices, Driven, Identity};
+use crate::devices::{Devices, Driven, Identity, Undriven};
 use alloc::vec;
 use core::fmt;
 use virtio_drivers::Error;
@@ -15,12 +15,10 @@ use virtio_drivers::transport::{DeviceType, SomeTransport};
 const BOUNCE: usize = 1 << 20;
 
 /// A disk that cannot be read.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Refused {
-    /// None of so many devices is a block device.
-    NoDisk(usize),
-    /// The device cannot be set up.
-    Setup(Error),
+    /// There is none, or it cannot be driven.
+    Undriven(Undriven),
     /// A read failed.
     Read {
         /// The first block, of 512 bytes.
@@ -33,10 +31,7 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoDisk(devices) => {
-                write!(f, "no disk: none of {devices} devices is a virtio block device: attach one")
-            }
-            Self::Setup(error) => write!(f, "the disk cannot be set up: {error}"),
+            Self::Undriven(undriven) => write!(f, "no disk: {undriven}"),
             Self::Read { block, error } => write!(f, "the disk fails to read block {block}: {error}"),
         }
     }
@@ -55,10 +50,10 @@ impl Disk {
     ///
     /// # Errors
     ///
-    /// [`Refused::NoDisk`], [`Refused::Setup`].
+    /// [`Refused::Undriven`].
     pub fn open(devices: &Devices) -> Result<Self, Refused> {
-        let device = devices.drive(DeviceType::Block, VirtIOBlk::new).ok_or(Refused::NoDisk(devices.count()))?;
-        Ok(Self { device: device.map_err(Refused::Setup)?, requests: 0, waited: 0 })
+        let device = devices.drive(DeviceType::Block, VirtIOBlk::new).map_err(Refused::Undriven)?;
+        Ok(Self { device, requests: 0, waited: 0 })
     }
 
     /// The disk's size in bytes.

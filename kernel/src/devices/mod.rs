@@ -131,6 +131,27 @@ impl fmt::Display for Busy {
     }
 }
 
+/// Why a driver has no device.
+#[derive(Clone, Debug)]
+pub enum Undriven {
+    /// None of so many is of its kind.
+    None(usize),
+    /// It does not reset.
+    Busy(Busy),
+    /// It cannot be set up.
+    Setup(Error),
+}
+
+impl fmt::Display for Undriven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None(devices) => write!(f, "none of {devices} devices is one that can be driven: attach one"),
+            Self::Busy(busy) => busy.fmt(f),
+            Self::Setup(error) => write!(f, "it cannot be set up: {error}"),
+        }
+    }
+}
+
 /// A device, whether or not anybody here can drive it.
 #[derive(Clone, Debug)]
 pub struct Device {
@@ -160,9 +181,8 @@ impl Device {
         reset.map_err(|status| Busy::Status(self.place.clone(), status))
     }
 
-    /// Its transport, where it is in reset and has what a driver needs.
+    /// Its transport, where it has what a driver needs.
     fn open(&self) -> Option<SomeTransport<'static>> {
-        self.reset().ok()?;
         match &self.place {
             Place::Mmio(slot) => {
                 let header = NonNull::new(pointer(slot.start).cast::<VirtIOHeader>())?;
@@ -233,34 +253,29 @@ impl Devices {
         devices
     }
 
-    /// How many there are.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.all.len()
-    }
-
-    /// Lets `start` drive the first device of that kind.
+    /// Lets `start` drive the first device of that kind: slots come before functions.
     ///
     /// # Errors
     ///
-    /// What the driver says. The device is then as it left it.
+    /// [`Undriven`].
     pub fn drive<D>(
         &self,
         kind: DeviceType,
         start: impl FnOnce(SomeTransport<'static>) -> Result<D, Error>,
-    ) -> Option<Result<Driven<D>, Error>> {
-        let mut of_kind = self.all.iter().filter(|device| device.kind == Some(kind));
-        let (device, transport) = of_kind.find_map(|device| Some((device.clone(), device.open()?)))?;
+    ) -> Result<Driven<D>, Undriven> {
+        let found = self.all.iter().find(|device| device.kind == Some(kind)).cloned();
+        let device = found.ok_or(Undriven::None(self.all.len()))?;
+        device.reset().map_err(Undriven::Busy)?;
         let free = memory::free();
-        let driver = start(transport);
+        let driver = device.open().ok_or(Error::Unsupported).and_then(start).map_err(Undriven::Setup)?;
         let bytes = free - memory::free();
-        Some(driver.map(|driver| Driven { device, driver: ManuallyDrop::new(driver), bytes }))
+        Ok(Driven { device, driver: ManuallyDrop::new(driver), bytes })
     }
 
     /// Eight bytes of an entropy device, if there is one.
     #[must_use]
     pub fn entropy(&self) -> Option<u64> {
-        let mut source = self.drive(DeviceType::EntropySource, VirtIORng::<Identity, _>::new)?.ok()?;
+        let mut source = self.drive(DeviceType::EntropySource, VirtIORng::<Identity, _>::new).ok()?;
         let mut bytes = [0; 8];
         let mut filled = 0;
         while filled < bytes.len() {
@@ -274,9 +289,9 @@ impl Devices {
     pub fn listen(&mut self) {
         self.receiver = None;
         match self.drive(DeviceType::Network, Receive::start) {
-            Some(Ok(receiver)) => self.receiver = Some(receiver),
-            Some(Err(error)) => warn!("the network device cannot be set up, and stays in reset: {error}"),
-            None => {}
+            Ok(receiver) => self.receiver = Some(receiver),
+            Err(Undriven::None(_)) => {}
+            Err(undriven) => warn!("no frames: {undriven}"),
         }
     }
 
@@ -288,7 +303,10 @@ impl Devices {
     pub fn quiesce(&mut self) -> Result<(), Busy> {
         if let Some(receiver) = &mut self.receiver {
             let frames = receiver.poll();
-            info!("the network device at {} wrote {frames} frames, and has buffers for more", receiver.device.place);
+            info!(
+                "the network device at {} has written {frames} frames, and goes on until its reset",
+                receiver.device.place
+            );
         }
         self.reset()
     }

@@ -42,6 +42,13 @@ impl fmt::Display for Function {
     }
 }
 
+/// A memory BAR: where it lies, or would with an address of 0.
+struct Bar {
+    index: u8,
+    is_wide: bool,
+    range: Range<PhysAddr>,
+}
+
 /// Configuration space as memory. (virtio-drivers' `MmioCam` wants 256 buses mapped; a machine may have fewer.)
 struct Ecam(PhysAddr);
 
@@ -96,31 +103,34 @@ impl Function {
         Some(transport)
     }
 
-    /// Its memory BARs by index: kind, address (0 where nobody assigned it), size.
-    fn bars(&self) -> Vec<(u8, MemoryBarType, u64, u64)> {
+    /// Its memory BARs.
+    fn bars(&self) -> Vec<Bar> {
         let bars = self.root().bars(self.at).unwrap_or_default();
         let memory = (0..).zip(bars).filter_map(|(index, bar)| match bar? {
-            BarInfo::Memory { address_type, address, size, .. } => Some((index, address_type, address, size)),
+            BarInfo::Memory { address_type, address, size, .. } => {
+                let range = PhysAddr(address).range(size)?;
+                Some(Bar { index, is_wide: address_type == MemoryBarType::Width64, range })
+            }
             BarInfo::IO { .. } => None,
         });
         memory.collect()
     }
 
-    /// Gives an address to each memory BAR that has none, out of the host's windows and outside of what is taken. Returns false where
-    /// there is no room.
+    /// Gives an address to each memory BAR that lies in no window, outside of what is taken. Returns false where there is no room.
     fn assign(&self, windows: &[Range<PhysAddr>], taken: &mut Vec<Range<PhysAddr>>) -> bool {
+        // A narrow BAR reaches 4 GiB, and a wide one is as well off there.
         let low: Vec<_> = windows.iter().filter(|window| window.end.0 <= 1 << 32).cloned().collect();
-        self.bars().into_iter().filter(|&(_, _, address, _)| address == 0).all(|(index, kind, _, size)| {
-            let size = size.max(PAGE_SIZE);
-            let wide = kind == MemoryBarType::Width64;
-            let place = placement::highest_block(&low, taken, size, size)
-                .or_else(|| placement::highest_block(windows, taken, size, size).filter(|_| wide));
+        let is_assigned = |bar: &Bar| windows.iter().any(|window| window.covers(&bar.range));
+        self.bars().into_iter().filter(|bar| !is_assigned(bar)).all(|bar| {
+            let size = bar.range.bytes().max(PAGE_SIZE);
+            let wide = if bar.is_wide { windows } else { &[] };
+            let place = [&low, wide].into_iter().find_map(|from| placement::highest_block(from, taken, size, size));
             let Some(place) = place else { return false };
             taken.extend(place.range(size));
-            if wide {
-                self.root().set_bar_64(self.at, index, place.0);
+            if bar.is_wide {
+                self.root().set_bar_64(self.at, bar.index, place.0);
             } else {
-                self.root().set_bar_32(self.at, index, place.0 as u32);
+                self.root().set_bar_32(self.at, bar.index, place.0 as u32);
             }
             true
         })
@@ -134,8 +144,8 @@ impl Function {
         })?;
         let bar = ecam.read_word(self.at, common.offset + 4) as u8;
         let offset = ecam.read_word(self.at, common.offset + 8);
-        let (_, _, address, _) = self.bars().into_iter().find(|&(index, ..)| index == bar)?;
-        Some(PhysAddr(address + u64::from(offset) + STATUS))
+        let bar = self.bars().into_iter().find(|found| found.index == bar)?;
+        bar.range.start.checked_add(u64::from(offset) + STATUS).filter(|status| bar.range.contains(status))
     }
 }
 
@@ -155,8 +165,7 @@ pub fn find(host: &PciHost, map: &mut LifeMap, all: &mut Vec<Device>) {
         // Nobody writes to memory while BARs are sized and moved.
         let _ = function.stop_mastering();
         if info.header_type == HeaderType::Standard {
-            let assigned = function.bars().into_iter().filter(|&(_, _, address, _)| address != 0);
-            taken.extend(assigned.filter_map(|(_, _, address, size)| PhysAddr(address).range(size)));
+            taken.extend(function.bars().into_iter().map(|bar| bar.range));
         }
     }
     for (function, info) in found {
@@ -165,11 +174,7 @@ pub fn find(host: &PciHost, map: &mut LifeMap, all: &mut Vec<Device>) {
             && function.assign(&host.windows, &mut taken)
             && let Some(status) = function.status()
         {
-            for (_, _, address, size) in function.bars() {
-                if let Some(range) = PhysAddr(address).range(size) {
-                    map.add_device(&range.whole_pages());
-                }
-            }
+            function.bars().iter().for_each(|bar| map.add_device(&bar.range.whole_pages()));
             function.command(Command::MEMORY_SPACE, Command::empty());
             (device.kind, device.status) = (Some(kind), Some(Status::Byte(status)));
         }
