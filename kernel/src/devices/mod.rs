@@ -64,16 +64,14 @@ enum Status {
 }
 
 /// Writes 0 to a Status register, which resets the device (virtio 1.2, 2.1.2). By its name a test can leave it out.
-#[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn device_reset(register: u64, is_byte: bool) {
+fn device_reset(register: u64, is_byte: bool) {
     if is_byte { register_at::<u8>(register).write(0) } else { register_at::<u32>(register).write(0) }
 }
 
 /// Reads a Status register. By its name a test can make a device that never resets.
-#[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn device_status(register: u64, is_byte: bool) -> u32 {
+fn device_status(register: u64, is_byte: bool) -> u32 {
     if is_byte { register_at::<u8>(register).read().into() } else { register_at::<u32>(register).read() }
 }
 

@@ -13,7 +13,6 @@ use crate::{
     disk,
     explain::Gdb,
     fit::{self, Kind, Payload},
-    kernel_build::symbol,
     orders::{Base, Orders, Restart},
     request::{Disk, Request},
     traffic::frame,
@@ -140,8 +139,9 @@ const BUS_MASTER: u8 = 1 << 2;
 /// nobody drives, and a function's bus mastering.
 fn quiet(trial: &mut Trial<'_>) -> Result<()> {
     let kernel = trial.kernel();
-    let of = |name: &str| -> Result<u64> { Ok(symbol(&kernel.elf, name)?.with_context(|| name.to_owned())?.0) };
-    let (crc, enter, page) = (of("relocate_crc32c")?, of("relocate_enter")?, of("relocate_page_start")?);
+    let [crc, enter, page] =
+        ["relocate_crc32c", "relocate_enter", "relocate_page_start"].map(|name| kernel.symbol(name));
+    let (crc, enter, page) = (crc?, enter?, page?);
     let args = ["-device", "e1000e,romfile="].map(str::to_owned);
     // A run of one generation tells where the control pages are.
     let mut request = trial.request("nvhe", &Orders { generations: 1, ..trial.orders() })?;
@@ -189,7 +189,7 @@ fn place(virtio: Virtio) -> &'static str {
 
 /// The booted kernel does not reset its disk: that is seen, and the generation lives on without what the disk could write to.
 fn reset_left_out(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
-    let patched = Patched::new(trial.kernel()).at("device_reset", 0, RET)?;
+    let patched = Patched::new(trial.kernel()).at("kernel::devices::device_reset", 0, RET)?;
     let life = refused(trial, virtio, patched.image)?;
     // A function that may not write any more is no longer DRIVER_OK to QEMU.
     let status = if virtio == Virtio::Pci { 0xb } else { 0xf };
@@ -205,7 +205,11 @@ fn reset_left_out(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
 
 /// No device resets, whatever is written to it: the first that is needed is named.
 fn never_resets(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
-    let patched = Patched::new(trial.kernel()).at("device_status", 0, NEEDS_RESET)?.at("device_status", 4, RET)?;
+    let patched = Patched::new(trial.kernel()).at("kernel::devices::device_status", 0, NEEDS_RESET)?.at(
+        "kernel::devices::device_status",
+        4,
+        RET,
+    )?;
     let life = refused(trial, virtio, patched.image)?;
     let says = format!("no disk: {} is not in reset (Status 0x40): it could write to", place(virtio));
     ensure!(life.refused.len() == 1 && life.refused[0].starts_with(&says), "it refused with {:?}", life.refused);
@@ -277,8 +281,9 @@ fn without_reset(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
         }
     };
     ensure!(!look(trial, None)?, "a frame was written after the reset");
-    let patched = Patched::new(trial.kernel()).at("device_reset", 0, RET)?;
-    let patched = patched.at("device_status", 0, IN_RESET)?.at("device_status", 4, RET)?;
+    let patched = Patched::new(trial.kernel()).at("kernel::devices::device_reset", 0, RET)?;
+    let patched =
+        patched.at("kernel::devices::device_status", 0, IN_RESET)?.at("kernel::devices::device_status", 4, RET)?;
     let damaged = look(trial, Some(patched.image))?;
     ensure!(damaged == (virtio != Virtio::Pci), "without a reset, on {virtio}: damage is {damaged}");
     Ok(())
