@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "gives RAM to the heap, and opens the console")]
 
 use crate::cpus::{self, Cpus};
+use crate::devices::Devices;
 use crate::image::{Parts, handed_over_tree};
 use crate::interrupts::{self, Found};
 use crate::map::{LifeMap, Regions};
@@ -51,6 +52,8 @@ pub struct Life {
     pub note: Option<Note>,
     /// What the device tree says.
     pub machine: Machine,
+    /// Its devices.
+    pub devices: Devices,
     /// The console's PL011: the device tree's, or the emergency one.
     pub uart: Range<PhysAddr>,
     /// RAM as it is mapped: without what must not be.
@@ -126,14 +129,18 @@ impl Life {
         let mut taken: Vec<_> = machine.reserved.iter().map(|reserved| reserved.range.whole_pages()).collect();
         taken.push(parts.whole.clone());
 
-        let seed = handed.map(|handed| handed.seed).or(orders.seed).unwrap_or(record.entered ^ record.cntfrq << 32);
-        let mut random = SplitMix64::new(seed ^ u64::from(generation) << 32);
+        // The first generation's seed may have to be drawn, and that needs a heap. So its control block is not, in any case: the same
+        // seed makes the same run whether it was drawn or given.
+        let draws = |seed| SplitMix64::new(seed ^ u64::from(generation) << 32);
+        let mut random = handed.map(|handed| draws(handed.seed));
         let mut avoid = taken.clone();
         avoid.push(given_pages.clone());
         avoid.extend(breadcrumbs.clone());
-        let control = match orders.base {
-            Base::Random => placement::random_block(&mut random, &machine.ram, &avoid, CONTROL_SIZE, CONTROL_ALIGNMENT),
-            Base::Same | Base::Load => placement::highest_block(&machine.ram, &avoid, CONTROL_SIZE, CONTROL_ALIGNMENT),
+        let control = match (orders.base, &mut random) {
+            (Base::Random, Some(random)) => {
+                placement::random_block(random, &machine.ram, &avoid, CONTROL_SIZE, CONTROL_ALIGNMENT)
+            }
+            _ => placement::highest_block(&machine.ram, &avoid, CONTROL_SIZE, CONTROL_ALIGNMENT),
         };
         let control = control.and_then(|start| start.range(CONTROL_SIZE)).expect("RAM holds no control block");
         taken.push(control.clone());
@@ -180,6 +187,10 @@ impl Life {
         let found = interrupts::begin(machine.gic.clone(), machine.timer, mode == Mode::Vhe);
         // SAFETY: the blocks were taken out of RAM for this, and mapped without their guards.
         let cpus = unsafe { Cpus::new(&machine.cpus, &blocks, map.ttbr0(), mode) };
+        let devices = Devices::find(&machine, &mut map);
+        let seed = handed.map(|handed| handed.seed).or(orders.seed).or_else(|| devices.entropy());
+        let seed = seed.unwrap_or(record.entered ^ record.cntfrq << 32);
+        let random = random.unwrap_or_else(|| draws(seed));
 
         let sent_to = handed.map(|handed| handed.base);
         Self {
@@ -192,6 +203,7 @@ impl Life {
             mode,
             note,
             machine,
+            devices,
             uart,
             mapped,
             parts,

@@ -10,6 +10,7 @@ extern crate alloc;
 mod clock;
 mod console;
 mod cpus;
+mod devices;
 mod disk;
 mod end;
 mod failure;
@@ -84,15 +85,19 @@ fn lead(life: &mut Life) -> ! {
 
     let mut configuration = 0;
     loop {
-        let free = memory::free();
+        life.devices.listen();
+        let (free, kept) = (memory::free(), devices::kept());
         let Err(refused) = restart(life, configuration);
         warn!("{}{refused}", marker::REFUSED);
         let none_left = matches!(refused, Refused::NoConfiguration(_));
         drop(refused);
         life.cpus.resume();
-        let now = memory::free();
-        assert!(now == free, "a refusal gave back {now} of {free} bytes");
-        info!("generation {} lives on, all its memory given back", life.generation);
+        let (now, kept) = (memory::free(), devices::kept() - kept);
+        assert!(now + kept == free, "a refusal gave back {now} of {free} bytes");
+        match kept {
+            0 => info!("generation {} lives on, all its memory given back", life.generation),
+            _ => info!("generation {} lives on without {kept} bytes that a device may write to", life.generation),
+        }
         configuration += 1;
         if !life.orders.continue_on_refusal || none_left {
             end::failure();
@@ -109,7 +114,7 @@ fn restart(life: &mut Life, configuration: usize) -> Result<Infallible, Refused>
 
 /// Loads, with the disk open no longer than that. Returns the image and the base that its kernel is sent to.
 fn load(life: &mut Life, configuration: usize) -> Result<(Image, PhysAddr), Refused> {
-    let mut disk = Disk::open(&life.machine.virtio)?;
+    let mut disk = Disk::open(&life.devices)?;
     let contents = Contents::read(&mut disk)?;
     let name = contents.configurations.get(configuration).ok_or(Refused::NoConfiguration(configuration))?;
     let ram = &life.machine.ram;

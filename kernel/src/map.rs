@@ -113,6 +113,20 @@ impl LifeMap {
         root.0 as u64 | asid::LIFE << asid::SHIFT
     }
 
+    /// Adds a device's registers, which are not mapped yet.
+    ///
+    /// # Panics
+    ///
+    /// A region beyond 48 bits, or one that is mapped as something else.
+    pub fn add_device(&mut self, range: &Range<PhysAddr>) {
+        let region = region(range);
+        match self {
+            Self::El1(map) => map.map_range(&region, DEVICE),
+            Self::El2(map) => map.map_range(&region, DEVICE),
+        }
+        .unwrap_or_else(|error| panic!("the map cannot hold {}..{}: {error}", range.start, range.end));
+    }
+
     /// Makes single pages of the control block code: read-only and executable.
     ///
     /// # Panics

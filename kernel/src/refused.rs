@@ -2,9 +2,9 @@
 //!
 //! *When:* anywhere between the disk and the point of no return. Whoever refuses has given back what it took; `main` alone prints.
 
+use crate::devices::Busy;
 use crate::{cpus, disk};
 use alloc::string::{String, ToString};
-use boot::phys::PhysAddr;
 use core::fmt;
 use kernel::{fit, tree};
 
@@ -35,8 +35,8 @@ pub enum Refused {
     NoCrc32,
     /// The list does not say what the segments say.
     Unfaithful(relocate::list::Unfaithful),
-    /// A device is not in reset: where its registers lie, and its Status.
-    Busy(PhysAddr, u32),
+    /// A device could write to memory after the jump.
+    Busy(Busy),
     /// A CPU would go on running.
     Cpu(cpus::Refused),
     /// What the restart depends on has changed since it was made: which, and both checksums.
@@ -68,12 +68,7 @@ impl fmt::Display for Refused {
             Self::Tree(refused) => refused.fmt(f),
             Self::NoCrc32 => f.write_str("this CPU has no FEAT_CRC32: the copy could not be verified"),
             Self::Unfaithful(refused) => refused.fmt(f),
-            Self::Busy(slot, status) => {
-                write!(
-                    f,
-                    "the virtio device at {slot} is not in reset (Status {status:#x}): it could write to memory after the jump"
-                )
-            }
+            Self::Busy(busy) => busy.fmt(f),
             Self::Cpu(refused) => refused.fmt(f),
             Self::Changed(what, was, is) => write!(
                 f,
@@ -95,6 +90,12 @@ impl From<disk::Refused> for Refused {
 impl From<cpus::Refused> for Refused {
     fn from(refused: cpus::Refused) -> Self {
         Self::Cpu(refused)
+    }
+}
+
+impl From<Busy> for Refused {
+    fn from(busy: Busy) -> Self {
+        Self::Busy(busy)
     }
 }
 

@@ -7,7 +7,6 @@
 
 use crate::console;
 use crate::cpus::{self, Cpu};
-use crate::disk;
 use crate::interrupts;
 use crate::life::Life;
 use crate::map;
@@ -112,9 +111,7 @@ impl<'a> Staged<'a> {
     ///
     /// [`Refused::Busy`], [`Refused::Changed`], [`Refused::Vectors`].
     pub fn restart(self) -> Result<Infallible, Refused> {
-        if let Some((slot, status)) = disk::busy(&self.life.machine.virtio) {
-            return Err(Refused::Busy(slot, status));
-        }
+        self.life.devices.quiesce()?;
         let stopped = self.life.cpus.stop(self.life.orders.force)?;
         self.life.cpus.tell(stopped);
         cpus::mask();

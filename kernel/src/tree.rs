@@ -82,6 +82,15 @@ pub struct Timer {
 /// How deep buses may lie within each other: as deep as Linux reads a tree, and no deeper than the boot stack.
 const MAX_DEPTH: usize = 64;
 
+/// A PCI host whose configuration space is memory, `pci-host-ecam-generic`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PciHost {
+    /// Configuration space, from the first bus on.
+    pub ecam: Range<PhysAddr>,
+    /// Where the memory of its functions may lie: windows that have the same address on the bus.
+    pub windows: Vec<Range<PhysAddr>>,
+}
+
 /// What the machine is, as the tree says.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Machine {
@@ -95,6 +104,8 @@ pub struct Machine {
     pub uart: Option<Range<PhysAddr>>,
     /// Every virtio-mmio slot.
     pub virtio: Vec<Range<PhysAddr>>,
+    /// Every PCI host with an ECAM.
+    pub pci: Vec<PciHost>,
     /// /psci, where there is one.
     pub conduit: Option<Conduit>,
     /// MPIDR_EL1's affinity of every CPU, in the tree's order.
@@ -260,8 +271,13 @@ impl Machine {
         if facts.is_compatible("arm,armv8-timer") {
             self.timer = facts.timer();
         }
+        if facts.is_compatible("pci-host-ecam-generic")
+            && let Some(ecam) = ranges.first().cloned()
+        {
+            self.pci.push(PciHost { ecam, windows: facts.windows() });
+        }
         self.devices.extend(ranges);
-        if facts.is_bus {
+        if facts.ranges.is_some_and(<[u8]>::is_empty) {
             for child in node.children() {
                 self.add_device(&child, facts.child_cells, stdout, depth + 1)?;
             }
@@ -311,9 +327,9 @@ struct Facts<'a> {
     reg: &'a [u8],
     compatible: &'a [u8],
     interrupts: &'a [u8],
+    ranges: Option<&'a [u8]>,
     cells: Cells,
     child_cells: Cells,
-    is_bus: bool,
     is_disabled: bool,
 }
 
@@ -323,9 +339,8 @@ impl<'a> Facts<'a> {
         let child_cells = Cells::DEFAULT;
         let name = node.name();
         let nothing: &[u8] = &[];
-        let (reg, compatible, interrupts) = (nothing, nothing, nothing);
-        let (is_bus, is_disabled) = (false, false);
-        let mut facts = Self { name, reg, compatible, interrupts, cells, child_cells, is_bus, is_disabled };
+        let (reg, compatible, interrupts, ranges, is_disabled) = (nothing, nothing, nothing, None, false);
+        let mut facts = Self { name, reg, compatible, interrupts, ranges, cells, child_cells, is_disabled };
         for property in node.properties() {
             let value = property.value_as::<&[u8]>().unwrap_or_default();
             let cell = || value.last().copied().map_or(0, usize::from);
@@ -335,7 +350,7 @@ impl<'a> Facts<'a> {
                 "interrupts" => facts.interrupts = value,
                 "#address-cells" => facts.child_cells.address = cell(),
                 "#size-cells" => facts.child_cells.size = cell(),
-                "ranges" => facts.is_bus = value.is_empty(),
+                "ranges" => facts.ranges = Some(value),
                 "status" => facts.is_disabled = !value.starts_with(b"ok"),
                 _ => {}
             }
@@ -374,6 +389,21 @@ impl<'a> Facts<'a> {
             ranges.extend(PhysAddr(number(start)).range(number(bytes)).filter(|range| !range.is_empty()));
         }
         Ok(ranges)
+    }
+
+    /// Of a PCI host's `ranges` those that are memory with the same address on both sides (PCI Bus Binding, 2.2.1.1: the space is in
+    /// bits 25:24 of the first of three cells).
+    fn windows(&self) -> Vec<Range<PhysAddr>> {
+        const MEMORY: u64 = 2;
+        let Cells { address, .. } = self.cells;
+        let (wide, whole) = (address > 2, 4 * (3 + address + 2));
+        let entries = self.ranges.filter(|_| !wide).unwrap_or_default().chunks_exact(whole);
+        let windows = entries.filter_map(|entry| {
+            let (space, at) = (number(&entry[..4]) >> 24 & 3, number(&entry[4..12]));
+            let (start, bytes) = entry[12..].split_at(4 * address);
+            (space & MEMORY != 0 && at == number(start)).then(|| PhysAddr(at).range(number(bytes))).flatten()
+        });
+        windows.collect()
     }
 }
 

@@ -75,6 +75,7 @@ Examples:
   cargo xtask run --machine el1 --generations 1000 --base random --restart cold
   cargo xtask run --machine nvhe --cpu max --memory 300M --virtio legacy
   cargo xtask run --machine vhe --alternate --seed 0x2a
+  cargo xtask run --virtio pci --network --generations 20
   cargo xtask run --gdb
   cargo xtask run -- -d int,guest_errors -D qemu-trace.log")]
 pub struct RunOptions {
@@ -105,9 +106,12 @@ pub struct RunOptions {
     /// RAM as QEMU takes it: 512M, 3G; need not be a power of two [default: the machine's]
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
-    /// The register layout of virtio-mmio [default: the machine's]
+    /// How virtio devices are attached [default: the machine's]
     #[arg(long, value_enum)]
     virtio: Option<Virtio>,
+    /// A network device on which frames arrive all the time
+    #[arg(long)]
+    network: bool,
     /// More words for the kernel's bootargs; may be given more than once
     #[arg(long, value_name = "WORDS")]
     append: Vec<String>,
@@ -178,6 +182,7 @@ impl RunOptions {
         request.cpu.clone_from(&self.cpu);
         request.memory.clone_from(&self.memory);
         request.virtio = self.virtio;
+        request.network = self.network;
         request.seed = seed;
         request.bootargs = self.orders(seed).bootargs(&request.machine.bootargs, request.semihosting);
         request.disk = match disk {
@@ -233,6 +238,9 @@ impl RunOptions {
             value.iter().for_each(|value| option(name, value.clone()));
         }
         self.append.iter().for_each(|value| option("append", value.clone()));
+        if self.network {
+            words.push("--network".to_owned());
+        }
         if self.alternate {
             words.push("--alternate".to_owned());
         }
@@ -279,13 +287,13 @@ mod tests {
 
     #[test]
     fn the_line_that_repeats_a_run_repeats_it() {
-        let typed = "xtask run --machine vhe --cpu max --base load --restart cold --append a=1 --append b --virtio legacy --el2 nvhe --alternate \
+        let typed = "xtask run --machine vhe --cpu max --base load --restart cold --append a=1 --append b --virtio pci --network --el2 nvhe --alternate \
                      --disk /tmp/d --timeout 9 -- -d int";
         let line = options(typed).line(7);
         let again = options(line.strip_prefix("cargo ").unwrap());
         assert_eq!(again.seed, Some(7));
         assert_eq!(again.line(7), line);
-        assert!(line.ends_with("--timeout 9 --append a=1 --append b --alternate -- -d int"), "{line}");
+        assert!(line.ends_with("--timeout 9 --append a=1 --append b --network --alternate -- -d int"), "{line}");
         assert!(again.orders(7).bootargs("el2=vhe", true).ends_with(" semihosting el2=nvhe alternate a=1 b"));
     }
 

@@ -17,7 +17,7 @@ use crate::Usage;
 pub struct Config {
     /// What each run is told, whatever the machine.
     pub common: Common,
-    /// The flags of each register layout of virtio-mmio.
+    /// The flags of each way to attach virtio devices.
     pub virtio: VirtioFlags,
     /// The machines by name.
     #[serde(rename = "machine")]
@@ -34,14 +34,16 @@ pub struct Common {
     pub semihosting: Vec<Flag>,
 }
 
-/// The flags of each register layout of virtio-mmio.
+/// The flags of each way to attach virtio devices.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VirtioFlags {
-    /// Version 2.
+    /// virtio-mmio, version 2 of its registers.
     pub modern: Vec<Flag>,
-    /// Version 1.
+    /// virtio-mmio, version 1.
     pub legacy: Vec<Flag>,
+    /// virtio-pci.
+    pub pci: Vec<Flag>,
 }
 
 /// One machine.
@@ -56,7 +58,7 @@ pub struct Machine {
     pub cpus: Vec<String>,
     /// The RAM of a plain run, as QEMU's `-m` takes it.
     pub memory: String,
-    /// The register layout of a plain run.
+    /// How a plain run's virtio devices are attached.
     pub virtio: Virtio,
     /// What QEMU is told.
     pub flags: Vec<Flag>,
@@ -74,14 +76,16 @@ pub struct Flag {
     pub why: String,
 }
 
-/// A register layout of virtio-mmio.
+/// How virtio devices are attached.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Virtio {
-    /// Version 2, virtio 1.0 and later.
+    /// virtio-mmio with registers of version 2: virtio 1.0 and later
     Modern,
-    /// Version 1, before the standard.
+    /// virtio-mmio with registers of version 1, from before the standard
     Legacy,
+    /// virtio-pci, behind the ECAM
+    Pci,
 }
 
 impl fmt::Display for Virtio {
@@ -89,7 +93,21 @@ impl fmt::Display for Virtio {
         f.write_str(match self {
             Self::Modern => "modern",
             Self::Legacy => "legacy",
+            Self::Pci => "pci",
         })
+    }
+}
+
+impl Virtio {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Legacy, Self::Modern, Self::Pci];
+
+    /// What QEMU calls the device `kind` where it is attached like this.
+    pub fn device(self, kind: &str) -> String {
+        match self {
+            Self::Modern | Self::Legacy => format!("virtio-{kind}-device"),
+            Self::Pci => format!("virtio-{kind}-pci"),
+        }
     }
 }
 
@@ -112,7 +130,7 @@ impl Config {
         let config: Self = toml::from_str(text)?;
         let machines = config.machines.values().flat_map(|machine| &machine.flags);
         let common = config.common.flags.iter().chain(&config.common.semihosting);
-        let virtio = config.virtio.modern.iter().chain(&config.virtio.legacy);
+        let virtio = config.virtio.modern.iter().chain(&config.virtio.legacy).chain(&config.virtio.pci);
         for flag in machines.chain(common).chain(virtio) {
             anyhow::ensure!(!flag.why.trim().is_empty(), "the flag `{}` has no reason: fill in its `why`", flag.arg);
         }
@@ -156,7 +174,7 @@ mod tests {
         let text = |why: &str, more: &str| {
             format!(
                 "[common]\nflags = [{{ arg = \"-x\", why = \"{why}\" }}]\nsemihosting = []\n{more}\n\
-                 [virtio]\nmodern = []\nlegacy = []\n[machine]\n"
+                 [virtio]\nmodern = []\nlegacy = []\npci = []\n[machine]\n"
             )
         };
         assert!(Config::parse(&text("because", "")).is_ok());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::{disk, kernel_build::Built, qemu};
+use crate::{config::Virtio, disk, kernel_build::Built, qemu};
 
 /// Writes `Image`, `kernel.elf` and `disk.itb` into `out` and prints the line.
 pub fn write(kernel: &Built, out: &Path) -> Result<()> {
@@ -41,7 +41,7 @@ pub fn words(image: &Path, disk: &Path) -> Vec<String> {
     .map(str::to_owned)
     .into();
     words.push(image.display().to_string());
-    words.extend(qemu::disk(disk, "if=none,id=d0,format=raw,file={disk}"));
+    words.extend(qemu::disk(disk, "if=none,id=d0,format=raw,file={disk}", Virtio::Legacy));
     words.extend(["-append", "generations=5"].map(str::to_owned));
     words
 }

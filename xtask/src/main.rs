@@ -25,6 +25,7 @@ mod request;
 mod run;
 mod setup;
 mod test;
+mod traffic;
 mod verdict;
 
 use std::{

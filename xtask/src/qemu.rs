@@ -34,6 +34,11 @@ impl Choice<'_> {
         Choice { machine, cpu: None, memory: None, virtio: None, semihosting: false }
     }
 
+    /// How its virtio devices are attached.
+    pub fn virtio(&self) -> Virtio {
+        self.virtio.unwrap_or(self.machine.virtio)
+    }
+
     /// What describes the machine, without console, disk and kernel.
     pub fn words(&self, config: &Config) -> Vec<String> {
         let Choice { machine, .. } = self;
@@ -41,9 +46,10 @@ impl Choice<'_> {
         words.extend(["-cpu", self.cpu.unwrap_or(&machine.cpu)].map(str::to_owned));
         words.extend(["-m", self.memory.unwrap_or(&machine.memory)].map(str::to_owned));
         words.extend(spread(&config.common.flags));
-        words.extend(spread(match self.virtio.unwrap_or(machine.virtio) {
+        words.extend(spread(match self.virtio() {
             Virtio::Modern => &config.virtio.modern,
             Virtio::Legacy => &config.virtio.legacy,
+            Virtio::Pci => &config.virtio.pci,
         }));
         if self.semihosting {
             words.extend(spread(&config.common.semihosting));
@@ -56,10 +62,21 @@ fn spread(flags: &[Flag]) -> Vec<String> {
     flags.iter().flat_map(Flag::words).collect()
 }
 
-/// The disk, opened as `drive` says, in the first virtio-mmio slot that QEMU fills.
-pub fn disk(path: &Path, drive: &str) -> Vec<String> {
+/// The disk, opened as `drive` says.
+pub fn disk(path: &Path, drive: &str, virtio: Virtio) -> Vec<String> {
     let drive = drive.replace("{disk}", &value(path));
-    ["-drive", &drive, "-device", "virtio-blk-device,drive=d0"].map(str::to_owned).into()
+    let device = virtio.device("blk") + ",drive=d0";
+    ["-drive", &drive, "-device", &device].map(str::to_owned).into()
+}
+
+/// A network device that is fed with the datagrams that come in at `socket`. QEMU wants to know where to send to as well; the guest never sends.
+pub fn network(socket: &Path, virtio: Virtio) -> Vec<String> {
+    let ends = ["local", "remote"].map(|end| format!("{end}.type=unix,{end}.path={}", value(socket)));
+    let netdev = format!("dgram,id=n0,{}", ends.join(","));
+    // Its boot ROM is a file that Debian packages elsewhere.
+    let rom = if virtio == Virtio::Pci { ",romfile=" } else { "" };
+    let device = format!("{},netdev=n0{rom}", virtio.device("net"));
+    ["-netdev", &netdev, "-device", &device].map(str::to_owned).into()
 }
 
 /// The serial port to our standard output.
@@ -108,7 +125,7 @@ mod tests {
         assert_eq!(
             line,
             "-machine virt,gic-version=3,virtualization=on -cpu cortex-a72 -m 512M -nic none -display none -monitor none \
-             -no-reboot -accel tcg,tb-size=32 -global virtio-mmio.force-legacy=false"
+             -no-reboot -accel tcg,tb-size=32 -global virtio-mmio.force-legacy=false -device virtio-rng-device"
         );
     }
 
@@ -137,9 +154,18 @@ mod tests {
 
     #[test]
     fn a_disk_may_be_opened_in_another_way_and_have_a_comma_in_its_name() {
-        let words = disk(Path::new("/a,b/disk.itb"), DRIVE);
+        let words = disk(Path::new("/a,b/disk.itb"), DRIVE, Virtio::Modern);
         assert_eq!(words[1], "if=none,id=d0,format=raw,file=/a,,b/disk.itb,readonly=on");
-        assert_eq!(disk(Path::new("d"), "id=d0,file=blkdebug::{disk}")[1], "id=d0,file=blkdebug::d");
+        let words = disk(Path::new("d"), "id=d0,file=blkdebug::{disk}", Virtio::Pci);
+        assert_eq!(words[1..], ["id=d0,file=blkdebug::d", "-device", "virtio-blk-pci,drive=d0"]);
+    }
+
+    #[test]
+    fn a_network_device_on_pci_has_no_rom() {
+        let words = network(Path::new("/tmp/n"), Virtio::Pci);
+        let netdev = "dgram,id=n0,local.type=unix,local.path=/tmp/n,remote.type=unix,remote.path=/tmp/n";
+        assert_eq!(words, ["-netdev", netdev, "-device", "virtio-net-pci,netdev=n0,romfile="]);
+        assert_eq!(network(Path::new("/tmp/n"), Virtio::Legacy)[3], "virtio-net-device,netdev=n0");
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct Request {
     pub disk: Disk,
     /// How the disk is opened, with `{disk}` for its path; [`qemu::DRIVE`] is the usual way.
     pub drive: String,
+    /// A network device, and frames for it all the time.
+    pub network: bool,
     /// The longest that the run may take.
     pub timeout: Duration,
     /// More words for QEMU; `{folder}` stands for the run's folder.
@@ -87,6 +89,7 @@ impl Request {
             image: None,
             disk: Disk::None,
             drive: qemu::DRIVE.to_owned(),
+            network: false,
             timeout: Duration::from_secs(60),
             args: Vec::new(),
             echo: false,
@@ -94,6 +97,12 @@ impl Request {
             gdb: false,
             again: None,
         })
+    }
+
+    /// Where frames come in to the run with that folder. Not in the folder: a socket's name is at most some 100 bytes.
+    pub fn socket(folder: &Path) -> PathBuf {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        std::env::temp_dir().join(format!("xtask-{}-{name}", std::process::id()))
     }
 
     /// QEMU's words without the sockets for questions: what anyone may type to repeat the run.
@@ -108,7 +117,10 @@ impl Request {
         let mut words = vec![qemu::QEMU.to_owned()];
         words.extend(choice.words(&self.config));
         words.extend(qemu::console());
-        words.extend(disk.map(|disk| qemu::disk(disk, &self.drive)).unwrap_or_default());
+        words.extend(disk.map(|disk| qemu::disk(disk, &self.drive, choice.virtio())).unwrap_or_default());
+        if self.network {
+            words.extend(qemu::network(&Self::socket(folder), choice.virtio()));
+        }
         words.extend(["-kernel", &image.display().to_string(), "-append", &self.bootargs].map(str::to_owned));
         words.extend(self.args.iter().map(|arg| arg.replace("{folder}", &folder.display().to_string())));
         words

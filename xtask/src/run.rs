@@ -22,6 +22,7 @@ use crate::{
     processes::{Guarded, Interrupted, interrupted},
     qemu,
     request::{Disk, Request},
+    traffic::Traffic,
     verdict::{End, Verdict, exit_code, judge},
 };
 
@@ -88,6 +89,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
         }
     }
 
+    let traffic = request.network.then(|| Traffic::to(&Request::socket(folder.path()))).transpose()?;
     let started = Instant::now();
     let child = Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", qemu::QEMU))?;
     let (_, stdout, stderr) = child.pipes();
@@ -117,6 +119,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
         }
     };
     child.kill();
+    drop(traffic);
     let elapsed = started.elapsed();
     let (console, qemu) = (console.finish(), qemu.finish());
     log.drain(&lines)?;

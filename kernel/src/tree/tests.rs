@@ -67,6 +67,49 @@ pub(crate) fn virt() -> DeviceTree {
         let compatible = b"arm,pl011\0arm,primecell\0".to_vec();
         root.add_child(node(&name, &[("compatible", compatible), ("reg", cells(&[0, uart, 0, 0x1000]))]));
     }
+    root.add_child(node(
+        "pcie@10000000",
+        &[
+            ("compatible", text("pci-host-ecam-generic")),
+            ("#address-cells", cells(&[3])),
+            ("#size-cells", cells(&[2])),
+            ("reg", cells(&[0x40, 0x1000_0000, 0, 0x1000_0000])),
+            // I/O, 32-bit memory, 64-bit memory, and one that lies elsewhere on the bus.
+            (
+                "ranges",
+                cells(&[
+                    0x0100_0000,
+                    0,
+                    0,
+                    0,
+                    0x3eff_0000,
+                    0,
+                    0x1_0000, //
+                    0x0200_0000,
+                    0,
+                    0x1000_0000,
+                    0,
+                    0x1000_0000,
+                    0,
+                    0x2eff_0000, //
+                    0x0300_0000,
+                    0x80,
+                    0,
+                    0x80,
+                    0,
+                    0x80,
+                    0, //
+                    0x0200_0000,
+                    0,
+                    0,
+                    0x90,
+                    0,
+                    0,
+                    0x1000,
+                ]),
+            ),
+        ],
+    ));
     let mut reserved =
         node("reserved-memory", &[("#address-cells", cells(&[2])), ("#size-cells", cells(&[2])), ("ranges", vec![])]);
     reserved.add_child(node("secure@50000000", &[("reg", cells(&[0, 0x5000_0000, 0, 0x1_0000])), ("no-map", vec![])]));
@@ -102,12 +145,14 @@ fn a_machine_is_what_its_tree_says() {
     assert_eq!(machine.conduit, Some(Conduit::Smc));
     assert_eq!(machine.uart, Some(range(0x0904_0000, 0x1000)), "stdout-path decides, options and all");
     assert_eq!(machine.virtio, [range(0x0a00_3e00, 0x200), range(0x0a00_0000, 0x200)]);
+    let windows = vec![range(0x1000_0000, 0x2eff_0000), range(0x80_0000_0000, 0x80_0000_0000)];
+    assert_eq!(machine.pci, [PciHost { ecam: range(0x40_1000_0000, 0x1000_0000), windows }]);
     let reserved: Vec<_> = machine.reserved.iter().map(|r| (r.range.clone(), r.name.as_str(), r.no_map)).collect();
     let secure = (range(0x5000_0000, 0x1_0000), "secure@50000000", true);
     assert_eq!(reserved, [secure, (range(0x5100_0000, 0x1000), "log@51000000", false)]);
     assert!(machine.devices.contains(&range(0x0800_0000, 0x1000)), "a bus with empty ranges is followed");
     assert!(!machine.devices.contains(&range(0, 0x1000)), "a bus that translates is not");
-    assert_eq!(machine.devices.len(), 8);
+    assert_eq!(machine.devices.len(), 9);
 }
 
 #[test]
@@ -161,7 +206,7 @@ fn an_alias_names_the_console_and_a_disabled_one_is_none() {
     let blob = aliased.to_dtb();
     let machine = Machine::read(&Tree::open(&blob).unwrap()).unwrap();
     assert_eq!(machine.uart, Some(range(0x0900_0000, 0x1000)), "the first that is left");
-    assert_eq!(machine.devices.len(), 8, "disabled or not, nothing may land there");
+    assert_eq!(machine.devices.len(), 9, "disabled or not, nothing may land there");
 }
 
 #[test]

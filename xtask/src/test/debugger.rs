@@ -47,6 +47,12 @@ fn open(monitor: &Monitor, over: &AtomicBool) -> Result<Gdb> {
 
 /// Sets the Status of the entropy device, behind the kernel's back: as whoever had the machine before may have left it.
 pub fn leave_entropy_device_on(gdb: &mut Gdb) -> Result<()> {
+    let status = entropy_device(gdb)?;
+    gdb.write(status, &[1, 0, 0, 0])
+}
+
+/// Where the Status of the first entropy device in a slot lies.
+pub fn entropy_device(gdb: &mut Gdb) -> Result<u64> {
     const SLOTS: u64 = 0x0a00_0000;
     const SLOT_SIZE: u64 = 0x200;
     const DEVICE_ID: u64 = 0x8;
@@ -54,5 +60,5 @@ pub fn leave_entropy_device_on(gdb: &mut Gdb) -> Result<()> {
     const ENTROPY: u8 = 4;
     let mut slots = (0..32).map(|slot| SLOTS + slot * SLOT_SIZE);
     let slot = slots.find(|slot| gdb.memory(slot + DEVICE_ID, 4).is_ok_and(|id| id[0] == ENTROPY));
-    gdb.write(slot.context("no slot holds an entropy device")? + STATUS, &[1, 0, 0, 0])
+    Ok(slot.context("no slot holds an entropy device")? + STATUS)
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use anyhow::{Context, Result, ensure};
 use boot::sysreg::{ROOT_LEVEL, descriptor};
 
-use crate::{explain::Gdb, orders::Orders, verdict::Verdict};
+use crate::{config::Virtio, explain::Gdb, orders::Orders, request::Request, verdict::Verdict};
 
 use super::{
     case::{Case, Trial, case},
@@ -20,14 +20,18 @@ use super::{
 const RAM: Range<u64> = 0x4000_0000..0x6000_0000;
 /// Of it, not to be mapped.
 const FIRMWARE: Range<u64> = 0x5012_3000..0x5034_5000;
-/// `virt`'s PL011, its virtio-mmio slots, its distributor, its translation service, and as much of its redistributors as one CPU may need.
-const DEVICES: [Range<u64>; 5] = [
+/// `virt`'s PL011, its virtio-mmio slots, its distributor, its translation service, as much of its redistributors as one CPU may need, and the
+/// configuration space of its PCI functions.
+const DEVICES: [Range<u64>; 6] = [
     0x0900_0000..0x0900_1000,
     0x0a00_0000..0x0a00_4000,
     0x0800_0000..0x0801_0000,
     0x0808_0000..0x080a_0000,
     0x080a_0000..0x080e_0000,
+    0x40_1000_0000..0x40_2000_0000,
 ];
+/// Where those have their memory.
+const WINDOW: Range<u64> = 0x1000_0000..0x3eff_0000;
 
 /// What a leaf's bits say beside its address: all but the contiguous hint, what is for software, and whether it is a block or a page.
 const ATTRIBUTES: u64 = !ADDRESS & !(1 << 52) & !(0xf << 55) & !0b10;
@@ -51,7 +55,8 @@ fn pass(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
             .map(|name| of(name).map(|at| LOADED + at..LOADED + at + 4096))
             .collect::<Result<_>>()?,
     };
-    let reserved = |request: &mut _| {
+    let reserved = |request: &mut Request| {
+        request.virtio = Some(Virtio::Pci);
         edit_tree(request, |tree| reserve(tree, "firmware", FIRMWARE.start, FIRMWARE.end - FIRMWARE.start, true))
     };
     // A run of one generation tells where the control pages are.
@@ -107,7 +112,7 @@ impl Image {
             let expected = match &leaf.range {
                 range if within(range, &self.text) || within(range, code) => descriptor::TEXT,
                 range if within(range, &self.constants) => descriptor::READ,
-                range if DEVICES.iter().any(|device| within(range, device)) => descriptor::DEVICE,
+                range if DEVICES.iter().chain([&WINDOW]).any(|device| within(range, device)) => descriptor::DEVICE,
                 range => {
                     ensure!(within(range, &RAM), "{range:#x?} is mapped, and nothing is there");
                     for hole in self.guards.iter().chain([&FIRMWARE]) {
@@ -119,6 +124,9 @@ impl Image {
             leaf.expect(expected)?;
         }
         [&self.text, &self.constants, code].into_iter().chain(&DEVICES).try_for_each(|range| covered(leaves, range))?;
+        // Disk and entropy device as functions: two BARs each, of 4 and of 16 KiB.
+        let bars = leaves.iter().filter(|leaf| within(&leaf.range, &WINDOW)).map(Leaf::bytes).sum::<u64>();
+        ensure!(bars == 2 * (0x1000 + 0x4000), "{bars:#x} bytes of the functions' memory are mapped");
         let holes = self.guards.iter().chain([&FIRMWARE]).map(|hole| hole.end - hole.start).sum::<u64>();
         let ram = leaves.iter().filter(|leaf| within(&leaf.range, &RAM)).map(Leaf::bytes).sum::<u64>();
         let all = RAM.end - RAM.start;

@@ -1,4 +1,4 @@
-//! The matrix: every mode, restart, base and register layout, on CPUs and memory sizes that take turns.
+//! The matrix: every mode, restart, base and way to attach devices, on CPUs and memory sizes that take turns.
 //!
 //! *When:* the bulk of the machines' cases. And each machine of qemu.toml with each of its CPUs once, whoever added it.
 
@@ -53,7 +53,7 @@ pub fn cases(config: &Config) -> Vec<Case> {
         let Some(cpus) = config.machines.get(machine).map(|machine| &machine.cpus) else { continue };
         for restart in [Restart::Hot, Restart::Cold] {
             for base in [Base::Same, Base::Random, Base::Load] {
-                for virtio in [Virtio::Legacy, Virtio::Modern] {
+                for virtio in Virtio::ALL {
                     let cpu = cpus[turn % cpus.len()].clone();
                     let memory = MEMORY[turn % MEMORY.len()];
                     turn += 1;

@@ -7,6 +7,7 @@
 mod case;
 mod cpus;
 mod debugger;
+mod devices;
 mod exceptions;
 mod failing;
 mod fit_edit;
@@ -100,6 +101,7 @@ fn cases(config: &Config) -> Vec<Case> {
     cases.extend(hang::cases());
     cases.extend(failing::cases());
     cases.extend(matrix::cases(config));
+    cases.extend(devices::cases());
     cases.extend(guests::cases());
     cases.extend(stub::cases());
     cases.extend(cpus::cases());

@@ -26,7 +26,7 @@ const TREE_DAMAGED: &[&str] = &["the FIT's tree is damaged: "];
 #[rustfmt::skip]
 pub(super) const REFUSALS: &[Refusal] = &[
     Refusal { name: "no-disk", alter: |request| { request.disk = Disk::None; Ok(()) },
-              says: &["no disk", "32 virtio-mmio slots"], goes_on: false, ..PLAIN },
+              says: &["no disk", "is one that can be driven: attach one"], goes_on: false, ..PLAIN },
     Refusal { name: "empty-disk", disk: |_| Ok(Vec::new()),
               says: &["the disk has 0 bytes", "header alone 40"], goes_on: false, ..PLAIN },
     Refusal { name: "not-a-fit", disk: |_| Ok(vec![0x5a; 64 << 10]),

@@ -1,4 +1,4 @@
-//! What is refused in the last act: memory that changed since it was checked, and a device that is not in reset.
+//! What is refused in the last act: memory that changed since it was checked.
 //!
 //! *When:* a debugger stops the booted kernel where the checksum's routine returns. Its calls come in a fixed order: each run of frames of
 //! each payload, the device tree, the relocation code, the list with the tables; then all of them once more, as the last act.
@@ -10,7 +10,7 @@ use crate::{explain::Gdb, kernel_build::Built, orders::Orders, request::Disk, ve
 use super::{
     super::{
         case::{Case, Trial, case},
-        debugger::{LOADED, debugged, leave_entropy_device_on},
+        debugger::{LOADED, debugged},
         generations::{Modes, check},
         transcript,
     },
@@ -30,12 +30,10 @@ const CHANGES: [(&str, usize, &str); 4] = [
 
 /// All of them.
 pub(super) fn cases() -> Vec<Case> {
-    let mut cases: Vec<_> = CHANGES
+    CHANGES
         .into_iter()
         .map(|(name, from_last, says)| case(format!("refused/{name}"), move |trial| changed(trial, from_last, says)))
-        .collect();
-    cases.push(case("refused/device-not-reset", not_reset));
-    cases
+        .collect()
 }
 
 /// A byte of what the booted kernel has checksummed is turned over before the second look. It then goes on with the second
@@ -82,20 +80,4 @@ fn returns(kernel: &Built, name: &str) -> Result<u64> {
     let words = kernel.image[usize::try_from(start)?..].chunks(4);
     let word = words.take_while(|word| *word != RET).count() as u64;
     Ok(start + word * 4)
-}
-
-/// A device that the kernel does not drive is turned on after the kernel has had its disk.
-fn not_reset(trial: &mut Trial<'_>) -> Result<()> {
-    let checksummed = returns(trial.kernel(), "relocate_crc32c")?;
-    let mut request = trial.request("nvhe", &trial.orders())?;
-    request.args.extend(["-device", "virtio-rng-device"].map(str::to_owned));
-    let outcome = debugged(trial, request, |mut gdb| {
-        gdb.run_to(LOADED + checksummed)?;
-        leave_entropy_device_on(&mut gdb)?;
-        gdb.detach()
-    })?;
-    ensure!(outcome.verdict == Verdict::Failed(1), "{}", outcome.verdict.words());
-    let lives = transcript::lives(&outcome.console)?;
-    let [life] = lives.as_slice() else { bail!("{} generations, and one was to be", lives.len()) };
-    alive(life, &["the virtio device at 0xa00", "is not in reset (Status 0x1)"])
 }

@@ -1,0 +1,349 @@
+//! Devices: all that could write to memory behind the CPU's back, each in reset unless a driver holds it.
+//!
+//! *When:* found once in a life, as soon as there is a heap; driven in between; reset for good as the life's last act but one. *On entry:*
+//! as firmware, a loader or a predecessor left them. *Leaves:* every virtio device in reset and read back as that, every PCI function
+//! without bus mastering. *Refuses:* a device that is not in reset in time, by its place.
+//!
+//! A device's memory is given back once the device is in reset, and not before: what does not reset keeps it for ever.
+#![expect(unsafe_code, reason = "implements virtio-drivers' Hal, and touches registers that the device tree names")]
+
+mod network;
+mod pci;
+
+use crate::clock;
+use crate::map::LifeMap;
+use crate::memory::{self, pointer};
+use alloc::alloc::{Layout, alloc_zeroed, dealloc};
+use alloc::vec::Vec;
+use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
+use core::fmt;
+use core::mem::ManuallyDrop;
+use core::ops::{Deref, DerefMut, Range};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+use kernel::tree::Machine;
+use log::{info, warn};
+use network::{Receive, Receiver};
+use safe_mmio::UniqueMmioPointer;
+use safe_mmio::fields::ReadPureWrite;
+use virtio_drivers::device::rng::VirtIORng;
+use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
+use virtio_drivers::transport::{DeviceType, SomeTransport};
+use virtio_drivers::{BufferDirection, Error, Hal};
+
+/// How long a device may take to reset. QEMU's take no time, hardware's some milliseconds.
+const TO_RESET: u64 = 1_000_000_000;
+
+/// Where a slot's DeviceID and Status registers lie (virtio 1.2, 4.2.2).
+const DEVICE_ID: u64 = 0x8;
+const STATUS: u64 = 0x70;
+
+/// Where a device's registers are reached.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// A virtio-mmio slot.
+    Mmio(Range<PhysAddr>),
+    /// A PCI function.
+    Pci(pci::Function),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mmio(slot) => slot.start.fmt(f),
+            Self::Pci(function) => function.fmt(f),
+        }
+    }
+}
+
+/// A device's Status register: what virtio-mmio and virtio-pci differ in.
+#[derive(Clone, Copy, Debug)]
+enum Status {
+    Word(PhysAddr),
+    Byte(PhysAddr),
+}
+
+/// Writes 0 to a Status register, which resets the device (virtio 1.2, 2.1.2). By its name a test can leave it out.
+#[inline(never)]
+fn device_reset(register: u64, is_byte: bool) {
+    if is_byte { register_at::<u8>(register).write(0) } else { register_at::<u32>(register).write(0) }
+}
+
+/// Reads a Status register. By its name a test can make a device that never resets.
+#[inline(never)]
+fn device_status(register: u64, is_byte: bool) -> u32 {
+    if is_byte { register_at::<u8>(register).read().into() } else { register_at::<u32>(register).read() }
+}
+
+/// A register of a device that no driver uses meanwhile.
+fn register_at<T>(address: u64) -> UniqueMmioPointer<'static, ReadPureWrite<T>> {
+    let register = NonNull::new(pointer(PhysAddr(address)).cast()).expect("device registers at address 0");
+    // SAFETY: the device tree, or a BAR of a function that it leads to, says that registers lie there; they are mapped as device memory,
+    // and whoever drives the device waits for us.
+    unsafe { UniqueMmioPointer::new(register) }
+}
+
+impl Status {
+    fn parts(self) -> (u64, bool) {
+        match self {
+            Self::Word(at) => (at.0, false),
+            Self::Byte(at) => (at.0, true),
+        }
+    }
+
+    /// Resets the device, and waits until it says so.
+    fn reset(self) -> Result<(), u32> {
+        let (register, is_byte) = self.parts();
+        device_reset(register, is_byte);
+        let asked = clock::now();
+        loop {
+            match device_status(register, is_byte) {
+                0 => return Ok(()),
+                status if clock::nanoseconds(clock::now() - asked) > TO_RESET => return Err(status),
+                _ => core::hint::spin_loop(),
+            }
+        }
+    }
+}
+
+/// A device that could write to memory after the jump.
+#[derive(Clone, Debug)]
+pub enum Busy {
+    /// It does not reset: its place, and its Status.
+    Status(Place, u32),
+    /// The function keeps bus mastering on: its place, and its Command.
+    BusMaster(Place, u16),
+}
+
+impl fmt::Display for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(place, status) => {
+                write!(f, "the virtio device at {place} is not in reset (Status {status:#x})")
+            }
+            Self::BusMaster(place, command) => {
+                write!(f, "the function at {place} keeps bus mastering on (Command {command:#x})")
+            }
+        }?;
+        f.write_str(": it could write to memory after the jump")
+    }
+}
+
+/// Why a driver has no device.
+#[derive(Clone, Debug)]
+pub enum Undriven {
+    /// None of so many is of its kind.
+    None(usize),
+    /// It does not reset.
+    Busy(Busy),
+    /// It cannot be set up.
+    Setup(Error),
+}
+
+impl fmt::Display for Undriven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None(devices) => write!(f, "none of {devices} devices is one that can be driven: attach one"),
+            Self::Busy(busy) => busy.fmt(f),
+            Self::Setup(error) => write!(f, "it cannot be set up: {error}"),
+        }
+    }
+}
+
+/// A device, whether or not anybody here can drive it.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Where.
+    pub place: Place,
+    /// What, where it is a virtio device of a kind that virtio-drivers knows, with registers that can be reached.
+    kind: Option<DeviceType>,
+    /// None where it is a function without virtio's registers.
+    status: Option<Status>,
+}
+
+impl Device {
+    /// What lies in a slot, if anything does.
+    fn in_slot(slot: &Range<PhysAddr>) -> Option<Self> {
+        let id = register_at::<u32>(slot.start.0 + DEVICE_ID).read();
+        let status = Some(Status::Word(PhysAddr(slot.start.0 + STATUS)));
+        (id != 0).then(|| Self { place: Place::Mmio(slot.clone()), kind: DeviceType::try_from(id).ok(), status })
+    }
+
+    /// Brings the device into reset and, where it is a function, off the bus.
+    fn reset(&self) -> Result<(), Busy> {
+        let reset = self.status.map_or(Ok(()), Status::reset);
+        if let Place::Pci(function) = &self.place {
+            let command = function.stop_mastering();
+            command.map_err(|command| Busy::BusMaster(self.place.clone(), command))?;
+        }
+        reset.map_err(|status| Busy::Status(self.place.clone(), status))
+    }
+
+    /// Its transport, where it has what a driver needs.
+    fn open(&self) -> Option<SomeTransport<'static>> {
+        match &self.place {
+            Place::Mmio(slot) => {
+                let header = NonNull::new(pointer(slot.start).cast::<VirtIOHeader>())?;
+                // SAFETY: the device tree says that a virtio-mmio slot of this size lies there, and the map holds it as device memory; one
+                // transport for each slot at a time.
+                unsafe { MmioTransport::new(header, slot.bytes() as usize) }.ok().map(Into::into)
+            }
+            Place::Pci(function) => function.transport().map(Into::into),
+        }
+    }
+}
+
+/// A driver at work on a device. Dropped, it brings the device into reset first; where that fails its memory stays the device's.
+pub struct Driven<D> {
+    device: Device,
+    driver: ManuallyDrop<D>,
+    /// What the driver took from the heap.
+    bytes: u64,
+}
+
+/// Bytes that were not given back, since a device may write to them for ever.
+static KEPT: AtomicU64 = AtomicU64::new(0);
+
+/// How much memory devices that do not reset have kept so far.
+pub fn kept() -> u64 {
+    KEPT.load(Ordering::Relaxed)
+}
+
+impl<D> Deref for Driven<D> {
+    type Target = D;
+    fn deref(&self) -> &D {
+        &self.driver
+    }
+}
+
+impl<D> DerefMut for Driven<D> {
+    fn deref_mut(&mut self) -> &mut D {
+        &mut self.driver
+    }
+}
+
+impl<D> Drop for Driven<D> {
+    fn drop(&mut self) {
+        // The transport's own drop would wait for a PCI device for ever, and not at all for another.
+        if self.device.reset().is_ok() {
+            // SAFETY: nothing uses the driver after this.
+            unsafe { ManuallyDrop::drop(&mut self.driver) };
+        } else {
+            KEPT.fetch_add(self.bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Every device of the machine.
+pub struct Devices {
+    all: Vec<Device>,
+    receiver: Option<Receiver>,
+}
+
+impl Devices {
+    /// Finds every device, maps its registers, and brings it into reset: whoever drove it before could let it write to memory for ever. One
+    /// that does not reset is refused when it matters, before the jump.
+    pub fn find(machine: &Machine, map: &mut LifeMap) -> Self {
+        let mut all: Vec<_> = machine.virtio.iter().filter_map(Device::in_slot).collect();
+        machine.pci.iter().for_each(|host| pci::find(host, map, &mut all));
+        let devices = Self { all, receiver: None };
+        let _ = devices.reset();
+        devices
+    }
+
+    /// Lets `start` drive the first device of that kind: slots come before functions.
+    ///
+    /// # Errors
+    ///
+    /// [`Undriven`].
+    pub fn drive<D>(
+        &self,
+        kind: DeviceType,
+        start: impl FnOnce(SomeTransport<'static>) -> Result<D, Error>,
+    ) -> Result<Driven<D>, Undriven> {
+        let found = self.all.iter().find(|device| device.kind == Some(kind)).cloned();
+        let device = found.ok_or(Undriven::None(self.all.len()))?;
+        device.reset().map_err(Undriven::Busy)?;
+        let free = memory::free();
+        let driver = device.open().ok_or(Error::Unsupported).and_then(start).map_err(Undriven::Setup)?;
+        let bytes = free - memory::free();
+        Ok(Driven { device, driver: ManuallyDrop::new(driver), bytes })
+    }
+
+    /// Eight bytes of an entropy device, if there is one.
+    #[must_use]
+    pub fn entropy(&self) -> Option<u64> {
+        let mut source = self.drive(DeviceType::EntropySource, VirtIORng::<Identity, _>::new).ok()?;
+        let mut bytes = [0; 8];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            filled += source.request_entropy(&mut bytes[filled..]).ok().filter(|&more| more > 0)?;
+        }
+        info!("the entropy device at {} gives the seed", source.device.place);
+        Some(u64::from_le_bytes(bytes))
+    }
+
+    /// Posts receive buffers on the network device, if there is one: from now on it writes to memory whenever a frame arrives.
+    pub fn listen(&mut self) {
+        self.receiver = None;
+        match self.drive(DeviceType::Network, Receive::start) {
+            Ok(receiver) => self.receiver = Some(receiver),
+            Err(Undriven::None(_)) => {}
+            Err(undriven) => warn!("no frames: {undriven}"),
+        }
+    }
+
+    /// Brings every device into reset, for good: the last act but one.
+    ///
+    /// # Errors
+    ///
+    /// The first that does not reset, the others being in reset all the same.
+    pub fn quiesce(&mut self) -> Result<(), Busy> {
+        if let Some(receiver) = &mut self.receiver {
+            let frames = receiver.poll();
+            info!(
+                "the network device at {} has written {frames} frames, and goes on until its reset",
+                receiver.device.place
+            );
+        }
+        self.reset()
+    }
+
+    fn reset(&self) -> Result<(), Busy> {
+        self.all.iter().map(Device::reset).fold(Ok(()), Result::and)
+    }
+}
+
+/// Memory for devices in an identity map, and coherent with them, which is an assumption.
+pub struct Identity;
+
+// SAFETY: memory comes from the allocator, page aligned and zeroed, is used by nothing else until it is given back, and lies at the
+// same address for CPU and device.
+unsafe impl Hal for Identity {
+    fn dma_alloc(pages: usize, _: BufferDirection) -> (u64, NonNull<u8>) {
+        // SAFETY: the layout's size is not zero: a queue has at least one page.
+        let memory = unsafe { alloc_zeroed(layout(pages)) };
+        let memory = NonNull::new(memory).unwrap_or_else(|| alloc::alloc::handle_alloc_error(layout(pages)));
+        (memory.as_ptr().expose_provenance() as u64, memory)
+    }
+
+    unsafe fn dma_dealloc(_: u64, memory: NonNull<u8>, pages: usize) -> i32 {
+        // SAFETY: the driver gives back what dma_alloc gave it.
+        unsafe { dealloc(memory.as_ptr(), layout(pages)) };
+        0
+    }
+
+    unsafe fn mmio_phys_to_virt(address: u64, _: usize) -> NonNull<u8> {
+        NonNull::new(pointer(PhysAddr(address))).expect("device registers at address 0")
+    }
+
+    unsafe fn share(buffer: NonNull<[u8]>, _: BufferDirection) -> u64 {
+        buffer.cast::<u8>().as_ptr().expose_provenance() as u64
+    }
+
+    unsafe fn unshare(_: u64, _: NonNull<[u8]>, _: BufferDirection) {}
+}
+
+fn layout(pages: usize) -> Layout {
+    Layout::from_size_align(pages * PAGE_SIZE as usize, PAGE_SIZE as usize).expect("a queue's memory")
+}
