@@ -44,7 +44,7 @@ el2_setup:
         // The regimes that this kernel will use: EL2's under the new E2H, and all of EL1&0's.
         tlbi    alle2
         tlbi    alle1
-        // Invalidated before any MMU goes on.
+        // Invalidated before any MMU goes on. (EL1's, if a loader left it on, may refill until it is turned off below: mmu_on invalidates once more.)
         dsb     nsh
         isb
 

@@ -21,7 +21,7 @@ pub const EC_INSTRUCTION_ABORT: u64 = 0x21;
 /// EC of a data abort from the level that took it.
 pub const EC_DATA_ABORT: u64 = 0x25;
 
-/// Where EC lies in an ESR; assembly shifts right by this much and keeps six bits.
+/// Where EC lies in an ESR; six bits.
 pub const EC_SHIFT: u64 = 26;
 
 /// The exception class of a syndrome: EC, bits 31:26.

@@ -29,13 +29,13 @@ hyp_stub_vectors:
         .section .text.boot, "ax"
 
 stub_call_from_el2:
-        stub_calls stub_not_hvc_from_el2, {EC_HVC64}, {SET_VECTORS}, {SOFT_RESTART}, {STUB_ERR}, {VECTORS_ALIGNMENT}, {SCTLR_EL2_MMU_OFF}
+        stub_calls stub_not_hvc_from_el2, {EC_SHIFT}, {EC_HVC64}, {SET_VECTORS}, {SOFT_RESTART}, {STUB_ERR}, {VECTORS_ALIGNMENT}, {SCTLR_EL2_MMU_OFF}
         b       stub_further_calls
 stub_not_hvc_from_el2:
         to_printer 4, emergency_exception
 
 stub_call_from_el1:
-        stub_calls stub_not_hvc_from_el1, {EC_HVC64}, {SET_VECTORS}, {SOFT_RESTART}, {STUB_ERR}, {VECTORS_ALIGNMENT}, {SCTLR_EL2_MMU_OFF}
+        stub_calls stub_not_hvc_from_el1, {EC_SHIFT}, {EC_HVC64}, {SET_VECTORS}, {SOFT_RESTART}, {STUB_ERR}, {VECTORS_ALIGNMENT}, {SCTLR_EL2_MMU_OFF}
         b       stub_further_calls
 stub_not_hvc_from_el1:
         to_printer 8, emergency_exception

@@ -10,6 +10,7 @@ use core::arch::asm;
 
 crate::assembly!(
     include_str!("hyp_stub.S"),
+    EC_SHIFT = const crate::esr::EC_SHIFT,
     EC_HVC64 = const crate::esr::EC_HVC64,
     SET_VECTORS = const SET_VECTORS,
     SOFT_RESTART = const SOFT_RESTART,

@@ -148,11 +148,11 @@ macro_rules! assembler_macros {
         // registers as they came. Clobbers TPIDR_EL2 in any case. [I3]
         //   in        x0 = number, x1-x4 = arguments
         //   assumes   EL2h, DAIF masked by the exception; MMU off or this code mapped 1:1 and executable
-        .macro stub_calls not_hvc, ec_hvc64, set_vectors, soft_restart, stub_err, alignment, mmu_off
+        .macro stub_calls not_hvc, ec_shift, ec_hvc64, set_vectors, soft_restart, stub_err, alignment, mmu_off
         // Only a 64-bit HVC is a call: a trapped register read with x0 = 1 must not restart the machine.
         msr     tpidr_el2, x18
         mrs     x18, esr_el2
-        ubfx    x18, x18, #26, #6
+        ubfx    x18, x18, #\ec_shift, #6
         cmp     x18, #\ec_hvc64
         mrs     x18, tpidr_el2
         b.ne    \not_hvc

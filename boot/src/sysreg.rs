@@ -28,8 +28,8 @@ pub mod sctlr {
 
 /// HCR_EL2: what EL1 may do, and which EL2 this is.
 pub mod hcr {
-    /// SMC from EL1 is trapped. Left clear: in nvhe the PSCI conduit is SMC, called from EL1.
-    pub const TSC: u64 = 1 << 19;
+    /// Reads of ID registers by EL1 are trapped.
+    pub const TID3: u64 = 1 << 18;
     /// Exceptions of EL0 go to EL2.
     pub const TGE: u64 = 1 << 27;
     /// EL1 is AArch64.
@@ -47,7 +47,7 @@ pub mod hcr {
     /// Allocation tags are not trapped (FEAT_MTE2).
     pub const ATA: u64 = 1 << 56;
 
-    /// A kernel at EL1 below the stub, before what the ID registers add.
+    /// A kernel at EL1 above the stub, before what the ID registers add. TSC is clear: PSCI's conduit is SMC there, called from EL1.
     pub const NVHE: u64 = RW;
     /// A kernel at EL2.
     pub const VHE: u64 = RW | E2H | TGE;

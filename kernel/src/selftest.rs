@@ -9,7 +9,7 @@ use crate::cpus::{self, Cpu};
 use crate::end;
 use crate::life::Life;
 use boot::hyp::{FINALISE_EL2, RESET_VECTORS, SET_VECTORS, SOFT_RESTART, STUB_ERR};
-use boot::sysreg::{current_el, mair, sctlr, spsr};
+use boot::sysreg::{current_el, hcr, mair, sctlr, spsr};
 use core::arch::{asm, global_asm};
 use core::fmt;
 use core::sync::atomic::AtomicU32;
@@ -23,7 +23,7 @@ global_asm!(
     SPSR_TO_EL1 = const spsr::TO_EL1,
     MAIR = const mair::VALUE,
     SCTLR_MCI = const sctlr::M | sctlr::C | sctlr::I,
-    HCR_TID3 = const 1_u64 << 18,
+    HCR_TID3 = const hcr::TID3,
 );
 
 unsafe extern "C" {

@@ -332,7 +332,7 @@ uart:   adr     x8, relocate_page_start + {ARGUMENTS}
 //   clobbers  x0–x18, TPIDR_EL2
 //   memory    touches none
 private_stub:
-        stub_calls private_not_hvc, {EC_HVC64}, {SET_VECTORS}, {SOFT_RESTART}, {STUB_ERR}, {VECTORS_ALIGNMENT}, {SCTLR_EL2_MMU_OFF}
+        stub_calls private_not_hvc, {EC_SHIFT}, {EC_HVC64}, {SET_VECTORS}, {SOFT_RESTART}, {STUB_ERR}, {VECTORS_ALIGNMENT}, {SCTLR_EL2_MMU_OFF}
         mov_q   x0, {STUB_ERR}
         eret
 private_not_hvc:

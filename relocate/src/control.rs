@@ -159,6 +159,7 @@ mod code {
         SCTLR_MMU_OFF = const sctlr::EL1_MMU_OFF,
         SCTLR_EL2_MMU_OFF = const sctlr::EL2_MMU_OFF,
         CURRENT_EL2 = const current_el::EL2,
+        EC_SHIFT = const boot::esr::EC_SHIFT,
         EC_HVC64 = const boot::esr::EC_HVC64,
         SET_VECTORS = const hyp::SET_VECTORS,
         SOFT_RESTART = const hyp::SOFT_RESTART,
