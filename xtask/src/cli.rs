@@ -17,7 +17,9 @@ use crate::{
     bench::BenchOptions,
     check::CheckOptions,
     config::{Config, Virtio},
-    disk, doctor, image, kernel_build,
+    disk, doctor,
+    fuzz::FuzzOptions,
+    image, kernel_build,
     orders::{Base, El2, Orders, Restart, draw_seed, parse_seed},
     qemu, report,
     request::{Disk, Request},
@@ -60,6 +62,7 @@ pub enum Verb {
     Image(ImageOptions),
     Check(CheckOptions),
     Bench(BenchOptions),
+    Fuzz(FuzzOptions),
     /// Say what is needed and what is there, found out by trying it, with the line that mends each lack
     #[command(after_help = DOCTOR)]
     Doctor,
@@ -163,6 +166,7 @@ impl Verb {
             }
             Self::Check(options) => options.perform(),
             Self::Bench(options) => options.perform(),
+            Self::Fuzz(options) => options.perform(),
             Self::Doctor => doctor::examine(),
         }
     }

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{
     config::Config,
     console::tail,
+    fuzz,
     kernel_build::TARGET,
     processes::Guarded,
     qemu::{self, Choice, QEMU},
@@ -56,6 +57,7 @@ pub fn examine() -> Result<u8> {
     }
     println!("Good to have:");
     tell("a debugger that knows aarch64, for `run --gdb`", debugger().map(str::to_owned), &debugger_mend, false);
+    tell("a C++ compiler, for `fuzz`", compiler(), &|| format!("mend it: install {}", fuzz::COMPILER.1), false);
     println!("{}", if sick { "Something that is needed is missing." } else { "Everything that is needed is here." });
     Ok(sick.into())
 }
@@ -109,6 +111,13 @@ fn gather(from: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<S
         let _ = from.map(|mut from| from.read_to_end(&mut bytes));
         String::from_utf8_lossy(&bytes).into_owned()
     })
+}
+
+/// What the C++ compiler calls itself.
+fn compiler() -> Result<String> {
+    let mut words = fuzz::COMPILER.0.split(' ');
+    let said = attempt(Command::new(words.next().unwrap_or_default()).args(words), "")?;
+    said.lines().next().map(str::to_owned).context("it says nothing")
 }
 
 /// The first debugger that says that it knows aarch64.

@@ -14,6 +14,7 @@ mod events;
 mod explain;
 mod fit;
 mod folder;
+mod fuzz;
 mod image;
 mod kernel_build;
 mod orders;

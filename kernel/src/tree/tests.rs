@@ -192,6 +192,24 @@ fn a_gicv2_is_two_ranges() {
     assert_eq!(machine.gic, Some(Gic::V2 { distributor, cpu_interface }));
 }
 
+/// The fuzz target `tree` starts from these, one of them QEMU's own.
+#[test]
+fn the_fuzzers_trees_are_machines() {
+    let mut trees = 0;
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/tree")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "dtb") {
+            let blob = std::fs::read(&path).unwrap();
+            let machine = Machine::read(&Tree::open(&blob).unwrap()).unwrap();
+            assert_eq!(machine.ram, [range(0x4000_0000, 0x2000_0000)], "{path:?}");
+            assert!(machine.uart.is_some() && machine.conduit.is_some() && !machine.virtio.is_empty(), "{path:?}");
+            assert!(crate::handover::shrink(&blob).is_ok(), "{path:?}");
+            trees += 1;
+        }
+    }
+    assert!(trees > 2);
+}
+
 #[test]
 fn an_alias_names_the_console_and_a_disabled_one_is_none() {
     let mut aliased = virt();

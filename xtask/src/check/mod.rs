@@ -1,6 +1,6 @@
 //! The verb `check`: what must hold before a commit, and the same in CI.
 //!
-//! *When:* on request. Formatting, lints, documentation, the linked kernel, the sources' own rules, the tests of the host, miri. Each step
+//! *When:* on request. Formatting, lints, documentation, the linked kernel, the sources' own rules, the tests of the host, miri, fuzzing. Each step
 //! runs whatever became of those before it, is bounded in time, and says how long it took; a step whose tool is missing is skipped and
 //! says so. The end names what failed and the line that makes that step again.
 
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_name_chooses_what_begins_with_it_in_the_steps_own_order() {
-        assert_eq!(names(&["clippy", "fmt"]), ["fmt", "clippy-host", "clippy-kernel", "clippy-target"]);
+        assert_eq!(names(&["clippy", "fmt"]), ["fmt", "fmt-fuzz", "clippy-host", "clippy-kernel", "clippy-target"]);
         assert_eq!(names(&[]).len(), steps::all().len());
     }
 

@@ -5,7 +5,10 @@ use super::{
     step::{Act, Run, Step},
     texts, vectors,
 };
-use crate::kernel_build::{self, TARGET};
+use crate::{
+    fuzz,
+    kernel_build::{self, TARGET},
+};
 
 /// The step that builds the kernel, which the steps that look at it need.
 pub const BUILD: &str = "build";
@@ -27,6 +30,7 @@ pub fn all() -> Vec<Step> {
     let read = |name, what, read| Step { name, what, act: Act::Read(read) };
     vec![
         run("fmt", "rustfmt would write it otherwise", "cargo fmt --all --check"),
+        run("fmt-fuzz", "rustfmt would write it otherwise", "cargo fmt --manifest-path fuzz/Cargo.toml --check"),
         read("contracts", "an assembly routine does not say what it takes, leaves and touches", contracts::wrong),
         read("paths", "a file names somebody's own machine", texts::homes),
         run(
@@ -62,6 +66,8 @@ pub fn all() -> Vec<Step> {
             "rustup run nightly cargo miri test --package boot --package relocate",
             MIRI,
         ),
+        // As long as it takes to run through the seeds and a little beyond; `cargo xtask fuzz` is the long form.
+        needing("fuzz", "an input breaks a promise", "cargo xtask fuzz --seconds 3", fuzz::COMPILER),
         needing("deny", "deny.toml refuses a dependency", "cargo deny check bans licenses sources", DENY),
         // Apart from the others: the list of advisories comes over the network.
         excused(

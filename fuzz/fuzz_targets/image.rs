@@ -1,0 +1,4 @@
+//! What it holds: [`fuzz::image`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::image::hold(data));

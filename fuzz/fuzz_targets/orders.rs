@@ -1,0 +1,4 @@
+//! What it holds: [`fuzz::orders`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::orders::hold(data));

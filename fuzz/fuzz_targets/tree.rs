@@ -1,0 +1,4 @@
+//! What it holds: [`fuzz::tree`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::tree::hold(data));

@@ -1,0 +1,46 @@
+//! Choices out of an input: structured cases that a fuzzer can mutate byte by byte.
+//!
+//! *When:* where raw bytes would hardly ever make a case that gets far.
+
+/// The bytes not yet used.
+#[derive(Clone, Debug)]
+pub struct Choices<'a>(pub &'a [u8]);
+
+impl<'a> Choices<'a> {
+    /// A number below `n`, which is not 0; 0 where the input has ended. One byte for up to 256 possibilities, else eight.
+    pub fn below(&mut self, n: u64) -> u64 {
+        (if n <= 256 { self.byte().into() } else { u64::from_le_bytes(self.bytes()) }) % n
+    }
+
+    /// The next byte; 0 where the input has ended.
+    pub fn byte(&mut self) -> u8 {
+        self.bytes::<1>()[0]
+    }
+
+    /// True once in `n` times, where bytes are evenly spread; never where the input has ended.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == n - 1
+    }
+
+    /// One of these.
+    pub fn one_of<T: Copy>(&mut self, these: &[T]) -> T {
+        these[self.below(these.len() as u64) as usize]
+    }
+
+    /// Up to `most` bytes as they are.
+    pub fn run(&mut self, most: u64) -> &'a [u8] {
+        let length = (self.below(most + 1) as usize).min(self.0.len());
+        let (run, rest) = self.0.split_at(length);
+        self.0 = rest;
+        run
+    }
+
+    /// The next `N` bytes, with zeros where the input has ended.
+    pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        let (taken, rest) = self.0.split_at(N.min(self.0.len()));
+        bytes[..taken.len()].copy_from_slice(taken);
+        self.0 = rest;
+        bytes
+    }
+}

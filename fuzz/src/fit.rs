@@ -1,0 +1,265 @@
+//! The target `fit`: any bytes as the kernel's disk.
+//!
+//! *Holds:* each payload of what is taken lies on the disk and not over the tree, has bytes, and is what the one node of its name says,
+//! read by other means; the disk may end where the payloads do, and not a byte before; a digest is right or refused. What xtask writes
+//! is read as it was written.
+
+use boot::phys::PhysAddr;
+use dtoolkit::fdt::Fdt as Tree;
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use dtoolkit::{Node, ToPropertyValue};
+use kernel::fit::{self, Fit, MAX_LOADABLES, Payload, Refused};
+use sha2::{Digest, Sha256};
+
+use crate::choices::Choices;
+use crate::lines::{Line, lines};
+use crate::writer::{self, Kind};
+
+/// The input: a disk; or, where it does not start as one does, choices for a disk that xtask's writer makes and edits spoil.
+pub fn hold(data: &[u8]) {
+    if data.starts_with(&[0xd0, 0x0d]) || data.len() < 4 {
+        disk(data);
+    } else {
+        written(&mut Choices(data));
+    }
+}
+
+/// What the kernel does with a disk, held against it.
+fn disk(disk: &[u8]) {
+    let bytes = disk.len() as u64;
+    let size = match fit::header_size(&disk[..disk.len().min(512)], bytes) {
+        Ok(size) => size as usize,
+        Err(refused) => return speaks(&refused),
+    };
+    assert!(size <= disk.len());
+    let tree = &disk[..size];
+    let configurations = match fit::configurations(tree) {
+        Ok(configurations) => configurations,
+        Err(refused) => return speaks(&refused),
+    };
+    let said = lines(&Tree::new(tree).expect("a tree that has configurations is sound"));
+    for configuration in configurations.iter().take(4) {
+        match fit::parse(tree, bytes, configuration) {
+            Ok(fit) => taken(disk, size, configuration, &fit, &said),
+            Err(refused) => speaks(&refused),
+        }
+    }
+}
+
+fn speaks(refused: &Refused) {
+    assert!(refused.to_string().len() > 20, "{refused}");
+}
+
+fn taken(disk: &[u8], tree: usize, configuration: &str, fit: &Fit, said: &[Line]) {
+    let node = format!("/configurations/{configuration}");
+    assert_eq!(the_one(said, &node, "kernel"), Some([fit.kernel.name.as_bytes(), &[0]].concat()));
+    let names: Vec<_> = fit.loadables.iter().flat_map(|payload| [payload.name.as_bytes(), &[0]].concat()).collect();
+    assert_eq!(the_one(said, &node, "loadables").unwrap_or_default(), names);
+    assert!(fit.loadables.len() <= MAX_LOADABLES && fit.loadables.iter().all(|payload| payload.load.is_some()));
+
+    let payloads: Vec<_> = std::iter::once(&fit.kernel).chain(&fit.loadables).collect();
+    for payload in &payloads {
+        agrees(payload, disk, tree, said);
+    }
+    let end = payloads.iter().map(|payload| payload.place.end).max().expect("there is a kernel");
+    assert_eq!(fit::parse(&disk[..tree], end, configuration).as_ref(), Ok(fit));
+    assert!(matches!(fit::parse(&disk[..tree], end - 1, configuration), Err(Refused::PastEnd { .. })));
+}
+
+/// Holds a payload against the lines of its node.
+fn agrees(payload: &Payload, disk: &[u8], tree: usize, said: &[Line]) {
+    let node = format!("/images/{}", payload.name);
+    let property = |name: &str| the_one(said, &node, name);
+    let number = |name: &str| {
+        property(name).map(|bytes| bytes.iter().fold(0_u128, |number, byte| number << 8 | u128::from(*byte)))
+    };
+    assert!([None, Some(b"arm64\0".to_vec())].contains(&property("arch")), "{payload:?}");
+    assert!([None, Some(b"none\0".to_vec())].contains(&property("compression")), "{payload:?}");
+
+    let (start, end) = (payload.place.start as usize, payload.place.end as usize);
+    assert!(start < end && end <= disk.len(), "{payload:?}");
+    let offset = number("data-offset").map(|offset| offset + tree.next_multiple_of(4) as u128);
+    match number("data-position").or(offset) {
+        Some(position) => {
+            assert!((tree..).contains(&start), "{payload:?}");
+            assert_eq!((start as u128, Some((end - start) as u128)), (position, number("data-size")));
+        }
+        None => assert!(end <= tree && property("data").as_deref() == Some(&disk[start..end]), "{payload:?}"),
+    }
+    match payload.load {
+        Some(load) => assert_eq!(number("load"), Some(load.0.into())),
+        None => assert!(number("load").is_none_or(|load| load == 0)),
+    }
+
+    let digest = <[u8; 32]>::from(Sha256::digest(&disk[start..end]));
+    let hash = said.iter().filter(|line| {
+        let below = line.path.strip_prefix(node.as_str()).and_then(|rest| rest.strip_prefix("/hash"));
+        below.is_some_and(|name| !name.contains('/')) && line.property.is_none()
+    });
+    let sha256 = hash.filter(|line| the_one(said, &line.path, "algo").as_deref() == Some(b"sha256\0"));
+    assert_eq!(sha256.filter_map(|line| the_one(said, &line.path, "value")).collect::<Vec<_>>(), [payload.sha256]);
+    let verdict = fit::verify(payload, disk[start..end].chunks(7));
+    assert_eq!(verdict.is_ok(), payload.sha256 == digest);
+    verdict.err().iter().for_each(speaks);
+}
+
+/// The value of a property that a node has once at most, as the node's path is there once.
+fn the_one(said: &[Line], path: &str, name: &str) -> Option<Vec<u8>> {
+    let here: Vec<_> = said.iter().filter(|line| line.path == path).collect();
+    // Hash nodes are told apart by what they hold: of these two may share a name.
+    assert!(path.contains("/hash") || here.iter().filter(|line| line.property.is_none()).count() == 1, "{path} twice");
+    let mut values = here.iter().filter_map(|line| line.property.as_ref()).filter(|(found, _)| found == name);
+    let value = values.next().map(|(_, value)| value.clone());
+    assert!(values.next().is_none(), "{path}/{name} twice");
+    value
+}
+
+/// A disk as xtask writes it, read; then with its tree edited, read again.
+fn written(choices: &mut Choices<'_>) {
+    let names = ["kernel", "second", "third", "fourth"];
+    let payloads: Vec<_> = (names.iter().take(1 + choices.below(4) as usize).enumerate())
+        .map(|(number, name)| writer::Payload {
+            name: (*name).to_owned(),
+            description: "any".to_owned(),
+            data: [&[choices.byte()], choices.run(8)].concat(),
+            kind: match choices.below(3) {
+                0 if number > 0 => Kind::Loadable { load: u64::from_le_bytes(choices.bytes()) },
+                1 => Kind::KernelNoload { load: Some(1 + choices.below(u64::MAX)) },
+                _ => Kind::KernelNoload { load: None },
+            },
+        })
+        .collect();
+    let mut bytes = writer::write(&payloads);
+    disk(&bytes);
+    as_written(&bytes, &payloads);
+
+    let size = fit::header_size(&bytes, bytes.len() as u64).expect("just written") as usize;
+    let mut tree = DeviceTree::from_fdt(&Tree::new(&bytes[..size]).expect("just written"));
+    let named_otherwise = choices.byte();
+    while !choices.0.is_empty() {
+        edit(&mut tree.root, choices);
+    }
+    let edited = twice(tree.to_dtb(), named_otherwise);
+    // Over whatever lies there, as people's editors do.
+    bytes.resize(bytes.len().max(edited.len()), 0);
+    bytes[..edited.len()].copy_from_slice(&edited);
+    disk(&bytes);
+}
+
+/// The first configuration is the first kernel and the loadables up to the next.
+fn as_written(disk: &[u8], payloads: &[writer::Payload]) {
+    let size = fit::header_size(disk, disk.len() as u64).expect("just written") as usize;
+    let fit = fit::parse(&disk[..size], disk.len() as u64, "conf-1").expect("xtask writes what the kernel reads");
+    let loadables = payloads[1..].iter().take_while(|payload| matches!(payload.kind, Kind::Loadable { .. }));
+    let wanted: Vec<_> = std::iter::once(&payloads[0]).chain(loadables).collect();
+    let found: Vec<_> = std::iter::once(&fit.kernel).chain(&fit.loadables).collect();
+    assert_eq!(found.len(), wanted.len());
+    for (found, wanted) in found.into_iter().zip(wanted) {
+        let bytes = &disk[found.place.start as usize..found.place.end as usize];
+        assert_eq!((&found.name, bytes), (&wanted.name, wanted.data.as_slice()));
+        let load = match wanted.kind {
+            Kind::KernelNoload { load } => load,
+            Kind::Loadable { load } => Some(load),
+        };
+        assert_eq!((found.load, fit::verify(found, [bytes])), (load.map(PhysAddr), Ok(())));
+    }
+}
+
+/// A name for another of the same length, one pair for each bit: what a tree must not have twice, and no model of one would hold twice.
+fn twice(mut tree: Vec<u8>, pairs: u8) -> Vec<u8> {
+    const PAIRS: [(&[u8], &[u8]); 6] = [
+        (b"hash-2\0", b"hash-1\0"),
+        (b"second\0", b"kernel\0"),
+        (b"conf-2\0", b"conf-1\0"),
+        (b"type\0", b"arch\0"),
+        (b"load\0", b"data\0"),
+        (b"entry\0", b"value\0"),
+    ];
+    for (_, (from, to)) in PAIRS.iter().enumerate().filter(|(bit, _)| pairs >> bit & 1 != 0) {
+        for at in 0..tree.len() - from.len() {
+            if tree[at..].starts_with(from) {
+                tree[at..at + to.len()].copy_from_slice(to);
+            }
+        }
+    }
+    tree
+}
+
+/// One edit: a property set or taken out; a node taken out, added, or copied under another name.
+fn edit(root: &mut DeviceTreeNode, choices: &mut Choices<'_>) {
+    const PLACES: [&[&str]; 9] = [
+        &[],
+        &["images"],
+        &["configurations"],
+        &["images", "kernel"],
+        &["images", "kernel", "hash-1"],
+        &["images", "second"],
+        &["images", "second", "hash-1"],
+        &["configurations", "conf-1"],
+        &["configurations", "conf-2"],
+    ];
+    const NAMES: [&str; 18] = [
+        "default",
+        "kernel",
+        "loadables",
+        "type",
+        "arch",
+        "compression",
+        "load",
+        "entry",
+        "data-position",
+        "data-offset",
+        "data-size",
+        "data",
+        "algo",
+        "value",
+        "description",
+        "hash-1",
+        "hash-2",
+        "second",
+    ];
+    const TEXTS: [&str; 12] = [
+        "conf-1\0",
+        "conf-2\0",
+        "kernel\0",
+        "second\0",
+        "second\0third\0",
+        "\0",
+        "arm64\0",
+        "none\0",
+        "sha256\0",
+        "kernel\0\0",
+        "kernel_noload\0",
+        "firmware\0",
+    ];
+    let mut place = Some(root);
+    for name in choices.one_of(&PLACES) {
+        place = place.and_then(|node| node.child_mut(name));
+    }
+    let name = choices.one_of(&NAMES);
+    let action = choices.below(8);
+    let Some(node) = place else { return };
+    let mut set = |value: &dyn Fn() -> DeviceTreeProperty| node.add_property(value());
+    match action {
+        0 => set(&|| property(name, choices.clone().one_of(&TEXTS).as_bytes())),
+        1 => set(&|| property(name, u32::from(choices.clone().byte()) << 4)),
+        2 => set(&|| property(name, u64::from_be_bytes(choices.clone().bytes()))),
+        3 => set(&|| property(name, choices.clone().run(40))),
+        4 => drop(node.remove_property(name)),
+        5 => drop(node.remove_child(name)),
+        6 => node.add_child(DeviceTreeNode::new(name).expect("a name for a node")),
+        _ => {
+            let Some(model) = node.children().next().cloned() else { return };
+            let mut twin = DeviceTreeNode::new(name).expect("a name for a node");
+            model.properties().for_each(|property| twin.add_property(property.clone()));
+            model.children().for_each(|child| twin.add_child(child.clone()));
+            node.add_child(twin);
+        }
+    }
+    // What the value took.
+    choices.bytes::<1>();
+}
+
+fn property(name: &str, value: impl ToPropertyValue) -> DeviceTreeProperty {
+    DeviceTreeProperty::new_unchecked(name, value)
+}

@@ -1,0 +1,270 @@
+//! The target `list`: segments judged, listed and walked, and lists that nobody built.
+//!
+//! *Holds:* [`segment::check`] refuses exactly what breaks a rule, judged page by page and in 128 bits; what it takes, list and walk move as
+//! copies of a snapshot would; [`list::check`] takes a damaged list only where that comes to the same moves; a walk through anything ends.
+
+use std::ops::Range;
+
+use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
+use relocate::list::{self, ENTRIES_PER_PAGE, Move};
+use relocate::segment::{self, MAX_SEGMENTS, Memory, Reserved, Segment};
+
+use crate::choices::Choices;
+
+/// How many pages the model's memory has.
+const PAGES: u64 = 64;
+
+/// Where it begins: as on QEMU's virt, at nothing, and with the last page but one of the address space as its last.
+const BASES: [u64; 3] = [0x4000_0000, 0, u64::MAX - (PAGES + 1) * PAGE_SIZE + 1];
+
+/// Where the list lies: outside the model, for the walk reads it by another way.
+const LIST: u64 = 0x10_0000_0000;
+
+/// The input: which of the two cases, then choices for segments, or words for a list.
+pub fn hold(data: &[u8]) {
+    let mut choices = Choices(data);
+    if choices.one_in(2) {
+        anything(&mut choices);
+    } else {
+        Model::choose(&mut choices).hold(&mut choices);
+    }
+}
+
+/// A memory, and segments that may break any rule.
+struct Model {
+    base: u64,
+    ram: Vec<Range<PhysAddr>>,
+    devices: Vec<Range<PhysAddr>>,
+    reserved: Vec<Range<PhysAddr>>,
+    control: Range<PhysAddr>,
+    parts: Vec<(Range<PhysAddr>, Vec<Range<PhysAddr>>)>,
+}
+
+impl Model {
+    fn choose(choices: &mut Choices<'_>) -> Self {
+        let base = choices.one_of(&BASES);
+        let gap = choices.below(PAGES);
+        let ram = [pages(base, 0, gap), pages(base, (gap + choices.below(3)).min(PAGES), PAGES)];
+        let mut ram: Vec<_> = ram.into_iter().filter(|range| !range.is_empty()).collect();
+        if let [first, second] = ram.as_slice()
+            && first.end == second.start
+        {
+            ram = vec![first.start..second.end];
+        }
+        let control = choices.below(PAGES);
+        let mut model = Self {
+            base,
+            ram,
+            devices: Vec::new(),
+            reserved: Vec::new(),
+            control: pages(base, control, (control + choices.below(4)).min(PAGES)),
+            parts: Vec::new(),
+        };
+        for _ in 0..choices.below(3) {
+            model.devices.push(range(base, choices, 4));
+        }
+        for _ in 0..choices.below(3) {
+            model.reserved.push(range(base, choices, 4));
+        }
+        let most = if choices.one_in(16) { MAX_SEGMENTS as u64 + 2 } else { 4 };
+        for _ in 0..choices.below(most) {
+            let destination = range(base, choices, 8);
+            let mut source = Vec::new();
+            let mut left = destination.bytes();
+            for _ in 0..12 {
+                if left == 0 {
+                    break;
+                }
+                let mut run = range(base, choices, 8);
+                // In place, as far as it goes; and mostly no longer than what is left.
+                if choices.one_in(4) {
+                    run = PhysAddr(destination.end.0 - left)..destination.end;
+                }
+                if run.bytes() > left && !choices.one_in(32) {
+                    run.end = PhysAddr(run.start.0 + left);
+                }
+                left = left.saturating_sub(run.bytes());
+                source.push(run);
+            }
+            model.parts.push((destination, source));
+        }
+        model
+    }
+
+    fn hold(&self, choices: &mut Choices<'_>) {
+        let segments: Vec<_> = (self.parts.iter())
+            .map(|(destination, source)| Segment { name: "part", destination: destination.clone(), source })
+            .collect();
+        let reserved: Vec<_> =
+            self.reserved.iter().map(|range| Reserved { range: range.clone(), name: "reserved" }).collect();
+        let memory =
+            Memory { ram: &self.ram, reserved: &reserved, devices: &self.devices, control: self.control.clone() };
+        let verdict = segment::check(&segments, &memory);
+        // A run without a page moves nothing and may be refused or not.
+        let plain = self.parts.iter().all(|(_, source)| source.iter().all(|run| run.start < run.end));
+        assert!(!plain || verdict.is_ok() == self.obeys(), "{verdict:?}: {:x?}", self.parts);
+        if let Err(refused) = verdict {
+            return assert!(refused.to_string().len() > 20);
+        }
+        assert!(self.obeys(), "{:x?}", self.parts);
+
+        let needed = list::pages_needed(&segments);
+        let mut built = vec![[u64::MAX; ENTRIES_PER_PAGE]; needed];
+        let head = list::build(&segments, &mut built, PhysAddr(LIST)).expect("as many as it needs");
+        let mut words = built.as_flattened().to_vec();
+        let moves = self.moves();
+        assert_eq!(list::check(&segments, head, |at| word(&words, at)), Ok(()));
+        assert_eq!(self.walked(head, &words), self.copied(&moves), "{:x?}", self.parts);
+
+        let mut head = head;
+        let used = words.iter().take_while(|&&word| word != 0).count() as u64;
+        for _ in 0..=choices.below(4) {
+            let flip = 1 << choices.below(64) | 1 << choices.below(64);
+            match choices.below(used + 1) {
+                0 => head ^= flip,
+                at => words[at as usize - 1] ^= flip,
+            }
+        }
+        if list::check(&segments, head, |at| word(&words, at)).is_ok() {
+            assert_eq!(self.walked(head, &words), self.copied(&moves), "a damaged list was taken");
+        }
+    }
+
+    /// Every rule of the segments, by its definition: byte ranges in 128 bits, pages one by one.
+    fn obeys(&self) -> bool {
+        let overlap = |a: &Range<PhysAddr>, b: &Range<PhysAddr>| a.start.max(b.start) < a.end.min(b.end);
+        let whole = |range: &Range<PhysAddr>| range.start.0 % PAGE_SIZE == 0 && range.end.0 % PAGE_SIZE == 0;
+        let in_ram = |range: &Range<PhysAddr>| {
+            self.ram.iter().any(|ram| ram.start <= range.start && range.start <= range.end && range.end <= ram.end)
+        };
+        let bytes = |ranges: &[Range<PhysAddr>]| -> u128 {
+            ranges.iter().map(|range| u128::from(range.end.0).saturating_sub(range.start.0.into())).sum()
+        };
+        let limit = bytes(&self.ram) / 2;
+        let destinations: Vec<_> = self.parts.iter().map(|(destination, _)| destination.clone()).collect();
+        let taboo: Vec<_> = self.devices.iter().chain(&self.reserved).chain([&self.control]).collect();
+        let each = destinations.iter().enumerate().all(|(number, destination)| {
+            whole(destination)
+                && destination.start < destination.end
+                && in_ram(destination)
+                && !taboo.iter().any(|range| overlap(range, destination))
+                && !destinations[..number].iter().any(|other| overlap(other, destination))
+        });
+        let sources = self.parts.iter().all(|(destination, source)| {
+            source.iter().all(|run| whole(run) && (run.is_empty() || in_ram(run) && !overlap(run, &self.control)))
+                && bytes(source) == bytes(std::slice::from_ref(destination))
+        });
+        self.parts.len() <= MAX_SEGMENTS
+            && each
+            && bytes(&destinations) <= limit
+            && sources
+            && self.moves().iter().all(|(to, from)| {
+                let page = PhysAddr(*from)..PhysAddr(from + PAGE_SIZE);
+                to == from || !destinations.iter().any(|destination| overlap(destination, &page))
+            })
+    }
+
+    /// Every page's destination and source, where both have whole pages and are as long.
+    fn moves(&self) -> Vec<(u64, u64)> {
+        let addresses = |range: &Range<PhysAddr>| (range.start.0..range.end.0).step_by(PAGE_SIZE as usize);
+        let parts = self.parts.iter();
+        parts.flat_map(|(to, from)| addresses(to).zip(from.iter().flat_map(addresses))).collect()
+    }
+
+    fn page(&self, address: u64) -> usize {
+        assert!(address % PAGE_SIZE == 0);
+        (address.checked_sub(self.base).expect("an address of the model") / PAGE_SIZE) as usize
+    }
+
+    /// Memory after copies of a snapshot; each page is one number.
+    fn copied(&self, moves: &[(u64, u64)]) -> Vec<usize> {
+        let mut memory: Vec<_> = (0..PAGES as usize).collect();
+        for (to, from) in moves {
+            memory[self.page(*to)] = self.page(*from);
+        }
+        memory
+    }
+
+    /// Memory after the walk, each move carried out where it is shown.
+    fn walked(&self, head: u64, words: &[u64]) -> Vec<usize> {
+        let mut memory: Vec<_> = (0..PAGES as usize).collect();
+        walk(head, words, |moved| {
+            let (to, from) = (self.page(moved.destination.0), self.page(moved.source.0));
+            for page in 0..moved.pages as usize {
+                memory[to + page] = memory[from + page];
+            }
+        })
+        .expect("a list that was found faithful is whole");
+        memory
+    }
+}
+
+/// Words that nobody built: mostly links and moves among few pages, so that walks get far.
+fn anything(choices: &mut Choices<'_>) {
+    let mut words = Vec::new();
+    while !choices.0.is_empty() && words.len() < 4 * ENTRIES_PER_PAGE {
+        words.push(match choices.below(8) {
+            0 => u64::from_le_bytes(choices.bytes()),
+            1 => LIST + choices.below(5) * PAGE_SIZE | list::INDIRECTION,
+            2 => choices.below(256) * PAGE_SIZE | list::DESTINATION,
+            3 => list::DONE,
+            4 => u64::MAX - PAGE_SIZE * choices.below(256) & !(PAGE_SIZE - 1) | list::DESTINATION,
+            5 => words[..].last().copied().unwrap_or_default(),
+            // Empty places up to the next list page's first.
+            6 => {
+                words.resize(
+                    words.len().next_multiple_of(ENTRIES_PER_PAGE),
+                    u64::from(choices.byte()) << 4 | list::SOURCE,
+                );
+                continue;
+            }
+            _ => choices.below(256) * PAGE_SIZE | choices.below(256) << list::RUN_SHIFT | list::SOURCE,
+        });
+    }
+    for head in [LIST | list::INDIRECTION, words.first().copied().unwrap_or_default()] {
+        let judged = walk(head, &words, |moved| {
+            assert!((1..=list::RUN_PAGES).contains(&moved.pages));
+            let bytes = moved.pages * PAGE_SIZE;
+            assert!(moved.destination.checked_add(bytes).is_some() && moved.source.checked_add(bytes).is_some());
+        });
+        judged.err().iter().for_each(|damaged| assert!(damaged.to_string().len() > 20));
+        let _ = list::check(&[], head, |at| word(&words, at)).map_err(|unfaithful| unfaithful.to_string());
+    }
+}
+
+/// A walk that reads no more than its pages could be read over a few times.
+fn walk(head: u64, words: &[u64], visit: impl FnMut(Move)) -> Result<(), list::Damaged> {
+    let mut left = 8 * (words.len() + ENTRIES_PER_PAGE);
+    let read = |at| {
+        left = left.checked_sub(1).expect("the walk goes on and on");
+        word(words, at)
+    };
+    list::walk(head, read, visit)
+}
+
+/// One word of a list that lies at [`LIST`]; 0 elsewhere.
+fn word(words: &[u64], at: PhysAddr) -> u64 {
+    assert!(at.is_aligned(8));
+    words.get((at.0.wrapping_sub(LIST) / 8) as usize).copied().unwrap_or(0)
+}
+
+/// The pages from number `first` up to `end`; none where that is not above it.
+fn pages(base: u64, first: u64, end: u64) -> Range<PhysAddr> {
+    PhysAddr(base + first * PAGE_SIZE)..PhysAddr(base + end * PAGE_SIZE)
+}
+
+/// Up to `most` pages of the model; now and then an end that is no page's, or is anywhere.
+fn range(base: u64, choices: &mut Choices<'_>, most: u64) -> Range<PhysAddr> {
+    let first = choices.below(PAGES);
+    let mut range = pages(base, first, (first + choices.below(most) + 1).min(PAGES));
+    match choices.below(32) {
+        31 => range.start.0 += 8,
+        30 => range.end.0 -= 1,
+        29 => range.start = PhysAddr(u64::from_le_bytes(choices.bytes())),
+        28 => range.end = PhysAddr(u64::from_le_bytes(choices.bytes())),
+        27 => range.end = PhysAddr(u64::MAX - (PAGE_SIZE - 1)),
+        26 => range.end = range.start,
+        _ => {}
+    }
+    range
+}

@@ -1,0 +1,75 @@
+//! The target `orders`: any text as bootargs.
+//!
+//! *Holds:* a word that is refused changes nothing and is named, the first of them; orders written out again are the same orders; said
+//! twice they are the same; words that are not ours change nothing.
+
+use kernel::orders::{Base, El2, Orders, Restart, RestartCpu, Selftest};
+
+/// The input: text.
+pub fn hold(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let (orders, obeyed) = Orders::parse(text);
+    assert!(orders.generations > 0);
+
+    let words: Vec<_> = text.split_ascii_whitespace().collect();
+    let (good, bad): (Vec<&str>, Vec<&str>) = words.iter().copied().partition(|word| Orders::parse(word).1.is_ok());
+    match obeyed {
+        Ok(()) => assert!(bad.is_empty(), "obeyed {bad:?}"),
+        Err(refused) => assert!(refused.to_string().starts_with(&format!("bootargs: \"{}\": expected ", bad[0]))),
+    }
+    assert_eq!(Orders::parse(&good.join(" ")), (orders, Ok(())));
+    assert_eq!(Orders::parse(&format!("{text} {text}")).0, orders);
+    assert_eq!(Orders::parse(&format!("console=ttyAMA0 {text} generation=9 Alternate")).0, orders);
+    assert_eq!(Orders::parse(&written(&orders)), (orders, Ok(())));
+    for generation in [0, 1, u32::MAX] {
+        assert_eq!(orders.alternate || orders.el2.is_some(), orders.el2(generation).is_some());
+    }
+}
+
+/// Words that order this. Every field is named, so that one that is added is missed here.
+fn written(orders: &Orders) -> String {
+    let Orders {
+        generations,
+        base,
+        seed,
+        restart,
+        el2,
+        alternate,
+        semihosting,
+        continue_on_refusal,
+        restart_cpu,
+        force,
+        selftest,
+    } = *orders;
+    let base = match base {
+        Base::Same => "base=same",
+        Base::Random => "base=random",
+        Base::Load => "base=load",
+    };
+    let restart = match restart {
+        Restart::Hot => "restart=hot",
+        Restart::Cold => "restart=cold",
+    };
+    let el2 = el2.map(|el2| match el2 {
+        El2::Nvhe => "el2=nvhe",
+        El2::Vhe => "el2=vhe",
+    });
+    let selftest = selftest.map(|selftest| match selftest {
+        Selftest::Stub => "selftest=stub",
+        Selftest::Interrupts => "selftest=interrupts",
+    });
+    let restart_cpu = restart_cpu.map(|cpu| match cpu {
+        RestartCpu::Number(number) => format!("restart-cpu={number}"),
+        RestartCpu::Random => "restart-cpu=random".to_owned(),
+    });
+    let flags = [
+        alternate.then_some("alternate"),
+        semihosting.then_some("semihosting"),
+        continue_on_refusal.then_some("on-refusal=continue"),
+        force.then_some("force"),
+    ];
+    let mut words = vec![format!("generations={generations}")];
+    words.extend([Some(base), Some(restart), el2, selftest].into_iter().chain(flags).flatten().map(str::to_owned));
+    words.extend(seed.map(|seed| format!("seed={seed:#x}")).into_iter().chain(restart_cpu));
+    words.join("\t")
+}

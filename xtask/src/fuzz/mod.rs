@@ -1,0 +1,276 @@
+//! The verb `fuzz`: the fuzz targets of `fuzz/`, each for a while.
+//!
+//! *When:* on request, and for a few seconds in `check`. Builds with the compiler that the workspace is pinned to, which can count coverage
+//! like any other: neither nightly nor cargo-fuzz is needed, only a C++ compiler for libFuzzer. (`cargo +nightly fuzz run` builds the same
+//! targets with AddressSanitizer besides.) The seeds are those in `fuzz/corpus`; what is found is kept beside the runs' folders.
+//! *Refuses:* a target that does not exist, a machine without a C++ compiler.
+
+#[cfg(test)]
+mod seeds;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use crate::{
+    Usage,
+    console::tail,
+    processes::{Guarded, Interrupted, interrupted},
+    qemu::shell_line,
+};
+
+/// What makes the compiler count where execution has been, and which comparisons failed, for libFuzzer; as cargo-fuzz does.
+const COVERAGE: [&str; 6] = [
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    // Each condition keeps a branch of its own.
+    "-Cllvm-args=-simplifycfg-branch-fold-threshold=0",
+];
+
+/// How long one input may take: thousands of times what the slowest takes, for it is counted while other programs have the CPU as well.
+const INPUT_SECONDS: u64 = 30;
+
+/// How much longer than ordered a target may run, to read its seeds and to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The line that fails without a C++ compiler, and what installs one.
+pub const COMPILER: (&str, &str) = (
+    "c++ --version",
+    "a C++ compiler, which libFuzzer is built with: `apt-get install -y g++`, `dnf install -y gcc-c++`, or Xcode's",
+);
+
+/// Give the code that reads disks, device trees, bootargs and lists anything at all, and hold it to its promises
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Exit code: 0 if every promise was kept, 1 otherwise, 2 for a target that does not exist.
+
+Examples:
+  cargo xtask fuzz                                 each target for a minute
+  cargo xtask fuzz fit --seconds 600
+  cargo xtask fuzz fit --input FILE                this input, once
+  cargo +nightly fuzz run fit                      the same by cargo-fuzz, with AddressSanitizer")]
+pub struct FuzzOptions {
+    /// A file of fuzz/fuzz_targets, without its ending [default: all, in turn]
+    target: Option<String>,
+    /// How long each target runs
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// Run the target on this file, once
+    #[arg(long, value_name = "FILE", requires = "target")]
+    input: Option<PathBuf>,
+}
+
+impl FuzzOptions {
+    /// Builds and runs the targets; gives the exit code.
+    pub fn perform(&self) -> Result<u8> {
+        let targets = chosen(targets()?, self.target.as_deref())?;
+        let programs = build(&targets)?;
+        if let Some(input) = &self.input {
+            let status = Guarded::spawn(Command::new(&programs[0]).arg(input))?.wait(PATIENCE)?;
+            ensure!(status.is_some(), "{} did not end within {} s", targets[0], PATIENCE.as_secs());
+            return Ok(status.is_some_and(|status| !status.success()).into());
+        }
+        let mut failed = false;
+        for (target, program) in targets.iter().zip(&programs) {
+            let end = fuzz(target, program, self.seconds)?;
+            let Counts { executions, coverage, features } = end.counts;
+            let counts = format!("{executions} executions, {coverage} edges and {features} features covered");
+            match end.broken {
+                None => println!("  {target:<8} ok      {counts}"),
+                Some(broken) => {
+                    println!("  {target:<8} FAILED  {counts}\n{broken}");
+                    failed = true;
+                }
+            }
+        }
+        Ok(failed.into())
+    }
+}
+
+/// The targets that there are, by name.
+fn targets() -> Result<Vec<String>> {
+    let folder = crate::root().join("fuzz").join("fuzz_targets");
+    let files = std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut names = Vec::new();
+    for file in files {
+        let path = file?.path();
+        names.extend(
+            path.file_stem()
+                .filter(|_| path.extension().is_some_and(|end| end == "rs"))
+                .map(|stem| stem.display().to_string()),
+        );
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn chosen(targets: Vec<String>, wanted: Option<&str>) -> Result<Vec<String>> {
+    let Some(wanted) = wanted else { return Ok(targets) };
+    if !targets.iter().any(|target| target == wanted) {
+        return Err(Usage(format!("there is no fuzz target {wanted}: there are {}", targets.join(", "))).into());
+    }
+    Ok(vec![wanted.to_owned()])
+}
+
+/// Builds the targets and says where they lie.
+fn build(targets: &[String]) -> Result<Vec<PathBuf>> {
+    let (trial, mend) = COMPILER;
+    let mut words = trial.split(' ');
+    let mut compiler = Command::new(words.next().unwrap_or_default());
+    compiler.args(words).stdout(Stdio::null()).stderr(Stdio::null());
+    ensure!(compiler.status().is_ok_and(|status| status.success()), "`{trial}` fails; install {mend}");
+
+    let host = host()?;
+    let mut command = Command::new(crate::cargo());
+    command.current_dir(crate::root()).env("CARGO_TARGET_DIR", crate::target_dir());
+    command.args(["build", "--quiet", "--release", "--manifest-path", "fuzz/Cargo.toml"]);
+    // With a target named, the flags are not for build scripts and macros, which are the same as the kernel's.
+    command.args(["--target", &host]).args(targets.iter().flat_map(|target| ["--bin", target]));
+    command.env_remove("CARGO_ENCODED_RUSTFLAGS").env("RUSTFLAGS", COVERAGE.join(" ") + " --cfg fuzzing");
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(status.success(), "the fuzz targets do not build: cargo's words are above");
+    let folder = crate::target_dir().join(host).join("release");
+    Ok(targets.iter().map(|target| folder.join(target)).collect())
+}
+
+/// The machine that we run on, as rustc calls it.
+fn host() -> Result<String> {
+    let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    let output =
+        command.current_dir(crate::root()).arg("-vV").output().with_context(|| format!("cannot start {command:?}"))?;
+    let words = String::from_utf8_lossy(&output.stdout).into_owned();
+    let host =
+        words.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc does not say what it runs on")?;
+    Ok(host.to_owned())
+}
+
+/// How far libFuzzer came.
+#[derive(Debug, Default, Eq, PartialEq)]
+struct Counts {
+    executions: u64,
+    coverage: u64,
+    features: u64,
+}
+
+/// How a target ended.
+struct End {
+    counts: Counts,
+    /// What is said of an input that broke a promise.
+    broken: Option<String>,
+}
+
+/// Runs one target.
+fn fuzz(target: &str, program: &Path, seconds: u64) -> Result<End> {
+    let folder = crate::target_dir().join("ouroboros").join("fuzz").join(target);
+    let found = folder.join("corpus");
+    std::fs::create_dir_all(&found).with_context(|| format!("cannot make the folder {}", found.display()))?;
+    let log = folder.join("log");
+    let file = std::fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut command = Command::new(program);
+    // New inputs go into the first folder; the seeds are only read.
+    command.arg(&found).arg(crate::root().join("fuzz").join("corpus").join(target));
+    command.arg(format!("-artifact_prefix={}/", folder.display()));
+    command.arg(format!("-max_total_time={seconds}")).arg(format!("-timeout={INPUT_SECONDS}"));
+    command.arg("-print_final_stats=1").stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    let guarded = Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", program.display()))?;
+    let status = guarded.wait(Duration::from_secs(seconds) + PATIENCE)?;
+    guarded.kill();
+    if interrupted() {
+        return Err(Interrupted.into());
+    }
+    let words = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
+    match status {
+        Some(status) if status.success() => Ok(End { counts: counts(&words), broken: None }),
+        Some(_) => Ok(End { counts: counts(&words), broken: Some(broken(target, &words)) }),
+        None => {
+            bail!("{target} did not end {} s after its time: its words are in {}", PATIENCE.as_secs(), log.display())
+        }
+    }
+}
+
+/// What libFuzzer counted, out of its words.
+fn counts(words: &str) -> Counts {
+    let after = |line: &str, name: &str| {
+        let rest = line.split_once(name)?.1;
+        rest.split_whitespace().next()?.parse().ok()
+    };
+    let last = |name| words.lines().rev().find_map(|line| after(line, name)).unwrap_or(0);
+    Counts { executions: last("stat::number_of_executed_units:"), coverage: last(" cov:"), features: last(" ft:") }
+}
+
+/// What is said of the input that ended a target: the panic, or libFuzzer's own words; where it lies; how to repeat it.
+fn broken(target: &str, words: &str) -> String {
+    let lines: Vec<_> = words.lines().collect();
+    let panic = lines.iter().position(|line| line.contains("panicked at"));
+    let error = lines.iter().position(|line| line.contains("ERROR: libFuzzer"));
+    let said = match panic.or(error) {
+        Some(at) => {
+            let panic = lines[at..]
+                .iter()
+                .take_while(|line| !line.starts_with("stack backtrace") && !line.starts_with("note:"));
+            panic.take(6).map(|line| format!("    {line}\n")).collect()
+        }
+        None => tail(words, 6),
+    };
+    let input = lines.iter().find_map(|line| line.split_once("Test unit written to ")).map(|(_, input)| input);
+    match input {
+        Some(input) => {
+            let again = shell_line(["cargo", "xtask", "fuzz", target, "--input", input]);
+            format!("{said}\n    The input: {input}\n    Again:     {again}\n")
+        }
+        None => said,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORDS: &str = "\
+#4096\tpulse  cov: 300 ft: 400 corp: 41/139b exec/s: 0
+thread '<unnamed>' (7) panicked at src/list.rs:1:2:
+attempt to add with overflow
+stack backtrace:
+   0: somewhere
+#5000\tREDUCE cov: 309 ft: 463 corp: 41/139b exec/s: 0
+==7== ERROR: libFuzzer: deadly signal
+artifact_prefix='/x/'; Test unit written to /x/crash-1
+stat::number_of_executed_units: 5001
+";
+
+    #[test]
+    fn libfuzzers_counts_are_read() {
+        assert_eq!(counts(WORDS), Counts { executions: 5001, coverage: 309, features: 463 });
+        assert_eq!(counts(""), Counts::default());
+    }
+
+    #[test]
+    fn what_broke_is_said_with_the_input_and_the_line_that_repeats_it() {
+        let said = broken("list", WORDS);
+        assert!(said.contains("src/list.rs:1:2:\n    attempt to add with overflow\n"), "{said}");
+        assert!(said.ends_with("/x/crash-1\n    Again:     cargo xtask fuzz list --input /x/crash-1\n"), "{said}");
+        assert!(!said.contains("backtrace"), "{said}");
+        let hung =
+            broken("list", "==7== ERROR: libFuzzer: timeout after 6 seconds\nTest unit written to /x/timeout-1\n");
+        assert!(hung.contains("timeout after 6 seconds") && hung.contains("--input /x/timeout-1"), "{hung}");
+    }
+
+    #[test]
+    fn every_target_has_seeds_and_one_that_does_not_exist_is_refused() {
+        let there = targets().unwrap();
+        for target in &there {
+            assert!(crate::root().join("fuzz/corpus").join(target).is_dir(), "{target}");
+        }
+        assert_eq!(chosen(there.clone(), Some("fit")).unwrap(), ["fit"]);
+        let error = chosen(there, Some("fish")).unwrap_err();
+        assert!(error.is::<Usage>() && error.to_string().contains("fit, "), "{error}");
+    }
+}
