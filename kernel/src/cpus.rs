@@ -442,6 +442,7 @@ pub fn mpidr() -> u64 {
 }
 
 /// Whether PSCI says that the CPU is off.
+#[inline(never)]
 fn is_off(cpu: &Cpu) -> bool {
     psci::affinity_info::<Firmware>(cpu.mpidr, LowestAffinityLevel::All) == Ok(AffinityState::Off)
 }

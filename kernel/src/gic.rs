@@ -88,6 +88,7 @@ impl Gic {
     }
 
     /// Leaves what this CPU has of its own: nothing enabled, pending, active or running, its interface off.
+    #[inline(never)]
     pub fn leave_cpu(&self, mpidr: u64) {
         self.private(mpidr).silence();
         self.no_priority_runs();
@@ -100,6 +101,7 @@ impl Gic {
     }
 
     /// Leaves the distributor: nothing enabled, pending or active, and off.
+    #[inline(never)]
     pub fn leave(&self) {
         self.shared().silence();
         word(self.gicd(), GICD_CTLR).write(0);
@@ -256,6 +258,7 @@ impl Gic {
     }
 
     /// No priority runs at this CPU's interface any more, whatever was taken and never ended; and an end of interrupt is one, not two.
+    #[inline(never)]
     fn no_priority_runs(&self) {
         if self.is_v2() {
             (0..4).for_each(|nth| word(self.gicc(), GICC_APR + 4 * nth).write(0));
@@ -291,14 +294,33 @@ impl Bank {
 
     /// Everything disabled, not pending, not active.
     pub fn silence(&self) {
-        for offset in [ICENABLER, ICPENDR, ICACTIVER] {
-            self.words.clone().for_each(|nth| word(self.base, offset + 4 * nth).write(u32::MAX));
-        }
+        self.disable_all();
+        self.clear_pending();
+        self.deactivate();
+        settle(self.control);
+    }
+
+    #[inline(never)]
+    fn disable_all(&self) {
+        self.fill(ICENABLER);
+    }
+
+    #[inline(never)]
+    fn clear_pending(&self) {
+        self.fill(ICPENDR);
         if self.is_v2 && self.words.start == 0 {
             // A pending SGI of a GICv2 is cleared for each sender.
             (0..4).for_each(|nth| word(self.base, GICD_CPENDSGIR + 4 * nth).write(u32::MAX));
         }
-        settle(self.control);
+    }
+
+    #[inline(never)]
+    fn deactivate(&self) {
+        self.fill(ICACTIVER);
+    }
+
+    fn fill(&self, offset: u64) {
+        self.words.clone().for_each(|nth| word(self.base, offset + 4 * nth).write(u32::MAX));
     }
 
     /// Disables one interrupt.

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use boot::breadcrumb;
 use boot::phys::PhysAddr;
 use dtoolkit::ToPropertyValue;
-use dtoolkit::fdt_mut::FdtMut;
+use dtoolkit::fdt_mut::{FdtBuffer, FdtMut, FdtNodeMut};
 
 const GENERATION: &str = "ouroboros,generation";
 const SEED: &str = "ouroboros,seed";
@@ -86,16 +86,25 @@ pub fn shrink(blob: &[u8]) -> Result<Vec<u8>, Refused> {
     let mut tree = FdtMut::from_slice(&mut copy).map_err(|error| damaged(&error))?;
     let mut chosen = tree.find_node_mut("/chosen").ok_or(Refused::NoChosen)?;
     for (name, _) in numbers {
-        match chosen.property_mut(name) {
-            Some(mut property) => property.set_value(ZERO).map_err(|error| damaged(&error))?,
-            None => {
-                chosen.add_property(name, ZERO).map_err(|error| damaged(&error))?;
-            }
+        if !has(&mut chosen, name) {
+            chosen.add_property(name, ZERO).map_err(|error| damaged(&error))?;
         }
     }
     let size = tree.as_read_only().data().len();
     copy.truncate(size);
     Ok(copy)
+}
+
+#[inline(never)]
+fn has(node: &mut FdtNodeMut<'_, impl FdtBuffer>, name: &str) -> bool {
+    node.property_mut(name).is_some()
+}
+
+/// Whether one of ours handed over: then the blob is shrunk, and has the room that it needs.
+#[must_use]
+#[inline(never)]
+pub fn is_ours(handed: Option<&Handed>) -> bool {
+    handed.is_some()
 }
 
 /// How many bytes of a blob hold anything: up to the end of its last block (Devicetree specification 5.2).

@@ -135,7 +135,7 @@ impl Life {
         let mut random = handed.map(|handed| draws(handed.seed));
         let mut avoid = taken.clone();
         avoid.push(given_pages.clone());
-        avoid.extend(breadcrumbs.clone());
+        keep_out(&mut avoid, breadcrumbs.as_ref());
         let control = match (orders.base, &mut random) {
             (Base::Random, Some(random)) => {
                 placement::random_block(random, &machine.ram, &avoid, CONTROL_SIZE, CONTROL_ALIGNMENT)
@@ -169,9 +169,10 @@ impl Life {
 
         let way_here = way_here::read(record, breadcrumbs.as_ref(), main);
         let blob_was = given.len();
-        let blob = match handed {
-            Some(_) => given.to_vec(),
-            None => handover::shrink(given).unwrap_or_else(|refused| panic!("{refused}")),
+        let blob = if handover::is_ours(handed.as_ref()) {
+            given.to_vec()
+        } else {
+            handover::shrink(given).unwrap_or_else(|refused| panic!("{refused}"))
         };
 
         // The blob was copied and the breadcrumbs were read: their pages are nobody's now, where they are RAM and nobody else's.
@@ -229,4 +230,10 @@ impl Life {
             breadcrumbs: relocate::control::Layout::of(&self.control).breadcrumbs.start,
         }
     }
+}
+
+/// Keeps a range out of the heap.
+#[inline(never)]
+fn keep_out(taken: &mut Vec<Range<PhysAddr>>, range: Option<&Range<PhysAddr>>) {
+    taken.extend(range.cloned());
 }

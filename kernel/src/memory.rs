@@ -102,7 +102,7 @@ impl Frames {
             }
             let start = PhysAddr(block.expose_provenance() as u64);
             let run = start..PhysAddr(start.0 + size);
-            if avoid.iter().any(|range| range.overlaps(&run)) {
+            if is_in_any(&run, avoid) {
                 aside.runs.push(run);
             } else {
                 left -= size;
@@ -142,6 +142,7 @@ impl Frames {
     }
 
     /// Zeroes all bytes from `from` on.
+    #[inline(never)]
     pub fn zero_from(&mut self, mut from: usize) {
         for slice in self.slices_mut() {
             let start = from.min(slice.len());
@@ -158,6 +159,12 @@ impl Drop for Frames {
             unsafe { dealloc(pointer(run.start), layout(run.bytes())) };
         }
     }
+}
+
+/// Whether a run lies in one of the ranges, or a part of it.
+#[inline(never)]
+fn is_in_any(run: &Range<PhysAddr>, ranges: &[Range<PhysAddr>]) -> bool {
+    ranges.iter().any(|range| range.overlaps(run))
 }
 
 fn layout(bytes: u64) -> Layout {

@@ -6,6 +6,7 @@
 use crate::load::Image;
 use crate::memory::Frames;
 use crate::refused::Refused;
+use crate::stage::has_changed;
 use alloc::vec::Vec;
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use core::ops::Range;
@@ -87,14 +88,14 @@ impl Plan {
     pub fn check_sources(&self) -> Result<(), Refused> {
         for payload in &self.image.payloads {
             let now = payload.frames.slices().fold(Crc32c::default(), Crc32c::update).value();
-            if now != payload.crc32c {
+            if has_changed(payload.crc32c, now) {
                 let what = alloc::format!("the source of \"{}\"", payload.name);
                 return Err(Refused::Changed(what, payload.crc32c, now));
             }
         }
         let bytes = (self.tree_range.end.0 - self.tree_range.start.0) as usize;
         let now = self.tree.slices().fold(Crc32c::default(), |crc, slice| crc.update(&slice[..bytes])).value();
-        if now != self.tree_crc32c {
+        if has_changed(self.tree_crc32c, now) {
             return Err(Refused::Changed("the device tree".into(), self.tree_crc32c, now));
         }
         Ok(())

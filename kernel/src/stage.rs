@@ -129,7 +129,7 @@ impl<'a> Staged<'a> {
             ("the list or the copy's tables", &self.layout.rest, self.rest_crc32c),
         ] {
             let now = checksum(range);
-            if now != was {
+            if has_changed(was, now) {
                 return Err(Refused::Changed(name.into(), was, now));
             }
         }
@@ -151,9 +151,7 @@ impl<'a> Staged<'a> {
         self.crumb_bye();
         // The last call to the stub: from here on a trap to EL2 is a fault while relocating. A stub that refuses takes "Bye!" back.
         if self.life.mode == Mode::Nvhe {
-            let vectors = self.layout.private_el2_vectors();
-            // SAFETY: the private vectors are staged there and clean to PoC; they answer by the stub's ABI. [I3]
-            let answer = unsafe { hyp_stub::call(hyp::SET_VECTORS, [vectors.0, 0, 0, 0]) };
+            let answer = self.install_vectors();
             if answer != 0 {
                 return Err(Refused::Vectors(answer));
             }
@@ -161,6 +159,14 @@ impl<'a> Staged<'a> {
         // SAFETY: the block is staged, executable and clean to PoC; list and arguments are as they were checked; devices are in reset;
         // in nvhe the private vectors are in place.
         unsafe { control::enter(self.layout.code.start) }
+    }
+
+    /// Has the stub give EL2 to the private vectors. Returns its answer.
+    #[inline(never)]
+    fn install_vectors(&self) -> u64 {
+        let vectors = self.layout.private_el2_vectors();
+        // SAFETY: the private vectors are staged there and clean to PoC; they answer by the stub's ABI. [I3]
+        unsafe { hyp_stub::call(hyp::SET_VECTORS, [vectors.0, 0, 0, 0]) }
     }
 
     /// Leaves the first breadcrumb, as the relocation code leaves the others. \[I6\]
@@ -176,6 +182,12 @@ impl Drop for Staged<'_> {
     fn drop(&mut self) {
         self.life.map.make_writable(&self.layout.code);
     }
+}
+
+/// Whether a checksum is not what it was.
+#[inline(never)]
+pub fn has_changed(was: u32, now: u32) -> bool {
+    was != now
 }
 
 fn checksum(range: &Range<PhysAddr>) -> u32 {

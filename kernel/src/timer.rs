@@ -51,6 +51,7 @@ impl Timer {
     }
 
     /// Off.
+    #[inline(never)]
     pub fn off(self) {
         self.set_control(0);
     }

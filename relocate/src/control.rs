@@ -185,6 +185,7 @@ mod code {
     /// The control block at `code` is staged as [`super`] says, executable in the live map, and clean to PoC; its list and arguments
     /// were checked; no device writes to memory any more; on nVHE the private EL2 vectors are installed. Nothing of this program
     /// runs again.
+    #[inline(never)]
     pub unsafe fn enter(code: PhysAddr) -> ! {
         // SAFETY: the caller stands for the code and for what it does; it does not return.
         unsafe {

@@ -233,7 +233,7 @@ fn check_destination<'a>(segment: &Segment<'a>, memory: &Memory<'a>, limit: u64)
         let (reserved, range) = (*name, range.clone());
         return Err(Refused::OverReserved { segment, destination: destination.clone(), reserved, range });
     }
-    if memory.control.overlaps(destination) {
+    if is_over_control(destination, memory) {
         let control = memory.control.clone();
         return Err(Refused::OverControl { segment, destination: destination.clone(), control });
     }
@@ -264,13 +264,24 @@ fn check_source<'a>(segment: &Segment<'a>, segments: &[Segment<'a>], memory: &Me
     for run in segment.source {
         // A run in place lies in its own destination, since the lengths agree, and so in no other.
         let in_place = run.start == to;
-        if let Some(target) = segments.iter().find(|target| !in_place && target.destination.overlaps(run)) {
+        if !in_place && let Some(target) = overwritten_by(run, segments) {
             let page = run.start.max(target.destination.start);
             return Err(Refused::SourceIsDestination { segment: name, page, target: target.name });
         }
         to = PhysAddr(to.0 + run.bytes());
     }
     Ok(())
+}
+
+/// The segment whose destination a run lies in, or a part of it.
+#[inline(never)]
+fn overwritten_by<'s, 'a>(run: &Range<PhysAddr>, segments: &'s [Segment<'a>]) -> Option<&'s Segment<'a>> {
+    segments.iter().find(|target| target.destination.overlaps(run))
+}
+
+#[inline(never)]
+fn is_over_control(destination: &Range<PhysAddr>, memory: &Memory<'_>) -> bool {
+    memory.control.overlaps(destination)
 }
 
 /// Whether both ends lie on a page's start.

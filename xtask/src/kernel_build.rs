@@ -117,11 +117,13 @@ impl Built {
 fn symbol(elf: &Path, name: &str) -> Result<u64> {
     let bytes = std::fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let file = object::File::parse(bytes.as_slice()).with_context(|| format!("{} is no ELF", elf.display()))?;
-    let found = file.symbols().find(|symbol| {
-        let mangled = symbol.name().unwrap_or_default();
+    let is_it = |mangled: &str| {
         mangled == name || (name.contains("::") && format!("{:#}", rustc_demangle::demangle(mangled)) == name)
-    });
-    Ok(found.with_context(|| format!("the kernel has no symbol {name}"))?.address())
+    };
+    let mut found = file.symbols().filter(|symbol| symbol.name().is_ok_and(is_it)).map(|symbol| symbol.address());
+    let address = found.next().with_context(|| format!("the kernel has no symbol {name}"))?;
+    ensure!(found.all(|other| other == address), "the kernel has more than one {name}");
+    Ok(address)
 }
 
 #[cfg(test)]

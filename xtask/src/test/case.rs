@@ -144,6 +144,11 @@ impl<'a> Trial<'a> {
         self.made.iter().try_for_each(|outcome| outcome.folder.discard())
     }
 
+    /// What came of the last run.
+    pub fn last(&self) -> Option<&Outcome> {
+        self.made.last()
+    }
+
     /// What there is to see of the last run.
     pub fn last_run(&self) -> String {
         self.made.last().map(report::seen).unwrap_or_default()

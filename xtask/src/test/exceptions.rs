@@ -53,6 +53,26 @@ fn pass(trial: &mut Trial<'_>, machine: &str, orders: &Orders, modes: Modes) -> 
     judge(&calls, &lives, stub)
 }
 
+/// Who answered each call that did not return, in the log of a run whose generations restart by one: the words of each that was not the
+/// private EL2 vectors.
+pub fn strangers(log: &str, lives: &[Life], stub: u64) -> Result<Vec<String>> {
+    let mut calls = calls(log)?;
+    calls.retain(|call| call.kind == "Hypervisor Call" && call.returned.is_none());
+    let left = lives.iter().filter_map(|life| Some((life, life.bye.as_ref()?)));
+    let mut words = Vec::new();
+    for (index, (life, bye)) in left.enumerate() {
+        let number = life.number;
+        let call = calls.get(index).with_context(|| format!("the log has no SOFT_RESTART of generation {number}"))?;
+        if call.vector != Some(bye.control + PRIVATE_VECTORS + FROM_BELOW) {
+            let who = if call.vector == Some(life.base + stub + FROM_BELOW) { "the stub's" } else { "unknown" };
+            words.push(format!(
+                "generation {number}'s SOFT_RESTART was answered by {who} vectors, not the private ones"
+            ));
+        }
+    }
+    Ok(words)
+}
+
 /// An exception in the log.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Call {

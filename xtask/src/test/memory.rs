@@ -19,7 +19,7 @@ use crate::{
     kernel_build::Built,
     orders::{Base, Orders, Restart},
     relr,
-    request::Disk,
+    request::{Disk, Request},
 };
 
 use super::{
@@ -41,11 +41,14 @@ pub fn cases() -> Vec<Case> {
         for restart in [Restart::Hot, Restart::Cold] {
             cases.push(case(format!("memory/image-{mode}-{restart}"), move |trial| {
                 let orders = Orders { generations: GENERATIONS, base: Base::Random, restart, ..trial.orders() };
-                image(trial, mode, &orders, modes)
+                let request = trial.request_psci(mode, &orders)?;
+                image(trial, request, &orders, modes)
             }));
             cases.push(case(format!("memory/loadables-{mode}-{restart}"), move |trial| {
                 let orders = Orders { generations: GENERATIONS, restart, ..trial.orders() };
-                loadables(trial, mode, &orders, modes)
+                let mut request = trial.request_psci(mode, &orders)?;
+                request.disk = Disk::Bytes(fit::write(&with_loadables(&trial.kernel().image)).into());
+                loadables(trial, request, &orders, modes)
             }));
         }
     }
@@ -53,11 +56,10 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// The last generation's Image is the one that was built, and it was entered as the boot protocol says.
-fn image(trial: &mut Trial<'_>, machine: &str, orders: &Orders, modes: Modes) -> Result<()> {
+pub fn image(trial: &mut Trial<'_>, request: Request, orders: &Orders, modes: Modes) -> Result<()> {
     let kernel = trial.kernel();
     let of = |name: &str| kernel.symbol(name);
     let (rodata_end, image_end, record) = (of("rodata_end")?, of("_image_end")?, of("entry_record")?);
-    let request = trial.request_psci(machine, orders)?;
     let (lives, (base, found)) = last_look(trial, request, |qmp| {
         let base = program_counter(qmp)? & !(BASE_ALIGNMENT - 1);
         Ok((base, memory(qmp, base, image_end)?))
@@ -120,10 +122,8 @@ fn entered_well(record: &[u8], before: &Life, last: &Life) -> Result<()> {
 }
 
 /// Each loadable lies where it was sent, and the rest of its last page is zero.
-fn loadables(trial: &mut Trial<'_>, machine: &str, orders: &Orders, modes: Modes) -> Result<()> {
-    let payloads = with_loadables(trial.kernel());
-    let mut request = trial.request_psci(machine, orders)?;
-    request.disk = Disk::Bytes(fit::write(&payloads).into());
+pub fn loadables(trial: &mut Trial<'_>, request: Request, orders: &Orders, modes: Modes) -> Result<()> {
+    let payloads = with_loadables(&[]);
     let sent = &payloads[1..];
     let (lives, found) = last_look(trial, request, |qmp| {
         let pages = |payload: &Payload| payload.data.len().next_multiple_of(4096) as u64;
@@ -141,14 +141,14 @@ fn loadables(trial: &mut Trial<'_>, machine: &str, orders: &Orders, modes: Modes
 }
 
 /// The kernel and two loadables, neither of whole pages.
-fn with_loadables(kernel: &Built) -> Vec<Payload> {
+pub fn with_loadables(kernel: &[u8]) -> Vec<Payload> {
     let loadable = |(number, load): (usize, u64)| Payload {
         name: format!("loadable-{number}"),
         description: "numbers that no memory holds by chance".to_owned(),
         data: (0..100_001 + number * 2_000_000).map(|byte| (byte * 7 + byte / 251 + number) as u8 | 1).collect(),
         kind: Kind::Loadable { load },
     };
-    let mut payloads = vec![disk::payload("kernel", kernel.image.clone(), None)];
+    let mut payloads = vec![disk::payload("kernel", kernel.to_vec(), None)];
     payloads.extend((1..).zip(LOADS).map(loadable));
     payloads
 }

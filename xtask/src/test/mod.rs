@@ -5,6 +5,7 @@
 //! filter leaves out, so one case is repeated by its name alone.
 
 mod case;
+mod controls;
 mod cpus;
 mod debugger;
 mod devices;
@@ -53,7 +54,8 @@ Examples:
   cargo xtask test --list
   cargo xtask test host                           the crates' own tests
   cargo xtask test refused                        every case whose name has that in it
-  cargo xtask test matrix/nvhe-hot-same-modern    the one case of that name")]
+  cargo xtask test matrix/nvhe-hot-same-modern    the one case of that name
+  cargo xtask test controls                       each safety step, left out: what is seen then")]
 pub struct TestOptions {
     /// The name of a case, or a part of the names of some
     filter: Option<String>,
@@ -63,6 +65,9 @@ pub struct TestOptions {
     /// What the cases' random choices are drawn from, decimal or 0x… [default: drawn anew and printed]
     #[arg(long, value_name = "S", value_parser = parse_seed)]
     seed: Option<u64>,
+    /// Write docs/controls.md from what the negative controls saw, instead of holding it against that
+    #[arg(long)]
+    bless: bool,
     /// Install what is missing without asking
     #[arg(long)]
     yes: bool,
@@ -72,7 +77,8 @@ impl TestOptions {
     /// Does it; gives the exit code.
     pub fn perform(&self) -> Result<u8> {
         let config = Arc::new(Config::read(&crate::root())?);
-        let chosen = choose(cases(&config), self.filter.as_deref())?;
+        let seen = Arc::default();
+        let chosen = choose(cases(&config, &seen), self.filter.as_deref())?;
         if self.list {
             chosen.iter().for_each(|case| println!("{}", case.name));
             return Ok(0);
@@ -90,13 +96,14 @@ impl TestOptions {
         if !on_machines.is_empty() {
             let lab = Lab { config, kernel: Arc::new(kernel_build::build()?), seed };
             runner::side_by_side(&on_machines, &lab, &mut tally)?;
+            tally.hold("controls", seen.close(self.bless));
         }
         Ok(tally.close())
     }
 }
 
 /// Every case. Those that mostly wait come first among the machines', so that the others fill the time.
-fn cases(config: &Config) -> Vec<Case> {
+fn cases(config: &Config, seen: &Arc<controls::Seen>) -> Vec<Case> {
     let mut cases = host::cases();
     cases.extend(hang::cases());
     cases.extend(failing::cases());
@@ -108,6 +115,7 @@ fn cases(config: &Config) -> Vec<Case> {
     cases.extend(exceptions::cases());
     cases.extend(map::cases());
     cases.extend(memory::cases());
+    cases.extend(controls::cases(seen));
     cases.extend(refused::cases());
     cases
 }
@@ -134,16 +142,25 @@ mod tests {
 
     fn names(filter: &str) -> Vec<String> {
         let config = Config::read(&crate::root()).unwrap();
-        choose(cases(&config), Some(filter)).unwrap().into_iter().map(|case| case.name).collect()
+        choose(cases(&config, &Arc::default()), Some(filter)).unwrap().into_iter().map(|case| case.name).collect()
     }
 
     #[test]
     fn no_two_cases_have_one_name_and_each_has_a_suite() {
         let config = Config::read(&crate::root()).unwrap();
-        let cases = cases(&config);
+        let cases = cases(&config, &Arc::default());
         let names: BTreeSet<_> = cases.iter().map(|case| case.name.as_str()).collect();
         assert_eq!(names.len(), cases.len());
         assert!(names.iter().all(|name| name.split('/').count() == 2), "{names:?}");
+    }
+
+    #[test]
+    fn each_step_that_another_case_shows_names_one() {
+        let config = Config::read(&crate::root()).unwrap();
+        let cases = cases(&config, &Arc::default());
+        for name in controls::elsewhere() {
+            assert!(cases.iter().any(|case| case.name == name), "{name}");
+        }
     }
 
     #[test]
@@ -156,7 +173,7 @@ mod tests {
     #[test]
     fn a_filter_that_names_nothing_is_a_usage_error() {
         let config = Config::read(&crate::root()).unwrap();
-        let error = choose(cases(&config), Some("matrix/pdp11")).err().unwrap();
+        let error = choose(cases(&config, &Arc::default()), Some("matrix/pdp11")).err().unwrap();
         assert!(error.is::<Usage>() && error.to_string().contains("matrix/pdp11"));
     }
 }

@@ -15,6 +15,13 @@ pub const UNDEFINED: u32 = 0;
 pub const RET: u32 = 0xd65f_03c0;
 /// `eret`.
 pub const ERET: u32 = 0xd69f_03e0;
+/// `nop`.
+pub const NOP: u32 = 0xd503_201f;
+/// `ret`.
+pub const RET: u32 = 0xd65f_03c0;
+
+/// How far behind a symbol an instruction is looked for.
+const NEAR: usize = 0x300;
 
 /// An Image to be changed.
 pub struct Patched<'a> {
@@ -38,14 +45,64 @@ impl<'a> Patched<'a> {
 
     /// Puts `word` in place of the first instruction `was` behind the symbol.
     pub fn replace(mut self, name: &str, was: u32, word: u32) -> Result<Self> {
-        const NEAR: usize = 0x200;
-        let start = self.address(name)?;
-        let found = (start..start + NEAR).step_by(4).find(|&at| self.image[at..at + 4] == was.to_le_bytes());
-        let Some(at) = found else {
+        let Some(at) = self.near(name)?.find(|&at| self.word(at) == was) else {
             bail!("there is no instruction {was:#010x} in the {NEAR:#x} bytes from {name} on")
         };
         self.put(at, word);
         Ok(self)
+    }
+
+    /// Leaves a routine out: it returns at once.
+    pub fn skip(self, name: &str) -> Result<Self> {
+        self.at(name, 0, RET)
+    }
+
+    /// Leaves a routine out: it returns `x0` at once.
+    pub fn answer(self, name: &str, x0: u16) -> Result<Self> {
+        let movz = 0xd280_0000 | u32::from(x0) << 5;
+        self.at(name, 0, movz)?.at(name, 4, RET)
+    }
+
+    /// Leaves a routine out: it returns at once an `Option` that it was to write where x0 points, as `None`.
+    pub fn answer_none(self, name: &str) -> Result<Self> {
+        const CLEAR: u32 = 0xf900_001f; // str xzr, [x0]
+        self.at(name, 0, CLEAR)?.at(name, 4, RET)
+    }
+
+    /// Puts `word` at `offset` bytes from the first `bl` to `callee` behind the symbol.
+    pub fn at_call(mut self, name: &str, callee: &str, offset: isize, word: u32) -> Result<Self> {
+        let to = self.address(callee)?;
+        let calls = |at: usize| {
+            let words = (self.word(at) << 6).cast_signed() >> 6; // sign of the 26 bits
+            self.word(at) >> 26 == 0b10_0101 && at.wrapping_add_signed(words as isize * 4) == to
+        };
+        let Some(at) = self.near(name)?.find(|&at| calls(at)) else {
+            bail!("{callee} is not called in the {NEAR:#x} bytes from {name} on")
+        };
+        self.put(at.wrapping_add_signed(offset), word);
+        Ok(self)
+    }
+
+    /// Leaves out the first store behind the symbol that goes to a device's register at `offset`. (safe-mmio stores to a plain address,
+    /// which is made by the `add` before.)
+    pub fn no_store_to(mut self, name: &str, offset: u32) -> Result<Self> {
+        let adds = |word: u32| word & 0xffff_fc00 == 0x9100_0000 | offset << 10;
+        let stores = |word: u32, base: u32| word & 0xffff_ffe0 == 0xb900_0000 | base << 5;
+        let hit = |at: &usize| adds(self.word(*at)) && stores(self.word(at + 4), self.word(*at) & 31);
+        let Some(at) = self.near(name)?.find(hit) else {
+            bail!("there is no store to a register at {offset:#x} in the {NEAR:#x} bytes from {name} on")
+        };
+        self.put(at + 4, NOP);
+        Ok(self)
+    }
+
+    fn near(&self, name: &str) -> Result<impl Iterator<Item = usize> + use<>> {
+        let start = self.address(name)?;
+        Ok((start..start + NEAR).step_by(4))
+    }
+
+    fn word(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.image[at..at + 4].try_into().expect("four bytes"))
     }
 
     fn put(&mut self, at: usize, word: u32) {

@@ -73,6 +73,11 @@ impl Tally {
         }
     }
 
+    /// Counts something that is to be so once all cases were made, where it is not.
+    pub fn hold(&mut self, name: &str, held: Result<()>) {
+        self.failed.extend(held.err().map(|error| (name.to_owned(), format!("{error:#}"))));
+    }
+
     /// Tells of those that failed, and how many there were of each; gives the exit code.
     pub fn close(self) -> u8 {
         for (name, words) in &self.failed {

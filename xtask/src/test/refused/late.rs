@@ -39,16 +39,12 @@ pub(super) fn cases() -> Vec<Case> {
 /// A byte of what the booted kernel has checksummed is turned over before the second look. It then goes on with the second
 /// configuration: the control block has become writable again.
 fn changed(trial: &mut Trial<'_>, from_last: usize, says: &str) -> Result<()> {
-    let checksummed = returns(trial.kernel(), "relocate_crc32c")?;
+    let kernel = trial.kernel();
     let orders = Orders { append: vec!["on-refusal=continue".to_owned()], ..trial.orders() };
     let mut request = trial.request("nvhe", &orders)?;
     request.disk = Disk::Bytes(disks::two(trial.kernel()).into());
     let outcome = debugged(trial, request, |mut gdb| {
-        let first = first_look(&mut gdb, LOADED + checksummed)?;
-        // The last byte of the range.
-        let at = first[first.len() - 1 - from_last] - 1;
-        let byte = gdb.memory(at, 1)?[0];
-        gdb.write(at, &[byte ^ 1])?;
+        damage(&mut gdb, kernel, from_last)?;
         gdb.detach()
     })?;
     ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
@@ -57,6 +53,14 @@ fn changed(trial: &mut Trial<'_>, from_last: usize, says: &str) -> Result<()> {
     alive(&lives[0], &[says])?;
     ensure!(lives[1..].iter().all(|life| life.refused.is_empty()), "a later generation refused as well");
     Ok(())
+}
+
+/// Turns over the last byte of a range that the booted kernel has checksummed, before the second look.
+pub fn damage(gdb: &mut Gdb, kernel: &Built, from_last: usize) -> Result<()> {
+    let first = first_look(gdb, LOADED + returns(kernel, "relocate_crc32c")?)?;
+    let at = first[first.len() - 1 - from_last] - 1;
+    let byte = gdb.memory(at, 1)?[0];
+    gdb.write(at, &[byte ^ 1])
 }
 
 /// Where each range ends that is checksummed, until the first one's turn comes again.

@@ -5,7 +5,7 @@
 
 mod disks;
 mod images;
-mod late;
+pub mod late;
 mod places;
 
 use std::sync::Arc;
