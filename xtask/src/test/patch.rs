@@ -72,14 +72,20 @@ impl<'a> Patched<'a> {
     /// Puts `word` at `offset` bytes from the first `bl` to `callee` behind the symbol.
     pub fn at_call(mut self, name: &str, callee: &str, offset: isize, word: u32) -> Result<Self> {
         let to = self.address(callee)?;
-        let calls = |at: usize| {
-            let words = (self.word(at) << 6).cast_signed() >> 6; // sign of the 26 bits
-            self.word(at) >> 26 == 0b10_0101 && at.wrapping_add_signed(words as isize * 4) == to
-        };
-        let Some(at) = self.near(name)?.find(|&at| calls(at)) else {
+        let Some(at) = self.near(name)?.find(|&at| called(at, self.word(at)) == Some(to)) else {
             bail!("{callee} is not called in the {NEAR:#x} bytes from {name} on")
         };
         self.put(at.wrapping_add_signed(offset), word);
+        Ok(self)
+    }
+
+    /// Leaves out the `nth` `b.ne` behind the symbol, counted from 0.
+    pub fn never_branch(mut self, name: &str, nth: usize) -> Result<Self> {
+        let branches = |at: &usize| self.word(*at) & 0xff00_001f == 0x5400_0001;
+        let Some(at) = self.near(name)?.filter(branches).nth(nth) else {
+            bail!("there are not {} b.ne in the {NEAR:#x} bytes from {name} on", nth + 1)
+        };
+        self.put(at, NOP);
         Ok(self)
     }
 
@@ -111,5 +117,25 @@ impl<'a> Patched<'a> {
 
     fn address(&self, name: &str) -> Result<usize> {
         Ok(usize::try_from(self.kernel.symbol(name)?)?)
+    }
+}
+
+/// Where a `bl` at this place goes.
+fn called(at: usize, word: u32) -> Option<usize> {
+    // 26 bits with a sign, in words.
+    let offset = (word << 6).cast_signed() >> 4;
+    (word >> 26 == 0b10_0101).then(|| at.wrapping_add_signed(offset as isize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_goes_forwards_and_backwards_and_nothing_else_is_one() {
+        assert_eq!(called(0x1000, 0x9400_0002), Some(0x1008));
+        assert_eq!(called(0x1000, 0x97ff_ffff), Some(0xffc));
+        assert_eq!(called(0x1000, HANG), None);
+        assert_eq!(called(0x1000, RET), None);
     }
 }

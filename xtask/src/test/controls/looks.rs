@@ -24,8 +24,7 @@ use super::super::{
 pub type Look = fn(&mut Trial<'_>, Request, &Orders, Modes) -> Result<Vec<String>>;
 
 /// What a console's line has that complains.
-const COMPLAINTS: [&str; 5] =
-    [marker::REFUSED, marker::EMERGENCY, "which a predecessor left", "was not started", "FAILED"];
+const COMPLAINTS: [&str; 4] = [marker::REFUSED, marker::EMERGENCY, "was not started", "FAILED"];
 
 /// The generations, as they tell of themselves.
 pub fn lives(trial: &mut Trial<'_>, request: Request, orders: &Orders, modes: Modes) -> Result<Vec<String>> {

@@ -13,7 +13,7 @@ mod steps;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     disk, fit,
@@ -79,6 +79,8 @@ struct Experiment {
     /// What is told where it is left out. `None`: all goes well without it too, for a reason that the step gives; when that changes, the control is to
     /// be made a real one.
     red: Option<&'static str>,
+    /// It is a refusal that tells, and the generation lives on, all its memory given back.
+    lives_on: bool,
 }
 
 /// The two kernels of a run.
@@ -107,6 +109,7 @@ const PLAIN: Experiment = Experiment {
     look: looks::lives,
     green: None,
     red: None,
+    lives_on: false,
 };
 
 /// A run that hangs is to end soon; a host that is busy with other things takes much longer than a generation.
@@ -151,6 +154,11 @@ impl Experiment {
         let Some(evidence) = has(&red, words) else {
             bail!("without the step, \"{words}\" is not among what is told: {red:#?}")
         };
+        let lives_on = |console: &str| console.contains("lives on, all its memory given back");
+        ensure!(
+            lives_on(&trial.last().context("no run was made")?.console) || !self.lives_on,
+            "no generation lived on after \"{evidence}\""
+        );
         Ok(evidence.clone())
     }
 

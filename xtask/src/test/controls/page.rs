@@ -84,9 +84,18 @@ fn same(path: &Path, page: &str) -> Result<()> {
 
 fn page(seen: &BTreeMap<&'static str, String>) -> String {
     let mut page = HEAD.to_owned();
+    // Writing to a String cannot fail.
+    let _ = writeln!(page, "\n| step | without it | shown by |\n|---|---|---|");
+    for Step { name, without, shown, .. } in STEPS {
+        let case = match shown {
+            Shown::Here(_) => format!("`controls/{name}`"),
+            Shown::By(case, _) => format!("`{case}`"),
+            Shown::CacheModel => "cache model".to_owned(),
+        };
+        let _ = writeln!(page, "| [{name}](#{name}) | {without} | {case} |");
+    }
     for step in STEPS {
         let Step { name, does, at: [file, symbol], without, shown } = step;
-        // Writing to a String cannot fail.
         let _ = writeln!(page, "\n## {name}\n\n{}. `{file}`, `{symbol}`.\n", capital(does));
         let _ = match shown {
             Shown::Here(experiment) => writeln!(

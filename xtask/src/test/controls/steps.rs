@@ -44,8 +44,9 @@ const STORE_NOTHING: u32 = 0x9100_4129;
 /// `str x10, [x21, #32]`: into the next image's header, where nobody reads.
 const DAMAGE: u32 = 0xf900_12aa;
 
-/// PSCI's DENIED, as smccc's errors are numbered.
-const DENIED: u16 = 2;
+/// Which `b.ne` of stub_calls is for what is no call, and which for an address that is not aligned.
+const NOT_HVC: usize = 0;
+const MISALIGNED: usize = 2;
 
 /// Four CPUs.
 const CPUS: &[&str] = &["-smp", "4"];
@@ -65,7 +66,7 @@ pub const STEPS: &[Step] = &[
         shown: Shown::Here(Experiment {
             how: "the store of 0 to Status is left out",
             omitted: Kernels { booted: |kernel| kernel.no_store_to("core::ptr::drop_in_place<kernel::disk::Disk>", 0x70), ..WHOLE },
-            red: Some("is not in reset (Status"), ..PLAIN
+            red: Some("is not in reset (Status"), lives_on: true, ..PLAIN
         }),
     },
     Step {
@@ -88,19 +89,15 @@ pub const STEPS: &[Step] = &[
         shown: Shown::Here(Experiment {
             how: "turn_off spins", args: CPUS,
             omitted: Kernels { booted: |kernel| kernel.at("kernel::cpus::turn_off", 0, HANG), ..WHOLE },
-            red: Some("does not stop: it would run on in memory that is overwritten"), ..PLAIN
+            red: Some("does not stop: it would run on in memory that is overwritten"), lives_on: true, ..PLAIN
         }),
     },
     Step {
         name: "cpu-off-granted",
-        does: "CPU_OFF is granted",
-        at: ["kernel/src/cpus.rs", "turn_off"],
-        without: "the CPU says that it was denied; the restart is refused, the CPU named; the generation lives on",
-        shown: Shown::Here(Experiment {
-            how: "turn_off answers DENIED", args: CPUS,
-            omitted: Kernels { booted: |kernel| kernel.answer("kernel::cpus::turn_off", DENIED), ..WHOLE },
-            red: Some("was denied PSCI CPU_OFF: it would run on in memory that is overwritten"), ..PLAIN
-        }),
+        does: "CPU_OFF comes back only where it was denied, and the CPU says so",
+        at: ["kernel/src/cpus.rs", "leave, turn_off"],
+        without: "the restart would wait for a CPU that goes on working",
+        shown: Shown::By("cpus/one-is-denied", "CPU 1 (MPIDR 0x1) was denied PSCI CPU_OFF: it would run on in memory that is overwritten"),
     },
     Step {
         name: "affinity-info",
@@ -122,7 +119,7 @@ pub const STEPS: &[Step] = &[
         shown: Shown::Here(Experiment {
             how: "Timer::off returns at once", args: CPUS,
             omitted: Kernels { booted: |kernel| kernel.skip("kernel::timer::Timer::off"), ..WHOLE },
-            red: Some("the timer on, which a predecessor left"), ..PLAIN
+            red: Some("INTID 27 pending timer on"), ..PLAIN
         }),
     },
     Step {
@@ -133,7 +130,7 @@ pub const STEPS: &[Step] = &[
         shown: Shown::Here(Experiment {
             how: "disable_all returns at once", args: CPUS, append: PROVOKE,
             omitted: Kernels { booted: |kernel| kernel.skip("kernel::gic::Bank::disable_all"), ..WHOLE },
-            red: Some(" enabled, which a predecessor left"), ..PLAIN
+            red: Some("INTID 255 enabled\", \"CPU 0 (MPIDR 0x0): INTID 0 enabled\""), ..PLAIN
         }),
     },
     Step {
@@ -144,7 +141,7 @@ pub const STEPS: &[Step] = &[
         shown: Shown::Here(Experiment {
             how: "clear_pending returns at once", append: PROVOKE,
             omitted: Kernels { booted: |kernel| kernel.skip("kernel::gic::Bank::clear_pending"), ..WHOLE },
-            red: Some(" interrupt 0 pending,"), ..PLAIN
+            red: Some("CPU 0 (MPIDR 0x0): INTID 0 pending"), ..PLAIN
         }),
     },
     Step {
@@ -155,7 +152,7 @@ pub const STEPS: &[Step] = &[
         shown: Shown::Here(Experiment {
             how: "clear_pending returns at once", append: PROVOKE, args: GICV2,
             omitted: Kernels { booted: |kernel| kernel.skip("kernel::gic::Bank::clear_pending"), ..WHOLE },
-            red: Some(" interrupt 0 pending,"), ..PLAIN
+            red: Some("CPU 0 (MPIDR 0x0): INTID 0 pending"), ..PLAIN
         }),
     },
     Step {
@@ -166,7 +163,7 @@ pub const STEPS: &[Step] = &[
         shown: Shown::Here(Experiment {
             how: "deactivate returns at once", append: PROVOKE,
             omitted: Kernels { booted: |kernel| kernel.skip("kernel::gic::Bank::deactivate"), ..WHOLE },
-            red: Some(" active, which a predecessor left"), ..PLAIN
+            red: Some("shared by all CPUs: INTID 255 active"), ..PLAIN
         }),
     },
     Step {
@@ -177,7 +174,7 @@ pub const STEPS: &[Step] = &[
         shown: Shown::Here(Experiment {
             how: "no_priority_runs returns at once", append: PROVOKE,
             omitted: Kernels { booted: |kernel| kernel.skip("kernel::gic::Gic::no_priority_runs"), ..WHOLE },
-            red: Some(" a priority running, which a predecessor left"), ..PLAIN
+            red: Some("CPU 0 (MPIDR 0x0): one never ended"), ..PLAIN
         }),
     },
     Step {
@@ -188,7 +185,7 @@ pub const STEPS: &[Step] = &[
         shown: Shown::Here(Experiment {
             how: "leave_cpu returns at once", args: CPUS, append: PROVOKE,
             omitted: Kernels { booted: |kernel| kernel.skip("kernel::gic::Gic::leave_cpu"), ..WHOLE },
-            red: Some("CPU 3 (MPIDR 0x3) was entered with interrupt 0 enabled,"), ..PLAIN
+            red: Some("CPU 3 (MPIDR 0x3): INTID 0 enabled"), ..PLAIN
         }),
     },
     Step {
@@ -199,18 +196,18 @@ pub const STEPS: &[Step] = &[
         shown: Shown::Here(Experiment {
             how: "leave returns at once", append: PROVOKE,
             omitted: Kernels { booted: |kernel| kernel.skip("kernel::gic::Gic::leave"), ..WHOLE },
-            red: Some("this generation was entered with interrupt "), ..PLAIN
+            red: Some("shared by all CPUs: INTID 255 enabled INTID 255 active"), ..PLAIN
         }),
     },
     Step {
         name: "sources-outside-destinations",
         does: "frames that lie in a destination are not taken for sources",
         at: ["kernel/src/memory.rs", "is_in_any"],
-        without: "the segments' rules refuse: a source would be overwritten before it is copied",
+        without: "the segments' rules refuse, since a source would be overwritten before it is copied; the generation lives on",
         shown: Shown::Here(Experiment {
             how: "is_in_any answers no", generations: 2, disk: where_frames_are,
             omitted: Kernels { booted: |kernel| kernel.answer("kernel::memory::is_in_any", 0), ..WHOLE },
-            red: Some("and could be overwritten before it is copied"), ..PLAIN
+            red: Some("and could be overwritten before it is copied"), lives_on: true, ..PLAIN
         }),
     },
     Step {
@@ -413,6 +410,29 @@ pub const STEPS: &[Step] = &[
         }),
     },
     Step {
+        name: "only-hvc-is-a-call",
+        does: "the stub takes an exception for a call only where ESR_EL2.EC says HVC",
+        at: ["boot/src/macros.rs", "stub_calls"],
+        without: "a trapped register read with x0 = 1 is taken for a SOFT_RESTART",
+        shown: Shown::Here(Experiment {
+            how: "the conformance suite runs, in both runs, and ends with such a read; `b.ne` behind the comparison is left out",
+            append: &["selftest=stub"],
+            omitted: Kernels { booted: |kernel| kernel.never_branch("stub_call_from_el1", NOT_HVC), ..WHOLE },
+            green: Some("!! exception slot=0000000000000008 esr=00000000623"), red: Some("selftest: FAILED: the trapped read restarted"), ..PLAIN
+        }),
+    },
+    Step {
+        name: "vectors-aligned",
+        does: "SET_VECTORS refuses an address that VBAR cannot hold",
+        at: ["boot/src/macros.rs", "stub_calls"],
+        without: "the call succeeds, and VBAR_EL2 is not what was asked for",
+        shown: Shown::Here(Experiment {
+            how: "the conformance suite runs, in both runs; `b.ne` behind the test is left out", append: &["selftest=stub"],
+            omitted: Kernels { booted: |kernel| kernel.never_branch("stub_call_from_el1", MISALIGNED), ..WHOLE },
+            look: looks::suite, green: Some("checks passed"), red: Some("FAILED"), ..PLAIN
+        }),
+    },
+    Step {
         name: "soft-restart-returns",
         does: "a SOFT_RESTART that comes back is told, and the CPU stops",
         at: ["relocate/src/control.S", "returned"],
@@ -440,6 +460,13 @@ pub const STEPS: &[Step] = &[
             omitted: Kernels { next: |kernel| kernel.replace("el2_setup", SET_HCR, NOP), ..WHOLE },
             red: Some("!! exception slot=0000000000000004 esr=000000003a000000"), ..PLAIN
         }),
+    },
+    Step {
+        name: "lpis-off",
+        does: "LPIs that a predecessor left on are turned off, or their tables kept out of our memory",
+        at: ["kernel/src/lpi.rs", "quiesce, turn_off"],
+        without: "the GIC writes to memory that it was given by another kernel",
+        shown: Shown::By("cpus/lpis-nvhe", "1 of the CPUs with LPIs on and tables in RAM; turned off"),
     },
     Step {
         name: "bss-cleared",
