@@ -1,0 +1,97 @@
+//! The linked kernel: its bytes and its symbols, as the linker made them.
+//!
+//! *When:* handed in by whoever has read the ELF. All addresses here are those of the link, at 0.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// What the model takes of an ELF.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// The flat Image.
+    pub image: Vec<u8>,
+    /// Where the pointers lie that RELR names.
+    pub pointers: Vec<u64>,
+    symbols: BTreeMap<String, u64>,
+}
+
+/// What the scenes are set up by.
+const NEEDED: &[&str] = &[
+    "_image_end",
+    "boot_stack_end",
+    "bss_end",
+    "bss_start",
+    "early_map",
+    "early_tables",
+    "early_tables_end",
+    "entry_record",
+    "exception_to_rust",
+    "exception_vectors",
+    "hyp_stub_vectors",
+    "relocate_code_end",
+    "relocate_enter",
+    "relocate_page_end",
+    "relocate_page_start",
+    "relocate_self",
+    "relr_applied",
+    "secondary_entry",
+    "text_end",
+    "text_start",
+];
+
+impl Kernel {
+    /// A kernel of these bytes and symbols.
+    ///
+    /// # Errors
+    ///
+    /// A symbol that the model needs and the kernel does not have: where it was renamed, tell the model.
+    pub fn new(image: Vec<u8>, symbols: BTreeMap<String, u64>, pointers: Vec<u64>) -> Result<Self, String> {
+        let kernel = Self { image, pointers, symbols };
+        let missing = NEEDED.iter().find(|name| !kernel.symbols.contains_key(**name));
+        let into_rust = ["entry", "secondary"].into_iter().find(|module| kernel.into_rust(module).is_none());
+        match missing.copied().or(into_rust) {
+            None => Ok(kernel),
+            Some(name) => Err(format!(
+                "the kernel has no symbol {name} (or no enter_kernel of that name), by which the model is set up"
+            )),
+        }
+    }
+
+    /// Where the symbol lies; it is one of those that were asked for.
+    ///
+    /// # Panics
+    ///
+    /// Where it is none of those.
+    #[must_use]
+    pub fn symbol(&self, name: &str) -> u64 {
+        *self.symbols.get(name).unwrap_or_else(|| panic!("NEEDED does not name {name}"))
+    }
+
+    /// Where a module of boot goes into Rust.
+    #[must_use]
+    pub fn into_rust(&self, module: &str) -> Option<u64> {
+        let mut named = self.symbols.iter().filter(|(name, _)| name.contains("enter_kernel") && name.contains(module));
+        named.next().map(|(_, address)| *address)
+    }
+
+    /// From one symbol to another.
+    #[must_use]
+    pub fn range(&self, start: &str, end: &str) -> Range<u64> {
+        self.symbol(start)..self.symbol(end)
+    }
+
+    /// The word at an address.
+    #[must_use]
+    pub fn word(&self, address: u64) -> u32 {
+        let at = address as usize;
+        u32::from_le_bytes(self.image[at..at + 4].try_into().expect("four bytes"))
+    }
+
+    /// The routine that an address lies in: the nearest symbol before it, but for those that only mark where something begins or ends.
+    #[must_use]
+    pub fn routine(&self, address: u64) -> (&str, u64) {
+        let marks = |name: &str| name.ends_with("_start") || name.ends_with("_end");
+        let before = self.symbols.iter().filter(|(name, at)| **at <= address && !marks(name));
+        before.max_by_key(|(_, at)| **at).map_or(("", 0), |(name, at)| (name, *at))
+    }
+}

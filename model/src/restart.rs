@@ -1,0 +1,244 @@
+//! The way out: from `relocate_enter` in the control page to the next image's first instruction.
+//!
+//! *When:* eight scenes, hot and cold, at EL1, over the private vectors (nVHE, with EL2 as the stub left it and with its MMU on) and under
+//! VHE. *On entry* all that the old kernel did not clean is dirty: its own text, tables and data over the destinations, the payloads in the
+//! source frames, the device tree that stays in place; memory beneath holds junk, and the I-cache the old kernel's text. *Leaves* what the
+//! arm64 boot protocol promises an image, and every breadcrumb in memory.
+
+use core::mem::offset_of;
+use std::ops::Range;
+
+use boot::breadcrumb;
+use boot::phys::{PAGE_SIZE, PhysAddr};
+use boot::sysreg::{asid, descriptor, hcr, mair, sctlr, spsr, tcr};
+use relocate::checksum::Crc32c;
+use relocate::control::{ARGUMENTS_OFFSET, Arguments, COLD, Check, HVC};
+use relocate::list;
+use relocate::segment::Segment;
+
+use crate::cpu::Cpu;
+use crate::failure::Wrong;
+use crate::kernel::Kernel;
+use crate::memory::{Access, Memory};
+use crate::scene::{Scene, expect, junk, put};
+use crate::system::registers::*;
+use crate::system::{Level, Processor, System};
+use crate::translation::{Leaf, Regime};
+
+/// Where the window of RAM begins, and how many pages it has.
+const BASE: u64 = 0x4020_0000;
+const PAGES: u64 = 32;
+const IMAGE: Range<u64> = pages(0, 5);
+const TREE: Range<u64> = pages(5, 1);
+/// Two runs of frames for the image's first four pages; its last stays in place.
+const SOURCES: [Range<u64>; 3] = [pages(8, 3), pages(6, 1), pages(4, 1)];
+/// Code and vectors, breadcrumbs, list, the copy's tables.
+const CONTROL: Range<u64> = pages(16, 8);
+const CODE: Range<u64> = pages(16, 2);
+const CRUMBS: Range<u64> = pages(18, 1);
+const LIST: Range<u64> = pages(19, 1);
+const COPY_TABLES: u64 = pages(20, 4).start;
+/// The running kernel's tables lie where the next image is copied to.
+const LIFE_TABLES: u64 = IMAGE.start;
+/// Those of whoever had EL2 before.
+const EL2_TABLES: u64 = pages(24, 4).start;
+
+const fn pages(first: u64, number: u64) -> Range<u64> {
+    BASE + first * PAGE_SIZE..BASE + (first + number) * PAGE_SIZE
+}
+
+/// How the kernel lives that leaves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Mode {
+    El1,
+    /// Over the stub; EL2's MMU as a resident hypervisor may have left it.
+    Nvhe {
+        el2_on: bool,
+    },
+    Vhe,
+}
+
+/// All of them.
+#[must_use]
+pub fn scenes(kernel: &Kernel) -> Vec<Scene> {
+    let modes = [
+        ("el1", Mode::El1),
+        ("nvhe", Mode::Nvhe { el2_on: false }),
+        ("nvhe, EL2 on", Mode::Nvhe { el2_on: true }),
+        ("vhe", Mode::Vhe),
+    ];
+    let each = |cold: bool| {
+        modes.map(|(name, mode)| scene(kernel, &format!("{} {name}", if cold { "cold" } else { "hot" }), mode, cold))
+    };
+    [false, true].into_iter().flat_map(each).collect()
+}
+
+fn scene(kernel: &Kernel, name: &str, mode: Mode, cold: bool) -> Scene {
+    let image = junk(1, IMAGE.end - IMAGE.start);
+    let tree = junk(2, PAGE_SIZE);
+    let mut memory = Memory::new(BASE, junk(3, PAGES * PAGE_SIZE));
+
+    // The control block: in memory, as `Staged::new` leaves it.
+    let moved = kernel.range("relocate_page_start", "relocate_page_end");
+    let mut code = kernel.image[moved.start as usize..moved.end as usize].to_vec();
+    let flags = if cold { COLD } else { 0 } | if matches!(mode, Mode::Nvhe { .. }) { HVC } else { 0 };
+    let sources = SOURCES.map(|run| PhysAddr(run.start)..PhysAddr(run.end));
+    let head = fill_list(&mut memory, &sources);
+    arguments(&mut code[ARGUMENTS_OFFSET as usize..], head, flags, &image, &tree);
+    memory.beneath_mut(&CODE).copy_from_slice(&code);
+    memory.beneath_mut(&CRUMBS).fill(0);
+    put(memory.beneath_mut(&CRUMBS), 0, breadcrumb::BYE as u64 + breadcrumb::REACHED);
+    memory.beneath_mut(&(COPY_TABLES..COPY_TABLES + 4 * PAGE_SIZE)).copy_from_slice(&tables(COPY_TABLES));
+    memory.beneath_mut(&(EL2_TABLES..EL2_TABLES + 4 * PAGE_SIZE)).copy_from_slice(&tables(EL2_TABLES));
+
+    // What the kernel wrote and did not clean.
+    memory.dirty(IMAGE.start, &tables(LIFE_TABLES));
+    memory.dirty(TREE.start, &tree);
+    let mut rest = image.as_slice();
+    for run in SOURCES {
+        let (part, behind) = rest.split_at((run.end - run.start) as usize);
+        memory.dirty(run.start, part);
+        rest = behind;
+    }
+    memory.remember(IMAGE.start, &junk(4, IMAGE.end - IMAGE.start));
+
+    for range in [IMAGE, TREE, CONTROL, pages(24, 4)].into_iter().chain(SOURCES) {
+        memory.allow(Access::Read, range);
+    }
+    memory.allow(Access::Write, IMAGE);
+    memory.allow(Access::Write, CRUMBS);
+    memory.allow(Access::Execute, CODE);
+
+    let level = if mode == Mode::Vhe { Level::El2 } else { Level::El1 };
+    let mut system = System::new(if mode == Mode::El1 { Processor::Plain } else { Processor::Rich });
+    let (life, el2) = match mode {
+        Mode::Vhe => ([SCTLR_EL2, TTBR0_EL2, TCR_EL2, MAIR_EL2], hcr::VHE),
+        _ => ([SCTLR_EL1, TTBR0_EL1, TCR_EL1, MAIR_EL1], hcr::NVHE),
+    };
+    let values = [sctlr::MMU_ON, LIFE_TABLES | asid::LIFE << asid::SHIFT, tcr::VALUE, mair::VALUE];
+    life.into_iter().zip(values).for_each(|(register, value)| system.set(register, value));
+    system.set(HCR_EL2, el2);
+    if let Mode::Nvhe { el2_on } = mode {
+        system.set(VBAR_EL2, CODE.end - PAGE_SIZE / 2);
+        system.set(SCTLR_EL2, sctlr::EL2_MMU_OFF | if el2_on { sctlr::M | sctlr::C | sctlr::I } else { 0 });
+        [(TTBR0_EL2, EL2_TABLES), (TCR_EL2, tcr::VALUE), (MAIR_EL2, mair::VALUE)]
+            .into_iter()
+            .for_each(|(register, value)| system.set(register, value));
+    }
+    // The kernel has used its map, and the TLB remembers.
+    for page in (BASE..pages(PAGES, 0).start).step_by(PAGE_SIZE as usize) {
+        let executable = CODE.contains(&page);
+        let leaf = Leaf { page, normal: true, writable: !executable, executable };
+        let regime = if mode == Mode::Vhe { Regime::El20 } else { Regime::El10 };
+        memory.tlb.keep(regime, asid::LIFE as u16, page, leaf);
+    }
+
+    let start = Cpu::new(system, memory, level, kernel.symbol("relocate_enter") - moved.start + CODE.start);
+    let contract = move |cpu: &mut Cpu| contract(cpu, mode, &image, &tree);
+    Scene {
+        name: name.to_owned(),
+        code: moved,
+        placed: CODE.start,
+        start,
+        stop: IMAGE.start,
+        milestones: Vec::new(),
+        contract: Box::new(contract),
+    }
+}
+
+fn fill_list(memory: &mut Memory, sources: &[Range<PhysAddr>]) -> u64 {
+    let in_place = [PhysAddr(TREE.start)..PhysAddr(TREE.end)];
+    let segments = [
+        Segment { name: "kernel", destination: PhysAddr(IMAGE.start)..PhysAddr(IMAGE.end), source: sources },
+        Segment { name: "tree", destination: in_place[0].clone(), source: &in_place },
+    ];
+    let mut page = [[0; list::ENTRIES_PER_PAGE]];
+    let head = list::build(&segments, &mut page, PhysAddr(LIST.start)).expect("a short list");
+    let bytes = page[0].iter().flat_map(|entry| entry.to_le_bytes()).collect::<Vec<_>>();
+    memory.beneath_mut(&LIST).copy_from_slice(&bytes);
+    head
+}
+
+fn arguments(bytes: &mut [u8], head: u64, flags: u64, image: &[u8], tree: &[u8]) {
+    for (at, value) in [
+        (offset_of!(Arguments, head), head),
+        (offset_of!(Arguments, copy_ttbr0), COPY_TABLES | asid::COPY << asid::SHIFT),
+        (offset_of!(Arguments, entry), IMAGE.start),
+        (offset_of!(Arguments, dtb), TREE.start),
+        (offset_of!(Arguments, breadcrumbs), CRUMBS.start),
+        (offset_of!(Arguments, flags), flags),
+        (offset_of!(Arguments, uart), 0),
+        (offset_of!(Arguments, checks_used), 2),
+    ] {
+        put(bytes, at, value);
+    }
+    for (index, (range, held)) in [(IMAGE, image), (TREE, tree)].into_iter().enumerate() {
+        let check = &mut bytes[offset_of!(Arguments, checks) + index * size_of::<Check>()..];
+        put(check, offset_of!(Check, start), range.start);
+        put(check, offset_of!(Check, end), range.end);
+        put(check, offset_of!(Check, crc32c), Crc32c::default().update(held).value().into());
+    }
+}
+
+/// Four tables that map the window 1:1, page by page: the control page's code executable, the rest writable.
+fn tables(at: u64) -> Vec<u8> {
+    let mut bytes = vec![0; 4 * PAGE_SIZE as usize];
+    for (level, shift) in [39, 30, 21].into_iter().enumerate() {
+        let next = at + (level as u64 + 1) * PAGE_SIZE;
+        put(
+            &mut bytes,
+            level * PAGE_SIZE as usize + (BASE >> shift & 0x1ff) as usize * 8,
+            next | descriptor::TABLE_OR_PAGE,
+        );
+    }
+    for page in (BASE..pages(PAGES, 0).start).step_by(PAGE_SIZE as usize) {
+        let leaf = if CODE.contains(&page) { descriptor::TEXT } else { descriptor::DATA };
+        put(&mut bytes, 3 * PAGE_SIZE as usize + (page >> 12 & 0x1ff) as usize * 8, page | leaf);
+    }
+    bytes
+}
+
+/// What the next image is promised.
+fn contract(cpu: &mut Cpu, mode: Mode, image: &[u8], tree: &[u8]) -> Result<(), Wrong> {
+    let off = [(SCTLR_EL1, "SCTLR_EL1"), (SCTLR_EL2, "SCTLR_EL2")];
+    for (register, name) in off {
+        let value = cpu.system.get(register) & (sctlr::M | sctlr::C | sctlr::I | sctlr::EE);
+        expect(name, value, 0)?;
+        expect("a register that is not in effect", u64::from(!cpu.system.is_settled(register)), 0)?;
+    }
+    let level = if mode == Mode::El1 { Level::El1 } else { Level::El2 };
+    expect("the exception level", u64::from(cpu.level != level), 0)?;
+    expect("DAIF", cpu.daif, spsr::DAIF)?;
+    expect("x0", cpu.x[0], TREE.start)?;
+    (1..4).try_for_each(|register| expect("x1, x2 or x3", cpu.x[register], 0))?;
+    if !cpu.memory.is_quiet() {
+        return Err(Wrong::Pending);
+    }
+    for (name, range, held) in [("the image", IMAGE, image), ("the device tree", TREE, tree)] {
+        if let Some(line) = cpu.memory.dirty_line(&range) {
+            return Err(Wrong::DirtyLine(line));
+        }
+        if let Some(line) = cpu.memory.stale_line(&range) {
+            return Err(Wrong::StaleLine(line));
+        }
+        let found = cpu.memory.beneath(&range);
+        if let Some(at) = found.iter().zip(held).position(|(found, held)| found != held) {
+            return Err(Wrong::Content(name, range.start + at as u64));
+        }
+    }
+    if let Some(line) = cpu.memory.would_fetch(&IMAGE) {
+        return Err(Wrong::StaleInstruction(line));
+    }
+    // Clean lines that are older than the page do not matter: its reader invalidates it first. [I6]
+    if let Some(line) = cpu.memory.dirty_line(&CRUMBS) {
+        return Err(Wrong::DirtyLine(line));
+    }
+    for phase in 0..breadcrumb::PHASES.len() {
+        let slot = CRUMBS.start + (phase * breadcrumb::SLOT_SIZE) as u64;
+        let number = cpu.memory.beneath(&(slot..slot + 8));
+        if number != (phase as u64 + breadcrumb::REACHED).to_le_bytes() {
+            return Err(Wrong::Content("a breadcrumb", slot));
+        }
+    }
+    Ok(())
+}

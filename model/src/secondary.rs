@@ -1,0 +1,88 @@
+//! The way in of a secondary CPU: from PSCI's CPU_ON to its first line of Rust, in the map of the CPU that started it.
+//!
+//! *When:* entered at EL1, and at EL2 with and without what the EL2 set-up looks for. *On entry* the first CPU's map and this CPU's own page
+//! are clean to PoC, as the one that starts it promises; the TLB holds what a former kernel left.
+
+use core::mem::offset_of;
+
+use boot::own::Own;
+use boot::sysreg::{asid, mair, sctlr, spsr, tcr};
+
+use crate::adversary::Adversary;
+use crate::cpu::Cpu;
+use crate::entry::{self, BASE, JUNK};
+use crate::failure::Wrong;
+use crate::kernel::Kernel;
+use crate::memory::Access;
+use crate::scene::{Scene, expect, put};
+use crate::system::Level;
+use crate::system::registers::*;
+
+/// All of them.
+///
+/// # Panics
+///
+/// Where the first CPU's entry does not even hold against the friendliest of adversaries.
+#[must_use]
+pub fn scenes(kernel: &Kernel) -> Vec<Scene> {
+    entry::scenes(kernel).iter().map(|entry| scene(kernel, entry)).collect()
+}
+
+fn scene(kernel: &Kernel, entry: &Scene) -> Scene {
+    let placed = |name| BASE + kernel.symbol(name);
+    let (lived, _) = entry.play(Adversary::eager()).expect("the entry, undisturbed");
+    let mut memory = lived.memory.clone();
+    memory.settle();
+    // As the first CPU was entered.
+    memory.tlb = entry.start.memory.tlb.clone();
+    let own = placed("bss_start");
+    let root = placed("early_tables") | asid::LIFE << asid::SHIFT;
+    let page = memory.beneath_mut(&(own..own + size_of::<Own>() as u64));
+    put(page, offset_of!(Own, ttbr0), root);
+    put(page, offset_of!(Own, stack), JUNK);
+    memory.allow(Access::Read, own..own + size_of::<Own>() as u64);
+
+    let start = &entry.start;
+    let mut start = Cpu::new(start.system.clone(), memory, start.level, placed("secondary_entry"));
+    start.x = [JUNK; 31];
+    start.x[0] = own;
+    // PSCI's byte order is the caller's, which is ours.
+    let live = if start.level == Level::El1 { SCTLR_EL1 } else { SCTLR_EL2 };
+    start.system.set(live, start.system.get(live) & !sctlr::EE);
+    let contract = {
+        let vectors = placed("exception_vectors");
+        move |cpu: &mut Cpu| {
+            if !cpu.memory.is_quiet() {
+                return Err(Wrong::Pending);
+            }
+            if let Some(regime) = cpu.memory.tlb.left_behind() {
+                return Err(Wrong::LeftBehind(regime));
+            }
+            expect("the exception level", u64::from(cpu.level != Level::El1), 0)?;
+            expect("DAIF", cpu.daif, spsr::DAIF & !(1 << 8))?;
+            expect("x0", cpu.x[0], own)?;
+            expect("SP", cpu.system.get(SP_EL1), JUNK)?;
+            for (name, register, value) in [
+                ("SCTLR_EL1", SCTLR_EL1, sctlr::MMU_ON),
+                ("TTBR0_EL1", TTBR0_EL1, root),
+                ("TTBR1_EL1", TTBR1_EL1, 0),
+                ("MAIR_EL1", MAIR_EL1, mair::VALUE),
+                ("VBAR_EL1", VBAR_EL1, vectors),
+                ("TPIDR_EL1", TPIDR_EL1, own),
+            ] {
+                expect(name, cpu.system.get(register), value)?;
+                expect("a register that is not in effect", u64::from(!cpu.system.is_settled(register)), 0)?;
+            }
+            expect("TCR_EL1", cpu.system.get(TCR_EL1) & !(7 << tcr::IPS_SHIFT), tcr::VALUE)
+        }
+    };
+    Scene {
+        name: entry.name.replace("entry", "secondary"),
+        code: 0..kernel.symbol("text_end"),
+        placed: BASE,
+        start,
+        stop: BASE + kernel.into_rust("secondary").unwrap_or_default(),
+        milestones: Vec::new(),
+        contract: Box::new(contract),
+    }
+}

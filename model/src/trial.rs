@@ -1,0 +1,224 @@
+//! The trial: every scene against every adversary, then every mutation, and what nobody noticed held against the list of survivors.
+//!
+//! *When:* `cargo xtask check model`. The list, `survivors.txt` beside this crate's sources, names each mutation that no scene notices under the
+//! reason why that is so. *Refuses* the code as it is where a scene fails; a word of maintenance that no scene reaches; a survivor that
+//! is not on the list; and an entry of the list that is noticed after all, or is none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use crate::adversary::Adversary;
+use crate::failure::Failure;
+use crate::kernel::Kernel;
+use crate::mutate::{self, Mutation, Site};
+use crate::scene::{Linked, Scene};
+use crate::{entry, restart, secondary, stub};
+
+/// How many adversaries are drawn, besides those that have names. Found by trying: no mutation that 100 notice escapes these.
+pub const SEEDS: u64 = 10;
+
+/// Routines that end a CPU's life: their maintenance is for whoever reads the machine afterwards.
+const LAST_WORDS: &[&str] = &["emergency_exception"];
+
+/// The list, as it is committed.
+pub const SURVIVORS: &str = include_str!("../survivors.txt");
+
+/// Whom the code is up against.
+pub fn adversaries(seeds: u64) -> Vec<Adversary> {
+    let named = [Adversary::lazy(), Adversary::lazy_stores_first(), Adversary::prompt(), Adversary::eager()];
+    named.into_iter().chain((0..seeds).map(Adversary::drawn)).collect()
+}
+
+/// All scenes.
+#[must_use]
+pub fn scenes(kernel: &Kernel) -> Vec<Scene> {
+    [restart::scenes, entry::scenes, secondary::scenes, stub::scenes].iter().flat_map(|of| of(kernel)).collect()
+}
+
+/// What became of the trial: a table for people, and what is wrong.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Lines.
+    pub table: String,
+    /// What is wrong; nothing where it has passed.
+    pub wrong: Vec<String>,
+}
+
+/// Makes the trial against the named adversaries and so many drawn ones.
+#[must_use]
+pub fn trial(kernel: &Kernel, seeds: u64, survivors: &str) -> Outcome {
+    let mut outcome = Outcome::default();
+    let (scenes, adversaries) = (scenes(kernel), adversaries(seeds));
+    let runs: Vec<_> =
+        scenes.iter().flat_map(|scene| adversaries.iter().map(move |adversary| (scene, adversary))).collect();
+    let played = each(&runs, |(scene, adversary)| scene.play((*adversary).clone()));
+    let mut steps = 0;
+    let mut as_linked = Vec::new();
+    for ((scene, adversary), played) in runs.iter().zip(played) {
+        match played {
+            Ok((cpu, linked)) => {
+                steps += cpu.steps;
+                as_linked.push(linked);
+            }
+            Err(failure) => {
+                outcome.wrong.push(format!("{}: {}", by(scene, adversary), told(kernel, &failure)));
+                as_linked.push(Linked::default());
+            }
+        }
+    }
+    let _ = writeln!(
+        outcome.table,
+        "{} scenes x {} adversaries: {steps} instructions, as linked: {}",
+        scenes.len(),
+        adversaries.len(),
+        if outcome.wrong.is_empty() { "all contracts hold" } else { "NOT ALL CONTRACTS HOLD" }
+    );
+    if !outcome.wrong.is_empty() {
+        return outcome;
+    }
+
+    let code = [
+        kernel.range("relocate_page_start", "relocate_code_end"),
+        kernel.range("relocate_page_end", "exception_to_rust"),
+    ];
+    let sites = mutate::sites(kernel, &code);
+    let sites: Vec<_> = sites.iter().filter(|site| !LAST_WORDS.contains(&site.routine())).collect();
+    let mutations: Vec<(&Site, &Mutation)> =
+        sites.iter().flat_map(|site| site.mutations.iter().map(|mutation| (*site, mutation))).collect();
+    // The scenes in which the run as linked comes to the words, each adversary in turn: the first to notice is enough.
+    let plays: Vec<_> = (0..adversaries.len())
+        .flat_map(|a| (0..scenes.len()).map(move |s| (s, a)))
+        .map(|(s, a)| (&scenes[s], &adversaries[a], &as_linked[s * adversaries.len() + a]))
+        .collect();
+    let noticed = each(&mutations, |(site, mutation)| {
+        let reached = plays.iter().filter(|(_, _, linked)| linked.last.contains_key(&site.address));
+        reached.clone().next()?;
+        Some(reached.clone().any(|(scene, adversary, linked)| {
+            scene.play_changed((*adversary).clone(), &mutation.words, linked).is_err()
+        }))
+    });
+
+    let mut survived = BTreeSet::new();
+    let mut rows: BTreeMap<u64, (&str, [usize; 3])> = BTreeMap::new();
+    let mut unreached = BTreeSet::new();
+    for ((site, mutation), noticed) in mutations.iter().zip(noticed) {
+        let row = rows.entry(kernel.routine(site.address).1).or_insert((site.routine(), [0; 3]));
+        row.1[0] += 1;
+        match noticed {
+            None => drop(unreached.insert(&site.name)),
+            Some(true) => row.1[1] += 1,
+            Some(false) => {
+                row.1[2] += 1;
+                survived.insert(format!("{}: {}", site.name, mutation.how));
+            }
+        }
+    }
+    let _ = writeln!(outcome.table, "{:<22}{:>10}{:>10}{:>10}", "routine", "mutations", "noticed", "survive");
+    let mut sums = [0; 3];
+    for (routine, counts) in rows.values() {
+        let _ = writeln!(outcome.table, "{routine:<22}{:>10}{:>10}{:>10}", counts[0], counts[1], counts[2]);
+        sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
+    let _ = writeln!(
+        outcome.table,
+        "{:<22}{:>10}{:>10}{:>10}",
+        format!("{} words", sites.len()),
+        sums[0],
+        sums[1],
+        sums[2]
+    );
+
+    outcome.wrong.extend(unreached.iter().map(|site| format!("{site}: no scene comes to it")));
+    match listed(survivors) {
+        Err(wrong) => outcome.wrong.push(wrong),
+        Ok(listed) => {
+            let new = survived.difference(&listed);
+            outcome
+                .wrong
+                .extend(new.map(|name| format!("{name}: nobody notices, and survivors.txt has no reason for it")));
+            let gone = listed.difference(&survived);
+            outcome
+                .wrong
+                .extend(gone.map(|name| format!("{name}: stands in survivors.txt, and is noticed, or is no mutation")));
+        }
+    }
+    outcome
+}
+
+/// The names on the list. A line `= reason` stands above the entries that it is for; an entry is a site with its mutations, `|` between them.
+///
+/// # Errors
+///
+/// An entry without a reason, or one that stands there twice.
+pub fn listed(text: &str) -> Result<BTreeSet<String>, String> {
+    let mut names = BTreeSet::new();
+    let mut reason = "";
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if let Some(text) = line.strip_prefix('=') {
+            reason = text.trim();
+            continue;
+        }
+        let (site, hows) = line.rsplit_once(": ").ok_or_else(|| format!("survivors.txt: `{line}` is no entry"))?;
+        if reason.is_empty() {
+            return Err(format!("survivors.txt: `{line}` stands under no reason"));
+        }
+        for how in hows.split('|') {
+            let name = format!("{site}: {}", how.trim());
+            if !names.insert(name.clone()) {
+                return Err(format!("survivors.txt: `{name}` stands there twice"));
+            }
+        }
+    }
+    Ok(names)
+}
+
+fn by(scene: &Scene, adversary: &Adversary) -> String {
+    format!("{}, {}", scene.name, adversary.name)
+}
+
+fn told(kernel: &Kernel, failure: &Failure) -> String {
+    let (routine, start) = kernel.routine(failure.at);
+    format!("at {routine}+{:#x}: {}", failure.at - start, failure.wrong)
+}
+
+/// Does something with each item, on all of this host's CPUs.
+fn each<T: Sync, R: Send>(items: &[T], act: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let results: Vec<Mutex<Option<R>>> = items.iter().map(|_| Mutex::new(None)).collect();
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some((index, item)) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, items.get(n)?)))
+                {
+                    let result = act(item);
+                    *results[index].lock().expect("nobody panics with it") = Some(result);
+                }
+            });
+        }
+    });
+    let taken = results.into_iter().map(|result| result.into_inner().expect("nobody panics with it"));
+    taken.map(|result| result.expect("each was done")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_list_can_be_read() {
+        assert!(!listed(SURVIVORS).unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_entry_is_its_mutations_under_a_reason() {
+        let names = listed("# why\n= because\nmmu_off: isb #1: deleted | becomes dsb sy\n").unwrap();
+        assert_eq!(Vec::from_iter(names), ["mmu_off: isb #1: becomes dsb sy", "mmu_off: isb #1: deleted"]);
+        assert!(listed("mmu_off: isb #1: deleted").unwrap_err().contains("under no reason"));
+        assert!(listed("= because\nf: isb #1: deleted\nf: isb #1: deleted").unwrap_err().contains("twice"));
+        assert!(listed("= because\nisb").unwrap_err().contains("no entry"));
+    }
+}
