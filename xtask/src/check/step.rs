@@ -35,6 +35,8 @@ pub enum Act {
     Run(Run),
     /// By looking at the linked kernel; gives what is wrong with it.
     Look(fn(&Linked) -> Vec<String>),
+    /// By trying the linked kernel's code; gives what there is to see of that, and what is wrong.
+    Try(fn(&Linked) -> (String, Vec<String>)),
     /// By reading the files that git tracks or would; gives what is wrong with them.
     Read(fn(&[Text]) -> Vec<String>),
 }
@@ -55,6 +57,8 @@ pub struct Run {
 pub enum End {
     /// All is well.
     Passed,
+    /// All is well, and this is worth seeing.
+    Told(String),
     /// It could not be done, and why.
     Skipped(String),
     /// Something is wrong: what.
@@ -66,13 +70,13 @@ impl Step {
     pub fn line(&self) -> String {
         match &self.act {
             Act::Run(run) => run.line.clone(),
-            Act::Look(_) | Act::Read(_) => format!("cargo xtask check {}", self.name),
+            Act::Look(_) | Act::Try(_) | Act::Read(_) => format!("cargo xtask check {}", self.name),
         }
     }
 
     /// Does it need the kernel to be built?
     pub fn looks_at_the_kernel(&self) -> bool {
-        matches!(self.act, Act::Look(_))
+        matches!(self.act, Act::Look(_) | Act::Try(_))
     }
 
     /// Does it.
@@ -80,6 +84,10 @@ impl Step {
         let end = match &self.act {
             Act::Run(run) => run.perform(),
             Act::Look(look) => Linked::read().map(|linked| End::of(&look(&linked))),
+            Act::Try(act) => Linked::read().map(|linked| match act(&linked) {
+                (told, wrong) if wrong.is_empty() => End::Told(told),
+                (told, wrong) => End::Failed(format!("{told}\n{}", wrong.join("\n"))),
+            }),
             Act::Read(read) => texts::all().map(|texts| match texts {
                 Some(texts) => End::of(&read(&texts)),
                 None => End::Skipped("git does not say here which files are ours".to_owned()),

@@ -1,7 +1,7 @@
 //! What is checked, in order: the quick ones first.
 
 use super::{
-    contracts, header, layout, moved, relocations,
+    contracts, header, layout, model, moved, relocations,
     step::{Act, Run, Step},
     texts, vectors,
 };
@@ -36,12 +36,12 @@ pub fn all() -> Vec<Step> {
         run(
             "clippy-host",
             "clippy warns",
-            "cargo clippy --package boot --package relocate --package xtask --all-targets -- -D warnings",
+            "cargo clippy --package boot --package relocate --package model --package xtask --all-targets -- -D warnings",
         ),
         // The kernel's binary is for the bare-metal target only.
         run("clippy-kernel", "clippy warns", "cargo clippy --package kernel --lib --tests -- -D warnings"),
         run("clippy-target", "clippy warns", &format!("cargo clippy {rooms} {bare} -- -D warnings")),
-        run("doc-host", "rustdoc warns", &format!("{doc} {rooms} --package xtask")),
+        run("doc-host", "rustdoc warns", &format!("{doc} {rooms} --package model --package xtask")),
         run("doc-target", "rustdoc warns", &format!("{doc} {rooms} {bare}")),
         // `cargo doc` leaves the binary out: it has the library's name.
         run(
@@ -57,7 +57,16 @@ pub fn all() -> Vec<Step> {
         look("relocations", "the ELF asks for more than boot's own relocation routine does", relocations::wrong),
         look("moved", "the relocation code cannot run from a copy", moved::wrong),
         look("vectors", "a vector table does not fit its slots", vectors::wrong),
-        run("test-host", "a test fails", "cargo test --package boot --package relocate --package xtask"),
+        Step {
+            name: "model",
+            what: "what the CPU may do shows that maintenance is missing, or none",
+            act: Act::Try(model::trial),
+        },
+        run(
+            "test-host",
+            "a test fails",
+            "cargo test --package boot --package relocate --package model --package xtask",
+        ),
         run("test-kernel", "a test fails", "cargo test --package kernel --lib"),
         // The kernel's tests of whole FIT images take an hour there; they hold no unsafe code.
         needing(
