@@ -22,6 +22,9 @@ const RETRIES: usize = 3;
 /// Bytes of memory for one packet: QEMU's packets hold 4096 characters, two for a byte.
 const CHUNK: usize = 1024;
 
+/// Bytes of the general registers: 33 of 64 bits, and one of 32.
+const GENERAL: usize = 33 * 8 + 4;
+
 /// A stub that has been connected to, its guest stopped.
 pub struct Gdb {
     stream: UnixStream,
@@ -91,10 +94,34 @@ impl Gdb {
         self.expect_ok(&format!("M{address:x},{:x}:{digits}", bytes.len()))
     }
 
+    /// The general registers: x0 to x30, SP, PC, and PSTATE as CPSR has it.
+    pub fn general(&mut self) -> Result<[u64; 34]> {
+        let reply = self.ask("g")?;
+        let bytes =
+            from_hex(&reply).filter(|bytes| bytes.len() >= GENERAL).with_context(|| format!("registers: {reply}"))?;
+        let mut registers = [0; 34];
+        for (register, bytes) in registers.iter_mut().zip(bytes[..GENERAL].chunks(8)) {
+            *register = little_endian(bytes).unwrap_or_default();
+        }
+        Ok(registers)
+    }
+
+    /// Sets them.
+    pub fn set_general(&mut self, registers: &[u64; 34]) -> Result<()> {
+        let bytes = registers.iter().flat_map(|register| register.to_le_bytes());
+        let digits: String = bytes.take(GENERAL).map(|byte| format!("{byte:02x}")).collect();
+        self.expect_ok(&format!("G{digits}"))
+    }
+
+    /// Executes one instruction.
+    pub fn step(&mut self) -> Result<()> {
+        self.until_stopped("s")
+    }
+
     /// Runs until the instruction at `address` is next.
     pub fn run_to(&mut self, address: u64) -> Result<()> {
         // QEMU would stop at once where it stands at a breakpoint already: one step first.
-        self.until_stopped("s")?;
+        self.step()?;
         self.expect_ok(&format!("Z1,{address:x},4"))?;
         self.until_stopped("c")?;
         self.expect_ok(&format!("z1,{address:x},4"))?;

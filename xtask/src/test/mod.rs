@@ -20,6 +20,7 @@ mod last_look;
 mod map;
 mod matrix;
 mod memory;
+mod model;
 mod monitor;
 mod patch;
 mod plain;
@@ -116,6 +117,7 @@ fn cases(config: &Config, seen: &Arc<controls::Seen>) -> Vec<Case> {
     cases.extend(map::cases());
     cases.extend(memory::cases());
     cases.extend(controls::cases(seen));
+    cases.extend(model::cases());
     cases.extend(refused::cases());
     cases
 }
@@ -167,7 +169,7 @@ mod tests {
     fn a_whole_name_is_that_case_and_a_part_is_all_that_have_it() {
         assert_eq!(names("matrix/nvhe-hot-same-modern"), ["matrix/nvhe-hot-same-modern"]);
         assert!(names("nvhe-hot").len() > 1);
-        assert_eq!(names("host/").len(), 4);
+        assert_eq!(names("host/").len(), 5);
     }
 
     #[test]
