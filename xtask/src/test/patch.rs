@@ -17,8 +17,6 @@ pub const RET: u32 = 0xd65f_03c0;
 pub const ERET: u32 = 0xd69f_03e0;
 /// `nop`.
 pub const NOP: u32 = 0xd503_201f;
-/// `ret`.
-pub const RET: u32 = 0xd65f_03c0;
 
 /// How far behind a symbol an instruction is looked for.
 const NEAR: usize = 0x300;
