@@ -172,7 +172,7 @@ cpu_setup:
 
 // mmu_on — turns this CPU's EL1 MMU and caches on.
 //   in        x0 = TTBR0_EL1: root table, physical, 4 KiB aligned, and its ASID
-//   assumes   EL1h, MMU off; the tables map this code 1:1 and executable, and lie in memory past the caches  [I2, I4, I5]
+//   assumes   EL1h, MMU off; the tables map this code 1:1 and executable, and lie past the caches or were written by a CPU that shares them  [I2, I4, I5]
 //   out       MMU, D-cache and I-cache on
 //   clobbers  x9, x10, flags
 //   memory    touches none

@@ -68,7 +68,7 @@ pub fn flush() {
     log::logger().flush();
 }
 
-/// A writer for a panic: breaks whatever lock there is, for nobody else runs any more.
+/// A writer for a panic: breaks whatever lock there is. A CPU that is writing meanwhile spoils a line, which is less than silence.
 pub struct Last(Uart<'static>);
 
 impl Last {

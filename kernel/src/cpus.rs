@@ -139,6 +139,8 @@ impl Cpu {
     /// Takes its interrupts over, and lets them come.
     fn enter(&self) {
         *self.found.lock() = interrupts::enter(self);
+        // A call that came before this CPU could be called is lost, and must not be waited for. One that came since is pending.
+        self.is_called.store(false, Release);
         unmask();
     }
 }
@@ -180,18 +182,24 @@ impl Cpus {
     /// # Safety
     ///
     /// `blocks` is RAM, mapped but for the [`guards`], big enough for all but this CPU, and for ever theirs. `ttbr0` is the map that this CPU lives
-    /// in, as EL1 would use it.
-    pub unsafe fn new(mpidrs: &[u64], blocks: &Range<PhysAddr>, ttbr0: u64, mode: Mode) -> Self {
+    /// in, as EL1 would use it. `stack` is the top of the stack that this CPU may start on once more, when it was stopped.
+    ///
+    /// # Panics
+    ///
+    /// Where the device tree does not name this CPU, once.
+    pub unsafe fn new(mpidrs: &[u64], blocks: &Range<PhysAddr>, stack: PhysAddr, ttbr0: u64, mode: Mode) -> Self {
         let own: u64;
         // SAFETY: reading it has no side effects.
         unsafe { asm!("mrs {}, tpidr_el1", out(reg) own, options(nomem, nostack)) };
         // Aff3 and Aff2 to Aff0, as the device tree has them.
         let this = mpidr() & 0xff_00ff_ffff;
+        let named = mpidrs.iter().filter(|&&mpidr| mpidr == this).count();
+        assert!(named == 1, "the device tree names this CPU, MPIDR {this:#x}, {named} times");
         let mut at = blocks.start;
         let mut all = Vec::new();
         for (index, &mpidr) in mpidrs.iter().enumerate() {
             let (page, state, stack) = if mpidr == this {
-                (PhysAddr(own), state::UP, 0)
+                (PhysAddr(own), state::UP, stack.0)
             } else {
                 let page = PhysAddr(at.0 + BLOCK_SIZE - PAGE_SIZE);
                 at.0 += BLOCK_SIZE;
@@ -214,10 +222,10 @@ impl Cpus {
         self.all.len()
     }
 
-    /// The one at this place in the device tree's order.
+    /// Those that are up, in the device tree's order.
     #[must_use]
-    pub fn get(&self, index: usize) -> Option<&'static Cpu> {
-        self.all.get(index).copied()
+    pub fn up(&self) -> Vec<&'static Cpu> {
+        self.all.iter().copied().filter(|cpu| cpu.state.load(Acquire) == state::UP).collect()
     }
 
     fn others(&self) -> impl Iterator<Item = &'static Cpu> {
@@ -230,6 +238,7 @@ impl Cpus {
         let begun = clock::now();
         for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == state::OFF) {
             cpu.order.store(order::WORK, Relaxed);
+            cpu.ticks.store(0, Relaxed);
             cpu.state.store(state::STARTING, Release);
             // It reads its page with its MMU off.
             let page = PhysAddr((&raw const *cpu).expose_provenance() as u64);
@@ -251,7 +260,7 @@ impl Cpus {
                 warn!("{}{cpu}: CNTVCT {came}, while this CPU's went from {begun} to {now}", marker::FOUND);
             }
         }
-        let up = self.all.iter().filter(|cpu| cpu.state.load(Acquire) == state::UP).count();
+        let up = self.up().len();
         match interrupts::driven() {
             Some(driven) => info!("CPUs: {up} of {} up; {driven}", self.all.len()),
             None => {
@@ -273,17 +282,24 @@ impl Cpus {
     /// The first that is not off in time, unless `force` says to go all the same. Others may be; [`resume`](Self::resume) brings them back.
     pub fn stop(&self, force: bool) -> Result<u64, Refused> {
         let begun = clock::now();
-        let up = || self.others().filter(|cpu| !matches!(cpu.state.load(Acquire), state::OFF | state::LOST));
-        for cpu in up() {
+        let on = || self.others().filter(|cpu| cpu.state.load(Acquire) != state::OFF);
+        for cpu in on().filter(|cpu| cpu.state.load(Acquire) != state::LOST) {
+            // One that was denied before is asked anew.
+            cpu.state.store(state::UP, Relaxed);
             cpu.give(order::STOP);
         }
-        for cpu in up() {
+        let mut first = None;
+        for cpu in on() {
             // What it says of itself is not enough: AFFINITY_INFO is asked until it says OFF, for only then can it be turned on again.
-            let off = in_time(|| {
-                let state = cpu.state.load(Acquire);
-                state == state::DENIED || (state == state::LEAVING && is_off(cpu))
-            });
+            let off = match cpu.state.load(Acquire) {
+                state::LOST => !is_on(cpu),
+                _ => in_time(|| {
+                    let state = cpu.state.load(Acquire);
+                    state == state::DENIED || (state == state::LEAVING && is_off(cpu))
+                }),
+            };
             let refused = match cpu.state.load(Acquire) {
+                state::LOST if off => continue,
                 state::DENIED => Refused::Denied(cpu.index, cpu.mpidr),
                 _ if off => {
                     cpu.state.store(state::OFF, Relaxed);
@@ -291,11 +307,16 @@ impl Cpus {
                 }
                 _ => Refused::Running(cpu.index, cpu.mpidr),
             };
-            if !force {
-                up().for_each(|cpu| cpu.order.store(order::WORK, Release));
-                return Err(refused);
+            if force {
+                warn!("{refused}: going on, as `force` orders");
+            } else {
+                // It is not to stop later, when nobody waits for it.
+                cpu.order.store(order::WORK, Release);
+                first = first.or(Some(refused));
             }
-            warn!("{refused}: going on, as `force` orders");
+        }
+        if let Some(refused) = first {
+            return Err(refused);
         }
         Ok(clock::nanoseconds(clock::now() - begun))
     }
@@ -314,6 +335,10 @@ impl Cpus {
         if cpu.state.swap(state::UP, Relaxed) == state::LEAVING {
             interrupts::resume();
             cpu.enter();
+        }
+        // One that stopped after all, when nobody waited for it any more.
+        for late in self.others().filter(|cpu| cpu.state.load(Acquire) == state::LEAVING && is_off(cpu)) {
+            late.state.store(state::OFF, Relaxed);
         }
         self.start();
     }
@@ -417,6 +442,7 @@ fn leave(cpu: &Cpu) {
     if let Err(error) = turn_off() {
         warn!("{cpu}: PSCI CPU_OFF: {error}");
         interrupts::enter(cpu);
+        cpu.is_called.store(false, Release);
         cpu.state.store(state::DENIED, Release);
     }
 }
@@ -447,6 +473,12 @@ fn is_off(cpu: &Cpu) -> bool {
     psci::affinity_info::<Firmware>(cpu.mpidr, LowestAffinityLevel::All) == Ok(AffinityState::Off)
 }
 
+/// Whether PSCI says that it is on, or about to be.
+fn is_on(cpu: &Cpu) -> bool {
+    let state = psci::affinity_info::<Firmware>(cpu.mpidr, LowestAffinityLevel::All);
+    matches!(state, Ok(AffinityState::On | AffinityState::OnPending))
+}
+
 /// Without interrupts nothing ticks.
 fn no_ticks() -> bool {
     interrupts::driven().is_none()
@@ -473,8 +505,9 @@ pub fn mask() {
 
 /// Lets IRQs come to this CPU.
 fn unmask() {
+    // What is pending is taken here, and not perhaps later: the work loop masks again at once.
     // SAFETY: the vectors handle them.
-    unsafe { asm!("msr daifclr, #2", options(nostack)) };
+    unsafe { asm!("msr daifclr, #2", "isb", options(nostack)) };
 }
 
 /// Sleeps until there is an interrupt, masked or not; without interrupts, until [`interrupts::call`] sends an event.

@@ -8,7 +8,7 @@ use crate::memory::pointer;
 use alloc::vec::Vec;
 use arm_gic::gicv2::{self, GicV2};
 use arm_gic::gicv3::registers::GicrSgi;
-use arm_gic::gicv3::{GicCpuInterface, GicDistributor, GicRedistributor, SgiTarget, SgiTargetGroup};
+use arm_gic::gicv3::{GicCpuInterface, GicDistributor, GicRedistributor};
 use arm_gic::{IntId, InterruptGroup, UniqueMmioPointer};
 use boot::phys::PhysAddr;
 use core::arch::asm;
@@ -31,7 +31,9 @@ const ISACTIVER: u64 = 0x300;
 const ICACTIVER: u64 = 0x380;
 const GICD_ITARGETSR: u64 = 0x800;
 const GICD_CPENDSGIR: u64 = 0xf10;
+const GICD_IPRIORITYR: u64 = 0x400;
 const GICC_CTLR: u64 = 0;
+const GICC_PMR: u64 = 4;
 const GICC_RPR: u64 = 0x14;
 const GICC_APR: u64 = 0xd0;
 const GICR_TYPER: u64 = 8;
@@ -40,6 +42,13 @@ const GICR_SGI: u64 = 0x1_0000;
 /// RWP: a write is still on its way.
 const GICD_RWP: u32 = 1 << 31;
 const GICR_RWP: u32 = 1 << 3;
+
+/// The enables of all groups in GICD_CTLR, whichever view it is; of both in GICC_CTLR.
+const GICD_GROUPS: u32 = 0b111;
+const GICC_ENABLE: u32 = 0b1;
+
+/// The priority of four interrupts, above what a mask of 0xff lets through.
+const PRIORITY: u32 = 0xa0a0_a0a0;
 
 /// The running priority where nothing runs.
 const IDLE: u32 = 0xff;
@@ -58,7 +67,10 @@ impl Gic {
     pub fn set_up(&self) {
         self.shared().silence();
         if self.is_v2() {
-            self.set_up_v2();
+            let mut gic = self.v2();
+            gic.setup();
+            // With security extensions group 1 is bit 0 in the non-secure view, which is ours.
+            gic.enable_group0(true);
         } else {
             self.distributor().configure_default_settings();
         }
@@ -70,7 +82,9 @@ impl Gic {
         bank.silence();
         self.no_priority_runs();
         if self.is_v2() {
-            self.set_up_v2();
+            (0..8).for_each(|nth| word(self.gicd(), GICD_IPRIORITYR + 4 * nth).write(PRIORITY));
+            word(self.gicc(), GICC_PMR).write(0xff);
+            self.set_interface_v2(GICC_ENABLE);
             for interrupt in enabled {
                 self.v2().enable_interrupt(interrupt, true).expect("a private interrupt");
             }
@@ -93,7 +107,7 @@ impl Gic {
         self.private(mpidr).silence();
         self.no_priority_runs();
         if self.is_v2() {
-            word(self.gicc(), GICC_CTLR).write(0);
+            self.set_interface_v2(0);
         } else {
             GicCpuInterface::enable_group1(false);
             GicCpuInterface::set_priority_mask(0);
@@ -104,7 +118,9 @@ impl Gic {
     #[inline(never)]
     pub fn leave(&self) {
         self.shared().silence();
-        word(self.gicd(), GICD_CTLR).write(0);
+        // The groups alone: whether affinity routing is on is not changed on the way.
+        let control = word(self.gicd(), GICD_CTLR).read();
+        word(self.gicd(), GICD_CTLR).write(control & !GICD_GROUPS);
         self.settle();
     }
 
@@ -115,6 +131,11 @@ impl Gic {
         } else {
             GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1)
         }
+    }
+
+    /// The INTID that was acknowledged. GICv2 tells an SGI's sender in the upper bits.
+    pub fn number(&self, interrupt: IntId) -> u32 {
+        if self.is_v2() { interrupt.raw_value() & 0x3ff } else { interrupt.raw_value() }
     }
 
     /// Ends the interrupt that was taken.
@@ -133,9 +154,12 @@ impl Gic {
             let target_list = target as u16;
             self.v2().send_sgi(interrupt, gicv2::SgiTarget::List { target_list_filter, target_list });
         } else {
-            let [affinity0, affinity1, affinity2, _, affinity3, ..] = mpidr.to_le_bytes();
-            let target = SgiTarget::List { affinity3, affinity2, affinity1, target_list: 1 << (affinity0 & 0xf) };
-            GicCpuInterface::send_sgi(interrupt, target, SgiTargetGroup::CurrentGroup1).expect("an SGI");
+            let [affinity0, affinity1, affinity2, _, affinity3, ..] = mpidr.to_le_bytes().map(u64::from);
+            // ICC_SGI1R_EL1, which arm-gic's writer cannot give a range selector: CPUs of one Aff1 come in ranges of sixteen.
+            let target = affinity3 << 48 | (affinity0 >> 4) << 44 | affinity2 << 32 | affinity1 << 16;
+            let value = target | u64::from(interrupt.raw_value()) << 24 | 1 << (affinity0 & 0xf);
+            // SAFETY: sends an interrupt, which its receiver handles.
+            unsafe { asm!("msr s3_0_c12_c11_5, {}", "isb", in(reg) value, options(nostack)) };
         }
     }
 
@@ -184,7 +208,7 @@ impl Gic {
         if self.is_v2() {
             return word(self.gicc(), GICC_RPR).read() & 0xff != IDLE;
         }
-        GicCpuInterface::enable_system_register_el1();
+        system_registers();
         let priority: u64;
         // SAFETY: reading ICC_RPR_EL1 has no side effects.
         unsafe { asm!("mrs {}, s3_0_c12_c11_3", out(reg) priority, options(nomem, nostack)) };
@@ -206,7 +230,8 @@ impl Gic {
         match &self.0 {
             tree::Gic::V2 { .. } => Bank { base: self.gicd(), words: 0..1, control: None, is_v2: true },
             tree::Gic::V3 { redistributors, .. } => {
-                let frame = redistributor(redistributors, mpidr).expect("a redistributor for every CPU");
+                let frame = redistributor(redistributors, mpidr)
+                    .unwrap_or_else(|| panic!("no redistributor of the device tree is CPU {mpidr:#x}'s"));
                 let base = PhysAddr(frame.0 + GICR_SGI);
                 Bank { base, words: 0..1, control: Some((frame, GICR_RWP)), is_v2: false }
             }
@@ -243,12 +268,10 @@ impl Gic {
         unsafe { GicV2::new(pointer(self.gicd()).cast(), pointer(self.gicc()).cast()) }
     }
 
-    /// The distributor, and this CPU's interface.
-    fn set_up_v2(&self) {
-        let mut gic = self.v2();
-        gic.setup();
-        // With security extensions group 1 is bit 0 in the non-secure view, which is ours.
-        gic.enable_group0(true);
+    /// Turns this CPU's interface on or off, and leaves alone what it does with interrupts meanwhile: the bypass is firmware's.
+    fn set_interface_v2(&self, enable: u32) {
+        let control = word(self.gicc(), GICC_CTLR).read();
+        word(self.gicc(), GICC_CTLR).write(control & !GICC_ENABLE | enable);
     }
 
     fn distributor(&self) -> GicDistributor<'static> {
@@ -263,8 +286,21 @@ impl Gic {
         if self.is_v2() {
             (0..4).for_each(|nth| word(self.gicc(), GICC_APR + 4 * nth).write(0));
         } else {
-            GicCpuInterface::enable_system_register_el1();
-            // SAFETY: ICC_AP1R0_EL1 and ICC_CTLR_EL1 of this CPU, where no interrupt of ours runs.
+            system_registers();
+            let control: u64;
+            // SAFETY: ICC_CTLR_EL1 of this CPU; reading it has no side effects.
+            unsafe { asm!("mrs {}, s3_0_c12_c12_4", out(reg) control, options(nomem, nostack)) };
+            // One ICC_AP1Rn_EL1 for 5 bits of preemption, two for 6, four for 7.
+            let bits = (control >> 8 & 7) + 1;
+            if bits >= 6 {
+                // SAFETY: ICC_AP1R1_EL1, where no interrupt of ours runs.
+                unsafe { asm!("msr s3_0_c12_c9_1, xzr", options(nostack)) };
+            }
+            if bits >= 7 {
+                // SAFETY: ICC_AP1R2_EL1 and ICC_AP1R3_EL1, as above.
+                unsafe { asm!("msr s3_0_c12_c9_2, xzr", "msr s3_0_c12_c9_3, xzr", options(nostack)) };
+            }
+            // SAFETY: ICC_AP1R0_EL1 and ICC_CTLR_EL1, as above.
             unsafe { asm!("msr s3_0_c12_c9_0, xzr", "msr s3_0_c12_c12_4, xzr", "isb", options(nostack)) };
         }
     }
@@ -349,14 +385,20 @@ impl lpi::Registers for Frame {
     }
 }
 
-/// Makes the GIC let go of memory: translation services quiescent, the LPIs of every redistributor off. Returns what became of each.
-///
-/// `regions` are the redistributors' as far as they are mapped.
-pub fn turn_lpis_off(its: &[Range<PhysAddr>], regions: &[Range<PhysAddr>]) -> Vec<Lpis> {
-    for its in its {
-        // One that stays busy leaves its tables where they are; what it sends to a redistributor without LPIs is lost.
-        lpi::quiesce(&mut Frame(its.start));
-    }
+/// ICC_SRE_EL1.SRE, in effect: the interface is system registers from the next instruction on.
+fn system_registers() {
+    GicCpuInterface::enable_system_register_el1();
+    // SAFETY: a barrier.
+    unsafe { asm!("isb", options(nostack)) };
+}
+
+/// Makes the translation services quiescent. Returns how many do not become so.
+pub fn quiesce(its: &[Range<PhysAddr>]) -> usize {
+    its.iter().filter(|its| !lpi::quiesce(&mut Frame(its.start))).count()
+}
+
+/// Turns the LPIs of every redistributor in `regions` off. Returns what became of each.
+pub fn turn_lpis_off(regions: &[Range<PhysAddr>]) -> Vec<Lpis> {
     redistributors(regions).map(|frame| lpi::turn_off(&mut Frame(frame))).collect()
 }
 

@@ -75,23 +75,32 @@ impl fmt::Display for Found {
     }
 }
 
+/// What a predecessor left of LPIs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LpisFound {
+    /// So many CPUs' were on, and are off.
+    pub turned_off: usize,
+    /// So many translation services do not become quiescent.
+    pub restless: usize,
+}
+
 /// Makes the GIC let go of memory that a predecessor gave it for LPIs. Where it does not, that memory is reserved for good; and so in each later
-/// generation, which finds the same. Returns how many CPUs' LPIs were on, and are off.
-pub fn turn_lpis_off(machine: &mut tree::Machine) -> usize {
-    let Some(gic @ tree::Gic::V3 { .. }) = &machine.gic else { return 0 };
-    let regions = gic.registers(machine.cpus.len());
-    let mut turned_off = 0;
-    for lpis in gic::turn_lpis_off(&machine.its, &regions[1..]) {
+/// generation, which finds the same.
+pub fn turn_lpis_off(machine: &mut tree::Machine) -> LpisFound {
+    let Some(gic @ tree::Gic::V3 { .. }) = &machine.gic else { return LpisFound::default() };
+    let regions = gic.registers();
+    let mut found = LpisFound { restless: gic::quiesce(&machine.its), turned_off: 0 };
+    for lpis in gic::turn_lpis_off(&regions[1..]) {
         match lpis {
             Lpis::Off => {}
-            Lpis::TurnedOff => turned_off += 1,
+            Lpis::TurnedOff => found.turned_off += 1,
             Lpis::Stuck(tables) => {
                 let reserve = |range| Reservation { range, name: "a GIC's LPI tables".into(), no_map: false };
                 machine.reserved.extend(tables.map(reserve));
             }
         }
     }
-    turned_off
+    found
 }
 
 /// Takes over what all CPUs share, where this machine has a GIC and a timer that are known. Returns what it was found in.
@@ -130,18 +139,24 @@ pub fn enter(cpu: &Cpu) -> Found {
 pub fn take(cpu: &Cpu) {
     let Some(Driven { gic, timer, tick }) = DRIVEN.get() else { return };
     let Some(interrupt) = gic.acknowledge() else { return };
-    // GICv2 tells an SGI's sender in the upper bits.
-    let number = interrupt.raw_value() & 0x3ff;
-    if number == tick.raw_value() && timer.has_expired() {
-        cpu.ticks.fetch_add(1, Relaxed);
-        timer.arm();
+    let number = gic.number(interrupt);
+    if number == tick.raw_value() {
+        // A level that had fallen may be shown once more: nothing to do for it.
+        if timer.has_expired() {
+            cpu.ticks.fetch_add(1, Relaxed);
+            timer.arm();
+        }
     } else if number == CALL.raw_value() {
         cpu.is_called.store(false, Release);
     } else {
         cpu.strays.fetch_add(1, Relaxed);
         cpu.stray.store(number, Relaxed);
-        let bank = if number < 32 { gic.private(cpu.mpidr) } else { gic.shared() };
-        bank.disable(number);
+        match number {
+            0..32 => gic.private(cpu.mpidr).disable(number),
+            32..1020 => gic.shared().disable(number),
+            // An LPI, or one of an extended range: not in these registers.
+            _ => {}
+        }
     }
     gic.end(interrupt);
 }

@@ -8,7 +8,7 @@
 use crate::cpus::{self, Cpus};
 use crate::devices::Devices;
 use crate::image::{Parts, handed_over_tree};
-use crate::interrupts::{self, Found};
+use crate::interrupts::{self, Found, LpisFound};
 use crate::map::{LifeMap, Regions};
 use crate::memory::Heap;
 use crate::settle::settle;
@@ -66,8 +66,8 @@ pub struct Life {
     pub cpus: Cpus,
     /// What the interrupts that all CPUs share were found in.
     pub found: Found,
-    /// How many CPUs' LPIs were on, and are off.
-    pub lpis: usize,
+    /// What a predecessor left of LPIs.
+    pub lpis: LpisFound,
     /// The control block.
     pub control: Range<PhysAddr>,
     /// The device tree to hand on.
@@ -111,7 +111,7 @@ impl Life {
         let uart = machine.uart.clone().unwrap_or_else(|| emergency.clone());
         let mut devices = machine.virtio.clone();
         devices.extend([uart.clone()]);
-        devices.extend(machine.gic.iter().flat_map(|gic| gic.registers(machine.cpus.len())));
+        devices.extend(machine.gic.iter().flat_map(|gic| gic.registers()));
         devices.extend(machine.its.iter().cloned());
         devices.extend((!machine.ram.iter().any(|ram| ram.overlaps(&emergency))).then_some(emergency));
         let regions = Regions { devices: &devices, image: &parts, tree: &given_pages };
@@ -187,7 +187,7 @@ impl Life {
 
         let found = interrupts::begin(machine.gic.clone(), machine.timer, mode == Mode::Vhe);
         // SAFETY: the blocks were taken out of RAM for this, and mapped without their guards.
-        let cpus = unsafe { Cpus::new(&machine.cpus, &blocks, map.ttbr0(), mode) };
+        let cpus = unsafe { Cpus::new(&machine.cpus, &blocks, parts.guards[1].start, map.ttbr0(), mode) };
         let devices = Devices::find(&machine, &mut map);
         let seed = handed.map(|handed| handed.seed).or(orders.seed).or_else(|| devices.entropy());
         let seed = seed.unwrap_or(record.entered ^ record.cntfrq << 32);

@@ -64,17 +64,19 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
     if life.orders.selftest == Some(Selftest::Stub) {
         selftest::stub(&life);
     }
+    let (this, up) = (cpus::Cpu::current(), life.cpus.up());
     let leader = match life.orders.restart_cpu {
-        None => cpus::Cpu::current().index,
-        Some(RestartCpu::Random) => life.random.below(life.cpus.count() as u64) as usize,
-        Some(RestartCpu::Number(index)) => index,
+        None => Some(this),
+        Some(RestartCpu::Random) => Some(up[life.random.below(up.len() as u64) as usize]),
+        Some(RestartCpu::Number(index)) => up.into_iter().find(|cpu| cpu.index == index),
     };
-    let Some(leader) = life.cpus.get(leader) else {
-        warn!("{}restart-cpu={leader}: the device tree names {} CPUs", marker::REFUSED, life.cpus.count());
+    let Some(leader) = leader else {
+        let count = life.cpus.count();
+        warn!("{}restart-cpu: that CPU is not up, or none of the {count} that the device tree names", marker::REFUSED);
         end::failure();
     };
     let life = alloc::boxed::Box::leak(life);
-    if core::ptr::eq(leader, cpus::Cpu::current()) { lead(life) } else { cpus::hand_over(leader, life) }
+    if core::ptr::eq(leader, this) { lead(life) } else { cpus::hand_over(leader, life) }
 }
 
 /// The story from here on, on the CPU that was ordered.
@@ -158,7 +160,14 @@ fn introduce(life: &mut Life) {
     if !life.found.is_quiet() {
         warn!("{}shared by all CPUs:{}", marker::FOUND, life.found);
     }
-    if life.lpis > 0 {
-        warn!("{}{} of the CPUs with LPIs on and tables in RAM; turned off", marker::FOUND, life.lpis);
+    if life.lpis.turned_off > 0 {
+        warn!("{}{} of the CPUs with LPIs on and tables in RAM; turned off", marker::FOUND, life.lpis.turned_off);
+    }
+    if life.lpis.restless > 0 {
+        let restless = life.lpis.restless;
+        warn!(
+            "{}{restless} translation services that do not become quiescent: their tables are ours by now",
+            marker::FOUND
+        );
     }
 }

@@ -52,19 +52,23 @@ pub enum Gic {
 }
 
 impl Gic {
-    /// Its registers, as far as so many CPUs need them: a region of redistributors may have room for hundreds.
+    /// Its registers.
     #[must_use]
-    pub fn registers(&self, cpus: usize) -> Vec<Range<PhysAddr>> {
+    pub fn registers(&self) -> Vec<Range<PhysAddr>> {
+        let (first, rest) = match self {
+            Self::V2 { distributor, cpu_interface } => (distributor, core::slice::from_ref(cpu_interface)),
+            Self::V3 { distributor, redistributors } => (distributor, &redistributors[..]),
+        };
+        core::iter::once(first).chain(rest).cloned().collect()
+    }
+
+    /// Cuts regions of redistributors to what so many CPUs need: there may be room for hundreds.
+    fn cut(&mut self, cpus: usize) {
         // GICv4's four frames of 64 KiB, which is the most.
         const REDISTRIBUTOR: u64 = 256 << 10;
-        match self {
-            Self::V2 { distributor, cpu_interface } => [distributor, cpu_interface].map(Clone::clone).into(),
-            Self::V3 { distributor, redistributors } => {
-                let needed = |region: &Range<PhysAddr>| {
-                    let end = region.start.0.saturating_add(REDISTRIBUTOR * cpus as u64);
-                    region.start..region.end.min(PhysAddr(end))
-                };
-                core::iter::once(distributor.clone()).chain(redistributors.iter().map(needed)).collect()
+        if let Self::V3 { redistributors, .. } = self {
+            for region in redistributors {
+                region.end = region.end.min(PhysAddr(region.start.0.saturating_add(REDISTRIBUTOR * cpus as u64)));
             }
         }
     }
@@ -233,6 +237,8 @@ impl Machine {
                 _ => machine.add_device(&node, cells, stdout, 0)?,
             }
         }
+        let count = machine.cpus.len();
+        machine.gic.iter_mut().for_each(|gic| gic.cut(count));
         if machine.ram.is_empty() { Err(Refused::NoRam) } else { Ok(machine) }
     }
 
@@ -259,7 +265,9 @@ impl Machine {
         if let [distributor, rest @ ..] = &ranges[..] {
             let distributor = distributor.clone();
             if facts.is_compatible("arm,gic-v3") {
-                self.gic = Some(Gic::V3 { distributor, redistributors: rest.into() });
+                // Behind the regions of redistributors a GICv2-compatible CPU interface may be named.
+                let regions = facts.redistributor_regions.min(rest.len());
+                self.gic = Some(Gic::V3 { distributor, redistributors: rest[..regions].into() });
             } else if let [cpu_interface, ..] = rest
                 && ["arm,gic-400", "arm,cortex-a15-gic"].iter().any(|model| facts.is_compatible(model))
             {
@@ -327,6 +335,7 @@ struct Facts<'a> {
     reg: &'a [u8],
     compatible: &'a [u8],
     interrupts: &'a [u8],
+    redistributor_regions: usize,
     ranges: Option<&'a [u8]>,
     cells: Cells,
     child_cells: Cells,
@@ -339,8 +348,10 @@ impl<'a> Facts<'a> {
         let child_cells = Cells::DEFAULT;
         let name = node.name();
         let nothing: &[u8] = &[];
-        let (reg, compatible, interrupts, ranges, is_disabled) = (nothing, nothing, nothing, None, false);
-        let mut facts = Self { name, reg, compatible, interrupts, ranges, cells, child_cells, is_disabled };
+        let (reg, compatible, interrupts, ranges) = (nothing, nothing, nothing, None);
+        let (redistributor_regions, is_disabled) = (1, false);
+        let mut facts =
+            Self { name, reg, compatible, interrupts, redistributor_regions, ranges, cells, child_cells, is_disabled };
         for property in node.properties() {
             let value = property.value_as::<&[u8]>().unwrap_or_default();
             let cell = || value.last().copied().map_or(0, usize::from);
@@ -348,6 +359,7 @@ impl<'a> Facts<'a> {
                 "reg" => facts.reg = value,
                 "compatible" => facts.compatible = value,
                 "interrupts" => facts.interrupts = value,
+                "#redistributor-regions" => facts.redistributor_regions = cell(),
                 "#address-cells" => facts.child_cells.address = cell(),
                 "#size-cells" => facts.child_cells.size = cell(),
                 "ranges" => facts.ranges = Some(value),
