@@ -85,13 +85,14 @@ fn lead(life: &mut Life) -> ! {
         end::success();
     }
 
-    let mut configuration = 0;
+    let (mut configuration, mut known) = (0, 0);
     loop {
         life.devices.listen();
         let (free, kept) = (memory::free(), devices::kept());
-        let Err(refused) = restart(life, configuration);
+        let Err(refused) = restart(life, configuration, &mut known);
         warn!("{}{refused}", marker::REFUSED);
-        let none_left = matches!(refused, Refused::NoConfiguration(_));
+        // A disk whose contents cannot be read has no next configuration either.
+        let none_left = known == 0 || matches!(refused, Refused::NoConfiguration(_));
         drop(refused);
         life.cpus.resume();
         let (now, kept) = (memory::free(), devices::kept() - kept);
@@ -107,17 +108,19 @@ fn lead(life: &mut Life) -> ! {
     }
 }
 
-/// Loads configuration number `configuration` of the disk's FIT and restarts into it. Returns only a refusal.
-fn restart(life: &mut Life, configuration: usize) -> Result<Infallible, Refused> {
-    let (image, base) = load(life, configuration)?;
+/// Loads configuration number `configuration` of the disk's FIT and restarts into it. Returns only a refusal, and in `known` how many
+/// configurations there are, once that is read.
+fn restart(life: &mut Life, configuration: usize, known: &mut usize) -> Result<Infallible, Refused> {
+    let (image, base) = load(life, configuration, known)?;
     let plan = Plan::new(image, &life.blob, &life.hand_on(base), &life.machine, &life.control)?;
     Staged::new(life, plan)?.restart()
 }
 
 /// Loads, with the disk open no longer than that. Returns the image and the base that its kernel is sent to.
-fn load(life: &mut Life, configuration: usize) -> Result<(Image, PhysAddr), Refused> {
+fn load(life: &mut Life, configuration: usize, known: &mut usize) -> Result<(Image, PhysAddr), Refused> {
     let mut disk = Disk::open(&life.devices)?;
     let contents = Contents::read(&mut disk)?;
+    *known = contents.configurations.len();
     let name = contents.configurations.get(configuration).ok_or(Refused::NoConfiguration(configuration))?;
     let ram = &life.machine.ram;
     let mut base = None;
