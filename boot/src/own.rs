@@ -11,6 +11,6 @@ pub struct Own {
     pub frame: [u64; 32],
     /// TTBR0_EL1 of the map that a secondary joins, its ASID with it.
     pub ttbr0: u64,
-    /// The top of a secondary's stack.
+    /// The top of the stack of a CPU that PSCI starts.
     pub stack: u64,
 }
