@@ -16,7 +16,7 @@ use crate::{
     Usage,
     bench::BenchOptions,
     check::CheckOptions,
-    config::{Config, Virtio},
+    config::{Config, Gic, Virtio},
     disk, doctor,
     fuzz::FuzzOptions,
     image, kernel_build,
@@ -25,6 +25,7 @@ use crate::{
     request::{Disk, Request},
     run::run,
     setup,
+    stress::StressOptions,
     test::TestOptions,
 };
 
@@ -38,6 +39,7 @@ use crate::{
 Examples:
   cargo xtask run                                   three generations on the machine `nvhe`
   cargo xtask run --machine vhe --generations 100   a hundred of them with the kernel at EL2
+  cargo xtask stress                                thousands of generations on every cell of the matrix
   cargo xtask check                                 what must hold before a commit
   cargo xtask doctor                                what is needed, what is there, and what mends a lack
 
@@ -63,6 +65,7 @@ pub enum Verb {
     Check(CheckOptions),
     Bench(BenchOptions),
     Fuzz(FuzzOptions),
+    Stress(Box<StressOptions>),
     /// Say what is needed and what is there, found out by trying it, with the line that mends each lack
     #[command(after_help = DOCTOR)]
     Doctor,
@@ -79,6 +82,7 @@ Examples:
   cargo xtask run --machine nvhe --cpu max --memory 300M --virtio legacy
   cargo xtask run --machine vhe --alternate --seed 0x2a
   cargo xtask run --virtio pci --network --generations 20
+  cargo xtask run --machine el1 --cpus 4 --gic 2
   cargo xtask run --gdb
   cargo xtask run -- -d int,guest_errors -D qemu-trace.log")]
 pub struct RunOptions {
@@ -109,6 +113,12 @@ pub struct RunOptions {
     /// RAM as QEMU takes it: 512M, 3G; need not be a power of two [default: the machine's]
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
+    /// How many CPUs [default: the machine's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
+    cpus: Option<u32>,
+    /// The interrupt controller [default: the machine's]
+    #[arg(long, value_enum)]
+    gic: Option<Gic>,
     /// How virtio devices are attached [default: the machine's]
     #[arg(long, value_enum)]
     virtio: Option<Virtio>,
@@ -167,6 +177,7 @@ impl Verb {
             Self::Check(options) => options.perform(),
             Self::Bench(options) => options.perform(),
             Self::Fuzz(options) => options.perform(),
+            Self::Stress(options) => options.perform(),
             Self::Doctor => doctor::examine(),
         }
     }
@@ -185,7 +196,7 @@ impl RunOptions {
         let mut request = Request::new(&config, &self.machine, &kernel)?;
         request.cpu.clone_from(&self.cpu);
         request.memory.clone_from(&self.memory);
-        request.virtio = self.virtio;
+        (request.cpus, request.gic, request.virtio) = (self.cpus, self.gic, self.virtio);
         request.network = self.network;
         request.seed = seed;
         request.bootargs = self.orders(seed).bootargs(&request.machine.bootargs, request.semihosting);
@@ -227,6 +238,8 @@ impl RunOptions {
         option("restart", self.restart.to_string());
         option("seed", format!("{seed:#018x}"));
         let el2 = self.el2.map(|el2| el2.to_string());
+        let cpus = self.cpus.map(|cpus| cpus.to_string());
+        let gic = self.gic.map(|gic| gic.to_string());
         let virtio = self.virtio.map(|virtio| virtio.to_string());
         let timeout = self.timeout.map(|seconds| seconds.to_string());
         let disk = self.disk.as_ref().map(|path| path.display().to_string());
@@ -234,6 +247,8 @@ impl RunOptions {
             ("el2", &el2),
             ("cpu", &self.cpu),
             ("memory", &self.memory),
+            ("cpus", &cpus),
+            ("gic", &gic),
             ("virtio", &virtio),
             ("disk", &disk),
             ("timeout", &timeout),
@@ -291,7 +306,7 @@ mod tests {
 
     #[test]
     fn the_line_that_repeats_a_run_repeats_it() {
-        let typed = "xtask run --machine vhe --cpu max --base load --restart cold --append a=1 --append b --virtio pci --network --el2 nvhe --alternate \
+        let typed = "xtask run --machine vhe --cpu max --base load --restart cold --append a=1 --append b --cpus 4 --gic 2 --virtio pci --network --el2 nvhe --alternate \
                      --disk /tmp/d --timeout 9 -- -d int";
         let line = options(typed).line(7);
         let again = options(line.strip_prefix("cargo ").unwrap());

@@ -1,4 +1,4 @@
-//! qemu.toml: the machines, each flag with its reason.
+//! qemu.toml: the machines, each flag with its reason, and what the stress harness makes of them.
 //!
 //! *When:* first thing in every verb that starts QEMU. Nothing here knows a machine's name: a new machine is a new table.
 //! Refuses a file with unknown keys, a flag without a reason, and a machine that is not there (naming those that are).
@@ -19,6 +19,10 @@ pub struct Config {
     pub common: Common,
     /// The flags of each way to attach virtio devices.
     pub virtio: VirtioFlags,
+    /// The flags of each interrupt controller.
+    pub gic: GicFlags,
+    /// What the stress harness multiplies the machines by.
+    pub stress: Stress,
     /// The machines by name.
     #[serde(rename = "machine")]
     pub machines: BTreeMap<String, Machine>,
@@ -46,6 +50,30 @@ pub struct VirtioFlags {
     pub pci: Vec<Flag>,
 }
 
+/// The flags of each interrupt controller.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GicFlags {
+    /// GICv2.
+    pub v2: Vec<Flag>,
+    /// GICv3.
+    pub v3: Vec<Flag>,
+}
+
+/// What the stress harness multiplies the machines by, and what its runs draw from.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stress {
+    /// Numbers of CPUs.
+    pub cpus: Vec<u32>,
+    /// Interrupt controllers.
+    pub gic: Vec<Gic>,
+    /// Transports of the devices.
+    pub virtio: Vec<Virtio>,
+    /// Sizes of RAM, as QEMU's `-m` takes them: one is drawn for each run.
+    pub memory: Vec<String>,
+}
+
 /// One machine.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,12 +86,32 @@ pub struct Machine {
     pub cpus: Vec<String>,
     /// The RAM of a plain run, as QEMU's `-m` takes it.
     pub memory: String,
+    /// How many CPUs a plain run has.
+    pub smp: u32,
+    /// The interrupt controller of a plain run.
+    pub gic: Gic,
     /// How a plain run's virtio devices are attached.
     pub virtio: Virtio,
     /// What QEMU is told.
     pub flags: Vec<Flag>,
     /// Words that this machine's kernel is always given.
     pub bootargs: String,
+    /// What its generations live in when it is stressed.
+    pub modes: Vec<Mode>,
+}
+
+/// What the generations of a run live in.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// At EL1, without EL2.
+    El1,
+    /// At EL1, above the hyp-stub.
+    Nvhe,
+    /// At EL2, with E2H set.
+    Vhe,
+    /// nvhe and vhe in turn.
+    Alternate,
 }
 
 /// One flag with its value and its reason.
@@ -77,7 +125,7 @@ pub struct Flag {
 }
 
 /// How virtio devices are attached.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Virtio {
     /// virtio-mmio with registers of version 2: virtio 1.0 and later
@@ -86,6 +134,39 @@ pub enum Virtio {
     Legacy,
     /// virtio-pci, behind the ECAM
     Pci,
+}
+
+/// An interrupt controller of `virt`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, ValueEnum)]
+#[serde(try_from = "u32")]
+pub enum Gic {
+    /// GICv2.
+    #[value(name = "2")]
+    V2,
+    /// GICv3.
+    #[value(name = "3")]
+    V3,
+}
+
+impl TryFrom<u32> for Gic {
+    type Error = String;
+
+    fn try_from(version: u32) -> Result<Self, String> {
+        match version {
+            2 => Ok(Self::V2),
+            3 => Ok(Self::V3),
+            other => Err(format!("there is no GICv{other} here: 2 or 3")),
+        }
+    }
+}
+
+impl fmt::Display for Gic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V2 => "2",
+            Self::V3 => "3",
+        })
+    }
 }
 
 impl fmt::Display for Virtio {
@@ -131,7 +212,8 @@ impl Config {
         let machines = config.machines.values().flat_map(|machine| &machine.flags);
         let common = config.common.flags.iter().chain(&config.common.semihosting);
         let virtio = config.virtio.modern.iter().chain(&config.virtio.legacy).chain(&config.virtio.pci);
-        for flag in machines.chain(common).chain(virtio) {
+        let gic = config.gic.v2.iter().chain(&config.gic.v3);
+        for flag in machines.chain(common).chain(virtio).chain(gic) {
             anyhow::ensure!(!flag.why.trim().is_empty(), "the flag `{}` has no reason: fill in its `why`", flag.arg);
         }
         Ok(config)
@@ -174,7 +256,8 @@ mod tests {
         let text = |why: &str, more: &str| {
             format!(
                 "[common]\nflags = [{{ arg = \"-x\", why = \"{why}\" }}]\nsemihosting = []\n{more}\n\
-                 [virtio]\nmodern = []\nlegacy = []\npci = []\n[machine]\n"
+                 [virtio]\nmodern = []\nlegacy = []\npci = []\n[gic]\nv2 = []\nv3 = []\n\
+                 [stress]\ncpus = []\ngic = [2]\nvirtio = []\nmemory = []\n[machine]\n"
             )
         };
         assert!(Config::parse(&text("because", "")).is_ok());

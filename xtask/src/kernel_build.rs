@@ -126,6 +126,15 @@ fn symbol(elf: &Path, name: &str) -> Result<u64> {
     Ok(address)
 }
 
+/// Where the first `ret` from the symbol on is linked.
+pub fn returns(kernel: &Built, name: &str) -> Result<u64> {
+    const RET: [u8; 4] = 0xd65f_03c0_u32.to_le_bytes();
+    let start = kernel.symbol(name)?;
+    let words = kernel.image[usize::try_from(start)?..].chunks(4);
+    let word = words.take_while(|word| *word != RET).count() as u64;
+    Ok(start + word * 4)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

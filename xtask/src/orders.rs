@@ -83,6 +83,12 @@ pub fn draw_seed() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
+/// The seed of something that has a name: other names have other seeds from the same one.
+pub fn seed_of(seed: u64, name: &str) -> u64 {
+    let mixed = |seed: u64, byte: u8| (seed ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    name.bytes().fold(seed, mixed)
+}
+
 /// A seed as it is typed and printed: decimal, or hexadecimal after 0x.
 pub fn parse_seed(text: &str) -> Result<u64, String> {
     let parsed = match text.strip_prefix("0x") {

@@ -23,6 +23,7 @@ pub const INTERRUPTED: u8 = 130;
 const GRACE: Duration = Duration::from_secs(3);
 
 static ASKED_TO_STOP: AtomicBool = AtomicBool::new(false);
+static ENDS_ITSELF: AtomicBool = AtomicBool::new(false);
 static GUARDED: Mutex<Vec<Weak<Mutex<Child>>>> = Mutex::new(Vec::new());
 
 /// Ctrl-C was typed, or somebody asked us to end.
@@ -42,6 +43,11 @@ pub fn interrupted() -> bool {
     ASKED_TO_STOP.load(Ordering::SeqCst)
 }
 
+/// From here on an interrupt leaves the verb a moment to say what came of it, whether or not a process runs just then.
+pub fn end_ourselves() {
+    ENDS_ITSELF.store(true, Ordering::SeqCst);
+}
+
 /// From here on an interrupt ends what we started before it ends us.
 pub fn end_with_us() -> Result<()> {
     ctrlc::set_handler(|| {
@@ -51,7 +57,7 @@ pub fn end_with_us() -> Result<()> {
             // An error means that it has ended already.
             let _ = locked(child).kill();
         }
-        if !alive.is_empty() {
+        if !alive.is_empty() || ENDS_ITSELF.load(Ordering::SeqCst) {
             std::thread::sleep(GRACE);
         }
         std::process::exit(INTERRUPTED.into());
@@ -75,6 +81,11 @@ impl Guarded {
             let _ = locked(&child).kill();
         }
         Ok(Self(child))
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        locked(&self.0).id()
     }
 
     /// Its standard input, output and error, as far as they are pipes; each is given once.

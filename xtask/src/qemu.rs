@@ -5,13 +5,25 @@
 
 use std::path::Path;
 
-use crate::config::{Config, Flag, Machine, Virtio};
+use crate::config::{Config, Flag, Gic, Machine, Virtio};
 
 /// The emulator.
 pub const QEMU: &str = "qemu-system-aarch64";
 
 /// How a disk is opened when the caller has no wish; `{disk}` stands for its path.
 pub const DRIVE: &str = "if=none,id=d0,format=raw,file={disk},readonly=on";
+
+/// How a disk is opened that cannot be read at these sectors.
+pub fn failing_drive(sectors: impl IntoIterator<Item = usize>) -> String {
+    let mut drive =
+        "if=none,id=d0,driver=raw,readonly=on,file.driver=blkdebug,file.image.driver=file,file.image.filename={disk}"
+            .to_owned();
+    for (number, sector) in sectors.into_iter().enumerate() {
+        let error = format!("file.inject-error.{number}");
+        drive += &format!(",{error}.event=read_aio,{error}.errno=5,{error}.sector={sector}");
+    }
+    drive
+}
 
 /// One machine with the choices of one run.
 #[derive(Clone, Debug)]
@@ -23,6 +35,10 @@ pub struct Choice<'a> {
     /// In place of the machine's own.
     pub memory: Option<&'a str>,
     /// In place of the machine's own.
+    pub cpus: Option<u32>,
+    /// In place of the machine's own.
+    pub gic: Option<Gic>,
+    /// In place of the machine's own.
     pub virtio: Option<Virtio>,
     /// May the guest call the host? For our own kernel only.
     pub semihosting: bool,
@@ -31,7 +47,7 @@ pub struct Choice<'a> {
 impl Choice<'_> {
     /// The machine as it comes.
     pub fn plain(machine: &Machine) -> Choice<'_> {
-        Choice { machine, cpu: None, memory: None, virtio: None, semihosting: false }
+        Choice { machine, cpu: None, memory: None, cpus: None, gic: None, virtio: None, semihosting: false }
     }
 
     /// How its virtio devices are attached.
@@ -43,8 +59,13 @@ impl Choice<'_> {
     pub fn words(&self, config: &Config) -> Vec<String> {
         let Choice { machine, .. } = self;
         let mut words = spread(&machine.flags);
+        words.extend(spread(match self.gic.unwrap_or(machine.gic) {
+            Gic::V2 => &config.gic.v2,
+            Gic::V3 => &config.gic.v3,
+        }));
         words.extend(["-cpu", self.cpu.unwrap_or(&machine.cpu)].map(str::to_owned));
         words.extend(["-m", self.memory.unwrap_or(&machine.memory)].map(str::to_owned));
+        words.extend(["-smp", &self.cpus.unwrap_or(machine.smp).to_string()].map(str::to_owned));
         words.extend(spread(&config.common.flags));
         words.extend(spread(match self.virtio() {
             Virtio::Modern => &config.virtio.modern,
@@ -124,8 +145,8 @@ mod tests {
         let line = shell_line(Choice::plain(config.machine("nvhe").unwrap()).words(&config));
         assert_eq!(
             line,
-            "-machine virt,gic-version=3,virtualization=on -cpu cortex-a72 -m 512M -nic none -display none -monitor none \
-             -no-reboot -accel tcg,tb-size=32 -global virtio-mmio.force-legacy=false -device virtio-rng-device"
+            "-machine virt,virtualization=on -machine gic-version=3 -cpu cortex-a72 -m 512M -smp 1 -nic none -display none \
+             -monitor none -no-reboot -accel tcg,tb-size=32 -global virtio-mmio.force-legacy=false -device virtio-rng-device"
         );
     }
 
@@ -133,11 +154,18 @@ mod tests {
     fn a_run_may_choose_otherwise() {
         let config = Config::read(&crate::root()).unwrap();
         let machine = config.machine("el1").unwrap();
-        let choice =
-            Choice { machine, cpu: Some("max"), memory: Some("300M"), virtio: Some(Virtio::Legacy), semihosting: true };
+        let choice = Choice {
+            cpu: Some("max"),
+            memory: Some("300M"),
+            cpus: Some(4),
+            gic: Some(Gic::V2),
+            virtio: Some(Virtio::Legacy),
+            semihosting: true,
+            ..Choice::plain(machine)
+        };
         let words = choice.words(&config);
         let line = shell_line(&words);
-        assert!(line.contains("-cpu max -m 300M "), "{line}");
+        assert!(line.contains("-machine gic-version=2 -cpu max -m 300M -smp 4 "), "{line}");
         assert!(!line.contains("force-legacy"), "{line}");
         assert!(!line.contains("virtualization=on"), "{line}");
         assert!(line.ends_with("-semihosting-config enable=on,target=native"), "{line}");

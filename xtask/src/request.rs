@@ -4,14 +4,14 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
 use anyhow::Result;
 
 use crate::{
-    config::{Config, Machine, Virtio},
+    config::{Config, Gic, Machine, Virtio},
     kernel_build::Built,
     qemu::{self, Choice},
 };
@@ -41,6 +41,10 @@ pub struct Request {
     /// In place of the machine's own.
     pub memory: Option<String>,
     /// In place of the machine's own.
+    pub cpus: Option<u32>,
+    /// In place of the machine's own.
+    pub gic: Option<Gic>,
+    /// In place of the machine's own.
     pub virtio: Option<Virtio>,
     /// The whole of /chosen/bootargs.
     pub bootargs: String,
@@ -60,6 +64,10 @@ pub struct Request {
     pub network: bool,
     /// The longest that the run may take.
     pub timeout: Duration,
+    /// The longest that the console may be silent.
+    pub silence: Option<Duration>,
+    /// Counts the generations as they come up.
+    pub seen: Option<Arc<AtomicU64>>,
     /// More words for QEMU; `{folder}` stands for the run's folder.
     pub args: Vec<String>,
     /// Show the command line and the console.
@@ -81,6 +89,8 @@ impl Request {
             machine: config.machine(name)?.clone(),
             cpu: None,
             memory: None,
+            cpus: None,
+            gic: None,
             virtio: None,
             bootargs: String::new(),
             semihosting: true,
@@ -91,6 +101,8 @@ impl Request {
             drive: qemu::DRIVE.to_owned(),
             network: false,
             timeout: Duration::from_secs(60),
+            silence: None,
+            seen: None,
             args: Vec::new(),
             echo: false,
             keep: false,
@@ -111,6 +123,8 @@ impl Request {
             machine: &self.machine,
             cpu: self.cpu.as_deref(),
             memory: self.memory.as_deref(),
+            cpus: self.cpus,
+            gic: self.gic,
             virtio: self.virtio,
             semihosting: self.semihosting,
         };

@@ -8,7 +8,10 @@ use std::{
     io::{self, Write},
     path::Path,
     process::{Command, Stdio},
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
     time::{Duration, Instant},
 };
 
@@ -102,8 +105,11 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let qemu = Stream::read(qemu, &folder.file("qemu.log"), show(Box::new(io::stderr())), None, started)?;
 
     let mut log = Log::create(&folder.file("events.jsonl"))?;
-    let deadline = (!request.gdb).then(|| started + request.timeout);
-    let end = listen(&lines, deadline, &mut log)?;
+    let patience = Patience {
+        deadline: (!request.gdb).then(|| started + request.timeout),
+        silence: request.silence.filter(|_| !request.gdb),
+    };
+    let end = listen(&lines, patience, request.seen.as_deref(), &mut log)?;
     let mut explanation = None;
     let status = match end {
         End::Console => child.wait(TO_END)?,
@@ -137,20 +143,30 @@ pub fn run(request: &Request) -> Result<Outcome> {
     Ok(Outcome { verdict, console, qemu, events: log.events, folder, explanation, elapsed })
 }
 
-/// Listens to the console until there is a reason to stop.
-fn listen(lines: &mpsc::Receiver<Line>, deadline: Option<Instant>, log: &mut Log) -> Result<End> {
-    let mut limit = deadline.map(|at| (at, End::OutOfTime));
+/// How long a run is listened to.
+#[derive(Clone, Copy)]
+struct Patience {
+    deadline: Option<Instant>,
+    /// From each line to the next.
+    silence: Option<Duration>,
+}
+
+/// Listens to the console until there is a reason to stop; counts the generations that come up.
+fn listen(lines: &mpsc::Receiver<Line>, patience: Patience, seen: Option<&AtomicU64>, log: &mut Log) -> Result<End> {
+    let mut limit = patience.deadline.map(|at| (at, End::OutOfTime));
     loop {
-        let heard = match limit {
+        let quiet = patience.silence.map(|silence| (Instant::now() + silence, End::OutOfTime));
+        let limit_now = [limit, quiet].into_iter().flatten().min_by_key(|&(at, _)| at);
+        let heard = match limit_now {
             Some((at, _)) => lines.recv_timeout(at.saturating_duration_since(Instant::now())),
             None => lines.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
-        match (heard, limit) {
-            (Ok(line), Some((at, _))) => {
-                if log.line(line)? == Some(Kind::Stopped) {
-                    limit = Some((at.min(Instant::now() + LAST_WORDS), End::Stopped));
-                }
-            }
+        match (heard, limit_now) {
+            (Ok(line), Some((at, _))) => match log.line(line)? {
+                Some(Kind::Stopped) => limit = Some((at.min(Instant::now() + LAST_WORDS), End::Stopped)),
+                Some(Kind::Generation) => _ = seen.map(|seen| seen.fetch_add(1, Ordering::Relaxed)),
+                _ => {}
+            },
             // With a debugger, a CPU that stopped is there to be looked at.
             (Ok(line), None) => _ = log.line(line)?,
             (Err(RecvTimeoutError::Timeout), Some((_, end))) => return Ok(end),
@@ -188,8 +204,8 @@ mod tests {
         let text = "!! stopped".to_owned();
         sender.send(Line { at: Duration::ZERO, text }).unwrap();
         let started = Instant::now();
-        let deadline = started + Duration::from_secs(600);
-        assert_eq!(listen(&lines, Some(deadline), &mut log).unwrap(), End::Stopped);
+        let patience = Patience { deadline: Some(started + Duration::from_secs(600)), silence: None };
+        assert_eq!(listen(&lines, patience, None, &mut log).unwrap(), End::Stopped);
         assert!(started.elapsed() < Duration::from_secs(60));
         assert_eq!(log.events.len(), 1);
     }
@@ -199,8 +215,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut log = Log::create(&folder.path().join("events.jsonl")).unwrap();
         let (sender, lines) = mpsc::channel();
-        assert_eq!(listen(&lines, Some(Instant::now()), &mut log).unwrap(), End::OutOfTime);
+        let now = Patience { deadline: Some(Instant::now()), silence: None };
+        assert_eq!(listen(&lines, now, None, &mut log).unwrap(), End::OutOfTime);
+        let silent = Patience { deadline: None, silence: Some(Duration::from_millis(1)) };
+        assert_eq!(listen(&lines, silent, None, &mut log).unwrap(), End::OutOfTime);
+        let seen = AtomicU64::new(0);
+        sender.send(Line { at: Duration::ZERO, text: "[0] Generation 0 of 1".to_owned() }).unwrap();
         drop(sender);
-        assert_eq!(listen(&lines, None, &mut log).unwrap(), End::Console);
+        let patient = Patience { deadline: None, silence: Some(Duration::from_secs(600)) };
+        assert_eq!(listen(&lines, patient, Some(&seen), &mut log).unwrap(), End::Console);
+        assert_eq!(seen.into_inner(), 1);
     }
 }

@@ -120,14 +120,29 @@ impl Gdb {
 
     /// Runs until the instruction at `address` is next.
     pub fn run_to(&mut self, address: u64) -> Result<()> {
-        // QEMU would stop at once where it stands at a breakpoint already: one step first.
-        self.step()?;
-        self.expect_ok(&format!("Z1,{address:x},4"))?;
-        self.until_stopped("c")?;
-        self.expect_ok(&format!("z1,{address:x},4"))?;
+        self.stop_at(address)?;
+        self.go()?;
+        self.pass_by(address)?;
         let pc = self.register(&["pc"])?;
         ensure!(pc == Some(address), "the guest stopped at {pc:x?}, and was to run to {address:#x}");
         Ok(())
+    }
+
+    /// From here on the guest stops where the instruction at `address` is next.
+    pub fn stop_at(&mut self, address: u64) -> Result<()> {
+        self.expect_ok(&format!("Z1,{address:x},4"))
+    }
+
+    /// From here on it does not any more.
+    pub fn pass_by(&mut self, address: u64) -> Result<()> {
+        self.expect_ok(&format!("z1,{address:x},4"))
+    }
+
+    /// Runs until it stops.
+    pub fn go(&mut self) -> Result<()> {
+        // QEMU would stop at once where it stands at a breakpoint already: one step first, which breakpoints do not stop.
+        self.step()?;
+        self.until_stopped("c")
     }
 
     /// Lets the guest go.

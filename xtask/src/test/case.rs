@@ -11,14 +11,13 @@ use crate::{
     config::Config,
     disk,
     kernel_build::Built,
-    orders::{Base, Orders},
+    orders::{Base, Orders, seed_of},
     report,
     request::{Disk, Request},
     run::{Outcome, run},
+    transcript::{self, Life},
     verdict::Verdict,
 };
-
-use super::transcript::{self, Life};
 
 /// What a check is.
 type Check = Box<dyn Fn(&mut Trial<'_>) -> Result<()> + Send + Sync>;
@@ -76,6 +75,11 @@ impl<'a> Trial<'a> {
         Self { case, lab, made: Vec::new() }
     }
 
+    /// qemu.toml.
+    pub fn config(&self) -> &'a Arc<Config> {
+        &self.lab().config
+    }
+
     /// The kernel under test.
     pub fn kernel(&self) -> &'a Arc<Built> {
         &self.lab().kernel
@@ -87,8 +91,7 @@ impl<'a> Trial<'a> {
 
     /// This case's own seed: other cases draw other numbers from the same one.
     pub fn seed(&self) -> u64 {
-        let mixed = |seed: u64, byte: u8| (seed ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-        self.case.bytes().fold(self.lab().seed, mixed)
+        seed_of(self.lab().seed, self.case)
     }
 
     /// Orders that are drawn from this case's seed.

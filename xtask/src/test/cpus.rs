@@ -7,28 +7,28 @@ use anyhow::{Context, Result, ensure};
 use dtoolkit::model::DeviceTree;
 
 use crate::{
-    config::Flag,
+    config::Gic,
     disk,
+    fit_edit::set,
     orders::{Base, Orders, Restart},
+    proof::check,
     request::{Disk, Request},
+    transcript,
+    tree_edit::{child, edit_tree},
     verdict::Verdict,
 };
 
 use super::{
     case::{Case, Trial, case},
-    fit_edit::set,
-    generations::check,
     matrix::{MODES, words_for},
     patch::{HANG, Patched, UNDEFINED},
-    transcript,
-    tree_edit::{child, edit_tree},
 };
 
 /// A change of a kernel.
 type Patch = for<'a> fn(Patched<'a>) -> Result<Patched<'a>>;
 
 /// How many CPUs, by turns.
-const COUNTS: [usize; 4] = [2, 3, 4, 8];
+const COUNTS: [u32; 4] = [2, 3, 4, 8];
 
 /// Beside nothing: another CPU goes, and interrupts are left hard to leave.
 const WORDS: [&str; 3] = ["restart-cpu=random", "selftest=interrupts", "restart-cpu=random selftest=interrupts"];
@@ -45,7 +45,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let mut turn = 0;
     for (mode, machine, modes) in MODES {
-        for gic in [2, 3] {
+        for gic in [Gic::V2, Gic::V3] {
             for restart in [Restart::Hot, Restart::Cold] {
                 let (cpus, words) = (COUNTS[turn % COUNTS.len()], WORDS[turn % WORDS.len()]);
                 let base = if turn % 4 < 2 { Base::Random } else { Base::Same };
@@ -58,7 +58,7 @@ pub fn cases() -> Vec<Case> {
                     with_cpus(&mut request, cpus, gic);
                     let lives = trial.lives(&request)?;
                     check(&lives, &orders, modes)?;
-                    ensure!(lives.iter().all(|life| life.cpus.1 as usize == cpus), "not {cpus} CPUs");
+                    ensure!(lives.iter().all(|life| life.cpus.1 == cpus), "not {cpus} CPUs");
                     let provoked = lives.iter().filter(|life| life.says("provoked: ")).count();
                     let expected = if words.contains("interrupts") { lives.len() - 1 } else { 0 };
                     ensure!(provoked == expected, "{provoked} generations provoked interrupts, and {expected} were to");
@@ -122,7 +122,7 @@ pub fn cases() -> Vec<Case> {
         case("cpus/restart-by-one-that-is-none", |trial| {
             let orders = Orders { append: vec!["restart-cpu=3".to_owned()], ..trial.orders() };
             let mut request = trial.request("nvhe", &orders)?;
-            with_cpus(&mut request, 3, 3);
+            with_cpus(&mut request, 3, Gic::V3);
             let outcome = trial.ends(&request, Verdict::Failed(1))?;
             ensure!(
                 outcome
@@ -141,7 +141,7 @@ fn lpis(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
     let append = vec!["selftest=lpis restart-cpu=random".to_owned()];
     let orders = Orders { generations: 4, base: Base::Random, append, ..trial.orders() };
     let mut request = trial.request(machine, &orders)?;
-    with_cpus(&mut request, 3, 3);
+    with_cpus(&mut request, 3, Gic::V3);
     let lives = trial.lives(&request)?;
     let found: Vec<_> = lives.iter().map(|life| life.found.join("; ")).collect();
     let stopped = "1 of the CPUs with LPIs on and tables in RAM; turned off";
@@ -150,9 +150,8 @@ fn lpis(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
 }
 
 /// So many CPUs, and that GIC.
-pub fn with_cpus(request: &mut Request, cpus: usize, gic: u8) {
-    let why = "what this case is about".to_owned();
-    request.machine.flags.push(Flag { arg: format!("-smp {cpus} -machine gic-version={gic}"), why });
+pub fn with_cpus(request: &mut Request, cpus: u32, gic: Gic) {
+    (request.cpus, request.gic) = (Some(cpus), Some(gic));
 }
 
 /// A booted kernel that is wrong, on three CPUs. It restarts into a good one, if it restarts.
@@ -163,7 +162,7 @@ fn wrong(trial: &Trial<'_>, words: &str, patch: Patch) -> Result<Request> {
     let mut request = trial.request("nvhe", &orders)?;
     request.image = Some(patch(Patched::new(kernel))?.image);
     request.disk = Disk::Bytes(std::sync::Arc::new(disk::of(kernel, false)));
-    with_cpus(&mut request, 3, 3);
+    with_cpus(&mut request, 3, Gic::V3);
     Ok(request)
 }
 
@@ -198,7 +197,7 @@ fn edited(
     let append = words.split_whitespace().map(str::to_owned).collect();
     let orders = Orders { append, ..trial.orders() };
     let mut request = trial.request("nvhe", &orders)?;
-    with_cpus(&mut request, 3, 3);
+    with_cpus(&mut request, 3, Gic::V3);
     edit_tree(&mut request, edit)?;
     let lives = trial.lives(&request)?;
     ensure!(lives.len() == 3 && lives.iter().all(|life| life.found.is_empty()), "not three quiet generations");

@@ -1,48 +1,21 @@
-//! Guests with a debugger at their side, from before their first instruction.
+//! The cases' way to a guest with a debugger at its side, and what they do to it.
 //!
-//! *When:* by the cases that need a moment which no patch of the kernel brings about: memory that changes between two instructions. QEMU is
-//! started stopped, and asked over a monitor of the case's own to open a gdb stub; the runner's own stub is closed by that.
-
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-};
+//! *When:* by the cases that need a moment which no patch of the kernel brings about: memory that changes between two instructions.
 
 use anyhow::{Context, Result};
-use serde_json::json;
 
-use crate::{explain::Gdb, request::Request, run::Outcome};
+pub use crate::debugger::LOADED;
+use crate::{debugger, explain::Gdb, request::Request, run::Outcome};
 
-use super::{case::Trial, monitor::Monitor};
+use super::case::Trial;
 
-/// Where `virt` loads the Image.
-pub const LOADED: u64 = 0x4020_0000;
-
-/// Makes the run; `meddle` has the guest stopped before its first instruction, and lets it go in the end.
+/// Makes the case's run; `meddle` has the guest stopped before its first instruction, and lets it go in the end.
 pub fn debugged<'a>(
     trial: &'a mut Trial<'_>,
-    mut request: Request,
+    request: Request,
     meddle: impl FnOnce(Gdb) -> Result<()> + Send,
 ) -> Result<&'a Outcome> {
-    let monitor = Monitor::of(&mut request)?;
-    request.args.push("-S".to_owned());
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let meddled = scope.spawn(|| meddle(open(&monitor, &over)?));
-        let outcome = trial.run(&request);
-        over.store(true, Ordering::Relaxed);
-        let meddled = meddled.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let outcome = outcome?;
-        meddled.map(|()| outcome)
-    })
-}
-
-fn open(monitor: &Monitor, over: &AtomicBool) -> Result<Gdb> {
-    let mut qmp = monitor.connect(over)?;
-    let stub = monitor.socket("gdb");
-    qmp.execute("query-status", &json!({}))?;
-    qmp.human(&format!("gdbserver unix:{},server=on,wait=off", stub.display()))?;
-    Gdb::connect(&stub)
+    debugger::debugged(request, |request| trial.run(request), meddle)
 }
 
 /// Sets the Status of the entropy device, behind the kernel's back: as whoever had the machine before may have left it.

@@ -14,18 +14,18 @@ use crate::{
     explain::Gdb,
     fit::{self, Kind, Payload},
     orders::{Base, Orders, Restart},
+    proof::{Modes, check},
     request::{Disk, Request},
     traffic::frame,
+    transcript::{self, Life},
     verdict::Verdict,
 };
 
 use super::{
     case::{Case, Trial, case},
     debugger::{LOADED, debugged, entropy_device},
-    generations::{Modes, check},
     last_look::{last_look, memory},
     patch::{Patched, RET},
-    transcript::{self, Life},
 };
 
 /// `mov w0, #0`: the Status of a device in reset.

@@ -6,13 +6,15 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::orders::{Orders, Restart};
+use crate::{
+    orders::{Orders, Restart},
+    proof::{Modes, check},
+    transcript::{self, Life, hex},
+};
 
 use super::{
     case::{Case, Trial, case},
-    generations::{Modes, check},
     matrix::{MODES, words_for},
-    transcript::{Life, hex},
 };
 
 const GENERATIONS: u32 = 4;
@@ -45,7 +47,7 @@ fn pass(trial: &mut Trial<'_>, machine: &str, orders: &Orders, modes: Modes) -> 
     let outcome = trial.run(&request)?;
     let log = outcome.folder.file("exceptions.log");
     ensure!(outcome.verdict.exit_code() == 0, "{}", outcome.verdict.words());
-    let lives = super::transcript::lives(&outcome.console)?;
+    let lives = transcript::lives(&outcome.console)?;
     let log = std::fs::read_to_string(&log).with_context(|| format!("QEMU left no {}", log.display()))?;
     check(&lives, orders, modes)?;
     let mut calls = calls(&log)?;
@@ -160,10 +162,8 @@ fn judge(calls: &[Call], lives: &[Life], stub: u64) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::transcript::{lives, tests::GOOD},
-        *,
-    };
+    use super::*;
+    use crate::transcript::{lives, tests::GOOD};
 
     /// Of the good console's nVHE generations; its EL2 set-up returns to EL1 without an exception before.
     const LOG: &str = "\

@@ -7,23 +7,23 @@ use std::{path::Path, process::Command, sync::Arc};
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    config::Flag,
+    config::{Flag, Gic},
     disk::payload,
     fit::{self, Kind, Payload},
+    fit_edit::shifted,
     kernel_build::Built,
     orders::{Base, Orders},
+    proof::{Modes, check},
     request::{Disk, Request},
     setup,
+    transcript::{self, Life},
+    tree_edit::{edit_tree, reserve},
 };
 
 use super::{
     case::{Case, Skipped, Trial, case},
     debugger::{debugged, leave_entropy_device_on},
-    fit_edit::shifted,
-    generations::{Modes, check},
     plain,
-    transcript::{self, Life},
-    tree_edit::{edit_tree, reserve},
 };
 
 /// All of them.
@@ -39,7 +39,7 @@ pub fn cases() -> Vec<Case> {
         case("guests/psci-off", |trial| runs(trial, "vhe", |request| request.bootargs.clear())),
         case("guests/disk-behind-others", |trial| runs(trial, "nvhe", |request| request.args.extend(others()))),
         case("guests/disk-before-others", |trial| runs(trial, "nvhe", |request| flag(request, &others().join(" ")))),
-        case("guests/four-cpus", |trial| runs(trial, "nvhe", |request| flag(request, "-smp 4"))),
+        case("guests/four-cpus", |trial| runs(trial, "nvhe", |request| request.cpus = Some(4))),
         case("guests/five-gib", |trial| {
             let orders = Orders { generations: 8, base: Base::Random, ..trial.orders() };
             let mut request = trial.request("vhe", &orders)?;
@@ -61,7 +61,7 @@ pub fn cases() -> Vec<Case> {
     ];
     for machine in ["el1", "nvhe", "vhe"] {
         cases.push(case(format!("guests/gicv2-{machine}"), move |trial| {
-            runs(trial, machine, |request| other_machine(request, ",gic-version=3", ""))
+            runs(trial, machine, |request| request.gic = Some(Gic::V2))
         }));
     }
     for machine in ["nvhe", "vhe"] {

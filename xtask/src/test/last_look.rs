@@ -11,13 +11,15 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
-use crate::{explain::Qmp, request::Request, verdict::Verdict};
-
-use super::{
-    case::Trial,
+use crate::{
+    explain::Qmp,
     monitor::{Monitor, STEP},
+    request::Request,
     transcript::{self, Life},
+    verdict::Verdict,
 };
+
+use super::case::Trial;
 
 /// Makes the run, without semihosting, which would end QEMU itself; `look` sees the guest after its end. Gives the generations and what `look`
 /// brings back.

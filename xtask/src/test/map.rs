@@ -8,12 +8,18 @@ use std::ops::Range;
 use anyhow::{Context, Result, ensure};
 use boot::sysreg::{ROOT_LEVEL, descriptor};
 
-use crate::{config::Virtio, explain::Gdb, orders::Orders, request::Request, verdict::Verdict};
+use crate::{
+    config::Virtio,
+    explain::Gdb,
+    orders::Orders,
+    request::Request,
+    tree_edit::{edit_tree, reserve},
+    verdict::Verdict,
+};
 
 use super::{
     case::{Case, Trial, case},
     debugger::{LOADED, debugged},
-    tree_edit::{edit_tree, reserve},
 };
 
 /// 512 MiB from here on.

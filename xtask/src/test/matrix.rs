@@ -7,12 +7,10 @@ use anyhow::{Context, Result};
 use crate::{
     config::{Config, Virtio},
     orders::{Base, Orders, Restart},
+    proof::{Modes, check},
 };
 
-use super::{
-    case::{Case, Trial, case},
-    generations::{Modes, check},
-};
+use super::case::{Case, Trial, case};
 
 /// Sizes of RAM, most of them no power of two; the last is no multiple of 2 MiB.
 const MEMORY: [&str; 5] = ["512M", "200M", "384M", "768M", "1537M"];

@@ -18,15 +18,15 @@ use crate::{
     fit::{self, Kind, Payload},
     kernel_build::Built,
     orders::{Base, Orders, Restart},
+    proof::{Modes, check},
     relr,
     request::{Disk, Request},
+    transcript::Life,
 };
 
 use super::{
     case::{Case, Trial, case},
-    generations::{Modes, check},
     last_look::{last_look, memory},
-    transcript::Life,
 };
 
 const GENERATIONS: u32 = 4;

@@ -11,8 +11,6 @@ mod debugger;
 mod devices;
 mod exceptions;
 mod failing;
-mod fit_edit;
-mod generations;
 mod guests;
 mod hang;
 mod host;
@@ -21,14 +19,12 @@ mod map;
 mod matrix;
 mod memory;
 mod model;
-mod monitor;
 mod patch;
 mod plain;
 mod refused;
 mod runner;
+mod stress;
 mod stub;
-mod transcript;
-mod tree_edit;
 
 use std::sync::Arc;
 
@@ -107,6 +103,7 @@ impl TestOptions {
 fn cases(config: &Config, seen: &Arc<controls::Seen>) -> Vec<Case> {
     let mut cases = host::cases();
     cases.extend(hang::cases());
+    cases.extend(stress::cases());
     cases.extend(failing::cases());
     cases.extend(matrix::cases(config));
     cases.extend(devices::cases());

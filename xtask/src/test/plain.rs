@@ -14,9 +14,10 @@ use crate::{
     console::{Stream, tail},
     disk, image,
     processes::Guarded,
+    transcript,
 };
 
-use super::{case::Trial, transcript};
+use super::case::Trial;
 
 /// Five generations take a second.
 const LIMIT: Duration = Duration::from_secs(60);

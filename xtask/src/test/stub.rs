@@ -6,12 +6,11 @@
 use anyhow::{Result, ensure};
 use boot::{esr, marker};
 
-use crate::{orders::Orders, verdict::Verdict};
+use crate::{config::Gic, orders::Orders, transcript::hex, verdict::Verdict};
 
 use super::{
     case::{Case, Trial, case},
     cpus::with_cpus,
-    transcript::hex,
 };
 
 const NVHE: [&str; 3] = ["cortex-a72", "neoverse-n1", "max"];
@@ -30,11 +29,11 @@ pub fn cases() -> Vec<Case> {
     all.map(named).collect()
 }
 
-fn pass(trial: &mut Trial<'_>, machine: &str, cpu: &str, cpus: usize) -> Result<()> {
+fn pass(trial: &mut Trial<'_>, machine: &str, cpu: &str, cpus: u32) -> Result<()> {
     let orders = Orders { append: vec!["selftest=stub".to_owned()], ..trial.orders() };
     let mut request = trial.request(machine, &orders)?;
     request.cpu = Some(cpu.to_owned());
-    with_cpus(&mut request, cpus, 3);
+    with_cpus(&mut request, cpus, Gic::V3);
     let expected = if machine == "nvhe" { Verdict::Stopped } else { Verdict::Success };
     let outcome = trial.ends(&request, expected)?;
     judge(&outcome.console, machine == "nvhe")?;

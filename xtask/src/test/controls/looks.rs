@@ -8,16 +8,21 @@ use std::sync::Mutex;
 use anyhow::{Context, Result};
 use boot::marker;
 
-use crate::{kernel_build::Built, orders::Orders, request::Request, run::Outcome, verdict::Verdict};
+use crate::{
+    kernel_build::Built,
+    orders::Orders,
+    proof::{Modes, check},
+    request::Request,
+    run::Outcome,
+    transcript,
+    verdict::Verdict,
+};
 
 use super::super::{
     case::Trial,
     debugger::{LOADED, debugged},
-    exceptions,
-    generations::{Modes, check},
-    memory,
+    exceptions, memory,
     refused::late,
-    transcript,
 };
 
 /// Makes the run, and gives what is to be said of it.

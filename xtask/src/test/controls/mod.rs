@@ -18,12 +18,12 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{
     disk, fit,
     orders::{Base, Orders, Restart},
+    proof::Modes,
     request::{Disk, Request},
 };
 
 use super::{
     case::{Case, Trial, case},
-    generations::Modes,
     patch::Patched,
 };
 

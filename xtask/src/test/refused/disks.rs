@@ -6,18 +6,17 @@ use boot::marker;
 use crate::{
     disk::payload,
     fit::{self, Kind, Payload},
+    fit_edit::{edited, node, position, set},
     kernel_build::Built,
     orders::Orders,
+    qemu,
     request::Disk,
+    transcript,
     verdict::Verdict,
 };
 
 use super::{
-    super::{
-        case::{Case, Trial, case},
-        fit_edit::{edited, node, position, set},
-        transcript,
-    },
+    super::case::{Case, Trial, case},
     PLAIN, Refusal, alive, failed,
 };
 
@@ -54,6 +53,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         case("refused/read-error", read_error),
         case("refused/read-error-in-the-tree", read_error_in_the_tree),
+        case("refused/no-contents", no_contents),
         case("refused/all-configurations", all_configurations),
         case("refused/bootargs", bootargs),
     ]
@@ -114,14 +114,6 @@ fn damaged(kernel: &Built, from: usize, offset: isize, value: u32) -> Result<Vec
     Ok(disk)
 }
 
-/// How QEMU opens a disk that fails at a sector.
-fn failing_drive(sector: usize) -> String {
-    format!(
-        "if=none,id=d0,driver=raw,readonly=on,file.driver=blkdebug,file.image.driver=file,file.image.filename={{disk}},\
-         file.inject-error.0.event=read_aio,file.inject-error.0.errno=5,file.inject-error.0.sector={sector}"
-    )
-}
-
 /// The first configuration's kernel has a sector that cannot be read.
 fn read_error(trial: &mut Trial<'_>) -> Result<()> {
     let disk = two(trial.kernel());
@@ -129,7 +121,7 @@ fn read_error(trial: &mut Trial<'_>) -> Result<()> {
     let orders = Orders { append: vec!["on-refusal=continue".to_owned()], ..trial.orders() };
     let mut request = trial.request("nvhe", &orders)?;
     request.disk = Disk::Bytes(disk.into());
-    request.drive = failing_drive(start + 20);
+    request.drive = qemu::failing_drive([start + 20]);
     let lives = trial.lives(&request)?;
     // One request reads all blocks that go to one run of frames; it is named by its first.
     let block = format!("the disk fails to read block {start}: ");
@@ -139,7 +131,15 @@ fn read_error(trial: &mut Trial<'_>) -> Result<()> {
 /// The first sector cannot be read.
 fn read_error_in_the_tree(trial: &mut Trial<'_>) -> Result<()> {
     let mut request = trial.request("nvhe", &trial.orders())?;
-    request.drive = failing_drive(0);
+    request.drive = qemu::failing_drive([0]);
+    failed(trial, &request, &["the disk fails to read block 0: "])
+}
+
+/// A disk without contents is refused once: there is no next configuration to go on with.
+fn no_contents(trial: &mut Trial<'_>) -> Result<()> {
+    let orders = Orders { append: vec!["on-refusal=continue".to_owned()], ..trial.orders() };
+    let mut request = trial.request("nvhe", &orders)?;
+    request.drive = qemu::failing_drive([0]);
     failed(trial, &request, &["the disk fails to read block 0: "])
 }
 

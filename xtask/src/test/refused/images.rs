@@ -8,16 +8,14 @@ use boot::image::{
 use crate::{
     disk::{LOAD, payload},
     fit,
+    fit_edit::position,
     kernel_build::Built,
     orders::Base,
     request::Disk,
 };
 
 use super::{
-    super::{
-        case::{Case, Trial, case},
-        fit_edit::position,
-    },
+    super::case::{Case, Trial, case},
     PLAIN, Refusal, failed,
 };
 

@@ -5,14 +5,20 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{explain::Gdb, kernel_build::Built, orders::Orders, request::Disk, verdict::Verdict};
+use crate::{
+    explain::Gdb,
+    kernel_build::{Built, returns},
+    orders::Orders,
+    proof::{Modes, check},
+    request::Disk,
+    transcript,
+    verdict::Verdict,
+};
 
 use super::{
     super::{
         case::{Case, Trial, case},
         debugger::{LOADED, debugged},
-        generations::{Modes, check},
-        transcript,
     },
     alive, disks,
 };
@@ -75,13 +81,4 @@ fn first_look(gdb: &mut Gdb, checksummed: u64) -> Result<Vec<u64>> {
         ends.push(end);
     }
     bail!("{MOST_CALLS} ranges were checksummed, and none of them twice")
-}
-
-/// Where the first `ret` from the symbol on is linked.
-fn returns(kernel: &Built, name: &str) -> Result<u64> {
-    const RET: [u8; 4] = 0xd65f_03c0_u32.to_le_bytes();
-    let start = kernel.symbol(name)?;
-    let words = kernel.image[usize::try_from(start)?..].chunks(4);
-    let word = words.take_while(|word| *word != RET).count() as u64;
-    Ok(start + word * 4)
 }

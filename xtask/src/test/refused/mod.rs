@@ -17,15 +17,13 @@ use crate::{
     disk,
     kernel_build::Built,
     orders::{Base, Orders},
+    proof::{Modes, check},
     request::{Disk, Request},
+    transcript::{self, Life},
     verdict::Verdict,
 };
 
-use super::{
-    case::{Case, Trial, case},
-    generations::{Modes, check},
-    transcript::{self, Life},
-};
+use super::case::{Case, Trial, case};
 
 /// A rule that is broken, and how that is told.
 #[derive(Clone, Copy)]

@@ -6,17 +6,15 @@ use boot::marker;
 use crate::{
     disk::{LOAD, payload},
     fit::{self, Kind, Payload},
+    fit_edit::{node, set},
     kernel_build::Built,
     orders::{Base, Orders},
+    tree_edit::{edit_tree, reserve},
     verdict::Verdict,
 };
 
 use super::{
-    super::{
-        case::{Case, Trial, case},
-        fit_edit::{node, set},
-        tree_edit::{edit_tree, reserve},
-    },
+    super::case::{Case, Trial, case},
     PLAIN, Refusal,
 };
 

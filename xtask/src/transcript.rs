@@ -1,6 +1,6 @@
 //! A console read as the lives that it tells of.
 //!
-//! *When:* after a run, by the cases. A log line is `[generation] text`; lines without that belong to whoever spoke last. The words
+//! *When:* after a run, by whoever proves or tests it. A log line is `[generation] text`; lines without that belong to whoever spoke last. The words
 //! are the kernel's own (`main::introduce`, `stage`, `way_here`): a line that a case needs and that is not as expected fails it.
 
 use anyhow::{Context, Result, bail, ensure};
@@ -27,12 +27,20 @@ pub struct Life {
     pub free: u64,
     /// Bytes of its device tree.
     pub tree: u64,
-    /// The stations of the way here, without their times.
-    pub phases: Vec<String>,
+    /// CNTVCT at its first instruction, in nanoseconds.
+    pub entered: u64,
+    /// The stations of the way here, each with the nanoseconds since the one before.
+    pub phases: Vec<(String, u64)>,
+    /// Bytes that it hashed to load its successor, the last time.
+    pub hashed: Option<u64>,
     /// Why it did not restart, each time.
     pub refused: Vec<String>,
     /// How many CPUs are up, and how many there are.
     pub cpus: (u32, u32),
+    /// Whether it takes interrupts at all.
+    pub has_interrupts: bool,
+    /// How many of its timer's interrupts each CPU took, as told when the others are off.
+    pub ticks: Vec<u64>,
     /// Interrupts that it was entered with.
     pub found: Vec<String>,
     /// How many interrupts it took that were not its own.
@@ -57,6 +65,11 @@ pub struct Bye {
 }
 
 impl Life {
+    /// The names of the stations of the way here.
+    pub fn stations(&self) -> Vec<&str> {
+        self.phases.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
     /// Whether a line of it has `words`.
     pub fn says(&self, words: &str) -> bool {
         self.lines.iter().any(|line| line.contains(words))
@@ -106,14 +119,21 @@ impl Life {
             self.tree = decimal(text, "device tree ")?;
         } else if let Some(rest) = text.strip_prefix("phases, ns: ") {
             self.phases = stations(rest)?;
+        } else if text.starts_with("entered at ") {
+            self.entered = decimal(text, "entered at ")?;
         } else if let Some(rest) = text.strip_prefix("CPUs: ") {
             let (up, of) =
                 rest.split_once(" up").and_then(|(counts, _)| counts.split_once(" of ")).context("no counts")?;
             self.cpus = (up.parse()?, of.parse()?);
+            self.has_interrupts = !rest.contains("; no interrupts: ");
         } else if let Some(rest) = text.strip_prefix(marker::FOUND) {
             self.found.push(rest.to_owned());
         } else if text.starts_with("others off in ") {
+            let ticks = behind(text, "ticks [")?.split(']').next().unwrap_or_default();
+            self.ticks = ticks.split(", ").map(str::parse).collect::<Result<_, _>>().context("no ticks")?;
             self.strays = decimal(text, "not ours ")?;
+        } else if text.starts_with("loaded ") {
+            self.hashed = Some(decimal(text, "\": ")?);
         } else if let Some(rest) = text.strip_prefix(marker::REFUSED) {
             self.refused.push(rest.to_owned());
         } else if let Some(rest) = text.strip_prefix(marker::BYE) {
@@ -129,18 +149,17 @@ impl Life {
     }
 }
 
-/// `Bye! +12 copied +3 main` as `Bye!`, `copied`, `main`.
-fn stations(line: &str) -> Result<Vec<String>> {
+/// `Bye! +12 copied +3 main` as `Bye!` after 0, `copied` after 12, `main` after 3.
+fn stations(line: &str) -> Result<Vec<(String, u64)>> {
     let mut stations = line.split(" +");
     let first = stations.next().unwrap_or_default().to_owned();
-    let mut names = vec![first];
+    let mut found = vec![(first, 0)];
     for station in stations {
-        match station.split_once(' ') {
-            Some((time, name)) if time.parse::<u64>().is_ok() => names.push(name.to_owned()),
-            _ => bail!("\"{station}\" is no time and a name"),
-        }
+        let (time, name) = station.split_once(' ').unwrap_or_default();
+        let Ok(time) = time.parse() else { bail!("\"{station}\" is no time and a name") };
+        found.push((name.to_owned(), time));
     }
-    Ok(names)
+    Ok(found)
 }
 
 /// The hexadecimal number, with its 0x, behind `label`.
@@ -173,16 +192,19 @@ pub mod tests {
 [0] free memory 536209728 bytes, device tree 7846 bytes (handed over with 1048576)
 [0] CPUs: 2 of 2 up; GICv3, EL1's virtual timer (INTID 27)
 [0] loaded \"conf-1\": 164128 bytes hashed, 6 requests, disk 191024 ns
-[0] others off in 409616 ns; ticks [16, 15], work [0, 16], interrupts not ours 0
+[0] others off in 310736 ns; ticks [16, 14], work [14, 2], interrupts not ours 0
 [0] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, device tree 0x4027c000, control pages 0x5ffc0000, breadcrumbs 0x5ffc2000
 [1] phases, ns: Bye! +1 in the control page +2 copied +3 maintained +4 verified +5 MMU off +6 leaving +7 first instruction +8 EL2 set up +9 MMU on +10 main
+[1] entered at 20753024 ns of CNTVCT
 [1] Generation 1 of 3: nvhe, base 0x40200000
 [1] seed 0x2a, image 479232 bytes, control pages 0x5ff80000
 [1] free memory 536217920 bytes, device tree 7846 bytes (handed over with 7846)
 [1] CPUs: 2 of 2 up; GICv3, EL1's virtual timer (INTID 27)
-[1] others off in 409616 ns; ticks [16, 15], work [0, 16], interrupts not ours 0
+[1] loaded \"conf-1\": 164128 bytes hashed, 6 requests, disk 191024 ns
+[1] others off in 310736 ns; ticks [16, 14], work [14, 2], interrupts not ours 0
 [1] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, device tree 0x5ffc2000, control pages 0x5ff80000, breadcrumbs 0x5ff82000
 [2] phases, ns: Bye! +1 in the control page +2 copied +3 maintained +4 verified +5 MMU off +6 leaving +7 first instruction +8 EL2 set up +9 MMU on +10 main
+[2] entered at 40753024 ns of CNTVCT
 [2] Generation 2 of 3: nvhe, base 0x40200000
 [2] seed 0x2a, image 479232 bytes, control pages 0x5ff40000
 [2] free memory 536217920 bytes, device tree 7846 bytes (handed over with 7846)
@@ -197,8 +219,10 @@ pub mod tests {
         assert_eq!((lives[1].number, lives[1].of, lives[1].mode.as_str(), lives[1].base), (1, 3, "nvhe", 0x4020_0000));
         assert_eq!((lives[1].seed, lives[1].image, lives[1].control), (0x2a, 479_232, 0x5ff8_0000));
         assert_eq!((lives[1].free, lives[1].tree), (536_217_920, 7846));
-        assert_eq!((lives[1].cpus, lives[1].strays), ((2, 2), 0));
-        assert_eq!(lives[0].phases, ["first instruction", "EL2 set up", "MMU on", "main"]);
+        assert_eq!((lives[1].cpus, &*lives[1].ticks, lives[1].strays), ((2, 2), [16, 14].as_slice(), 0));
+        assert_eq!(lives[0].stations(), ["first instruction", "EL2 set up", "MMU on", "main"]);
+        assert_eq!(lives[0].phases[1], ("EL2 set up".to_owned(), 224_048));
+        assert_eq!((lives[0].entered, lives[0].hashed, lives[2].hashed), (753_024, Some(164_128), None));
         let bye = lives[0].bye.as_ref().unwrap();
         assert_eq!(bye.way, "copy, MMU off, HVC_SOFT_RESTART");
         assert_eq!([bye.entry, bye.tree, bye.control], [0x4020_0000, 0x4027_c000, 0x5ffc_0000]);

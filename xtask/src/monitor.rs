@@ -1,6 +1,6 @@
 //! A monitor of the case's own, beside the runner's, which that keeps to itself until the run's end.
 //!
-//! *When:* by the cases that ask QEMU something while the run goes on, or before its first instruction.
+//! *When:* by the cases and the faults that ask QEMU something while the run goes on, or before its first instruction.
 
 use std::{
     path::PathBuf,

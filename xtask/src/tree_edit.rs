@@ -1,6 +1,6 @@
 //! Machines with other device trees than QEMU's own: QEMU's, edited.
 //!
-//! *When:* by the cases that need a reservation, or a tree that is wrong. QEMU writes its tree to a file (`dumpdtb`) and takes the
+//! *When:* by the cases and the faults that need a reservation, or a tree that is wrong. QEMU writes its tree to a file (`dumpdtb`) and takes the
 //! edited one back (`-dtb`); memory, bootargs and PSCI it writes into that itself.
 
 use std::{
@@ -20,7 +20,7 @@ use crate::{
     request::Request,
 };
 
-use super::fit_edit::set;
+use crate::fit_edit::set;
 
 /// How long QEMU may take to write its tree.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,10 +30,13 @@ pub fn edit_tree(request: &mut Request, edit: impl FnOnce(&mut DeviceTree) -> Re
     // Beside the runs' folders, so that a run's command finds it again.
     let folder = crate::target_dir().join("ouroboros").join("trees");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    let file = folder.join(format!("{}.dtb", request.name));
+    // Runs of one name may be made at the same time.
+    let file = folder.join(format!("{}-{:016x}.dtb", request.name, request.seed));
     let choice = Choice {
         cpu: request.cpu.as_deref(),
         memory: request.memory.as_deref(),
+        cpus: request.cpus,
+        gic: request.gic,
         virtio: request.virtio,
         ..Choice::plain(&request.machine)
     };

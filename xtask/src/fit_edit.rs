@@ -1,6 +1,6 @@
 //! Disks that are odd or wrong on purpose: the FIT that xtask writes, changed afterwards.
 //!
-//! *When:* by the cases that show what the kernel takes and what it refuses. The tree is edited as a tree; data stay where they are.
+//! *When:* by the cases and the faults that show what the kernel takes and what it refuses. The tree is edited as a tree; data stay where they are.
 
 use anyhow::{Context, Result, ensure};
 use dtoolkit::{

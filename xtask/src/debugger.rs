@@ -1,0 +1,44 @@
+//! Guests with a debugger at their side, from before their first instruction.
+//!
+//! *When:* by the cases and the faults that need a moment which no patch of the kernel brings about: memory that changes between two instructions. QEMU is
+//! started stopped, and asked over a monitor of its own to open a gdb stub; the runner's own stub is closed by that.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::{explain::Gdb, monitor::Monitor, request::Request};
+
+/// Where `virt` loads the Image.
+pub const LOADED: u64 = 0x4020_0000;
+
+/// Makes the run, by `run`; `meddle` has the guest stopped before its first instruction, and lets it go in the end.
+pub fn debugged<T>(
+    mut request: Request,
+    run: impl FnOnce(&Request) -> Result<T>,
+    meddle: impl FnOnce(Gdb) -> Result<()> + Send,
+) -> Result<T> {
+    let monitor = Monitor::of(&mut request)?;
+    request.args.push("-S".to_owned());
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let meddled = scope.spawn(|| meddle(open(&monitor, &over)?));
+        let outcome = run(&request);
+        over.store(true, Ordering::Relaxed);
+        let meddled = meddled.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let outcome = outcome?;
+        meddled.map(|()| outcome)
+    })
+}
+
+fn open(monitor: &Monitor, over: &AtomicBool) -> Result<Gdb> {
+    let mut qmp = monitor.connect(over)?;
+    let stub = monitor.socket("gdb");
+    qmp.execute("query-status", &json!({}))?;
+    qmp.human(&format!("gdbserver unix:{},server=on,wait=off", stub.display()))?;
+    Gdb::connect(&stub)
+}

@@ -1,0 +1,399 @@
+//! What every generation must show of itself, beyond the run's exit code: a list of rules over what it said.
+//!
+//! *When:* after a run that ended well, by the cases and by the stress harness. Each rule is one that a kernel which is slightly wrong would
+//! break in silence. A generation is held against all of them in the order of the list; the first that is broken is told.
+
+use std::{collections::BTreeSet, fmt};
+
+use anyhow::Result;
+use boot::{breadcrumb::PHASES, marker};
+
+use crate::{
+    disk,
+    orders::{Base, Orders, Restart},
+    transcript::{Bye, Life},
+};
+
+/// Which modes the generations are to live in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Modes {
+    /// This one, all of them.
+    All(&'static str),
+    /// nvhe and vhe in turn.
+    Alternate,
+}
+
+impl Modes {
+    fn of(self, generation: u32) -> &'static str {
+        match self {
+            Self::All(mode) => mode,
+            Self::Alternate if generation.is_multiple_of(2) => "nvhe",
+            Self::Alternate => "vhe",
+        }
+    }
+}
+
+/// A generation among those before it, and what all of them were ordered.
+struct Seen<'a> {
+    orders: &'a Orders,
+    modes: Modes,
+    /// How many CPUs the machine has, where that is known.
+    cpus: Option<u32>,
+    /// All up to this one.
+    so_far: &'a [Life],
+    life: &'a Life,
+}
+
+impl<'a> Seen<'a> {
+    fn before(&self) -> Option<&'a Life> {
+        self.so_far.len().checked_sub(2).map(|at| &self.so_far[at])
+    }
+
+    /// The generation before and how it left; the first was sent by a loader, which says nothing.
+    fn sent(&self) -> Result<Option<(&'a Life, &'a Bye)>, String> {
+        let Some(before) = self.before() else { return Ok(None) };
+        let bye = before.bye.as_ref().ok_or_else(|| format!("generation {} did not say Bye!", before.number))?;
+        Ok(Some((before, bye)))
+    }
+
+    fn is_last(&self) -> bool {
+        self.life.number + 1 == self.orders.generations
+    }
+}
+
+/// What a rule finds: nothing, or what is wrong.
+type Found = Result<(), String>;
+
+/// Something that holds for every generation.
+struct Rule {
+    name: &'static str,
+    holds: fn(&Seen<'_>) -> Found,
+}
+
+/// All of them. A new line on the console that every generation must have, and have right, is a new entry.
+const RULES: &[Rule] = &[
+    Rule { name: "number in order", holds: number },
+    Rule { name: "mode as ordered", holds: mode },
+    Rule { name: "seed as ordered", holds: seed },
+    Rule { name: "way out as ordered", holds: way_out },
+    Rule { name: "address as sent", holds: address },
+    Rule { name: "every station, the whole-image check among them", holds: stations },
+    Rule { name: "placement as ordered", holds: placement },
+    Rule { name: "all CPUs up", holds: cpus_up },
+    Rule { name: "all CPUs at work, then off, with no interrupt but their own", holds: interrupts },
+    Rule { name: "nothing left on by a predecessor", holds: quiet },
+    Rule { name: "CNTVCT goes on", holds: time },
+    Rule { name: "memory and device tree as in generation 2", holds: drift },
+    Rule { name: "a Bye! from all but the last", holds: last },
+];
+
+/// A rule that a generation breaks.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Broken {
+    /// Which generation.
+    pub generation: u32,
+    /// The rule's name.
+    pub rule: &'static str,
+    /// How.
+    pub why: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "generation {}: not \"{}\": {}", self.generation, self.rule, self.why)
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// Holds the lives against what was ordered. An error is a [`Broken`].
+pub fn check(lives: &[Life], orders: &Orders, modes: Modes) -> Result<()> {
+    Ok(prove(lives, orders, modes, None)?)
+}
+
+/// Holds the lives against what was ordered, on a machine with so many CPUs; gives the first rule that is broken.
+pub fn prove(lives: &[Life], orders: &Orders, modes: Modes, cpus: Option<u32>) -> Result<(), Broken> {
+    prove_each(lives, orders, modes, cpus)?;
+    let (found, ordered) = (lives.len(), orders.generations);
+    if found == ordered as usize {
+        return Ok(());
+    }
+    let generation = lives.last().map_or(0, |last| last.number + 1);
+    Err(Broken { generation, rule: RULES[0].name, why: format!("{found} came up, and {ordered} were ordered") })
+}
+
+/// The same for a run that was not meant to come to its end.
+pub fn prove_each(lives: &[Life], orders: &Orders, modes: Modes, cpus: Option<u32>) -> Result<(), Broken> {
+    for (at, life) in lives.iter().enumerate() {
+        let seen = Seen { orders, modes, cpus, so_far: &lives[..=at], life };
+        for rule in RULES {
+            (rule.holds)(&seen).map_err(|why| Broken { generation: life.number, rule: rule.name, why })?;
+        }
+    }
+    Ok(())
+}
+
+fn unless(good: bool, why: impl FnOnce() -> String) -> Found {
+    if good { Ok(()) } else { Err(why()) }
+}
+
+fn number(seen: &Seen<'_>) -> Found {
+    let (life, due) = (seen.life, seen.so_far.len() - 1);
+    unless(life.number as usize == due, || format!("it is number {}, and {due} was due", life.number))?;
+    let ordered = seen.orders.generations;
+    unless(life.of == ordered, || format!("it counts {}, and {ordered} were ordered", life.of))
+}
+
+fn mode(seen: &Seen<'_>) -> Found {
+    let (lives, asked) = (&seen.life.mode, seen.modes.of(seen.life.number));
+    unless(lives == asked, || format!("it lives in {lives}, and should in {asked}"))
+}
+
+fn seed(seen: &Seen<'_>) -> Found {
+    let (draws, asked) = (seen.life.seed, seen.orders.seed);
+    unless(draws == asked, || format!("it draws from {draws:#x}, and should from {asked:#x}"))
+}
+
+/// The way from the one before to this one is the one that was ordered.
+fn way_out(seen: &Seen<'_>) -> Found {
+    let Some((from, bye)) = seen.sent()? else { return Ok(()) };
+    let left = || format!("generation {}, {}, left by \"{}\"", from.number, from.mode, bye.way);
+    unless(bye.way.contains("HVC_SOFT_RESTART") == (from.mode == "nvhe"), left)?;
+    unless(bye.way.starts_with("copy") == (seen.orders.restart == Restart::Hot), left)?;
+    let (named, lies) = (bye.control, from.control);
+    unless(named == lies, || format!("{}, by control pages at {named:#x}; its own are at {lies:#x}", left()))
+}
+
+fn address(seen: &Seen<'_>) -> Found {
+    let Some((_, bye)) = seen.sent()? else { return Ok(()) };
+    let (entry, base) = (bye.entry, seen.life.base);
+    unless(entry == base, || format!("it was sent to {entry:#x}, and lies at {base:#x}"))
+}
+
+/// Every station of the way here, in its order. "verified" is the control page's: every byte of every destination matches the checksum of
+/// what was loaded, whose SHA-256 was right.
+fn stations(seen: &Seen<'_>) -> Found {
+    use boot::breadcrumb::{BYE, CONTROL, COPIED, LEAVING, MAINTAINED, MMU_OFF, VERIFIED};
+    let way_out = match seen.orders.restart {
+        Restart::Hot => [BYE, CONTROL, COPIED, MAINTAINED, VERIFIED, MMU_OFF, LEAVING],
+        Restart::Cold => [BYE, CONTROL, MMU_OFF, MAINTAINED, COPIED, VERIFIED, LEAVING],
+    };
+    // The first was sent by a loader that leaves no breadcrumbs.
+    let mut expected = if seen.life.number == 0 { Vec::new() } else { way_out.map(|phase| PHASES[phase]).to_vec() };
+    expected.push("first instruction");
+    expected.extend((seen.life.mode != "el1").then_some("EL2 set up"));
+    expected.extend(["MMU on", "main"]);
+    let found = seen.life.stations();
+    unless(found == expected, || format!("they are {found:?}, not {expected:?}"))
+}
+
+fn placement(seen: &Seen<'_>) -> Found {
+    let bases = || seen.so_far.iter().map(|life| life.base);
+    let base = seen.life.base;
+    let good = match seen.orders.base {
+        Base::Same => base == seen.so_far[0].base,
+        Base::Load => seen.life.number == 0 || base == disk::LOAD,
+        // The first is where the loader put it; two alone may be the same by chance, where there are few slots.
+        Base::Random => !seen.is_last() || seen.so_far.len() < 4 || bases().skip(1).collect::<BTreeSet<_>>().len() >= 2,
+    };
+    unless(good, || {
+        format!("with base={} it lies at {base:#x}, the first at {:#x}", seen.orders.base, seen.so_far[0].base)
+    })
+}
+
+fn cpus_up(seen: &Seen<'_>) -> Found {
+    let (up, all) = seen.life.cpus;
+    unless(up == all && up > 0, || format!("it has {up} of {all} up"))?;
+    let has = seen.cpus.unwrap_or(all);
+    unless(has == all, || format!("it knows of {all}, and the machine has {has}"))
+}
+
+/// A generation that goes has told what its CPUs took, the others being off.
+fn interrupts(seen: &Seen<'_>) -> Found {
+    let Life { ticks, strays, cpus, has_interrupts, bye, .. } = seen.life;
+    let each = ticks.len() == cpus.1 as usize && !(*has_interrupts && ticks.contains(&0));
+    unless(bye.is_none() || each, || format!("of {} CPUs it tells the ticks {ticks:?}", cpus.1))?;
+    unless(*strays == 0, || format!("it took {strays} interrupts that were not its own"))
+}
+
+fn quiet(seen: &Seen<'_>) -> Found {
+    let found = &seen.life.found;
+    unless(found.is_empty(), || format!("it was entered with interrupts that were left: {found:?}"))
+}
+
+fn time(seen: &Seen<'_>) -> Found {
+    let (Some(before), now) = (seen.before(), seen.life.entered) else { return Ok(()) };
+    unless(now > before.entered, || format!("it was entered at {now} ns, the one before at {} ns", before.entered))
+}
+
+/// Nothing is used up from generation to generation. The first two differ: the loader's device tree is shrunk once.
+fn drift(seen: &Seen<'_>) -> Found {
+    let Some(third) = seen.so_far.get(2) else { return Ok(()) };
+    let of = |life: &Life| (life.free, life.tree, life.image);
+    let life = seen.life;
+    // How many page tables a map takes depends on where image and control pages lie, with the other CPUs' stacks beside them: one each for
+    // the pages of both, one more where such pages cross 2 MiB, and one each for their GiB, shared or not. Places recur, and at the same
+    // ones it is the same to the byte.
+    let tables = match (third.base == life.base, third.control == life.control) {
+        (true, true) => 0,
+        (true, false) => 2 * 4096,
+        (false, _) => 4 * 4096,
+    };
+    let good = third.free.abs_diff(life.free) <= tables && (third.tree, third.image) == (life.tree, life.image);
+    unless(good, || {
+        let (was, is) = (of(third), of(life));
+        format!("free memory, device tree and image of generation 2 are {was:?} bytes, its own are {is:?}")
+    })
+}
+
+fn last(seen: &Seen<'_>) -> Found {
+    match &seen.life.bye {
+        Some(_) if seen.is_last() => Err("it is the last, and said Bye!".to_owned()),
+        None if seen.is_last() && !seen.life.says(marker::SUCCESS) => Err("it did not end with its marker".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transcript::{lives, tests::GOOD};
+
+    const NVHE: Modes = Modes::All("nvhe");
+
+    fn orders() -> Orders {
+        Orders { seed: 0x2a, ..Orders::default() }
+    }
+
+    fn judged(console: &str, orders: &Orders, modes: Modes) -> Result<(), Broken> {
+        prove(&lives(console).unwrap(), orders, modes, None)
+    }
+
+    #[test]
+    fn a_run_that_went_well_passes() {
+        judged(GOOD, &orders(), NVHE).unwrap();
+    }
+
+    #[test]
+    fn each_rule_can_fail() {
+        let line = |number: u32, start: &str| {
+            let start = format!("[{number}] {start}");
+            format!("{}\n", GOOD.lines().find(|line| line.starts_with(&start)).unwrap())
+        };
+        let second = GOOD.split_inclusive('\n').filter(|line| line.starts_with("[1]")).collect::<String>();
+        for (was, is, why) in [
+            (second, String::new(), "number 2, and 1 was due"),
+            ("[1] Generation 1 of 3".into(), "[1] Generation 1 of 4".into(), "counts 4"),
+            ("[1] Generation 1 of 3: nvhe".into(), "[1] Generation 1 of 3: vhe".into(), "lives in vhe"),
+            ("[2] seed 0x2a".into(), "[2] seed 0x2b".into(), "draws from 0x2b"),
+            (line(1, "Bye!"), String::new(), "did not say Bye!"),
+            ("HVC_SOFT_RESTART; entry".into(), "branch; entry".into(), "left by \"copy, MMU off, branch\""),
+            ("Next: copy, MMU off,".into(), "Next: MMU off, copy,".into(), "left by \"MMU off, copy"),
+            ("entry 0x40200000".into(), "entry 0x40400000".into(), "sent to 0x40400000"),
+            ("control pages 0x5ff80000,".into(), "control pages 0x5ff90000,".into(), "by control pages at 0x5ff90000"),
+            ("+3 maintained +4 verified".into(), "+3 maintained".into(), "every station"),
+            ("+2 copied +3 maintained".into(), "+2 maintained +3 copied".into(), "every station"),
+            ("[0] phases, ns: first".into(), "[0] phases, ns: Bye! +1 first".into(), "every station"),
+            ("CPUs: 2 of 2".into(), "CPUs: 1 of 2".into(), "1 of 2 up"),
+            (line(1, "CPUs"), String::new(), "0 of 0 up"),
+            ("[1] seed".into(), "[1] Found at entry: CPU 1: INTID 27 pending\n[1] seed".into(), "INTID 27 pending"),
+            ("not ours 0".into(), "not ours 1".into(), "took 1 interrupts"),
+            ("ticks [16, 14]".into(), "ticks [16, 0]".into(), "tells the ticks [16, 0]"),
+            ("ticks [16, 14]".into(), "ticks [16]".into(), "tells the ticks [16]"),
+            (line(1, "others off"), String::new(), "tells the ticks []"),
+            ("entered at 40753024".into(), "entered at 20753024".into(), "the one before at 20753024 ns"),
+            ("[2] Ouroboros: success\n".into(), String::new(), "marker"),
+            (
+                "[2] Ouroboros: success".into(),
+                (line(1, "others off") + &line(1, "Bye!")).replace("[1]", "[2]"),
+                "said Bye!",
+            ),
+        ] {
+            let doctored = GOOD.replacen(&was, &is, 1);
+            assert_ne!(doctored, GOOD, "{was}");
+            let error = judged(&doctored, &orders(), NVHE).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}, not {why}");
+        }
+    }
+
+    /// The same with a fourth generation.
+    fn four() -> String {
+        let fourth = GOOD
+            .lines()
+            .filter(|line| line.starts_with("[2]"))
+            .map(|line| line.replace("[2]", "[3]").replace("at 4075", "at 6075"));
+        let fourth: Vec<_> = fourth.map(|line| line.replace("Generation 2", "Generation 3")).collect();
+        let going = GOOD.lines().filter(|line| line.starts_with("[1] others off") || line.starts_with("[1] Bye!"));
+        let bye = going.collect::<Vec<_>>().join("\n").replace("[1]", "[2]");
+        let bye = bye.replace("control pages 0x5ff80000", "control pages 0x5ff40000");
+        let more = GOOD.replace("[2] Ouroboros: success", &bye) + &fourth.join("\n") + "\n";
+        more.replace(" of 3", " of 4")
+    }
+
+    #[test]
+    fn a_run_that_ends_too_early_is_told() {
+        let two = &GOOD[..GOOD.find("[2]").unwrap()];
+        let error = judged(two, &orders(), NVHE).unwrap_err();
+        assert_eq!((error.generation, error.why.as_str()), (2, "2 came up, and 3 were ordered"));
+    }
+
+    #[test]
+    fn a_machine_with_more_cpus_than_the_kernel_knows_is_told() {
+        let lives = lives(GOOD).unwrap();
+        prove(&lives, &orders(), NVHE, Some(2)).unwrap();
+        assert!(prove(&lives, &orders(), NVHE, Some(4)).unwrap_err().why.contains("has 4"));
+    }
+
+    #[test]
+    fn drift_is_seen_from_the_third_generation_on() {
+        let more = four();
+        let orders = Orders { generations: 4, ..orders() };
+        judged(&more, &orders, NVHE).unwrap();
+        for (was, is) in
+            [("536217920 bytes", "536213824 bytes"), ("tree 7846", "tree 7850"), ("image 479232", "image 1")]
+        {
+            let at = more.rfind(was).unwrap();
+            let doctored = more[..at].to_owned() + &more[at..].replacen(was, is, 1);
+            let error = judged(&doctored, &orders, NVHE).unwrap_err().to_string();
+            assert!(error.starts_with("generation 3: ") && error.contains("its own are"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_map_elsewhere_may_take_two_more_tables_and_no_more() {
+        let orders = Orders { generations: 4, ..orders() };
+        let elsewhere = |free: u32| {
+            let four = four();
+            let (most, last) = four.split_at(four.rfind("[3] seed").unwrap());
+            let last = last.replace("pages 0x5ff40000", "pages 0x5ff80000");
+            most.to_owned() + &last.replace("free memory 536217920", &format!("free memory {free}"))
+        };
+        judged(&elsewhere(536_217_920 - 8192), &orders, NVHE).unwrap();
+        assert!(judged(&elsewhere(536_217_920 - 8193), &orders, NVHE).is_err());
+    }
+
+    #[test]
+    fn bases_are_those_that_were_ordered() {
+        let load = Orders { base: Base::Load, ..orders() };
+        assert!(judged(GOOD, &load, NVHE).unwrap_err().to_string().contains("base=load"));
+        let random = Orders { base: Base::Random, generations: 4, ..orders() };
+        assert!(judged(&four(), &random, NVHE).unwrap_err().to_string().contains("base=random"));
+        let elsewhere = four().replacen("entry 0x40200000", "entry 0x43000000", 1);
+        let elsewhere = elsewhere.replace("1 of 4: nvhe, base 0x40200000", "1 of 4: nvhe, base 0x43000000");
+        let same = Orders { base: Base::Same, ..random.clone() };
+        assert!(judged(&elsewhere, &same, NVHE).unwrap_err().to_string().contains("base=same"));
+        judged(&elsewhere, &random, NVHE).unwrap();
+    }
+
+    #[test]
+    fn the_other_modes_and_the_other_restart_have_their_own_ways() {
+        let cold = Orders { restart: Restart::Cold, ..orders() };
+        assert!(judged(GOOD, &cold, NVHE).is_err());
+        assert!(judged(GOOD, &orders(), Modes::All("el1")).is_err());
+        assert!(judged(GOOD, &orders(), Modes::Alternate).unwrap_err().to_string().contains("generation 1"));
+        let alternate = GOOD.replace("Generation 1 of 3: nvhe", "Generation 1 of 3: vhe");
+        let at = alternate.find("[1] Bye!").unwrap();
+        let alternate = alternate[..at].to_owned() + &alternate[at..].replacen("HVC_SOFT_RESTART", "branch", 1);
+        judged(&alternate, &orders(), Modes::Alternate).unwrap();
+    }
+}

@@ -1,0 +1,176 @@
+//! Machines that have next to no memory, or tell lies about themselves.
+//!
+//! *When:* before the first instruction: reservations in QEMU's own tree, or bits of the tree that it hands over.
+
+use std::ops::Range;
+
+use anyhow::{Result, bail, ensure};
+use boot::marker;
+
+use crate::{
+    debugger::debugged,
+    run::{self, Outcome},
+    tree_edit::{edit_tree, reserve},
+    verdict::Verdict,
+};
+
+use super::{Cases, End, Run, Way};
+
+/// Where `virt` has its RAM.
+const RAM: u64 = 0x4000_0000;
+
+/// Where QEMU puts the device tree on a machine with 256 MiB and more.
+const TREE: u64 = 0x4800_0000;
+
+const PAGE: u64 = 4096;
+
+/// All of RAM is reserved but the running kernel's slot, with a few pages behind it, and a few around the device tree: what is left is about
+/// as much as a restart needs.
+pub fn little_memory(run: &Run<'_>) -> Result<Cases> {
+    const NAME: &str = "little memory";
+    const SLOT: Range<u64> = 0x4020_0000..0x4040_0000;
+    const END: u64 = RAM + (512 << 20);
+    let mut random = run.job.random(run.setting.seed);
+    let mut request = run.request()?;
+    request.memory = Some("512M".to_owned());
+    let behind = SLOT.start + (0xa0 + random.below(0x140)) * PAGE;
+    let around = TREE + random.below(0x100) * PAGE;
+    edit_tree(&mut request, |tree| {
+        for (name, range) in [("below", RAM..SLOT.start), ("behind", behind..TREE), ("beyond", around..END)] {
+            reserve(tree, name, range.start, range.end - range.start, false)?;
+        }
+        Ok(())
+    })?;
+    run.judged(&request, |way| match way {
+        Way::Gone(refused) if refused.iter().all(Vec::is_empty) => Ok(vec![(NAME, End::Gone)]),
+        Way::Gone(refused) => bail!("there is one configuration, and a generation went on after {refused:?}"),
+        Way::Refused(refused) => {
+            let right = ["not enough memory: ", "lies over reserved memory, ", "no configuration after "];
+            for words in &refused {
+                ensure!(right.iter().any(|right| words.contains(right)), "it was refused with \"{words}\"");
+            }
+            Ok(vec![(NAME, End::Refused)])
+        }
+        Way::Stopped(words) => bail!("the control page stopped: {words}"),
+    })
+}
+
+/// One to four bits of the blob, turned over after QEMU has written it.
+pub fn damaged_tree(run: &Run<'_>) -> Result<Cases> {
+    const NAME: &str = "damaged device tree";
+    let mut random = run.job.random(run.setting.seed);
+    let mut request = run.request()?;
+    request.memory = Some("512M".to_owned());
+    // A hang of a kernel that believes what it reads is found soon enough; there is nothing slow about these runs.
+    request.silence = Some(std::time::Duration::from_secs(5));
+    let (mut meddled, mut reads) = (Ok(()), false);
+    let outcome: Outcome = debugged(request, run::run, |mut gdb| {
+        meddled = (|| {
+            let header = gdb.memory(TREE, 40)?;
+            let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+            // QEMU pads: what lies behind strings and structure means nothing.
+            let used = (word(12) + word(32)).max(word(8) + word(36));
+            ensure!(word(0) == 0xd00d_feed && used <= 1 << 20, "no device tree lies at {TREE:#x}");
+            let mut blob = gdb.memory(TREE, used as usize)?;
+            for _ in 0..=random.below(4) {
+                let at = random.below(used.into()) as usize;
+                blob[at] ^= 1 << random.below(8);
+                gdb.write(TREE + at as u64, &blob[at..=at])?;
+            }
+            reads = reads_as_a_tree(&blob);
+            gdb.detach()
+        })();
+        Ok(())
+    })?;
+    if let Err(error) = meddled {
+        return Ok(Cases {
+            ends: Vec::new(),
+            outcome,
+            wrong: Some(format!("the fault could not be injected: {error:#}")),
+        });
+    }
+    let told = outcome.console.lines().find(|line| line.starts_with("!! panic at ")).unwrap_or_default();
+    let ended = matches!(outcome.verdict, Verdict::Failed(_) | Verdict::Stopped);
+    let named = told.contains("device tree") || outcome.console.lines().any(|line| line.starts_with("device tree"));
+    if ended && !told.is_empty() && named && !outcome.console.contains(marker::BYE) {
+        return Ok(Cases { ends: vec![(NAME, End::Told)], outcome, wrong: None });
+    }
+    let mut cases = run.judge(outcome, |way| match way {
+        Way::Gone(_) => Ok(vec![(NAME, End::Gone)]),
+        Way::Refused(_) => Ok(vec![(NAME, End::Refused)]),
+        Way::Stopped(words) => bail!("the control page stopped: {words}"),
+    })?;
+    if cases.wrong.is_some() && reads {
+        cases = Cases { ends: vec![(NAME, End::Undecided)], wrong: None, ..cases };
+    }
+    Ok(cases)
+}
+
+/// Does the blob still read as a device tree: header, tokens in their order, names and values within their blocks?
+/// (Devicetree Specification 0.4, chapter 5. What the values mean is another matter.)
+fn reads_as_a_tree(blob: &[u8]) -> bool {
+    structure(blob).is_some()
+}
+
+fn structure(blob: &[u8]) -> Option<()> {
+    let word = |at: usize| Some(u32::from_be_bytes(*blob.get(at..)?.first_chunk()?));
+    let block = |offset: usize, size: usize| {
+        let start = word(offset)? as usize;
+        blob.get(start..start.checked_add(word(size)? as usize)?)
+    };
+    let (tree, strings) = (block(8, 36)?, block(12, 32)?);
+    // 17 is the version that everybody writes; readers of it must take 16 as well.
+    let header = word(0)? == 0xd00d_feed && word(24)? <= 17 && word(20)? >= 16 && word(4)? >= 40;
+    let (mut at, mut depth, mut nodes) = (0_usize, 0_usize, 0_usize);
+    if !header {
+        return None;
+    }
+    loop {
+        let token = |at: usize| Some(u32::from_be_bytes(*tree.get(at..)?.first_chunk()?));
+        let kind = token(at)?;
+        at += 4;
+        match kind {
+            1 => {
+                let name = tree.get(at..)?.iter().position(|byte| *byte == 0)?;
+                std::str::from_utf8(&tree[at..at + name]).ok()?;
+                at += (name + 1).next_multiple_of(4);
+                (depth, nodes) = (depth + 1, nodes + 1);
+            }
+            2 => depth = depth.checked_sub(1)?,
+            3 if depth > 0 => {
+                let (bytes, name) = (token(at)? as usize, token(at + 4)? as usize);
+                strings.get(name..)?.iter().position(|byte| *byte == 0)?;
+                tree.get(at + 8..at.checked_add(8)?.checked_add(bytes)?)?;
+                at += 8 + bytes.next_multiple_of(4);
+            }
+            4 => {}
+            9 if depth == 0 && nodes > 0 => return Some(()),
+            _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{disk::payload, fit};
+
+    #[test]
+    fn a_tree_reads_as_one_until_its_form_is_damaged() {
+        let disk = fit::write(&[payload("kernel", vec![1; 64], None)]);
+        let blob = &disk[..u32::from_be_bytes(disk[4..8].try_into().unwrap()) as usize];
+        assert!(reads_as_a_tree(blob));
+        let start = u32::from_be_bytes(blob[8..12].try_into().unwrap()) as usize;
+        // Magic, the root's opening, the place of the strings, its end.
+        for at in [0, start + 3, 12, 36] {
+            let mut damaged = blob.to_vec();
+            damaged[at] ^= 0x40;
+            assert!(!reads_as_a_tree(&damaged), "{at}");
+        }
+        // A value.
+        let at = blob.windows(9).position(|bytes| bytes == b"Ouroboros").unwrap();
+        let mut damaged = blob.to_vec();
+        damaged[at] ^= 1;
+        assert!(reads_as_a_tree(&damaged));
+    }
+}

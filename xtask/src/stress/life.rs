@@ -1,0 +1,87 @@
+//! One run of a cell: made, and each of its generations proved.
+//!
+//! *When:* by the campaign's workers. *Leaves* nothing of a run that passed, and the folder of one that failed.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use crate::{
+    console::tail,
+    proof::{Broken, prove},
+    run::{Outcome, run},
+    transcript::{self, Life},
+    verdict::Verdict,
+};
+
+use super::{
+    campaign::{Made, Setting},
+    draw::{Drawn, Job},
+    tally::Failure,
+};
+
+/// How many of the console's last lines a failure shows.
+const LAST_LINES: usize = 30;
+
+/// Makes the run; `more` is handed to QEMU.
+pub fn make(setting: &Setting, job: &Job, more: &[String]) -> Result<Made> {
+    let drawn = job.drawn(setting.seed, &setting.config)?;
+    let orders = job.orders(&drawn);
+    let mut request = job.request(&drawn, &orders, setting)?;
+    request.seen = Some(Arc::clone(&setting.counters.done));
+    request.args.extend_from_slice(more);
+    // The proof comes after the run's own verdict: its folder is still needed then.
+    request.keep = true;
+    let outcome = run(&request)?;
+    let (lives, wrong) = match transcript::lives(&outcome.console) {
+        Ok(lives) => {
+            let wrong = if outcome.verdict == Verdict::Success {
+                prove(&lives, &orders, job.cell.modes(), Some(job.cell.cpus)).err()
+            } else {
+                Some(ended(&outcome, &lives))
+            };
+            (lives, wrong.map(|broken| (Some(broken.generation), broken.to_string())))
+        }
+        Err(error) => (Vec::new(), Some((None, format!("the console cannot be read: {error:#}")))),
+    };
+    let seconds = outcome.elapsed.as_secs_f64();
+    let failure = wrong.map(|(generation, why)| Failure {
+        generation,
+        why,
+        again: job.again(setting.seed),
+        ..seen(job, &drawn, &outcome)
+    });
+    if failure.is_none() {
+        outcome.folder.discard()?;
+    }
+    Ok(Made { lives, seconds, failure, faults: Vec::new() })
+}
+
+/// The end of a run that is none.
+fn ended(outcome: &Outcome, lives: &[Life]) -> Broken {
+    let generation = lives.last().map_or(0, |life| life.number);
+    Broken { generation, rule: "ends as ordered", why: outcome.verdict.words() }
+}
+
+/// What there is to see of a run.
+pub fn seen(job: &Job, drawn: &Drawn, outcome: &Outcome) -> Failure {
+    let cell = &job.cell;
+    Failure {
+        cell: cell.name(),
+        machine: format!(
+            "{}, {} × {}, GICv{}, {}, {}{}",
+            cell.machine,
+            cell.cpus,
+            drawn.cpu,
+            cell.gic,
+            drawn.memory,
+            job.orders(drawn).append.join(" "),
+            if drawn.network { " network" } else { "" }
+        ),
+        seed: format!("{:#018x}", drawn.seed),
+        console: tail(&outcome.console, LAST_LINES),
+        stood: outcome.explanation.clone().unwrap_or_default(),
+        folder: outcome.folder.path().display().to_string(),
+        ..Failure::default()
+    }
+}

@@ -1,0 +1,337 @@
+//! The verb `stress`: many generations on every cell of the matrix, each of which proves itself.
+//!
+//! *When:* on request, for minutes or for days; in continuous integration, in shards. Everything that varies is drawn from one printed seed.
+//! *Leaves* reports, and the folders of what failed. A run that failed is told with the one line that repeats it.
+
+mod campaign;
+mod cells;
+mod draw;
+mod faults;
+mod histogram;
+mod html;
+mod junit;
+mod life;
+mod merge;
+mod pack;
+mod progress;
+mod report;
+mod tally;
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    cli::{Cli, Verb},
+    config::Config,
+    kernel_build::{self, Built},
+    orders::{draw_seed, parse_seed},
+    processes::end_ourselves,
+    setup,
+};
+
+use self::{
+    campaign::{Bound, Campaign, Setting},
+    cells::{Axes, Cell, Shard, cells},
+    draw::{Job, shares},
+    faults::Kind,
+    merge::MergeOptions,
+    progress::Counters,
+};
+
+pub use self::tally::{Failure, Tally};
+
+/// How many generations where nobody says how many.
+const GENERATIONS: u64 = 5000;
+
+/// Run many generations on every cell of the matrix, and prove each of them
+#[derive(Args, Clone, Debug)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+Exit code: 0 only if all passed, 1 if one failed, 2 asked for something that does not exist, 130 interrupted.
+
+Examples:
+  cargo xtask stress                                            5000 generations, drawn over every cell
+  cargo xtask stress --duration 10m --html stress.html
+  cargo xtask stress --machine nvhe --cpus 4 --gic 3 --until-fail
+  cargo xtask stress --faults --jobs 4
+  cargo xtask stress --until-fail --report failed               and then: --repeat failed/….zip
+  cargo xtask stress --list
+  cargo xtask stress --seed 0x2a --shard 1/4 --json 1.json      a quarter of the cells, the same everywhere
+  cargo xtask stress merge *.json --html stress.html"
+)]
+pub struct StressOptions {
+    #[command(subcommand)]
+    command: Option<Sub>,
+    /// How many generations in all, drawn over the cells [default: 5000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    generations: Option<u64>,
+    /// How long, round after round of all cells: 90s, 10m, 2h
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, conflicts_with = "generations")]
+    duration: Option<Duration>,
+    /// End with the first failure; without another bound, only then
+    #[arg(long)]
+    until_fail: bool,
+    /// How many runs at a time [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    jobs: Option<u32>,
+    /// What everything that varies is drawn from, decimal or 0x… [default: drawn anew and printed]
+    #[arg(long, value_name = "S", value_parser = parse_seed)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    axes: Axes,
+    /// Inject faults instead, so many on each machine, and see each of them end as it may [default: 2000]
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "2000", conflicts_with_all = ["duration", "until_fail"])]
+    faults: Option<usize>,
+    /// Faults of this kind alone
+    #[arg(long, value_enum, value_name = "KIND,…", value_delimiter = ',', requires = "faults")]
+    fault: Vec<Kind>,
+    /// Of each cell this run alone, with all the generations: what a failure's line says
+    #[arg(long, value_name = "R", requires = "generations")]
+    round: Option<u32>,
+    /// A part of the cells: I of N, counted from 1
+    #[arg(long, value_name = "I/N", value_parser = Shard::parse)]
+    shard: Option<Shard>,
+    /// Name the cells, and run none
+    #[arg(long)]
+    list: bool,
+    #[command(flatten)]
+    files: Files,
+    /// The longest that a console may be silent, in seconds
+    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    silence: u64,
+    /// Pack each run that failed into a zip in this folder
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// Make a run again that was packed, with the very kernel that it was made with
+    #[arg(long, value_name = "ZIP", exclusive = true)]
+    repeat: Option<PathBuf>,
+    /// Install what is missing without asking
+    #[arg(long)]
+    yes: bool,
+}
+
+/// What can be done beside running.
+#[derive(Clone, Debug, Subcommand)]
+enum Sub {
+    Merge(MergeOptions),
+}
+
+/// Where reports go.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Files {
+    /// Write everything that was found to this file, for `stress merge` and for programs
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write a test report for continuous integration
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Write one self-contained page with plots
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+impl StressOptions {
+    /// Does it; gives the exit code.
+    pub fn perform(&self) -> Result<u8> {
+        if let Some(Sub::Merge(options)) = &self.command {
+            return options.perform();
+        }
+        let config = Arc::new(Config::read(&crate::root())?);
+        if self.list {
+            self.chosen(&config)?.1.iter().for_each(|cell| println!("{}", cell.name()));
+            return Ok(0);
+        }
+        if let Some(path) = &self.repeat {
+            setup::ensure_qemu(self.yes)?;
+            return Ok(Self::repeat(path, &config)?.exit_code());
+        }
+        self.chosen(&config)?;
+        self.files.check()?;
+        setup::ensure_target(self.yes)?;
+        setup::ensure_qemu(self.yes)?;
+        Ok(self.stress(&config, &Arc::new(kernel_build::build()?))?.exit_code())
+    }
+
+    /// The options that a line says: the line that repeats a run, read back.
+    pub fn read_line(line: &str) -> Result<Self> {
+        match Cli::try_parse_from(line.split_whitespace().skip(1)).map(|cli| cli.verb) {
+            Ok(Verb::Stress(options)) => Ok(*options),
+            Ok(_) => bail!("`{line}` is another verb's line"),
+            Err(error) => bail!("`{line}` cannot be read: {error}"),
+        }
+    }
+
+    /// Makes a packed run again.
+    pub fn repeat(path: &Path, config: &Arc<Config>) -> Result<Tally> {
+        let folder = tempfile::tempdir().context("cannot make a folder for a kernel")?;
+        let (case, kernel) = pack::unpack(path, folder.path())?;
+        let here = commit();
+        if here != case.commit {
+            println!(
+                "it was packed at the commit `{}`, and this tree is at `{here}`: qemu.toml may differ",
+                case.commit
+            );
+        }
+        println!("it failed on {}: {}\n{}", case.qemu, case.why, case.again);
+        Self::read_line(&case.again)?.stress(config, &Arc::new(kernel))
+    }
+
+    /// All cells that were asked for, and those of them that are this shard's.
+    fn chosen(&self, config: &Config) -> Result<(Vec<Cell>, Vec<Cell>)> {
+        let all = cells(config, &self.axes)?;
+        let mine = self.shard.map_or_else(|| all.clone(), |shard| shard.of(&all));
+        Ok((all, mine))
+    }
+
+    /// Stresses that kernel, shows what came of it and writes the reports.
+    pub fn stress(&self, config: &Arc<Config>, kernel: &Arc<Built>) -> Result<Tally> {
+        end_ourselves();
+        let (all, mine) = self.chosen(config)?;
+        let seed = self.seed.unwrap_or_else(draw_seed);
+        let shard = self.shard.map_or(String::new(), |shard| format!(" shard {shard}"));
+        let part = format!("seed {seed:#018x}{shard}");
+        println!("{part}; {} cells", mine.len());
+        let counters = Counters::default();
+        let silence = Duration::from_secs(self.silence);
+        let setting = Setting { config: Arc::clone(config), kernel: Arc::clone(kernel), seed, silence, counters };
+        let mut tally = Tally {
+            what: if self.faults.is_some() { "faults" } else { "stress" }.to_owned(),
+            kernel: kernel.build_id.clone(),
+            commit: commit(),
+            qemu: setup::qemu_version().unwrap_or_default(),
+            parts: vec![part],
+            ..Tally::default()
+        };
+        let campaign = Campaign {
+            setting: &setting,
+            make: if self.faults.is_some() { faults::make } else { life::make },
+            unit: if self.faults.is_some() { "faults" } else { "generations" },
+            cells: &mine,
+            bound: self.bound(seed, &all, &mine),
+            until_fail: self.until_fail,
+            jobs: self.jobs.map_or_else(cores, |jobs| jobs as usize),
+        };
+        // What was found before an error is shown all the same.
+        let ended = campaign.perform(&mut tally);
+        println!("\n{}", report::screen(&tally));
+        self.files.write(&tally)?;
+        if let Some(folder) = &self.report {
+            pack::pack_all(&tally, folder)?.iter().for_each(|packed| println!("packed {}", packed.display()));
+        }
+        ended.map(|()| tally)
+    }
+
+    /// Until when. What a cell gets is drawn over all cells, so that shards together make what one run without them makes.
+    fn bound(&self, seed: u64, all: &[Cell], mine: &[Cell]) -> Bound {
+        if let (Some(round), Some(generations)) = (self.round, self.generations) {
+            let generations = u32::try_from(generations).unwrap_or(u32::MAX);
+            let job = |cell: &Cell, fault| Job { cell: cell.clone(), round, generations, fault };
+            let jobs = match self.faults {
+                Some(_) => mine.iter().flat_map(|cell| self.fault.iter().map(|&kind| job(cell, Some(kind)))).collect(),
+                None => mine.iter().map(|cell| job(cell, None)).collect(),
+            };
+            return counted(jobs);
+        }
+        if let Some(count) = self.faults {
+            let jobs = faults::jobs(count, &self.fault, all);
+            return counted(jobs.into_iter().filter(|job| mine.contains(&job.cell)).collect());
+        }
+        match (self.generations, self.duration) {
+            (_, Some(time)) => Bound::Time(time),
+            (None, None) if self.until_fail => Bound::Open,
+            (generations, None) => {
+                let jobs = shares(seed, generations.unwrap_or(GENERATIONS), all);
+                counted(jobs.into_iter().filter(|job| mine.contains(&job.cell)).collect())
+            }
+        }
+    }
+}
+
+/// Runs, with how many generations or faults they have in all.
+fn counted(jobs: Vec<Job>) -> Bound {
+    let of = |job: &Job| if job.fault.is_some() { faults::cases(job) as u64 } else { u64::from(job.generations) };
+    let count = jobs.iter().map(of).sum();
+    Bound::Jobs(jobs, count)
+}
+
+impl Files {
+    /// Finds out before hours of running whether the reports can be written.
+    fn check(&self) -> Result<()> {
+        for path in [&self.json, &self.junit, &self.html].into_iter().flatten() {
+            let mut file = std::fs::OpenOptions::new();
+            file.create(true).append(true).open(path).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Writes what was asked for, and where continuous integration asks for it, its summary.
+    fn write(&self, tally: &Tally) -> Result<()> {
+        let write = |path: &Option<PathBuf>, text: &dyn Fn() -> String| match path {
+            Some(path) => std::fs::write(path, text()).with_context(|| format!("cannot write {}", path.display())),
+            None => Ok(()),
+        };
+        let json = serde_json::to_string_pretty(tally).context("cannot put the report into JSON")?;
+        write(&self.json, &|| json.clone() + "\n")?;
+        write(&self.junit, &|| junit::junit(tally))?;
+        write(&self.html, &|| html::page(tally))?;
+        match std::env::var_os("GITHUB_STEP_SUMMARY") {
+            Some(path) => append(Path::new(&path), &report::markdown(tally)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn append(path: &Path, text: &str) -> Result<()> {
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.with_context(|| format!("cannot append to {}, which GITHUB_STEP_SUMMARY names", path.display()))
+}
+
+/// The commit of the tree, with a `+` where the tree was changed since; empty where there is no git.
+fn commit() -> String {
+    let mut command = Command::new("git");
+    command.args(["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]).current_dir(crate::root());
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output();
+    output.map_or(String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// `90s`, `10m`, `2h`, or seconds alone.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let seconds = match unit {
+        "" | "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        _ => None,
+    };
+    let whole = seconds.and_then(|seconds| number.parse::<u64>().ok()?.checked_mul(seconds)).filter(|&whole| whole > 0);
+    whole.map(Duration::from_secs).ok_or_else(|| format!("`{text}` is no time: type 90s, 10m or 2h"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_typed_with_their_unit() {
+        for (text, seconds) in [("90s", 90), ("10m", 600), ("2h", 7200), ("7", 7)] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)));
+        }
+        for wrong in ["", "m", "10d", "-1s", "0", "1.5h", "99999999999999999999h"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}
