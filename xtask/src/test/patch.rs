@@ -11,6 +11,8 @@ use crate::kernel_build::Built;
 pub const HANG: u32 = 0x1400_0000;
 /// `udf #0`: an exception.
 pub const UNDEFINED: u32 = 0;
+/// `ret`.
+pub const RET: u32 = 0xd65f_03c0;
 /// `eret`.
 pub const ERET: u32 = 0xd69f_03e0;
 /// `nop`.
