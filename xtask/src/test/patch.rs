@@ -61,12 +61,6 @@ impl<'a> Patched<'a> {
         self.at(name, 0, movz)?.at(name, 4, RET)
     }
 
-    /// Leaves a routine out: it returns at once an `Option` that it was to write where x0 points, as `None`.
-    pub fn answer_none(self, name: &str) -> Result<Self> {
-        const CLEAR: u32 = 0xf900_001f; // str xzr, [x0]
-        self.at(name, 0, CLEAR)?.at(name, 4, RET)
-    }
-
     /// Puts `word` at `offset` bytes from the first `bl` to `callee` behind the symbol.
     pub fn at_call(mut self, name: &str, callee: &str, offset: isize, word: u32) -> Result<Self> {
         let to = self.address(callee)?;
@@ -84,19 +78,6 @@ impl<'a> Patched<'a> {
             bail!("there are not {} b.ne in the {NEAR:#x} bytes from {name} on", nth + 1)
         };
         self.put(at, NOP);
-        Ok(self)
-    }
-
-    /// Leaves out the first store behind the symbol that goes to a device's register at `offset`. (safe-mmio stores to a plain address,
-    /// which is made by the `add` before.)
-    pub fn no_store_to(mut self, name: &str, offset: u32) -> Result<Self> {
-        let adds = |word: u32| word & 0xffff_fc00 == 0x9100_0000 | offset << 10;
-        let stores = |word: u32, base: u32| word & 0xffff_ffe0 == 0xb900_0000 | base << 5;
-        let hit = |at: &usize| adds(self.word(*at)) && stores(self.word(at + 4), self.word(*at) & 31);
-        let Some(at) = self.near(name)?.find(hit) else {
-            bail!("there is no store to a register at {offset:#x} in the {NEAR:#x} bytes from {name} on")
-        };
-        self.put(at + 4, NOP);
         Ok(self)
     }
 

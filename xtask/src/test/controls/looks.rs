@@ -3,8 +3,6 @@
 //! *When:* twice for each control. What every look tells: the console's lines that complain, a run's end other than success, where a run that had to
 //! be ended stood, and the first rule of several generations that was broken. An error is a run that could not be made.
 
-use std::sync::Mutex;
-
 use anyhow::{Context, Result};
 use boot::marker;
 
@@ -20,7 +18,7 @@ use crate::{
 
 use super::super::{
     case::Trial,
-    debugger::{LOADED, debugged},
+    debugger::debugged,
     exceptions, memory,
     refused::late,
 };
@@ -65,33 +63,6 @@ pub fn suite(trial: &mut Trial<'_>, request: Request, _: &Orders, _: Modes) -> R
     let outcome = trial.run(&request)?;
     let lines = outcome.console.lines().filter(|line| line.contains("FAILED") || line.contains("checks passed"));
     Ok(lines.map(str::to_owned).collect())
-}
-
-/// The virtio devices, by a debugger at the second generation's first instruction.
-pub fn devices(trial: &mut Trial<'_>, request: Request, orders: &Orders, modes: Modes) -> Result<Vec<String>> {
-    const SLOTS: u64 = 0x0a00_0000;
-    const SLOT_SIZE: u64 = 0x200;
-    const STATUS: u64 = 0x70;
-    let found = Mutex::new(Vec::new());
-    let outcome = debugged(trial, request, |mut gdb| {
-        gdb.run_to(LOADED)?;
-        if gdb.run_to(LOADED).is_err() {
-            // The run has ended: it was refused.
-            return Ok(());
-        }
-        for slot in 0..32 {
-            let status = gdb.memory(SLOTS + slot * SLOT_SIZE + STATUS, 4)?[0];
-            if status != 0 {
-                let words =
-                    format!("generation 1 was entered with a virtio device on: slot {slot}, Status {status:#x}");
-                found.lock().expect("nobody panics with it").push(words);
-            }
-        }
-        gdb.detach()
-    })?;
-    let mut told = told(outcome, judged(outcome, orders, modes));
-    told.extend(found.into_inner().expect("nobody panics with it"));
-    Ok(told)
 }
 
 /// The generations, where a debugger turned over a byte of a source between the booted kernel's two looks at it.

@@ -8,7 +8,7 @@ use std::fs;
 use anyhow::{Context, Result};
 
 use crate::{
-    disk::payload,
+    disk::{LOAD, payload},
     fit::{self, Kind, Payload},
     orders::Base,
     request::Request,
@@ -60,26 +60,24 @@ const GICV2: &[&str] = &["-machine", "gic-version=2", "-smp", "2"];
 pub const STEPS: &[Step] = &[
     Step {
         name: "device-reset",
-        does: "Status 0 is written to the disk's slot when the disk is dropped",
-        at: ["kernel/src/disk.rs", "Disk, its drop"],
-        without: "the read-back finds the device on and refuses; the generation lives on",
-        shown: Shown::Here(Experiment {
-            how: "the store of 0 to Status is left out",
-            omitted: Kernels { booted: |kernel| kernel.no_store_to("core::ptr::drop_in_place<kernel::disk::Disk>", 0x70), ..WHOLE },
-            red: Some("is not in reset (Status"), lives_on: true, ..PLAIN
-        }),
+        does: "every virtio device's Status is written 0, as the last act but one",
+        at: ["kernel/src/devices/mod.rs", "device_reset"],
+        without: "the read-back finds the device on and refuses; the generation lives on, without the memory that the device may write to",
+        shown: Shown::By("devices/reset-left-out-modern", "the virtio device at 0x… is not in reset (Status 0xf): it could write to memory after the jump"),
     },
     Step {
         name: "device-read-back",
-        does: "every slot's Status is read, and must be 0",
-        at: ["kernel/src/disk.rs", "busy"],
-        without: "a device that was not reset is still on at the next kernel's first instruction, with the old queue",
-        shown: Shown::Here(Experiment {
-            how: "the device is not reset, in both runs; busy answers that none is",
-            provoked: Kernels { booted: |kernel| kernel.no_store_to("core::ptr::drop_in_place<kernel::disk::Disk>", 0x70), ..WHOLE },
-            omitted: Kernels { booted: |kernel| kernel.answer_none("kernel::disk::busy"), ..WHOLE },
-            look: looks::devices, green: Some("is not in reset (Status"), red: Some("generation 1 was entered with a virtio device on"), ..PLAIN
-        }),
+        does: "every virtio device's Status is read until it is 0",
+        at: ["kernel/src/devices/mod.rs", "device_status"],
+        without: "a network device that was not reset writes frames into memory that is the next kernel's by then",
+        shown: Shown::By("devices/without-reset", "!! what arrived is not what was loaded: …"),
+    },
+    Step {
+        name: "bus-mastering-off",
+        does: "a PCI function may not write to memory any more, whether or not it has a driver",
+        at: ["kernel/src/devices/pci.rs", "Function::stop_mastering"],
+        without: "a function that nobody drives could write to memory after the jump",
+        shown: Shown::By("devices/quiet-before-the-jump", "what was left on is on at the jump: Status, bus mastering …"),
     },
     Step {
         name: "cpu-off",
@@ -205,7 +203,7 @@ pub const STEPS: &[Step] = &[
         at: ["kernel/src/memory.rs", "is_in_any"],
         without: "the segments' rules refuse, since a source would be overwritten before it is copied; the generation lives on",
         shown: Shown::Here(Experiment {
-            how: "is_in_any answers no", generations: 2, disk: where_frames_are,
+            how: "is_in_any answers no", generations: 2, base: Base::Load, disk: over_the_kernels_frames,
             omitted: Kernels { booted: |kernel| kernel.answer("kernel::memory::is_in_any", 0), ..WHOLE },
             red: Some("and could be overwritten before it is copied"), lives_on: true, ..PLAIN
         }),
@@ -216,7 +214,7 @@ pub const STEPS: &[Step] = &[
         at: ["relocate/src/segment.rs", "overwritten_by"],
         without: "a page is overwritten before it is copied; the control page stops at the checksum",
         shown: Shown::Here(Experiment {
-            how: "is_in_any answers no, in both runs; overwritten_by answers none", generations: 2, disk: where_frames_are,
+            how: "is_in_any answers no, in both runs; overwritten_by answers none", generations: 2, base: Base::Load, disk: over_the_loadables_frames,
             provoked: Kernels { booted: |kernel| kernel.answer("kernel::memory::is_in_any", 0), ..WHOLE },
             omitted: Kernels { booted: |kernel| kernel.answer("relocate::segment::overwritten_by", 0), ..WHOLE },
             green: Some("and could be overwritten before it is copied"), red: Some("!! what arrived is not what was loaded"), ..PLAIN
@@ -505,12 +503,15 @@ const fn cache(name: &'static str, does: &'static str, at: [&'static str; 2]) ->
     Step { name, does, at, without: "QEMU cannot show it", shown: Shown::CacheModel }
 }
 
-/// The kernel, and eight loadables sent where an allocator that starts at the end of RAM finds its frames.
-fn where_frames_are(image: Vec<u8>) -> Vec<u8> {
-    let sent = (0..8).map(|number: u8| {
-        loadable(&format!("loadable-{number}"), 0x5ff0_0000 + u64::from(number) * 0x1_0000, vec![number | 0x80; 4096])
-    });
-    fit::write(&[payload("kernel", image, None)].into_iter().chain(sent).collect::<Vec<_>>())
+/// The kernel, and a loadable sent where the kernel's frames are found: by halves of MiBs, near the end of RAM.
+fn over_the_kernels_frames(image: Vec<u8>) -> Vec<u8> {
+    fit::write(&[payload("kernel", image, Some(LOAD)), loadable("loadable", 0x5ff0_0000, vec![0xa5; 512 << 10])])
+}
+
+/// The kernel, sent where a loadable's frames are found: by whole MiBs. The kernel is copied first.
+fn over_the_loadables_frames(image: Vec<u8>) -> Vec<u8> {
+    let data = (0..1_u32 << 20).flat_map(u32::to_le_bytes).collect();
+    fit::write(&[payload("kernel", image, Some(0x5fe0_0000)), loadable("loadable", 0x4a00_0000, data)])
 }
 
 /// The kernel, and a loadable over the last MiB of 512 MiB of RAM, where the control pages are.
