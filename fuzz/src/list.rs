@@ -133,7 +133,8 @@ impl Model {
     /// Every rule of the segments, by its definition: byte ranges in 128 bits, pages one by one.
     fn obeys(&self) -> bool {
         let overlap = |a: &Range<PhysAddr>, b: &Range<PhysAddr>| a.start.max(b.start) < a.end.min(b.end);
-        let whole = |range: &Range<PhysAddr>| range.start.0 % PAGE_SIZE == 0 && range.end.0 % PAGE_SIZE == 0;
+        let whole =
+            |range: &Range<PhysAddr>| range.start.0.is_multiple_of(PAGE_SIZE) && range.end.0.is_multiple_of(PAGE_SIZE);
         let in_ram = |range: &Range<PhysAddr>| {
             self.ram.iter().any(|ram| ram.start <= range.start && range.start <= range.end && range.end <= ram.end)
         };
@@ -172,7 +173,7 @@ impl Model {
     }
 
     fn page(&self, address: u64) -> usize {
-        assert!(address % PAGE_SIZE == 0);
+        assert!(address.is_multiple_of(PAGE_SIZE));
         (address.checked_sub(self.base).expect("an address of the model") / PAGE_SIZE) as usize
     }
 
@@ -205,10 +206,10 @@ fn anything(choices: &mut Choices<'_>) {
     while !choices.0.is_empty() && words.len() < 4 * ENTRIES_PER_PAGE {
         words.push(match choices.below(8) {
             0 => u64::from_le_bytes(choices.bytes()),
-            1 => LIST + choices.below(5) * PAGE_SIZE | list::INDIRECTION,
-            2 => choices.below(256) * PAGE_SIZE | list::DESTINATION,
+            1 => (LIST + choices.below(5) * PAGE_SIZE) | list::INDIRECTION,
+            2 => (choices.below(256) * PAGE_SIZE) | list::DESTINATION,
             3 => list::DONE,
-            4 => u64::MAX - PAGE_SIZE * choices.below(256) & !(PAGE_SIZE - 1) | list::DESTINATION,
+            4 => ((u64::MAX - PAGE_SIZE * choices.below(256)) & !(PAGE_SIZE - 1)) | list::DESTINATION,
             5 => words[..].last().copied().unwrap_or_default(),
             // Empty places up to the next list page's first.
             6 => {
@@ -218,7 +219,7 @@ fn anything(choices: &mut Choices<'_>) {
                 );
                 continue;
             }
-            _ => choices.below(256) * PAGE_SIZE | choices.below(256) << list::RUN_SHIFT | list::SOURCE,
+            _ => (choices.below(256) * PAGE_SIZE) | (choices.below(256) << list::RUN_SHIFT) | list::SOURCE,
         });
     }
     for head in [LIST | list::INDIRECTION, words.first().copied().unwrap_or_default()] {

@@ -57,6 +57,7 @@ fn written(orders: &Orders) -> String {
     let selftest = selftest.map(|selftest| match selftest {
         Selftest::Stub => "selftest=stub",
         Selftest::Interrupts => "selftest=interrupts",
+        Selftest::Lpis => "selftest=lpis",
     });
     let restart_cpu = restart_cpu.map(|cpu| match cpu {
         RestartCpu::Number(number) => format!("restart-cpu={number}"),

@@ -71,8 +71,10 @@ fn in_order(machine: &Machine) {
     assert!(machine.reserved.iter().all(|reserved| reserved.range.start <= reserved.range.end));
     let is_device = |range| machine.devices.iter().any(|device| PhysRange::covers(device, range));
     let gic: Vec<_> = machine.gic.iter().flat_map(|gic| gic.registers(machine.cpus.len())).collect();
-    let driven = machine.virtio.iter().chain(&machine.uart).chain(&machine.its).chain(&gic);
+    let ecams = machine.pci.iter().map(|host| &host.ecam);
+    let driven = machine.virtio.iter().chain(&machine.uart).chain(&machine.its).chain(&gic).chain(ecams);
     assert!(driven.into_iter().all(is_device), "{machine:?}");
+    assert!(machine.pci.iter().flat_map(|host| &host.windows).all(|window| window.start <= window.end));
     // A CPU's own timer asks by a private interrupt.
     let intids = machine.timer.iter().flat_map(|timer| [timer.virtual_el1, timer.physical_el2]);
     assert!(intids.into_iter().all(|intid| (16..32).contains(&intid)), "{:?}", machine.timer);

@@ -40,6 +40,12 @@ pub fn all() -> Vec<Step> {
         ),
         // The kernel's binary is for the bare-metal target only.
         run("clippy-kernel", "clippy warns", "cargo clippy --package kernel --lib --tests -- -D warnings"),
+        needing(
+            "clippy-fuzz",
+            "clippy warns",
+            "cargo clippy --manifest-path fuzz/Cargo.toml --all-targets -- -D warnings",
+            fuzz::COMPILER,
+        ),
         run("clippy-target", "clippy warns", &format!("cargo clippy {rooms} {bare} -- -D warnings")),
         run("doc-host", "rustdoc warns", &format!("{doc} {rooms} --package model --package xtask")),
         run("doc-target", "rustdoc warns", &format!("{doc} {rooms} {bare}")),

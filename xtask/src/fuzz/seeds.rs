@@ -43,7 +43,7 @@ fn orders() -> Vec<Seed> {
     let all = "generations=7 base=random seed=0x1F restart=cold el2=vhe alternate semihosting on-refusal=continue restart-cpu=3 force \
                selftest=stub";
     let other = "console=ttyAMA0 base=load base=same restart=hot el2=nvhe seed=18446744073709551615 generations=0 \
-                 restart-cpu=random selftest=interrupts";
+                 restart-cpu=random selftest=interrupts selftest=lpis";
     vec![("orders/all", all.into()), ("orders/other", other.into())]
 }
 
@@ -134,6 +134,12 @@ fn trees() -> Vec<Seed> {
             set(node, "compatible", "virtio,mmio");
             set(node, "reg", vec![0xa00_0000_u32, 0x200]);
         });
+    });
+    child(root, "pcie@4010000000", |node| {
+        set(node, "compatible", "pci-host-ecam-generic");
+        set(node, "reg", vec![0x40_u32, 0x1000_0000, 0, 0x1000_0000]);
+        // Memory below 4 GiB: the space, the address on the bus, the CPU's, the size.
+        set(node, "ranges", vec![0x200_0000_u32, 0, 0x1000_0000, 0, 0x1000_0000, 0, 0x2eff_0000]);
     });
     child(root, "aliases", |node| set(node, "serial0", "/pl011@9000000"));
     child(root, "chosen", |node| {
