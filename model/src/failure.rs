@@ -92,8 +92,8 @@ impl fmt::Display for Wrong {
 /// What went wrong, and where the program counter was.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Failure {
-    /// The address of the instruction, where the code lies linked.
-    pub at: u64,
+    /// The address of the instruction, where the code lies linked; none where the contract was due.
+    pub at: Option<u64>,
     /// What.
     pub wrong: Wrong,
 }

@@ -57,7 +57,7 @@ impl Scene {
             if self.milestones.contains(&at) {
                 linked.milestones.entry(at).or_insert_with(|| (cpu.steps, cpu.fingerprint()));
             }
-            cpu.step().map_err(|wrong| Failure { at, wrong })?;
+            cpu.step().map_err(|wrong| Failure { at: Some(at), wrong })?;
         }
         self.fulfil(&mut cpu)?;
         Ok((cpu, linked))
@@ -77,7 +77,7 @@ impl Scene {
         while cpu.pc != self.stop {
             let at = self.linked(cpu.pc);
             if cpu.steps > STEPS {
-                return Err(Failure { at, wrong: Wrong::Endless });
+                return Err(Failure { at: Some(at), wrong: Wrong::Endless });
             }
             if self.milestones.contains(&at)
                 && let Some((step, fingerprint)) = as_linked.milestones.get(&at)
@@ -90,13 +90,13 @@ impl Scene {
                 }
                 exchange(&mut cpu, words);
             }
-            cpu.step().map_err(|wrong| Failure { at, wrong })?;
+            cpu.step().map_err(|wrong| Failure { at: Some(at), wrong })?;
         }
         self.fulfil(&mut cpu)
     }
 
     fn fulfil(&self, cpu: &mut Cpu) -> Result<(), Failure> {
-        (self.contract)(cpu).map_err(|wrong| Failure { at: self.linked(self.stop), wrong })
+        (self.contract)(cpu).map_err(|wrong| Failure { at: None, wrong })
     }
 
     fn linked(&self, place: u64) -> u64 {
