@@ -17,7 +17,7 @@ use crate::mutate::{self, Mutation, Site};
 use crate::scene::{Linked, Scene};
 use crate::{entry, restart, secondary, stub};
 
-/// How many adversaries are drawn, besides those that have names.
+/// How many adversaries are drawn, besides those that have names. 34 noticed no mutation that these ten do not.
 pub const SEEDS: u64 = 10;
 
 /// Routines that end a CPU's life: their maintenance is for whoever reads the machine afterwards.
