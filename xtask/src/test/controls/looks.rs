@@ -16,12 +16,7 @@ use crate::{
     verdict::Verdict,
 };
 
-use super::super::{
-    case::Trial,
-    debugger::debugged,
-    exceptions, memory,
-    refused::late,
-};
+use super::super::{case::Trial, debugger::debugged, exceptions, memory, refused::late};
 
 /// Makes the run, and gives what is to be said of it.
 pub type Look = fn(&mut Trial<'_>, Request, &Orders, Modes) -> Result<Vec<String>>;
