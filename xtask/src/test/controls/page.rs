@@ -90,7 +90,8 @@ fn page(seen: &BTreeMap<&'static str, String>) -> String {
         let case = match shown {
             Shown::Here(_) => format!("`controls/{name}`"),
             Shown::By(case, _) => format!("`{case}`"),
-            Shown::CacheModel => "cache model".to_owned(),
+            Shown::Model => "`cargo xtask check model`".to_owned(),
+            Shown::Assumed => "nothing that runs".to_owned(),
         };
         let _ = writeln!(page, "| [{name}](#{name}) | {without} | {case} |");
     }
@@ -111,7 +112,14 @@ fn page(seen: &BTreeMap<&'static str, String>) -> String {
                 page,
                 "- Without it {without}.\n- Case `{case}`, which brings about what it refuses: `{words}`."
             ),
-            Shown::CacheModel => writeln!(page, "- {}: cache model.", capital(without)),
+            Shown::Model => writeln!(
+                page,
+                "- {}: `cargo xtask check model` takes each of its words away, and says what goes wrong.",
+                capital(without)
+            ),
+            Shown::Assumed => {
+                writeln!(page, "- {}, and the model of `cargo xtask check model` begins behind it.", capital(without))
+            }
         };
     }
     page

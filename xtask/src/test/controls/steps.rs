@@ -488,19 +488,19 @@ pub const STEPS: &[Step] = &[
             red: None, ..PLAIN
         }),
     },
-    cache("clean-control-block", "the control block is clean to PoC, the I-cache invalidated, before it is run", ["kernel/src/stage.rs", "Staged::new"]),
-    cache("clean-destinations", "each destination is cleaned to PoC after the copy (hot), before and after it (cold)", ["relocate/src/control.S", "walk"]),
-    cache("clean-sources", "cold: sources are cleaned to PoC before they are read past the caches", ["relocate/src/control.S", "walk"]),
-    cache("barriers-of-the-copy", "what was stored and cleaned is complete before the next step may lean on it", ["relocate/src/control.S", "relocate_enter, mmu_off"]),
-    cache("instructions-forgotten", "`ic iallu` before the branch, and after each MMU is turned on", ["relocate/src/control.S, boot/src/entry.S", "relocate_enter, mmu_on"]),
-    cache("translations-forgotten", "each regime's TLB is invalidated before its MMU goes on", ["boot/src/el2.S, boot/src/entry.S", "el2_setup, mmu_on"]),
-    cache("record-and-early-tables", "what the entry writes past the caches is cleaned before and invalidated after", ["boot/src/entry.S", "entry, early_map"]),
-    cache("breadcrumb-lines", "each breadcrumb's line is cleaned and invalidated at once", ["relocate/src/control.S", "crumb"]),
-    cache("secondary-page", "what a secondary reads with its MMU off is clean to PoC before CPU_ON", ["kernel/src/cpus.rs", "Cpus::start"]),
+    Step { shown: Shown::Assumed, ..model("clean-control-block", "the control block is clean to PoC, the I-cache invalidated, before it is run", ["kernel/src/stage.rs", "Staged::new"]) },
+    model("clean-destinations", "each destination is cleaned to PoC after the copy (hot), before and after it (cold)", ["relocate/src/control.S", "walk"]),
+    model("clean-sources", "cold: sources are cleaned to PoC before they are read past the caches", ["relocate/src/control.S", "walk"]),
+    model("barriers-of-the-copy", "what was stored and cleaned is complete before the next step may lean on it", ["relocate/src/control.S", "relocate_enter, mmu_off"]),
+    model("instructions-forgotten", "`ic iallu` before the branch, and after each MMU is turned on", ["relocate/src/control.S, boot/src/entry.S", "relocate_enter, mmu_on"]),
+    model("translations-forgotten", "each regime's TLB is invalidated before its MMU goes on", ["boot/src/el2.S, boot/src/entry.S", "el2_setup, mmu_on"]),
+    model("record-and-early-tables", "what the entry writes past the caches is cleaned before and invalidated after", ["boot/src/entry.S", "entry, early_map"]),
+    model("breadcrumb-lines", "each breadcrumb's line is cleaned and invalidated at once", ["relocate/src/control.S", "crumb"]),
+    Step { shown: Shown::Assumed, ..model("secondary-page", "what a secondary reads with its MMU off is clean to PoC before CPU_ON", ["kernel/src/cpus.rs", "Cpus::start"]) },
 ];
 
-const fn cache(name: &'static str, does: &'static str, at: [&'static str; 2]) -> Step {
-    Step { name, does, at, without: "QEMU cannot show it", shown: Shown::CacheModel }
+const fn model(name: &'static str, does: &'static str, at: [&'static str; 2]) -> Step {
+    Step { name, does, at, without: "QEMU cannot show it", shown: Shown::Model }
 }
 
 /// The kernel, and a loadable sent where the kernel's frames are found: by halves of MiBs, near the end of RAM.
