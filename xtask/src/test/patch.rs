@@ -15,8 +15,6 @@ pub const UNDEFINED: u32 = 0;
 pub const RET: u32 = 0xd65f_03c0;
 /// `eret`.
 pub const ERET: u32 = 0xd69f_03e0;
-/// `ret`.
-pub const RET: u32 = 0xd65f_03c0;
 /// `nop`.
 pub const NOP: u32 = 0xd503_201f;
 
