@@ -56,7 +56,7 @@ pub fn cases() -> Vec<Case> {
         case("stress/fault-not-noticed", |trial| {
             let line =
                 "--machine el1 --cpus 1 --gic 3 --virtio modern --restart hot --base same --faults 1 --fault late-bit";
-            fails(trial, UNVERIFIED, line, &["late-bit: the control page should have stopped"], None, "")
+            fails(trial, UNVERIFIED, line, &["late-bit: "], None, "")
         }),
         case("stress/shards", shards),
         case("stress/faults", faults),

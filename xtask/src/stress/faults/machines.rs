@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use anyhow::{Result, bail, ensure};
-use boot::marker;
+use boot::{image::Header, marker};
 
 use crate::{
     debugger::debugged,
@@ -33,7 +33,10 @@ pub fn little_memory(run: &Run<'_>) -> Result<Cases> {
     let mut random = run.job.random(run.setting.seed);
     let mut request = run.request()?;
     request.memory = Some("512M".to_owned());
-    let behind = SLOT.start + (0xa0 + random.below(0x140)) * PAGE;
+    // What it takes to live at all: the image, the control block at its alignment, and the stacks of the other CPUs.
+    let image = Header::parse(&run.setting.kernel.image)?.image_size.div_ceil(PAGE);
+    let life = image + 5 * 16 + u64::from(run.job.cell.cpus) * 16;
+    let behind = SLOT.start + (life + random.below(0x140)) * PAGE;
     let around = TREE + random.below(0x100) * PAGE;
     edit_tree(&mut request, |tree| {
         for (name, range) in [("below", RAM..SLOT.start), ("behind", behind..TREE), ("beyond", around..END)] {
