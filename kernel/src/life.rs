@@ -101,6 +101,8 @@ impl Life {
         let mut machine = Machine::read(&tree).unwrap_or_else(|refused| panic!("{refused}"));
         let generation = handed.map_or(0, |handed| handed.generation);
         let (mode, note) = settle(record, orders.el2(generation));
+        firmware::prepare(machine.conduit);
+        end::prepare(orders.semihosting);
 
         // A map of image, device tree and devices first: a device may have to be made to let go of RAM.
         let parts = Parts::of_this_image();
@@ -117,8 +119,6 @@ impl Life {
         let regions = Regions { devices: &devices, image: &parts, tree: &given_pages };
         // SAFETY: the device tree says where devices are; the image's parts are the linker's.
         let mut map = unsafe { LifeMap::activate(mode == Mode::Vhe, &regions) };
-        firmware::prepare(machine.conduit);
-        end::prepare(orders.semihosting);
         // SAFETY: the device tree says that a PL011 lies there, or it is the emergency UART; it is mapped as device memory, and nothing
         // else drives it.
         unsafe { console::open(uart.start, generation) };
