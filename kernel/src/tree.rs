@@ -237,7 +237,7 @@ impl Machine {
                 _ => machine.add_device(&node, cells, stdout, 0)?,
             }
         }
-        let count = machine.cpus.len();
+        let count = machine.cpus.len().max(1);
         machine.gic.iter_mut().for_each(|gic| gic.cut(count));
         if machine.ram.is_empty() { Err(Refused::NoRam) } else { Ok(machine) }
     }
