@@ -68,7 +68,7 @@ impl Handed {
     }
 }
 
-/// A copy of the blob without padding, with room for the four numbers: what is handed on from generation to generation.
+/// A copy of the blob without padding, with room for the four numbers, all of them zero: what is handed on from generation to generation.
 ///
 /// # Errors
 ///
@@ -88,6 +88,8 @@ pub fn shrink(blob: &[u8]) -> Result<Vec<u8>, Refused> {
     for (name, _) in numbers {
         if !has(&mut chosen, name) {
             chosen.add_property(name, ZERO).map_err(|error| damaged(&error))?;
+        } else if let Some(mut property) = chosen.property_mut(name) {
+            property.set_value(ZERO).map_err(|error| damaged(&error))?;
         }
     }
     let size = tree.as_read_only().data().len();
@@ -209,6 +211,21 @@ mod tests {
         assert_eq!(blob.len(), size);
         // Shrunk again by someone else's leave, it still has one of each.
         assert_eq!(shrink(&blob).unwrap().len(), size);
+    }
+
+    #[test]
+    fn numbers_of_a_stranger_are_made_zero_and_as_wide_as_ours() {
+        for value in [&[][..], &[1_u8; 4], &[1; 8], &[1; 12]] {
+            let mut blob = virt().to_dtb();
+            blob.resize(blob.len() + 64, 0);
+            let mut tree = FdtMut::from_slice(&mut blob).unwrap();
+            tree.find_node_mut("/chosen").unwrap().add_property(SEED, value).unwrap();
+            let mut blob = shrink(&blob).unwrap();
+            let none = Handed { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) };
+            assert_eq!(Handed::read(&Tree::open(&blob).unwrap()), Some(none), "{value:?}");
+            NUMBERS.write(&mut blob).unwrap();
+            assert_eq!(Handed::read(&Tree::open(&blob).unwrap()), Some(NUMBERS), "{value:?}");
+        }
     }
 
     #[test]

@@ -24,6 +24,9 @@ pub const FEWEST: u32 = 3;
 /// What a run's kernel may be told as well: to go from any CPU; to leave interrupts behind that the next one must not take.
 const WORDS: [&str; 2] = ["restart-cpu=random", "selftest=interrupts"];
 
+/// The longest that a console may be silent, where nobody says otherwise: a generation takes a hundredth of it on an idle host.
+pub const SILENCE: Duration = Duration::from_secs(20);
+
 /// A run to be made.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -105,16 +108,19 @@ impl Job {
     }
 
     /// The line that makes this run again, and nothing else.
-    pub fn again(&self, seed: u64) -> String {
+    pub fn again(&self, setting: &Setting) -> String {
         let Self { cell, round, generations, fault } = self;
         let mut words: Vec<String> = ["cargo", "xtask", "stress"].map(str::to_owned).into();
         if let Some(fault) = fault {
             words.extend(["--faults".to_owned(), "--fault".to_owned(), fault.name()]);
         }
-        words.extend(["--seed".to_owned(), format!("{seed:#018x}"), "--only".to_owned(), cell.name()]);
+        words.extend(["--seed".to_owned(), format!("{:#018x}", setting.seed), "--only".to_owned(), cell.name()]);
         // A number of CPUs that qemu.toml does not list makes no cell unless it is asked for.
         words.extend(["--cpus".to_owned(), cell.cpus.to_string(), "--round".to_owned(), round.to_string()]);
         words.extend(["--generations".to_owned(), generations.to_string()]);
+        if setting.silence != SILENCE {
+            words.extend(["--silence".to_owned(), setting.silence.as_secs().to_string()]);
+        }
         qemu::shell_line(words)
     }
 }

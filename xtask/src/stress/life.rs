@@ -48,7 +48,7 @@ pub fn make(setting: &Setting, job: &Job, more: &[String]) -> Result<Made> {
     let failure = wrong.map(|(generation, why)| Failure {
         generation,
         why,
-        again: job.again(setting.seed),
+        again: job.again(setting),
         ..seen(job, &drawn, &outcome)
     });
     if failure.is_none() {

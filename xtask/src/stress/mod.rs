@@ -40,7 +40,7 @@ use crate::{
 use self::{
     campaign::{Bound, Campaign, Setting},
     cells::{Axes, Cell, Shard, cells},
-    draw::{Job, shares},
+    draw::{Job, SILENCE, shares},
     faults::Kind,
     merge::MergeOptions,
     progress::Counters,
@@ -106,7 +106,7 @@ pub struct StressOptions {
     #[command(flatten)]
     files: Files,
     /// The longest that a console may be silent, in seconds
-    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "S", default_value_t = SILENCE.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
     silence: u64,
     /// Pack each run that failed into a zip in this folder
     #[arg(long, value_name = "DIR")]

@@ -170,7 +170,7 @@ pub fn make(setting: &Setting, job: &Job, more: &[String]) -> Result<Made> {
     let failure = wrong.map(|why| super::tally::Failure {
         generation: lives.last().map(|life| life.number),
         why: format!("{}: {why}", kind.name()),
-        again: job.again(setting.seed),
+        again: job.again(setting),
         ..life::seen(job, &drawn, &outcome)
     });
     if failure.is_none() {
