@@ -58,6 +58,7 @@ fn written(orders: &Orders) -> String {
         Selftest::Stub => "selftest=stub",
         Selftest::Interrupts => "selftest=interrupts",
         Selftest::Lpis => "selftest=lpis",
+        Selftest::Storm => "selftest=storm",
     });
     let restart_cpu = restart_cpu.map(|cpu| match cpu {
         RestartCpu::Number(number) => format!("restart-cpu={number}"),

@@ -13,6 +13,7 @@ use crate::interrupts::{self, Found};
 use crate::life::Life;
 use crate::memory::pointer;
 use crate::{clock, selftest};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use boot::cache;
 use boot::marker;
@@ -56,6 +57,8 @@ mod state {
     pub const DENIED: u8 = 4;
     /// PSCI would not turn it on.
     pub const LOST: u8 = 5;
+    /// There is no memory for its stacks, and nobody was told yet.
+    pub const HOMELESS: u8 = 6;
 }
 
 /// A CPU: what it and the others know of it. At the top of its exception stack, where TPIDR_EL1 points.
@@ -81,6 +84,8 @@ pub struct Cpu {
     pub stray: AtomicU32,
     /// Which bit of GICv2's target lists it is.
     pub gicv2_target: AtomicU32,
+    /// Each of its ticks brings interrupts with it that are nobody's.
+    pub storms: AtomicBool,
     /// What its interrupts were found in.
     found: Mutex<Found>,
     /// Its counter when it came up.
@@ -104,6 +109,7 @@ impl Cpu {
             strays: AtomicU32::new(0),
             stray: AtomicU32::new(0),
             gicv2_target: AtomicU32::new(0),
+            storms: AtomicBool::new(false),
             found: Mutex::new(Found::default()),
             came: AtomicU64::new(0),
         }
@@ -177,17 +183,17 @@ pub struct Cpus {
 }
 
 impl Cpus {
-    /// Makes a [`Cpu`] for each of the device tree's, in `blocks`, and takes this CPU's interrupts over.
+    /// Makes a [`Cpu`] for each of the device tree's, in `blocks` as far as they go, and takes this CPU's interrupts over.
     ///
     /// # Safety
     ///
-    /// `blocks` is RAM, mapped but for the [`guards`], big enough for all but this CPU, and for ever theirs. `ttbr0` is the map that this CPU lives
+    /// Each of `blocks` is [`BLOCK_SIZE`] of RAM, mapped but for the [`guards`], and for ever its CPU's. `ttbr0` is the map that this CPU lives
     /// in, as EL1 would use it. `stack` is the top of the stack that this CPU may start on once more, when it was stopped.
     ///
     /// # Panics
     ///
     /// Where the device tree does not name this CPU, once.
-    pub unsafe fn new(mpidrs: &[u64], blocks: &Range<PhysAddr>, stack: PhysAddr, ttbr0: u64, mode: Mode) -> Self {
+    pub unsafe fn new(mpidrs: &[u64], blocks: &[Range<PhysAddr>], stack: PhysAddr, ttbr0: u64, mode: Mode) -> Self {
         let own: u64;
         // SAFETY: reading it has no side effects.
         unsafe { asm!("mrs {}, tpidr_el1", out(reg) own, options(nomem, nostack)) };
@@ -195,15 +201,19 @@ impl Cpus {
         let this = mpidr() & 0xff_00ff_ffff;
         let named = mpidrs.iter().filter(|&&mpidr| mpidr == this).count();
         assert!(named == 1, "the device tree names this CPU, MPIDR {this:#x}, {named} times");
-        let mut at = blocks.start;
-        let mut all = Vec::new();
+        let mut blocks = blocks.iter();
+        let mut all: Vec<&'static Cpu> = Vec::new();
         for (index, &mpidr) in mpidrs.iter().enumerate() {
             let (page, state, stack) = if mpidr == this {
                 (PhysAddr(own), state::UP, stack.0)
-            } else {
-                let page = PhysAddr(at.0 + BLOCK_SIZE - PAGE_SIZE);
-                at.0 += BLOCK_SIZE;
+            } else if let Some(block) = blocks.next() {
+                let page = PhysAddr(block.end.0 - PAGE_SIZE);
                 (page, state::OFF, page.0 - EXCEPTION_STACK - PAGE_SIZE)
+            } else {
+                // Never entered: it is only known by name.
+                let own = Own { frame: [0; 32], ttbr0: 0, stack: 0 };
+                all.push(Box::leak(Box::new(Cpu::new(own, index, mpidr, mode, state::HOMELESS))));
+                continue;
             };
             let own = Own { frame: [0; 32], ttbr0, stack };
             let cpu: *mut Cpu = pointer(page).cast();
@@ -236,6 +246,10 @@ impl Cpus {
     /// generation lives on without it.
     pub fn start(&self) {
         let begun = clock::now();
+        for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == state::HOMELESS) {
+            warn!("{cpu} was not started: RAM holds no {BLOCK_SIZE} bytes for its stacks: going on without it");
+            cpu.state.store(state::LOST, Relaxed);
+        }
         for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == state::OFF) {
             cpu.order.store(order::WORK, Relaxed);
             cpu.ticks.store(0, Relaxed);
@@ -284,7 +298,6 @@ impl Cpus {
         let begun = clock::now();
         let on = || self.others().filter(|cpu| cpu.state.load(Acquire) != state::OFF);
         for cpu in on().filter(|cpu| cpu.state.load(Acquire) != state::LOST) {
-            // One that was denied before is asked anew.
             cpu.state.store(state::UP, Relaxed);
             cpu.give(order::STOP);
         }
@@ -332,13 +345,19 @@ impl Cpus {
     /// Takes back what [`stop`](Self::stop) and [`quiet`](Self::quiet) did.
     pub fn resume(&self) {
         let cpu = Cpu::current();
+        cpu.storms.store(false, Relaxed);
         if cpu.state.swap(state::UP, Relaxed) == state::LEAVING {
             interrupts::resume();
             cpu.enter();
         }
-        // One that stopped after all, when nobody waited for it any more.
-        for late in self.others().filter(|cpu| cpu.state.load(Acquire) == state::LEAVING && is_off(cpu)) {
-            late.state.store(state::OFF, Relaxed);
+        for other in self.others() {
+            match other.state.load(Acquire) {
+                // It went back to its work.
+                state::DENIED => other.state.store(state::UP, Relaxed),
+                // It stopped after all, when nobody waited for it any more.
+                state::LEAVING if is_off(other) => other.state.store(state::OFF, Relaxed),
+                _ => {}
+            }
         }
         self.start();
     }
@@ -370,13 +389,10 @@ impl Cpus {
     }
 }
 
-/// The pages of `blocks` that no map holds: below each stack.
-pub fn guards(blocks: &Range<PhysAddr>) -> impl Iterator<Item = Range<PhysAddr>> {
-    let bottoms = (blocks.start.0..blocks.end.0).step_by(BLOCK_SIZE as usize);
-    let exception = BLOCK_SIZE - PAGE_SIZE - EXCEPTION_STACK - PAGE_SIZE;
-    bottoms
-        .flat_map(move |bottom| [bottom, bottom + exception])
-        .map(|guard| PhysAddr(guard)..PhysAddr(guard + PAGE_SIZE))
+/// The pages of a block that no map holds: below each stack.
+pub fn guards(block: &Range<PhysAddr>) -> [Range<PhysAddr>; 2] {
+    let exception = block.end.0 - PAGE_SIZE - EXCEPTION_STACK - PAGE_SIZE;
+    [block.start.0, exception].map(|guard| PhysAddr(guard)..PhysAddr(guard + PAGE_SIZE))
 }
 
 /// Makes `cpu` lead the life, on its own stack; this CPU works from now on.

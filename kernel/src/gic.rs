@@ -15,6 +15,7 @@ use core::arch::asm;
 use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
+use kernel::intid::Kind;
 use kernel::lpi::{self, Lpis};
 use kernel::tree;
 use safe_mmio::fields::ReadPureWrite;
@@ -65,7 +66,7 @@ impl fmt::Display for Gic {
 impl Gic {
     /// Sets the distributor up: on, every interrupt disabled.
     pub fn set_up(&self) {
-        self.shared().silence();
+        self.shared().for_each(|bank| bank.silence());
         if self.is_v2() {
             let mut gic = self.v2();
             gic.setup();
@@ -117,7 +118,7 @@ impl Gic {
     /// Leaves the distributor: nothing enabled, pending or active, and off.
     #[inline(never)]
     pub fn leave(&self) {
-        self.shared().silence();
+        self.shared().for_each(|bank| bank.silence());
         // The groups alone: whether affinity routing is on is not changed on the way.
         let control = word(self.gicd(), GICD_CTLR).read();
         word(self.gicd(), GICD_CTLR).write(control & !GICD_GROUPS);
@@ -166,17 +167,9 @@ impl Gic {
     /// Takes a shared interrupt on this CPU and never ends it: the last one that the distributor has, which no device is likely to use. IRQs are
     /// masked. Returns its INTID. For the self-test.
     pub fn take_and_keep(&self, mpidr: u64) -> u32 {
-        let number = 32 * self.shared().words.end as u32 - 1;
+        let number = self.end_of_shared() - 1;
+        self.send_shared(number, mpidr);
         let interrupt = IntId::spi(number - 32);
-        if self.is_v2() {
-            word(self.gicd(), GICD_ITARGETSR + u64::from(number & !3)).write(self.target() << (8 * (number % 4)));
-            self.v2().enable_interrupt(interrupt, true).expect("the distributor says that it has it");
-        } else {
-            self.distributor().set_routing(interrupt, Some(mpidr)).expect("a shared interrupt");
-            self.distributor().enable_interrupt(interrupt, true).expect("a shared interrupt");
-        }
-        let (offset, bit) = (ISPENDR + 4 * u64::from(number / 32), 1 << (number % 32));
-        word(self.gicd(), offset).write(bit);
         loop {
             match self.acknowledge() {
                 Some(other) if other != interrupt => self.end(other),
@@ -184,6 +177,25 @@ impl Gic {
                 None => core::hint::spin_loop(),
             }
         }
+    }
+
+    /// Makes the last 32 interrupts that the distributor has come to this CPU. For the self-test.
+    pub fn raise(&self, mpidr: u64) {
+        let end = self.end_of_shared();
+        (end - 32..end).for_each(|number| self.send_shared(number, mpidr));
+    }
+
+    /// Makes a shared interrupt come to the CPU of this affinity, which is this one.
+    fn send_shared(&self, number: u32, mpidr: u64) {
+        let interrupt = IntId::spi(number - 32);
+        if self.is_v2() {
+            register::<u8>(self.gicd(), GICD_ITARGETSR + u64::from(number)).write(self.target() as u8);
+            self.v2().enable_interrupt(interrupt, true).expect("the distributor says that it has it");
+        } else {
+            self.distributor().set_routing(interrupt, Some(mpidr)).expect("a shared interrupt");
+            self.distributor().enable_interrupt(interrupt, true).expect("a shared interrupt");
+        }
+        word(self.gicd(), ISPENDR + 4 * u64::from(number / 32)).write(1 << (number % 32));
     }
 
     /// Turns the LPIs of this CPU's redistributor on, with tables in `memory`, 128 KiB on 64 KiB. For the self-test.
@@ -215,10 +227,12 @@ impl Gic {
         priority & 0xff != u64::from(IDLE)
     }
 
-    /// The interrupts that all CPUs share.
-    pub fn shared(&self) -> Bank {
-        let words = u64::from(word(self.gicd(), GICD_TYPER).read() & 0x1f) + 1;
-        Bank { base: self.gicd(), words: 1..words.min(32), control: self.control(), is_v2: self.is_v2() }
+    /// The interrupts that all CPUs share, the extended ones last.
+    pub fn shared(&self) -> impl Iterator<Item = Bank> {
+        let typer = word(self.gicd(), GICD_TYPER).read();
+        // Word 0 is the CPU's that asks; GICv2 has nothing extended, and other meanings for those bits.
+        let kinds = [(Kind::Shared, 1), (Kind::Extended, 0)].into_iter().take(if self.is_v2() { 1 } else { 2 });
+        kinds.map(move |(kind, first)| Bank { kind, words: first..kind.words(typer), ..self.bank(self.gicd()) })
     }
 
     /// Those of one CPU; on a GICv2, of the one that asks.
@@ -228,14 +242,36 @@ impl Gic {
     /// Where a GICv3 has no redistributor for it.
     pub fn private(&self, mpidr: u64) -> Bank {
         match &self.0 {
-            tree::Gic::V2 { .. } => Bank { base: self.gicd(), words: 0..1, control: None, is_v2: true },
+            tree::Gic::V2 { .. } => self.bank(self.gicd()),
             tree::Gic::V3 { redistributors, .. } => {
                 let frame = redistributor(redistributors, mpidr)
                     .unwrap_or_else(|| panic!("no redistributor of the device tree is CPU {mpidr:#x}'s"));
-                let base = PhysAddr(frame.0 + GICR_SGI);
-                Bank { base, words: 0..1, control: Some((frame, GICR_RWP)), is_v2: false }
+                let words = 0..Kind::Private.words(word(frame, GICR_TYPER).read());
+                Bank { words, control: Some((frame, GICR_RWP)), ..self.bank(PhysAddr(frame.0 + GICR_SGI)) }
             }
         }
+    }
+
+    /// Disables the interrupt that this CPU was given.
+    pub fn disable(&self, number: u32, mpidr: u64) {
+        match Kind::of(number) {
+            Some((Kind::Private, word, bit)) => self.private(mpidr).disable(word, bit),
+            Some((kind, word, bit)) => {
+                self.shared().filter(|bank| bank.kind == kind).for_each(|bank| bank.disable(word, bit));
+            }
+            // An LPI, and those are off.
+            None => {}
+        }
+    }
+
+    /// The number behind the last plain SPI.
+    fn end_of_shared(&self) -> u32 {
+        (32 * Kind::Shared.words(word(self.gicd(), GICD_TYPER).read()) as u32).min(1020)
+    }
+
+    /// A bank of one word, the distributor's.
+    fn bank(&self, base: PhysAddr) -> Bank {
+        Bank { base, kind: Kind::Private, words: 0..1, control: self.control(), is_v2: self.is_v2() }
     }
 
     fn is_v2(&self) -> bool {
@@ -309,6 +345,7 @@ impl Gic {
 /// Enable, pending and active bits, 32 interrupts to a word.
 pub struct Bank {
     base: PhysAddr,
+    kind: Kind,
     words: Range<u64>,
     /// Where RWP is, and which bit.
     control: Option<(PhysAddr, u32)>,
@@ -322,8 +359,8 @@ impl Bank {
             self.words.clone().find_map(|nth| {
                 // SGIs of a GICv2 may be enabled for good, which is nobody's doing.
                 let ours = if self.is_v2 && nth == 0 && offset == ISENABLER { 0xffff_0000 } else { u32::MAX };
-                let set = word(self.base, offset + 4 * nth).read() & ours;
-                (set != 0).then(|| 32 * nth as u32 + set.trailing_zeros())
+                let set = self.word(offset, nth).read() & ours;
+                (set != 0).then(|| self.kind.first(nth) + set.trailing_zeros())
             })
         })
     }
@@ -356,12 +393,15 @@ impl Bank {
     }
 
     fn fill(&self, offset: u64) {
-        self.words.clone().for_each(|nth| word(self.base, offset + 4 * nth).write(u32::MAX));
+        self.words.clone().for_each(|nth| self.word(offset, nth).write(u32::MAX));
     }
 
-    /// Disables one interrupt.
-    pub fn disable(&self, number: u32) {
-        word(self.base, ICENABLER + u64::from(number / 32) * 4).write(1 << (number % 32));
+    fn disable(&self, nth: u64, bit: u32) {
+        self.word(ICENABLER, nth).write(bit);
+    }
+
+    fn word(&self, bank: u64, nth: u64) -> UniqueMmioPointer<'static, ReadPureWrite<u32>> {
+        word(self.base, self.kind.offset(bank, nth))
     }
 
     fn redistributor(&self) -> GicRedistributor<'static> {
@@ -402,8 +442,13 @@ pub fn turn_lpis_off(regions: &[Range<PhysAddr>]) -> Vec<Lpis> {
     redistributors(regions).map(|frame| lpi::turn_off(&mut Frame(frame))).collect()
 }
 
-/// A register.
+/// A register of a word.
 fn word(base: PhysAddr, offset: u64) -> UniqueMmioPointer<'static, ReadPureWrite<u32>> {
+    register(base, offset)
+}
+
+/// A register.
+fn register<T>(base: PhysAddr, offset: u64) -> UniqueMmioPointer<'static, ReadPureWrite<T>> {
     let register = NonNull::new(pointer(PhysAddr(base.0 + offset)).cast()).expect("a GIC at address 0");
     // SAFETY: the device tree says that the GIC's registers lie there; they are mapped as device memory. Those of one CPU are that CPU's alone;
     // those that all share are set up before the others are on and left after they are off, or written one bit at a time.

@@ -111,7 +111,9 @@ pub fn begin(gic: Option<tree::Gic>, timer: Option<tree::Timer>, at_el2: bool) -
         true => (Timer::PhysicalEl2, numbers.physical_el2),
     };
     let driven = DRIVEN.call_once(|| Driven { gic: Gic(gic), timer, tick: IntId::ppi(number - 16) });
-    let found = Found::of(driven.gic.shared().found());
+    // The first bank that has some tells it: an extended interrupt is told where there is no plain one.
+    let shared = driven.gic.shared().map(|bank| bank.found());
+    let found = Found::of(shared.fold([None; 3], |first, more| [0, 1, 2].map(|state| first[state].or(more[state]))));
     resume();
     found
 }
@@ -145,18 +147,16 @@ pub fn take(cpu: &Cpu) {
         if timer.has_expired() {
             cpu.ticks.fetch_add(1, Relaxed);
             timer.arm();
+            if cpu.storms.load(Relaxed) {
+                gic.raise(cpu.mpidr);
+            }
         }
     } else if number == CALL.raw_value() {
         cpu.is_called.store(false, Release);
     } else {
         cpu.strays.fetch_add(1, Relaxed);
         cpu.stray.store(number, Relaxed);
-        match number {
-            0..32 => gic.private(cpu.mpidr).disable(number),
-            32..1020 => gic.shared().disable(number),
-            // An LPI, or one of an extended range: not in these registers.
-            _ => {}
-        }
+        gic.disable(number, cpu.mpidr);
     }
     gic.end(interrupt);
 }
@@ -184,6 +184,14 @@ pub fn provoke(cpu: &Cpu) {
     info!("provoked: INTID {kept} taken and not ended, INTID {} pending, the timer expired", CALL.raw_value());
 }
 
+/// From now on each tick of this CPU has 32 interrupts behind it that nobody drives, until IRQs are masked. For the self-test.
+pub fn storm(cpu: &Cpu) {
+    if let Some(Driven { gic, .. }) = DRIVEN.get() {
+        cpu.storms.store(true, Relaxed);
+        gic.raise(cpu.mpidr);
+    }
+}
+
 /// Leaves LPIs on, as a kernel does that cannot turn them off, with tables in memory that nobody uses. For the self-test.
 pub fn keep_lpis(cpu: &Cpu) {
     const TABLES: usize = 128 << 10;
@@ -197,6 +205,7 @@ pub fn keep_lpis(cpu: &Cpu) {
 
 /// Leaves this CPU's own as a kernel wants to find them. IRQs are masked.
 pub fn leave(cpu: &Cpu) {
+    cpu.storms.store(false, Relaxed);
     if let Some(Driven { gic, timer, .. }) = DRIVEN.get() {
         timer.off();
         gic.leave_cpu(cpu.mpidr);

@@ -7,6 +7,7 @@ extern crate alloc;
 
 pub mod fit;
 pub mod handover;
+pub mod intid;
 pub mod lpi;
 pub mod mode;
 pub mod orders;

@@ -145,18 +145,22 @@ impl Life {
         let control = control.and_then(|start| start.range(CONTROL_SIZE)).expect("RAM holds no control block");
         taken.push(control.clone());
         avoid.push(control.clone());
-        // Secondaries are off when a copy is made: their blocks are in nobody's way, and may lie where the next image goes.
-        let blocks_size = machine.cpus.len().saturating_sub(1) as u64 * cpus::BLOCK_SIZE;
-        let blocks = placement::highest_block(&machine.ram, &avoid, blocks_size, cpus::BLOCK_SIZE);
-        let blocks = blocks.and_then(|start| start.range(blocks_size)).expect("RAM holds no stacks for the other CPUs");
-        taken.push(blocks.clone());
-        avoid.push(blocks.clone());
+        // Secondaries are off when a copy is made: their blocks are in nobody's way, and may lie where the next image goes. One for which there
+        // is none stays off.
+        let mut blocks = Vec::new();
+        for _ in 1..machine.cpus.len() {
+            let block = placement::highest_block(&machine.ram, &avoid, cpus::BLOCK_SIZE, cpus::BLOCK_SIZE);
+            let Some(block) = block.and_then(|start| start.range(cpus::BLOCK_SIZE)) else { break };
+            taken.push(block.clone());
+            avoid.push(block.clone());
+            blocks.push(block);
+        }
 
         let mut mapped = Vec::new();
         let unmapped: Vec<_> = machine.reserved.iter().filter(|r| r.no_map).map(|r| r.range.whole_pages()).collect();
         placement::subtract(&machine.ram, &unmapped, |range| mapped.push(range));
         let mut left_out = vec![parts.whole.clone(), given_pages.clone()];
-        left_out.extend(cpus::guards(&blocks));
+        left_out.extend(blocks.iter().flat_map(cpus::guards));
         // SAFETY: the device tree says what is RAM and what of it must not be mapped.
         unsafe { map.add_ram(&mapped, &left_out, &control) };
 

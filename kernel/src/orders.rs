@@ -54,6 +54,8 @@ pub enum Selftest {
     Interrupts,
     /// Before each restart, a GIC that still uses tables in memory.
     Lpis,
+    /// During each restart, interrupts that nobody drives, as many as there can be.
+    Storm,
 }
 
 /// All that bootargs can order.
@@ -79,7 +81,7 @@ pub struct Orders {
     pub restart_cpu: Option<RestartCpu>,
     /// `force`: go even if a CPU will not stop.
     pub force: bool,
-    /// `selftest=stub|interrupts|lpis`.
+    /// `selftest=stub|interrupts|lpis|storm`.
     pub selftest: Option<Selftest>,
 }
 
@@ -167,7 +169,8 @@ impl Orders {
             ("selftest", "stub") => self.selftest = Some(Selftest::Stub),
             ("selftest", "interrupts") => self.selftest = Some(Selftest::Interrupts),
             ("selftest", "lpis") => self.selftest = Some(Selftest::Lpis),
-            ("selftest", _) => return Err("selftest=stub, interrupts or lpis"),
+            ("selftest", "storm") => self.selftest = Some(Selftest::Storm),
+            ("selftest", _) => return Err("selftest=stub, interrupts, lpis or storm"),
             _ => {}
         }
         Ok(())
@@ -237,7 +240,7 @@ mod tests {
             ("semihosting=off", "without a value"),
             ("on-refusal=panic", "continue"),
             ("restart-cpu=all", "random"),
-            ("selftest=all", "stub, interrupts or lpis"),
+            ("selftest=all", "stub, interrupts, lpis or storm"),
         ] {
             let (orders, result) = Orders::parse(word);
             let message = result.unwrap_err().to_string();

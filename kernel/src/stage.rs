@@ -111,15 +111,19 @@ impl<'a> Staged<'a> {
     ///
     /// [`Refused::Busy`], [`Refused::Changed`], [`Refused::Vectors`].
     pub fn restart(self) -> Result<Infallible, Refused> {
+        let selftest = self.life.orders.selftest;
+        if selftest == Some(Selftest::Storm) {
+            interrupts::storm(Cpu::current());
+        }
         self.life.devices.quiesce()?;
         let stopped = self.life.cpus.stop(self.life.orders.force)?;
         self.life.cpus.tell(stopped);
         cpus::mask();
-        if self.life.orders.selftest == Some(Selftest::Interrupts) {
+        if selftest == Some(Selftest::Interrupts) {
             interrupts::provoke(Cpu::current());
         }
         self.life.cpus.quiet();
-        if self.life.orders.selftest == Some(Selftest::Lpis) {
+        if selftest == Some(Selftest::Lpis) {
             interrupts::keep_lpis(Cpu::current());
         }
         // The last act before the point of no return: nobody else runs [I9], and nothing has changed since it was made. [I8]

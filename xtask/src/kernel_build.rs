@@ -128,11 +128,15 @@ fn symbol(elf: &Path, name: &str) -> Result<u64> {
 
 /// Where the first `ret` from the symbol on is linked.
 pub fn returns(kernel: &Built, name: &str) -> Result<u64> {
-    const RET: [u8; 4] = 0xd65f_03c0_u32.to_le_bytes();
+    first(kernel, name, 0xd65f_03c0)
+}
+
+/// Where the first instruction `word` from the symbol on is linked.
+pub fn first(kernel: &Built, name: &str, word: u32) -> Result<u64> {
     let start = kernel.symbol(name)?;
-    let words = kernel.image[usize::try_from(start)?..].chunks(4);
-    let word = words.take_while(|word| *word != RET).count() as u64;
-    Ok(start + word * 4)
+    let mut words = kernel.image[usize::try_from(start)?..].chunks(4);
+    let at = words.position(|other| other == word.to_le_bytes());
+    Ok(start + at.with_context(|| format!("no instruction {word:#010x} lies behind {name}"))? as u64 * 4)
 }
 
 #[cfg(test)]

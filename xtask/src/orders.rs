@@ -75,6 +75,12 @@ impl Orders {
         }
         words.trim().to_owned()
     }
+
+    /// The value that a word among the caller's has; of one given twice the last counts.
+    pub fn word(&self, key: &str) -> Option<&str> {
+        let words = self.append.iter().flat_map(|words| words.split_whitespace());
+        words.filter_map(|word| word.split_once('=')).rfind(|(name, _)| *name == key).map(|(_, value)| value)
+    }
 }
 
 /// A seed that nobody can foresee.
@@ -133,6 +139,7 @@ mod tests {
     #[test]
     fn bootargs_hold_every_order_once() {
         let orders = Orders { seed: 0x2a, append: vec!["selftest=stub".into(), " x=1 ".into()], ..Orders::default() };
+        assert_eq!((orders.word("selftest"), orders.word("x"), orders.word("y")), (Some("stub"), Some("1"), None));
         assert_eq!(
             orders.bootargs("el2=nvhe", true),
             "el2=nvhe generations=3 base=same restart=hot seed=0x000000000000002a semihosting selftest=stub x=1"

@@ -213,7 +213,9 @@ fn interrupts(seen: &Seen<'_>) -> Found {
     let Life { ticks, strays, cpus, has_interrupts, bye, .. } = seen.life;
     let each = ticks.len() == cpus.1 as usize && !(*has_interrupts && ticks.contains(&0));
     unless(bye.is_none() || each, || format!("of {} CPUs it tells the ticks {ticks:?}", cpus.1))?;
-    unless(*strays == 0, || format!("it took {strays} interrupts that were not its own"))
+    // Of a storm each interrupt is told; how many came is for chance.
+    let storm = bye.is_some() && *has_interrupts && seen.orders.word("selftest") == Some("storm");
+    unless((*strays > 0) == storm, || format!("it took {strays} interrupts that were not its own"))
 }
 
 fn quiet(seen: &Seen<'_>) -> Found {

@@ -43,7 +43,7 @@ fn orders() -> Vec<Seed> {
     let all = "generations=7 base=random seed=0x1F restart=cold el2=vhe alternate semihosting on-refusal=continue restart-cpu=3 force \
                selftest=stub";
     let other = "console=ttyAMA0 base=load base=same restart=hot el2=nvhe seed=18446744073709551615 generations=0 \
-                 restart-cpu=random selftest=interrupts selftest=lpis";
+                 restart-cpu=random selftest=interrupts selftest=lpis selftest=storm";
     vec![("orders/all", all.into()), ("orders/other", other.into())]
 }
 

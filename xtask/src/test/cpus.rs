@@ -4,24 +4,28 @@
 //! jump: a shared one is active and never ended, a call pending, the timer expired. What the next generation finds, it says.
 
 use anyhow::{Context, Result, ensure};
+use boot::image::Header;
 use dtoolkit::model::DeviceTree;
 
 use crate::{
     config::Gic,
     disk,
     fit_edit::set,
+    kernel_build::first,
     orders::{Base, Orders, Restart},
-    proof::check,
+    proof::{Modes, check},
     request::{Disk, Request},
     transcript,
-    tree_edit::{child, edit_tree},
+    tree_edit::{child, edit_tree, reserve},
     verdict::Verdict,
 };
 
 use super::{
     case::{Case, Trial, case},
+    debugger::{LOADED, debugged},
     matrix::{MODES, words_for},
     patch::{HANG, Patched, UNDEFINED},
+    refused::disks,
 };
 
 /// A change of a kernel.
@@ -81,7 +85,11 @@ pub fn cases() -> Vec<Case> {
                 "CPU 1 (MPIDR 0x1) was denied PSCI CPU_OFF",
             )
         }),
+        case("cpus/one-of-two-is-denied", one_denied),
         case("cpus/forced", forced),
+        case("cpus/storm-gicv2", |trial| storm(trial, Gic::V2)),
+        case("cpus/storm-gicv3", |trial| storm(trial, Gic::V3)),
+        case("cpus/no-memory-for-stacks", no_memory),
         case("cpus/one-will-not-start", |trial| {
             let lives = edited(trial, "", |tree| {
                 let mut cpu = child("cpu@7")?;
@@ -174,6 +182,72 @@ fn stays(trial: &mut Trial<'_>, patch: Patch, says: &str) -> Result<()> {
     let [life] = &lives[..] else { anyhow::bail!("{} generations, and should be one", lives.len()) };
     ensure!(life.refused.len() == 1 && life.refused[0].starts_with(says), "refused: {:?}", life.refused);
     ensure!(life.says("lives on, all its memory given back") && life.bye.is_none(), "it does not live on");
+    Ok(())
+}
+
+/// PSCI denies the first that leaves: the restart is refused and names it, the other comes up again, and the next attempt goes.
+fn one_denied(trial: &mut Trial<'_>) -> Result<()> {
+    let kernel = trial.kernel();
+    let orders = Orders { append: vec!["on-refusal=continue".to_owned()], ..trial.orders() };
+    let mut request = trial.request("nvhe", &orders)?;
+    request.disk = Disk::Bytes(disks::two(kernel).into());
+    with_cpus(&mut request, 3, Gic::V3);
+    let number = LOADED + first(kernel, "kernel::cpus::turn_off", CPU_OFF)?;
+    let outcome = debugged(trial, request, |mut gdb| {
+        gdb.run_to(number + 4)?;
+        let mut registers = gdb.general()?;
+        ensure!(registers[1] == 2, "x1 is {:#x}, and no number of CPU_OFF's", registers[1]);
+        registers[1] = 5;
+        gdb.set_general(&registers)?;
+        gdb.detach()
+    })?;
+    ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
+    let lives = transcript::lives(&outcome.console)?;
+    check(&lives, &orders, Modes::All("nvhe"))?;
+    let first = &lives[0];
+    let denied = |words: &String| words.contains(" was denied PSCI CPU_OFF: ");
+    ensure!(first.refused.len() == 1 && denied(&first.refused[0]), "refused: {:?}", first.refused);
+    ensure!(first.says("lives on, all its memory given back"), "it does not live on");
+    let up = first.lines.iter().filter(|line| line.starts_with("CPUs: 3 of 3 up")).count();
+    ensure!(up == 2, "all CPUs came up {up} times, and should once more after the refusal");
+    Ok(())
+}
+
+/// While the CPU that goes stops the rest, interrupts come that are nobody's; each generation is entered in quiet all the same.
+fn storm(trial: &mut Trial<'_>, gic: Gic) -> Result<()> {
+    let orders = Orders { append: vec!["selftest=storm restart-cpu=random".to_owned()], ..trial.orders() };
+    let mut request = trial.request("nvhe", &orders)?;
+    with_cpus(&mut request, 3, gic);
+    let lives = trial.lives(&request)?;
+    check(&lives, &orders, Modes::All("nvhe"))?;
+    let taken: Vec<_> = lives.iter().map(|life| life.strays).collect();
+    ensure!(taken[..2].iter().all(|&strays| strays >= 32) && taken[2] == 0, "storms of {taken:?} interrupts");
+    Ok(())
+}
+
+/// RAM for the first CPU, the control block and one or two stacks more: the other CPUs stay off and are named.
+fn no_memory(trial: &mut Trial<'_>) -> Result<()> {
+    const RAM: u64 = 0x4000_0000;
+    const PAGE: u64 = 4096;
+    let image = Header::parse(&trial.kernel().image)?.image_size;
+    let orders = Orders { generations: 1, ..trial.orders() };
+    let mut request = trial.request("nvhe", &orders)?;
+    request.memory = Some("512M".to_owned());
+    with_cpus(&mut request, 4, Gic::V3);
+    // Image; control block, with what its alignment may take; and of three blocks two at most.
+    let free = image.next_multiple_of(PAGE) + (64 + 16) * PAGE + 16 * PAGE;
+    // QEMU puts the device tree there.
+    let tree = RAM + (128 << 20);
+    edit_tree(&mut request, |tree_of| {
+        reserve(tree_of, "below", RAM, LOADED - RAM, false)?;
+        reserve(tree_of, "behind", LOADED + free, tree - LOADED - free, false)?;
+        reserve(tree_of, "beyond", tree + (64 << 10), (384 << 20) - (64 << 10), false)
+    })?;
+    let lives = trial.lives(&request)?;
+    let [life] = &lives[..] else { anyhow::bail!("{} generations, and should be one", lives.len()) };
+    let left = life.lines.iter().filter(|line| line.contains(" was not started: RAM holds no ")).count();
+    let (up, all) = life.cpus;
+    ensure!(all == 4 && (1..4).contains(&up) && left == (all - up) as usize, "{up} of {all} up, {left} named");
     Ok(())
 }
 

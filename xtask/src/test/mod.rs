@@ -19,7 +19,7 @@ mod map;
 mod matrix;
 mod memory;
 mod model;
-mod patch;
+pub mod patch;
 mod plain;
 mod refused;
 mod runner;

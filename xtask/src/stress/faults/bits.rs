@@ -88,7 +88,7 @@ pub fn late(run: &Run<'_>) -> Result<Cases> {
 }
 
 /// Makes the run with a debugger at its side. A fault that could not be injected is a failure of the run, and not of ours.
-fn injected(
+pub fn injected(
     of: &Run<'_>,
     request: Request,
     meddle: impl FnOnce(Gdb) -> Result<()> + Send,

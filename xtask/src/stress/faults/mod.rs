@@ -8,6 +8,7 @@
 //! A kind of fault is a variant of [`Kind`], a row of [`KINDS`] and a routine that makes one run of it.
 
 mod bits;
+mod cpus;
 mod disks;
 mod machines;
 
@@ -18,6 +19,7 @@ use boot::marker;
 use clap::ValueEnum;
 
 use crate::{
+    orders::Orders,
     proof::{prove, prove_each},
     request::Request,
     run::{Outcome, run},
@@ -58,6 +60,10 @@ pub enum Kind {
     LittleMemory,
     /// A damaged device tree
     DamagedTree,
+    /// A CPU that hangs with its interrupts masked
+    StuckCpu,
+    /// Interrupts of nobody's while a restart is under way
+    Storm,
 }
 
 /// A kind, with how many cases a run of it has and how it is made.
@@ -79,6 +85,8 @@ const KINDS: &[Row] = &[
     Row { kind: Kind::SlowDisk, cases: 1, make: disks::slow },
     Row { kind: Kind::LittleMemory, cases: 1, make: machines::little_memory },
     Row { kind: Kind::DamagedTree, cases: 1, make: machines::damaged_tree },
+    Row { kind: Kind::StuckCpu, cases: 1, make: cpus::stuck },
+    Row { kind: Kind::Storm, cases: 1, make: cpus::storm },
 ];
 
 /// How a case ended.
@@ -126,6 +134,11 @@ impl Kind {
         KINDS.iter().find(|row| row.kind == self).expect("every kind has a row")
     }
 
+    /// Whether it can be put into that cell.
+    fn fits(self, cell: &Cell) -> bool {
+        self != Self::StuckCpu || cell.cpus > 1
+    }
+
     /// Its name, as it is typed.
     pub fn name(self) -> String {
         self.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
@@ -135,18 +148,22 @@ impl Kind {
 /// Runs enough for `count` cases on each machine, among `cells`, of the kinds in turn.
 pub fn jobs(count: usize, kinds: &[Kind], cells: &[Cell]) -> Vec<Job> {
     let all: Vec<_> = KINDS.iter().map(|row| row.kind).collect();
-    let kinds = if kinds.is_empty() { &all } else { kinds };
+    let asked = if kinds.is_empty() { &all } else { kinds };
     let mut lives: Vec<_> = cells.iter().map(Cell::life).collect();
     lives.dedup();
     let mut jobs = Vec::new();
     for life in lives {
-        let cells: Vec<_> = cells.iter().filter(|cell| cell.life() == life).collect();
+        let fitting =
+            |kind: Kind| -> Vec<_> { cells.iter().filter(|cell| cell.life() == life && kind.fits(cell)).collect() };
+        let kinds: Vec<_> =
+            asked.iter().map(|&kind| (kind, fitting(kind))).filter(|(_, cells)| !cells.is_empty()).collect();
         let (mut cases, mut turn) = (0, 0);
-        while cases < count {
-            let kind = kinds[turn % kinds.len()];
+        while cases < count && !kinds.is_empty() {
+            let (kind, cells) = &kinds[turn % kinds.len()];
+            let kind = *kind;
             cases += kind.row().cases;
-            // A step that shares no factor with the kinds: each kind comes to every cell.
-            let cell = cells[(turn * 7 + turn / kinds.len()) % cells.len()];
+            // From one turn of a kind to its next a step by one, and kinds apart from each other: each comes to every cell.
+            let cell = cells[(turn % kinds.len() * 7 + turn / kinds.len()) % cells.len()];
             let round = u32::try_from(turn).unwrap_or(u32::MAX);
             jobs.push(Job { cell: cell.clone(), round, generations: FEWEST, fault: Some(kind) });
             turn += 1;
@@ -201,11 +218,24 @@ impl fmt::Display for Way {
 }
 
 impl Run<'_> {
-    /// A run that goes on after a refusal, with a free hand for what the fault changes.
-    fn request(&self) -> Result<Request> {
+    /// What the kernel is ordered: to go on after a refusal, and what a fault needs of it.
+    fn orders(&self) -> Orders {
         let mut orders = self.job.orders(self.drawn);
         orders.append.push("on-refusal=continue".to_owned());
-        let mut request = self.job.request(self.drawn, &orders, self.setting)?;
+        if self.job.fault == Some(Kind::Storm) {
+            orders.append.push("selftest=storm".to_owned());
+        }
+        orders
+    }
+
+    /// How many CPUs come up; unknown where there may not be memory for all.
+    fn cpus(&self) -> Option<u32> {
+        (self.job.fault != Some(Kind::LittleMemory)).then_some(self.job.cell.cpus)
+    }
+
+    /// A run with a free hand for what the fault changes.
+    fn request(&self) -> Result<Request> {
+        let mut request = self.job.request(self.drawn, &self.orders(), self.setting)?;
         request.args.extend_from_slice(self.more);
         request.keep = true;
         Ok(request)
@@ -226,7 +256,7 @@ impl Run<'_> {
     /// How the run ended. An error is an end that no fault excuses: a hang, an exception, a generation that is not whole.
     fn way(&self, outcome: &Outcome) -> Result<Way> {
         let lives = transcript::lives(&outcome.console)?;
-        let (orders, modes) = (self.job.orders(self.drawn), self.job.cell.modes());
+        let (orders, modes) = (self.orders(), self.job.cell.modes());
         for life in &lives {
             let lived_on =
                 life.lines.iter().filter(|line| line.contains(" lives on, all its memory given back")).count();
@@ -240,7 +270,7 @@ impl Run<'_> {
         let emergency = outcome.console.lines().find(|line| line.starts_with(marker::EMERGENCY)).unwrap_or_default();
         match outcome.verdict {
             Verdict::Success => {
-                prove(&lives, &orders, modes, Some(self.job.cell.cpus))?;
+                prove(&lives, &orders, modes, self.cpus())?;
                 Ok(Way::Gone(lives.into_iter().map(|life| life.refused).collect()))
             }
             Verdict::Failed(1) if emergency.is_empty() => {

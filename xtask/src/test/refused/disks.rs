@@ -60,7 +60,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Two kernels, each a configuration.
-pub(super) fn two(kernel: &Built) -> Vec<u8> {
+pub fn two(kernel: &Built) -> Vec<u8> {
     fit::write(&["first", "second"].map(|name| payload(name, kernel.image.clone(), None)))
 }
 

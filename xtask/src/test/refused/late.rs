@@ -6,6 +6,7 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
+    config::Gic,
     explain::Gdb,
     kernel_build::{Built, returns},
     orders::Orders,
@@ -18,6 +19,7 @@ use crate::{
 use super::{
     super::{
         case::{Case, Trial, case},
+        cpus::with_cpus,
         debugger::{LOADED, debugged},
     },
     alive, disks,
@@ -38,16 +40,25 @@ const CHANGES: [(&str, usize, &str); 4] = [
 pub(super) fn cases() -> Vec<Case> {
     CHANGES
         .into_iter()
-        .map(|(name, from_last, says)| case(format!("refused/{name}"), move |trial| changed(trial, from_last, says)))
+        .map(|(name, from_last, says)| {
+            case(format!("refused/{name}"), move |trial| changed(trial, from_last, says, None))
+        })
+        // Whoever leads goes on with its own stack, and starts the one that it was entered on once more.
+        .chain([case("refused/source-differs-and-another-cpu-leads", |trial| changed(trial, 3, CHANGES[3].2, Some(1)))])
         .collect()
 }
 
 /// A byte of what the booted kernel has checksummed is turned over before the second look. It then goes on with the second
-/// configuration: the control block has become writable again.
-fn changed(trial: &mut Trial<'_>, from_last: usize, says: &str) -> Result<()> {
+/// configuration: the control block has become writable again. Where a `leader` is named there are three CPUs, and it is the one that goes.
+fn changed(trial: &mut Trial<'_>, from_last: usize, says: &str, leader: Option<u32>) -> Result<()> {
     let kernel = trial.kernel();
-    let orders = Orders { append: vec!["on-refusal=continue".to_owned()], ..trial.orders() };
+    let mut append = vec!["on-refusal=continue".to_owned()];
+    append.extend(leader.map(|cpu| format!("restart-cpu={cpu}")));
+    let orders = Orders { append, ..trial.orders() };
     let mut request = trial.request("nvhe", &orders)?;
+    if leader.is_some() {
+        with_cpus(&mut request, 3, Gic::V3);
+    }
     request.disk = Disk::Bytes(disks::two(trial.kernel()).into());
     let outcome = debugged(trial, request, |mut gdb| {
         damage(&mut gdb, kernel, from_last)?;
@@ -58,6 +69,8 @@ fn changed(trial: &mut Trial<'_>, from_last: usize, says: &str) -> Result<()> {
     check(&lives, &orders, Modes::All("nvhe"))?;
     alive(&lives[0], &[says])?;
     ensure!(lives[1..].iter().all(|life| life.refused.is_empty()), "a later generation refused as well");
+    let up = lives[0].lines.iter().filter(|line| line.starts_with("CPUs: 3 of 3 up")).count();
+    ensure!(leader.is_none() || up == 2, "all CPUs came up {up} times, and should once more after the refusal");
     Ok(())
 }
 

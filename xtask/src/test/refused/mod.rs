@@ -3,7 +3,7 @@
 //! *When:* on machine nvhe, three generations. Where the disk has a second configuration that is good, every generation refuses the first,
 //! gives its memory back and restarts with the second: that it was alive is then beyond doubt. Elsewhere the run ends as failed.
 
-mod disks;
+pub mod disks;
 mod images;
 pub mod late;
 mod places;
