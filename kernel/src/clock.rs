@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "reads system registers")]
 
 use core::arch::asm;
+use spin::Once;
 
 /// CNTVCT_EL0, not earlier than what precedes.
 #[must_use]
@@ -14,13 +15,17 @@ pub fn now() -> u64 {
     count
 }
 
-/// CNTFRQ_EL0, in Hz.
+/// CNTFRQ_EL0, in Hz, of the CPU that asks first, which is the one that was entered first. There is one counter, and firmware that sets
+/// the register on one CPU alone is known.
 #[must_use]
 pub fn frequency() -> u64 {
-    let frequency;
-    // SAFETY: as above.
-    unsafe { asm!("mrs {}, cntfrq_el0", out(reg) frequency, options(nomem, nostack)) };
-    frequency
+    static FREQUENCY: Once<u64> = Once::new();
+    *FREQUENCY.call_once(|| {
+        let frequency;
+        // SAFETY: as above.
+        unsafe { asm!("mrs {}, cntfrq_el0", out(reg) frequency, options(nomem, nostack)) };
+        frequency
+    })
 }
 
 /// `ticks` of the counter in nanoseconds.

@@ -13,6 +13,9 @@ use core::fmt;
 /// How often it ticks in a second.
 const TICKS: u64 = 1000;
 
+/// The shortest tick, in counts, for a frequency that nobody has set: an interrupt that comes again at once leaves no time for anything else.
+const SHORTEST: u64 = 1000;
+
 /// CNTx_CTL: the timer is on.
 const ENABLE: u64 = 1 << 0;
 /// Its time has come.
@@ -40,7 +43,7 @@ impl Timer {
 
     /// On, for one tick from now.
     pub fn arm(self) {
-        let ticks = clock::frequency() / TICKS;
+        let ticks = (clock::frequency() / TICKS).max(SHORTEST);
         match self {
             // SAFETY: this CPU's own timer.
             Self::VirtualEl1 => unsafe { asm!("msr cntv_tval_el0, {}", in(reg) ticks, options(nostack)) },
