@@ -68,15 +68,21 @@ pub fn flush() {
     log::logger().flush();
 }
 
-/// A writer for a panic: breaks whatever lock there is. A CPU that is writing meanwhile spoils a line, which is less than silence.
+/// How often a panic asks for the console before it breaks the lock: longer than another CPU writes a line.
+const PATIENCE: u32 = 10_000_000;
+
+/// A writer for a panic. It waits for another CPU's line to end; a lock that is its own, it breaks.
 pub struct Last(Uart<'static>);
 
 impl Last {
     /// The console if it is open, else the emergency UART.
     pub fn open() -> Self {
-        // SAFETY: nothing else will run: the lock's owner is this panicking thread, if there is one.
-        unsafe { CONSOLE.uart.force_unlock() };
-        let uart = CONSOLE.uart.lock().take().unwrap_or_else(|| {
+        let mut console = (0..PATIENCE).find_map(|_| CONSOLE.uart.try_lock()).unwrap_or_else(|| {
+            // SAFETY: whoever has it for so long does not go on: this CPU, which panics, or one that stands still.
+            unsafe { CONSOLE.uart.force_unlock() };
+            CONSOLE.uart.lock()
+        });
+        let uart = console.take().unwrap_or_else(|| {
             let registers = NonNull::new(pointer(PhysAddr(boot::emergency::UART)).cast::<PL011Registers>());
             // SAFETY: the early map holds that page as device memory, and nobody else writes to it in a panic.
             Uart::new(unsafe { UniqueMmioPointer::new(registers.expect("the emergency UART is not at 0")) })
