@@ -5,6 +5,7 @@
 
 mod bench;
 mod check;
+mod checksums;
 mod cli;
 mod config;
 mod console;

@@ -1,14 +1,14 @@
 //! What is refused in the last act: memory that changed since it was checked.
 //!
-//! *When:* a debugger stops the booted kernel where the checksum's routine returns. Its calls come in a fixed order: each run of frames of
-//! each payload, the device tree, the relocation code, the list with the tables; then all of them once more, as the last act.
+//! *When:* a debugger stops the booted kernel at the last act, [`Checksum::first_look`].
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use crate::{
+    checksums::Checksum,
     config::Gic,
     explain::Gdb,
-    kernel_build::{Built, returns},
+    kernel_build::Built,
     orders::Orders,
     proof::{Modes, check},
     request::Disk,
@@ -20,13 +20,10 @@ use super::{
     super::{
         case::{Case, Trial, case},
         cpus::with_cpus,
-        debugger::{LOADED, debugged},
+        debugger::debugged,
     },
     alive, disks,
 };
-
-/// No kernel has so many runs of frames.
-const MOST_CALLS: usize = 64;
 
 /// What is changed between load and jump: the how manieth call from the last, and what the refusal says of it.
 const CHANGES: [(&str, usize, &str); 4] = [
@@ -76,22 +73,7 @@ fn changed(trial: &mut Trial<'_>, from_last: usize, says: &str, leader: Option<u
 
 /// Turns over the last byte of a range that the booted kernel has checksummed, before the second look.
 pub fn damage(gdb: &mut Gdb, kernel: &Built, from_last: usize) -> Result<()> {
-    let first = first_look(gdb, LOADED + returns(kernel, "relocate_crc32c")?)?;
-    let at = first[first.len() - 1 - from_last] - 1;
+    let at = Checksum::of(kernel)?.first_look(gdb)?.last_but(from_last).end - 1;
     let byte = gdb.memory(at, 1)?[0];
     gdb.write(at, &[byte ^ 1])
-}
-
-/// Where each range ends that is checksummed, until the first one's turn comes again.
-fn first_look(gdb: &mut Gdb, checksummed: u64) -> Result<Vec<u64>> {
-    let mut ends: Vec<u64> = Vec::new();
-    while ends.len() < MOST_CALLS {
-        gdb.run_to(checksummed)?;
-        let end = gdb.register(&["x2"])?.context("QEMU's gdb stub has no x2")?;
-        if ends.first() == Some(&end) {
-            return Ok(ends);
-        }
-        ends.push(end);
-    }
-    bail!("{MOST_CALLS} ranges were checksummed, and none of them twice")
 }
