@@ -33,6 +33,8 @@ pub struct Life {
     pub phases: Vec<(String, u64)>,
     /// Bytes that it hashed to load its successor, the last time.
     pub hashed: Option<u64>,
+    /// Nanoseconds that it waited for the disk meanwhile.
+    pub waited: Option<u64>,
     /// Why it did not restart, each time.
     pub refused: Vec<String>,
     /// How many CPUs are up, and how many there are.
@@ -134,6 +136,7 @@ impl Life {
             self.strays = decimal(text, "not ours ")?;
         } else if text.starts_with("loaded ") {
             self.hashed = Some(decimal(text, "\": ")?);
+            self.waited = decimal(text, "disk ").ok();
         } else if let Some(rest) = text.strip_prefix(marker::REFUSED) {
             self.refused.push(rest.to_owned());
         } else if let Some(rest) = text.strip_prefix(marker::BYE) {

@@ -9,11 +9,11 @@ use anyhow::{Context, Result};
 
 use super::{
     Measured, Setting,
-    lives::{Life, Span, spans},
+    span::{Span, phase, spans},
     statistics::spread,
     table::{Cell, Table},
 };
-use crate::orders::Restart;
+use crate::{orders::Restart, transcript::Life};
 
 /// The first generation that is like all later ones.
 const STEADY: u32 = 2;
@@ -123,8 +123,9 @@ fn phases(lives: &[Life], steady: &[Span], mut row: impl FnMut(&str, f64)) -> Re
     let last = steady.iter().filter_map(|span| of(span.number + 1)).collect::<Vec<_>>();
     let names = &last.first().context("no generation from the second on")?.phases;
     let mut sum = 0.0;
-    for (name, _) in names {
-        let values: Vec<f64> = last.iter().map(|life| life.phase(name).map(|ns| ns as f64)).collect::<Result<_>>()?;
+    // The first is where the time begins.
+    for (name, _) in names.iter().skip(1) {
+        let values: Vec<f64> = last.iter().map(|life| phase(life, name).map(|ns| ns as f64)).collect::<Result<_>>()?;
         let median = spread(values).map_or(0.0, |of| of.median);
         sum += median;
         row(name, median);
@@ -137,8 +138,7 @@ fn phases(lives: &[Life], steady: &[Span], mut row: impl FnMut(&str, f64)) -> Re
 fn drift(machine: &str, lives: &[Life], steady: &[Span]) -> Result<[Cell; 10]> {
     let second = lives.iter().find(|life| life.number == STEADY).context("no generation 2")?;
     let last = lives.last().context("no generation")?;
-    let told = |value: Option<u64>| value.context("a generation does not tell its free memory or its tree's size");
-    let (free, tree) = ((told(second.free)?, told(last.free)?), (told(second.tree)?, told(last.tree)?));
+    let (free, tree) = ((second.free, last.free), (second.tree, last.tree));
     let (Some(from), Some(to)) = (steady.first().map(Span::busy), steady.last().map(Span::busy)) else {
         anyhow::bail!("too few generations");
     };
@@ -164,10 +164,10 @@ mod tests {
     fn life(number: u32, entered: u64, free: u64) -> Life {
         Life {
             number,
-            entered: Some(entered),
-            phases: vec![("copied".into(), 10), ("main".into(), 5)],
-            free: Some(free),
-            tree: Some(7846),
+            entered,
+            phases: vec![("Bye!".into(), 0), ("copied".into(), 10), ("main".into(), 5)],
+            free,
+            tree: 7846,
             hashed: Some(1000),
             waited: Some(500),
             ..Life::default()

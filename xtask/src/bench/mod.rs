@@ -5,9 +5,9 @@
 //! One QEMU runs at a time, so that the measurements do not disturb each other.
 
 mod generations;
-mod lives;
 mod relocation;
 mod size;
+mod span;
 mod statistics;
 mod table;
 mod wall;
@@ -17,10 +17,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use self::{
-    lives::{Life, lives},
-    table::Table,
-};
+use self::table::Table;
 use crate::{
     config::Config,
     disk,
@@ -31,6 +28,7 @@ use crate::{
     request::{Disk, Request},
     run::run,
     setup,
+    transcript::{Life, lives},
     verdict::Verdict,
 };
 
@@ -178,7 +176,7 @@ impl Setting {
         if outcome.verdict != Verdict::Success {
             bail!("{}", report::words(&request, &outcome));
         }
-        Ok(lives(&outcome.console))
+        lives(&outcome.console)
     }
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use super::{
     Measured, Setting,
     generations::LIMIT_PER_BYTE,
-    lives::{Life, spans},
+    span::{phase, spans},
     statistics::line,
     table::{Cell, Table},
 };
@@ -18,6 +18,7 @@ use crate::{
     disk,
     fit::{self, Kind, Payload},
     orders::Restart,
+    transcript::Life,
 };
 
 const MIB: u64 = 1 << 20;
@@ -98,7 +99,7 @@ fn with_payload(setting: &Setting, mib: usize) -> Vec<u8> {
 /// How long the phases called `names` took together on the way to generation 1.
 fn phases(lives: &[Life], names: &[&str]) -> Result<f64> {
     let restarted = lives.iter().find(|life| life.number == 1).context("no restart")?;
-    names.iter().map(|name| restarted.phase(name).map(|ns| ns as f64)).sum()
+    names.iter().map(|name| phase(restarted, name).map(|ns| ns as f64)).sum()
 }
 
 #[cfg(test)]

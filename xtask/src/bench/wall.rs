@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::{
     Setting,
-    lives::{lives, spans},
+    span::spans,
     statistics::spread,
     table::{Cell, Table},
 };
@@ -28,6 +28,7 @@ use crate::{
     orders::Restart,
     processes::{Guarded, Interrupted, interrupted},
     qemu,
+    transcript::lives,
 };
 
 /// With so many CPUs, what a generation may take, in milliseconds: an aim, for the host decides.
@@ -75,9 +76,27 @@ pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result
     Ok(())
 }
 
+/// The console without the last generation before each reset, which was cut short in the middle of a line.
+fn uncut(console: &str) -> String {
+    let (mut whole, mut last, mut number) = (String::new(), String::new(), None);
+    for line in console.lines() {
+        let prefix = line.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        let speaker = prefix.and_then(|(number, _)| number.parse::<u32>().ok()).or(number);
+        if speaker != number {
+            if speaker > number {
+                whole.push_str(&last);
+            }
+            last.clear();
+            number = speaker;
+        }
+        last.push_str(line);
+        last.push('\n');
+    }
+    whole
+}
+
 fn row(machine: &str, cpus: u32, aim: u64, console: &str, resets: &[Duration], table: &mut Table) -> Result<()> {
-    let lives = lives(console);
-    // The last generation before a reset was cut short, and tells what it could.
+    let lives = lives(&uncut(console))?;
     let steady = spans(&lives).flatten().filter(|span| span.number >= STEADY);
     let generation = spread(steady.map(|span| span.whole as f64 / 1e6)).context("no generation")?;
     let reset = spread(resets.iter().map(|reset| reset.as_secs_f64() * 1e3)).context("no reset")?;
@@ -165,5 +184,11 @@ mod tests {
         assert_eq!(first_line(&lines, 0).unwrap(), Duration::from_millis(3));
         drop(sender);
         assert!(first_line(&lines, 0).is_err());
+    }
+
+    #[test]
+    fn what_a_reset_cut_short_is_left_out() {
+        let console = "QEMU\n[0] a\n[1] b\nc\n[2] d[0] e\n[0] f\n[1] g\n[2] h\n[3] cut";
+        assert_eq!(uncut(console), "QEMU\n[0] a\n[1] b\nc\n[0] f\n[1] g\n[2] h\n");
     }
 }

@@ -1,0 +1,84 @@
+//! From one generation's first instruction to the next one's: what a restart takes.
+//!
+//! *When:* after a run that is measured. Pure. What a generation has not told makes a figure "not measured", never a wrong one.
+
+use anyhow::{Context, Result};
+
+use crate::transcript::Life;
+
+/// One restart, with the loading before it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Span {
+    /// The number of the generation that it begins with.
+    pub number: u32,
+    /// Nanoseconds, the waiting for the disk included.
+    pub whole: u64,
+    /// Of them, waiting for the disk.
+    pub waited: u64,
+    /// Bytes that were hashed meanwhile.
+    pub hashed: u64,
+}
+
+impl Span {
+    /// Nanoseconds without the waiting for the disk.
+    pub fn busy(&self) -> f64 {
+        self.whole.saturating_sub(self.waited) as f64
+    }
+}
+
+/// How long the phase called `name` took on the way to a generation, in nanoseconds.
+pub fn phase(life: &Life, name: &str) -> Result<u64> {
+    let found = life.phases.iter().find(|(phase, _)| phase == name);
+    found.map(|(_, ns)| *ns).with_context(|| format!("generation {} does not tell of `{name}`", life.number))
+}
+
+/// The spans between generations of which the second follows the first, or what was not told.
+pub fn spans(lives: &[Life]) -> impl Iterator<Item = Result<Span>> {
+    let followed = lives.windows(2).filter(|pair| pair[1].number == pair[0].number + 1);
+    followed.map(|pair| span(&pair[0], &pair[1]))
+}
+
+fn span(from: &Life, to: &Life) -> Result<Span> {
+    let number = from.number;
+    let told = |field: Option<u64>, what: &str| {
+        field.with_context(|| format!("the console of generation {number} does not tell {what}"))
+    };
+    let whole = to.entered.checked_sub(from.entered);
+    let whole = whole.with_context(|| format!("the counter went backwards after generation {number}"))?;
+    let waited = told(from.waited, "how long it waited for the disk")?;
+    Ok(Span { number, whole, waited, hashed: told(from.hashed, "how much it hashed")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transcript::{lives, tests::GOOD};
+
+    #[test]
+    fn a_span_reaches_from_first_instruction_to_first_instruction() {
+        let span = spans(&lives(GOOD).unwrap()).next().unwrap().unwrap();
+        assert_eq!(span, Span { number: 0, whole: 20_000_000, waited: 191_024, hashed: 164_128 });
+        assert_eq!(span.busy(), 19_808_976.0);
+    }
+
+    #[test]
+    fn a_phase_is_found_by_its_name() {
+        let lives = lives(GOOD).unwrap();
+        assert_eq!(phase(&lives[1], "copied").unwrap(), 2);
+        assert!(phase(&lives[1], "baked").unwrap_err().to_string().contains("baked"));
+    }
+
+    #[test]
+    fn what_was_not_told_is_not_made_up() {
+        let silent = GOOD.replace("disk 191024 ns", "and so on");
+        let lacks = spans(&lives(&silent).unwrap()).next().unwrap().unwrap_err();
+        assert!(lacks.to_string().contains("disk"), "{lacks}");
+    }
+
+    #[test]
+    fn what_does_not_follow_is_no_span() {
+        let mut lives = lives(GOOD).unwrap();
+        lives.remove(1);
+        assert_eq!(spans(&lives).count(), 0);
+    }
+}
