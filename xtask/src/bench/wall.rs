@@ -79,7 +79,8 @@ pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result
 /// The console without the last generation before each reset, which was cut short in the middle of a line.
 fn uncut(console: &str) -> String {
     let (mut whole, mut last, mut number) = (String::new(), String::new(), None);
-    for line in console.lines() {
+    let first = format!("[0] {}0", marker::GENERATION);
+    for line in console.replace(&first, &format!("\n{first}")).lines().filter(|line| !line.is_empty()) {
         let prefix = line.strip_prefix('[').and_then(|rest| rest.split_once(']'));
         let speaker = prefix.and_then(|(number, _)| number.parse::<u32>().ok()).or(number);
         if speaker != number {
@@ -188,7 +189,7 @@ mod tests {
 
     #[test]
     fn what_a_reset_cut_short_is_left_out() {
-        let console = "QEMU\n[0] a\n[1] b\nc\n[2] d[0] e\n[0] f\n[1] g\n[2] h\n[3] cut";
-        assert_eq!(uncut(console), "QEMU\n[0] a\n[1] b\nc\n[0] f\n[1] g\n[2] h\n");
+        let console = "QEMU\n[0] a\n[1] b\nc\n[2] d[0] Generation 0 of 9\n[0] f\n[1] g\n[2] h\n[3] cut";
+        assert_eq!(uncut(console), "QEMU\n[0] a\n[1] b\nc\n[0] Generation 0 of 9\n[0] f\n[1] g\n[2] h\n");
     }
 }
