@@ -11,7 +11,6 @@ use crate::sysreg::{cnthctl, cptr, hcr, hcrx, hdfg, hfg, hfgi, icc_sre, mdcr, sc
 
 crate::assembly!(
     include_str!("el2.S"),
-    SCTLR_EL2_MMU_OFF = const sctlr::EL2_MMU_OFF,
     SCTLR_EL1_MMU_OFF = const sctlr::EL1_MMU_OFF,
     HCR_NVHE = const hcr::NVHE,
     HCR_APK_API = const hcr::APK | hcr::API,

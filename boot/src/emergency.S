@@ -30,53 +30,17 @@ emergency_exception:
         mov     x0, sp
         // At EL2 the MMU is off while EL1 may have these lines dirty: out with them, before they fall on what is stored now.
         // By 16 bytes, the smallest line there is: there are no registers to ask for this CPU's.
-        .rept   16
+        .rept   {FRAME_SIZE} / 16
         dc      civac, x0
         add     x0, x0, #16
         .endr
-        sub     x0, x0, #256
         dsb     sy
-        stp     x2, x3, [x0, #16]
-        stp     x4, x5, [x0, #32]
-        stp     x6, x7, [x0, #48]
-        stp     x8, x9, [x0, #64]
-        stp     x10, x11, [x0, #80]
-        stp     x12, x13, [x0, #96]
-        stp     x14, x15, [x0, #112]
-        stp     x16, x17, [x0, #128]
-        stp     x18, x19, [x0, #144]
-        stp     x20, x21, [x0, #160]
-        stp     x22, x23, [x0, #176]
-        stp     x24, x25, [x0, #192]
-        stp     x26, x27, [x0, #208]
-        stp     x28, x29, [x0, #224]
-        str     x30, [x0, #240]
-        mrs     x2, tpidr_el0
-        mrs     x3, tpidrro_el0
-        stp     x2, x3, [x0]
+        sub     x0, x0, #{FRAME_SIZE}
+        save_registers x0
         mov     x19, x0
         mov     x20, x1
-
-        // Which level's syndrome: this code runs at the level that took the exception.
-        mrs     x9, CurrentEL
-        mov     x25, x9
-        cmp     x9, #{CURRENT_EL2}
-        b.eq    1f
-        mrs     x21, esr_el1
-        mrs     x22, elr_el1
-        mrs     x23, far_el1
-        mrs     x24, spsr_el1
-        b       2f
-1:      mrs     x21, esr_el2
-        mrs     x22, elr_el2
-        mrs     x23, far_el2
-        mrs     x24, spsr_el2
-        // A fault in the printer itself, or a UART that is none: nothing can be said.
-2:      adr_l   x9, emergency_text
-        adr_l   x10, emergency_exception
-        cmp     x22, x9
-        ccmp    x22, x10, #2, hs
-        b.lo    emergency_silence
+        mrs     x25, CurrentEL
+        syndrome x21, x22, x23, x24, emergency, emergency_silence
         adr_l   x26, _start
         mrs     x27, mpidr_el1
 

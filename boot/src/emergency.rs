@@ -5,6 +5,12 @@
 /// A PL011 that needs no set-up, the only address in this project that no device tree gave: QEMU virt's first UART.
 pub const UART: u64 = 0x0900_0000;
 
+/// A PL011's flag register, from its base on, which is its data register (Arm DDI 0183, 3.2).
+pub const UART_FLAGS: u64 = 0x18;
+
+/// A flag: the transmitter takes no more.
+pub const UART_FULL: u64 = 1 << 5;
+
 /// The assembly half.
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "assembly")]
@@ -12,6 +18,6 @@ mod assembly {
     crate::assembly!(
         include_str!("emergency.S"),
         EMERGENCY_UART = const super::UART,
-        CURRENT_EL2 = const crate::sysreg::current_el::EL2,
+        FRAME_SIZE = const core::mem::offset_of!(crate::own::Own, ttbr0),
     );
 }

@@ -47,7 +47,6 @@ crate::assembly!(
     EL2_READY = const offset_of!(EntryRecord, el2_ready),
     MMU_ON = const offset_of!(EntryRecord, mmu_on),
     CURRENT_EL1 = const current_el::EL1,
-    CURRENT_EL2 = const current_el::EL2,
     SCTLR_EL1_MMU_OFF = const sctlr::EL1_MMU_OFF,
     SCTLR_MMU_ON = const sctlr::MMU_ON,
     CPACR = const cptr::FPEN,

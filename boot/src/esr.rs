@@ -21,13 +21,15 @@ pub const EC_INSTRUCTION_ABORT: u64 = 0x21;
 /// EC of a data abort from the level that took it.
 pub const EC_DATA_ABORT: u64 = 0x25;
 
-/// Where EC lies in an ESR; six bits.
+/// Where EC lies in an ESR.
 pub const EC_SHIFT: u64 = 26;
+/// How many bits it has.
+pub const EC_BITS: u64 = 6;
 
 /// The exception class of a syndrome: EC, bits 31:26.
 #[must_use]
 pub const fn ec(esr: u64) -> u64 {
-    (esr >> EC_SHIFT) & 0x3f
+    (esr >> EC_SHIFT) & ((1 << EC_BITS) - 1)
 }
 
 /// A value of ESR_EL1 or ESR_EL2. `Display` says in words what happened.

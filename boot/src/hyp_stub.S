@@ -11,36 +11,12 @@
         .balign 2048
         .global hyp_stub_vectors
 hyp_stub_vectors:
-        .irp    slot, 0, 1, 2, 3
-        vector  \slot, emergency_exception
-        .endr
-        .balign 128
-        b       stub_call_from_el2
-        .irp    slot, 5, 6, 7
-        vector  \slot, emergency_exception
-        .endr
-        .balign 128
-        b       stub_call_from_el1
-        .irp    slot, 9, 10, 11, 12, 13, 14, 15
-        vector  \slot, emergency_exception
-        .endr
-        .balign 128
+        stub_vectors stub_call, emergency_exception
 
         .section .text.boot, "ax"
 
-stub_call_from_el2:
-        stub_calls stub_not_hvc_from_el2, {EC_SHIFT}, {EC_HVC64}, {SET_VECTORS}, {SOFT_RESTART}, {STUB_ERR}, {VECTORS_ALIGNMENT}, {SCTLR_EL2_MMU_OFF}
-        b       stub_further_calls
-stub_not_hvc_from_el2:
-        to_printer 4, emergency_exception
-
-stub_call_from_el1:
-        stub_calls stub_not_hvc_from_el1, {EC_SHIFT}, {EC_HVC64}, {SET_VECTORS}, {SOFT_RESTART}, {STUB_ERR}, {VECTORS_ALIGNMENT}, {SCTLR_EL2_MMU_OFF}
-        b       stub_further_calls
-stub_not_hvc_from_el1:
-        to_printer 8, emergency_exception
-
-stub_further_calls:
+stub_call:
+        stub_calls emergency_exception
         // RESET_VECTORS: nobody but the stub is here, and its MMU is off.
         cmp     x0, #{RESET_VECTORS}
         b.ne    1f
@@ -61,7 +37,7 @@ stub_refuse:
 stub_finalise:
         // From EL1h only: from anywhere else EL1's registers are nobody's.
         mrs     x9, spsr_el2
-        and     x9, x9, #0x1f
+        and     x9, x9, #{SPSR_M}
         cmp     x9, #{SPSR_EL1H}
         b.ne    stub_refuse
         // A hypervisor whose MMU is on would lose its map.

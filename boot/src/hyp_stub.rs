@@ -4,22 +4,16 @@
 //! *Refuses:* what [`crate::hyp`] says.
 #![expect(unsafe_code, reason = "assembly, and a hypervisor call is an instruction")]
 
-use crate::hyp::{FINALISE_EL2, RESET_VECTORS, SET_VECTORS, SOFT_RESTART, STUB_ERR, VECTORS_ALIGNMENT};
+use crate::hyp::{FINALISE_EL2, RESET_VECTORS};
 use crate::sysreg::{cnthctl, hcr, mdcr, sctlr, spsr};
 use core::arch::asm;
 
 crate::assembly!(
     include_str!("hyp_stub.S"),
-    EC_SHIFT = const crate::esr::EC_SHIFT,
-    EC_HVC64 = const crate::esr::EC_HVC64,
-    SET_VECTORS = const SET_VECTORS,
-    SOFT_RESTART = const SOFT_RESTART,
     RESET_VECTORS = const RESET_VECTORS,
     FINALISE_EL2 = const FINALISE_EL2,
-    STUB_ERR = const STUB_ERR,
-    VECTORS_ALIGNMENT = const VECTORS_ALIGNMENT,
-    SCTLR_EL2_MMU_OFF = const sctlr::EL2_MMU_OFF,
     SCTLR_EL1_MMU_OFF = const sctlr::EL1_MMU_OFF,
+    SPSR_M = const spsr::M,
     SPSR_EL1H = const spsr::EL1H,
     SPSR_EL2H = const spsr::EL2H,
     HCR_VHE = const hcr::VHE,

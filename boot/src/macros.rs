@@ -3,11 +3,29 @@
 //! *When:* at build time. A macro is defined at the head of each file and purged at its end, because the assembler sees a crate's
 //! files as one text.
 
-/// Assembles a `.S` file with the shared macros; what follows the file are `const` and `sym` operands, as of `global_asm!`.
+/// Assembles a `.S` file with the shared macros; what follows the file are `const` and `sym` operands, as of `global_asm!`. What the shared
+/// macros themselves take comes from here, and the file may use it as well.
 #[macro_export]
 macro_rules! assembly {
     ($text:expr $(, $($operand:tt)*)?) => {
-        core::arch::global_asm!($crate::assembler_macros!(), $text, $crate::assembler_purge!() $(, $($operand)*)?);
+        core::arch::global_asm!(
+            $crate::assembler_macros!(),
+            $text,
+            $crate::assembler_purge!(),
+            CURRENT_EL2 = const $crate::sysreg::current_el::EL2,
+            SPSR_AT_EL2_BIT = const $crate::sysreg::spsr::AT_EL2.trailing_zeros(),
+            EC_SHIFT = const $crate::esr::EC_SHIFT,
+            EC_BITS = const $crate::esr::EC_BITS,
+            EC_HVC64 = const $crate::esr::EC_HVC64,
+            SET_VECTORS = const $crate::hyp::SET_VECTORS,
+            SOFT_RESTART = const $crate::hyp::SOFT_RESTART,
+            STUB_ERR = const $crate::hyp::STUB_ERR,
+            VECTORS_ALIGNMENT = const $crate::hyp::VECTORS_ALIGNMENT,
+            SCTLR_EL2_MMU_OFF = const $crate::sysreg::sctlr::EL2_MMU_OFF,
+            UART_FLAGS = const $crate::emergency::UART_FLAGS,
+            UART_FULL_BIT = const $crate::emergency::UART_FULL.trailing_zeros(),
+            $($($operand)*)?
+        );
     };
 }
 
@@ -76,42 +94,50 @@ macro_rules! assembler_macros {
         // A printer that needs neither stack nor memory, for a PL011 whose base is in x8:
         //   \name\()_text   prints the NUL-terminated text that follows its bl, and returns behind it
         //   \name\()_hex    prints x0 in 16 digits
-        // Both clobber x9-x12, flags and x30. A transmitter that never drains costs a bounded wait for each character.
+        //   \name\()_end    is where its code ends
+        // Both clobber x9-x13, flags and x30. A transmitter that never drains costs a bounded wait for each character.
         .macro printer name
         \name\()_text:
-        1:      ldrb    w9, [x30], #1
-        cbz     w9, 4f
-        mov     w12, #0x10000
-        2:      ldr     w10, [x8, #0x18]
-        tbz     w10, #5, 3f
-        subs    w12, w12, #1
-        b.ne    2b
-        3:      str     w9, [x8]
-        b       1b
-        4:      add     x30, x30, #3
-        and     x30, x30, #~3
-        ret
+        mov     x13, x30
+        .Lnext\@:
+        ldrb    w9, [x13], #1
+        cbz     w9, .Lbehind\@
+        bl      .Lcharacter\@
+        b       .Lnext\@
+        .Lbehind\@:
+        add     x13, x13, #3
+        and     x13, x13, #~3
+        ret     x13
 
         \name\()_hex:
+        mov     x13, x30
         mov     w11, #60
-        1:      lsr     x9, x0, x11
+        .Ldigit\@:
+        lsr     x9, x0, x11
         and     w9, w9, #0xf
         add     w10, w9, #'0'
         cmp     w9, #10
         add     w9, w9, #'a' - 10
         csel    w9, w10, w9, lo
-        mov     w12, #0x10000
-        2:      ldr     w10, [x8, #0x18]
-        tbz     w10, #5, 3f
-        subs    w12, w12, #1
-        b.ne    2b
-        3:      str     w9, [x8]
+        bl      .Lcharacter\@
         subs    w11, w11, #4
-        b.pl    1b
+        b.pl    .Ldigit\@
+        ret     x13
+
+        .Lcharacter\@:
+        mov     w12, #0x10000
+        .Lfull\@:
+        ldr     w10, [x8, #{UART_FLAGS}]
+        tbz     w10, #{UART_FULL_BIT}, .Lroom\@
+        subs    w12, w12, #1
+        b.ne    .Lfull\@
+        .Lroom\@:
+        str     w9, [x8]
         ret
+        \name\()_end:
         .endm
 
-        // Says \text, and \value where one is given, through \printer. Clobbers x0, x9-x12, flags and x30.
+        // Says \text, and \value where one is given, through \printer. Clobbers x0, x9-x13, flags and x30.
         .macro say printer, text, value
         bl      \printer\()_text
         .asciz  "\text"
@@ -129,38 +155,97 @@ macro_rules! assembler_macros {
             r#"\r\n"
         .endm
 
-        // One of the 16 slots of a vector table that saves x0 and x1 where no stack is needed, and goes to \target with x1 = \slot.
+        // One of the 16 slots of a vector table: goes to \target with x1 = \slot, and with x0 and x1 where no stack is needed.
         .macro vector slot, target
         .balign 128
-        to_printer \slot, \target
-        .endm
-
-        // The same, anywhere.
-        .macro to_printer slot, target
         msr     tpidr_el0, x0
         msr     tpidrro_el0, x1
         mov     x1, #\slot
         b       \target
         .endm
 
+        // A vector table that begins here: \call takes the synchronous exceptions of EL2 itself and of EL1, \otherwise is told of the rest.
+        .macro stub_vectors call, otherwise
+        .irp    slot, 0, 1, 2, 3
+        vector  \slot, \otherwise
+        .endr
+        .balign 128
+        b       \call
+        .irp    slot, 5, 6, 7
+        vector  \slot, \otherwise
+        .endr
+        .balign 128
+        b       \call
+        .irp    slot, 9, 10, 11, 12, 13, 14, 15
+        vector  \slot, \otherwise
+        .endr
+        .balign 128
+        .endm
+
+        // Saves x0 to x30 at \frame, x0 and x1 from where `vector` put them. Clobbers x2, x3.
+        .macro save_registers frame
+        stp     x2, x3, [\frame, #16]
+        stp     x4, x5, [\frame, #32]
+        stp     x6, x7, [\frame, #48]
+        stp     x8, x9, [\frame, #64]
+        stp     x10, x11, [\frame, #80]
+        stp     x12, x13, [\frame, #96]
+        stp     x14, x15, [\frame, #112]
+        stp     x16, x17, [\frame, #128]
+        stp     x18, x19, [\frame, #144]
+        stp     x20, x21, [\frame, #160]
+        stp     x22, x23, [\frame, #176]
+        stp     x24, x25, [\frame, #192]
+        stp     x26, x27, [\frame, #208]
+        stp     x28, x29, [\frame, #224]
+        str     x30, [\frame, #240]
+        mrs     x2, tpidr_el0
+        mrs     x3, tpidrro_el0
+        stp     x2, x3, [\frame]
+        .endm
+
+        // \esr, \elr, \far and \spsr = the syndrome of the exception that brought us here, which is that of the level that runs. Goes to \silence where
+        // \printer itself has faulted: its UART is none, and nothing can be said. Clobbers x9, x10, flags.
+        .macro syndrome esr, elr, far, spsr, printer, silence
+        mrs     x9, CurrentEL
+        cmp     x9, #{CURRENT_EL2}
+        b.eq    .Lel2\@
+        mrs     \esr, esr_el1
+        mrs     \elr, elr_el1
+        mrs     \far, far_el1
+        mrs     \spsr, spsr_el1
+        b       .Lread\@
+        .Lel2\@:
+        mrs     \esr, esr_el2
+        mrs     \elr, elr_el2
+        mrs     \far, far_el2
+        mrs     \spsr, spsr_el2
+        .Lread\@:
+        adr     x9, \printer\()_text
+        adr     x10, \printer\()_end
+        cmp     \elr, x9
+        ccmp    \elr, x10, #2, hs
+        b.lo    \silence
+        .endm
+
         // The hyp-stub's answer to a synchronous exception, the two calls that every stub knows: SET_VECTORS and SOFT_RESTART.
-        // Falls through, with x0 to x18 as they came, where x0 is another number; anything but an HVC goes to \not_hvc, with all
-        // registers as they came. Clobbers TPIDR_EL2 in any case. [I3]
+        // Falls through, with x0 to x18 as they came, where x0 is another number. Anything but an HVC goes to \otherwise, as from a `vector`.
+        // Clobbers TPIDR_EL2 in any case. [I3]
         //   in        x0 = number, x1-x4 = arguments
         //   assumes   EL2h, DAIF masked by the exception; MMU off or this code mapped 1:1 and executable
-        .macro stub_calls not_hvc, ec_shift, ec_hvc64, set_vectors, soft_restart, stub_err, alignment, mmu_off
+        .macro stub_calls otherwise
         // Only a 64-bit HVC is a call: a trapped register read with x0 = 1 must not restart the machine.
         msr     tpidr_el2, x18
         mrs     x18, esr_el2
-        ubfx    x18, x18, #\ec_shift, #6
-        cmp     x18, #\ec_hvc64
+        ubfx    x18, x18, #{EC_SHIFT}, #{EC_BITS}
+        cmp     x18, #{EC_HVC64}
         mrs     x18, tpidr_el2
-        b.ne    \not_hvc
+        b.ne    .Lno_call\@
 
-        cmp     x0, #\set_vectors
+        cmp     x0, #{SET_VECTORS}
         b.ne    .Lnot_set_vectors\@
-        mov_q   x0, \stub_err
-        tst     x1, #(\alignment - 1)
+        mov_q   x0, {STUB_ERR}
+        tst     x1, #({VECTORS_ALIGNMENT} - 1)
         b.ne    .Lanswer\@
         msr     vbar_el2, x1
         mov     x0, xzr
@@ -168,15 +253,26 @@ macro_rules! assembler_macros {
         .Lanswer\@:
         eret
 
+        .Lno_call\@:
+        msr     tpidr_el0, x0
+        msr     tpidrro_el0, x1
+        // Which of the two slots, SPSR tells.
+        mrs     x0, spsr_el2
+        mov     x1, #4
+        tbnz    x0, #{SPSR_AT_EL2_BIT}, \otherwise
+        mov     x1, #8
+        b       \otherwise
+
         .Lnot_set_vectors\@:
-        cmp     x0, #\soft_restart
+        cmp     x0, #{SOFT_RESTART}
         b.ne    .Lnot_soft_restart\@
         // The ABI's promise, kept whoever ran before: nothing interrupts, EL2 neither translates nor caches.
         msr     daifset, #0xf
-        mov_q   x9, \mmu_off
-        // What was fetched under the old SCTLR is not executed under the new one, nor the branch under the old.
+        mov_q   x9, {SCTLR_EL2_MMU_OFF}
+        // No speculative fetch from after the write runs under the old value (Falkor erratum 1041).
         isb
         msr     sctlr_el2, x9
+        // Off before the branch is made.
         isb
         mov     x9, x1
         mov     x0, x2
@@ -206,7 +302,9 @@ macro_rules! assembler_purge {
         .purgem say
         .purgem say_stopped
         .purgem vector
-        .purgem to_printer
+        .purgem stub_vectors
+        .purgem save_registers
+        .purgem syndrome
         .purgem stub_calls
         "#
     };

@@ -6,7 +6,9 @@ use core::fmt;
 use core::ops::Range;
 
 /// The translation granule, and the unit in which memory is handed out, mapped and moved: 4 KiB.
-pub const PAGE_SIZE: u64 = 4096;
+pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
+/// The bits of an address within a page.
+pub const PAGE_SHIFT: u32 = 12;
 
 /// A physical address. The kernel's map is an identity map, so it is also the address that a pointer holds.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]

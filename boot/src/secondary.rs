@@ -7,7 +7,6 @@
 #![expect(unsafe_code, reason = "assembly, and the names by which it and Rust know each other")]
 
 use crate::own::Own;
-use crate::sysreg::current_el;
 use core::mem::offset_of;
 
 unsafe extern "Rust" {
@@ -21,7 +20,6 @@ extern "C" fn enter_kernel(own: &'static Own) -> ! {
 
 crate::assembly!(
     include_str!("secondary.S"),
-    CURRENT_EL2 = const current_el::EL2,
     TTBR0 = const offset_of!(Own, ttbr0),
     STACK = const offset_of!(Own, stack),
     KERNEL_SECONDARY = sym enter_kernel,

@@ -169,6 +169,10 @@ pub mod spsr {
     pub const EL1H: u64 = 0b0101;
     /// M\[3:0\]: EL2 with its own stack pointer.
     pub const EL2H: u64 = 0b1001;
+    /// M\[4:0\]: the level, its stack pointer, and whether it is AArch32.
+    pub const M: u64 = 0b1_1111;
+    /// M\[3\]: EL2, where it is not EL3.
+    pub const AT_EL2: u64 = 1 << 3;
     /// How the EL2 set-up leaves for EL1.
     pub const TO_EL1: u64 = DAIF | EL1H;
 }
@@ -227,8 +231,14 @@ pub mod asid {
 
 /// Stage 1 page descriptors, level 3, as the early map uses them.
 pub mod descriptor {
+    use crate::phys::PAGE_SIZE;
+
     /// A table, or at level 3 a page.
     pub const TABLE_OR_PAGE: u64 = 0b11;
+    /// The address of what it names, with 4 KiB granule and 48 bits.
+    pub const ADDRESS: u64 = (1 << 48) - PAGE_SIZE;
+    /// How many bits of an address each level resolves: a table is a page of descriptors.
+    pub const LEVEL_BITS: u32 = (PAGE_SIZE / 8).trailing_zeros();
     const AF: u64 = 1 << 10;
     const NG: u64 = 1 << 11;
     const INNER_SHAREABLE: u64 = 3 << 8;
@@ -278,6 +288,7 @@ mod tests {
         assert_eq!(spsr::TO_EL1, 0x3c5);
         assert_eq!(mair::VALUE, 0xff04);
         assert_eq!(tcr::VALUE, 0x8090_3510);
+        assert_eq!(descriptor::ADDRESS, 0x0000_ffff_ffff_f000);
         assert_eq!(descriptor::TEXT, 0x0040_0000_0000_0f87);
         assert_eq!(descriptor::DATA, 0x0060_0000_0000_0f07);
         assert_eq!(descriptor::READ, 0x0060_0000_0000_0f87);

@@ -83,25 +83,9 @@ interrupt_to_rust:
 exception_to_rust:
         mrs     x0, tpidr_el1
         sub     x0, x0, #{FRAME_SIZE}
-        stp     x2, x3, [x0, #16]
-        stp     x4, x5, [x0, #32]
-        stp     x6, x7, [x0, #48]
-        stp     x8, x9, [x0, #64]
-        stp     x10, x11, [x0, #80]
-        stp     x12, x13, [x0, #96]
-        stp     x14, x15, [x0, #112]
-        stp     x16, x17, [x0, #128]
-        stp     x18, x19, [x0, #144]
-        stp     x20, x21, [x0, #160]
-        stp     x22, x23, [x0, #176]
-        stp     x24, x25, [x0, #192]
-        stp     x26, x27, [x0, #208]
-        stp     x28, x29, [x0, #224]
+        save_registers x0
         mov     x2, sp
-        stp     x30, x2, [x0, #240]
-        mrs     x2, tpidr_el0
-        mrs     x3, tpidrro_el0
-        stp     x2, x3, [x0]
+        str     x2, [x0, #{SP}]
         // Under E2H these EL1 names reach the EL2 registers: one text for every mode. (TPIDR_EL1 stays what it was.)
         mrs     x2, esr_el1
         mrs     x3, elr_el1

@@ -47,6 +47,7 @@ extern "C" fn interrupt() {
 crate::assembly!(
     include_str!("vectors.S"),
     FRAME_SIZE = const size_of::<Frame>(),
+    SP = const offset_of!(Frame, sp),
     ESR = const offset_of!(Frame, esr),
     FAR = const offset_of!(Frame, far),
     SLOT = const offset_of!(Frame, slot),

@@ -139,9 +139,9 @@ leave:  crumb   {LEAVING}
         br      entry
 
 returned:
-        mov     x20, x0
+        mov     x14, x0
         bl      uart
-        say     relocate, "\r\n!! HVC_SOFT_RESTART returned: x0=", x20
+        say     relocate, "\r\n!! HVC_SOFT_RESTART returned: x0=", x14
         b       stop
 
 // mmu_off — turns the live regime off: at EL1 that is EL1&0, under E2H the same name reaches EL2&0.
@@ -175,7 +175,7 @@ walk:
         ldr     x0, [args, #{HEAD}]
         b       2f
 1:      ldr     x0, [list], #8
-2:      and     source, x0, #0x0000fffffffff000
+2:      and     source, x0, #{ENTRY_ADDRESS}
         tbnz    x0, #{DONE_BIT}, 9f
         tbz     x0, #{INDIRECTION_BIT}, 3f
         mov     list, source
@@ -184,9 +184,9 @@ walk:
         mov     dest, source
         b       1b
 4:      tbz     x0, #{SOURCE_BIT}, damaged
-        ubfx    bytes, x0, #{RUN_SHIFT}, #8
+        ubfx    bytes, x0, #{RUN_SHIFT}, #{RUN_BITS}
         add     bytes, bytes, #1
-        lsl     bytes, bytes, #12
+        lsl     bytes, bytes, #{PAGE_SHIFT}
 
         // A source page that is its own destination stays where it is.
         tbz     action, #{COPY_BIT}, 6f
@@ -217,10 +217,15 @@ walk:
 9:      ret
 
 damaged:
-        mov     x20, x0
+        mov     x14, x0
         bl      uart
-        say     relocate, "\r\n!! the list holds an entry that is none: ", x20
+        say     relocate, "\r\n!! the list holds an entry that is none: ", x14
         b       stop
+
+        .unreq  list
+        .unreq  dest
+        .unreq  source
+        .unreq  bytes
 
 // verify — holds every destination against the checksum that was taken at load.
 //   in        nothing
@@ -229,21 +234,37 @@ damaged:
 //   clobbers  x0–x17, flags
 //   memory    reads the destinations and the arguments
 verify:
+        left    .req x13                        // how many checks there are still to be made
+        check   .req x14                        // the next one
+        found   .req x15                        // what the destination holds
         mov     x17, x30
-        ldr     x14, [args, #{CHECKS_USED}]
-        add     x15, args, #{CHECKS}
-1:      cbz     x14, 2f
+        ldr     left, [args, #{CHECKS_USED}]
+        add     check, args, #{CHECKS}
+1:      cbz     left, 2f
         mov     w0, #-1
-        ldp     x1, x2, [x15, #{CHECK_START}]
+        ldp     x1, x2, [check, #{CHECK_START}]
         bl      relocate_crc32c
-        mvn     w0, w0
-        ldr     x1, [x15, #{CHECK_CRC}]
-        cmp     x0, x1
+        mvn     w15, w0
+        ldr     x1, [check, #{CHECK_CRC}]
+        cmp     found, x1
         b.ne    mismatch
-        add     x15, x15, #{CHECK_SIZE}
-        sub     x14, x14, #1
+        add     check, check, #{CHECK_SIZE}
+        sub     left, left, #1
         b       1b
 2:      ret     x17
+
+mismatch:
+        bl      uart
+        ldr     x16, [check, #{CHECK_START}]
+        say     relocate, "\r\n!! what arrived is not what was loaded: destination=", x16
+        say     relocate, " crc32c=", found
+        ldr     x16, [check, #{CHECK_CRC}]
+        say     relocate, " expected=", x16
+        b       stop
+
+        .unreq  left
+        .unreq  check
+        .unreq  found
 
 // relocate_crc32c — goes on with a CRC-32C over a range; the kernel calls it in its own text as well.
 //   in        w0 = the running value; x1 = start, x2 = end, a positive multiple of 64 bytes apart
@@ -269,16 +290,6 @@ relocate_crc32c:
         b.lo    1b
         ret
 
-mismatch:
-        mov     x20, x0
-        mov     x21, x1
-        ldr     x22, [x15, #{CHECK_START}]
-        bl      uart
-        say     relocate, "\r\n!! what arrived is not what was loaded: destination=", x22
-        say     relocate, " crc32c=", x20
-        say     relocate, " expected=", x21
-        b       stop
-
 // relocate_fault — tells of an exception during the copy, and stops.
 //   in        x1 = vector slot
 //   assumes   the UART of the arguments is reachable
@@ -286,28 +297,13 @@ mismatch:
 //   clobbers  all
 //   memory    touches none but the arguments
 relocate_fault:
-        mov     x20, x1
-        mrs     x9, CurrentEL
-        cmp     x9, #{CURRENT_EL2}
-        b.eq    1f
-        mrs     x21, esr_el1
-        mrs     x22, elr_el1
-        mrs     x23, far_el1
-        b       2f
-1:      mrs     x21, esr_el2
-        mrs     x22, elr_el2
-        mrs     x23, far_el2
-        // A fault in the printer itself, or a UART that is none: nothing can be said.
-2:      adr     x9, relocate_text
-        adr     x10, private_stub
-        cmp     x22, x9
-        ccmp    x22, x10, #2, hs
-        b.lo    silence
+        mov     x18, x1
+        syndrome x14, x15, x16, x17, relocate, silence
         bl      uart
-        say     relocate, "\r\n!! fault while relocating: slot=", x20
-        say     relocate, " esr=", x21
-        say     relocate, " elr=", x22
-        say     relocate, " far=", x23
+        say     relocate, "\r\n!! fault while relocating: slot=", x18
+        say     relocate, " esr=", x14
+        say     relocate, " elr=", x15
+        say     relocate, " far=", x16
 stop:   say_stopped relocate
 silence:
         wfi
@@ -332,16 +328,9 @@ uart:   adr     x8, relocate_page_start + {ARGUMENTS}
 //   clobbers  x0–x18, TPIDR_EL2
 //   memory    touches none
 private_stub:
-        stub_calls private_not_hvc, {EC_SHIFT}, {EC_HVC64}, {SET_VECTORS}, {SOFT_RESTART}, {STUB_ERR}, {VECTORS_ALIGNMENT}, {SCTLR_EL2_MMU_OFF}
+        stub_calls relocate_fault
         mov_q   x0, {STUB_ERR}
         eret
-private_not_hvc:
-        // From EL1, or from EL2h itself: M[3:2] of what was interrupted.
-        mrs     x9, spsr_el2
-        mov     x1, #4
-        tbnz    x9, #3, relocate_fault
-        mov     x1, #8
-        b       relocate_fault
 
         .global relocate_code_end
 relocate_code_end:
@@ -369,20 +358,7 @@ fault_vectors:
 //   memory    as private_stub, or relocate_fault
         .global private_el2_vectors
 private_el2_vectors:
-        .irp    slot, 0, 1, 2, 3
-        vector  \slot, relocate_fault
-        .endr
-        .balign 128
-        b       private_stub
-        .irp    slot, 5, 6, 7
-        vector  \slot, relocate_fault
-        .endr
-        .balign 128
-        b       private_stub
-        .irp    slot, 9, 10, 11, 12, 13, 14, 15
-        vector  \slot, relocate_fault
-        .endr
-        .balign 128
+        stub_vectors private_stub, relocate_fault
         .global relocate_page_end
 relocate_page_end:
 
@@ -395,7 +371,3 @@ relocate_page_end:
         .unreq  flags
         .unreq  line
         .unreq  action
-        .unreq  list
-        .unreq  dest
-        .unreq  source
-        .unreq  bytes

@@ -108,9 +108,8 @@ mod code {
     use super::{ARGUMENTS_OFFSET, Arguments, CODE_PAGES, COLD, Check, HVC};
     use crate::list;
     use boot::breadcrumb;
-    use boot::hyp;
-    use boot::phys::{PAGE_SIZE, PhysAddr};
-    use boot::sysreg::{current_el, sctlr};
+    use boot::phys::{PAGE_SHIFT, PAGE_SIZE, PhysAddr};
+    use boot::sysreg::sctlr;
     use core::arch::asm;
     use core::mem::offset_of;
 
@@ -124,6 +123,7 @@ mod code {
     boot::assembly!(
         include_str!("control.S"),
         PAGE_SIZE = const PAGE_SIZE,
+        PAGE_SHIFT = const PAGE_SHIFT,
         ARGUMENTS = const ARGUMENTS_OFFSET,
         HEAD = const offset_of!(Arguments, head),
         COPY_TTBR0 = const offset_of!(Arguments, copy_ttbr0),
@@ -147,7 +147,9 @@ mod code {
         INDIRECTION_BIT = const list::INDIRECTION.trailing_zeros(),
         DESTINATION_BIT = const list::DESTINATION.trailing_zeros(),
         SOURCE_BIT = const list::SOURCE.trailing_zeros(),
+        ENTRY_ADDRESS = const list::ADDRESS,
         RUN_SHIFT = const list::RUN_SHIFT,
+        RUN_BITS = const list::RUN_BITS,
         SLOT_SIZE = const breadcrumb::SLOT_SIZE,
         REACHED = const breadcrumb::REACHED,
         CONTROL = const breadcrumb::CONTROL,
@@ -157,14 +159,6 @@ mod code {
         MMU_OFF = const breadcrumb::MMU_OFF,
         LEAVING = const breadcrumb::LEAVING,
         SCTLR_MMU_OFF = const sctlr::EL1_MMU_OFF,
-        SCTLR_EL2_MMU_OFF = const sctlr::EL2_MMU_OFF,
-        CURRENT_EL2 = const current_el::EL2,
-        EC_SHIFT = const boot::esr::EC_SHIFT,
-        EC_HVC64 = const boot::esr::EC_HVC64,
-        SET_VECTORS = const hyp::SET_VECTORS,
-        SOFT_RESTART = const hyp::SOFT_RESTART,
-        STUB_ERR = const hyp::STUB_ERR,
-        VECTORS_ALIGNMENT = const hyp::VECTORS_ALIGNMENT,
     );
 
     unsafe extern "C" {

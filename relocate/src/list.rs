@@ -43,10 +43,14 @@ pub const INDIRECTION: u64 = 1 << 1;
 pub const DONE: u64 = 1 << 2;
 /// Flag: the address is that of the first page to move.
 pub const SOURCE: u64 = 1 << 3;
-/// Where a [`SOURCE`] entry's number of further pages lies: 8 bits from here.
+/// The address.
+pub const ADDRESS: u64 = !(PAGE_SIZE - 1);
+/// Where a [`SOURCE`] entry's number of further pages lies.
 pub const RUN_SHIFT: u32 = 4;
+/// How many bits it has.
+pub const RUN_BITS: u32 = 8;
 /// How many pages one [`SOURCE`] entry can move.
-pub const RUN_PAGES: u64 = 256;
+pub const RUN_PAGES: u64 = 1 << RUN_BITS;
 /// 64-bit words in a list page: the entries, and a link in the last place.
 pub const ENTRIES_PER_PAGE: usize = PAGE_SIZE as usize / size_of::<u64>();
 

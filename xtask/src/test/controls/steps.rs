@@ -402,7 +402,7 @@ pub const STEPS: &[Step] = &[
         shown: Shown::Here(Experiment {
             how: "the conformance suite runs, in both runs; `msr sctlr_el2` is left out", append: &["selftest=stub"],
             omitted: Kernels {
-                booted: |kernel| kernel.replace("stub_call_from_el1", SET_SCTLR_EL2, NOP)?.replace("stub_call_from_el2", SET_SCTLR_EL2, NOP), ..WHOLE
+                booted: |kernel| kernel.replace("stub_call", SET_SCTLR_EL2, NOP), ..WHOLE
             },
             look: looks::suite, green: Some("checks passed"), red: Some("FAILED"), ..PLAIN
         }),
@@ -415,7 +415,7 @@ pub const STEPS: &[Step] = &[
         shown: Shown::Here(Experiment {
             how: "the conformance suite runs, in both runs, and ends with such a read; `b.ne` behind the comparison is left out",
             append: &["selftest=stub"],
-            omitted: Kernels { booted: |kernel| kernel.never_branch("stub_call_from_el1", NOT_HVC), ..WHOLE },
+            omitted: Kernels { booted: |kernel| kernel.never_branch("stub_call", NOT_HVC), ..WHOLE },
             green: Some("!! exception slot=0000000000000008 esr=00000000623"), red: Some("selftest: FAILED: the trapped read restarted"), ..PLAIN
         }),
     },
@@ -426,7 +426,7 @@ pub const STEPS: &[Step] = &[
         without: "the call succeeds, and VBAR_EL2 is not what was asked for",
         shown: Shown::Here(Experiment {
             how: "the conformance suite runs, in both runs; `b.ne` behind the test is left out", append: &["selftest=stub"],
-            omitted: Kernels { booted: |kernel| kernel.never_branch("stub_call_from_el1", MISALIGNED), ..WHOLE },
+            omitted: Kernels { booted: |kernel| kernel.never_branch("stub_call", MISALIGNED), ..WHOLE },
             look: looks::suite, green: Some("checks passed"), red: Some("FAILED"), ..PLAIN
         }),
     },
