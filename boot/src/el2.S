@@ -22,52 +22,51 @@ el2_setup:
         msr     sctlr_el2, x9
         isb
 
-        // What the predecessor's EL2 left in the TLB, under the E2H value that it ran with.
+        // What the predecessor's EL2 left in the TLB, under the E2H value that it ran with: once that has changed, the same operation means another
+        // regime. No barrier: a write to HCR_EL2 does not reach an instruction before it (Arm ARM D24.1.2), and the dsb below waits for both.
         tlbi    alle2
-        // Those entries are gone before E2H gives the same operation another meaning.
-        dsb     nsh
 
         // HCR_EL2: EL1 is AArch64, nothing trapped, no E2H.
         mov_q   x10, {HCR_NVHE}
-        set_where_feature x10, {HCR_APK_API}, id_aa64isar1_el1, 4, 1
-        set_where_feature x10, {HCR_APK_API}, id_aa64isar1_el1, 8, 1
-        set_where_feature x10, {HCR_APK_API}, s3_0_c0_c6_2, 12, 1
-        set_where_feature x10, {HCR_ATA}, id_aa64pfr1_el1, 8, 2
-        set_where_feature x10, {HCR_ENSCXT}, id_aa64pfr0_el1, 56, 2
-        set_where_feature x10, {HCR_FIEN}, id_aa64pfr0_el1, 28, 2
+        set_where_feature x10, {HCR_APK_API}, id_aa64isar1_el1, 4, 1            // APA
+        set_where_feature x10, {HCR_APK_API}, id_aa64isar1_el1, 8, 1            // API
+        set_where_feature x10, {HCR_APK_API}, s3_0_c0_c6_2, 12, 1               // ID_AA64ISAR2_EL1.APA3
+        set_where_feature x10, {HCR_ATA}, id_aa64pfr1_el1, 8, 2                 // MTE: MTE2
+        set_where_feature x10, {HCR_ENSCXT}, id_aa64pfr0_el1, 56, 2             // CSV2: CSV2_2
+        set_where_feature x10, {HCR_FIEN}, id_aa64pfr0_el1, 28, 2               // RAS: RASv1p1
         msr     hcr_el2, x10
         // E2H decides what the registers below are: it is in effect before they are written.
         isb
         // As it took effect: some CPUs have no other E2H than 1, and not all of those say so in ID_AA64MMFR4_EL1.E2H0.
         mrs     x0, hcr_el2
 
-        // The regimes that this kernel will use: EL2's under the new E2H, and all of EL1&0's.
+        // The regimes that this kernel will use: EL2's under the new E2H, and EL1&0's under all VMIDs, since a TLB may hold HCR_EL2's old bits
+        // with an entry.
         tlbi    alle2
         tlbi    alle1
         // Invalidated before any MMU goes on. (EL1's, if a loader left it on, may refill until it is turned off below: mmu_on invalidates once more.)
         dsb     nsh
-        isb
 
         // CPTR_EL2, in the layout that E2H selects: FP, SVE and SME are for EL1 to use.
         tbnz    x0, #{HCR_E2H_BIT}, 2f
         mov_q   x11, {CPTR_NVHE}
-        unless_feature id_aa64pfr0_el1, 32, 1, 1f
+        unless_feature id_aa64pfr0_el1, 32, 1, 1f                               // SVE
         bic     x11, x11, #{CPTR_TZ}
-1:      unless_feature id_aa64pfr1_el1, 24, 1, 3f
+1:      unless_feature id_aa64pfr1_el1, 24, 1, 3f                               // SME
         bic     x11, x11, #{CPTR_TSM}
         b       3f
 2:      mov_q   x11, {CPTR_FPEN}
-        set_where_feature x11, {CPTR_ZEN}, id_aa64pfr0_el1, 32, 1
-        set_where_feature x11, {CPTR_SMEN}, id_aa64pfr1_el1, 24, 1
+        set_where_feature x11, {CPTR_ZEN}, id_aa64pfr0_el1, 32, 1               // SVE
+        set_where_feature x11, {CPTR_SMEN}, id_aa64pfr1_el1, 24, 1              // SME
 3:      msr     cptr_el2, x11
         // The traps are gone before the vector lengths are written.
         isb
-        unless_feature id_aa64pfr0_el1, 32, 1, 1f
+        unless_feature id_aa64pfr0_el1, 32, 1, 1f                               // SVE
         mov     x9, #{VECTOR_LONGEST}
         msr     s3_4_c1_c2_0, x9                // ZCR_EL2
-1:      unless_feature id_aa64pfr1_el1, 24, 1, 2f
+1:      unless_feature id_aa64pfr1_el1, 24, 1, 2f                               // SME
         mov     x11, #{VECTOR_LONGEST}
-        set_where_feature x11, {SMCR_EZT0}, id_aa64pfr1_el1, 24, 2
+        set_where_feature x11, {SMCR_EZT0}, id_aa64pfr1_el1, 24, 2              // SME: SME2
         mrs     x9, s3_0_c0_c4_5                // ID_AA64SMFR0_EL1
         tbz     x9, #63, 1f
         orr     x11, x11, #{SMCR_FA64}
@@ -100,18 +99,18 @@ el2_setup:
         b.lt    1f
         mrs     x9, pmcr_el0
         ubfx    x10, x9, #11, #{MDCR_HPMN_BITS}
-1:      unless_feature id_aa64dfr0_el1, 32, 1, 2f
+1:      unless_feature id_aa64dfr0_el1, 32, 1, 2f                               // PMSVer
         mrs     x9, s3_0_c9_c10_7               // PMBIDR_EL1.P
         tbnz    x9, #4, 2f
         orr     x10, x10, #{MDCR_E2PB}
-2:      unless_feature id_aa64dfr0_el1, 44, 1, 3f
+2:      unless_feature id_aa64dfr0_el1, 44, 1, 3f                               // TraceBuffer
         mrs     x9, s3_0_c9_c11_7               // TRBIDR_EL1.P
         tbnz    x9, #4, 3f
         orr     x10, x10, #{MDCR_E2TB}
 3:      msr     mdcr_el2, x10
 
         // The GIC's system registers, where the CPU has them and EL3 lets go of them.
-        unless_feature id_aa64pfr0_el1, 24, 1, 4f
+        unless_feature id_aa64pfr0_el1, 24, 1, 4f                               // GIC
         mrs     x9, s3_4_c12_c9_5               // ICC_SRE_EL2
         mov     x10, #{ICC_SRE_ENABLE}
         orr     x9, x9, x10
@@ -123,50 +122,50 @@ el2_setup:
         msr     s3_4_c12_c11_0, xzr             // ICH_HCR_EL2: no virtual interrupts
 
         // HCRX_EL2: a clear bit is a trap for these.
-4:      unless_feature id_aa64mmfr1_el1, 40, 1, 5f
+4:      unless_feature id_aa64mmfr1_el1, 40, 1, 5f                              // HCX
         mov     x10, xzr
-        set_where_feature x10, {HCRX_MSCEN}, s3_0_c0_c6_2, 16, 1
-        set_where_feature x10, {HCRX_TCR2EN}, s3_0_c0_c7_3, 0, 1
-        set_where_feature x10, {HCRX_SCTLR2EN}, s3_0_c0_c7_3, 4, 1
-        set_where_feature x10, {HCRX_GCSEN}, id_aa64pfr1_el1, 44, 1
-        set_where_feature x10, {HCRX_ENFPM}, s3_0_c0_c4_2, 32, 1
-        set_where_feature x10, {HCRX_D128EN}, s3_0_c0_c7_3, 32, 1
-        set_where_feature x10, {HCRX_ENALS}, id_aa64isar1_el1, 60, 1
-        set_where_feature x10, {HCRX_ENASR}, id_aa64isar1_el1, 60, 2
-        set_where_feature x10, {HCRX_ENAS0}, id_aa64isar1_el1, 60, 3
+        set_where_feature x10, {HCRX_MSCEN}, s3_0_c0_c6_2, 16, 1                // ID_AA64ISAR2_EL1.MOPS
+        set_where_feature x10, {HCRX_TCR2EN}, s3_0_c0_c7_3, 0, 1                // ID_AA64MMFR3_EL1.TCRX
+        set_where_feature x10, {HCRX_SCTLR2EN}, s3_0_c0_c7_3, 4, 1              // ID_AA64MMFR3_EL1.SCTLRX
+        set_where_feature x10, {HCRX_GCSEN}, id_aa64pfr1_el1, 44, 1             // GCS
+        set_where_feature x10, {HCRX_ENFPM}, s3_0_c0_c4_2, 32, 1                // ID_AA64PFR2_EL1.FPMR
+        set_where_feature x10, {HCRX_D128EN}, s3_0_c0_c7_3, 32, 1               // ID_AA64MMFR3_EL1.D128
+        set_where_feature x10, {HCRX_ENALS}, id_aa64isar1_el1, 60, 1            // LS64
+        set_where_feature x10, {HCRX_ENASR}, id_aa64isar1_el1, 60, 2            // LS64: LS64_V
+        set_where_feature x10, {HCRX_ENAS0}, id_aa64isar1_el1, 60, 3            // LS64: LS64_ACCDATA
         msr     s3_4_c1_c2_2, x10
 
         // Fine-grained traps: none, which for the bits whose names start with n is a one.
-5:      unless_feature id_aa64mmfr0_el1, 56, 1, 6f
+5:      unless_feature id_aa64mmfr0_el1, 56, 1, 6f                              // FGT
         mov     x10, xzr
-        set_where_feature x10, {HFG_ACCDATA}, id_aa64isar1_el1, 60, 3
-        set_where_feature x10, {HFG_GCS}, id_aa64pfr1_el1, 44, 1
-        set_where_feature x10, {HFG_SME}, id_aa64pfr1_el1, 24, 1
-        set_where_feature x10, {HFG_THE}, id_aa64pfr1_el1, 48, 1
-        set_where_feature x10, {HFG_S1PIE}, s3_0_c0_c7_3, 8, 1
-        set_where_feature x10, {HFG_S1POE}, s3_0_c0_c7_3, 16, 1
-        set_where_feature x10, {HFG_AIE}, s3_0_c0_c7_3, 24, 1
+        set_where_feature x10, {HFG_ACCDATA}, id_aa64isar1_el1, 60, 3           // LS64: LS64_ACCDATA
+        set_where_feature x10, {HFG_GCS}, id_aa64pfr1_el1, 44, 1                // GCS
+        set_where_feature x10, {HFG_SME}, id_aa64pfr1_el1, 24, 1                // SME
+        set_where_feature x10, {HFG_THE}, id_aa64pfr1_el1, 48, 1                // THE
+        set_where_feature x10, {HFG_S1PIE}, s3_0_c0_c7_3, 8, 1                  // ID_AA64MMFR3_EL1.S1PIE
+        set_where_feature x10, {HFG_S1POE}, s3_0_c0_c7_3, 16, 1                 // ID_AA64MMFR3_EL1.S1POE
+        set_where_feature x10, {HFG_AIE}, s3_0_c0_c7_3, 24, 1                   // ID_AA64MMFR3_EL1.AIE
         msr     s3_4_c1_c1_4, x10               // HFGRTR_EL2
         msr     s3_4_c1_c1_5, x10               // HFGWTR_EL2
         mov     x10, xzr
-        set_where_feature x10, {HFGI_BRBE}, id_aa64dfr0_el1, 52, 1
-        set_where_feature x10, {HFGI_GCS}, id_aa64pfr1_el1, 44, 1
+        set_where_feature x10, {HFGI_BRBE}, id_aa64dfr0_el1, 52, 1              // BRBE
+        set_where_feature x10, {HFGI_GCS}, id_aa64pfr1_el1, 44, 1               // GCS
         msr     s3_4_c1_c1_6, x10               // HFGITR_EL2
         mov     x10, xzr
-        set_where_feature x10, {HDFG_BRBE_READ}, id_aa64dfr0_el1, 52, 1
-        set_where_feature x10, {HDFG_PMSNEVFR}, id_aa64dfr0_el1, 32, 3
+        set_where_feature x10, {HDFG_BRBE_READ}, id_aa64dfr0_el1, 52, 1         // BRBE
+        set_where_feature x10, {HDFG_PMSNEVFR}, id_aa64dfr0_el1, 32, 3          // PMSVer: SPEv1p2
         msr     s3_4_c3_c1_4, x10               // HDFGRTR_EL2
         mov     x10, xzr
-        set_where_feature x10, {HDFG_BRBE_WRITE}, id_aa64dfr0_el1, 52, 1
-        set_where_feature x10, {HDFG_PMSNEVFR}, id_aa64dfr0_el1, 32, 3
+        set_where_feature x10, {HDFG_BRBE_WRITE}, id_aa64dfr0_el1, 52, 1        // BRBE
+        set_where_feature x10, {HDFG_PMSNEVFR}, id_aa64dfr0_el1, 32, 3          // PMSVer: SPEv1p2
         msr     s3_4_c3_c1_5, x10               // HDFGWTR_EL2
-        unless_feature id_aa64pfr0_el1, 44, 1, 6f
+        unless_feature id_aa64pfr0_el1, 44, 1, 6f                               // AMU
         msr     s3_4_c3_c1_6, xzr               // HAFGRTR_EL2
 
         // What a VHE kernel may have left in EL2's own later control register, and memory partitioning: no traps, no partitions.
-6:      unless_feature s3_0_c0_c7_3, 4, 1, 1f
+6:      unless_feature s3_0_c0_c7_3, 4, 1, 1f                                   // ID_AA64MMFR3_EL1.SCTLRX
         msr     s3_4_c1_c0_3, xzr               // SCTLR2_EL2
-1:      unless_feature id_aa64pfr0_el1, 40, 1, 2f
+1:      unless_feature id_aa64pfr0_el1, 40, 1, 2f                               // MPAM
         msr     s3_4_c10_c5_0, xzr              // MPAM2_EL2
         mrs     x9, s3_0_c10_c4_4               // MPAMIDR_EL1.HAS_HCR
         tbz     x9, #17, 2f

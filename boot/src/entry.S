@@ -22,6 +22,18 @@ _start:
 
         .section .text.boot, "ax"
 
+        // Vectors that can speak, before anything that could fault; and the loader's byte order off, before anything is stored. What both replace
+        // is kept for the record, in x10 and x12. Clobbers x11.
+        .macro  take_over level, vectors
+        mrs     x10, vbar_\level
+        adr_l   x11, \vectors
+        msr     vbar_\level, x11
+        mrs     x12, sctlr_\level
+        bic     x11, x12, #{EE}
+        msr     sctlr_\level, x11
+        .endm
+
+        // Stores a register in a field of the entry record, which is at x4. Clobbers x6.
         .macro  record field, register
         mrs     x6, \register
         str     x6, [x4, #\field]
@@ -47,48 +59,23 @@ entry:
         msr     SPSel, #1
         adr_l   x11, boot_own
         mov     sp, x11
-        // Vectors that can speak, before anything that could fault; and the loader's byte order off, before anything is stored. What
-        // both replace is kept for the record.
         mrs     x9, CurrentEL
         cmp     x9, #{CURRENT_EL2}
-        b.eq    1f
+        b.eq    2f
         cmp     x9, #{CURRENT_EL1}
-        b.ne    3f
-        mrs     x10, vbar_el1
-        adr_l   x11, emergency_vectors
-        msr     vbar_el1, x11
-        mrs     x12, sctlr_el1
-        tbz     x12, #{EE_BIT}, 2f
-        bic     x11, x12, #{EE}
-        msr     sctlr_el1, x11
-        b       2f
-1:      mrs     x10, vbar_el2
-        adr_l   x11, hyp_stub_vectors
-        msr     vbar_el2, x11
-        mrs     x12, sctlr_el2
-        tbz     x12, #{EE_BIT}, 2f
-        bic     x11, x12, #{EE}
-        msr     sctlr_el2, x11
-        // Both in effect from the next instruction on.
-2:      isb
-        b       4f
-3:      mov     x20, x9
+        b.eq    1f
+        mov     x20, x9
         mov_q   x8, {EMERGENCY_UART}
         say     emergency, "\r\n!! entered at neither EL1 nor EL2: CurrentEL=", x20
         b       emergency_stop
-
-        // The record's lines may be dirty with what the loader wrote: out with them, before memory is written behind them. [I5]
-4:      adr_l   x4, entry_record
-        dcache_line x5, x6
-        add     x7, x4, #{RECORD_SIZE}
-        mov     x8, x4
-        dcache_by_line civac, x8, x7, x5, x6
-        // Old data is in memory before the new is.
-        dsb     sy
-
-        str     xzr, [x4, #{DTB_SIZE}]
+1:      take_over el1, emergency_vectors
+        b       3f
+2:      take_over el2, hyp_stub_vectors
+        // Both in effect from the next instruction on.
+3:      isb
 
         // What the first instruction found, before anything else is changed.
+        adr_l   x4, entry_record
         stp     x0, x1, [x4, #{X0}]
         stp     x2, x3, [x4, #{X2}]
         adr_l   x6, _start
@@ -161,12 +148,12 @@ cpu_setup:
         msr     sctlr_el1, x9
         mov_q   x9, {CPACR}
         msr     cpacr_el1, x9
-        // Compiled code may use FP registers anywhere: the trap is gone before there is any.
+        // All of it in effect before the caller's next access, and before compiled code, which may use FP registers anywhere.
         isb
         // Later translation features, which a former kernel may have turned on.
-        unless_feature s3_0_c0_c7_3, 0, 1, 1f
+        unless_feature s3_0_c0_c7_3, 0, 1, 1f           // ID_AA64MMFR3_EL1.TCRX
         msr     s3_0_c2_c0_3, xzr               // TCR2_EL1
-1:      unless_feature s3_0_c0_c7_3, 4, 1, 2f
+1:      unless_feature s3_0_c0_c7_3, 4, 1, 2f           // ID_AA64MMFR3_EL1.SCTLRX
         msr     s3_0_c1_c0_3, xzr               // SCTLR2_EL1
 2:      ret
 
@@ -198,10 +185,7 @@ mmu_on:
         isb
         mov_q   x9, {SCTLR_MMU_ON}
         msr     sctlr_el1, x9
-        isb
-        // With the MMU off the I-cache may have been filled from behind the caches.
-        ic      iallu
-        dsb     nsh
+        // On before the next instruction is fetched. The I-cache keeps what it fetched past the D-cache: that is the same text. [I1]
         isb
         ret
 
@@ -214,7 +198,7 @@ mmu_on:
 early_map:
         mov     x14, x30
         mov     x15, x0
-        // As for the record: the tables' lines out of the cache, then zeroes in memory. [I5]
+        // The tables lie behind the file, where nobody has cleaned anything: their lines out of the cache, then zeroes in memory. [I5]
         adr_l   x12, early_tables
         adr_l   x13, early_tables_end
         dcache_line x5, x6
@@ -266,7 +250,8 @@ early_map:
         mov_q   x2, {READ}
         bl      map_pages
 
-        // What another CPU's or a hypervisor's speculation brought into the cache meanwhile is from before the stores. [I5]
+        // A line that lies above record or tables by now is from before the stores: the loader's own, or brought in by another observer's
+        // speculation. [I5]
 2:      dsb     sy
         adr_l   x0, entry_record
         add     x1, x0, #{RECORD_SIZE}
@@ -291,8 +276,8 @@ map_pages:
 1:      cmp     x0, x1
         b.hs    9f
         mov     x9, x12
-        .irp    shift, 39, 30, 21
-        ubfx    x10, x0, #\shift, #9
+        .irp    level, 3, 2, 1
+        ubfx    x10, x0, #({PAGE_SHIFT} + \level * {LEVEL_BITS}), #{LEVEL_BITS}
         add     x9, x9, x10, lsl #3
         ldr     x10, [x9]
         cbnz    x10, 2f
@@ -302,9 +287,9 @@ map_pages:
         orr     x10, x13, #{TABLE_OR_PAGE}
         str     x10, [x9]
         add     x13, x13, #{PAGE_SIZE}
-2:      and     x9, x10, #0x0000fffffffff000
+2:      and     x9, x10, #{ADDRESS}
         .endr
-        ubfx    x10, x0, #12, #9
+        ubfx    x10, x0, #{PAGE_SHIFT}, #{LEVEL_BITS}
         orr     x11, x0, x2
         str     x11, [x9, x10, lsl #3]
         add     x0, x0, #{PAGE_SIZE}
@@ -340,7 +325,7 @@ relocate_self:
         add     x9, x9, x10
         str     x9, [x14], #8
         b       1b
-        // An odd entry is a bitmap of the 63 words from x14 on.
+        // An odd entry is a bitmap of the words from x14 on.
 2:      mov     x15, x14
 3:      lsr     x13, x13, #1
         cbz     x13, 4f
@@ -350,14 +335,16 @@ relocate_self:
         str     x9, [x15]
 6:      add     x15, x15, #8
         b       3b
-4:      add     x14, x14, #(63 * 8)
+4:      add     x14, x14, #{RELR_BITMAP}
         b       1b
 5:      ret
 
+        .purgem take_over
         .purgem record
         .purgem stamp
 
-        // Outside bss: both are written before bss is cleared, and the second by an EFI loader's call, perhaps, long before.
+        // In the file, not in bss: both are written before bss is cleared, and the second by an EFI loader's call, perhaps, long before. So no line
+        // above them is dirty [I1]; and a field of the record that a way in leaves out, EL2's or the device tree's size, is zero.
         .section .data.entry, "aw"
         .balign 256
         .global entry_record

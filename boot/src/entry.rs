@@ -6,9 +6,13 @@
 //! the hyp-stub; and the entry record. *Refuses:* any other exception level, by the emergency printer.
 #![expect(unsafe_code, reason = "assembly, and the names by which it and Rust know each other")]
 
+use crate::phys::{PAGE_SHIFT, PAGE_SIZE};
 use crate::record::EntryRecord;
 use crate::sysreg::{asid, cptr, current_el, descriptor, mair, sctlr, tcr};
 use core::mem::offset_of;
+
+/// How many bytes of pointers a bitmap of RELR covers: a word for each of its bits but the lowest.
+const RELR_BITMAP: u64 = 63 * 8;
 
 unsafe extern "Rust" {
     /// The kernel's first line of Rust, in the crate that links this one.
@@ -37,7 +41,6 @@ crate::assembly!(
     VBAR = const offset_of!(EntryRecord, vbar),
     SCTLR = const offset_of!(EntryRecord, sctlr),
     EE = const sctlr::EE,
-    EE_BIT = const sctlr::EE.trailing_zeros(),
     HCR_EL2 = const offset_of!(EntryRecord, hcr_el2),
     HCR_EL2_IN_EFFECT = const offset_of!(EntryRecord, hcr_el2_in_effect),
     CNTVOFF_EL2 = const offset_of!(EntryRecord, cntvoff_el2),
@@ -56,7 +59,10 @@ crate::assembly!(
     IPS_SHIFT = const tcr::IPS_SHIFT,
     ASID_EARLY = const asid::EARLY,
     ASID_SHIFT = const asid::SHIFT,
-    PAGE_SIZE = const crate::phys::PAGE_SIZE,
+    PAGE_SIZE = const PAGE_SIZE,
+    PAGE_SHIFT = const PAGE_SHIFT,
+    LEVEL_BITS = const descriptor::LEVEL_BITS,
+    ADDRESS = const descriptor::ADDRESS,
     TABLE_OR_PAGE = const descriptor::TABLE_OR_PAGE,
     TEXT = const descriptor::TEXT,
     DATA = const descriptor::DATA,
@@ -64,4 +70,5 @@ crate::assembly!(
     DEVICE = const descriptor::DEVICE,
     FDT_MAGIC = const 0xd00d_feed_u64,
     FDT_MAX_SIZE = const crate::record::DTB_MAX_SIZE,
+    RELR_BITMAP = const RELR_BITMAP,
 );

@@ -43,7 +43,7 @@ stub_finalise:
         // A hypervisor whose MMU is on would lose its map.
         mrs     x9, sctlr_el2
         tbnz    x9, #0, stub_refuse
-        unless_feature id_aa64mmfr1_el1, 8, 1, stub_refuse
+        unless_feature id_aa64mmfr1_el1, 8, 1, stub_refuse  // VH
 
         mrs     x9, hcr_el2
         mov_q   x10, {HCR_VHE}
@@ -63,9 +63,9 @@ stub_finalise:
         mrs     x9, s3_5_c10_c2_0               // MAIR_EL12
         msr     mair_el1, x9
         // TCR2 and PIR, where they exist, are off at EL1 (cpu_setup) and become so here.
-        unless_feature s3_0_c0_c7_3, 0, 1, 1f
+        unless_feature s3_0_c0_c7_3, 0, 1, 1f               // ID_AA64MMFR3_EL1.TCRX
         msr     s3_0_c2_c0_3, xzr               // TCR2_EL1, reaching TCR2_EL2
-1:      unless_feature s3_0_c0_c7_3, 4, 1, 2f
+1:      unless_feature s3_0_c0_c7_3, 4, 1, 2f               // ID_AA64MMFR3_EL1.SCTLRX
         msr     s3_0_c1_c0_3, xzr               // SCTLR2_EL1, reaching SCTLR2_EL2
 2:
         // The stack and the per-CPU pointer have no _EL12 names.
@@ -83,7 +83,7 @@ stub_finalise:
         msr     cnthctl_el2, x9
         // The ERET stays at EL2.
         mrs     x9, spsr_el2
-        and     x9, x9, #~0xf
+        bic     x9, x9, #{SPSR_M}
         mov     x10, #{SPSR_EL2H}
         orr     x9, x9, x10
         msr     spsr_el2, x9
@@ -92,18 +92,13 @@ stub_finalise:
         mrs     x11, s3_5_c1_c0_0               // SCTLR_EL12
         mov_q   x9, {SCTLR_EL1_MMU_OFF}
         msr     s3_5_c1_c0_0, x9
-        isb
         // Nothing stale in the EL2&0 regime, whoever used it before.
         tlbi    vmalle1
-        // Invalidated before the MMU goes on.
         dsb     nsh
+        // Invalidated, and all that a table walk uses in effect, before the MMU is on.
         isb
         msr     sctlr_el1, x11                  // reaching SCTLR_EL2
-        // The MMU is on before the next instruction is fetched.
-        isb
-        // With the MMU off the I-cache may have been filled from behind the caches.
-        ic      iallu
-        dsb     nsh
+        // On before the next instruction is fetched; the I-cache as in mmu_on.
         isb
         // The kernel's vectors last: they are Rust's, and Rust needs the MMU.
         mrs     x9, s3_5_c12_c0_0               // VBAR_EL12

@@ -11,7 +11,8 @@
         line    .req x27                        // smallest D-cache line in bytes
         action  .req x28                        // what walk does with each run
 
-        // Leaves a breadcrumb: the phase's number and a stamp, in memory by the next dsb, MMU on or off. [I6] Clobbers x9–x11.
+        // Leaves a breadcrumb: the phase's number and a stamp, in memory by the next dsb, MMU on or off. [I6] Its isb, which keeps the counter
+        // from being read early, is also the one that what stands before it needs. Clobbers x9–x11.
         .macro  crumb number
         isb
         mrs     x9, cntvct_el0
@@ -52,7 +53,6 @@ relocate_enter:
         // A fault from here on is told by vectors that no copy overwrites. Under E2H this name is VBAR_EL2.
         adr     x9, fault_vectors
         msr     vbar_el1, x9
-        isb
         adr     args, relocate_page_start + {ARGUMENTS}
         ldp     entry, dtb, [args, #{ENTRY}]
         ldp     crumbs, flags, [args, #{BREADCRUMBS}]
@@ -72,9 +72,8 @@ relocate_enter:
         // Every destination is in memory before an instruction may be fetched from there.
         dsb     sy
         ic      iallu
-        // No stale instruction is left before the branch, nor behind this point in the pipeline.
-        dsb     sy
-        isb
+        // And nothing older is left in this CPU's I-cache, nor behind the breadcrumb's isb.
+        dsb     nsh
         crumb   {MAINTAINED}
         bl      verify
         crumb   {VERIFIED}
@@ -121,11 +120,11 @@ cold_copy:
         dsb     sy
         mov     action, #{CLEAN_DESTINATION}
         bl      walk
-        // Those lines are gone, and every store done, before the I-cache forgets, and that before the branch.
+        // Those lines are gone before the I-cache forgets, which may be filled from a cache that held them.
         dsb     sy
         ic      iallu
-        dsb     sy
-        isb
+        // And that before the branch. The isb that belongs to it is the next breadcrumb's.
+        dsb     nsh
         bl      verify
         crumb   {VERIFIED}
 
@@ -151,13 +150,14 @@ returned:
 //   clobbers  x9–x11
 //   memory    writes a breadcrumb
 mmu_off:
-        // What was stored and cleaned is complete before the caches are bypassed.
+        // What the old kernel stored last, on its stack for one, is complete before cold_copy cleans it: a store and a dc of one line keep their
+        // order by themselves only while both take it for the same kind of memory (Arm ARM B2, "Mismatched memory attributes").
         dsb     sy
         mov_q   x9, {SCTLR_MMU_OFF}
         // No speculative fetch from after the write runs under the old value (Falkor erratum 1041).
         isb
         msr     sctlr_el1, x9
-        isb
+        // Off at the breadcrumb's isb, before its store.
         crumb   {MMU_OFF}
         ret
 
@@ -244,7 +244,8 @@ verify:
         mov     w0, #-1
         ldp     x1, x2, [check, #{CHECK_START}]
         bl      relocate_crc32c
-        mvn     w15, w0
+        mvn     w0, w0
+        mov     found, x0
         ldr     x1, [check, #{CHECK_CRC}]
         cmp     found, x1
         b.ne    mismatch

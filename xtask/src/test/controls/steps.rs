@@ -492,9 +492,9 @@ pub const STEPS: &[Step] = &[
     model("clean-destinations", "each destination is cleaned to PoC after the copy (hot), before and after it (cold)", ["relocate/src/control.S", "walk"]),
     model("clean-sources", "cold: sources are cleaned to PoC before they are read past the caches", ["relocate/src/control.S", "walk"]),
     model("barriers-of-the-copy", "what was stored and cleaned is complete before the next step may lean on it", ["relocate/src/control.S", "relocate_enter, mmu_off"]),
-    model("instructions-forgotten", "`ic iallu` before the branch, and after each MMU is turned on", ["relocate/src/control.S, boot/src/entry.S", "relocate_enter, mmu_on"]),
+    model("instructions-forgotten", "`ic iallu` behind the copy, before the branch", ["relocate/src/control.S", "relocate_enter, cold_copy"]),
     model("translations-forgotten", "each regime's TLB is invalidated before its MMU goes on", ["boot/src/el2.S, boot/src/entry.S", "el2_setup, mmu_on"]),
-    model("record-and-early-tables", "what the entry writes past the caches is cleaned before and invalidated after", ["boot/src/entry.S", "entry, early_map"]),
+    model("record-and-early-tables", "what the entry writes past the caches is invalidated after, and cleaned before where no loader has done it", ["boot/src/entry.S", "early_map"]),
     model("breadcrumb-lines", "each breadcrumb's line is cleaned and invalidated at once", ["relocate/src/control.S", "crumb"]),
     Step { shown: Shown::Assumed, ..model("secondary-page", "what a secondary reads with its MMU off is clean to PoC before CPU_ON", ["kernel/src/cpus.rs", "Cpus::start"]) },
 ];
