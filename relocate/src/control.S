@@ -78,32 +78,34 @@ relocate_enter:
         bl      verify
         crumb   {VERIFIED}
         bl      mmu_off
-        tbnz    flags, #{HVC_BIT}, 1f
-        b       leave
+        tbz     flags, #{HVC_BIT}, leave
 
-        // nVHE: EL2 is entered by its own vectors, and by nothing else. The stub leaves x3 alone, so it is zero already.
-1:      crumb   {LEAVING}
+        // nVHE: as leave, but to EL2. The stub leaves x3 alone, so it is zero there already.
+        crumb   {LEAVING}
         dsb     sy
-        mov     x0, #{SOFT_RESTART}
         mov     x1, entry
         mov     x2, dtb
-        mov     x3, xzr
-        mov     x4, xzr
-        hvc     #0
-        b       returned
+        b       soft_restart
 
         // Cold: the MMU goes off first. What is read from then on lies in the control pages, which are clean; sources and destinations
         // are cleaned with the MMU already off, when no speculation can bring a line back: no dirty line may fall onto the copy later,
         // and no clean one may hide it.
 cold:   bl      mmu_off
         tbz     flags, #{HVC_BIT}, cold_copy
-        mov     x0, #{SOFT_RESTART}
         adr     x1, cold_copy
         mov     x2, xzr
+
+        // EL2 is entered at x1, with x0 = x2, by its own vectors and by nothing else.
+soft_restart:
+        mov     x0, #{SOFT_RESTART}
         mov     x3, xzr
         mov     x4, xzr
         hvc     #0
-        b       returned
+returned:
+        mov     x14, x0
+        bl      uart
+        say     relocate, "\r\n!! HVC_SOFT_RESTART returned: x0=", x14
+        b       stop
 
         // At EL2 on nVHE: SOFT_RESTART keeps x19 and up.
 cold_copy:
@@ -136,12 +138,6 @@ leave:  crumb   {LEAVING}
         mov     x2, xzr
         mov     x3, xzr
         br      entry
-
-returned:
-        mov     x14, x0
-        bl      uart
-        say     relocate, "\r\n!! HVC_SOFT_RESTART returned: x0=", x14
-        b       stop
 
 // mmu_off — turns the live regime off: at EL1 that is EL1&0, under E2H the same name reaches EL2&0.
 //   in        nothing
