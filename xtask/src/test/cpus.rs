@@ -280,7 +280,9 @@ fn edited(
 
 /// A secondary that fails there: the line that tells it.
 fn fails(trial: &mut Trial<'_>, patch: Patch) -> Result<String> {
-    let request = wrong(trial, "", patch)?;
+    let mut request = wrong(trial, "", patch)?;
+    // One secondary: two that fail at the same time share one UART.
+    with_cpus(&mut request, 2, Gic::V3);
     let outcome = trial.run(&request)?;
     ensure!(outcome.verdict != Verdict::Success, "it did not fail");
     let line = outcome.console.lines().find(|line| line.starts_with("!! exception slot="));
