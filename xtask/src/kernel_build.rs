@@ -108,7 +108,7 @@ fn build_id(elf: &[u8]) -> Result<String> {
 }
 
 impl Built {
-    /// Where the symbol `name` lies, as offset in the Image; a Rust function by its path, `kernel::cpus::leave`.
+    /// Where the symbol `name` lies, as offset in the Image; a Rust function by its path, `kernel::cpus::work::leave`.
     pub fn symbol(&self, name: &str) -> Result<u64> {
         symbol(&self.elf, name)
     }

@@ -76,12 +76,12 @@ pub fn cases() -> Vec<Case> {
     }
     cases.extend([
         case("cpus/one-will-not-stop", |trial| {
-            stays(trial, |kernel| kernel.at("kernel::cpus::leave", 0, HANG), "CPU 1 (MPIDR 0x1) does not stop")
+            stays(trial, |kernel| kernel.at("kernel::cpus::work::leave", 0, HANG), "CPU 1 (MPIDR 0x1) does not stop")
         }),
         case("cpus/one-is-denied", |trial| {
             stays(
                 trial,
-                |kernel| kernel.replace("kernel::cpus::turn_off", CPU_OFF, MIGRATE),
+                |kernel| kernel.replace("kernel::cpus::work::turn_off", CPU_OFF, MIGRATE),
                 "CPU 1 (MPIDR 0x1) was denied PSCI CPU_OFF",
             )
         }),
@@ -192,7 +192,7 @@ fn one_denied(trial: &mut Trial<'_>) -> Result<()> {
     let mut request = trial.request("nvhe", &orders)?;
     request.disk = Disk::Bytes(disks::two(kernel).into());
     with_cpus(&mut request, 3, Gic::V3);
-    let number = LOADED + first(kernel, "kernel::cpus::turn_off", CPU_OFF)?;
+    let number = LOADED + first(kernel, "kernel::cpus::work::turn_off", CPU_OFF)?;
     let outcome = debugged(trial, request, |mut gdb| {
         gdb.run_to(number + 4)?;
         let mut registers = gdb.general()?;
@@ -253,7 +253,7 @@ fn no_memory(trial: &mut Trial<'_>) -> Result<()> {
 
 /// With `force` it goes, and says at what risk; the next generation says which CPUs it does not have.
 fn forced(trial: &mut Trial<'_>) -> Result<()> {
-    let request = wrong(trial, "force", |kernel| kernel.at("kernel::cpus::leave", 0, HANG))?;
+    let request = wrong(trial, "force", |kernel| kernel.at("kernel::cpus::work::leave", 0, HANG))?;
     let lives = trial.lives(&request)?;
     let [first, second] = &lives[..] else { anyhow::bail!("{} generations, and should be two", lives.len()) };
     let risk = "it would run on in memory that is overwritten: going on, as `force` orders";

@@ -14,7 +14,7 @@ pub fn stuck(run: &Run<'_>) -> Result<Cases> {
     /// Where nobody comes any more: the first line of Rust.
     const NOWHERE: &str = "kernel_main";
     let kernel = &run.setting.kernel;
-    let (leave, nowhere) = (LOADED + kernel.symbol("kernel::cpus::leave")?, LOADED + kernel.symbol(NOWHERE)?);
+    let (leave, nowhere) = (LOADED + kernel.symbol("kernel::cpus::work::leave")?, LOADED + kernel.symbol(NOWHERE)?);
     bits::injected(
         run,
         run.request()?,

@@ -82,29 +82,29 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "cpu-off",
         does: "a CPU that was told to stop takes its interrupts down and calls CPU_OFF",
-        at: ["kernel/src/cpus.rs", "leave, turn_off"],
+        at: ["kernel/src/cpus/work.rs", "leave, turn_off"],
         without: "the restart is refused after two seconds, the CPU named; the generation lives on",
         shown: Shown::Here(Experiment {
             how: "turn_off spins", args: CPUS,
-            omitted: Kernels { booted: |kernel| kernel.at("kernel::cpus::turn_off", 0, HANG), ..WHOLE },
+            omitted: Kernels { booted: |kernel| kernel.at("kernel::cpus::work::turn_off", 0, HANG), ..WHOLE },
             red: Some("does not stop: it would run on in memory that is overwritten"), lives_on: true, ..PLAIN
         }),
     },
     Step {
         name: "cpu-off-granted",
         does: "CPU_OFF comes back only where it was denied, and the CPU says so",
-        at: ["kernel/src/cpus.rs", "leave, turn_off"],
+        at: ["kernel/src/cpus/work.rs", "leave, turn_off"],
         without: "the restart would wait for a CPU that goes on working",
         shown: Shown::By("cpus/one-is-denied", "CPU 1 (MPIDR 0x1) was denied PSCI CPU_OFF: it would run on in memory that is overwritten"),
     },
     Step {
         name: "affinity-info",
         does: "AFFINITY_INFO is asked until it says OFF, whatever the CPU says of itself",
-        at: ["kernel/src/cpus.rs", "is_off"],
+        at: ["kernel/src/cpus/mod.rs", "is_off"],
         without: "a CPU that spins runs on into the next generation, which cannot start it: PSCI says that it is on",
         shown: Shown::Here(Experiment {
             how: "turn_off spins, in both runs; is_off answers yes", args: CPUS, base: Base::Load,
-            provoked: Kernels { booted: |kernel| kernel.at("kernel::cpus::turn_off", 0, HANG), ..WHOLE },
+            provoked: Kernels { booted: |kernel| kernel.at("kernel::cpus::work::turn_off", 0, HANG), ..WHOLE },
             omitted: Kernels { booted: |kernel| kernel.answer("kernel::cpus::is_off", 1), ..WHOLE },
             green: Some("does not stop"), red: Some("was not started"), ..PLAIN
         }),
@@ -123,51 +123,51 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "interrupts-disabled",
         does: "every interrupt is disabled, in each redistributor and in the distributor",
-        at: ["kernel/src/gic.rs", "Bank::disable_all"],
+        at: ["kernel/src/gic/bank.rs", "Bank::disable_all"],
         without: "the next kernel is entered with interrupts enabled that it did not enable",
         shown: Shown::Here(Experiment {
             how: "disable_all returns at once", args: CPUS, append: PROVOKE,
-            omitted: Kernels { booted: |kernel| kernel.skip("kernel::gic::Bank::disable_all"), ..WHOLE },
+            omitted: Kernels { booted: |kernel| kernel.skip("kernel::gic::bank::Bank::disable_all"), ..WHOLE },
             red: Some("INTID 255 enabled\", \"CPU 0 (MPIDR 0x0): INTID 0 enabled\""), ..PLAIN
         }),
     },
     Step {
         name: "interrupts-not-pending",
         does: "what is pending is cleared: a call between CPUs would be taken by the next kernel",
-        at: ["kernel/src/gic.rs", "Bank::clear_pending"],
+        at: ["kernel/src/gic/bank.rs", "Bank::clear_pending"],
         without: "the next kernel is entered with the call pending",
         shown: Shown::Here(Experiment {
             how: "clear_pending returns at once", append: PROVOKE,
-            omitted: Kernels { booted: |kernel| kernel.skip("kernel::gic::Bank::clear_pending"), ..WHOLE },
+            omitted: Kernels { booted: |kernel| kernel.skip("kernel::gic::bank::Bank::clear_pending"), ..WHOLE },
             red: Some("CPU 0 (MPIDR 0x0): INTID 0 pending"), ..PLAIN
         }),
     },
     Step {
         name: "interrupts-not-pending-v2",
         does: "the same on a GICv2, where a call is pending from each sender",
-        at: ["kernel/src/gic.rs", "Bank::clear_pending"],
+        at: ["kernel/src/gic/bank.rs", "Bank::clear_pending"],
         without: "the next kernel is entered with the call pending",
         shown: Shown::Here(Experiment {
             how: "clear_pending returns at once", append: PROVOKE, args: GICV2,
-            omitted: Kernels { booted: |kernel| kernel.skip("kernel::gic::Bank::clear_pending"), ..WHOLE },
+            omitted: Kernels { booted: |kernel| kernel.skip("kernel::gic::bank::Bank::clear_pending"), ..WHOLE },
             red: Some("CPU 0 (MPIDR 0x0): INTID 0 pending"), ..PLAIN
         }),
     },
     Step {
         name: "interrupts-not-active",
         does: "what was taken and never ended is deactivated",
-        at: ["kernel/src/gic.rs", "Bank::deactivate"],
+        at: ["kernel/src/gic/bank.rs", "Bank::deactivate"],
         without: "the next kernel is entered with a shared interrupt active: it would never come again",
         shown: Shown::Here(Experiment {
             how: "deactivate returns at once", append: PROVOKE,
-            omitted: Kernels { booted: |kernel| kernel.skip("kernel::gic::Bank::deactivate"), ..WHOLE },
+            omitted: Kernels { booted: |kernel| kernel.skip("kernel::gic::bank::Bank::deactivate"), ..WHOLE },
             red: Some("shared by all CPUs: INTID 255 active"), ..PLAIN
         }),
     },
     Step {
         name: "running-priority",
         does: "the active priorities of the CPU's interface are cleared",
-        at: ["kernel/src/gic.rs", "Gic::no_priority_runs"],
+        at: ["kernel/src/gic/mod.rs", "Gic::no_priority_runs"],
         without: "the next kernel is entered with a priority running, behind which nothing is taken",
         shown: Shown::Here(Experiment {
             how: "no_priority_runs returns at once", append: PROVOKE,
@@ -178,7 +178,7 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "cpu-interface",
         does: "each CPU leaves its own interrupts quiet before it goes off",
-        at: ["kernel/src/gic.rs", "Gic::leave_cpu"],
+        at: ["kernel/src/gic/mod.rs", "Gic::leave_cpu"],
         without: "the next kernel's CPUs find the interrupts of the last one",
         shown: Shown::Here(Experiment {
             how: "leave_cpu returns at once", args: CPUS, append: PROVOKE,
@@ -189,7 +189,7 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "distributor",
         does: "the distributor is left with nothing enabled, pending or active, and off",
-        at: ["kernel/src/gic.rs", "Gic::leave"],
+        at: ["kernel/src/gic/mod.rs", "Gic::leave"],
         without: "the next kernel finds a shared interrupt enabled and active",
         shown: Shown::Here(Experiment {
             how: "leave returns at once", append: PROVOKE,
@@ -496,7 +496,7 @@ pub const STEPS: &[Step] = &[
     model("translations-forgotten", "each regime's TLB is invalidated before its MMU goes on", ["boot/src/el2.S, boot/src/entry.S", "el2_setup, mmu_on"]),
     model("record-and-early-tables", "what the entry writes past the caches is invalidated after, and cleaned before where no loader has done it", ["boot/src/entry.S", "early_map"]),
     model("breadcrumb-lines", "each breadcrumb's line is cleaned and invalidated at once", ["relocate/src/control.S", "crumb"]),
-    Step { shown: Shown::Assumed, ..model("secondary-page", "what a secondary reads with its MMU off is clean to PoC before CPU_ON", ["kernel/src/cpus.rs", "Cpus::start"]) },
+    Step { shown: Shown::Assumed, ..model("secondary-page", "what a secondary reads with its MMU off is clean to PoC before CPU_ON", ["kernel/src/cpus/mod.rs", "Cpus::start"]) },
 ];
 
 const fn model(name: &'static str, does: &'static str, at: [&'static str; 2]) -> Step {

@@ -6,13 +6,15 @@
 //!
 //! Linux moves to the boot CPU before it kexecs. Here whoever is ordered goes: nothing ties a generation to CPU 0, and the next one starts the CPUs
 //! that it finds off, that one among them.
-#![expect(unsafe_code, reason = "makes the pages that other CPUs live on, and masks interrupts")]
+#![expect(unsafe_code, reason = "makes the pages that other CPUs live on")]
 
+mod cpu;
+mod work;
+
+use crate::clock;
 use crate::firmware::Firmware;
-use crate::interrupts::{self, Found};
-use crate::life::Life;
+use crate::interrupts;
 use crate::memory::pointer;
-use crate::{clock, selftest};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use boot::cache;
@@ -20,16 +22,17 @@ use boot::marker;
 use boot::own::Own;
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use boot::secondary::secondary_entry;
-use boot::{hyp, hyp_stub};
 use core::arch::asm;
 use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64};
 use kernel::mode::Mode;
 use log::{info, warn};
 use smccc::psci::{self, AffinityState, LowestAffinityLevel};
-use spin::Mutex;
+
+pub use self::cpu::{Cpu, mask, mpidr};
+use self::cpu::{order, state};
+pub use self::work::hand_over;
 
 /// What a secondary's block holds, from the bottom: a guard page, its stack, a guard page, its exception stack, its [`Cpu`].
 pub const BLOCK_SIZE: u64 = 64 << 10;
@@ -38,124 +41,6 @@ const EXCEPTION_STACK: u64 = 16 << 10;
 
 /// How long a CPU may take to come up, to tick, or to go off.
 const PATIENCE_NS: u64 = 2_000_000_000;
-
-/// What a CPU is to do next. Each CPU has one order at a time, given by the CPU that leads.
-mod order {
-    pub const WORK: u8 = 0;
-    pub const STOP: u8 = 1;
-    pub const LEAD: u8 = 2;
-    pub const SELFTEST: u8 = 3;
-}
-
-/// Where a CPU is.
-mod state {
-    pub const OFF: u8 = 0;
-    pub const STARTING: u8 = 1;
-    pub const UP: u8 = 2;
-    pub const LEAVING: u8 = 3;
-    /// PSCI would not turn it off.
-    pub const DENIED: u8 = 4;
-    /// PSCI would not turn it on.
-    pub const LOST: u8 = 5;
-    /// There is no memory for its stacks, and nobody was told yet.
-    pub const HOMELESS: u8 = 6;
-}
-
-/// A CPU: what it and the others know of it. At the top of its exception stack, where TPIDR_EL1 points.
-#[repr(C)]
-pub struct Cpu {
-    own: Own,
-    /// Its place in the device tree's order.
-    pub index: usize,
-    /// MPIDR_EL1's affinity.
-    pub mpidr: u64,
-    mode: Mode,
-    state: AtomicU8,
-    order: AtomicU8,
-    /// Timer interrupts taken.
-    pub ticks: AtomicU64,
-    /// Units of work done: one for each time that it woke.
-    work: AtomicU64,
-    /// Another CPU calls it, and it has not taken that interrupt yet.
-    pub is_called: AtomicBool,
-    /// Interrupts taken that were not ours, and the last one's INTID.
-    pub strays: AtomicU32,
-    /// See `strays`.
-    pub stray: AtomicU32,
-    /// Which bit of GICv2's target lists it is.
-    pub gicv2_target: AtomicU32,
-    /// Each of its ticks brings interrupts with it that are nobody's.
-    pub storms: AtomicBool,
-    /// What its interrupts were found in.
-    found: Mutex<Found>,
-    /// Its counter when it came up.
-    came: AtomicU64,
-}
-
-const _: () = assert!(size_of::<Cpu>() <= PAGE_SIZE as usize);
-
-impl Cpu {
-    fn new(own: Own, index: usize, mpidr: u64, mode: Mode, state: u8) -> Self {
-        Self {
-            own,
-            index,
-            mpidr,
-            mode,
-            state: AtomicU8::new(state),
-            order: AtomicU8::new(order::WORK),
-            ticks: AtomicU64::new(0),
-            work: AtomicU64::new(0),
-            is_called: AtomicBool::new(false),
-            strays: AtomicU32::new(0),
-            stray: AtomicU32::new(0),
-            gicv2_target: AtomicU32::new(0),
-            storms: AtomicBool::new(false),
-            found: Mutex::new(Found::default()),
-            came: AtomicU64::new(0),
-        }
-    }
-
-    /// The one that asks.
-    pub fn current() -> &'static Self {
-        let own: u64;
-        // SAFETY: reading it has no side effects. At EL2 too it is this register that holds the page's address.
-        unsafe { asm!("mrs {}, tpidr_el1", out(reg) own, options(nomem, nostack)) };
-        // SAFETY: on every CPU that runs Rust, and takes interrupts or orders, the page holds its `Cpu`, which is never moved.
-        unsafe { &*pointer(PhysAddr(own)).cast() }
-    }
-
-    fn is_current(&self) -> bool {
-        core::ptr::eq(self, Self::current())
-    }
-
-    /// Gives it an order, and calls it.
-    fn give(&self, order: u8) {
-        self.is_called.store(interrupts::driven().is_some(), Relaxed);
-        self.order.store(order, Release);
-        interrupts::call(self);
-    }
-
-    /// The order that it was given. None before the call was taken: if it were obeyed earlier, at a tick, the call would be left to the next
-    /// kernel.
-    fn given(&self) -> u8 {
-        let order = self.order.load(Acquire);
-        if self.is_called.load(Acquire) { order::WORK } else { order }
-    }
-
-    /// Takes its interrupts over, and lets them come.
-    fn enter(&self) {
-        *self.found.lock() = interrupts::enter(self);
-        // A call that came before this CPU could be called is lost, and must not be waited for. One that came since is pending.
-        self.is_called.store(false, Release);
-        unmask();
-    }
-}
-
-impl fmt::Display for Cpu {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CPU {} (MPIDR {:#x})", self.index, self.mpidr)
-    }
-}
 
 /// Why the others cannot be stopped.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -395,94 +280,6 @@ pub fn guards(block: &Range<PhysAddr>) -> [Range<PhysAddr>; 2] {
     [block.start.0, exception].map(|guard| PhysAddr(guard)..PhysAddr(guard + PAGE_SIZE))
 }
 
-/// Makes `cpu` lead the life, on its own stack; this CPU works from now on.
-pub fn hand_over(cpu: &'static Cpu, life: &'static mut Life) -> ! {
-    LED.store(life, Release);
-    cpu.give(order::LEAD);
-    work(Cpu::current())
-}
-
-/// A life on its way to another CPU.
-static LED: AtomicPtr<Life> = AtomicPtr::new(core::ptr::null_mut());
-
-/// A secondary's first line of Rust.
-#[unsafe(no_mangle)]
-fn kernel_secondary(own: &'static Own) -> ! {
-    let cpu = Cpu::current();
-    debug_assert!(core::ptr::eq(own, &cpu.own));
-    if cpu.mode == Mode::Vhe {
-        // SAFETY: the stub's text is mapped 1:1 and executable in the kernel's map [I2]; only the level changes.
-        let answer = unsafe { hyp_stub::call(hyp::FINALISE_EL2, [0; 4]) };
-        assert!(answer == 0, "{cpu}: the stub refused HVC_FINALISE_EL2, which the first CPU's granted: {answer:#x}");
-    }
-    cpu.came.store(clock::now(), Relaxed);
-    cpu.enter();
-    cpu.state.store(state::UP, Release);
-    work(cpu)
-}
-
-/// What a CPU does that does not lead: it wakes, works, looks at its orders, sleeps.
-fn work(cpu: &'static Cpu) -> ! {
-    loop {
-        mask();
-        match cpu.given() {
-            order::STOP => {
-                leave(cpu);
-                cpu.order.store(order::WORK, Release);
-            }
-            order::LEAD => {
-                cpu.order.store(order::WORK, Relaxed);
-                unmask();
-                let life = LED.swap(core::ptr::null_mut(), Acquire);
-                // SAFETY: whoever handed it over has let go of it for good, and it lives for ever.
-                crate::lead(unsafe { &mut *life });
-            }
-            order::SELFTEST => {
-                selftest::on_this_cpu(cpu.mode);
-                cpu.order.store(order::WORK, Release);
-            }
-            _ => {}
-        }
-        cpu.work.fetch_add(1, Relaxed);
-        // An interrupt that came since the order was read wakes it all the same, masked as it is.
-        wait_for_interrupt();
-        unmask();
-    }
-}
-
-/// Takes this CPU down. Returns only if PSCI will not.
-#[inline(never)]
-fn leave(cpu: &Cpu) {
-    interrupts::leave(cpu);
-    cpu.state.store(state::LEAVING, Release);
-    if let Err(error) = turn_off() {
-        warn!("{cpu}: PSCI CPU_OFF: {error}");
-        interrupts::enter(cpu);
-        cpu.is_called.store(false, Release);
-        cpu.state.store(state::DENIED, Release);
-    }
-}
-
-/// PSCI CPU_OFF. Returns only if it will not.
-#[inline(never)]
-fn turn_off() -> Result<(), psci::error::Error> {
-    psci::cpu_off::<Firmware>()
-}
-
-/// An interrupt.
-#[unsafe(no_mangle)]
-fn kernel_interrupt() {
-    interrupts::take(Cpu::current());
-}
-
-/// MPIDR_EL1.
-pub fn mpidr() -> u64 {
-    let mpidr;
-    // SAFETY: reading it has no side effects.
-    unsafe { asm!("mrs {}, mpidr_el1", out(reg) mpidr, options(nomem, nostack)) };
-    mpidr
-}
-
 /// Whether PSCI says that the CPU is off.
 #[inline(never)]
 fn is_off(cpu: &Cpu) -> bool {
@@ -510,29 +307,5 @@ fn in_time(mut done: impl FnMut() -> bool) -> bool {
             return false;
         }
         core::hint::spin_loop();
-    }
-}
-
-/// Masks IRQs on this CPU.
-pub fn mask() {
-    // SAFETY: only delays interrupts.
-    unsafe { asm!("msr daifset, #2", options(nostack)) };
-}
-
-/// Lets IRQs come to this CPU.
-fn unmask() {
-    // What is pending is taken here, and not perhaps later: the work loop masks again at once.
-    // SAFETY: the vectors handle them.
-    unsafe { asm!("msr daifclr, #2", "isb", options(nostack)) };
-}
-
-/// Sleeps until there is an interrupt, masked or not; without interrupts, until [`interrupts::call`] sends an event.
-fn wait_for_interrupt() {
-    if no_ticks() {
-        // SAFETY: waits.
-        unsafe { asm!("wfe", options(nostack)) };
-    } else {
-        // SAFETY: waits.
-        unsafe { asm!("dsb sy", "wfi", options(nostack)) };
     }
 }

@@ -4,11 +4,14 @@
 //! need not do and a kexec must is here: to read what a predecessor left, and to leave nothing enabled, pending, active or running.
 #![expect(unsafe_code, reason = "claims the GIC's registers")]
 
+mod bank;
+mod provoke;
+
+use self::bank::{Bank, GICR_SGI, settle, word};
 use crate::memory::pointer;
 use alloc::vec::Vec;
 use arm_gic::gicv2::{self, GicV2};
-use arm_gic::gicv3::registers::GicrSgi;
-use arm_gic::gicv3::{GicCpuInterface, GicDistributor, GicRedistributor};
+use arm_gic::gicv3::{GicCpuInterface, GicDistributor};
 use arm_gic::{IntId, InterruptGroup, UniqueMmioPointer};
 use boot::phys::PhysAddr;
 use core::arch::asm;
@@ -18,27 +21,17 @@ use core::ptr::NonNull;
 use kernel::intid::Kind;
 use kernel::lpi::{self, Lpis};
 use kernel::tree;
-use safe_mmio::fields::ReadPureWrite;
 
-// Registers by their offsets, where banks are walked alike in GICD and in GICR's SGI frame (GICv3: IHI 0069, 12.9 and 12.11; GICv2: IHI 0048, 4.3
-// and 4.4).
+// Registers by their offsets (GICv3: IHI 0069, 12.9 and 12.11; GICv2: IHI 0048, 4.3 and 4.4).
 const GICD_CTLR: u64 = 0;
 const GICD_TYPER: u64 = 4;
-const ISENABLER: u64 = 0x100;
-const ICENABLER: u64 = 0x180;
-const ISPENDR: u64 = 0x200;
-const ICPENDR: u64 = 0x280;
-const ISACTIVER: u64 = 0x300;
-const ICACTIVER: u64 = 0x380;
 const GICD_ITARGETSR: u64 = 0x800;
-const GICD_CPENDSGIR: u64 = 0xf10;
 const GICD_IPRIORITYR: u64 = 0x400;
 const GICC_CTLR: u64 = 0;
 const GICC_PMR: u64 = 4;
 const GICC_RPR: u64 = 0x14;
 const GICC_APR: u64 = 0xd0;
 const GICR_TYPER: u64 = 8;
-const GICR_SGI: u64 = 0x1_0000;
 
 /// RWP: a write is still on its way.
 const GICD_RWP: u32 = 1 << 31;
@@ -164,52 +157,6 @@ impl Gic {
         }
     }
 
-    /// Takes a shared interrupt on this CPU and never ends it: the last one that the distributor has, which no device is likely to use. IRQs are
-    /// masked. Returns its INTID. For the self-test.
-    pub fn take_and_keep(&self, mpidr: u64) -> u32 {
-        let number = self.end_of_shared() - 1;
-        self.send_shared(number, mpidr);
-        let interrupt = IntId::spi(number - 32);
-        loop {
-            match self.acknowledge() {
-                Some(other) if other != interrupt => self.end(other),
-                Some(_) => return number,
-                None => core::hint::spin_loop(),
-            }
-        }
-    }
-
-    /// Makes the last 32 interrupts that the distributor has come to this CPU. For the self-test.
-    pub fn raise(&self, mpidr: u64) {
-        let end = self.end_of_shared();
-        (end - 32..end).for_each(|number| self.send_shared(number, mpidr));
-    }
-
-    /// Makes a shared interrupt come to the CPU of this affinity, which is this one.
-    fn send_shared(&self, number: u32, mpidr: u64) {
-        let interrupt = IntId::spi(number - 32);
-        if self.is_v2() {
-            register::<u8>(self.gicd(), GICD_ITARGETSR + u64::from(number)).write(self.target() as u8);
-            self.v2().enable_interrupt(interrupt, true).expect("the distributor says that it has it");
-        } else {
-            self.distributor().set_routing(interrupt, Some(mpidr)).expect("a shared interrupt");
-            self.distributor().enable_interrupt(interrupt, true).expect("a shared interrupt");
-        }
-        word(self.gicd(), ISPENDR + 4 * u64::from(number / 32)).write(1 << (number % 32));
-    }
-
-    /// Turns the LPIs of this CPU's redistributor on, with tables in `memory`, 128 KiB on 64 KiB. For the self-test.
-    pub fn keep_tables(&self, mpidr: u64, memory: PhysAddr) {
-        let tree::Gic::V3 { redistributors, .. } = &self.0 else { return };
-        let Some(frame) = redistributor(redistributors, mpidr) else { return };
-        // 14 bits of INTIDs: 8192 LPIs.
-        for (offset, value) in [(0x70, memory.0 as u32 | 13), (0x78, memory.0 as u32 + 0x1_0000)] {
-            word(frame, offset).write(value);
-            word(frame, offset + 4).write((memory.0 >> 32) as u32);
-        }
-        word(frame, 0).write(1);
-    }
-
     /// Which bit of GICv2's target lists this CPU is: its private interrupts say where they go.
     pub fn target(&self) -> u32 {
         if self.is_v2() { word(self.gicd(), GICD_ITARGETSR).read() & 0xff } else { 0 }
@@ -262,11 +209,6 @@ impl Gic {
             // An LPI, and those are off.
             None => {}
         }
-    }
-
-    /// The number behind the last plain SPI.
-    fn end_of_shared(&self) -> u32 {
-        (32 * Kind::Shared.words(word(self.gicd(), GICD_TYPER).read()) as u32).min(1020)
     }
 
     /// A bank of one word, the distributor's.
@@ -342,76 +284,6 @@ impl Gic {
     }
 }
 
-/// Enable, pending and active bits, 32 interrupts to a word.
-pub struct Bank {
-    base: PhysAddr,
-    kind: Kind,
-    words: Range<u64>,
-    /// Where RWP is, and which bit.
-    control: Option<(PhysAddr, u32)>,
-    is_v2: bool,
-}
-
-impl Bank {
-    /// The first INTID that is enabled, that is pending, that is active.
-    pub fn found(&self) -> [Option<u32>; 3] {
-        [ISENABLER, ISPENDR, ISACTIVER].map(|offset| {
-            self.words.clone().find_map(|nth| {
-                // SGIs of a GICv2 may be enabled for good, which is nobody's doing.
-                let ours = if self.is_v2 && nth == 0 && offset == ISENABLER { 0xffff_0000 } else { u32::MAX };
-                let set = self.word(offset, nth).read() & ours;
-                (set != 0).then(|| self.kind.first(nth) + set.trailing_zeros())
-            })
-        })
-    }
-
-    /// Everything disabled, not pending, not active.
-    pub fn silence(&self) {
-        self.disable_all();
-        self.clear_pending();
-        self.deactivate();
-        settle(self.control);
-    }
-
-    #[inline(never)]
-    fn disable_all(&self) {
-        self.fill(ICENABLER);
-    }
-
-    #[inline(never)]
-    fn clear_pending(&self) {
-        self.fill(ICPENDR);
-        if self.is_v2 && self.words.start == 0 {
-            // A pending SGI of a GICv2 is cleared for each sender.
-            (0..4).for_each(|nth| word(self.base, GICD_CPENDSGIR + 4 * nth).write(u32::MAX));
-        }
-    }
-
-    #[inline(never)]
-    fn deactivate(&self) {
-        self.fill(ICACTIVER);
-    }
-
-    fn fill(&self, offset: u64) {
-        self.words.clone().for_each(|nth| self.word(offset, nth).write(u32::MAX));
-    }
-
-    fn disable(&self, nth: u64, bit: u32) {
-        self.word(ICENABLER, nth).write(bit);
-    }
-
-    fn word(&self, bank: u64, nth: u64) -> UniqueMmioPointer<'static, ReadPureWrite<u32>> {
-        word(self.base, self.kind.offset(bank, nth))
-    }
-
-    fn redistributor(&self) -> GicRedistributor<'static> {
-        let frames = pointer(PhysAddr(self.base.0 - GICR_SGI)).cast::<GicrSgi>();
-        let frames = NonNull::new(frames).expect("a GIC at address 0");
-        // SAFETY: as for `word`; both frames of this CPU's own redistributor.
-        GicRedistributor::new(unsafe { UniqueMmioPointer::new(frames) })
-    }
-}
-
 /// The control frame of a redistributor, or a translation service's.
 struct Frame(PhysAddr);
 
@@ -440,26 +312,6 @@ pub fn quiesce(its: &[Range<PhysAddr>]) -> usize {
 /// Turns the LPIs of every redistributor in `regions` off. Returns what became of each.
 pub fn turn_lpis_off(regions: &[Range<PhysAddr>]) -> Vec<Lpis> {
     redistributors(regions).map(|frame| lpi::turn_off(&mut Frame(frame))).collect()
-}
-
-/// A register of a word.
-fn word(base: PhysAddr, offset: u64) -> UniqueMmioPointer<'static, ReadPureWrite<u32>> {
-    register(base, offset)
-}
-
-/// A register.
-fn register<T>(base: PhysAddr, offset: u64) -> UniqueMmioPointer<'static, ReadPureWrite<T>> {
-    let register = NonNull::new(pointer(PhysAddr(base.0 + offset)).cast()).expect("a GIC at address 0");
-    // SAFETY: the device tree says that the GIC's registers lie there; they are mapped as device memory. Those of one CPU are that CPU's alone;
-    // those that all share are set up before the others are on and left after they are off, or written one bit at a time.
-    unsafe { UniqueMmioPointer::new(register) }
-}
-
-/// Waits until what was written is in effect.
-fn settle(control: Option<(PhysAddr, u32)>) {
-    if let Some((register, pending)) = control {
-        while word(register, 0).read() & pending != 0 {}
-    }
 }
 
 /// The redistributor whose GICR_TYPER names this affinity.
