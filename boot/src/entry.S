@@ -18,7 +18,7 @@ _start:
         .quad   {FLAGS}
         .quad   0, 0, 0
         .ascii  "ARM\x64"
-        .long   0                               // where a PE header would be; the rest of this page is free for it
+        .long   _pe_offset                      // 0, or where a PE header lies; the rest of this page is free for it
 
         .section .text.boot, "ax"
 

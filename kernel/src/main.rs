@@ -39,7 +39,9 @@ use crate::stage::Staged;
 use boot::marker;
 use boot::phys::{PhysAddr, PhysRange};
 use boot::record::EntryRecord;
+// The Image is a UEFI application too: nothing here calls what is behind that entry point.
 use core::convert::Infallible;
+use efi as _;
 use kernel::orders::{Base, RestartCpu, Selftest};
 use log::{info, warn};
 use relocate::placement;

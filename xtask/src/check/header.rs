@@ -1,4 +1,4 @@
-//! The check `header`: the first page is the Image header and room for a PE header, and says of the Image what is so.
+//! The check `header`: the first page is the Image header and the PE header that it points to, and both say of the Image what is so.
 //!
 //! *When:* the kernel is linked.
 
@@ -6,15 +6,17 @@ use boot::{
     image::{FLAGS, HEADER_BYTES, Header},
     phys::PAGE_SIZE,
 };
+use efi::pe;
 
 use super::linked::Linked;
 
 /// What is wrong.
 pub fn wrong(linked: &Linked) -> Vec<String> {
     let mut wrong = Vec::new();
+    let mut used = HEADER_BYTES as u64;
     match Header::parse(&linked.image) {
         Err(refused) => wrong.push(format!("the header is refused: {refused}")),
-        Ok(Header { text_offset, image_size, flags, .. }) => {
+        Ok(Header { text_offset, image_size, flags, pe_offset, .. }) => {
             if flags != FLAGS || text_offset != 0 {
                 wrong.push(format!("flags {flags:#x}, text_offset {text_offset:#x}, where {FLAGS:#x} and 0 belong"));
             }
@@ -23,20 +25,45 @@ pub fn wrong(linked: &Linked) -> Vec<String> {
                 Ok(size) => wrong.push(format!("image_size is {image_size:#x}, and _image_size {size:#x}")),
                 Err(absent) => wrong.push(absent),
             }
+            match pe::Header::parse(&linked.image, pe_offset) {
+                Err(refused) => wrong.push(format!("the PE header at {pe_offset:#x} is refused: {refused}")),
+                Ok(header) => {
+                    wrong.extend(other_than_linked(&header, linked));
+                    used = u64::from(pe_offset) + pe::BYTES;
+                }
+            }
         }
     }
-    match linked.bytes(&(HEADER_BYTES as u64..PAGE_SIZE)) {
+    match linked.bytes(&(used..PAGE_SIZE)) {
         Err(short) => wrong.push(short),
         Ok(rest) => {
-            if let Some(used) = rest.iter().position(|&byte| byte != 0) {
+            if let Some(place) = rest.iter().position(|&byte| byte != 0) {
                 wrong.push(format!(
-                    "the header page holds something at byte {:#x}, where only a PE header may lie",
-                    HEADER_BYTES + used
+                    "the header page holds something at byte {:#x}, behind its headers",
+                    used + place as u64
                 ));
             }
         }
     }
     wrong
+}
+
+/// What the PE header says of the Image that is not so.
+fn other_than_linked(header: &pe::Header, linked: &Linked) -> Vec<String> {
+    let [text, data] = &header.sections;
+    let places = [
+        ("the entry point", header.entry, "efi_entry"),
+        (".text begins", text.memory.start, "text_start"),
+        (".text ends", text.memory.end, "text_end"),
+        (".data ends in the file", data.file.end, "data_end"),
+        (".data ends", data.memory.end, "_image_end"),
+    ];
+    let wrong = places.into_iter().filter_map(|(what, says, name)| match linked.symbol(name) {
+        Ok(place) if place == u64::from(says) => None,
+        Ok(place) => Some(format!("the PE header: {what} at {says:#x}, and {name} lies at {place:#x}")),
+        Err(absent) => Some(absent),
+    });
+    wrong.collect()
 }
 
 #[cfg(test)]
@@ -47,13 +74,22 @@ mod tests {
         let header = Header {
             code: [0xfa40_5a4d, 0x1400_1000],
             text_offset: 0,
-            image_size: 0x7_1000,
+            image_size: 0x4000,
             flags: FLAGS,
-            pe_offset: 0,
+            pe_offset: 0x40,
         };
-        let mut linked = Linked { image: vec![0; 8192], ..Linked::default() };
+        let mut linked = Linked { image: pe::example(), ..Linked::default() };
         linked.image[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
-        linked.symbols.insert("_image_size".to_owned(), 0x7_1000);
+        for (name, place) in [
+            ("_image_size", 0x4000),
+            ("efi_entry", 0x1800),
+            ("text_start", 0x1000),
+            ("text_end", 0x2000),
+            ("data_end", 0x2400),
+            ("_image_end", 0x4000),
+        ] {
+            linked.symbols.insert(name.to_owned(), place);
+        }
         spoil(&mut linked);
         wrong(&linked).join("\n")
     }
@@ -68,10 +104,20 @@ mod tests {
         assert!(said(|kernel| kernel.image[56] = 0).starts_with("the header is refused"));
         assert!(said(|kernel| kernel.image[24] = 0).starts_with("flags 0x0, text_offset 0x0"));
         assert!(said(|kernel| kernel.image[10] = 0x20).contains("text_offset 0x200000"));
-        let moved = said(|kernel| kernel.symbols.insert("_image_size".to_owned(), 0x7_2000));
-        assert_eq!(moved, "image_size is 0x71000, and _image_size 0x72000");
+        let moved = said(|kernel| kernel.symbols.insert("_image_size".to_owned(), 0x5000));
+        assert_eq!(moved, "image_size is 0x4000, and _image_size 0x5000");
         assert!(said(|kernel| kernel.image[4095] = 1).contains("at byte 0xfff,"));
         assert_eq!(said(|kernel| kernel.image[4096] = 1), "");
-        assert!(said(|kernel| kernel.image.truncate(100)).contains("does not hold"));
+        assert!(said(|kernel| kernel.image.truncate(100)).contains("passes the file's end"));
+    }
+
+    #[test]
+    fn a_pe_header_says_what_was_linked() {
+        assert!(said(|kernel| kernel.image[60] = 0).contains("the PE header at 0x0 is refused"));
+        assert!(said(|kernel| kernel.image[0x44] = 0).contains("Machine is 0xaa00"));
+        for name in ["efi_entry", "text_start", "text_end", "data_end", "_image_end"] {
+            let moved = said(|kernel| kernel.symbols.insert(name.to_owned(), 0x9000));
+            assert!(moved.ends_with(&format!("{name} lies at 0x9000")), "{moved}");
+        }
     }
 }

@@ -22,7 +22,7 @@ const DENY: (&str, &str) = ("cargo deny --version", "cargo install --locked carg
 
 /// All steps.
 pub fn all() -> Vec<Step> {
-    let rooms = "--package boot --package relocate --package kernel";
+    let rooms = "--package boot --package efi --package relocate --package kernel";
     let bare = format!("--target {TARGET} --release");
     // rustdoc checks links in what it documents, so private items are documented as well.
     let doc = "RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items";
@@ -36,7 +36,7 @@ pub fn all() -> Vec<Step> {
         run(
             "clippy-host",
             "clippy warns",
-            "cargo clippy --package boot --package relocate --package model --package xtask --all-targets -- -D warnings",
+            "cargo clippy --package boot --package efi --package relocate --package model --package xtask --all-targets -- -D warnings",
         ),
         // The kernel's binary is for the bare-metal target only.
         run("clippy-kernel", "clippy warns", "cargo clippy --package kernel --lib --tests -- -D warnings"),
@@ -71,14 +71,14 @@ pub fn all() -> Vec<Step> {
         run(
             "test-host",
             "a test fails",
-            "cargo test --package boot --package relocate --package model --package xtask",
+            "cargo test --package boot --package efi --package relocate --package model --package xtask",
         ),
         run("test-kernel", "a test fails", "cargo test --package kernel --lib"),
         // The kernel's tests of whole FIT images take an hour there; they hold no unsafe code.
         needing(
             "miri",
             "miri finds undefined behaviour",
-            "rustup run nightly cargo miri test --package boot --package relocate",
+            "rustup run nightly cargo miri test --package boot --package efi --package relocate",
             MIRI,
         ),
         // As long as it takes to run through the seeds and a little beyond; `cargo xtask fuzz` is the long form.

@@ -19,8 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// One for each crate.
 pub fn cases() -> Vec<Case> {
-    let crates: [(&str, &[&str]); 5] =
-        [("boot", &[]), ("relocate", &[]), ("model", &[]), ("kernel", &["--lib"]), ("xtask", &[])];
+    let crates: [(&str, &[&str]); 6] =
+        [("boot", &[]), ("efi", &[]), ("relocate", &[]), ("model", &[]), ("kernel", &["--lib"]), ("xtask", &[])];
     let host = |(name, words): (&'static str, &'static [&'static str])| Case {
         on_host: true,
         ..case(format!("host/{name}"), move |_| cargo_test(name, words))

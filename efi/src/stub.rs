@@ -1,0 +1,295 @@
+//! The loader behind the PE entry point.
+//!
+//! *When:* the firmware starts the Image as an application. *On entry:* boot services; the firmware's map, which is 1:1 (UEFI 2.10, 2.3.6), and its
+//! stack; the Image wherever the firmware put it, self-relocated for that. *Leaves,* at the Image's entry: what the boot protocol asks for,
+//! with a copy of the Image at a 2 MiB boundary and a device tree that tells of the firmware's memory map. *Refuses:* a firmware without a device tree, and whatever
+//! it cannot have, with a sentence on the firmware's console and a status: boot services go on then.
+//!
+//! Nothing of this image may have state but what is on the stack: the copy takes data as it is.
+#![expect(unsafe_code, reason = "calls the firmware, and reads and writes the memory that it gave")]
+
+use crate::memory::MemoryMap;
+use crate::{options, pe, tree};
+use boot::image::BASE_ALIGNMENT;
+use boot::phys::{PAGE_SIZE, PhysAddr};
+use boot::record::DTB_MAX_SIZE;
+use boot::sysreg::sctlr;
+use core::fmt::{self, Write};
+use core::{ptr, slice};
+use uefi_raw::protocol::console::SimpleTextOutputProtocol;
+use uefi_raw::protocol::loaded_image::LoadedImageProtocol;
+use uefi_raw::table::boot::{AllocateType, BootServices, MemoryType};
+use uefi_raw::table::system::SystemTable;
+use uefi_raw::{Guid, Handle, Status, guid};
+
+/// EFI_DTB_TABLE_GUID (UEFI 2.10, 4.6.1.3).
+const DEVICE_TREE: Guid = guid!("b1b621d5-f19c-41a5-830b-d9152c69aae0");
+
+/// How much larger than at first the memory map may get, by what is done between two looks at it.
+const MAP_SLACK: usize = 4096;
+
+/// How often the memory map may change under our feet before we give up.
+const ATTEMPTS: u32 = 8;
+
+unsafe extern "C" {
+    static _start: u8;
+    static data_end: u8;
+    static _image_end: u8;
+    static efi_leave_end: u8;
+    fn efi_leave(device_tree: u64, entry: u64) -> !;
+}
+
+boot::assembly!(
+    include_str!("stub.S"),
+    MAIN = sym efi_main,
+    SCTLR_EL1_MMU_OFF = const sctlr::EL1_MMU_OFF,
+);
+
+/// Why the Image is not entered.
+enum Refused {
+    /// No device tree among the configuration tables.
+    NoDeviceTree,
+    /// It is none, or there is no room for it.
+    Tree(tree::Refused),
+    /// A boot service that did not do what it was asked for.
+    Firmware(&'static str, Status),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoDeviceTree => f.write_str(
+                "the firmware has no device tree (EFI_DTB_TABLE_GUID), and this kernel reads no ACPI tables: choose device \
+                 tree in its set-up; on QEMU's virt -machine acpi=off",
+            ),
+            Self::Tree(refused) => refused.fmt(f),
+            Self::Firmware(service, status) => write!(f, "{service} answers {:#x}", status.0),
+        }
+    }
+}
+
+impl Refused {
+    fn status(&self) -> Status {
+        match self {
+            Self::NoDeviceTree => Status::UNSUPPORTED,
+            Self::Tree(_) => Status::LOAD_ERROR,
+            Self::Firmware(_, status) => *status,
+        }
+    }
+}
+
+/// The application. Returns where it cannot enter the Image.
+unsafe extern "C" fn efi_main(image: Handle, table: *const SystemTable) -> Status {
+    // SAFETY: the firmware's own table, valid until boot services are left.
+    let firmware = Firmware { image, table: unsafe { &*table } };
+    let Err(refused) = firmware.enter_image();
+    firmware.say(format_args!("Refused: {refused}"));
+    refused.status()
+}
+
+/// The firmware, while there are boot services.
+struct Firmware<'a> {
+    image: Handle,
+    table: &'a SystemTable,
+}
+
+impl Firmware<'_> {
+    fn enter_image(&self) -> Result<core::convert::Infallible, Refused> {
+        let from = self.device_tree()?;
+        let options = self.load_options();
+        let bootargs = options.and_then(options::text);
+        if options.is_some_and(|options| !options.is_empty()) && bootargs.is_none() {
+            self.say(format_args!("the load options are no text: bootargs are the device tree's own"));
+        }
+
+        // All memory that is needed, before the map is read that tells of it.
+        let (this, file, whole) = this_image();
+        let map = self.pages(self.map_size()? + MAP_SLACK)?;
+        let words = bootargs.clone().map_or(0, |words| words.map(char::len_utf8).sum());
+        // Each descriptor may be a range, of 16 bytes at most.
+        let room = from.len() + words + map.len() + PAGE_SIZE as usize;
+        let to = self.pages(room.min(DTB_MAX_SIZE as usize))?;
+        let place = self.pages(whole + BASE_ALIGNMENT as usize - PAGE_SIZE as usize)?;
+        let offset = place.as_ptr().align_offset(BASE_ALIGNMENT as usize);
+        let copy = &mut place[offset..offset + file];
+        copy.copy_from_slice(this);
+        // The one thing that a PE loader writes into a file's first page: with it gone the copy is the file again.
+        copy[pe::IMAGE_BASE_AT..][..size_of::<u64>()].fill(0);
+        let (entry, device_tree) = (copy.as_ptr().expose_provenance(), to.as_ptr().expose_provenance());
+        let loaded = this.as_ptr().expose_provenance();
+        self.say(format_args!("loaded at {loaded:#x}; entering {entry:#x}, device tree {device_tree:#x}"));
+
+        // The last words: each of them could change the memory map.
+        let mut size = 0;
+        let mut status = Status::ABORTED;
+        for _ in 0..ATTEMPTS {
+            let (ram, key) = self.memory_map(map)?;
+            size = tree::write(from, ram.ram(), bootargs.clone(), to).map_err(Refused::Tree)?;
+            // SAFETY: all that is used from here on is ours, or memory that leaving does not take away.
+            status = unsafe { (self.services().exit_boot_services)(self.image, key) };
+            if status.is_success() {
+                break;
+            }
+        }
+        if !status.is_success() {
+            return Err(Refused::Firmware("ExitBootServices", status));
+        }
+
+        // What will be read past the caches: the Image, the tree, and the routine that turns the caches off. [I1]
+        let leave = (efi_leave as *const u8).expose_provenance() as u64;
+        let leave_end = (&raw const efi_leave_end).expose_provenance() as u64;
+        for (start, end) in [
+            (entry as u64, (entry + file) as u64),
+            (device_tree as u64, (device_tree + size) as u64),
+            (leave, leave_end),
+        ] {
+            boot::cache::clean_and_invalidate(&(PhysAddr(start)..PhysAddr(end)));
+        }
+        // SAFETY: boot services are left, the Image and the tree are in place and clean, and nothing else runs.
+        unsafe { efi_leave(device_tree as u64, entry as u64) }
+    }
+
+    fn services(&self) -> &BootServices {
+        // SAFETY: the firmware's own table, valid until boot services are left.
+        unsafe { &*self.table.boot_services }
+    }
+
+    /// The device tree, as long as it says that it is.
+    fn device_tree(&self) -> Result<&[u8], Refused> {
+        let (entries, count) = (self.table.configuration_table, self.table.number_of_configuration_table_entries);
+        if entries.is_null() {
+            return Err(Refused::NoDeviceTree);
+        }
+        // SAFETY: the firmware says that so many lie there.
+        let entries = unsafe { slice::from_raw_parts(entries, count) };
+        let entry = entries.iter().find(|entry| entry.vendor_guid == DEVICE_TREE).ok_or(Refused::NoDeviceTree)?;
+        let start = entry.vendor_table.cast::<u8>().cast_const();
+        // SAFETY: what the GUID names is a blob, which has a header at least.
+        let size = tree::size(unsafe { start.cast::<[u8; 8]>().read_unaligned() });
+        let size = size.ok_or(Refused::Tree(tree::Refused::Damaged("no magic")))?;
+        // SAFETY: a blob is as long as it says.
+        Ok(unsafe { slice::from_raw_parts(start, size as usize) })
+    }
+
+    /// What this image was started with.
+    fn load_options(&self) -> Option<&[u8]> {
+        let mut loaded = ptr::null_mut();
+        // SAFETY: the handle is this image's own, and the answer goes to the stack.
+        let status =
+            unsafe { (self.services().handle_protocol)(self.image, &LoadedImageProtocol::GUID, &raw mut loaded) };
+        if !status.is_success() {
+            return None;
+        }
+        // SAFETY: the protocol that was asked for, which lives as long as the image.
+        let loaded = unsafe { &*loaded.cast::<LoadedImageProtocol>() };
+        let (start, size) = (loaded.load_options.cast::<u8>(), loaded.load_options_size as usize);
+        if start.is_null() || size == 0 {
+            return None;
+        }
+        // SAFETY: the firmware says that so many bytes lie there.
+        Some(unsafe { slice::from_raw_parts(start, size) })
+    }
+
+    /// Pages for `bytes` bytes, zeroed.
+    fn pages(&self, bytes: usize) -> Result<&'static mut [u8], Refused> {
+        let count = bytes.div_ceil(PAGE_SIZE as usize);
+        let mut address = 0;
+        // SAFETY: the answer goes to the stack.
+        let status = unsafe {
+            (self.services().allocate_pages)(AllocateType::ANY_PAGES, MemoryType::LOADER_DATA, count, &raw mut address)
+        };
+        if !status.is_success() {
+            return Err(Refused::Firmware("AllocatePages", status));
+        }
+        let start = ptr::with_exposed_provenance_mut::<u8>(address as usize);
+        let size = count * PAGE_SIZE as usize;
+        // SAFETY: the pages are ours from now on, and mapped.
+        unsafe { start.write_bytes(0, size) };
+        // SAFETY: as above, and nobody else knows of them.
+        Ok(unsafe { slice::from_raw_parts_mut(start, size) })
+    }
+
+    /// How many bytes the memory map has now.
+    fn map_size(&self) -> Result<usize, Refused> {
+        let (mut size, mut key, mut stride, mut version) = (0, 0, 0, 0);
+        // SAFETY: nothing is written but the answers, which go to the stack.
+        let status = unsafe {
+            (self.services().get_memory_map)(
+                &raw mut size,
+                ptr::null_mut(),
+                &raw mut key,
+                &raw mut stride,
+                &raw mut version,
+            )
+        };
+        if status == Status::BUFFER_TOO_SMALL { Ok(size) } else { Err(Refused::Firmware("GetMemoryMap", status)) }
+    }
+
+    /// The memory map as it is now, and its key.
+    fn memory_map<'a>(&self, buffer: &'a mut [u8]) -> Result<(MemoryMap<'a>, usize), Refused> {
+        let (mut size, mut key, mut stride, mut version) = (buffer.len(), 0, 0, 0);
+        // SAFETY: the buffer is a page's beginning, and as long as is said.
+        let status = unsafe {
+            (self.services().get_memory_map)(
+                &raw mut size,
+                buffer.as_mut_ptr().cast(),
+                &raw mut key,
+                &raw mut stride,
+                &raw mut version,
+            )
+        };
+        let map = buffer.get(..size).and_then(|bytes| MemoryMap::new(bytes, stride));
+        match map {
+            Some(map) if status.is_success() => Ok((map, key)),
+            _ => Err(Refused::Firmware("GetMemoryMap", status)),
+        }
+    }
+
+    /// A line on the firmware's console.
+    fn say(&self, words: fmt::Arguments<'_>) {
+        let mut console = Console { output: self.table.stdout, line: [0; 64], length: 0 };
+        let _ = write!(console, "EFI stub: {words}\r\n");
+        console.flush();
+    }
+}
+
+/// This image: the bytes that its file has, how many those are, and how many it takes in memory.
+fn this_image() -> (&'static [u8], usize, usize) {
+    let [start, file, end] = [&raw const _start, &raw const data_end, &raw const _image_end].map(<*const u8>::addr);
+    let file = file - start;
+    // SAFETY: the image lies there; nothing of this half writes to it.
+    (unsafe { slice::from_raw_parts(&raw const _start, file) }, file, end - start)
+}
+
+/// The firmware's console, which takes UCS-2 that ends in NUL.
+struct Console {
+    output: *mut SimpleTextOutputProtocol,
+    line: [u16; 64],
+    length: usize,
+}
+
+impl Console {
+    fn flush(&mut self) {
+        self.line[self.length] = 0;
+        self.length = 0;
+        if !self.output.is_null() {
+            // SAFETY: the firmware's own protocol.
+            let output_string = unsafe { (*self.output).output_string };
+            // SAFETY: text that ends in NUL. Nobody could be told that it failed.
+            let _ = unsafe { output_string(self.output, self.line.as_ptr()) };
+        }
+    }
+}
+
+impl Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for unit in text.encode_utf16() {
+            if self.length == self.line.len() - 1 {
+                self.flush();
+            }
+            self.line[self.length] = unit;
+            self.length += 1;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,352 @@
+//! The firmware's device tree, written anew with the firmware's memory map and the load options in it.
+//!
+//! *When:* before boot services are left, each time that the memory map is read. *On entry:* any bytes that claim to be a blob. *Leaves:* a
+//! blob in the buffer that it was given, without padding. *Refuses:* what is no tree, by [`Refused`]; the buffer's contents are worth
+//! nothing then.
+//!
+//! Under UEFI the memory nodes do not count, the memory map does (Devicetree specification 0.4, 3.4). A kernel that is told of RAM
+//! by the device tree alone is therefore given one memory node in place of those there are, made of what the map leaves to it. So what
+//! the firmware keeps is no RAM, rather than RAM that is reserved: it is not even mapped. Which node of a NUMA machine a range belongs to
+//! is lost; there is nobody who asks. Linux's `linux,uefi-*` properties are not written: they tell Linux that it was started by its own
+//! stub, and make it look for the map and the runtime services.
+
+use boot::phys::{PhysAddr, PhysRange};
+use core::fmt;
+use core::ops::Range;
+
+const MAGIC: u32 = 0xd00d_feed;
+const BEGIN_NODE: u32 = 1;
+const END_NODE: u32 = 2;
+const PROP: u32 = 3;
+const NOP: u32 = 4;
+const END: u32 = 9;
+
+/// Bytes of the header (Devicetree specification 5.2).
+const HEADER: usize = 40;
+
+/// The names that the strings block may lack: it gets them in any case.
+const NAMES: &[u8] = b"bootargs\0device_type\0reg\0";
+const BOOTARGS: u32 = 0;
+const DEVICE_TYPE: u32 = 9;
+const REG: u32 = 21;
+
+/// Why no tree could be written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refused {
+    /// Not a blob that this version of the format describes.
+    Damaged(&'static str),
+    /// The buffer has no more room.
+    TooLarge(usize),
+    /// A range that the root's cells cannot name.
+    Cells(u64),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damaged(what) => write!(f, "the firmware's device tree is damaged: {what}"),
+            Self::TooLarge(room) => write!(f, "the device tree does not fit into {room} bytes"),
+            Self::Cells(value) => write!(f, "the device tree's root has no cells for {value:#x}"),
+        }
+    }
+}
+
+/// The size that a blob gives itself, or `None` where its first 8 bytes are no blob's.
+#[must_use]
+pub fn size(start: [u8; 8]) -> Option<u32> {
+    let [magic, size] = [0, 4].map(|at| u32::from_be_bytes(core::array::from_fn(|byte| start[at + byte])));
+    (magic == MAGIC).then_some(size)
+}
+
+/// Writes `from` into `to` with `ram` as its only memory, and `bootargs` in place of its own where there are some. Returns the size.
+///
+/// # Errors
+///
+/// [`Refused`].
+pub fn write(
+    from: &[u8],
+    ram: impl Iterator<Item = Range<PhysAddr>> + Clone,
+    mut bootargs: Option<impl Iterator<Item = char>>,
+    to: &mut [u8],
+) -> Result<usize, Refused> {
+    let blob = Blob::open(from)?;
+    let mut out = Out { to, at: HEADER };
+
+    // The reservations, with the pair of zeroes that ends them.
+    let pairs = blob.reservations.chunks_exact(16).position(|pair| pair == [0; 16]);
+    let pairs = pairs.ok_or(Refused::Damaged("reservations without an end"))?;
+    out.put(&blob.reservations[..16 * (pairs + 1)]);
+    let structure = out.at;
+    let names = blob.strings.len() as u32;
+    let mut root = Cells::DEFAULT;
+    // How deep the walk is, 0 outside the root; and the depth of a node that is left out.
+    let (mut depth, mut left_out, mut replaces) = (0_usize, None, false);
+    let mut walk = Walk { structure: blob.structure, at: 0 };
+    loop {
+        match walk.next()? {
+            Token::BeginNode { name, bytes } => {
+                depth += 1;
+                if depth == 2 && matches!(name.split(|&byte| byte == b'@').next(), Some(b"memory")) {
+                    left_out = left_out.or(Some(depth));
+                }
+                if left_out.is_none() {
+                    out.put(bytes);
+                }
+                // Where there are new ones, /chosen's own bootargs are passed over from here on.
+                replaces = false;
+                if depth == 2
+                    && name == b"chosen"
+                    && let Some(words) = bootargs.take()
+                {
+                    out.bootargs(names, words);
+                    replaces = true;
+                }
+            }
+            Token::EndNode { bytes } => {
+                if depth == 1 {
+                    if let Some(words) = bootargs.take() {
+                        out.begin_node(b"chosen\0\0");
+                        out.bootargs(names, words);
+                        out.word(END_NODE);
+                    }
+                    out.memory(names, root, ram.clone())?;
+                }
+                if left_out.is_none() {
+                    out.put(bytes);
+                }
+                left_out = left_out.filter(|&at| at != depth);
+                depth = depth.checked_sub(1).ok_or(Refused::Damaged("a node that ends twice"))?;
+                replaces = false;
+            }
+            Token::Property { name, value, bytes } => {
+                let name = blob.name(name)?;
+                if depth == 1 {
+                    root.read(name, value)?;
+                }
+                if left_out.is_none() && !(replaces && name == b"bootargs") {
+                    out.put(bytes);
+                }
+            }
+            Token::End => break,
+        }
+    }
+    if depth != 0 {
+        return Err(Refused::Damaged("a node without an end"));
+    }
+    out.word(END);
+    let strings = out.at;
+    out.put(blob.strings);
+    out.put(NAMES);
+    let size = out.at;
+    if size > out.to.len() {
+        return Err(Refused::TooLarge(out.to.len()));
+    }
+
+    let header = [
+        MAGIC as usize,
+        size,
+        structure,
+        strings,
+        HEADER,
+        17,
+        16,
+        blob.boot_cpu as usize,
+        size - strings,
+        strings - structure,
+    ];
+    out.at = 0;
+    for number in header {
+        out.word(number as u32);
+    }
+    Ok(size)
+}
+
+/// A blob's parts.
+struct Blob<'a> {
+    reservations: &'a [u8],
+    structure: &'a [u8],
+    strings: &'a [u8],
+    boot_cpu: u32,
+}
+
+impl<'a> Blob<'a> {
+    fn open(from: &'a [u8]) -> Result<Self, Refused> {
+        let word = |at: usize| {
+            let bytes = from.get(at..).and_then(|rest| rest.first_chunk()).ok_or(Refused::Damaged("no header"))?;
+            Ok(u32::from_be_bytes(*bytes))
+        };
+        if word(0)? != MAGIC {
+            return Err(Refused::Damaged("no magic"));
+        }
+        // Version 17 is the first that says how long the structure is; all later ones so far are compatible with 16.
+        if word(20)? < 17 || word(24)? > 17 {
+            return Err(Refused::Damaged("a version that is not known"));
+        }
+        let part = |at: u32, size: Option<u32>| {
+            let rest = from.get(at as usize..)?;
+            size.map_or(Some(rest), |size| rest.get(..size as usize))
+        };
+        let outside = Refused::Damaged("a block that lies outside");
+        let strings = part(word(12)?, Some(word(32)?)).ok_or(outside)?;
+        // Names are added behind them.
+        if !matches!(strings, [] | [.., 0]) {
+            return Err(Refused::Damaged("strings that do not end in NUL"));
+        }
+        Ok(Self {
+            reservations: part(word(16)?, None).ok_or(outside)?,
+            structure: part(word(8)?, Some(word(36)?)).ok_or(outside)?,
+            strings,
+            boot_cpu: word(28)?,
+        })
+    }
+
+    fn name(&self, at: u32) -> Result<&'a [u8], Refused> {
+        let rest = self.strings.get(at as usize..).ok_or(Refused::Damaged("a name that lies outside"))?;
+        rest.split(|&byte| byte == 0).next().ok_or(Refused::Damaged("a name without an end"))
+    }
+}
+
+/// What the structure block consists of; `bytes` are the token as it lies there.
+enum Token<'a> {
+    BeginNode { name: &'a [u8], bytes: &'a [u8] },
+    EndNode { bytes: &'a [u8] },
+    Property { name: u32, value: &'a [u8], bytes: &'a [u8] },
+    End,
+}
+
+struct Walk<'a> {
+    structure: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Walk<'a> {
+    fn next(&mut self) -> Result<Token<'a>, Refused> {
+        const CUT: Refused = Refused::Damaged("a structure that is cut off");
+        loop {
+            let start = self.at;
+            let rest = &self.structure[start..];
+            let word = |at: usize| {
+                rest.get(at..).and_then(|rest| rest.first_chunk()).map(|bytes| u32::from_be_bytes(*bytes)).ok_or(CUT)
+            };
+            let mut take = |bytes: usize| {
+                self.at += bytes;
+                rest.get(..bytes).ok_or(CUT)
+            };
+            return Ok(match word(0)? {
+                BEGIN_NODE => {
+                    let end = rest[4..].iter().position(|&byte| byte == 0).ok_or(CUT)?;
+                    Token::BeginNode { name: &rest[4..4 + end], bytes: take((4 + end + 1).next_multiple_of(4))? }
+                }
+                END_NODE => Token::EndNode { bytes: take(4)? },
+                PROP => {
+                    let size = word(4)? as usize;
+                    let value = rest.get(12..).and_then(|value| value.get(..size)).ok_or(CUT)?;
+                    Token::Property { name: word(8)?, value, bytes: take((12 + size).next_multiple_of(4))? }
+                }
+                NOP => {
+                    take(4)?;
+                    continue;
+                }
+                END => Token::End,
+                _ => return Err(Refused::Damaged("a token that is none")),
+            });
+        }
+    }
+}
+
+/// How many 32-bit cells an address and a size take below the root.
+#[derive(Clone, Copy)]
+struct Cells {
+    address: u32,
+    size: u32,
+}
+
+impl Cells {
+    /// Where the root says nothing (Devicetree specification 2.3.5).
+    const DEFAULT: Self = Self { address: 2, size: 1 };
+
+    fn read(&mut self, name: &[u8], value: &[u8]) -> Result<(), Refused> {
+        let cells = match name {
+            b"#address-cells" => &mut self.address,
+            b"#size-cells" => &mut self.size,
+            _ => return Ok(()),
+        };
+        *cells = match value {
+            [0, 0, 0, count @ 1..=2] => (*count).into(),
+            _ => return Err(Refused::Damaged("cells that are neither one nor two")),
+        };
+        Ok(())
+    }
+}
+
+/// The blob that is written. What does not fit is counted and not written, so that only the end has to ask.
+struct Out<'a> {
+    to: &'a mut [u8],
+    at: usize,
+}
+
+impl Out<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        let end = self.at.saturating_add(bytes.len());
+        if let Some(to) = self.to.get_mut(self.at..end) {
+            to.copy_from_slice(bytes);
+        }
+        self.at = end;
+    }
+
+    #[inline(never)]
+    fn word(&mut self, word: u32) {
+        self.put(&word.to_be_bytes());
+    }
+
+    fn begin_node(&mut self, padded_name: &[u8]) {
+        self.word(BEGIN_NODE);
+        self.put(padded_name);
+    }
+
+    /// A property whose size is not known before its value is written.
+    fn property(&mut self, name: u32, value: impl FnOnce(&mut Self)) {
+        self.word(PROP);
+        let size = self.at;
+        self.word(0);
+        self.word(name);
+        let start = self.at;
+        value(self);
+        let end = core::mem::replace(&mut self.at, size);
+        self.word((end - start) as u32);
+        self.at = end;
+        self.put(&[0; 3][..end.next_multiple_of(4) - end]);
+    }
+
+    fn bootargs(&mut self, names: u32, words: impl Iterator<Item = char>) {
+        self.property(names + BOOTARGS, |out| {
+            words.for_each(|character| out.put(character.encode_utf8(&mut [0; 4]).as_bytes()));
+            out.put(&[0]);
+        });
+    }
+
+    fn memory(&mut self, names: u32, cells: Cells, ram: impl Iterator<Item = Range<PhysAddr>>) -> Result<(), Refused> {
+        let mut result = Ok(());
+        self.begin_node(b"memory\0\0");
+        self.property(names + DEVICE_TYPE, |out| out.put(b"memory\0"));
+        self.property(names + REG, |out| {
+            for range in ram {
+                for (number, cells) in [(range.start.0, cells.address), (range.bytes(), cells.size)] {
+                    if cells == 2 {
+                        out.put(&number.to_be_bytes());
+                    } else {
+                        out.word(u32::try_from(number).unwrap_or_else(|_| {
+                            result = Err(Refused::Cells(number));
+                            0
+                        }));
+                    }
+                }
+            }
+        });
+        self.word(END_NODE);
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests;
