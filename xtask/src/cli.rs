@@ -20,6 +20,7 @@ use crate::{
     disk, doctor,
     fuzz::FuzzOptions,
     image, kernel_build,
+    loader::Loader,
     orders::{Base, El2, Orders, Restart, draw_seed, parse_seed},
     qemu, report,
     request::{Disk, Request},
@@ -83,6 +84,7 @@ Examples:
   cargo xtask run --machine vhe --alternate --seed 0x2a
   cargo xtask run --virtio pci --network --generations 20
   cargo xtask run --machine el1 --cpus 4 --gic 2
+  cargo xtask run --loader uefi
   cargo xtask run --gdb
   cargo xtask run -- -d int,guest_errors -D qemu-trace.log")]
 pub struct RunOptions {
@@ -119,6 +121,9 @@ pub struct RunOptions {
     /// The interrupt controller [default: the machine's]
     #[arg(long, value_enum)]
     gic: Option<Gic>,
+    /// Who starts the first generation
+    #[arg(long, value_enum, default_value_t)]
+    loader: Loader,
     /// How virtio devices are attached [default: the machine's]
     #[arg(long, value_enum)]
     virtio: Option<Virtio>,
@@ -191,6 +196,7 @@ impl RunOptions {
         let disk = self.disk.as_deref().map(existing).transpose()?;
         setup::ensure_target(self.yes)?;
         setup::ensure_qemu(self.yes)?;
+        self.loader.firmware().map_or(Ok(()), |firmware| setup::ensure_firmware(firmware, self.yes))?;
         let kernel = Arc::new(kernel_build::build()?);
         let seed = self.seed.unwrap_or_else(draw_seed);
         let mut request = Request::new(&config, &self.machine, &kernel)?;
@@ -198,6 +204,7 @@ impl RunOptions {
         request.memory.clone_from(&self.memory);
         (request.cpus, request.gic, request.virtio) = (self.cpus, self.gic, self.virtio);
         request.network = self.network;
+        request.loader = self.loader;
         request.seed = seed;
         request.bootargs = self.orders(seed).bootargs(&request.machine.bootargs, request.semihosting);
         request.disk = match disk {
@@ -257,6 +264,9 @@ impl RunOptions {
             value.iter().for_each(|value| option(name, value.clone()));
         }
         self.append.iter().for_each(|value| option("append", value.clone()));
+        if self.loader != Loader::default() {
+            option("loader", self.loader.name().to_owned());
+        }
         if self.network {
             words.push("--network".to_owned());
         }
@@ -307,12 +317,15 @@ mod tests {
     #[test]
     fn the_line_that_repeats_a_run_repeats_it() {
         let typed = "xtask run --machine vhe --cpu max --base load --restart cold --append a=1 --append b --cpus 4 --gic 2 --virtio pci --network --el2 nvhe --alternate \
-                     --disk /tmp/d --timeout 9 -- -d int";
+                     --disk /tmp/d --timeout 9 --loader uefi -- -d int";
         let line = options(typed).line(7);
         let again = options(line.strip_prefix("cargo ").unwrap());
         assert_eq!(again.seed, Some(7));
         assert_eq!(again.line(7), line);
-        assert!(line.ends_with("--timeout 9 --append a=1 --append b --network --alternate -- -d int"), "{line}");
+        assert!(
+            line.ends_with("--timeout 9 --append a=1 --append b --loader uefi --network --alternate -- -d int"),
+            "{line}"
+        );
         assert!(again.orders(7).bootargs("el2=vhe", true).ends_with(" semihosting el2=nvhe alternate a=1 b"));
     }
 

@@ -17,6 +17,7 @@ use crate::{
     console::tail,
     fuzz,
     kernel_build::TARGET,
+    loader,
     processes::Guarded,
     qemu::{self, Choice, QEMU},
     setup,
@@ -58,6 +59,12 @@ pub fn examine() -> Result<u8> {
     println!("Good to have:");
     tell("a debugger that knows aarch64, for `run --gdb`", debugger().map(str::to_owned), &debugger_mend, false);
     tell("a C++ compiler, for `fuzz`", compiler(), &|| format!("mend it: install {}", fuzz::COMPILER.1), false);
+    for firmware in [loader::EDK2, loader::U_BOOT] {
+        let found = firmware.found().map(|place| place.display().to_string());
+        let absent = || format!("none of these is there: {}", firmware.places());
+        let what = format!("{}, for `run --loader`", firmware.name);
+        tell(&what, found.with_context(absent), &|| format!("mend it: {}", firmware.apt), false);
+    }
     println!("{}", if sick { "Something that is needed is missing." } else { "Everything that is needed is here." });
     Ok(sick.into())
 }

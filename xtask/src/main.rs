@@ -20,6 +20,7 @@ mod folder;
 mod fuzz;
 mod image;
 mod kernel_build;
+mod loader;
 mod monitor;
 mod orders;
 mod processes;

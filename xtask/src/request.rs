@@ -13,6 +13,7 @@ use anyhow::Result;
 use crate::{
     config::{Config, Gic, Machine, Virtio},
     kernel_build::Built,
+    loader::Loader,
     qemu::{self, Choice},
 };
 
@@ -54,6 +55,8 @@ pub struct Request {
     pub seed: u64,
     /// The kernel as built: what is booted, and its symbols.
     pub kernel: Arc<Built>,
+    /// Who starts it.
+    pub loader: Loader,
     /// Booted in place of the kernel's own Image: a patched one.
     pub image: Option<Vec<u8>>,
     /// What it restarts from.
@@ -96,6 +99,7 @@ impl Request {
             semihosting: true,
             seed: 0,
             kernel: Arc::clone(kernel),
+            loader: Loader::Qemu,
             image: None,
             disk: Disk::None,
             drive: qemu::DRIVE.to_owned(),
@@ -117,6 +121,16 @@ impl Request {
         std::env::temp_dir().join(format!("xtask-{}-{name}", std::process::id()))
     }
 
+    /// What is typed on the console, if its loader waits for that.
+    pub fn typed(&self) -> Option<String> {
+        let disk = match &self.disk {
+            Disk::Bytes(bytes) => bytes.len(),
+            Disk::File(path) => std::fs::metadata(path).map_or(0, |file| file.len() as usize),
+            Disk::None => 0,
+        };
+        self.loader.typed(&self.bootargs, disk)
+    }
+
     /// QEMU's words without the sockets for questions: what anyone may type to repeat the run.
     pub fn words(&self, image: &Path, disk: Option<&Path>, folder: &Path) -> Vec<String> {
         let choice = Choice {
@@ -135,7 +149,7 @@ impl Request {
         if self.network {
             words.extend(qemu::network(&Self::socket(folder), choice.virtio()));
         }
-        words.extend(["-kernel", &image.display().to_string(), "-append", &self.bootargs].map(str::to_owned));
+        words.extend(self.loader.words(image, &self.bootargs));
         words.extend(self.args.iter().map(|arg| arg.replace("{folder}", &folder.display().to_string())));
         words
     }

@@ -64,6 +64,7 @@ pub struct Outcome {
 pub fn run(request: &Request) -> Result<Outcome> {
     let folder = Folder::create(&folder::stamp(&request.name))?;
     let image = folder.write("Image", request.image.as_ref().unwrap_or(&request.kernel.image))?;
+    request.loader.prepare(&image, &request.bootargs)?;
     let disk = match &request.disk {
         Disk::Bytes(bytes) => Some(folder.write("disk.itb", bytes.as_slice())?),
         Disk::File(path) => Some(path.clone()),
@@ -80,6 +81,11 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let (qmp, gdb) = (sockets.path().join("qmp"), sockets.path().join("gdb"));
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let typed = request.typed();
+    if let Some(typed) = &typed {
+        folder.write("typed", typed)?;
+        command.stdin(Stdio::piped());
+    }
     let debugger = ["-S", "-gdb", &format!("tcp:{DEBUGGER}")].map(str::to_owned);
     command.args(if request.gdb { debugger.to_vec() } else { qemu::questions(&qmp, &gdb) });
     if request.echo {
@@ -95,7 +101,11 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let traffic = request.network.then(|| Traffic::to(&Request::socket(folder.path()))).transpose()?;
     let started = Instant::now();
     let child = Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", qemu::QEMU))?;
-    let (_, stdout, stderr) = child.pipes();
+    let (mut keyboard, stdout, stderr) = child.pipes();
+    if let (Some(keyboard), Some(typed)) = (&mut keyboard, typed) {
+        // The serial port takes it as fast as it is read there.
+        keyboard.write_all(typed.as_bytes()).context("cannot type on the console")?;
+    }
     let (sender, lines) = mpsc::channel();
     let show = |to: Box<dyn Write + Send>| request.echo.then_some(to);
     let console = stdout.context("QEMU has no standard output")?;

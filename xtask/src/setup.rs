@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{kernel_build::TARGET, qemu::QEMU};
+use crate::{kernel_build::TARGET, loader::Firmware, qemu::QEMU};
 
 /// A package manager: how one sees that it is this machine's, and what it is told.
 #[derive(Debug)]
@@ -162,6 +162,21 @@ pub fn ensure_qemu(yes: bool) -> Result<()> {
     let Some(lack) = qemu() else { bail!("{QEMU} is missing, and {}", no_manager()) };
     mend(&lack, yes)?;
     ensure!(qemu_version().is_some(), "{QEMU} was installed, and still does not start: is its folder in PATH?");
+    Ok(())
+}
+
+/// A firmware: there, or installed now, where the package manager is the one whose package of it is known.
+pub fn ensure_firmware(firmware: &Firmware, yes: bool) -> Result<()> {
+    if firmware.found().is_some() {
+        return Ok(());
+    }
+    let (name, places) = (firmware.name, firmware.places());
+    let Some(apt) = manager().filter(|manager| manager.program == "apt-get") else {
+        bail!("{name} is missing: install it by hand, so that one of these is there: {places}");
+    };
+    let lines = vec!["apt-get update", firmware.apt];
+    mend(&Lack { what: name, lines, root: apt.root, declared: false }, yes)?;
+    ensure!(firmware.found().is_some(), "{name} was installed, and none of these is there: {places}");
     Ok(())
 }
 

@@ -72,7 +72,7 @@ pub fn image(trial: &mut Trial<'_>, request: Request, orders: &Orders, modes: Mo
 }
 
 /// `found`, a copy of memory from `base` on, equals the Image in `range`.
-fn same(kernel: &Built, found: &[u8], base: u64, range: Range<u64>) -> Result<()> {
+pub fn same(kernel: &Built, found: &[u8], base: u64, range: Range<u64>) -> Result<()> {
     let expected = relr::applied(&kernel.elf, &kernel.image, base)?;
     let range = usize::try_from(range.start)?..usize::try_from(range.end)?;
     let differs = range.clone().find(|&at| expected.get(at) != found.get(at));
@@ -154,7 +154,7 @@ pub fn with_loadables(kernel: &[u8]) -> Vec<Payload> {
 }
 
 /// Where the first CPU stands.
-fn program_counter(qmp: &mut Qmp) -> Result<u64> {
+pub fn program_counter(qmp: &mut Qmp) -> Result<u64> {
     let registers = qmp.human("info registers")?;
     let digits = registers.split_once("PC=").context("QEMU shows no PC")?.1;
     Ok(u64::from_str_radix(digits.split_whitespace().next().unwrap_or_default(), 16)?)

@@ -15,6 +15,7 @@ mod guests;
 mod hang;
 mod host;
 mod last_look;
+mod loaders;
 mod map;
 mod matrix;
 mod memory;
@@ -106,6 +107,7 @@ fn cases(config: &Config, seen: &Arc<controls::Seen>) -> Vec<Case> {
     cases.extend(stress::cases());
     cases.extend(failing::cases());
     cases.extend(matrix::cases(config));
+    cases.extend(loaders::cases());
     cases.extend(devices::cases());
     cases.extend(guests::cases());
     cases.extend(stub::cases());

@@ -1,0 +1,196 @@
+//! Who starts generation 0: QEMU itself, or a loader that others made and QEMU starts as firmware.
+//!
+//! *When:* a run's command line is composed. A loader is one more way of starting: the kernel, its disk and its orders are the same, and the run is
+//! judged as any other. *Refuses:* nothing here; that a firmware is not installed is `setup`'s and the tests' to say.
+//!
+//! Each takes the Image and the bootargs by the way that it has:
+//!
+//! | loader | Image | bootargs |
+//! |---|---|---|
+//! | qemu | QEMU puts it into RAM | QEMU writes them into the device tree |
+//! | uefi | EDK2 takes it from fw_cfg and starts it as an application | the application's load options |
+//! | uefi-shell | a file on a FAT volume, which EDK2's shell starts by its name | the words behind that name |
+//! | u-boot-booti | `qfw load` takes it from fw_cfg | the same command sets U-Boot's variable |
+//! | u-boot-bootm | out of our own FIT on the disk | `setenv`, typed |
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::fit::SECTOR;
+
+/// The folder that is a FAT volume to the guest.
+const VOLUME: &str = "volume";
+
+/// A way to start generation 0.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum Loader {
+    /// QEMU's own -kernel
+    #[default]
+    Qemu,
+    /// UEFI (EDK2): the Image as a PE/COFF application
+    Uefi,
+    /// UEFI's shell: the Image as a file on a FAT volume; waits five seconds
+    UefiShell,
+    /// U-Boot's booti: the Image
+    UBootBooti,
+    /// U-Boot's bootm: the FIT on the disk
+    UBootBootm,
+}
+
+/// A firmware: what it is called, where distributions put it, and Debian's package of it.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Firmware {
+    /// For people.
+    pub name: &'static str,
+    /// The first that is there is taken.
+    places: &'static [&'static str],
+    /// The line for apt-get, the one package manager that was tried.
+    pub apt: &'static str,
+}
+
+/// EDK2 for QEMU's `virt`.
+pub const EDK2: Firmware = Firmware {
+    name: "EDK2 for 64-bit Arm",
+    places: &["/usr/share/qemu-efi-aarch64/QEMU_EFI.fd", "/usr/share/edk2/aarch64/QEMU_EFI.fd"],
+    apt: "apt-get install -y --no-install-recommends qemu-efi-aarch64",
+};
+
+/// U-Boot for QEMU's `virt`.
+pub const U_BOOT: Firmware = Firmware {
+    name: "U-Boot for QEMU's 64-bit Arm",
+    places: &["/usr/lib/u-boot/qemu_arm64/u-boot.bin"],
+    apt: "apt-get install -y --no-install-recommends u-boot-qemu",
+};
+
+impl Firmware {
+    /// Where it lies, if it is installed.
+    pub fn found(&self) -> Option<PathBuf> {
+        self.places.iter().map(PathBuf::from).find(|place| place.is_file())
+    }
+
+    /// Where it is looked for.
+    pub fn places(&self) -> String {
+        self.places.join(", ")
+    }
+}
+
+impl Loader {
+    /// Those that are not QEMU.
+    pub const OTHERS: [Self; 4] = [Self::Uefi, Self::UefiShell, Self::UBootBooti, Self::UBootBootm];
+
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            Self::Uefi => "uefi",
+            Self::UefiShell => "uefi-shell",
+            Self::UBootBooti => "u-boot-booti",
+            Self::UBootBootm => "u-boot-bootm",
+        }
+    }
+
+    /// What QEMU starts in place of the Image.
+    pub fn firmware(self) -> Option<&'static Firmware> {
+        match self {
+            Self::Qemu => None,
+            Self::Uefi | Self::UefiShell => Some(&EDK2),
+            Self::UBootBooti | Self::UBootBootm => Some(&U_BOOT),
+        }
+    }
+
+    /// QEMU's words: the firmware, the Image, the bootargs.
+    pub fn words(self, image: &Path, bootargs: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        if let Some(firmware) = self.firmware() {
+            let place = firmware.found().unwrap_or_else(|| firmware.places[0].into());
+            words.extend(["-bios".to_owned(), place.display().to_string()]);
+        }
+        if let Self::Uefi | Self::UefiShell = self {
+            // With ACPI tables EDK2 gives no device tree, and ours is the only description that the kernel reads.
+            words.extend(["-machine", "acpi=off"].map(str::to_owned));
+        }
+        if self == Self::UefiShell {
+            // On a controller that the kernel does not drive: its first block device is the disk that it restarts from.
+            let volume = image.with_file_name(VOLUME).display().to_string().replace(',', ",,");
+            words.extend(["-drive".to_owned(), format!("if=none,id=volume,format=raw,file=fat:rw:{volume}")]);
+            words.extend(["-device", "nvme,drive=volume,serial=volume"].map(str::to_owned));
+        } else if self != Self::UBootBootm {
+            words.extend(["-kernel", &image.display().to_string(), "-append", bootargs].map(str::to_owned));
+        }
+        words
+    }
+
+    /// Writes what it starts from beside QEMU's own `image`.
+    pub fn prepare(self, image: &Path, bootargs: &str) -> Result<()> {
+        if self == Self::UefiShell {
+            let volume = image.with_file_name(VOLUME);
+            std::fs::create_dir(&volume).with_context(|| format!("cannot make the folder {}", volume.display()))?;
+            std::fs::copy(image, volume.join("Image.efi")).context("cannot copy the Image")?;
+            let line = format!("fs0:\\Image.efi {bootargs}\r\n");
+            std::fs::write(volume.join("startup.nsh"), line).context("cannot write startup.nsh")?;
+        }
+        Ok(())
+    }
+
+    /// What is typed at its prompt, the line that stops its countdown first.
+    pub fn typed(self, bootargs: &str, disk: usize) -> Option<String> {
+        match self {
+            Self::Qemu | Self::Uefi | Self::UefiShell => None,
+            Self::UBootBooti => Some(
+                "\nqfw load $kernel_addr_r $ramdisk_addr_r\n\
+                 booti $kernel_addr_r - $fdtcontroladdr\n"
+                    .to_owned(),
+            ),
+            // The configuration by name: Debian's U-Boot looks for one whose `compatible` is the machine's, not for the default.
+            Self::UBootBootm => Some(format!(
+                "\nsetenv bootargs '{bootargs}'\nvirtio scan\nvirtio read $ramdisk_addr_r 0 {:x}\n\
+                 bootm $ramdisk_addr_r#conf-1 - $fdtcontroladdr\n",
+                disk.div_ceil(SECTOR)
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_typed_as_it_is_named() {
+        for loader in [Loader::Qemu].into_iter().chain(Loader::OTHERS) {
+            assert_eq!(loader.to_possible_value().unwrap().get_name(), loader.name());
+        }
+    }
+
+    #[test]
+    fn qemu_alone_needs_no_firmware_and_bootm_no_image() {
+        let image = Path::new("Image");
+        assert_eq!(Loader::Qemu.words(image, "a b"), ["-kernel", "Image", "-append", "a b"]);
+        for loader in Loader::OTHERS {
+            let words = loader.words(image, "a");
+            assert_eq!(words[0], "-bios");
+            let from_fw_cfg = matches!(loader, Loader::Uefi | Loader::UBootBooti);
+            assert_eq!(words.contains(&"-kernel".to_owned()), from_fw_cfg, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_shell_finds_the_image_and_a_line_that_starts_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("Image");
+        std::fs::write(&image, b"MZ").unwrap();
+        Loader::UefiShell.prepare(&image, "a b=1").unwrap();
+        let read = |name: &str| std::fs::read(folder.path().join(VOLUME).join(name)).unwrap();
+        assert_eq!(read("Image.efi"), b"MZ");
+        assert_eq!(read("startup.nsh"), b"fs0:\\Image.efi a b=1\r\n");
+    }
+
+    #[test]
+    fn bootm_reads_the_whole_disk_and_is_told_the_bootargs() {
+        let typed = Loader::UBootBootm.typed("a b=1", 1025).unwrap();
+        assert!(typed.contains("setenv bootargs 'a b=1'\n") && typed.contains(" 0 3\n"), "{typed}");
+        assert_eq!(Loader::Qemu.typed("a", 0), None);
+    }
+}
