@@ -127,6 +127,7 @@ fn written(choices: &mut Choices<'_>) {
                 1 => Kind::KernelNoload { load: Some(1 + choices.below(u64::MAX)) },
                 _ => Kind::KernelNoload { load: None },
             },
+            bootargs: None,
         })
         .collect();
     let mut bytes = writer::write(&payloads);
@@ -160,6 +161,8 @@ fn as_written(disk: &[u8], payloads: &[writer::Payload]) {
         let load = match wanted.kind {
             Kind::KernelNoload { load } => load,
             Kind::Loadable { load } => Some(load),
+            Kind::Ramdisk { load } => load,
+            Kind::Fdt => None,
         };
         assert_eq!((found.load, fit::verify(found, [bytes])), (load.map(PhysAddr), Ok(())));
     }

@@ -17,10 +17,10 @@ pub fn hold(data: &[u8]) {
         Ok(()) => assert!(bad.is_empty(), "obeyed {bad:?}"),
         Err(refused) => assert!(refused.to_string().starts_with(&format!("bootargs: \"{}\": expected ", bad[0]))),
     }
-    assert_eq!(Orders::parse(&good.join(" ")), (orders, Ok(())));
+    assert_eq!(Orders::parse(&good.join(" ")), (orders.clone(), Ok(())));
     assert_eq!(Orders::parse(&format!("{text} {text}")).0, orders);
     assert_eq!(Orders::parse(&format!("console=ttyAMA0 {text} generation=9 Alternate")).0, orders);
-    assert_eq!(Orders::parse(&written(&orders)), (orders, Ok(())));
+    assert_eq!(Orders::parse(&written(&orders)), (orders.clone(), Ok(())));
     for generation in [0, 1, u32::MAX] {
         assert_eq!(orders.alternate || orders.el2.is_some(), orders.el2(generation).is_some());
     }
@@ -30,6 +30,7 @@ pub fn hold(data: &[u8]) {
 fn written(orders: &Orders) -> String {
     let Orders {
         generations,
+        payload,
         base,
         seed,
         restart,
@@ -40,7 +41,7 @@ fn written(orders: &Orders) -> String {
         restart_cpu,
         force,
         selftest,
-    } = *orders;
+    } = orders;
     let base = match base {
         Base::Same => "base=same",
         Base::Random => "base=random",
@@ -72,6 +73,7 @@ fn written(orders: &Orders) -> String {
     ];
     let mut words = vec![format!("generations={generations}")];
     words.extend([Some(base), Some(restart), el2, selftest].into_iter().chain(flags).flatten().map(str::to_owned));
+    words.extend(payload.as_ref().map(|name| format!("payload={name}")));
     words.extend(seed.map(|seed| format!("seed={seed:#x}")).into_iter().chain(restart_cpu));
     words.join("\t")
 }

@@ -59,6 +59,17 @@ pub struct Fit {
     pub loadables: Vec<Payload>,
 }
 
+/// What a payload gets beside its kernel. None of it is for a generation of ours, which is not even looked for it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Companions {
+    /// Its ramdisk; [`Payload::load`] says where, if it matters.
+    pub ramdisk: Option<Payload>,
+    /// Its own device tree, in place of ours.
+    pub fdt: Option<Payload>,
+    /// Its orders, in place of ours: `bootargs`, a property of the configuration that no other loader knows.
+    pub bootargs: Option<String>,
+}
+
 /// Something on the disk.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Payload {
@@ -115,7 +126,11 @@ pub fn parse(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<Fit, R
     let root = Place::root(tree)?;
     let images = root.child("images")?;
     let configuration = root.child("configurations")?.child(configuration)?;
-    let kernel = configuration.text("kernel")?.ok_or_else(|| configuration.lacks("kernel"))?;
+    let kernel = match configuration.texts("kernel")?[..] {
+        [] => return Err(configuration.lacks("kernel")),
+        [kernel] => kernel,
+        ref kernels => return Err(Refused::ManyKernels { node: configuration.path, given: kernels.len() }),
+    };
     let loadables = configuration.texts("loadables")?;
     if loadables.len() > MAX_LOADABLES {
         return Err(Refused::TooManyLoadables { given: loadables.len() });
@@ -128,6 +143,25 @@ pub fn parse(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<Fit, R
             .map(|name| images.child(name)?.loadable(tree, disk_bytes))
             .collect::<Result<_, _>>()?,
     })
+}
+
+/// What the configuration of that name gives a payload beside its kernel, on a disk of `disk_bytes` bytes.
+///
+/// # Errors
+///
+/// The first rule that is broken.
+pub fn companions(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<Companions, Refused> {
+    let root = Place::root(tree)?;
+    let images = root.child("images")?;
+    let configuration = root.child("configurations")?.child(configuration)?;
+    let image = |property| {
+        let named = configuration.text(property)?;
+        named.map(|name| images.child(name)?.payload(tree, disk_bytes)).transpose()
+    };
+    // As for a kernel that may lie anywhere: 0 is what people write, and says nothing.
+    let anywhere = |ramdisk: Payload| Payload { load: ramdisk.load.filter(|load| load.0 != 0), ..ramdisk };
+    let ramdisk = image("ramdisk")?.map(anywhere);
+    Ok(Companions { ramdisk, fdt: image("fdt")?, bootargs: configuration.text("bootargs")?.map(ToOwned::to_owned) })
 }
 
 /// Holds a payload's bytes, given in `runs` in their order, against its digest.

@@ -4,6 +4,7 @@
 //! the next one is planned. *Leaves:* a blob that keeps its size however many generations edit it. Numbers of fixed width are
 //! properties of cells, not words in bootargs: an order is what a person wrote, and stays as it was written.
 
+use crate::flat;
 use crate::tree::{Refused, Tree};
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -109,49 +110,9 @@ pub fn is_ours(handed: Option<&Handed>) -> bool {
     handed.is_some()
 }
 
-/// How many bytes of a blob hold anything: up to the end of its last block (Devicetree specification 5.2).
-///
-/// Refuses what dtoolkit reads and cannot add to: a structure that goes on past the block that its header gives it, and strings
-/// that are no text; to find one to share it looks at all of them, also at those that no property is named by.
+/// How many bytes of a blob hold anything.
 fn used(blob: &[u8]) -> Result<usize, Refused> {
-    let damaged = |what: &str| Refused::Damaged(what.into());
-    let header = |at| word(blob, at).ok_or(damaged("no header"));
-    let (structure, strings) = (header(8)?..header(8)? + header(36)?, header(12)?..header(12)? + header(32)?);
-    let used = structure.end.max(strings.end);
-    let names = blob.get(strings).filter(|_| used <= blob.len()).ok_or(damaged("blocks past the end"))?;
-    if end_of_structure(blob, structure.start).is_none_or(|end| end > structure.end) {
-        return Err(damaged("a structure that passes its block"));
-    }
-    match names {
-        [names @ .., 0] if str::from_utf8(names).is_ok() => Ok(used),
-        [] => Ok(used),
-        _ => Err(damaged("strings that are no text or do not end in NUL")),
-    }
-}
-
-/// Where the structure that starts at `at` really ends: behind its token for that (Devicetree specification 5.4).
-fn end_of_structure(blob: &[u8], mut at: usize) -> Option<usize> {
-    const BEGIN_NODE: usize = 1;
-    const END_NODE: usize = 2;
-    const PROP: usize = 3;
-    const NOP: usize = 4;
-    const END: usize = 9;
-    loop {
-        let token = word(blob, at)?;
-        at += 4;
-        at += match token {
-            BEGIN_NODE => (blob.get(at..)?.iter().position(|&byte| byte == 0)? + 1).next_multiple_of(4),
-            PROP => 8 + word(blob, at)?.next_multiple_of(4),
-            END_NODE | NOP => 0,
-            END => return Some(at),
-            _ => return None,
-        };
-    }
-}
-
-/// The big-endian word at `at`.
-fn word(blob: &[u8], at: usize) -> Option<usize> {
-    blob.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes) as usize)
+    Ok(flat::blocks(blob).map_err(|what| Refused::Damaged(what.into()))?.end())
 }
 
 fn set_total_size(blob: &mut [u8]) -> Result<(), Refused> {
@@ -165,6 +126,7 @@ fn set_total_size(blob: &mut [u8]) -> Result<(), Refused> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flat::word;
     use crate::tree::tests::virt;
 
     const NUMBERS: Handed = Handed {

@@ -5,10 +5,13 @@
 
 extern crate alloc;
 
+pub mod chosen;
 pub mod fit;
+pub mod flat;
 pub mod handover;
 pub mod intid;
 pub mod lpi;
 pub mod mode;
 pub mod orders;
 pub mod tree;
+pub mod window;

@@ -193,7 +193,11 @@ impl Life {
         // SAFETY: the blocks were taken out of RAM for this, and mapped without their guards.
         let cpus = unsafe { Cpus::new(&machine.cpus, &blocks, parts.guards[1].start, map.ttbr0(), mode) };
         let devices = Devices::find(&machine, &mut map);
-        let seed = handed.map(|handed| handed.seed).or(orders.seed).or_else(|| devices.entropy());
+        let seed = handed.map(|handed| handed.seed).or(orders.seed).or_else(|| {
+            let mut seed = [0; 8];
+            devices.entropy("the seed", &mut seed)?;
+            Some(u64::from_le_bytes(seed))
+        });
         let seed = seed.unwrap_or(record.entered ^ record.cntfrq << 32);
         let random = random.unwrap_or_else(|| draws(seed));
 
@@ -222,6 +226,13 @@ impl Life {
             way_here,
             entered: record.entered,
         }
+    }
+
+    /// RAM that no image may land on.
+    #[must_use]
+    pub fn not_to_land_on(&self) -> Vec<Range<PhysAddr>> {
+        let reserved = self.machine.reserved.iter().map(|reserved| reserved.range.clone());
+        reserved.chain([self.control.clone()]).collect()
     }
 
     /// What the next generation is told, when it is sent to `base`.

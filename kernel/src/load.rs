@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use boot::image::{HEADER_BYTES, Header};
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use core::ops::Range;
-use kernel::fit::{self, Fit, Payload};
+use kernel::fit::{self, Companions, Fit, Payload};
 use relocate::checksum::Crc32c;
 
 /// The disk's table of contents.
@@ -39,6 +39,32 @@ impl Contents {
         let configurations = fit::configurations(&tree)?;
         Ok(Self { tree, configurations })
     }
+
+    /// What the configuration of that name consists of, and its kernel's header.
+    ///
+    /// # Errors
+    ///
+    /// What the FIT or the header breaks, or more than `ram_bytes`.
+    pub fn open(&self, disk: &mut Disk, configuration: &str, ram_bytes: u64) -> Result<(Fit, Header), Refused> {
+        let fit = fit::parse(&self.tree, disk.bytes(), configuration)?;
+        let bytes = fit.kernel.place.end - fit.kernel.place.start;
+        let mut start = [0; HEADER_BYTES];
+        let readable = HEADER_BYTES.min(bytes as usize);
+        disk.read(fit.kernel.place.start, &mut start[..readable])?;
+        let header = Header::parse(&start[..readable])?;
+        header.check_file(bytes)?;
+        header.check_fits(ram_bytes)?;
+        Ok((fit, header))
+    }
+
+    /// What goes with a payload's kernel in the configuration of that name.
+    ///
+    /// # Errors
+    ///
+    /// What the FIT breaks.
+    pub fn companions(&self, disk: &Disk, configuration: &str) -> Result<Companions, Refused> {
+        Ok(fit::companions(&self.tree, disk.bytes(), configuration)?)
+    }
 }
 
 /// One payload in memory.
@@ -64,36 +90,22 @@ pub struct Image {
 }
 
 impl Image {
-    /// Loads one configuration. `place` chooses the kernel's destination, knowing its header and its load address.
+    /// Loads what a configuration consists of, its kernel to `entry`.
     ///
     /// # Errors
     ///
     /// The first rule that is broken; all memory has been given back.
-    pub fn load(
-        disk: &mut Disk,
-        contents: &Contents,
-        configuration: &str,
-        ram_bytes: u64,
-        place: impl FnOnce(&Header, Option<PhysAddr>) -> Result<PhysAddr, Refused>,
-    ) -> Result<Self, Refused> {
-        let Fit { kernel, loadables, .. } = fit::parse(&contents.tree, disk.bytes(), configuration)?;
-        let mut start = [0; HEADER_BYTES];
-        let readable = HEADER_BYTES.min((kernel.place.end - kernel.place.start) as usize);
-        disk.read(kernel.place.start, &mut start[..readable])?;
-        let header = Header::parse(&start[..readable])?;
-        header.check_file(kernel.place.end - kernel.place.start)?;
-        header.check_fits(ram_bytes)?;
-
+    pub fn load(disk: &mut Disk, fit: &Fit, header: &Header, entry: PhysAddr) -> Result<Self, Refused> {
+        let Fit { kernel, loadables, .. } = fit;
         // Destinations first: frames are taken outside of all of them.
-        let entry = place(&header, kernel.load)?;
-        let mut destinations = vec![pages(&kernel, entry, header.image_size)?];
-        for payload in &loadables {
+        let mut destinations = vec![pages(kernel, entry, header.image_size)?];
+        for payload in loadables {
             let load = payload.load.ok_or_else(|| fit_lacks_load(payload))?;
             destinations.push(pages(payload, load, payload.place.end - payload.place.start)?);
         }
 
         let mut image = Self { payloads: Vec::new(), entry, hashed: 0 };
-        for (payload, destination) in core::iter::once(&kernel).chain(&loadables).zip(&destinations) {
+        for (payload, destination) in core::iter::once(kernel).chain(loadables).zip(&destinations) {
             let loaded = image.read(disk, payload, destination, &destinations)?;
             image.payloads.push(loaded);
         }

@@ -22,6 +22,7 @@ mod life;
 mod load;
 mod map;
 mod memory;
+mod payload;
 mod plan;
 mod refused;
 mod selftest;
@@ -40,7 +41,6 @@ use boot::marker;
 use boot::phys::{PhysAddr, PhysRange};
 use boot::record::EntryRecord;
 // The Image is a UEFI application too: nothing here calls what is behind that entry point.
-use core::convert::Infallible;
 use efi as _;
 use kernel::orders::{Base, RestartCpu, Selftest};
 use log::{info, warn};
@@ -83,15 +83,17 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
 
 /// The story from here on, on the CPU that was ordered.
 fn lead(life: &mut Life) -> ! {
-    if life.generation + 1 >= life.orders.generations {
+    let last = life.generation + 1 >= life.orders.generations;
+    if last && life.orders.payload.is_none() {
         end::success();
     }
+    let plan = if last { payload::plan } else { plan };
 
     let (mut configuration, mut known) = (0, 0);
     loop {
         life.devices.listen();
         let (free, kept) = (memory::free(), devices::kept());
-        let Err(refused) = restart(life, configuration, &mut known);
+        let Err(refused) = plan(life, configuration, &mut known).and_then(|plan| Staged::new(life, plan)?.restart());
         warn!("{}{refused}", marker::REFUSED);
         // A disk whose contents cannot be read has no next configuration either.
         let none_left = known == 0 || matches!(refused, Refused::NoConfiguration(_));
@@ -110,39 +112,34 @@ fn lead(life: &mut Life) -> ! {
     }
 }
 
-/// Loads configuration number `configuration` of the disk's FIT and restarts into it. Returns only a refusal, and in `known` how many
-/// configurations there are, once that is read.
-fn restart(life: &mut Life, configuration: usize, known: &mut usize) -> Result<Infallible, Refused> {
-    let (image, base) = load(life, configuration, known)?;
-    let plan = Plan::new(image, &life.blob, &life.hand_on(base), &life.machine, &life.control)?;
-    Staged::new(life, plan)?.restart()
-}
-
-/// Loads, with the disk open no longer than that. Returns the image and the base that its kernel is sent to.
-fn load(life: &mut Life, configuration: usize, known: &mut usize) -> Result<(Image, PhysAddr), Refused> {
+/// Plans to go to configuration number `configuration` of the disk's FIT, the disk being open no longer than it takes to load that. Gives in
+/// `known` how many configurations there are, once that is read.
+fn plan(life: &mut Life, configuration: usize, known: &mut usize) -> Result<Plan, Refused> {
     let mut disk = Disk::open(&life.devices)?;
     let contents = Contents::read(&mut disk)?;
     *known = contents.configurations.len();
     let name = contents.configurations.get(configuration).ok_or(Refused::NoConfiguration(configuration))?;
     let ram = &life.machine.ram;
-    let mut base = None;
-    let image = Image::load(&mut disk, &contents, name, ram.iter().map(PhysRange::bytes).sum(), |header, load| {
-        let size = header.text_offset + header.image_size;
-        let chosen = match life.orders.base {
-            Base::Same => life.parts.whole.start,
-            Base::Load => load.ok_or(Refused::NoLoadAddress)?,
-            Base::Random => {
-                let mut avoid: alloc::vec::Vec<_> = life.machine.reserved.iter().map(|r| r.range.clone()).collect();
-                avoid.push(life.control.clone());
-                placement::random_slot(&mut life.random, ram, &avoid, size).ok_or(Refused::NoSlot(size))?
-            }
-        };
-        base = Some(chosen);
-        Ok(PhysAddr(chosen.0.saturating_add(header.text_offset)))
-    })?;
+    let (fit, header) = contents.open(&mut disk, name, ram.iter().map(PhysRange::bytes).sum())?;
+    let size = header.text_offset + header.image_size;
+    let base = match life.orders.base {
+        Base::Same => life.parts.whole.start,
+        Base::Load => fit.kernel.load.ok_or(Refused::NoLoadAddress)?,
+        Base::Random => {
+            let avoid = life.not_to_land_on();
+            placement::random_slot(&mut life.random, ram, &avoid, size).ok_or(Refused::NoSlot(size))?
+        }
+    };
+    let entry = PhysAddr(base.0.saturating_add(header.text_offset));
+    let image = Image::load(&mut disk, &fit, &header, entry)?;
+    tell_loaded(name, &image, &disk);
+    drop(disk);
+    Plan::new(image, &life.blob, Some(&life.hand_on(base)), &life.machine, &life.control)
+}
+
+fn tell_loaded(name: &str, image: &Image, disk: &Disk) {
     let (hashed, waited) = (image.hashed, clock::nanoseconds(disk.waited()));
     info!("loaded \"{name}\": {hashed} bytes hashed, {} requests, disk {waited} ns", disk.requests());
-    Ok((image, base.expect("an image that was loaded was placed")))
 }
 
 /// What this generation is, for people and for the tests.

@@ -3,6 +3,8 @@
 //! *When:* read once, in the first lines of Rust, because the mode depends on them. *Refuses:* a known word with a value that it cannot
 //! have, or one that is no number. A word that it does not know is another program's and is passed over, as kernels do.
 
+use alloc::borrow::ToOwned;
+use alloc::string::String;
 use core::fmt;
 
 /// Where a copy lands.
@@ -59,10 +61,12 @@ pub enum Selftest {
 }
 
 /// All that bootargs can order.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Orders {
     /// `generations=N`: how many lives there are in all, at least one.
     pub generations: u32,
+    /// `payload=NAME`: the last of them goes to the FIT's configuration of that name instead of ending.
+    pub payload: Option<String>,
     /// `base=same|random|load`.
     pub base: Base,
     /// `seed=S`, decimal or 0x: what `base=random` draws from.
@@ -89,6 +93,7 @@ impl Default for Orders {
     fn default() -> Self {
         Self {
             generations: 1,
+            payload: None,
             base: Base::default(),
             seed: None,
             restart: Restart::default(),
@@ -142,6 +147,8 @@ impl Orders {
                 let count = number(value).and_then(|n| u32::try_from(n).ok()).filter(|&n| n > 0);
                 self.generations = count.ok_or("generations=N, a number from 1 to 4294967295")?;
             }
+            ("payload", "") => return Err("payload=NAME, a configuration of the FIT"),
+            ("payload", name) => self.payload = Some(name.to_owned()),
             ("base", "same") => self.base = Base::Same,
             ("base", "random") => self.base = Base::Random,
             ("base", "load") => self.base = Base::Load,
@@ -207,10 +214,11 @@ mod tests {
 
     #[test]
     fn every_word_is_obeyed() {
-        let words = "console=ttyAMA0 generations=7 base=random seed=0x1F restart=cold el2=vhe alternate semihosting \
+        let words = "console=ttyAMA0 generations=7 payload=conf-2 base=random seed=0x1F restart=cold el2=vhe alternate semihosting \
                      on-refusal=continue restart-cpu=2 force selftest=stub quiet";
         let expected = Orders {
             generations: 7,
+            payload: Some("conf-2".to_string()),
             base: Base::Random,
             seed: Some(31),
             restart: Restart::Cold,
@@ -231,6 +239,7 @@ mod tests {
             ("generations=0", "from 1"),
             ("generations=x", "from 1"),
             ("generations=4294967296", "from 1"),
+            ("payload=", "a configuration of the FIT"),
             ("base=here", "same, random or load"),
             ("seed=0xg", "64-bit"),
             ("seed=18446744073709551616", "64-bit"),

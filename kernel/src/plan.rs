@@ -25,7 +25,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Makes the plan for `image`, handing on `blob` with `handed` written into it.
+    /// Makes the plan for `image`, handing on `blob` with `handed`, where there is any, written into it.
     ///
     /// # Errors
     ///
@@ -33,7 +33,7 @@ impl Plan {
     pub fn new(
         image: Image,
         blob: &[u8],
-        handed: &Handed,
+        handed: Option<&Handed>,
         machine: &Machine,
         control: &Range<PhysAddr>,
     ) -> Result<Self, Refused> {
@@ -42,7 +42,7 @@ impl Plan {
         let start = tree.runs()[0].start;
         let memory = tree.slices_mut().next().expect("contiguous frames are one run");
         memory[..blob.len()].copy_from_slice(blob);
-        handed.write(&mut memory[..blob.len()])?;
+        handed.map_or(Ok(()), |handed| handed.write(&mut memory[..blob.len()]))?;
         memory[blob.len()..].fill(0);
 
         let tree_range = start..PhysAddr(start.0 + (blob.len() as u64).next_multiple_of(PAGE_SIZE));

@@ -5,8 +5,10 @@
 use crate::devices::Busy;
 use crate::{cpus, disk};
 use alloc::string::{String, ToString};
+use boot::phys::PhysAddr;
 use core::fmt;
-use kernel::{fit, tree};
+use core::ops::Range;
+use kernel::{chosen, fit, tree};
 
 /// A restart that does not happen.
 #[derive(Debug)]
@@ -25,6 +27,14 @@ pub enum Refused {
     NoSlot(u64),
     /// The FIT has no configuration of that number, counted from the default one.
     NoConfiguration(usize),
+    /// `payload=` names a configuration that the FIT has not.
+    NoPayload(String),
+    /// No place for a ramdisk of so many bytes where the kernel, at that place, can reach it.
+    NoRoom(u64, Range<PhysAddr>),
+    /// A ramdisk too far from the kernel: where both are to be.
+    Window(Range<PhysAddr>, Range<PhysAddr>),
+    /// No device tree for the payload.
+    Chosen(chosen::Refused),
     /// `base=load`, and the FIT says no load address.
     NoLoadAddress,
     /// More list pages than the control block has.
@@ -61,6 +71,21 @@ impl fmt::Display for Refused {
             Self::NoConfiguration(number) => {
                 write!(f, "the FIT has no configuration after the {number} that were refused")
             }
+            Self::NoPayload(name) => {
+                write!(f, "payload={name}: the FIT has no configuration of that name: name one that it has")
+            }
+            Self::NoRoom(bytes, kernel) => write!(
+                f,
+                "not enough memory: no {bytes} bytes for the ramdisk are free where a kernel at {}..{} could reach them",
+                kernel.start, kernel.end
+            ),
+            Self::Window(ramdisk, kernel) => write!(
+                f,
+                "the ramdisk at {}..{} and the kernel at {}..{} do not lie in one window of 32 GiB from a multiple of 1 GiB on: \
+                 write another load address, or none",
+                ramdisk.start, ramdisk.end, kernel.start, kernel.end
+            ),
+            Self::Chosen(refused) => refused.fmt(f),
             Self::NoLoadAddress => {
                 f.write_str("base=load, but the FIT's kernel has no load address: write one, or order another base")
             }
@@ -96,6 +121,12 @@ impl From<cpus::Refused> for Refused {
 impl From<Busy> for Refused {
     fn from(busy: Busy) -> Self {
         Self::Busy(busy)
+    }
+}
+
+impl From<chosen::Refused> for Refused {
+    fn from(refused: chosen::Refused) -> Self {
+        Self::Chosen(refused)
     }
 }
 

@@ -74,6 +74,17 @@ pub fn highest_block(ram: &[Range<PhysAddr>], avoid: &[Range<PhysAddr>], size: u
     highest
 }
 
+/// The lowest place for `size` bytes at a multiple of `align`, a power of two from a page on, in one range of RAM and over
+/// nothing to avoid.
+#[must_use]
+pub fn lowest_block(ram: &[Range<PhysAddr>], avoid: &[Range<PhysAddr>], size: u64, align: u64) -> Option<PhysAddr> {
+    let mut lowest = None;
+    each_fit(ram, avoid, size, align, |fit| {
+        lowest = Some(lowest.map_or(fit.first, |lowest: PhysAddr| lowest.min(fit.first)));
+    });
+    lowest
+}
+
 /// RAM without the holes: emits the free ranges of whole pages, as long as they can be, by RAM range and upwards in each.
 pub fn subtract(ram: &[Range<PhysAddr>], holes: &[Range<PhysAddr>], mut emit: impl FnMut(Range<PhysAddr>)) {
     for ram in ram {
@@ -272,6 +283,7 @@ mod tests {
 
             let places = tried(&ram, &holes, size, align);
             assert_eq!(highest_block(&ram, &holes, size, align), places.last().copied(), "case {case}");
+            assert_eq!(lowest_block(&ram, &holes, size, align), places.first().copied(), "case {case}");
             let place = random_block(&mut random, &ram, &holes, size, align);
             assert_eq!(place.is_some(), !places.is_empty(), "case {case}");
             assert!(place.is_none_or(|place| places.contains(&place)), "case {case}");

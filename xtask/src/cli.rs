@@ -17,7 +17,8 @@ use crate::{
     bench::BenchOptions,
     check::CheckOptions,
     config::{Config, Gic, Virtio},
-    disk, doctor,
+    disk::{self, Foreign},
+    doctor,
     fuzz::FuzzOptions,
     image, kernel_build,
     loader::Loader,
@@ -50,6 +51,9 @@ pub struct Cli {
     #[command(subcommand)]
     pub verb: Verb,
 }
+
+/// How long a payload may take, in seconds: Linux and its init some ten, under QEMU on a busy host.
+const FOR_A_PAYLOAD: u64 = 120;
 
 const DOCTOR: &str = "\
 Exit code: 0 if nothing that is needed is missing, 1 otherwise. Nothing is installed.
@@ -85,6 +89,7 @@ Examples:
   cargo xtask run --virtio pci --network --generations 20
   cargo xtask run --machine el1 --cpus 4 --gic 2
   cargo xtask run --loader uefi
+  cargo xtask run --payload vmlinuz --initrd initrd.gz --append \"console=ttyAMA0 quiet\"
   cargo xtask run --gdb
   cargo xtask run -- -d int,guest_errors -D qemu-trace.log")]
 pub struct RunOptions {
@@ -130,7 +135,16 @@ pub struct RunOptions {
     /// A network device on which frames arrive all the time
     #[arg(long)]
     network: bool,
-    /// More words for the kernel's bootargs; may be given more than once
+    /// Where the last generation goes: an arm64 Image, as Linux's
+    #[arg(long, value_name = "IMAGE", conflicts_with = "disk")]
+    payload: Option<PathBuf>,
+    /// The payload's ramdisk
+    #[arg(long, value_name = "FILE", requires = "payload")]
+    initrd: Option<PathBuf>,
+    /// The payload's own device tree [default: the machine's]
+    #[arg(long, value_name = "FILE", requires = "payload")]
+    dtb: Option<PathBuf>,
+    /// More words for the kernel's bootargs, or, with a payload, all of the payload's; may be given more than once
     #[arg(long, value_name = "WORDS")]
     append: Vec<String>,
     /// Restart from this file instead of the disk that is made from the kernel
@@ -194,6 +208,7 @@ impl RunOptions {
         let config = Arc::new(Config::read(&crate::root())?);
         config.machine(&self.machine)?;
         let disk = self.disk.as_deref().map(existing).transpose()?;
+        let payload = self.payload()?;
         setup::ensure_target(self.yes)?;
         setup::ensure_qemu(self.yes)?;
         self.loader.firmware().map_or(Ok(()), |firmware| setup::ensure_firmware(firmware, self.yes))?;
@@ -206,12 +221,17 @@ impl RunOptions {
         request.network = self.network;
         request.loader = self.loader;
         request.seed = seed;
+        let patience = if payload.is_some() { FOR_A_PAYLOAD } else { 20 };
+        // A payload could call the host as well.
+        (request.payload, request.semihosting) = (payload.is_some(), payload.is_none());
         request.bootargs = self.orders(seed).bootargs(&request.machine.bootargs, request.semihosting);
-        request.disk = match disk {
-            Some(path) => Disk::File(path),
-            None => Disk::Bytes(Arc::new(disk::of(&kernel, self.base == Base::Load))),
+        let load = self.base == Base::Load;
+        request.disk = match (disk, payload) {
+            (Some(path), _) => Disk::File(path),
+            (None, Some(payload)) => Disk::Bytes(Arc::new(disk::with(&kernel, load, payload))),
+            (None, None) => Disk::Bytes(Arc::new(disk::of(&kernel, load))),
         };
-        request.timeout = Duration::from_secs(self.timeout.unwrap_or(20 + u64::from(self.generations)));
+        request.timeout = Duration::from_secs(self.timeout.unwrap_or(patience + u64::from(self.generations)));
         request.args.clone_from(&self.qemu);
         (request.echo, request.keep, request.gdb) = (true, self.keep, self.gdb);
         request.again = Some(self.line(seed));
@@ -227,11 +247,28 @@ impl RunOptions {
         Ok(code)
     }
 
+    /// The payload with what goes with it, where there is one.
+    fn payload(&self) -> Result<Option<Foreign>> {
+        let read = |path: &PathBuf| -> Result<Vec<u8>> {
+            std::fs::read(path).map_err(|error| Usage(format!("cannot read {}: {error}", path.display())).into())
+        };
+        let [image, ramdisk, fdt] =
+            [&self.payload, &self.initrd, &self.dtb].map(|path| path.as_ref().map(read).transpose());
+        let words = self.append.join(" ");
+        let bootargs = (!words.is_empty()).then_some(words);
+        let (ramdisk, fdt) = (ramdisk?, fdt?);
+        Ok(image?.map(|image| Foreign { image, ramdisk, fdt, bootargs }))
+    }
+
     fn orders(&self, seed: u64) -> Orders {
         let Self { generations, base, restart, .. } = *self;
         let el2 = self.el2.map(|el2| format!("el2={el2}"));
         let alternate = self.alternate.then(|| "alternate".to_owned());
-        let append = el2.into_iter().chain(alternate).chain(self.append.iter().cloned()).collect();
+        let words = match self.payload {
+            Some(_) => vec![format!("payload={}", disk::FOREIGN)],
+            None => self.append.clone(),
+        };
+        let append = el2.into_iter().chain(alternate).chain(words).collect();
         Orders { generations, base, restart, seed, append }
     }
 
@@ -249,7 +286,8 @@ impl RunOptions {
         let gic = self.gic.map(|gic| gic.to_string());
         let virtio = self.virtio.map(|virtio| virtio.to_string());
         let timeout = self.timeout.map(|seconds| seconds.to_string());
-        let disk = self.disk.as_ref().map(|path| path.display().to_string());
+        let [disk, payload, initrd, dtb] = [&self.disk, &self.payload, &self.initrd, &self.dtb]
+            .map(|path| path.as_ref().map(|path| path.display().to_string()));
         let chosen = [
             ("el2", &el2),
             ("cpu", &self.cpu),
@@ -258,6 +296,9 @@ impl RunOptions {
             ("gic", &gic),
             ("virtio", &virtio),
             ("disk", &disk),
+            ("payload", &payload),
+            ("initrd", &initrd),
+            ("dtb", &dtb),
             ("timeout", &timeout),
         ];
         for (name, value) in chosen {
@@ -330,8 +371,33 @@ mod tests {
     }
 
     #[test]
+    fn a_payload_takes_the_words_and_the_last_generation_goes_to_it() {
+        let typed = "xtask run --payload /tmp/p --initrd /tmp/i --dtb /tmp/t --append a=1 --append b --base load";
+        let line = options(typed).line(7);
+        let again = options(line.strip_prefix("cargo ").unwrap());
+        assert_eq!(again.line(7), line);
+        assert!(line.ends_with("--payload /tmp/p --initrd /tmp/i --dtb /tmp/t --append a=1 --append b"), "{line}");
+        assert!(again.orders(7).bootargs("", false).ends_with(" seed=0x0000000000000007 payload=conf-2"));
+    }
+
+    #[test]
+    fn what_is_not_there_is_no_payload() {
+        let error = options("xtask run --payload /nowhere/vmlinuz").payload().unwrap_err();
+        assert!(error.is::<Usage>() && error.to_string().contains("/nowhere/vmlinuz"), "{error}");
+        assert!(options("xtask run").payload().unwrap().is_none());
+    }
+
+    #[test]
     fn what_clap_can_refuse_it_refuses() {
-        for line in ["xtask run --seed fish", "xtask run --base up", "xtask fly", "xtask run --generations 0"] {
+        for line in [
+            "xtask run --initrd /tmp/i",
+            "xtask run --dtb /tmp/t",
+            "xtask run --payload /tmp/p --disk /tmp/d",
+            "xtask run --seed fish",
+            "xtask run --base up",
+            "xtask fly",
+            "xtask run --generations 0",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

@@ -16,6 +16,36 @@ pub fn of(kernel: &Built, load: bool) -> Vec<u8> {
     fit::write(&[own(kernel, load.then_some(LOAD))])
 }
 
+/// The configuration of what comes [`with`] the kernel.
+pub const FOREIGN: &str = "conf-2";
+
+/// A kernel that is not ours, and what goes with it.
+#[derive(Clone, Debug)]
+pub struct Foreign {
+    /// An arm64 Image.
+    pub image: Vec<u8>,
+    /// Its ramdisk.
+    pub ramdisk: Option<Vec<u8>>,
+    /// Its own device tree.
+    pub fdt: Option<Vec<u8>>,
+    /// Its orders.
+    pub bootargs: Option<String>,
+}
+
+/// The disk with the kernel and, as a configuration of its own, another one; with `load` it also says where either belongs.
+pub fn with(kernel: &Built, load: bool, foreign: Foreign) -> Vec<u8> {
+    let load = load.then_some(LOAD);
+    let beside = |name: &str, data, kind| {
+        let description = format!("the payload's {name}");
+        Payload { description, kind, ..payload(name, data, None) }
+    };
+    let Foreign { image, ramdisk, fdt, bootargs } = foreign;
+    let mut payloads = vec![own(kernel, load), Payload { bootargs, ..payload("payload", image, load) }];
+    payloads.extend(fdt.map(|data| beside("fdt", data, Kind::Fdt)));
+    payloads.extend(ramdisk.map(|data| beside("ramdisk", data, Kind::Ramdisk { load: None })));
+    fit::write(&payloads)
+}
+
 /// The kernel itself for a disk.
 pub fn own(kernel: &Built, load: Option<u64>) -> Payload {
     let description = format!("Ouroboros, build id {}", kernel.build_id);
@@ -25,5 +55,5 @@ pub fn own(kernel: &Built, load: Option<u64>) -> Payload {
 /// A kernel of that name for a disk.
 pub fn payload(name: &str, image: Vec<u8>, load: Option<u64>) -> Payload {
     let kind = Kind::KernelNoload { load };
-    Payload { name: name.to_owned(), description: "a kernel".to_owned(), data: image, kind }
+    Payload { name: name.to_owned(), description: "a kernel".to_owned(), data: image, kind, bootargs: None }
 }

@@ -27,6 +27,13 @@ pub enum Kind {
         /// A physical address.
         load: u64,
     },
+    /// A kernel's ramdisk. It may lie anywhere, or, with `load`, wants to lie there.
+    Ramdisk {
+        /// A physical address, not 0.
+        load: Option<u64>,
+    },
+    /// A kernel's own device tree.
+    Fdt,
 }
 
 /// Something on the disk.
@@ -40,10 +47,12 @@ pub struct Payload {
     pub data: Vec<u8>,
     /// What it is.
     pub kind: Kind,
+    /// A kernel's orders: its configuration's `bootargs`, which is ours and passed over by other loaders.
+    pub bootargs: Option<String>,
 }
 
-/// The disk: the tree, then each payload on its own pages. Each kernel opens a configuration (`conf-1`, `conf-2`, …), to which the
-/// loadables after it belong; the first is the default. Loadables before any kernel make a configuration that lacks one.
+/// The disk: the tree, then each payload on its own pages. Each kernel opens a configuration (`conf-1`, `conf-2`, …), to which
+/// what comes after it belongs; the first is the default. Loadables before any kernel make a configuration that lacks one.
 ///
 /// # Panics
 ///
@@ -97,8 +106,10 @@ fn tree(payloads: &[Payload], places: &[usize]) -> Vec<u8> {
 fn image(payload: &Payload, place: usize) -> DeviceTreeNode {
     // `firmware` is what U-Boot's tools know that is loaded and not looked into.
     let (kind, load) = match payload.kind {
-        Kind::KernelNoload { load } => ("kernel_noload", load.unwrap_or(0)),
-        Kind::Loadable { load } => ("firmware", load),
+        Kind::KernelNoload { load } => ("kernel_noload", Some(load.unwrap_or(0))),
+        Kind::Loadable { load } => ("firmware", Some(load)),
+        Kind::Ramdisk { load } => ("ramdisk", load),
+        Kind::Fdt => ("flat_dt", None),
     };
     let mut image = node(&payload.name);
     set(&mut image, "description", payload.description.as_str());
@@ -106,7 +117,9 @@ fn image(payload: &Payload, place: usize) -> DeviceTreeNode {
     set(&mut image, "arch", "arm64");
     set(&mut image, "os", "linux");
     set(&mut image, "compression", "none");
-    set(&mut image, "load", load);
+    if let Some(load) = load {
+        set(&mut image, "load", load);
+    }
     if let Kind::KernelNoload { .. } = payload.kind {
         // bootm refuses a kernel without load and entry, then goes by the Image's header: 0 says nothing. Here entry is an offset.
         set(&mut image, "entry", 0_u64);
@@ -122,19 +135,25 @@ fn image(payload: &Payload, place: usize) -> DeviceTreeNode {
     image
 }
 
-/// A kernel, where the first is one, and its loadables.
+/// A kernel, where the first is one, and what belongs to it.
 fn configuration(name: &str, payloads: &[Payload]) -> DeviceTreeNode {
-    let loadables: Vec<&str> = (payloads.iter())
-        .filter(|payload| matches!(payload.kind, Kind::Loadable { .. }))
-        .map(|payload| payload.name.as_str())
-        .collect();
+    let named = |is_it: fn(Kind) -> bool| -> Vec<&str> {
+        payloads.iter().filter(|payload| is_it(payload.kind)).map(|payload| payload.name.as_str()).collect()
+    };
     let mut configuration = node(name);
     set(&mut configuration, "description", name);
-    if let [Payload { name: kernel, kind: Kind::KernelNoload { .. }, .. }, ..] = payloads {
-        set(&mut configuration, "kernel", kernel.as_str());
+    for (property, images) in [
+        ("kernel", named(|kind| matches!(kind, Kind::KernelNoload { .. }))),
+        ("fdt", named(|kind| matches!(kind, Kind::Fdt))),
+        ("ramdisk", named(|kind| matches!(kind, Kind::Ramdisk { .. }))),
+        ("loadables", named(|kind| matches!(kind, Kind::Loadable { .. }))),
+    ] {
+        if !images.is_empty() {
+            set(&mut configuration, property, images);
+        }
     }
-    if !loadables.is_empty() {
-        set(&mut configuration, "loadables", loadables);
+    if let Some(bootargs) = payloads.iter().find_map(|payload| payload.bootargs.as_deref()) {
+        set(&mut configuration, "bootargs", bootargs);
     }
     configuration
 }

@@ -62,6 +62,11 @@ impl Default for Orders {
 }
 
 impl Orders {
+    /// Whether the last generation goes to a payload.
+    pub fn goes_on(&self) -> bool {
+        self.append.iter().any(|word| word.starts_with("payload="))
+    }
+
     /// The line for `-append`: the machine's words first, so that ours and the caller's come after them.
     pub fn bootargs(&self, machine: &str, semihosting: bool) -> String {
         let Self { generations, base, restart, seed, append } = self;

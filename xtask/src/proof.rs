@@ -249,9 +249,12 @@ fn drift(seen: &Seen<'_>) -> Found {
 }
 
 fn last(seen: &Seen<'_>) -> Found {
-    match &seen.life.bye {
-        Some(_) if seen.is_last() => Err("it is the last, and said Bye!".to_owned()),
-        None if seen.is_last() && !seen.life.says(marker::SUCCESS) => Err("it did not end with its marker".to_owned()),
+    match (&seen.life.bye, seen.orders.goes_on()) {
+        (Some(_), false) if seen.is_last() => Err("it is the last, and said Bye!".to_owned()),
+        (None, true) if seen.is_last() => Err("it is the last, and did not go to the payload".to_owned()),
+        (None, false) if seen.is_last() && !seen.life.says(marker::SUCCESS) => {
+            Err("it did not end with its marker".to_owned())
+        }
         _ => Ok(()),
     }
 }
@@ -330,6 +333,16 @@ mod tests {
         let bye = bye.replace("control pages 0x5ff80000", "control pages 0x5ff40000");
         let more = GOOD.replace("[2] Ouroboros: success", &bye) + &fourth.join("\n") + "\n";
         more.replace(" of 3", " of 4")
+    }
+
+    #[test]
+    fn with_a_payload_the_last_one_goes_as_well() {
+        let to_payload = Orders { append: vec!["payload=conf-2".to_owned()], ..orders() };
+        let error = judged(GOOD, &to_payload, NVHE).unwrap_err().to_string();
+        assert!(error.contains("did not go to the payload"), "{error}");
+        let going = GOOD.lines().filter(|line| line.starts_with("[1] others off") || line.starts_with("[1] Bye!"));
+        let going = going.collect::<Vec<_>>().join("\n").replace("[1]", "[2]").replace("0x5ff8", "0x5ff4");
+        judged(&GOOD.replace("[2] Ouroboros: success", &going), &to_payload, NVHE).unwrap();
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct Request {
     pub bootargs: String,
     /// May the guest call the host, and so set the exit code? For our own kernel only. Otherwise the console decides.
     pub semihosting: bool,
+    /// The last generation goes to a payload, which ends the machine in its own way.
+    pub payload: bool,
     /// What the bootargs' random choices are drawn from.
     pub seed: u64,
     /// The kernel as built: what is booted, and its symbols.
@@ -97,6 +99,7 @@ impl Request {
             virtio: None,
             bootargs: String::new(),
             semihosting: true,
+            payload: false,
             seed: 0,
             kernel: Arc::clone(kernel),
             loader: Loader::Qemu,

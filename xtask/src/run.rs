@@ -146,7 +146,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
         return Err(Interrupted.into());
     }
 
-    let verdict = judge(end, code, request.semihosting, &log.events);
+    let verdict = judge(end, code, request.semihosting, request.payload, &log.events);
     if verdict == Verdict::Success && !request.keep {
         folder.discard()?;
     }

@@ -103,6 +103,18 @@ pub fn lives(console: &str) -> Result<Vec<Life>> {
     Ok(lives)
 }
 
+/// The console in two: what so many generations said, and what came after the last one's "Bye!".
+pub fn parted(console: &str, generations: u32) -> Result<(&str, &str)> {
+    // The way here begins with the same word, behind a label.
+    let line = format!("] {}", marker::BYE);
+    let byes = console.match_indices(&line).map(|(at, _)| at);
+    let last = byes.take(generations as usize).enumerate().last();
+    let (count, at) = last.map_or((0, 0), |(index, at)| (index + 1, at));
+    ensure!(count == generations as usize, "{count} of {generations} generations said \"{}\"", marker::BYE);
+    let end = console[at..].find('\n').map_or(console.len(), |end| at + end + 1);
+    Ok(console.split_at(end))
+}
+
 impl Life {
     fn hear(&mut self, text: &str) -> Result<()> {
         if let Some(rest) = text.strip_prefix(marker::GENERATION) {
@@ -230,6 +242,14 @@ pub mod tests {
         assert_eq!(bye.way, "copy, MMU off, HVC_SOFT_RESTART");
         assert_eq!([bye.entry, bye.tree, bye.control], [0x4020_0000, 0x4027_c000, 0x5ffc_0000]);
         assert!(lives[2].bye.is_none() && lives[2].says("success"));
+    }
+
+    #[test]
+    fn a_payloads_words_are_its_own() {
+        let (ours, payload) = parted(GOOD, 2).unwrap();
+        assert!(ours.ends_with("breadcrumbs 0x5ff82000\n") && payload.starts_with("[2] phases"), "{payload}");
+        assert!(parted(GOOD, 3).unwrap_err().to_string().contains("2 of 3 generations"));
+        assert!(parted("", 1).is_err());
     }
 
     #[test]

@@ -59,10 +59,12 @@ pub fn exit_code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-/// The verdict: the console decides, and the exit code too where the guest may set it.
-pub fn judge(end: End, code: Option<i32>, semihosting: bool, events: &[Event]) -> Verdict {
+/// The verdict: the console decides, and the exit code too where the guest may set it. Of a payload nobody here knows more than that it was
+/// gone to, and ended the machine.
+pub fn judge(end: End, code: Option<i32>, semihosting: bool, payload: bool, events: &[Event]) -> Verdict {
     let seen = |kind| events.iter().any(|event| event.kind == kind);
-    let as_ordered = seen(Kind::Success) && !seen(Kind::Failure) && !seen(Kind::Stopped);
+    let reached = seen(if payload { Kind::Bye } else { Kind::Success });
+    let as_ordered = reached && !seen(Kind::Failure) && !seen(Kind::Stopped);
     match (end, code) {
         (End::OutOfTime, _) => Verdict::TimedOut,
         (End::Stopped, _) => Verdict::Stopped,
@@ -86,19 +88,39 @@ mod tests {
     #[test]
     fn a_success_needs_the_marker_and_where_it_counts_the_code() {
         let good = events(&[Kind::Generation, Kind::Success]);
-        assert_eq!(judge(End::Console, Some(0), true, &good), Verdict::Success);
-        assert_eq!(judge(End::Console, Some(1), true, &good), Verdict::Failed(1));
-        assert_eq!(judge(End::Console, Some(1), false, &good), Verdict::Success);
-        assert_eq!(judge(End::Console, Some(0), true, &events(&[Kind::Generation])), Verdict::Failed(0));
+        assert_eq!(judge(End::Console, Some(0), true, false, &good), Verdict::Success);
+        assert_eq!(judge(End::Console, Some(1), true, false, &good), Verdict::Failed(1));
+        assert_eq!(judge(End::Console, Some(1), false, false, &good), Verdict::Success);
+        assert_eq!(judge(End::Console, Some(0), true, false, &events(&[Kind::Generation])), Verdict::Failed(0));
     }
 
     #[test]
     fn a_success_that_is_taken_back_or_does_not_end_is_none() {
-        assert_eq!(judge(End::Console, Some(0), true, &events(&[Kind::Success, Kind::Failure])), Verdict::Failed(0));
-        assert_eq!(judge(End::Console, Some(0), false, &events(&[Kind::Success, Kind::Stopped])), Verdict::Failed(0));
-        assert_eq!(judge(End::OutOfTime, None, true, &events(&[Kind::Success])), Verdict::TimedOut);
-        assert_eq!(judge(End::Console, None, true, &events(&[Kind::Success])), Verdict::TimedOut);
-        assert_eq!(judge(End::Stopped, None, true, &events(&[Kind::Stopped])), Verdict::Stopped);
+        assert_eq!(
+            judge(End::Console, Some(0), true, false, &events(&[Kind::Success, Kind::Failure])),
+            Verdict::Failed(0)
+        );
+        assert_eq!(
+            judge(End::Console, Some(0), false, false, &events(&[Kind::Success, Kind::Stopped])),
+            Verdict::Failed(0)
+        );
+        assert_eq!(judge(End::OutOfTime, None, true, false, &events(&[Kind::Success])), Verdict::TimedOut);
+        assert_eq!(judge(End::Console, None, true, false, &events(&[Kind::Success])), Verdict::TimedOut);
+        assert_eq!(judge(End::Stopped, None, true, false, &events(&[Kind::Stopped])), Verdict::Stopped);
+    }
+
+    #[test]
+    fn a_payload_is_gone_to_and_ends_the_machine() {
+        let gone = events(&[Kind::Generation, Kind::Bye]);
+        assert_eq!(judge(End::Console, Some(0), false, true, &gone), Verdict::Success);
+        assert_eq!(judge(End::Console, Some(1), false, true, &gone), Verdict::Success, "its code may be anything");
+        assert_eq!(judge(End::Console, Some(0), false, false, &gone), Verdict::Failed(0));
+        let not = events(&[Kind::Generation, Kind::Refused, Kind::Failure]);
+        assert_eq!(judge(End::Console, Some(0), false, true, &not), Verdict::Failed(0));
+        assert_eq!(judge(End::Console, Some(0), false, true, &events(&[Kind::Generation])), Verdict::Failed(0));
+        let stopped = events(&[Kind::Bye, Kind::Stopped]);
+        assert_eq!(judge(End::Console, Some(0), false, true, &stopped), Verdict::Failed(0));
+        assert_eq!(judge(End::OutOfTime, None, false, true, &gone), Verdict::TimedOut);
     }
 
     #[test]

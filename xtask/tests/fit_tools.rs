@@ -15,12 +15,15 @@ fn payloads() -> Vec<Payload> {
         description: format!("the {name}"),
         data: (0..bytes).map(|byte| (byte * 7 + byte / 251) as u8 ^ bytes as u8).collect(),
         kind,
+        bootargs: None,
     };
     vec![
         payload("kernel", 20_000, Kind::KernelNoload { load: None }),
         payload("initrd", 3333, Kind::Loadable { load: 0x4800_0000 }),
         payload("high", 4096, Kind::Loadable { load: 0x1_4000_0000 }),
         payload("other", 1, Kind::KernelNoload { load: Some(0x4020_0000) }),
+        payload("ramdisk", 9, Kind::Ramdisk { load: Some(0x4a00_0000) }),
+        payload("blob", 7, Kind::Fdt),
     ]
 }
 
@@ -40,12 +43,12 @@ fn payloads_are_aligned_and_the_disk_is_the_same_each_time() {
     let disk = fit::write(&payloads());
     assert_eq!(disk, fit::write(&payloads()));
     assert_eq!(disk.len() % SECTOR, 0);
-    // The tree has less than a page; then each payload takes whole pages: 5, 1, 1, and a sector of the last.
-    let places = [1, 6, 7, 8].map(|page| page * ALIGNMENT);
+    // The tree has less than a page; then each payload takes whole pages: 5, 1, 1, 1, 1, and a sector of the last.
+    let places = [1, 6, 7, 8, 9, 10].map(|page| page * ALIGNMENT);
     for (payload, place) in payloads().iter().zip(places) {
         assert!(disk[place..].starts_with(&payload.data), "{}", payload.name);
     }
-    assert_eq!(disk.len(), 8 * ALIGNMENT + SECTOR);
+    assert_eq!(disk.len(), 10 * ALIGNMENT + SECTOR);
 }
 
 #[test]
@@ -80,10 +83,15 @@ fn mkimage_and_dumpimage_list_it() {
             "Loadables:    initrd",
             "Configuration 1 (conf-2)",
             "Kernel:       other",
+            "Type:         RAMDisk Image",
+            "Type:         Flat Device Tree",
+            "Load Address: 0x4a000000",
+            "Init Ramdisk: ramdisk",
+            "FDT:          blob",
         ] {
             assert!(lines.contains(&line), "{tool} does not list \"{line}\":\n{listed}");
         }
-        assert_eq!(lines.iter().filter(|line| line.starts_with("Hash value:   ")).count(), 4, "{listed}");
+        assert_eq!(lines.iter().filter(|line| line.starts_with("Hash value:   ")).count(), 6, "{listed}");
     }
 }
 

@@ -270,17 +270,16 @@ impl Devices {
         Ok(Driven { device, driver: ManuallyDrop::new(driver), bytes })
     }
 
-    /// Eight bytes of an entropy device, if there is one.
+    /// Fills `bytes` from an entropy device, if there is one, and says what they are for.
     #[must_use]
-    pub fn entropy(&self) -> Option<u64> {
+    pub fn entropy(&self, what: &str, bytes: &mut [u8]) -> Option<()> {
         let mut source = self.drive(DeviceType::EntropySource, VirtIORng::<Identity, _>::new).ok()?;
-        let mut bytes = [0; 8];
         let mut filled = 0;
         while filled < bytes.len() {
             filled += source.request_entropy(&mut bytes[filled..]).ok().filter(|&more| more > 0)?;
         }
-        info!("the entropy device at {} gives the seed", source.device.place);
-        Some(u64::from_le_bytes(bytes))
+        info!("the entropy device at {} gives {what}", source.device.place);
+        Some(())
     }
 
     /// Posts receive buffers on the network device, if there is one: from now on it writes to memory whenever a frame arrives.

@@ -31,6 +31,8 @@ pub enum Refused {
     Twice { path: String },
     /// A property of `bytes` bytes that does not hold what it should.
     OddValue { path: String, bytes: usize, wanted: &'static str },
+    /// A configuration with more kernels than one.
+    ManyKernels { node: String, given: usize },
     /// More than [`MAX_LOADABLES`].
     TooManyLoadables { given: usize },
     /// A `kernel` that is of neither kernel type.
@@ -80,6 +82,9 @@ impl fmt::Display for Refused {
             Self::Twice { path } => write!(f, "the FIT has {path} twice: leave one out"),
             Self::OddValue { path, bytes, wanted } => {
                 write!(f, "the FIT's {path} ({bytes} bytes) is not {wanted}: make it so")
+            }
+            Self::ManyKernels { node, given } => {
+                write!(f, "the FIT's {node} names {given} kernels, and one can be entered: give each a configuration")
             }
             Self::TooManyLoadables { given } => {
                 write!(f, "the FIT's configuration has {given} loadables, {MAX_LOADABLES} are the most: join some")

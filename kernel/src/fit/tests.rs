@@ -20,7 +20,7 @@ fn data(bytes: usize, seed: u8) -> Vec<u8> {
 }
 
 fn payload(name: &str, data: Vec<u8>, kind: Kind) -> writer::Payload {
-    writer::Payload { name: name.to_owned(), description: format!("the {name}"), data, kind }
+    writer::Payload { name: name.to_owned(), description: format!("the {name}"), data, kind, bootargs: None }
 }
 
 /// A disk as xtask writes it: one kernel and two loadables.
@@ -115,6 +115,73 @@ fn each_kernel_opens_a_configuration() {
     assert_eq!(names("conf-1"), ("a".to_owned(), "b".to_owned()));
     assert_eq!(names("conf-2"), ("c".to_owned(), String::new()));
     assert_eq!(names("conf-3"), ("d".to_owned(), "e f".to_owned()));
+}
+
+/// A kernel with all that can go with one, behind another.
+fn with_companions() -> Vec<u8> {
+    let linux = payload("linux", data(5000, 1), Kind::KernelNoload { load: None });
+    writer::write(&[
+        payload("kernel", data(9, 0), Kind::KernelNoload { load: None }),
+        writer::Payload { bootargs: Some("console=ttyAMA0 quiet".into()), ..linux },
+        payload("blob", data(700, 2), Kind::Fdt),
+        payload("initrd", data(4097, 3), Kind::Ramdisk { load: None }),
+        payload("more", data(1, 3), Kind::Loadable { load: 0x4800_0000 }),
+    ])
+}
+
+/// What goes with the payload of [`with_companions`], after an edit.
+fn companions_of(edit: impl FnOnce(&mut DeviceTreeNode)) -> Result<Companions, Refused> {
+    let disk = with_companions();
+    let size = header_size(&disk, disk.len() as u64).unwrap() as usize;
+    let mut tree = DeviceTree::from_fdt(&Tree::new(&disk[..size]).unwrap());
+    edit(&mut tree.root);
+    companions(&tree.to_dtb(), disk.len() as u64, "conf-2")
+}
+
+#[test]
+fn what_goes_with_a_payload_is_read() {
+    let disk = with_companions();
+    let Companions { ramdisk, fdt, bootargs } = companions_of(|_| ()).unwrap();
+    assert_eq!(bootargs.as_deref(), Some("console=ttyAMA0 quiet"));
+    for (found, bytes) in [(ramdisk.unwrap(), data(4097, 3)), (fdt.unwrap(), data(700, 2))] {
+        let place = &disk[found.place.start as usize..found.place.end as usize];
+        assert_eq!((place, found.load), (&bytes[..], None));
+        assert_eq!(verify(&found, [place]), Ok(()));
+    }
+    let tree = &disk[..header_size(&disk, disk.len() as u64).unwrap() as usize];
+    assert_eq!(companions(tree, disk.len() as u64, "conf-1"), Ok(Companions::default()));
+    let fit = parse(tree, disk.len() as u64, "conf-2").unwrap();
+    assert_eq!((fit.kernel.name.as_str(), fit.loadables.len()), ("linux", 1));
+}
+
+#[test]
+fn a_ramdisk_may_say_where_and_0_says_nothing() {
+    for (load, says) in [(0_u32, None), (0x4900_0000, Some(PhysAddr(0x4900_0000)))] {
+        let found = companions_of(|root| set(at(root, "images/initrd"), "load", load)).unwrap();
+        assert_eq!(found.ramdisk.unwrap().load, says);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_what_goes_with_a_payload_is_named() {
+    let missing = |node: &str, what: &str| Err(Refused::Missing { node: node.into(), what: what.into() });
+    let taken = |image: &'static str| companions_of(move |root| _ = at(root, "images").remove_child(image));
+    assert_eq!(taken("initrd"), missing("/images", "initrd"));
+    assert_eq!(taken("blob"), missing("/images", "blob"));
+    let hash = companions_of(|root| _ = at(root, "images/initrd").remove_child("hash-1"));
+    assert_eq!(hash, missing("/images/initrd", "hash-1"));
+    let packed = companions_of(|root| set(at(root, "images/initrd"), "compression", "lz4"));
+    assert!(matches!(packed, Err(Refused::Compressed { .. })), "{packed:?}");
+    let orders = companions_of(|root| set(at(root, "configurations/conf-2"), "bootargs", 7_u32));
+    assert!(matches!(orders, Err(Refused::OddValue { .. })), "{orders:?}");
+}
+
+#[test]
+fn two_kernels_are_one_too_many() {
+    let two = edited(|root| set(at(root, "configurations/conf-1"), "kernel", vec!["kernel", "first"]));
+    let refused = Refused::ManyKernels { node: "/configurations/conf-1".into(), given: 2 };
+    assert!(refused.to_string().contains("/configurations/conf-1 names 2 kernels"), "{refused}");
+    assert_eq!(two, Err(refused));
 }
 
 #[test]
@@ -281,9 +348,9 @@ fn values_that_are_no_values_are_refused() {
     let odd = |path: &str, bytes, wanted| Err(Refused::OddValue { path: path.into(), bytes, wanted });
     let with = |path: &str, name: &str, value: &[u8]| edited(|root| set(at(root, path), name, value));
     let conf = "configurations/conf-1";
-    assert_eq!(with(conf, "kernel", b"kernel"), odd("/configurations/conf-1/kernel", 6, "a string"));
-    assert_eq!(with(conf, "kernel", b"a\0b\0"), odd("/configurations/conf-1/kernel", 4, "a string"));
-    assert_eq!(with(conf, "kernel", b"\xff\0"), odd("/configurations/conf-1/kernel", 2, "a string"));
+    assert_eq!(with(conf, "kernel", b"kernel"), odd("/configurations/conf-1/kernel", 6, "a list of strings"));
+    assert_eq!(with(conf, "kernel", b"\xff\0"), odd("/configurations/conf-1/kernel", 2, "a list of strings"));
+    assert_eq!(with("images/kernel", "type", b"a\0b\0"), odd("/images/kernel/type", 4, "a string"));
     assert_eq!(with(conf, "loadables", b""), odd("/configurations/conf-1/loadables", 0, "a list of strings"));
     assert_eq!(with(conf, "loadables", b"first"), odd("/configurations/conf-1/loadables", 5, "a list of strings"));
     assert_eq!(with("images/first", "load", &[0; 12]), odd("/images/first/load", 12, "a number of 4 or 8 bytes"));

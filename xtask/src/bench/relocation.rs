@@ -91,7 +91,8 @@ fn with_payload(setting: &Setting, mib: usize) -> Vec<u8> {
         // What the bytes are does not matter to any instruction; that pages differ would show one in another's place.
         let data = (0..mib * MIB as usize / 8).flat_map(|word| (word as u64).to_le_bytes()).collect();
         let description = format!("{mib} MiB to relocate");
-        payloads.push(Payload { name: "payload".to_owned(), description, data, kind: Kind::Loadable { load: LOAD } });
+        let kind = Kind::Loadable { load: LOAD };
+        payloads.push(Payload { description, kind, ..disk::payload("payload", data, None) });
     }
     fit::write(&payloads)
 }

@@ -53,6 +53,7 @@ fn fits() -> Vec<Seed> {
         description: String::new(),
         data: data.to_vec(),
         kind,
+        bootargs: None,
     };
     let kernel = payload("kernel", b"kernel's bytes", Kind::KernelNoload { load: None });
     let loadable = payload("second", b"a loadable's", Kind::Loadable { load: 0x4800_0000 });

@@ -147,6 +147,7 @@ pub fn with_loadables(kernel: &[u8]) -> Vec<Payload> {
         description: "numbers that no memory holds by chance".to_owned(),
         data: (0..100_001 + number * 2_000_000).map(|byte| (byte * 7 + byte / 251 + number) as u8 | 1).collect(),
         kind: Kind::Loadable { load },
+        bootargs: None,
     };
     let mut payloads = vec![disk::payload("kernel", kernel.to_vec(), None)];
     payloads.extend((1..).zip(LOADS).map(loadable));

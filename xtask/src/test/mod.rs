@@ -21,6 +21,7 @@ mod matrix;
 mod memory;
 mod model;
 pub mod patch;
+mod payload;
 mod plain;
 mod refused;
 mod runner;
@@ -110,6 +111,7 @@ fn cases(config: &Config, seen: &Arc<controls::Seen>) -> Vec<Case> {
     cases.extend(loaders::cases());
     cases.extend(devices::cases());
     cases.extend(guests::cases());
+    cases.extend(payload::cases());
     cases.extend(stub::cases());
     cases.extend(cpus::cases());
     cases.extend(exceptions::cases());

@@ -1,0 +1,104 @@
+//! A flattened device tree as what it is: a header, three blocks, tokens (Devicetree specification 5).
+//!
+//! *When:* wherever a blob is cut or written anew; what it says is read through dtoolkit. *On entry:* any bytes. *Leaves:* where things lie in
+//! them. *Refuses:* by the words for it, what dtoolkit reads and nobody could write to.
+
+use core::ops::Range;
+
+/// How many bytes the header has.
+pub const HEADER_BYTES: usize = 40;
+
+/// The first word.
+pub const MAGIC: u32 = 0xd00d_feed;
+
+/// The tokens of the structure block.
+pub mod token {
+    /// A node begins: its name with a NUL, padded to a word.
+    pub const BEGIN_NODE: u32 = 1;
+    /// It ends.
+    pub const END_NODE: u32 = 2;
+    /// A property: how many bytes its value has, where its name starts among the strings, the value, padded to a word.
+    pub const PROP: u32 = 3;
+    /// Nothing.
+    pub const NOP: u32 = 4;
+    /// The block ends.
+    pub const END: u32 = 9;
+}
+
+/// Where a blob's blocks lie.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Blocks {
+    /// The first memory reservation.
+    pub reservations: usize,
+    /// The tokens.
+    pub structure: Range<usize>,
+    /// The properties' names: text, each with its NUL.
+    pub strings: Range<usize>,
+}
+
+impl Blocks {
+    /// Where the last of them ends: what follows is padding.
+    #[must_use]
+    pub fn end(&self) -> usize {
+        self.structure.end.max(self.strings.end)
+    }
+}
+
+/// The blocks of a blob.
+///
+/// # Errors
+///
+/// Blocks past its end, a structure that goes on past the block that its header gives it, and strings that are no text; to find one to
+/// share, dtoolkit looks at all of them, also at those that no property is named by.
+pub fn blocks(blob: &[u8]) -> Result<Blocks, &'static str> {
+    let header = |at| word(blob, at).ok_or("no header");
+    let (structure, strings) = (header(8)?..header(8)? + header(36)?, header(12)?..header(12)? + header(32)?);
+    let blocks = Blocks { reservations: header(16)?, structure, strings };
+    let names = blob.get(blocks.strings.clone()).filter(|_| blocks.end() <= blob.len()).ok_or("blocks past the end")?;
+    if end_of_structure(blob, blocks.structure.start).is_none_or(|end| end > blocks.structure.end) {
+        return Err("a structure that passes its block");
+    }
+    match names {
+        [names @ .., 0] if str::from_utf8(names).is_ok() => Ok(blocks),
+        [] => Ok(blocks),
+        _ => Err("strings that are no text or do not end in NUL"),
+    }
+}
+
+/// The token at `at`, and where the next one is, which may be past the end.
+#[must_use]
+pub fn token(blob: &[u8], at: usize) -> Option<(u32, usize)> {
+    let token = word(blob, at)? as u32;
+    let at = at + 4;
+    let bytes = match token {
+        token::BEGIN_NODE => (name(blob, at)?.len() + 1).next_multiple_of(4),
+        token::PROP => 8 + word(blob, at)?.next_multiple_of(4),
+        token::END_NODE | token::NOP | token::END => 0,
+        _ => return None,
+    };
+    Some((token, at + bytes))
+}
+
+/// The bytes from `at` on up to a NUL.
+#[must_use]
+pub fn name(blob: &[u8], at: usize) -> Option<&[u8]> {
+    let rest = blob.get(at..)?;
+    Some(&rest[..rest.iter().position(|&byte| byte == 0)?])
+}
+
+/// The big-endian word at `at`.
+#[must_use]
+pub fn word(blob: &[u8], at: usize) -> Option<usize> {
+    blob.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes) as usize)
+}
+
+/// Where the structure that starts at `at` really ends: behind its token for that.
+fn end_of_structure(blob: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        let (token, next) = token(blob, at)?;
+        if token == token::END {
+            return Some(next);
+        }
+        at = next;
+    }
+}

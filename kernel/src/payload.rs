@@ -1,0 +1,143 @@
+//! Payload: the last generation's way out, to a kernel that is not ours, with the ramdisk and the device tree that go with it.
+//!
+//! *When:* in the place of a generation's own plan, where `payload=` orders it; nothing here runs otherwise. *Leaves:* a [`Plan`] like any other: the
+//! ramdisk is one more segment, the device tree is written anew ([`chosen`]). *Refuses:* what a plan refuses, a ramdisk that the
+//! kernel could not reach, a device tree that is none.
+#![expect(unsafe_code, reason = "reads the CPU's random numbers")]
+
+use crate::disk::Disk;
+use crate::life::Life;
+use crate::load::{Contents, Image};
+use crate::plan::Plan;
+use crate::refused::Refused;
+use crate::tell_loaded;
+use alloc::vec::Vec;
+use boot::image::{Header, PLACE_ANYWHERE};
+use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
+use core::arch::asm;
+use core::ops::Range;
+use kernel::chosen::{self, Chosen, SEED_BYTES};
+use kernel::fit::{self, Companions, Fit, Payload};
+use kernel::orders::Base;
+use kernel::window;
+use log::{info, warn};
+use relocate::placement;
+
+/// Plans to go to the configuration that `payload=` names or, where so many have been refused already, to the `nth` one behind it. Gives in
+/// `known` how many configurations there are, once that one is found.
+pub fn plan(life: &mut Life, nth: usize, known: &mut usize) -> Result<Plan, Refused> {
+    let mut disk = Disk::open(&life.devices)?;
+    let contents = Contents::read(&mut disk)?;
+    let ordered = life.orders.payload.as_deref().unwrap_or_default();
+    let first = contents.configurations.iter().position(|name| name == ordered);
+    let first = first.ok_or_else(|| Refused::NoPayload(ordered.into()))?;
+    *known = contents.configurations.len();
+    let name = contents.configurations.get(first + nth).ok_or(Refused::NoConfiguration(nth))?;
+
+    let (mut fit, header) = contents.open(&mut disk, name, life.machine.ram.iter().map(PhysRange::bytes).sum())?;
+    let Companions { ramdisk, fdt, bootargs } = contents.companions(&disk, name)?;
+    let mut chosen = Chosen { bootargs: bootargs.as_deref(), ..Chosen::default() };
+    let entry = PhysAddr(base(life, &fit, &header)?.0.saturating_add(header.text_offset));
+    if let Some(ramdisk) = ramdisk {
+        let (ramdisk, place) = placed(life, &fit, &header, entry, ramdisk)?;
+        chosen.ramdisk = Some(place);
+        fit.loadables.push(ramdisk);
+    }
+    let own = fdt.map(|fdt| read(&mut disk, &fdt)).transpose()?;
+    let image = Image::load(&mut disk, &fit, &header, entry)?;
+    tell_loaded(name, &image, &disk);
+    drop(disk);
+
+    chosen.seeds = seeds(life);
+    let blob = chosen::write(own.as_deref().unwrap_or(&life.blob), &chosen)?;
+    Plan::new(image, &blob, None, &life.machine, &life.control)
+}
+
+/// Where the kernel's base is: a 2 MiB boundary, the lowest one unless something else is ordered and the kernel can lie there.
+fn base(life: &mut Life, fit: &Fit, header: &Header) -> Result<PhysAddr, Refused> {
+    let (ram, avoid, size) = (&life.machine.ram, life.not_to_land_on(), header.text_offset + header.image_size);
+    let slot = match life.orders.base {
+        Base::Load => return fit.kernel.load.ok_or(Refused::NoLoadAddress),
+        Base::Random if header.flags & PLACE_ANYWHERE != 0 => {
+            placement::random_slot(&mut life.random, ram, &avoid, size)
+        }
+        // What lies below a kernel that may not lie anywhere is lost to it.
+        _ => placement::lowest_block(ram, &avoid, size, placement::SLOT),
+    };
+    slot.ok_or(Refused::NoSlot(size))
+}
+
+/// The ramdisk with a place: where the FIT says, or as high as the kernel at `entry` can reach.
+fn placed(
+    life: &Life,
+    fit: &Fit,
+    header: &Header,
+    entry: PhysAddr,
+    ramdisk: Payload,
+) -> Result<(Payload, Range<PhysAddr>), Refused> {
+    let bytes = ramdisk.place.end - ramdisk.place.start;
+    let kernel = entry..PhysAddr(entry.0.saturating_add(header.image_size));
+    let start = match ramdisk.load {
+        Some(load) => load,
+        None => {
+            let mut avoid = life.not_to_land_on();
+            avoid.push(kernel.clone());
+            avoid.extend(
+                fit.loadables.iter().filter_map(|payload| payload.load?.range(payload.place.end - payload.place.start)),
+            );
+            let highest = |window| {
+                let ram: Vec<_> = life.machine.ram.iter().map(|ram| window::cut(ram, &window)).collect();
+                placement::highest_block(&ram, &avoid, bytes, PAGE_SIZE)
+            };
+            window::of(&kernel).into_iter().find_map(highest).ok_or_else(|| Refused::NoRoom(bytes, kernel.clone()))?
+        }
+    };
+    let place = start..PhysAddr(start.0.saturating_add(bytes));
+    if !window::holds(&kernel, &place) {
+        return Err(Refused::Window(place, kernel));
+    }
+    Ok((Payload { load: Some(start), ..ramdisk }, place))
+}
+
+/// A device tree from the disk, verified.
+fn read(disk: &mut Disk, fdt: &Payload) -> Result<Vec<u8>, Refused> {
+    let bytes = fdt.place.end - fdt.place.start;
+    chosen::check_size(bytes)?;
+    let mut blob = Vec::new();
+    blob.try_reserve_exact(bytes as usize).map_err(|_| Refused::Memory(bytes))?;
+    blob.resize(bytes as usize, 0);
+    disk.read(fdt.place.start, &mut blob)?;
+    fit::verify(fdt, [&blob[..]])?;
+    Ok(blob)
+}
+
+/// Random bytes for the payload alone: an entropy device's, or the CPU's own.
+fn seeds(life: &Life) -> Option<[u8; SEED_BYTES]> {
+    const WHAT: &str = "kaslr-seed and rng-seed";
+    let mut seeds = [0; SEED_BYTES];
+    if life.devices.entropy(WHAT, &mut seeds).is_none() {
+        if !from_cpu(&mut seeds) {
+            warn!("no entropy device and no RNDR: no {WHAT}");
+            return None;
+        }
+        info!("RNDR gives {WHAT}");
+    }
+    Some(seeds)
+}
+
+/// Fills `bytes` from RNDR (FEAT_RNG), where the CPU has it and it answers.
+fn from_cpu(bytes: &mut [u8]) -> bool {
+    let isar0: u64;
+    // SAFETY: an identification register has no side effects.
+    unsafe { asm!("mrs {}, id_aa64isar0_el1", out(reg) isar0, options(nomem, nostack)) };
+    isar0 >> 60 != 0 && bytes.chunks_mut(8).all(|chunk| {
+        let (number, answered): (u64, u64);
+        // RNDR by its encoding; it sets Z where it has no number.
+        // SAFETY: the CPU has the register; reading it sets the flags and nothing else.
+        unsafe {
+            asm!("mrs {}, s3_3_c2_c4_0", "cset {}, ne", out(reg) number, out(reg) answered, options(nomem, nostack));
+        }
+        chunk.copy_from_slice(&number.to_le_bytes()[..chunk.len()]);
+        answered != 0
+    })
+}

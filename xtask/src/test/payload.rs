@@ -1,0 +1,83 @@
+//! The way to a payload, with this kernel as one: it knows what it was handed, and is here without a network.
+//!
+//! *When:* beside the refusals. `cargo xtask protocols` does the same with other kernels. A payload of ours is entered as by a stranger: its first
+//! generation is number 0, and its orders are the configuration's.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    disk::{self, FOREIGN, Foreign},
+    orders::{Base, Orders, Restart},
+    proof::{Modes, check},
+    request::{Disk, Request},
+    transcript::{Life, lives, parted},
+    verdict::Verdict,
+};
+
+use super::case::{Case, Trial, case};
+
+/// A whole number of pages, and a byte.
+const RAMDISK: usize = (3 << 20) + 1;
+
+/// All of them.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (machine, restart) in [("el1", Restart::Hot), ("nvhe", Restart::Cold), ("vhe", Restart::Hot)] {
+        for base in [Base::Same, Base::Random, Base::Load] {
+            cases.push(case(format!("payload/{machine}-{base}"), move |trial| {
+                let orders = Orders { base, restart, ..trial.orders() };
+                let (request, orders) = request(trial, machine, orders)?;
+                ourselves(trial, &request, machine, &orders)
+            }));
+        }
+    }
+    cases
+}
+
+/// A run whose last generation goes to this very kernel, with orders for two generations of its own.
+fn request(trial: &Trial<'_>, machine: &'static str, mut orders: Orders) -> Result<(Request, Orders)> {
+    orders.append.push(format!("payload={FOREIGN}"));
+    let mut request = trial.request_psci(machine, &orders)?;
+    let bootargs = format!("{} generations=2 seed=0x77", request.machine.bootargs).trim().to_owned();
+    let image = trial.kernel().image.clone();
+    let foreign = Foreign { image, ramdisk: Some(vec![0xa5; RAMDISK]), fdt: None, bootargs: Some(bootargs) };
+    request.disk = Disk::Bytes(Arc::new(disk::with(trial.kernel(), orders.base == Base::Load, foreign)));
+    Ok((request, orders))
+}
+
+/// Makes the run; gives the generations before the jump and those after it, all of them proved.
+fn both(
+    trial: &mut Trial<'_>,
+    request: &Request,
+    modes: Modes,
+    first: &Orders,
+    then: &Orders,
+) -> Result<[Vec<Life>; 2]> {
+    let console = trial.ends(request, Verdict::Success)?.console.clone();
+    let (ours, payload) = parted(&console, first.generations)?;
+    let (before, after) = (lives(ours)?, lives(payload)?);
+    check(&before, first, modes).context("before the payload")?;
+    check(&after, then, modes).context("the payload")?;
+    Ok([before, after])
+}
+
+fn ourselves(trial: &mut Trial<'_>, request: &Request, machine: &'static str, orders: &Orders) -> Result<()> {
+    let then = Orders { generations: 2, seed: 0x77, append: Vec::new(), ..Orders::default() };
+    let [before, after] = both(trial, request, Modes::All(machine), orders, &then)?;
+    let (last, first) = (before.last().context("no generation")?, &after[0]);
+    let bye = last.bye.as_ref().context("no Bye!")?;
+    ensure!(first.base == bye.entry, "sent to {:#x}, it lies at {:#x}", bye.entry, first.base);
+    ensure!(first.stations()[0] == "first instruction", "it was told of breadcrumbs: {:?}", first.stations());
+    match orders.base {
+        Base::Same => ensure!(first.base == 0x4000_0000, "it lies at {:#x}, not at the lowest place", first.base),
+        Base::Load => ensure!(first.base == disk::LOAD, "it lies at {:#x}, not where the FIT says", first.base),
+        Base::Random => {}
+    }
+    // The ramdisk is reserved. (A map elsewhere may take tables more or less.)
+    let missing = before[0].free - first.free;
+    ensure!(missing.abs_diff(RAMDISK as u64) < 64 << 10, "{missing} bytes are missing, of a ramdisk of {RAMDISK}");
+    ensure!(last.says("gives kaslr-seed and rng-seed"), "nobody gives seeds");
+    Ok(())
+}
