@@ -19,6 +19,7 @@ use core::ops::Range;
 use kernel::chosen::{self, Chosen, SEED_BYTES};
 use kernel::fit::{self, Companions, Fit, Payload};
 use kernel::orders::Base;
+use kernel::tree::{Machine, Tree};
 use kernel::window;
 use log::{info, warn};
 use relocate::placement;
@@ -50,7 +51,17 @@ pub fn plan(life: &mut Life, nth: usize, known: &mut usize) -> Result<Plan, Refu
 
     chosen.seeds = seeds(life);
     let blob = chosen::write(own.as_deref().unwrap_or(&life.blob), &chosen)?;
-    Plan::new(image, &blob, None, &life.machine, &life.control)
+    let plan = Plan::new(image, &blob, None, &life.machine, &life.control)?;
+    if own.is_some() {
+        // Where its own tree has no RAM, the payload would not look, or die of it in silence.
+        let ram = Machine::read(&Tree::open(&blob)?)?.ram;
+        for segment in plan.segments() {
+            if !ram.iter().any(|ram| ram.covers(&segment.destination)) {
+                return Err(Refused::NotItsRam(segment.name.into(), segment.destination));
+            }
+        }
+    }
+    Ok(plan)
 }
 
 /// Where the kernel's base is: a 2 MiB boundary, the lowest one unless something else is ordered and the kernel can lie there.

@@ -33,6 +33,8 @@ pub enum Refused {
     NoRoom(u64, Range<PhysAddr>),
     /// A ramdisk too far from the kernel: where both are to be.
     Window(Range<PhysAddr>, Range<PhysAddr>),
+    /// The payload's own device tree has no RAM where this is to lie.
+    NotItsRam(String, Range<PhysAddr>),
     /// No device tree for the payload.
     Chosen(chosen::Refused),
     /// `base=load`, and the FIT says no load address.
@@ -84,6 +86,11 @@ impl fmt::Display for Refused {
                 "the ramdisk at {}..{} and the kernel at {}..{} do not lie in one window of 32 GiB from a multiple of 1 GiB on: \
                  write another load address, or none",
                 ramdisk.start, ramdisk.end, kernel.start, kernel.end
+            ),
+            Self::NotItsRam(name, place) => write!(
+                f,
+                "the payload's device tree names no RAM at {}..{}, where \"{name}\" is to lie: give one of this machine",
+                place.start, place.end
             ),
             Self::Chosen(refused) => refused.fmt(f),
             Self::NoLoadAddress => {

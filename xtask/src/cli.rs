@@ -23,6 +23,7 @@ use crate::{
     image, kernel_build,
     loader::Loader,
     orders::{Base, El2, Orders, Restart, draw_seed, parse_seed},
+    protocols::ProtocolsOptions,
     qemu, report,
     request::{Disk, Request},
     run::run,
@@ -41,6 +42,7 @@ use crate::{
 Examples:
   cargo xtask run                                   three generations on the machine `nvhe`
   cargo xtask run --machine vhe --generations 100   a hundred of them with the kernel at EL2
+  cargo xtask protocols                             Linux at the end of our generations, in every mode
   cargo xtask stress                                thousands of generations on every cell of the matrix
   cargo xtask check                                 what must hold before a commit
   cargo xtask doctor                                what is needed, what is there, and what mends a lack
@@ -66,6 +68,7 @@ Example:
 pub enum Verb {
     Run(RunOptions),
     Test(TestOptions),
+    Protocols(ProtocolsOptions),
     Image(ImageOptions),
     Check(CheckOptions),
     Bench(BenchOptions),
@@ -188,6 +191,7 @@ impl Verb {
         match self {
             Self::Run(options) => options.perform(),
             Self::Test(options) => options.perform(),
+            Self::Protocols(options) => options.perform(),
             Self::Image(options) => {
                 setup::ensure_target(options.yes)?;
                 let out = options.out.clone().unwrap_or_else(|| crate::target_dir().join("ouroboros").join("image"));

@@ -34,6 +34,11 @@ pub struct Foreign {
 
 /// The disk with the kernel and, as a configuration of its own, another one; with `load` it also says where either belongs.
 pub fn with(kernel: &Built, load: bool, foreign: Foreign) -> Vec<u8> {
+    fit::write(&both(kernel, load, foreign))
+}
+
+/// The same before it is written.
+pub fn both(kernel: &Built, load: bool, foreign: Foreign) -> Vec<Payload> {
     let load = load.then_some(LOAD);
     let beside = |name: &str, data, kind| {
         let description = format!("the payload's {name}");
@@ -43,7 +48,7 @@ pub fn with(kernel: &Built, load: bool, foreign: Foreign) -> Vec<u8> {
     let mut payloads = vec![own(kernel, load), Payload { bootargs, ..payload("payload", image, load) }];
     payloads.extend(fdt.map(|data| beside("fdt", data, Kind::Fdt)));
     payloads.extend(ramdisk.map(|data| beside("ramdisk", data, Kind::Ramdisk { load: None })));
-    fit::write(&payloads)
+    payloads
 }
 
 /// The kernel itself for a disk.

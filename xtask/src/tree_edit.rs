@@ -4,6 +4,7 @@
 //! edited one back (`-dtb`); memory, bootargs and PSCI it writes into that itself.
 
 use std::{
+    path::PathBuf,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -27,11 +28,25 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Gives the request's machine its own device tree, edited.
 pub fn edit_tree(request: &mut Request, edit: impl FnOnce(&mut DeviceTree) -> Result<()>) -> Result<()> {
-    // Beside the runs' folders, so that a run's command finds it again.
+    let file = file_for(request)?;
+    let mut tree = dumped(request)?;
+    edit(&mut tree)?;
+    std::fs::write(&file, tree.to_dtb()).with_context(|| format!("cannot write {}", file.display()))?;
+    request.args.extend(["-dtb".to_owned(), file.display().to_string()]);
+    Ok(())
+}
+
+/// Beside the runs' folders, so that a run's command finds it again.
+fn file_for(request: &Request) -> Result<PathBuf> {
     let folder = crate::target_dir().join("ouroboros").join("trees");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     // Runs of one name may be made at the same time.
-    let file = folder.join(format!("{}-{:016x}.dtb", request.name, request.seed));
+    Ok(folder.join(format!("{}-{:016x}.dtb", request.name, request.seed)))
+}
+
+/// The device tree that QEMU makes for the request's machine.
+pub fn dumped(request: &Request) -> Result<DeviceTree> {
+    let file = file_for(request)?;
     let choice = Choice {
         cpu: request.cpu.as_deref(),
         memory: request.memory.as_deref(),
@@ -47,11 +62,7 @@ pub fn edit_tree(request: &mut Request, edit: impl FnOnce(&mut DeviceTree) -> Re
     let status = Guarded::spawn(&mut command)?.wait(PATIENCE)?;
     ensure!(status.is_some_and(|status| status.success()), "QEMU did not write its device tree: {command:?}");
     let bytes = std::fs::read(&file).with_context(|| format!("QEMU left no {}", file.display()))?;
-    let mut tree = DeviceTree::from_fdt(&Fdt::new(&bytes).map_err(|error| anyhow!("QEMU's tree: {error}"))?);
-    edit(&mut tree)?;
-    std::fs::write(&file, tree.to_dtb()).with_context(|| format!("cannot write {}", file.display()))?;
-    request.args.extend(["-dtb".to_owned(), file.display().to_string()]);
-    Ok(())
+    Ok(DeviceTree::from_fdt(&Fdt::new(&bytes).map_err(|error| anyhow!("QEMU's tree: {error}"))?))
 }
 
 /// Reserves `size` bytes from `start` on, under the name `name@…`, in /reserved-memory.

@@ -145,7 +145,8 @@ pub fn with_loadables(kernel: &[u8]) -> Vec<Payload> {
     let loadable = |(number, load): (usize, u64)| Payload {
         name: format!("loadable-{number}"),
         description: "numbers that no memory holds by chance".to_owned(),
-        data: (0..100_001 + number * 2_000_000).map(|byte| (byte * 7 + byte / 251 + number) as u8 | 1).collect(),
+        // The last run of frames is too large for the heap's first arena, which lies in bss: no other memory is zero by itself.
+        data: (0..(number << 21) + (508 << 10) + 1).map(|byte| (byte * 7 + byte / 251 + number) as u8 | 1).collect(),
         kind: Kind::Loadable { load },
         bootargs: None,
     };

@@ -41,6 +41,7 @@ use crate::{
     setup,
 };
 
+pub use self::case::Skipped;
 use self::case::{Case, Lab};
 
 /// Test everything: the crates on this host, then the kernel on every machine

@@ -13,6 +13,7 @@ use crate::{
     proof::{Modes, check},
     request::{Disk, Request},
     transcript::{Life, lives, parted},
+    tree_edit::{dumped, reserve},
     verdict::Verdict,
 };
 
@@ -33,6 +34,13 @@ pub fn cases() -> Vec<Case> {
             }));
         }
     }
+    cases.push(case("payload/own-tree", own_tree));
+    for (name, cpu, says) in [
+        ("rndr", "max", "RNDR gives kaslr-seed and rng-seed"),
+        ("no-seeds", "cortex-a72", "no entropy device and no RNDR: no kaslr-seed and rng-seed"),
+    ] {
+        cases.push(case(format!("payload/{name}"), move |trial| without_entropy_device(trial, cpu, says)));
+    }
     cases
 }
 
@@ -40,11 +48,15 @@ pub fn cases() -> Vec<Case> {
 fn request(trial: &Trial<'_>, machine: &'static str, mut orders: Orders) -> Result<(Request, Orders)> {
     orders.append.push(format!("payload={FOREIGN}"));
     let mut request = trial.request_psci(machine, &orders)?;
-    let bootargs = format!("{} generations=2 seed=0x77", request.machine.bootargs).trim().to_owned();
-    let image = trial.kernel().image.clone();
-    let foreign = Foreign { image, ramdisk: Some(vec![0xa5; RAMDISK]), fdt: None, bootargs: Some(bootargs) };
+    let foreign = ourselves_as_payload(trial, &request);
     request.disk = Disk::Bytes(Arc::new(disk::with(trial.kernel(), orders.base == Base::Load, foreign)));
     Ok((request, orders))
+}
+
+fn ourselves_as_payload(trial: &Trial<'_>, request: &Request) -> Foreign {
+    let bootargs = format!("{} generations=2 seed=0x77", request.machine.bootargs).trim().to_owned();
+    let image = trial.kernel().image.clone();
+    Foreign { image, ramdisk: Some(vec![0xa5; RAMDISK]), fdt: None, bootargs: Some(bootargs) }
 }
 
 /// Makes the run; gives the generations before the jump and those after it, all of them proved.
@@ -79,5 +91,31 @@ fn ourselves(trial: &mut Trial<'_>, request: &Request, machine: &'static str, or
     let missing = before[0].free - first.free;
     ensure!(missing.abs_diff(RAMDISK as u64) < 64 << 10, "{missing} bytes are missing, of a ramdisk of {RAMDISK}");
     ensure!(last.says("gives kaslr-seed and rng-seed"), "nobody gives seeds");
+    Ok(())
+}
+
+/// A device tree of the payload's own is what it gets, with the ramdisk in it: this one reserves more than the machine's.
+fn own_tree(trial: &mut Trial<'_>) -> Result<()> {
+    const MORE: u64 = 8 << 20;
+    let (mut request, orders) = request(trial, "vhe", trial.orders())?;
+    let mut tree = dumped(&request)?;
+    reserve(&mut tree, "more", 0x5000_0000, MORE, false)?;
+    let foreign = Foreign { fdt: Some(tree.to_dtb()), ..ourselves_as_payload(trial, &request) };
+    request.disk = Disk::Bytes(Arc::new(disk::with(trial.kernel(), false, foreign)));
+    let then = Orders { generations: 2, seed: 0x77, append: Vec::new(), ..Orders::default() };
+    let [before, after] = both(trial, &request, Modes::All("vhe"), &orders, &then)?;
+    let (missing, due) = (before[0].free - after[0].free, RAMDISK as u64 + MORE);
+    ensure!(missing.abs_diff(due) < 64 << 10, "{missing} bytes are missing, of {due} that are reserved");
+    Ok(())
+}
+
+/// Without an entropy device the CPU's own numbers are taken, where it has any.
+fn without_entropy_device(trial: &mut Trial<'_>, cpu: &str, says: &str) -> Result<()> {
+    let (mut request, orders) = request(trial, "el1", trial.orders())?;
+    request.cpu = Some(cpu.to_owned());
+    Arc::make_mut(&mut request.config).virtio.modern.retain(|flag| !flag.arg.contains("rng"));
+    let then = Orders { generations: 2, seed: 0x77, append: Vec::new(), ..Orders::default() };
+    let [before, _] = both(trial, &request, Modes::All("el1"), &orders, &then)?;
+    ensure!(before.last().is_some_and(|last| last.says(says)), "nothing says \"{says}\"");
     Ok(())
 }

@@ -38,6 +38,9 @@ pub(super) const REFUSALS: &[Refusal] = &[
     Refusal { name: "no-data", disk: |kernel| data_size(kernel, 0), says: &["/images/first has data of 0 bytes"], ..PLAIN },
     Refusal { name: "over-the-tree", disk: over_tree, says: &["/images/first has its data at bytes 64..", "the tree takes"], ..PLAIN },
     Refusal { name: "no-kernel", disk: no_kernel, says: &["/configurations/conf-1 has no \"kernel\""], ..PLAIN },
+    Refusal { name: "no-default", disk: no_default, says: &["/configurations has no \"default\""], goes_on: false, ..PLAIN },
+    Refusal { name: "two-kernels", disk: two_kernels, says: &["/configurations/conf-1 names 2 kernels, and one can be entered"], ..PLAIN },
+    Refusal { name: "unknown-hash", disk: unknown_hash, says: &["/images/first/hash-1 is a digest by \"crc32\": add one by \"sha256\""], ..PLAIN },
     Refusal { name: "no-hash", disk: no_hash, says: &["/images/first has no \"hash-1\""], ..PLAIN },
     Refusal { name: "compressed", disk: compressed, says: &["/images/first is compressed with \"gzip\""], ..PLAIN },
     // A header is ten big-endian words: 3 counts to the strings, 2 to the structure, whose first word opens the root.
@@ -90,6 +93,21 @@ fn no_hash(kernel: &Built) -> Result<Vec<u8>> {
         node(tree, "/images/first")?.remove_child("hash-1");
         Ok(())
     })
+}
+
+fn no_default(kernel: &Built) -> Result<Vec<u8>> {
+    edited(&two(kernel), |tree| {
+        node(tree, "/configurations")?.remove_property("default");
+        Ok(())
+    })
+}
+
+fn two_kernels(kernel: &Built) -> Result<Vec<u8>> {
+    edited(&two(kernel), |tree| set(node(tree, "/configurations/conf-1")?, "kernel", vec!["first", "second"]))
+}
+
+fn unknown_hash(kernel: &Built) -> Result<Vec<u8>> {
+    edited(&two(kernel), |tree| set(node(tree, "/images/first/hash-1")?, "algo", "crc32"))
 }
 
 fn compressed(kernel: &Built) -> Result<Vec<u8>> {
@@ -169,6 +187,7 @@ fn bootargs(trial: &mut Trial<'_>) -> Result<()> {
         ("alternate=no", "expected alternate, without a value"),
         ("on-refusal=panic", "expected on-refusal=continue"),
         ("selftest=all", "expected selftest=stub"),
+        ("payload=", "expected payload=NAME"),
     ] {
         let orders = Orders { append: vec![word.to_owned()], ..trial.orders() };
         let request = trial.request("nvhe", &orders)?;

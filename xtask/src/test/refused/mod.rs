@@ -6,6 +6,7 @@
 pub mod disks;
 mod images;
 pub mod late;
+mod payloads;
 mod places;
 
 use std::sync::Arc;
@@ -60,6 +61,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(disks::cases());
     cases.extend(images::cases());
     cases.extend(places::cases());
+    cases.extend(payloads::cases());
     cases.extend(late::cases());
     cases
 }

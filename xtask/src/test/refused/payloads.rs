@@ -1,0 +1,153 @@
+//! Payloads that cannot be gone to: each the second configuration of a FIT whose third is this kernel, as a payload that can.
+//!
+//! *When:* on machine nvhe, one generation. It refuses the one that it is ordered to, gives its memory back, and goes on with the other, which tells of its
+//! success: it was alive, and what it handed over was good.
+
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use boot::{image::IMAGE_SIZE_AT, marker};
+
+use dtoolkit::model::{DeviceTree, DeviceTreeNode};
+
+use crate::{
+    disk::{self, FOREIGN, Foreign, LOAD},
+    fit::{self, Kind, Payload},
+    fit_edit::{edited, node, position, set},
+    kernel_build::Built,
+    orders::{Base, Orders},
+    request::{Disk, Request},
+    transcript::{lives, parted},
+    tree_edit::{edit_tree, reserve},
+    verdict::Verdict,
+};
+
+use super::{
+    super::case::{Case, Trial, case},
+    alive,
+};
+
+/// A reservation in the middle of RAM.
+const RESERVED: u64 = 0x5000_0000;
+
+/// A payload with something wrong about it.
+#[derive(Clone, Copy)]
+struct Bad {
+    name: &'static str,
+    base: Base,
+    /// What is wrong with the payloads: kernel, device tree, ramdisk.
+    spoil: fn(&mut [Payload; 3]),
+    /// What is wrong with the disk.
+    edit: fn(Vec<u8>) -> Result<Vec<u8>>,
+    /// Other changes of the run.
+    alter: fn(&mut Request) -> Result<()>,
+    /// What the sentence names.
+    says: &'static [&'static str],
+}
+
+const GOOD: Bad = Bad { name: "", base: Base::Same, spoil: |_| (), edit: Ok, alter: |_| Ok(()), says: &[] };
+
+#[rustfmt::skip]
+const TABLE: &[Bad] = &[
+    Bad { name: "no-image", spoil: |[kernel, ..]| kernel.data[56] ^= 1, says: &["not an arm64 Image: 0x644d5240 at byte 56"], ..GOOD },
+    Bad { name: "damaged", edit: |disk| damaged(disk, "payload"), says: &["\"payload\" is not what the FIT says: sha256 "], ..GOOD },
+    Bad { name: "larger-than-ram", spoil: |[kernel, ..]| image_size(kernel, (512 << 20) + 4096),
+          says: &["needs 536875008 bytes (image_size)", "RAM has 536870912"], ..GOOD },
+    Bad { name: "no-slot", spoil: |[kernel, ..]| image_size(kernel, (512 << 20) - 4096), says: &["no 2 MiB slot of RAM has 536866816 bytes"], ..GOOD },
+    Bad { name: "over-reserved-memory", base: Base::Load, spoil: |[kernel, ..]| kernel.kind = Kind::KernelNoload { load: Some(RESERVED) },
+          alter: |request| edit_tree(request, |tree| reserve(tree, "secret", RESERVED, 0x10_0000, false)),
+          says: &["segment \"payload\": the destination 0x50000000..", "lies over reserved memory, \"secret@50000000\""], ..GOOD },
+    Bad { name: "compression", edit: |disk| of_image(disk, "payload", "compression", "lzma"), says: &["/images/payload is compressed with \"lzma\""], ..GOOD },
+    Bad { name: "ramdisk-damaged", edit: |disk| damaged(disk, "ramdisk"), says: &["\"ramdisk\" is not what the FIT says: sha256 "], ..GOOD },
+    Bad { name: "ramdisk-outside-the-window", spoil: |[.., ramdisk]| at(ramdisk, 0x8_4000_0000),
+          says: &["the ramdisk at 0x840000000..0x840001389 and the kernel at 0x40000000..", "one window of 32 GiB"], ..GOOD },
+    Bad { name: "ramdisk-over-the-kernel", spoil: |[.., ramdisk]| at(ramdisk, 0x4000_1000),
+          says: &["segments \"payload\" and \"ramdisk\" overlap at 0x40001000"], ..GOOD },
+    Bad { name: "ramdisk-over-reserved-memory", spoil: |[.., ramdisk]| at(ramdisk, RESERVED),
+          alter: |request| edit_tree(request, |tree| reserve(tree, "secret", RESERVED, 0x10_0000, true)),
+          says: &["segment \"ramdisk\": the destination 0x50000000..0x50002000 lies over reserved memory"], ..GOOD },
+    Bad { name: "ramdisk-without-room",
+          spoil: |[kernel, _, ramdisk]| { image_size(kernel, 60 << 20); ramdisk.data.resize(5 << 20, 1) },
+          alter: |request| { request.memory = Some("64M".to_owned()); Ok(()) },
+          says: &["no 5242880 bytes for the ramdisk are free where a kernel at 0x40000000..0x43c00000 could reach them"], ..GOOD },
+    Bad { name: "tree-damaged", spoil: |[_, tree, _]| tree.data[3] ^= 1, says: &["the payload's device tree is damaged: "], ..GOOD },
+    Bad { name: "tree-cut-short", spoil: |[_, tree, _]| tree.data.truncate(60), says: &["the payload's device tree is damaged: "], ..GOOD },
+    Bad { name: "tree-of-another-machine", spoil: |[_, tree, _]| tree.data = memory_at(0x8000_0000),
+          says: &["the payload's device tree names no RAM at 0x40000000..", "where \"payload\" is to lie"], ..GOOD },
+    Bad { name: "tree-wrong-sha256", edit: |disk| damaged(disk, "fdt"), says: &["\"fdt\" is not what the FIT says: sha256 "], ..GOOD },
+    Bad { name: "tree-too-large", spoil: |[_, tree, _]| tree.data.resize((2 << 20) + 1, 0),
+          says: &["the payload's device tree has 2097153 bytes, 2097152 are the most"], ..GOOD },
+];
+
+/// All of them.
+pub(super) fn cases() -> Vec<Case> {
+    let table = TABLE.iter().map(|bad| case(format!("refused/payload-{}", bad.name), |trial| bad.pass(trial)));
+    table.chain([case("refused/payload-unknown", unknown)]).collect()
+}
+
+impl Bad {
+    fn pass(&self, trial: &mut Trial<'_>) -> Result<()> {
+        let append = vec![format!("payload={FOREIGN}"), "on-refusal=continue".to_owned()];
+        let orders = Orders { generations: 1, base: self.base, append, ..trial.orders() };
+        let mut request = trial.request_psci("nvhe", &orders)?;
+        request.disk = Disk::Bytes(Arc::new((self.edit)(self.disk(trial.kernel()))?));
+        (self.alter)(&mut request)?;
+        let console = trial.ends(&request, Verdict::Success)?.console.clone();
+        let (before, after) = parted(&console, 1)?;
+        let [before, after] = [lives(before)?, lives(after)?];
+        ensure!(before.len() == 1 && after.len() == 1, "{} lives, then {}", before.len(), after.len());
+        alive(&before[0], self.says)?;
+        ensure!(after[0].says(marker::SUCCESS), "the other payload did not end well");
+        Ok(())
+    }
+
+    fn disk(&self, kernel: &Built) -> Vec<u8> {
+        let image = || kernel.image.clone();
+        let (ramdisk, fdt) = (Some(vec![0x5a; 5001]), Some(memory_at(0x4000_0000)));
+        let bad = Foreign { image: image(), ramdisk, fdt, bootargs: None };
+        let payloads = disk::both(kernel, self.base == Base::Load, bad);
+        let [own, kernel, tree, ramdisk] = payloads.try_into().expect("two kernels, a device tree and a ramdisk");
+        let mut bad = [kernel, tree, ramdisk];
+        (self.spoil)(&mut bad);
+        let bootargs = Some("el2=nvhe generations=1".to_owned());
+        let load = (self.base == Base::Load).then_some(LOAD);
+        let good = Payload { bootargs, ..disk::payload("good", image(), load) };
+        let [kernel, tree, ramdisk] = bad;
+        fit::write(&[own, kernel, tree, ramdisk, good])
+    }
+}
+
+/// A name that the FIT has not: there is nothing to go on with.
+fn unknown(trial: &mut Trial<'_>) -> Result<()> {
+    let append = vec!["payload=nobody".to_owned(), "on-refusal=continue".to_owned()];
+    let request = trial.request("nvhe", &Orders { generations: 1, append, ..trial.orders() })?;
+    super::failed(trial, &request, &["payload=nobody: the FIT has no configuration of that name"])
+}
+
+/// A device tree that has nothing but 512 MiB of RAM.
+fn memory_at(start: u32) -> Vec<u8> {
+    let mut tree = DeviceTree::new();
+    let mut memory = DeviceTreeNode::new("memory").expect("a node's name");
+    set(&mut memory, "reg", vec![0, start, 0x2000_0000]).expect("a property's name");
+    tree.root.add_child(memory);
+    tree.to_dtb()
+}
+
+fn image_size(kernel: &mut Payload, bytes: u64) {
+    kernel.data[IMAGE_SIZE_AT..IMAGE_SIZE_AT + 8].copy_from_slice(&bytes.to_le_bytes());
+}
+
+fn at(ramdisk: &mut Payload, load: u64) {
+    ramdisk.kind = Kind::Ramdisk { load: Some(load) };
+}
+
+/// A bit of an image turned over behind its digest's back.
+fn damaged(mut disk: Vec<u8>, name: &str) -> Result<Vec<u8>> {
+    let at = position(&disk, name)?;
+    disk[at + 40] ^= 0x10;
+    Ok(disk)
+}
+
+fn of_image(disk: Vec<u8>, name: &str, property: &str, value: &str) -> Result<Vec<u8>> {
+    edited(&disk, |tree| set(node(tree, &format!("/images/{name}"))?, property, value))
+}
