@@ -99,6 +99,7 @@ mod tests {
         assert!(said(|kernel| kernel.segments.push((PT_INTERP, PF_R))).contains("PT_INTERP"));
         assert!(said(|kernel| kernel.segments[0].1 = PF_R | PF_W | PF_X).ends_with("flags 0x7"));
         assert_eq!(said(|kernel| kernel.undefined.push("memcpy".to_owned())), "nothing defines memcpy");
-        assert_eq!(said(|kernel| kernel.image.push(0)), "the Image has 212993 bytes, 1 above the limit of 212992");
+        let over = format!("the Image has {} bytes, 1 above the limit of {IMAGE_LIMIT}", IMAGE_LIMIT + 1);
+        assert_eq!(said(|kernel| kernel.image.push(0)), over);
     }
 }
