@@ -20,6 +20,9 @@ use clap::ValueEnum;
 
 use crate::fit::SECTOR;
 
+/// How many empty lines come first: what the UART's FIFO holds when U-Boot sets it up is lost, 32 characters at most.
+const AHEAD: usize = 33;
+
 /// The folder that is a FAT volume to the guest.
 const VOLUME: &str = "volume";
 
@@ -134,22 +137,21 @@ impl Loader {
         Ok(())
     }
 
-    /// What is typed at its prompt, the line that stops its countdown first.
+    /// What is typed at its prompt, behind lines that stop its countdown.
     pub fn typed(self, bootargs: &str, disk: usize) -> Option<String> {
-        match self {
-            Self::Qemu | Self::Uefi | Self::UefiShell => None,
-            Self::UBootBooti => Some(
-                "\nqfw load $kernel_addr_r $ramdisk_addr_r\n\
+        let commands = match self {
+            Self::Qemu | Self::Uefi | Self::UefiShell => return None,
+            Self::UBootBooti => "qfw load $kernel_addr_r $ramdisk_addr_r\n\
                  booti $kernel_addr_r - $fdtcontroladdr\n"
-                    .to_owned(),
-            ),
+                .to_owned(),
             // The configuration by name: Debian's U-Boot looks for one whose `compatible` is the machine's, not for the default.
-            Self::UBootBootm => Some(format!(
-                "\nsetenv bootargs '{bootargs}'\nvirtio scan\nvirtio read $ramdisk_addr_r 0 {:x}\n\
+            Self::UBootBootm => format!(
+                "setenv bootargs '{bootargs}'\nvirtio scan\nvirtio read $ramdisk_addr_r 0 {:x}\n\
                  bootm $ramdisk_addr_r#conf-1 - $fdtcontroladdr\n",
                 disk.div_ceil(SECTOR)
-            )),
-        }
+            ),
+        };
+        Some("\n".repeat(AHEAD) + &commands)
     }
 }
 
