@@ -19,6 +19,7 @@ use crate::{
     config::{Config, Gic, Virtio},
     disk::{self, Foreign},
     doctor,
+    entry_state::DiffEntryOptions,
     fuzz::FuzzOptions,
     image, kernel_build,
     loader::Loader,
@@ -70,6 +71,7 @@ pub enum Verb {
     Test(TestOptions),
     Protocols(ProtocolsOptions),
     Image(ImageOptions),
+    DiffEntry(DiffEntryOptions),
     Check(CheckOptions),
     Bench(BenchOptions),
     Fuzz(FuzzOptions),
@@ -197,6 +199,7 @@ impl Verb {
                 let out = options.out.clone().unwrap_or_else(|| crate::target_dir().join("ouroboros").join("image"));
                 image::write(&kernel_build::build()?, &out).map(|()| 0)
             }
+            Self::DiffEntry(options) => options.perform(),
             Self::Check(options) => options.perform(),
             Self::Bench(options) => options.perform(),
             Self::Fuzz(options) => options.perform(),

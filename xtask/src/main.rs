@@ -13,6 +13,7 @@ mod cpio;
 mod debugger;
 mod disk;
 mod doctor;
+mod entry_state;
 mod events;
 mod explain;
 mod fit;

@@ -9,6 +9,7 @@ use anyhow::Result;
 use boot::{breadcrumb::PHASES, marker};
 
 use crate::{
+    config::Mode,
     disk,
     orders::{Base, Orders, Restart},
     transcript::{Bye, Life},
@@ -21,6 +22,17 @@ pub enum Modes {
     All(&'static str),
     /// nvhe and vhe in turn.
     Alternate,
+}
+
+impl From<Mode> for Modes {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::El1 => Self::All("el1"),
+            Mode::Nvhe => Self::All("nvhe"),
+            Mode::Vhe => Self::All("vhe"),
+            Mode::Alternate => Self::Alternate,
+        }
+    }
 }
 
 impl Modes {

@@ -17,6 +17,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// How long a byte may take to come.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a guest that goes may take until it stops: a run's own limit in time ends QEMU, and the line with it, before.
+const UNTIL_STOPPED: Duration = Duration::from_secs(600);
 /// How often a packet is asked for again before the line is given up.
 const RETRIES: usize = 3;
 /// Bytes of memory for one packet: QEMU's packets hold 4096 characters, two for a byte.
@@ -66,6 +68,13 @@ impl Gdb {
     /// Registers are those of `thread` from here on.
     pub fn select(&mut self, thread: &str) -> Result<()> {
         self.expect_ok(&format!("Hg{thread}"))
+    }
+
+    /// The names of all registers, in the order of their numbers.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.numbers.iter().collect();
+        names.sort_by_key(|&(_, number)| number);
+        names.into_iter().map(|(name, _)| name.clone()).collect()
     }
 
     /// The register that has one of `names`, or `None` where this CPU, or this QEMU, has none of them.
@@ -151,7 +160,10 @@ impl Gdb {
     }
 
     fn until_stopped(&mut self, command: &str) -> Result<()> {
-        self.exchange(command, |reply| reply.starts_with(['T', 'S', 'W', 'X'])).map(drop)
+        self.stream.set_read_timeout(Some(UNTIL_STOPPED))?;
+        let stopped = self.exchange(command, |reply| reply.starts_with(['T', 'S', 'W', 'X'])).map(drop);
+        self.stream.set_read_timeout(Some(PATIENCE))?;
+        stopped
     }
 
     fn document(&mut self, name: &str) -> Result<String> {

@@ -74,12 +74,7 @@ impl Cell {
 
     /// What its generations are proved against.
     pub fn modes(&self) -> Modes {
-        match self.mode {
-            Mode::El1 => Modes::All("el1"),
-            Mode::Nvhe => Modes::All("nvhe"),
-            Mode::Vhe => Modes::All("vhe"),
-            Mode::Alternate => Modes::Alternate,
-        }
+        self.mode.into()
     }
 }
 

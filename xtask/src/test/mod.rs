@@ -9,6 +9,7 @@ mod controls;
 mod cpus;
 mod debugger;
 mod devices;
+mod entry;
 mod exceptions;
 mod failing;
 mod guests;
@@ -20,6 +21,7 @@ mod map;
 mod matrix;
 mod memory;
 mod model;
+mod page;
 pub mod patch;
 mod payload;
 mod plain;
@@ -30,7 +32,7 @@ mod stub;
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::Args;
 
 use crate::{
@@ -55,7 +57,8 @@ Examples:
   cargo xtask test host                           the crates' own tests
   cargo xtask test refused                        every case whose name has that in it
   cargo xtask test matrix/nvhe-hot-same-modern    the one case of that name
-  cargo xtask test controls                       each safety step, left out: what is seen then")]
+  cargo xtask test controls                       each safety step, left out: what is seen then
+  cargo xtask test entry/                         the registers at the first instruction, cold and warm")]
 pub struct TestOptions {
     /// The name of a case, or a part of the names of some
     filter: Option<String>,
@@ -65,7 +68,7 @@ pub struct TestOptions {
     /// What the cases' random choices are drawn from, decimal or 0x… [default: drawn anew and printed]
     #[arg(long, value_name = "S", value_parser = parse_seed)]
     seed: Option<u64>,
-    /// Write docs/controls.md from what the negative controls saw, instead of holding it against that
+    /// Write docs/controls.md and docs/entry-state.md from what `controls` and `entry` saw, instead of holding them against that
     #[arg(long)]
     bless: bool,
     /// Install what is missing without asking
@@ -77,7 +80,7 @@ impl TestOptions {
     /// Does it; gives the exit code.
     pub fn perform(&self) -> Result<u8> {
         let config = Arc::new(Config::read(&crate::root())?);
-        let seen = Arc::default();
+        let seen = Seen::default();
         let chosen = choose(cases(&config, &seen), self.filter.as_deref())?;
         if self.list {
             chosen.iter().for_each(|case| println!("{}", case.name));
@@ -94,16 +97,39 @@ impl TestOptions {
         let mut tally = runner::Tally::new(seed);
         runner::one_by_one(&on_host, &mut tally)?;
         if !on_machines.is_empty() {
-            let lab = Lab { config, kernel: Arc::new(kernel_build::build()?), seed };
+            let lab = Lab { config: Arc::clone(&config), kernel: Arc::new(kernel_build::build()?), seed };
             runner::side_by_side(&on_machines, &lab, &mut tally)?;
-            tally.hold("controls", seen.close(self.bless));
+            seen.close(&config, self.bless, &mut tally);
         }
         Ok(tally.close())
     }
 }
 
+/// What the cases saw of which a page under docs/ tells.
+#[derive(Default)]
+struct Seen {
+    controls: Arc<controls::Seen>,
+    entry: Arc<entry::Seen>,
+}
+
+impl Seen {
+    /// Holds the pages against it, or writes those that it is enough for.
+    fn close(&self, config: &Config, bless: bool, tally: &mut runner::Tally) {
+        let controls = self.controls.close(bless);
+        let entry = self.entry.close(config, bless);
+        if bless && matches!((&controls, &entry), (Ok(false), Ok(false))) {
+            tally.hold(
+                "--bless",
+                Err(anyhow!("no page is written from these cases: `controls` and `entry` have one each")),
+            );
+        }
+        tally.hold("controls", controls.map(drop));
+        tally.hold("entry", entry.map(drop));
+    }
+}
+
 /// Every case. Those that mostly wait come first among the machines', so that the others fill the time.
-fn cases(config: &Config, seen: &Arc<controls::Seen>) -> Vec<Case> {
+fn cases(config: &Config, seen: &Seen) -> Vec<Case> {
     let mut cases = host::cases();
     cases.extend(hang::cases());
     cases.extend(stress::cases());
@@ -118,7 +144,8 @@ fn cases(config: &Config, seen: &Arc<controls::Seen>) -> Vec<Case> {
     cases.extend(exceptions::cases());
     cases.extend(map::cases());
     cases.extend(memory::cases());
-    cases.extend(controls::cases(seen));
+    cases.extend(entry::cases(config, &seen.entry));
+    cases.extend(controls::cases(&seen.controls));
     cases.extend(model::cases());
     cases.extend(refused::cases());
     cases
@@ -146,13 +173,13 @@ mod tests {
 
     fn names(filter: &str) -> Vec<String> {
         let config = Config::read(&crate::root()).unwrap();
-        choose(cases(&config, &Arc::default()), Some(filter)).unwrap().into_iter().map(|case| case.name).collect()
+        choose(cases(&config, &Seen::default()), Some(filter)).unwrap().into_iter().map(|case| case.name).collect()
     }
 
     #[test]
     fn no_two_cases_have_one_name_and_each_has_a_suite() {
         let config = Config::read(&crate::root()).unwrap();
-        let cases = cases(&config, &Arc::default());
+        let cases = cases(&config, &Seen::default());
         let names: BTreeSet<_> = cases.iter().map(|case| case.name.as_str()).collect();
         assert_eq!(names.len(), cases.len());
         assert!(names.iter().all(|name| name.split('/').count() == 2), "{names:?}");
@@ -161,7 +188,7 @@ mod tests {
     #[test]
     fn each_step_that_another_case_shows_names_one() {
         let config = Config::read(&crate::root()).unwrap();
-        let cases = cases(&config, &Arc::default());
+        let cases = cases(&config, &Seen::default());
         for name in controls::elsewhere() {
             assert!(cases.iter().any(|case| case.name == name), "{name}");
         }
@@ -177,7 +204,7 @@ mod tests {
     #[test]
     fn a_filter_that_names_nothing_is_a_usage_error() {
         let config = Config::read(&crate::root()).unwrap();
-        let error = choose(cases(&config, &Arc::default()), Some("matrix/pdp11")).err().unwrap();
+        let error = choose(cases(&config, &Seen::default()), Some("matrix/pdp11")).err().unwrap();
         assert!(error.is::<Usage>() && error.to_string().contains("matrix/pdp11"));
     }
 }
