@@ -15,6 +15,9 @@ pub const REFUSED: &str = "Refused: ";
 /// A predecessor left interrupts that a kernel must not find: which, and on which CPU.
 pub const FOUND: &str = "Found at entry: ";
 
+/// A rule of the boot protocol and what came of it, as one line of JSON.
+pub const RULE: &str = "{\"rule\":";
+
 /// The last generation ended as ordered.
 pub const SUCCESS: &str = "Ouroboros: success";
 

@@ -13,4 +13,20 @@ pub struct Own {
     pub ttbr0: u64,
     /// The top of the stack of a CPU that PSCI starts.
     pub stack: u64,
+    /// What the first instruction of a CPU that PSCI started found, written once its MMU is on.
+    pub entered: Entered,
+}
+
+/// The state that a secondary CPU was entered in.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Entered {
+    /// CurrentEL.
+    pub current_el: u64,
+    /// DAIF.
+    pub daif: u64,
+    /// SCTLR_ELx of that level.
+    pub sctlr: u64,
+    /// CNTVOFF_EL2; zero where the entry was at EL1.
+    pub cntvoff_el2: u64,
 }

@@ -7,19 +7,29 @@
 //   assumes   EL2 or EL1, MMU and D-cache off, DAIF masked; this image clean to PoC; the map in Own holds it 1:1, text executable  [I1, I2, I4]
 //   out       does not return; kernel_secondary(Own) at EL1h, MMU and caches on, SError unmasked, in that map
 //   clobbers  all
-//   memory    MMU off: reads Own, on an exception writes its frame
+//   memory    MMU off: reads Own, on an exception writes its frame; MMU on: writes its entered
         .global secondary_entry
 secondary_entry:
         msr     SPSel, #1
         mov     sp, x0
         mov     x20, x0
-        mrs     x9, CurrentEL
-        cmp     x9, #{CURRENT_EL2}
+
+        // What this CPU was entered with, in registers until memory is what it seems. [I5]
+        mrs     x21, CurrentEL
+        mrs     x22, daif
+        mov     x24, xzr
+        cmp     x21, #{CURRENT_EL2}
         b.ne    1f
+        mrs     x23, sctlr_el2
+        mrs     x24, cntvoff_el2
         bl      el2_setup
-1:      bl      cpu_setup
+        b       2f
+1:      mrs     x23, sctlr_el1
+2:      bl      cpu_setup
         ldr     x0, [x20, #{TTBR0}]
         bl      mmu_on
+        stp     x21, x22, [x20, #{ENTERED_CURRENT_EL}]
+        stp     x23, x24, [x20, #{ENTERED_SCTLR}]
 
         ldr     x9, [x20, #{STACK}]
         mov     sp, x9

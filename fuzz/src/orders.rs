@@ -40,6 +40,7 @@ fn written(orders: &Orders) -> String {
         continue_on_refusal,
         restart_cpu,
         force,
+        check,
         selftest,
     } = orders;
     let base = match base {
@@ -70,6 +71,7 @@ fn written(orders: &Orders) -> String {
         semihosting.then_some("semihosting"),
         continue_on_refusal.then_some("on-refusal=continue"),
         force.then_some("force"),
+        check.then_some("check"),
     ];
     let mut words = vec![format!("generations={generations}")];
     words.extend([Some(base), Some(restart), el2, selftest].into_iter().chain(flags).flatten().map(str::to_owned));

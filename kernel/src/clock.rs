@@ -20,12 +20,16 @@ pub fn now() -> u64 {
 #[must_use]
 pub fn frequency() -> u64 {
     static FREQUENCY: Once<u64> = Once::new();
-    *FREQUENCY.call_once(|| {
-        let frequency;
-        // SAFETY: as above.
-        unsafe { asm!("mrs {}, cntfrq_el0", out(reg) frequency, options(nomem, nostack)) };
-        frequency
-    })
+    *FREQUENCY.call_once(own_frequency)
+}
+
+/// CNTFRQ_EL0 of this CPU.
+#[must_use]
+pub fn own_frequency() -> u64 {
+    let frequency;
+    // SAFETY: as above.
+    unsafe { asm!("mrs {}, cntfrq_el0", out(reg) frequency, options(nomem, nostack)) };
+    frequency
 }
 
 /// `ticks` of the counter in nanoseconds.

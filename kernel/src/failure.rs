@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "the names that boot calls, and its last words")]
 
 use crate::console::Last;
-use crate::end;
+use crate::{end, probe};
 use boot::esr::{Esr, slot_name};
 use boot::marker::EMERGENCY;
 use boot::vectors::Frame;
@@ -38,6 +38,9 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 
 #[unsafe(no_mangle)]
 fn kernel_exception(frame: &Frame) -> ! {
+    if probe::is_one(frame) {
+        probe::go_on(frame);
+    }
     once();
     let mut console = Last::open();
     let base = crate::image::Parts::of_this_image().whole.start;

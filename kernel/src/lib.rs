@@ -13,5 +13,6 @@ pub mod intid;
 pub mod lpi;
 pub mod mode;
 pub mod orders;
+pub mod protocol;
 pub mod tree;
 pub mod window;

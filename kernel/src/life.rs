@@ -12,7 +12,7 @@ use crate::interrupts::{self, Found, LpisFound};
 use crate::map::{LifeMap, Regions};
 use crate::memory::Heap;
 use crate::settle::settle;
-use crate::{clock, console, end, firmware, way_here};
+use crate::{checker, clock, console, end, firmware, way_here};
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -92,9 +92,10 @@ impl Life {
         // SAFETY: `given` is last used before its pages are added to the heap, below.
         let given = unsafe { handed_over_tree(record) }.unwrap_or_else(|| {
             let (x0, size) = (record.x0, record.dtb_size);
-            panic!("x0 = {x0:#x}, size {size}: a loader must hand over an 8-byte aligned device tree of at most 2 MiB")
+            let why = "a loader must hand over an 8-byte aligned device tree of at most 2 MiB";
+            panic!("x0 = {x0:#x}, size {size}: {why}{}", checker::Early(record))
         });
-        let tree = Tree::open(given).unwrap_or_else(|refused| panic!("{refused}"));
+        let tree = Tree::open(given).unwrap_or_else(|refused| panic!("{refused}{}", checker::Early(record)));
         let (orders, obeyed) = Orders::parse(tree.bootargs());
         let disobeyed = obeyed.err().map(|refused: orders::Refused<'_>| refused.to_string());
         let handed = Handed::read(&tree);

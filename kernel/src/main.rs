@@ -7,6 +7,7 @@
 
 extern crate alloc;
 
+mod checker;
 mod clock;
 mod console;
 mod cpus;
@@ -24,6 +25,7 @@ mod map;
 mod memory;
 mod payload;
 mod plan;
+mod probe;
 mod refused;
 mod selftest;
 mod settle;
@@ -63,6 +65,9 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
         end::failure();
     }
     life.cpus.start();
+    if life.orders.check {
+        checker::tell(record, &life);
+    }
     if life.orders.selftest == Some(Selftest::Stub) {
         selftest::stub(&life);
     }

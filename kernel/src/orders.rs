@@ -85,6 +85,8 @@ pub struct Orders {
     pub restart_cpu: Option<RestartCpu>,
     /// `force`: go even if a CPU will not stop.
     pub force: bool,
+    /// `check`: the boot protocol is held against what was found.
+    pub check: bool,
     /// `selftest=stub|interrupts|lpis|storm`.
     pub selftest: Option<Selftest>,
 }
@@ -103,6 +105,7 @@ impl Default for Orders {
             continue_on_refusal: false,
             restart_cpu: None,
             force: false,
+            check: false,
             selftest: None,
         }
     }
@@ -173,6 +176,8 @@ impl Orders {
                 self.restart_cpu = Some(RestartCpu::Number(index));
             }
             ("force", "") => self.force = true,
+            ("check", "") => self.check = true,
+            ("check", _) => return Err("check, without a value"),
             ("selftest", "stub") => self.selftest = Some(Selftest::Stub),
             ("selftest", "interrupts") => self.selftest = Some(Selftest::Interrupts),
             ("selftest", "lpis") => self.selftest = Some(Selftest::Lpis),
@@ -215,7 +220,7 @@ mod tests {
     #[test]
     fn every_word_is_obeyed() {
         let words = "console=ttyAMA0 generations=7 payload=conf-2 base=random seed=0x1F restart=cold el2=vhe alternate semihosting \
-                     on-refusal=continue restart-cpu=2 force selftest=stub quiet";
+                     on-refusal=continue restart-cpu=2 force check selftest=stub quiet";
         let expected = Orders {
             generations: 7,
             payload: Some("conf-2".to_string()),
@@ -228,6 +233,7 @@ mod tests {
             continue_on_refusal: true,
             restart_cpu: Some(RestartCpu::Number(2)),
             force: true,
+            check: true,
             selftest: Some(Selftest::Stub),
         };
         assert_eq!(Orders::parse(words), (expected, Ok(())));
@@ -249,6 +255,7 @@ mod tests {
             ("semihosting=off", "without a value"),
             ("on-refusal=panic", "continue"),
             ("restart-cpu=all", "random"),
+            ("check=all", "without a value"),
             ("selftest=all", "stub, interrupts, lpis or storm"),
         ] {
             let (orders, result) = Orders::parse(word);

@@ -182,6 +182,16 @@ impl<'a> Tree<'a> {
         self.chosen.property(name)?.value_as().ok()
     }
 
+    /// linux,initrd-start to linux,initrd-end of /chosen, each of one cell or two.
+    #[must_use]
+    pub fn initrd(&self) -> Option<Range<PhysAddr>> {
+        let at = |name| {
+            let cells: &[u8] = self.chosen.property(name)?.value_as().ok()?;
+            matches!(cells.len(), 4 | 8).then(|| PhysAddr(number(cells)))
+        };
+        Some(at("linux,initrd-start")?..at("linux,initrd-end")?)
+    }
+
     fn chosen_text(&self, name: &str) -> Option<&'a str> {
         self.chosen.property(name)?.value_as().ok()
     }

@@ -5,7 +5,7 @@
 
 use core::mem::offset_of;
 
-use boot::own::Own;
+use boot::own::{Entered, Own};
 use boot::sysreg::{asid, mair, sctlr, spsr, tcr};
 
 use crate::adversary::Adversary;
@@ -41,6 +41,8 @@ fn scene(kernel: &Kernel, entry: &Scene) -> Scene {
     put(page, offset_of!(Own, ttbr0), root);
     put(page, offset_of!(Own, stack), JUNK);
     memory.allow(Access::Read, own..own + size_of::<Own>() as u64);
+    let entered = own + offset_of!(Own, entered) as u64;
+    memory.allow(Access::Write, entered..entered + size_of::<Entered>() as u64);
 
     let start = &entry.start;
     let mut start = Cpu::new(start.system.clone(), memory, start.level, placed("secondary_entry"));

@@ -16,6 +16,7 @@ use crate::{
     Usage,
     bench::BenchOptions,
     check::CheckOptions,
+    check_loader::CheckLoaderOptions,
     config::{Config, Gic, Virtio},
     disk::{self, Foreign},
     doctor,
@@ -73,6 +74,7 @@ pub enum Verb {
     Image(ImageOptions),
     DiffEntry(DiffEntryOptions),
     Check(CheckOptions),
+    CheckLoader(CheckLoaderOptions),
     Bench(BenchOptions),
     Fuzz(FuzzOptions),
     Stress(Box<StressOptions>),
@@ -201,6 +203,7 @@ impl Verb {
             }
             Self::DiffEntry(options) => options.perform(),
             Self::Check(options) => options.perform(),
+            Self::CheckLoader(options) => options.perform(),
             Self::Bench(options) => options.perform(),
             Self::Fuzz(options) => options.perform(),
             Self::Stress(options) => options.perform(),

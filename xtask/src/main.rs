@@ -5,6 +5,7 @@
 
 mod bench;
 mod check;
+mod check_loader;
 mod checksums;
 mod cli;
 mod config;
@@ -27,6 +28,7 @@ mod monitor;
 mod orders;
 mod processes;
 mod proof;
+mod protocol;
 mod protocols;
 mod qemu;
 mod relr;

@@ -69,6 +69,10 @@ pub struct Cpu {
     pub found: Mutex<Found>,
     /// Its counter when it came up.
     pub came: AtomicU64,
+    /// Its CNTFRQ_EL0.
+    pub frequency: AtomicU64,
+    /// What it counted when it came did not lie between what the CPU that started it read.
+    pub differs: AtomicBool,
 }
 
 const _: () = assert!(size_of::<Cpu>() <= PAGE_SIZE as usize);
@@ -92,6 +96,8 @@ impl Cpu {
             storms: AtomicBool::new(false),
             found: Mutex::new(Found::default()),
             came: AtomicU64::new(0),
+            frequency: AtomicU64::new(0),
+            differs: AtomicBool::new(false),
         }
     }
 

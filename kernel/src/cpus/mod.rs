@@ -19,7 +19,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use boot::cache;
 use boot::marker;
-use boot::own::Own;
+use boot::own::{Entered, Own};
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use boot::secondary::secondary_entry;
 use core::arch::asm;
@@ -27,6 +27,7 @@ use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use kernel::mode::Mode;
+use kernel::protocol::Other;
 use log::{info, warn};
 use smccc::psci::{self, AffinityState, LowestAffinityLevel};
 
@@ -96,11 +97,11 @@ impl Cpus {
                 (page, state::OFF, page.0 - EXCEPTION_STACK - PAGE_SIZE)
             } else {
                 // Never entered: it is only known by name.
-                let own = Own { frame: [0; 32], ttbr0: 0, stack: 0 };
+                let own = Own { frame: [0; 32], ttbr0: 0, stack: 0, entered: Entered::default() };
                 all.push(Box::leak(Box::new(Cpu::new(own, index, mpidr, mode, state::HOMELESS))));
                 continue;
             };
-            let own = Own { frame: [0; 32], ttbr0, stack };
+            let own = Own { frame: [0; 32], ttbr0, stack, entered: Entered::default() };
             let cpu: *mut Cpu = pointer(page).cast();
             // SAFETY: a page of the CPU's own, aligned, and nobody's before.
             unsafe { cpu.write(Cpu::new(own, index, mpidr, mode, state)) };
@@ -121,6 +122,26 @@ impl Cpus {
     #[must_use]
     pub fn up(&self) -> Vec<&'static Cpu> {
         self.all.iter().copied().filter(|cpu| cpu.state.load(Acquire) == state::UP).collect()
+    }
+
+    /// The others, as they were entered.
+    pub fn entered(&self) -> Vec<Other> {
+        let entered = |cpu: &Cpu| {
+            // SAFETY: the CPU wrote it before it came up, and nobody since.
+            let Entered { current_el, daif, sctlr, cntvoff_el2 } =
+                unsafe { (&raw const cpu.own.entered).read_volatile() };
+            Other {
+                mpidr: cpu.mpidr,
+                came: cpu.state.load(Acquire) == state::UP,
+                current_el,
+                daif,
+                sctlr,
+                cntvoff_el2,
+                cntfrq: cpu.frequency.load(Relaxed),
+                counts_alike: !cpu.differs.load(Relaxed),
+            }
+        };
+        self.others().map(entered).collect()
     }
 
     fn others(&self) -> impl Iterator<Item = &'static Cpu> {
@@ -156,6 +177,7 @@ impl Cpus {
             // One counter and one CNTVOFF for all: what it read lies between what this CPU read before and after.
             let (came, now) = (cpu.came.load(Relaxed), clock::now());
             if !(begun..=now).contains(&came) {
+                cpu.differs.store(true, Relaxed);
                 warn!("{}{cpu}: CNTVCT {came}, while this CPU's went from {begun} to {now}", marker::FOUND);
             }
         }

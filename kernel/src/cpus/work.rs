@@ -40,6 +40,7 @@ fn kernel_secondary(own: &'static Own) -> ! {
         assert!(answer == 0, "{cpu}: the stub refused HVC_FINALISE_EL2, which the first CPU's granted: {answer:#x}");
     }
     cpu.came.store(clock::now(), Relaxed);
+    cpu.frequency.store(clock::own_frequency(), Relaxed);
     cpu.enter();
     cpu.state.store(state::UP, Release);
     work(cpu)

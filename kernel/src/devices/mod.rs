@@ -38,6 +38,9 @@ const TO_RESET: u64 = 1_000_000_000;
 const DEVICE_ID: u64 = 0x8;
 const STATUS: u64 = 0x70;
 
+/// Status: the driver is ready, and the device may use its queues (virtio 1.2, 2.1).
+const DRIVER_OK: u32 = 1 << 2;
+
 /// Where a device's registers are reached.
 #[derive(Clone, Debug)]
 pub enum Place {
@@ -169,6 +172,13 @@ impl Device {
         (id != 0).then(|| Self { place: Place::Mmio(slot.clone()), kind: DeviceType::try_from(id).ok(), status })
     }
 
+    /// Where it lies and what its Status is, if somebody drives it.
+    fn running(&self) -> Option<(Place, u32)> {
+        let (register, is_byte) = self.status?.parts();
+        let status = device_status(register, is_byte);
+        (status & DRIVER_OK != 0).then(|| (self.place.clone(), status))
+    }
+
     /// Brings the device into reset and, where it is a function, off the bus.
     fn reset(&self) -> Result<(), Busy> {
         let reset = self.status.map_or(Ok(()), Status::reset);
@@ -237,6 +247,8 @@ impl<D> Drop for Driven<D> {
 /// Every device of the machine.
 pub struct Devices {
     all: Vec<Device>,
+    /// Where a device was found that could write to memory, and the register that says so: Status, or a function's Command.
+    pub running: Vec<(Place, u32)>,
     receiver: Option<Receiver>,
 }
 
@@ -245,8 +257,9 @@ impl Devices {
     /// that does not reset is refused when it matters, before the jump.
     pub fn find(machine: &Machine, map: &mut LifeMap) -> Self {
         let mut all: Vec<_> = machine.virtio.iter().filter_map(Device::in_slot).collect();
-        machine.pci.iter().for_each(|host| pci::find(host, map, &mut all));
-        let devices = Self { all, receiver: None };
+        let mut running: Vec<_> = all.iter().filter_map(Device::running).collect();
+        machine.pci.iter().for_each(|host| pci::find(host, map, &mut all, &mut running));
+        let devices = Self { all, running, receiver: None };
         let _ = devices.reset();
         devices
     }

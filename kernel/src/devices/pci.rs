@@ -149,8 +149,9 @@ impl Function {
     }
 }
 
-/// Adds every function of the host's first bus to `all`, with the registers of virtio's mapped.
-pub fn find(host: &PciHost, map: &mut LifeMap, all: &mut Vec<Device>) {
+/// Adds every function of the host's first bus to `all`, with the registers of virtio's mapped; and to `running` those that were found with
+/// bus mastering on.
+pub fn find(host: &PciHost, map: &mut LifeMap, all: &mut Vec<Device>, running: &mut Vec<(Place, u32)>) {
     map.add_device(&host.ecam);
     let root = PciRoot::new(Ecam(host.ecam.start));
     let found: Vec<(Function, DeviceFunctionInfo)> = root
@@ -162,6 +163,10 @@ pub fn find(host: &PciHost, map: &mut LifeMap, all: &mut Vec<Device>) {
         .collect();
     let mut taken = Vec::new();
     for (function, info) in &found {
+        let (_, command) = root.get_status_command(function.at);
+        if command.contains(Command::BUS_MASTER) {
+            running.push((Place::Pci(*function), command.bits().into()));
+        }
         // Nobody writes to memory while BARs are sized and moved.
         let _ = function.stop_mastering();
         if info.header_type == HeaderType::Standard {

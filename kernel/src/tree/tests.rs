@@ -136,6 +136,22 @@ fn range(start: u64, bytes: u64) -> Range<PhysAddr> {
 }
 
 #[test]
+fn an_initrd_is_named_by_one_cell_each_or_two() {
+    let with = |start: &[u32], end: &[u32]| {
+        let mut tree = virt();
+        let chosen = tree.root.child_mut("chosen").unwrap();
+        for (name, value) in [("linux,initrd-start", start), ("linux,initrd-end", end)] {
+            chosen.add_property(DeviceTreeProperty::new(name, cells(value)).unwrap());
+        }
+        Tree::open(&tree.to_dtb()).unwrap().initrd()
+    };
+    assert_eq!(with(&[0x4400_0000], &[0x4400_1000]), Some(PhysAddr(0x4400_0000)..PhysAddr(0x4400_1000)));
+    assert_eq!(with(&[1, 0], &[1, 8]), Some(PhysAddr(1 << 32)..PhysAddr(1 << 32 | 8)));
+    assert_eq!(with(&[1, 0], &[]), None);
+    assert_eq!(Tree::open(&virt().to_dtb()).unwrap().initrd(), None);
+}
+
+#[test]
 fn a_machine_is_what_its_tree_says() {
     let blob = virt().to_dtb();
     let tree = Tree::open(&blob).unwrap();

@@ -25,6 +25,7 @@ mod page;
 pub mod patch;
 mod payload;
 mod plain;
+mod protocol;
 mod refused;
 mod runner;
 mod stress;
@@ -144,6 +145,7 @@ fn cases(config: &Config, seen: &Seen) -> Vec<Case> {
     cases.extend(exceptions::cases());
     cases.extend(map::cases());
     cases.extend(memory::cases());
+    cases.extend(protocol::cases());
     cases.extend(entry::cases(config, &seen.entry));
     cases.extend(controls::cases(&seen.controls));
     cases.extend(model::cases());

@@ -1,0 +1,171 @@
+use super::*;
+use alloc::vec;
+
+fn range(start: u64, end: u64) -> Range<PhysAddr> {
+    PhysAddr(start)..PhysAddr(end)
+}
+
+/// A loader that keeps every rule: 512 MiB of RAM, an initrd, two CPUs at EL2.
+fn good() -> Facts {
+    let record = EntryRecord {
+        x0: 0x4800_0000,
+        load_address: 0x4020_0000,
+        current_el: 8,
+        daif: 0x3c0,
+        sctlr: 0x30c5_0830,
+        cntvoff_el2: 5,
+        cntfrq: 62_500_000,
+        dtb_size: 0x2000,
+        ..EntryRecord::default()
+    };
+    let other = Other {
+        mpidr: 1,
+        came: true,
+        current_el: 8,
+        daif: 0x3c0,
+        sctlr: 0x30c5_0830,
+        cntvoff_el2: 5,
+        cntfrq: 62_500_000,
+        counts_alike: true,
+    };
+    let tree = TreeFacts {
+        ram: vec![range(0x4000_0000, 0x6000_0000)],
+        reserved: vec![range(0x5000_0000, 0x5000_1000)],
+        initrd: Some(range(0x4900_0000, 0x4910_0000)),
+        conduit: Some(Conduit::Smc),
+    };
+    let lived = Lived {
+        running: vec![],
+        others: vec![other],
+        gic_registers: Some(true),
+        hvc: Some(true),
+        accesses: [Access::Free; ACCESSES],
+    };
+    Facts { record, text_offset: 0, image_size: 0x8_0000, tree: Some(tree), lived: Some(lived) }
+}
+
+fn with(verdict: Verdict, facts: &Facts) -> Vec<u8> {
+    held(facts).filter(|line| line.finding.verdict == verdict).map(|line| line.rule.number).collect()
+}
+
+fn tree(facts: &mut Facts) -> &mut TreeFacts {
+    facts.tree.as_mut().unwrap()
+}
+
+fn lived(facts: &mut Facts) -> &mut Lived {
+    facts.lived.as_mut().unwrap()
+}
+
+/// What no kernel can look at.
+const NEVER_SEEN: [u8; 3] = [16, 20, 37];
+
+#[test]
+fn numbers_go_up_by_one() {
+    assert!(RULES.iter().map(|rule| rule.number).eq(1..=40));
+}
+
+#[test]
+fn a_good_loader_keeps_all_that_can_be_seen() {
+    assert_eq!(with(Verdict::Broken, &good()), []);
+    assert_eq!(with(Verdict::Unseen, &good()), NEVER_SEEN);
+    assert_eq!(summary(&good()), "boot protocol: 37 rules kept, 0 broken, 3 cannot be seen from here");
+}
+
+#[test]
+fn each_rule_can_be_broken_alone() {
+    type Break = fn(&mut Facts);
+    let cases: &[(u8, Break)] = &[
+        (1, |facts| facts.record.x0 += 4),
+        (2, |facts| facts.record.dtb_size = (2 << 20) + 1),
+        (3, |facts| facts.record.load_address += 0x1_0000),
+        (3, |facts| facts.text_offset = 0x8_0000),
+        (4, |facts| tree(facts).reserved.push(range(0x4027_f000, 0x4028_0000))),
+        (4, |facts| tree(facts).ram = vec![range(0x4000_0000, 0x4027_ffff), range(0x4028_0000, 0x6000_0000)]),
+        (5, |facts| facts.record.x0 = 0x4027_f000),
+        (5, |facts| tree(facts).initrd = Some(range(0x4010_0000, 0x4020_0001))),
+        (6, |facts| tree(facts).initrd = Some(range(0x8_4000_0000, 0x8_4000_0001))),
+        (7, |facts| lived(facts).running.push("0xa003e00: 0xf".into())),
+        (8, |facts| facts.record.x0 = 0x3fff_ff00),
+        (8, |facts| facts.record.dtb_size = 0),
+        (9, |facts| facts.record.x1 = 1),
+        (10, |facts| facts.record.x2 = 1),
+        (11, |facts| facts.record.x3 = 1 << 63),
+        (12, |facts| facts.record.daif = 0x2c0),
+        (13, |facts| facts.record.current_el = 12),
+        (14, |facts| facts.record.sctlr |= 1),
+        (15, |facts| facts.record.sctlr |= 4),
+        (17, |facts| lived(facts).others[0].cntfrq = 1),
+        (18, |facts| facts.record.cntvoff_el2 = 0),
+        (18, |facts| lived(facts).others[0].counts_alike = false),
+        (19, |facts| lived(facts).accesses[0] = Access::Trapped),
+        (21, |facts| lived(facts).hvc = Some(false)),
+        (22, |facts| lived(facts).gic_registers = Some(false)),
+        (38, |facts| lived(facts).others.push(Other { mpidr: 2, ..Other::default() })),
+        (39, |facts| lived(facts).others[0].current_el = 4),
+        (40, |facts| lived(facts).others[0].sctlr |= 4),
+        (40, |facts| lived(facts).others[0].daif = 0),
+    ];
+    for (number, change) in cases {
+        let mut facts = good();
+        change(&mut facts);
+        let broken = with(Verdict::Broken, &facts);
+        // All CPUs are at EL2, which is where a CPU at EL3 is not.
+        assert!(broken == [*number] || *number == 13 && broken == [13, 39], "{number}: {broken:?}");
+    }
+    for (access, number) in (1..ACCESSES).zip(23..) {
+        let mut facts = good();
+        lived(&mut facts).accesses[access] = Access::Trapped;
+        assert_eq!(with(Verdict::Broken, &facts), [number]);
+    }
+}
+
+#[test]
+fn a_frequency_of_nothing_is_none() {
+    let mut facts = good();
+    (facts.record.cntfrq, lived(&mut facts).others[0].cntfrq) = (0, 0);
+    assert_eq!(with(Verdict::Broken, &facts), [17]);
+}
+
+#[test]
+fn what_is_not_there_breaks_nothing() {
+    let mut facts = good();
+    tree(&mut facts).initrd = None;
+    *lived(&mut facts) = Lived::default();
+    assert_eq!(with(Verdict::Broken, &facts), []);
+    assert_eq!(with(Verdict::Unseen, &facts), [16, 18, 20, 37, 38, 39, 40]);
+}
+
+#[test]
+fn without_a_tree_only_the_record_speaks() {
+    let mut facts = Facts { tree: None, lived: None, ..good() };
+    facts.record.x0 += 4;
+    facts.record.dtb_size = 0;
+    assert_eq!(with(Verdict::Broken, &facts), [1]);
+    assert_eq!(with(Verdict::Kept, &facts), [3, 9, 10, 11, 12, 13, 14, 15, 17]);
+}
+
+#[test]
+fn what_a_cpu_lacks_is_not_tried() {
+    let has = |ids: &Ids| (0..ACCESSES).filter(|&access| ids.has(access)).collect::<Vec<_>>();
+    assert_eq!(has(&Ids::default()), [0, 1, 14]);
+    assert_eq!(has(&Ids { pfr0: 0xff_0000, dfr0: 0xf00, ..Ids::default() }), [0, 14]);
+    let newest = Ids { pfr0: 0x1001_0000_0000 | 1 << 44, pfr1: 1 << 44 | 1 << 24 | 2 << 8, ..Ids::default() };
+    assert_eq!(has(&newest), [0, 1, 4, 5, 6, 7, 12, 14]);
+    assert_eq!(has(&Ids { isar1: 1 << 8 | 1 << 28, isar2: 1 << 16, ..Ids::default() }), [0, 1, 2, 3, 9, 14]);
+    assert_eq!(has(&Ids { mmfr3: 0x101, dfr0: 1 << 52 | 1 << 8, ..Ids::default() }), [0, 1, 8, 10, 11, 13, 14]);
+    assert_eq!(has(&Ids { pfr1: 1 << 8, ..Ids::default() }), [0, 1, 14], "MTE alone has no tags in memory");
+}
+
+#[test]
+fn a_line_is_read_by_people_and_by_programs() {
+    let mut facts = good();
+    facts.record.x1 = 1;
+    let line = held(&facts).find(|line| line.rule.number == 9).unwrap();
+    assert_eq!(line.to_string(), "  9 broken                   x1 is zero: 0x1 (4, general-purpose registers)");
+    assert_eq!(
+        format!("{line:#}"),
+        r#"{"rule":9,"text":"x1 is zero","place":"4, general-purpose registers","value":"0x1","verdict":"broken"}"#
+    );
+    let plain = |text: &str| text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\');
+    assert!(held(&facts).all(|line| plain(line.rule.text) && plain(line.rule.place) && plain(&line.finding.value)));
+}

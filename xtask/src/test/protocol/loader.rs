@@ -1,0 +1,101 @@
+//! Bad loaders, laid out: a small Image that QEMU takes for the kernel, with ours behind it.
+//!
+//! *When:* by the cases of `protocol`. The code is `loaders.S`, assembled by the rustc that builds the kernel; a section is a loader. Refuses one that
+//! is not there.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use boot::{
+    image::{FLAGS, FLAGS_AT, IMAGE_SIZE_AT, MAGIC, MAGIC_AT},
+    sysreg::{cptr, hcr, icc_sre, mair, sctlr, spsr},
+};
+use object::{Object, ObjectSection};
+
+use crate::kernel_build::{Built, TARGET};
+
+/// A field of a header that no loader looks at (res2): how far behind the kernel lies.
+const KERNEL_AT: usize = 32;
+/// Where code begins: behind the header.
+const CODE_AT: usize = 64;
+const TABLE: usize = 0x1000;
+const VECTORS: usize = 0x2000;
+const NOTHING: usize = 0x10_0000;
+
+/// Where the kernel usually lies behind the loader: at the next 2 MiB boundary.
+pub const NEXT_SLOT: usize = 2 << 20;
+
+/// The loader `name` as an Image, with the kernel `distance` bytes behind its start.
+pub fn image(kernel: &Built, name: &str, distance: usize) -> Result<Vec<u8>> {
+    let object = assemble()?;
+    let file = object::File::parse(object.as_slice())?;
+    let section = |name: &str| {
+        let section = file.section_by_name(&format!(".loader.{name}"));
+        Ok::<_, anyhow::Error>(section.with_context(|| format!("loaders.S has no {name}"))?.data()?.to_vec())
+    };
+    let mut image = vec![0; distance];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    // adr x28, . and a branch over the header.
+    put(0, &0x1000_001c_u32.to_le_bytes());
+    put(4, &(0x1400_0000 | ((CODE_AT as u32 - 4) / 4)).to_le_bytes());
+    let whole = distance as u64 + kernel.symbol("_image_end")?;
+    put(IMAGE_SIZE_AT, &whole.to_le_bytes());
+    put(FLAGS_AT, &FLAGS.to_le_bytes());
+    put(KERNEL_AT, &(distance as u64).to_le_bytes());
+    put(MAGIC_AT, &MAGIC.to_le_bytes());
+    put(CODE_AT, &section(name)?);
+    put(VECTORS, &section("vectors")?);
+    // Two blocks of 1 GiB, AF set: devices, and RAM, inner shareable.
+    for (gib, attributes) in [mair::DEVICE << 2, mair::NORMAL << 2 | 3 << 8].into_iter().enumerate() {
+        put(TABLE + 8 * gib, &((gib as u64) << 30 | attributes | 1 << 10 | 1).to_le_bytes());
+    }
+    image.extend(&kernel.image);
+    Ok(image)
+}
+
+/// The numbers that loaders.S has names for.
+fn numbers() -> Vec<(&'static str, u64)> {
+    let open = hcr::RW | hcr::APK | hcr::API | hcr::ATA;
+    vec![
+        ("KERNEL_AT", KERNEL_AT as u64),
+        ("TABLE", TABLE as u64),
+        ("VECTORS", VECTORS as u64),
+        ("NOTHING", NOTHING as u64),
+        ("MAIR", mair::VALUE),
+        // T0SZ = 25, no walks by TTBR1, 36 bits of physical address.
+        ("TCR_39_BITS", 25 | 1 << 23 | 1 << 32),
+        ("SCTLR_M", sctlr::M),
+        ("SCTLR_C", sctlr::C),
+        ("SCTLR_EL1_MMU_OFF", sctlr::EL1_MMU_OFF),
+        ("SPSR_TO_EL1", spsr::TO_EL1),
+        ("HCR_OPEN", open),
+        ("HCR_APK", hcr::APK),
+        ("HCR_API", hcr::API),
+        ("HCR_ATA", hcr::ATA),
+        ("ICC_SRE_ENABLE", icc_sre::SRE_ENABLE),
+        ("CPTR_TZ", cptr::TZ),
+        ("CPTR_TSM", cptr::TSM),
+        // MDCR_EL2: the PMU's registers, and debug's, are trapped.
+        ("MDCR_TPM", 1 << 6),
+        ("MDCR_TDA", 1 << 9),
+        ("LAST_SLOT_STATUS", 0x0a00_3e00 + 0x70),
+        // 00:01.0 behind `virt`'s high ECAM, Command.
+        ("FIRST_FUNCTION_COMMAND", 0x40_1000_0000 + (1 << 15) + 4),
+    ]
+}
+
+/// loaders.S as an object file.
+fn assemble() -> Result<Vec<u8>> {
+    let folder = tempfile::tempdir().context("cannot make a folder for the loaders")?;
+    let (source, object) = (folder.path().join("loaders.rs"), folder.path().join("loaders.o"));
+    let sets: String = numbers().iter().map(|(name, value)| format!(".set {name}, {value:#x}\n")).collect();
+    let text =
+        format!("#![no_std]\ncore::arch::global_asm!(r##\"{sets}{}\"##, options(raw));\n", include_str!("loaders.S"));
+    std::fs::write(&source, text)?;
+    let mut command = Command::new(Path::new(&crate::cargo()).with_file_name("rustc"));
+    command.current_dir(crate::root()).args(["--edition=2024", "--crate-type=lib", "--emit=obj", "--target", TARGET]);
+    command.arg("-o").arg(&object).arg(&source);
+    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(output.status.success(), "loaders.S: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(std::fs::read(&object)?)
+}
