@@ -42,7 +42,7 @@ const CPU_OFF: u32 = 0x5280_0041;
 const MIGRATE: u32 = 0x5280_00a1;
 
 /// The instruction of `secondary_entry` behind its two calls: MMU off, at EL1.
-const BEHIND_SETUP: usize = 8 * 4;
+const BEHIND_SETUP: usize = 14 * 4;
 
 /// All of them.
 pub fn cases() -> Vec<Case> {
