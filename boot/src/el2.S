@@ -82,6 +82,9 @@ el2_setup:
         csel    x9, x11, x9, ne
         msr     cnthctl_el2, x9
         msr     cntvoff_el2, xzr
+        // Off, whoever ticked by them: what an expired one raises would stay pending at a GIC whose driver ticks by another.
+        msr     cntp_ctl_el0, xzr
+        msr     cnthp_ctl_el2, xzr
 
         // EL1 sees this CPU's own identification; no stage 2, no AArch32 traps.
         mrs     x9, midr_el1

@@ -193,7 +193,8 @@ impl<'a> Tree<'a> {
     }
 
     fn chosen_text(&self, name: &str) -> Option<&'a str> {
-        self.chosen.property(name)?.value_as().ok()
+        // It ends with its first zero byte; kexec-tools pads it with up to three more.
+        self.chosen.property(name)?.value_as::<&str>().ok()?.split('\0').next()
     }
 
     /// The name of the node that stdout-path names, by a path or by an alias, options left out.

@@ -126,7 +126,7 @@ pub(crate) fn virt() -> DeviceTree {
     root.add_child(far);
     root.add_child(node(
         "chosen",
-        &[("bootargs", text("generations=3 base=random")), ("stdout-path", text("/pl011@9040000:115200n8"))],
+        &[("bootargs", text("generations=3 base=random\0\0\0")), ("stdout-path", text("/pl011@9040000:115200n8"))],
     ));
     tree
 }
@@ -155,7 +155,7 @@ fn an_initrd_is_named_by_one_cell_each_or_two() {
 fn a_machine_is_what_its_tree_says() {
     let blob = virt().to_dtb();
     let tree = Tree::open(&blob).unwrap();
-    assert_eq!(tree.bootargs(), "generations=3 base=random");
+    assert_eq!(tree.bootargs(), "generations=3 base=random", "what pads it is not of it");
     let machine = Machine::read(&tree).unwrap();
     assert_eq!(machine.ram, [range(0x4000_0000, 0x2000_0000)], "two nodes that touch are one range");
     assert_eq!(machine.conduit, Some(Conduit::Smc));
