@@ -221,7 +221,7 @@ impl RunOptions {
         let payload = self.payload()?;
         setup::ensure_target(self.yes)?;
         setup::ensure_qemu(self.yes)?;
-        self.loader.firmware().map_or(Ok(()), |firmware| setup::ensure_firmware(firmware, self.yes))?;
+        self.loader.ensure(self.yes)?;
         let kernel = Arc::new(kernel_build::build()?);
         let seed = self.seed.unwrap_or_else(draw_seed);
         let mut request = Request::new(&config, &self.machine, &kernel)?;

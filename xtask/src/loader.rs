@@ -1,7 +1,7 @@
-//! Who starts generation 0: QEMU itself, or a loader that others made and QEMU starts as firmware.
+//! Who starts generation 0: QEMU itself, or a loader that others made: firmware, or another kernel.
 //!
 //! *When:* a run's command line is composed. A loader is one more way of starting: the kernel, its disk and its orders are the same, and the run is
-//! judged as any other. *Refuses:* nothing here; that a firmware is not installed is `setup`'s and the tests' to say.
+//! judged as any other. *Refuses:* nothing here; that a loader is not there is `setup`'s, `debian`'s and the tests' to say.
 //!
 //! Each takes the Image and the bootargs by the way that it has:
 //!
@@ -12,19 +12,48 @@
 //! | uefi-shell | a file on a FAT volume, which EDK2's shell starts by its name | the words behind that name |
 //! | u-boot-booti | `qfw load` takes it from fw_cfg | the same command sets U-Boot's variable |
 //! | u-boot-bootm | out of our own FIT on the disk | `setenv`, typed |
+//! | linux-kexec | in the ramdisk of Debian's kernel, which runs kexec on it | a file beside it, for kexec's --append |
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use crate::fit::SECTOR;
+use crate::{
+    debian::{Debian, MODULES},
+    fit::SECTOR,
+    setup,
+    test::Skipped,
+};
 
 /// How many empty lines come first: what the UART's FIFO holds when U-Boot sets it up is lost, 32 characters at most.
 const AHEAD: usize = 33;
 
 /// The folder that is a FAT volume to the guest.
 const VOLUME: &str = "volume";
+
+/// What Linux is started with.
+const RAMDISK: &str = "ramdisk";
+
+/// Linux's orders when it is a loader. A panic ends the machine instead of waiting for someone.
+const LINUX: &str = "console=ttyAMA0 panic=-1";
+
+/// Linux's first program when it is a loader. Its devices are in use when it goes, the disk among them: nobody is told to let go of them but by
+/// kexec.
+const KEXEC: &str = r#"
+export PATH=/bin
+for name in mount insmod dd cat poweroff sleep; do alias $name="busybox $name"; done
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+for name in {modules}; do insmod /lib/$name.ko; done
+dd if=/dev/vda of=/dev/null bs=4096
+kexec -l /Image --append="$(cat /bootargs)" && kexec -e
+poweroff -f
+"#;
 
 /// A way to start generation 0.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
@@ -40,6 +69,8 @@ pub enum Loader {
     UBootBooti,
     /// U-Boot's bootm: the FIT on the disk
     UBootBootm,
+    /// Linux's kexec: Debian's kernel, which apt fetches once
+    LinuxKexec,
 }
 
 /// A firmware: what it is called, where distributions put it, and Debian's package of it.
@@ -81,7 +112,7 @@ impl Firmware {
 
 impl Loader {
     /// Those that are not QEMU.
-    pub const OTHERS: [Self; 4] = [Self::Uefi, Self::UefiShell, Self::UBootBooti, Self::UBootBootm];
+    pub const OTHERS: [Self; 5] = [Self::Uefi, Self::UefiShell, Self::UBootBooti, Self::UBootBootm, Self::LinuxKexec];
 
     /// As it is typed.
     pub fn name(self) -> &'static str {
@@ -91,16 +122,44 @@ impl Loader {
             Self::UefiShell => "uefi-shell",
             Self::UBootBooti => "u-boot-booti",
             Self::UBootBootm => "u-boot-bootm",
+            Self::LinuxKexec => "linux-kexec",
         }
     }
 
     /// What QEMU starts in place of the Image.
     pub fn firmware(self) -> Option<&'static Firmware> {
         match self {
-            Self::Qemu => None,
+            Self::Qemu | Self::LinuxKexec => None,
             Self::Uefi | Self::UefiShell => Some(&EDK2),
             Self::UBootBooti | Self::UBootBootm => Some(&U_BOOT),
         }
+    }
+
+    /// Installs or fetches it, where that is missing.
+    pub fn ensure(self, yes: bool) -> Result<()> {
+        if self == Self::LinuxKexec {
+            Debian::get()?;
+        }
+        self.firmware().map_or(Ok(()), |firmware| setup::ensure_firmware(firmware, yes))
+    }
+
+    /// Whether it is there, installs and fetches nothing. An error is a [`Skipped`].
+    pub fn there(self) -> Result<()> {
+        let lacks = match self.firmware() {
+            Some(firmware) if firmware.found().is_none() => {
+                Some(format!("{} is not here: {}", firmware.name, firmware.apt))
+            }
+            None if self == Self::LinuxKexec && Debian::fetched().is_none() => {
+                Some("Debian's kernel is not here: cargo xtask protocols fetches it".to_owned())
+            }
+            _ => None,
+        };
+        lacks.map_or(Ok(()), |lacks| Err(Skipped(lacks).into()))
+    }
+
+    /// How long it may take before generation 0 is entered: Linux some ten seconds, under QEMU on a busy host.
+    pub fn patience(self) -> Duration {
+        Duration::from_secs(if self == Self::LinuxKexec { 120 } else { 0 })
     }
 
     /// QEMU's words: the firmware, the Image, the bootargs.
@@ -119,6 +178,10 @@ impl Loader {
             let volume = image.with_file_name(VOLUME).display().to_string().replace(',', ",,");
             words.extend(["-drive".to_owned(), format!("if=none,id=volume,format=raw,file=fat:rw:{volume}")]);
             words.extend(["-device", "nvme,drive=volume,serial=volume"].map(str::to_owned));
+        } else if self == Self::LinuxKexec {
+            words.extend(["-kernel".to_owned(), Debian::kernel().display().to_string()]);
+            words.extend(["-initrd".to_owned(), image.with_file_name(RAMDISK).display().to_string()]);
+            words.extend(["-append", LINUX].map(str::to_owned));
         } else if self != Self::UBootBootm {
             words.extend(["-kernel", &image.display().to_string(), "-append", bootargs].map(str::to_owned));
         }
@@ -134,13 +197,22 @@ impl Loader {
             let line = format!("fs0:\\Image.efi {bootargs}\r\n");
             std::fs::write(volume.join("startup.nsh"), line).context("cannot write startup.nsh")?;
         }
+        if self == Self::LinuxKexec {
+            let debian = Debian::fetched().context("Debian's kernel is gone")?;
+            let bytes = std::fs::read(image).context("cannot read the Image")?;
+            let files = [("Image", bytes.as_slice()), ("bootargs", bootargs.as_bytes())];
+            let init = KEXEC.replace("{modules}", &MODULES.join(" "));
+            let ramdisk = image.with_file_name(RAMDISK);
+            std::fs::write(&ramdisk, debian.ramdisk_with_kexec(&init, &files)?)
+                .with_context(|| format!("cannot write {}", ramdisk.display()))?;
+        }
         Ok(())
     }
 
     /// What is typed at its prompt, behind lines that stop its countdown.
     pub fn typed(self, bootargs: &str, disk: usize) -> Option<String> {
         let commands = match self {
-            Self::Qemu | Self::Uefi | Self::UefiShell => return None,
+            Self::Qemu | Self::Uefi | Self::UefiShell | Self::LinuxKexec => return None,
             Self::UBootBooti => "qfw load $kernel_addr_r $ramdisk_addr_r\n\
                  booti $kernel_addr_r - $fdtcontroladdr\n"
                 .to_owned(),
@@ -167,10 +239,12 @@ mod tests {
     }
 
     #[test]
-    fn qemu_alone_needs_no_firmware_and_bootm_no_image() {
+    fn kernels_need_no_firmware_and_bootm_no_image() {
         let image = Path::new("Image");
         assert_eq!(Loader::Qemu.words(image, "a b"), ["-kernel", "Image", "-append", "a b"]);
-        for loader in Loader::OTHERS {
+        let kexec = Loader::LinuxKexec.words(image, "a b");
+        assert!(kexec.contains(&"ramdisk".to_owned()) && !kexec.contains(&"Image".to_owned()), "{kexec:?}");
+        for loader in Loader::OTHERS.into_iter().filter(|loader| loader.firmware().is_some()) {
             let words = loader.words(image, "a");
             assert_eq!(words[0], "-bios");
             let from_fw_cfg = matches!(loader, Loader::Uefi | Loader::UBootBooti);

@@ -11,6 +11,7 @@ mod cli;
 mod config;
 mod console;
 mod cpio;
+mod debian;
 mod debugger;
 mod disk;
 mod doctor;

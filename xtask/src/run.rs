@@ -116,7 +116,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
 
     let mut log = Log::create(&folder.file("events.jsonl"))?;
     let patience = Patience {
-        deadline: (!request.gdb).then(|| started + request.timeout),
+        deadline: (!request.gdb).then(|| started + request.timeout + request.loader.patience()),
         silence: request.silence.filter(|_| !request.gdb),
     };
     let end = listen(&lines, patience, request.seen.as_deref(), &mut log)?;

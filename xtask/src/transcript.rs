@@ -105,9 +105,13 @@ pub fn lives(console: &str) -> Result<Vec<Life>> {
 
 /// The console in two: what so many generations said, and what came after the last one's "Bye!".
 pub fn parted(console: &str, generations: u32) -> Result<(&str, &str)> {
-    // The way here begins with the same word, behind a label.
-    let line = format!("] {}", marker::BYE);
-    let byes = console.match_indices(&line).map(|(at, _)| at);
+    // Behind a generation's number: the way here begins with the same word, and Linux says it too, behind a time.
+    let bye = format!("] {}", marker::BYE);
+    let is_ours = |at: usize| {
+        let number = console[..at].rsplit('\n').next().and_then(|start| start.strip_prefix('['));
+        number.is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    let byes = console.match_indices(&bye).map(|(at, _)| at).filter(|&at| is_ours(at));
     let last = byes.take(generations as usize).enumerate().last();
     let (count, at) = last.map_or((0, 0), |(index, at)| (index + 1, at));
     ensure!(count == generations as usize, "{count} of {generations} generations said \"{}\"", marker::BYE);
@@ -248,6 +252,8 @@ pub mod tests {
     fn a_payloads_words_are_its_own() {
         let (ours, payload) = parted(GOOD, 2).unwrap();
         assert!(ours.ends_with("breadcrumbs 0x5ff82000\n") && payload.starts_with("[2] phases"), "{payload}");
+        let linux = format!("[    1.405106] Bye!\n{GOOD}");
+        assert_eq!(parted(&linux, 2).unwrap().1, payload);
         assert!(parted(GOOD, 3).unwrap_err().to_string().contains("2 of 3 generations"));
         assert!(parted("", 1).is_err());
     }

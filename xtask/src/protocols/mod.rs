@@ -1,47 +1,53 @@
-//! The verb `protocols`: other kernels entered by ours, each held against what it finds when QEMU itself loads it.
+//! The verb `protocols`: every loader in, other kernels out, and both in one run, on every machine.
 //!
-//! *When:* on request. For each machine a row of runs, one after the other: Linux from QEMU's own `-kernel`, then from us, after one generation
-//! and after ten, and on a machine without any entropy. *Skips,* saying so, what cannot be fetched here.
+//! *When:* on request, and its short form in CI. Three tables, each cell a run, one after the other: three generations of ours from each loader;
+//! Linux from QEMU's own `-kernel`, then from us, after one generation and after ten, and on a machine without any entropy; and Linux after
+//! three generations that a loader of others started. Each Linux is held against what it finds when QEMU itself loads it. *Skips,* saying
+//! why, what is not here and cannot be installed or fetched.
 
-mod debian;
 mod linux;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::{
     config::Config,
+    debian::Debian,
     disk::{self, FOREIGN, Foreign},
     kernel_build::{self, Built},
+    loader::Loader,
     orders::{Base, Orders, draw_seed, parse_seed},
     processes::Interrupted,
-    proof::{Modes, check},
+    proof::{Modes, check, without_leftovers},
     qemu,
     request::{Disk, Request},
     run::run,
     setup,
     test::Skipped,
     transcript::{lives, parted},
+    verdict::Verdict,
 };
 
-use self::{
-    debian::Debian,
-    linux::{Facts, INIT, WORDS},
-};
+use self::linux::{Facts, INIT, WORDS};
 
-/// Boot other kernels from ours on every machine, and print the table payloads × modes
+/// Boot by every loader, and other kernels from ours, on every machine; print the tables loaders, payloads and round trips × modes
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Debian's arm64 kernel and busybox are fetched by apt, once, without root and into cargo's target directory.
+Debian's arm64 kernel, busybox and kexec are fetched by apt, once, without root and into cargo's target directory. What a table needs and
+is not to be had is skipped, and why is said.
 
 Exit code: 0 if all went well or was skipped, 1 if one did not, 130 interrupted.
 
 Examples:
   cargo xtask protocols
+  cargo xtask protocols --short
   cargo xtask protocols --cpus 2 --seed 0x2a")]
 pub struct ProtocolsOptions {
+    /// One machine, vhe, and the rows that say most
+    #[arg(long)]
+    short: bool,
     /// How many CPUs each machine has
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=8))]
     cpus: u32,
@@ -59,36 +65,66 @@ const MODES: [&str; 3] = ["el1", "nvhe", "vhe"];
 /// How long Linux may take, beside the generations: some ten seconds, under QEMU on a busy host.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// A way to a payload.
+/// A row of a table: who starts, what of ours follows, and whether Linux comes after it.
 #[derive(Clone, Copy, Debug)]
 struct Way {
     name: &'static str,
-    /// How many generations come before it; none: QEMU loads it.
+    loader: Loader,
+    /// How many generations; none: the loader's kernel is Linux.
     generations: u32,
+    /// Linux is where they end.
+    payload: bool,
     base: Base,
     /// The machine has an entropy device.
     has_entropy: bool,
+    /// It is in the short form too.
+    short: bool,
 }
 
-const PLAIN: Way = Way { name: "", generations: 1, base: Base::Same, has_entropy: true };
+const PLAIN: Way = Way {
+    name: "",
+    loader: Loader::Qemu,
+    generations: 1,
+    payload: true,
+    base: Base::Same,
+    has_entropy: true,
+    short: false,
+};
 
-/// What each is held against.
-const REFERENCE: Way = Way { name: "QEMU -kernel", generations: 0, ..PLAIN };
+/// What each Linux is held against.
+const REFERENCE: Way = Way { name: "QEMU -kernel", generations: 0, short: true, ..PLAIN };
 
-const WAYS: [Way; 3] = [
-    Way { name: "one generation", ..PLAIN },
+const PAYLOADS: [Way; 3] = [
+    Way { name: "one generation", short: true, ..PLAIN },
     Way { name: "ten generations, placed at random", generations: 10, base: Base::Random, ..PLAIN },
     Way { name: "no entropy device", has_entropy: false, ..PLAIN },
 ];
+
+const ROUND_TRIPS: [Way; 2] = [
+    Way { name: "Linux's kexec, three generations", loader: Loader::LinuxKexec, generations: 3, short: true, ..PLAIN },
+    Way { name: "U-Boot's booti, three generations", loader: Loader::UBootBooti, generations: 3, ..PLAIN },
+];
+
+/// Three generations of ours and nothing after them.
+fn from_loader(loader: Loader) -> Way {
+    Way { name: loader.name(), loader, generations: 3, payload: false, short: true, ..PLAIN }
+}
 
 /// What all runs are made with.
 struct Bench {
     config: Arc<Config>,
     kernel: Arc<Built>,
-    debian: Debian,
-    ramdisk: Vec<u8>,
-    cpus: u32,
+    /// Debian's kernel and the ramdisk for it, or why there are none.
+    linux: Result<(Vec<u8>, Vec<u8>), String>,
+    /// What could not be installed, and why.
+    missing: Vec<(Loader, String)>,
+    modes: Vec<&'static str>,
+    options: (bool, u32),
     seed: u64,
+    /// What went wrong, in words.
+    wrong: Vec<String>,
+    /// Why what was skipped was.
+    skipped: Vec<String>,
 }
 
 impl ProtocolsOptions {
@@ -97,101 +133,170 @@ impl ProtocolsOptions {
         let config = Arc::new(Config::read(&crate::root())?);
         setup::ensure_target(self.yes)?;
         setup::ensure_qemu(self.yes)?;
-        let debian = match Debian::get() {
-            Ok(debian) => debian,
-            Err(error) if error.is::<Skipped>() => {
-                println!("skipped: {error}");
-                return Ok(0);
-            }
-            Err(error) => return Err(error),
+        let debian = skippable(Debian::get())?;
+        let linux = match &debian {
+            Ok(debian) => Ok((debian.image()?, debian.ramdisk(INIT)?)),
+            Err(why) => Err(why.clone()),
         };
+        let mut missing = Vec::new();
+        for loader in Loader::OTHERS {
+            match loader.ensure(self.yes) {
+                Err(error) if error.is::<Interrupted>() => return Err(error),
+                Err(error) => missing.push((loader, format!("{error:#}"))),
+                Ok(()) => {}
+            }
+        }
         let kernel = Arc::new(kernel_build::build()?);
         let seed = self.seed.unwrap_or_else(draw_seed);
-        println!("seed {seed:#018x}\n{}, {} CPUs\n", debian.release, self.cpus);
-        let ramdisk = debian.ramdisk(INIT);
-        Bench { config, kernel, debian, ramdisk, cpus: self.cpus, seed }.table()
+        let release = debian.map_or_else(|_| "no Linux".to_owned(), |debian| debian.release);
+        println!("seed {seed:#018x}\n{release}, {} CPUs", self.cpus);
+        let modes = if self.short { vec!["vhe"] } else { MODES.to_vec() };
+        let options = (self.short, self.cpus);
+        let (wrong, skipped) = (Vec::new(), Vec::new());
+        Bench { config, kernel, linux, missing, modes, options, seed, wrong, skipped }.tables()
+    }
+}
+
+/// What was skipped as its reason; any other error as it is.
+fn skippable<T>(got: Result<T>) -> Result<Result<T, String>> {
+    match got {
+        Ok(got) => Ok(Ok(got)),
+        Err(error) if error.is::<Skipped>() => Ok(Err(error.to_string())),
+        Err(error) => Err(error),
     }
 }
 
 impl Bench {
-    /// Makes every run, and prints the table as it grows, then what went wrong.
-    fn table(&self) -> Result<u8> {
-        let row = |name: &str, cells: &[String]| {
-            let cells: Vec<_> = cells.iter().map(|cell| format!("{cell:<36}")).collect();
-            println!("{}", format!("{name:<34} {}", cells.join(" ")).trim_end());
-        };
-        row("Linux from", &MODES.map(str::to_owned));
-        let mut wrong = Vec::new();
-        let mut made = |way: Way, reference: &[Option<Facts>]| -> Result<Vec<Option<Facts>>> {
-            let (mut cells, mut found) = (Vec::new(), Vec::new());
-            for (at, mode) in MODES.into_iter().enumerate() {
-                let facts = match self.run(way, mode, reference.get(at).and_then(Option::as_ref)) {
-                    Err(error) if error.is::<Interrupted>() => return Err(error),
-                    facts => facts,
-                };
-                cells.push(facts.as_ref().map_or_else(|_| "FAILED".to_owned(), Facts::to_string));
-                found.push(facts.map_err(|error| wrong.push(format!("{}, {mode}: {error:#}", way.name))).ok());
-            }
-            row(way.name, &cells);
-            Ok(found)
-        };
-        let reference = made(REFERENCE, &[])?;
-        for way in WAYS {
-            made(way, &reference)?;
+    /// Makes every run, and prints the tables as they grow, then what went wrong.
+    fn tables(mut self) -> Result<u8> {
+        self.heading("Three generations from");
+        for loader in [Loader::Qemu].into_iter().chain(Loader::OTHERS) {
+            self.row(from_loader(loader), &[])?;
         }
-        wrong.iter().for_each(|words| println!("\n{words}"));
-        println!(
-            "\n{}",
-            if wrong.is_empty() { "All as from QEMU.".to_owned() } else { format!("{} failed", wrong.len()) }
-        );
-        if !wrong.is_empty() {
-            let (cpus, seed) = (self.cpus.to_string(), format!("{:#018x}", self.seed));
+        self.heading("Linux from");
+        let reference = self.row(REFERENCE, &[])?;
+        for way in PAYLOADS {
+            self.row(way, &reference)?;
+        }
+        self.heading("Round trips to Linux");
+        for way in ROUND_TRIPS {
+            self.row(way, &reference)?;
+        }
+        self.skipped.dedup();
+        self.skipped.iter().for_each(|words| println!("\nskipped: {words}"));
+        self.wrong.iter().for_each(|words| println!("\n{words}"));
+        if self.wrong.is_empty() {
+            println!("\n{}", if self.skipped.is_empty() { "All ok." } else { "All that was made is ok." });
+        } else {
+            let (cpus, seed) = (self.options.1.to_string(), format!("{:#018x}", self.seed));
             let again = ["cargo", "xtask", "protocols", "--cpus", &cpus, "--seed", &seed];
-            println!("Make it again:\n  {}", qemu::shell_line(again));
+            let again = again.into_iter().chain(self.options.0.then_some("--short"));
+            println!("\n{} failed. Make it again:\n  {}", self.wrong.len(), qemu::shell_line(again));
         }
-        Ok(u8::from(!wrong.is_empty()))
+        Ok(u8::from(!self.wrong.is_empty()))
+    }
+
+    fn heading(&self, name: &str) {
+        println!();
+        line(name, self.modes.iter().copied());
+    }
+
+    /// One row: a run in each mode. Gives what Linux found in each.
+    fn row(&mut self, way: Way, reference: &[Option<Facts>]) -> Result<Vec<Option<Facts>>> {
+        if self.options.0 && !way.short {
+            return Ok(Vec::new());
+        }
+        let (mut cells, mut found) = (Vec::new(), Vec::new());
+        for (at, &mode) in self.modes.clone().iter().enumerate() {
+            let made = self.there(way).and_then(|()| self.run(way, mode, reference.get(at).and_then(Option::as_ref)));
+            let (cell, facts) = match made {
+                Ok(facts) => (facts.as_ref().map_or("ok".to_owned(), |facts| format!("ok: {facts}")), facts),
+                Err(error) if error.is::<Interrupted>() => return Err(error),
+                Err(error) if error.is::<Skipped>() => {
+                    self.skipped.push(format!("{}: {error}", way.name));
+                    ("skipped".to_owned(), None)
+                }
+                Err(error) => {
+                    self.wrong.push(format!("{}, {mode}: {error:#}", way.name));
+                    ("FAILED".to_owned(), None)
+                }
+            };
+            cells.push(cell);
+            found.push(facts);
+        }
+        line(way.name, cells.iter().map(String::as_str));
+        Ok(found)
+    }
+
+    /// Whether there is what this way needs. An error is a [`Skipped`].
+    fn there(&self, way: Way) -> Result<()> {
+        let missing = self.missing.iter().find(|(loader, _)| *loader == way.loader).map(|(_, why)| why);
+        let lacks = self.linux.as_ref().err().filter(|_| way.payload).or(missing);
+        lacks.map_or(Ok(()), |lacks| Err(Skipped(lacks.clone()).into()))
     }
 
     /// One run; what Linux found in it, all of it as it should be.
-    fn run(&self, way: Way, mode: &'static str, reference: Option<&Facts>) -> Result<Facts> {
-        let from_us = way.generations > 0;
+    fn run(&self, way: Way, mode: &'static str, reference: Option<&Facts>) -> Result<Option<Facts>> {
+        let (from_us, cpus) = (way.generations > 0, self.options.1);
         let mut orders =
             Orders { generations: way.generations.max(1), base: way.base, seed: self.seed, ..Orders::default() };
-        orders.append.push(format!("payload={FOREIGN}"));
+        if way.payload {
+            orders.append.push(format!("payload={FOREIGN}"));
+        }
         let mut request = Request::new(&self.config, mode, &self.kernel)?;
         request.name = format!("protocols-{mode}");
-        (request.cpus, request.seed, request.keep) = (Some(self.cpus), self.seed, true);
-        (request.payload, request.semihosting) = (from_us, false);
+        (request.cpus, request.seed, request.keep) = (Some(cpus), self.seed, true);
+        (request.loader, request.payload, request.semihosting) = (way.loader, from_us && way.payload, false);
         request.timeout = PATIENCE + Duration::from_secs(u64::from(way.generations));
         if !way.has_entropy {
             Arc::make_mut(&mut request.config).virtio.modern.retain(|flag| !flag.arg.contains("rng"));
         }
-        let (image, ramdisk) = (self.debian.image.clone(), self.ramdisk.clone());
         if from_us {
             request.bootargs = orders.bootargs(&request.machine.bootargs, false);
-            let foreign = Foreign { image, ramdisk: Some(ramdisk), fdt: None, bootargs: Some(WORDS.to_owned()) };
-            request.disk = Disk::Bytes(Arc::new(disk::with(&self.kernel, false, foreign)));
+        }
+        if let (true, Ok((image, ramdisk))) = (way.payload, &self.linux) {
+            let (image, ramdisk) = (image.clone(), ramdisk.clone());
+            if from_us {
+                let foreign = Foreign { image, ramdisk: Some(ramdisk), fdt: None, bootargs: Some(WORDS.to_owned()) };
+                request.disk = Disk::Bytes(Arc::new(disk::with(&self.kernel, false, foreign)));
+            } else {
+                (request.image, request.bootargs) = (Some(image), WORDS.to_owned());
+                let debian = Debian::fetched().context("Debian's kernel is gone")?;
+                let path = debian.write("ramdisk", &ramdisk)?.display().to_string();
+                request.args.extend(["-initrd".to_owned(), path]);
+            }
         } else {
-            (request.image, request.bootargs) = (Some(image), WORDS.to_owned());
-            request.args.extend(["-initrd".to_owned(), self.debian.write("ramdisk", &ramdisk)?.display().to_string()]);
+            request.disk = Disk::Bytes(Arc::new(disk::of(&self.kernel, false)));
         }
         let outcome = run(&request)?;
-        let judged = || -> Result<Facts> {
-            let linux = if from_us {
-                let (ours, linux) = parted(&outcome.console, way.generations)?;
-                check(&lives(ours)?, &orders, Modes::All(mode))?;
-                linux
-            } else {
-                &outcome.console
+        let judged = || -> Result<Option<Facts>> {
+            let (ours, linux) = match (from_us, way.payload) {
+                (true, true) => parted(&outcome.console, way.generations)?,
+                (true, false) => (outcome.console.as_str(), ""),
+                (false, _) => ("", outcome.console.as_str()),
             };
+            if from_us {
+                ensure!(outcome.verdict == Verdict::Success, "it did not end well");
+                let mut lives = lives(ours)?;
+                without_leftovers(&mut lives, way.loader)?;
+                check(&lives, &orders, Modes::All(mode))?;
+            }
+            if !way.payload {
+                return Ok(None);
+            }
             let facts = Facts::read(linux)?;
-            facts.check(mode, self.cpus, way.has_entropy)?;
+            facts.check(mode, cpus, way.has_entropy)?;
             reference.map_or(Ok(()), |reference| facts.compare(reference))?;
-            Ok(facts)
+            Ok(Some(facts))
         };
         let kept = || format!("{}; kept in {}", outcome.verdict.words(), outcome.folder.path().display());
         let facts = judged().with_context(kept)?;
         outcome.folder.discard()?;
         Ok(facts)
     }
+}
+
+fn line<'a>(name: &str, cells: impl Iterator<Item = &'a str>) {
+    let cells: Vec<_> = cells.map(|cell| format!("{cell:<38}")).collect();
+    println!("{}", format!("{name:<34} {}", cells.join(" ")).trim_end());
 }

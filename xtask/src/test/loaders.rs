@@ -16,13 +16,13 @@ use boot::{
 use crate::{
     loader::Loader,
     orders::{Base, Orders, Restart},
-    proof::{Modes, check},
+    proof::{Modes, check, without_leftovers},
     request::Request,
     verdict::Verdict,
 };
 
 use super::{
-    case::{Case, Skipped, Trial, case},
+    case::{Case, Trial, case},
     last_look::{last_look, memory},
     matrix::{MODES, words_for},
     memory::{program_counter, same},
@@ -52,6 +52,10 @@ pub fn cases() -> Vec<Case> {
             cases.push(case(name, move |trial| leaves(trial, loader, machine, level)));
         }
     }
+    cases.push(case("loaders/linux-kexec-leaves-vhe", |trial| {
+        leaves(trial, Loader::LinuxKexec, "vhe", current_el::EL2)
+    }));
+    cases.push(case("loaders/linux-kexec-vhe-to-nvhe", vhe_to_nvhe));
     cases.push(case("loaders/uefi-four-cpus-anywhere", four_cpus));
     cases.push(case("loaders/uefi-keeps-its-own", keeps_its_own));
     cases.push(case("loaders/uefi-without-a-device-tree", without_a_tree));
@@ -60,11 +64,7 @@ pub fn cases() -> Vec<Case> {
 
 /// A run that this loader starts, or a skip.
 fn started(trial: &Trial<'_>, loader: Loader, machine: &str, orders: &Orders) -> Result<Request> {
-    if let Some(firmware) = loader.firmware()
-        && firmware.found().is_none()
-    {
-        return Err(Skipped(format!("{} is not here: {}", firmware.name, firmware.apt)).into());
-    }
+    loader.there()?;
     let mut request = trial.request(machine, orders)?;
     request.loader = loader;
     Ok(request)
@@ -73,7 +73,9 @@ fn started(trial: &Trial<'_>, loader: Loader, machine: &str, orders: &Orders) ->
 fn enters(trial: &mut Trial<'_>, loader: Loader, machine: &str, modes: Modes) -> Result<()> {
     let orders = Orders { generations: GENERATIONS, append: words_for(modes), ..trial.orders() };
     let request = started(trial, loader, machine, &orders)?;
-    check(&trial.lives(&request)?, &orders, modes)
+    let mut lives = trial.lives(&request)?;
+    without_leftovers(&mut lives, loader)?;
+    check(&lives, &orders, modes)
 }
 
 /// The state that the first instruction was entered in, and the Image as it lies in memory then: byte for byte that of the disk, relocated
@@ -112,6 +114,16 @@ fn leaves(trial: &mut Trial<'_>, loader: Loader, machine: &str, level: u64) -> R
         ensure!(found == expected, "it was entered with {what} = {found:#x}, and should be with {expected:#x}");
     }
     Ok(())
+}
+
+/// Linux in vhe ticks by EL2's physical timer, which a kernel at EL1 cannot turn off any more: the entry does.
+fn vhe_to_nvhe(trial: &mut Trial<'_>) -> Result<()> {
+    let orders = Orders { generations: GENERATIONS, append: vec!["el2=nvhe".to_owned()], ..trial.orders() };
+    let mut request = started(trial, Loader::LinuxKexec, "vhe", &orders)?;
+    request.cpus = Some(4);
+    let mut lives = trial.lives(&request)?;
+    without_leftovers(&mut lives, Loader::LinuxKexec)?;
+    check(&lives, &orders, Modes::All("nvhe"))
 }
 
 fn four_cpus(trial: &mut Trial<'_>) -> Result<()> {
