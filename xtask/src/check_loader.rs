@@ -1,7 +1,7 @@
 //! The verb `check-loader`: each loader held against the boot protocol, rule by rule, in each mode.
 //!
 //! *When:* on request. A run has two generations, and each says what it was entered with: the first is the loader's, the second our own restart's. A
-//! loader whose firmware is not installed is left out, and named. The verdicts are the kernel's (`check` in bootargs); this is their table.
+//! loader that is not here is left out, and named. The verdicts are the kernel's (`check` in bootargs); this is their table.
 
 use std::sync::Arc;
 
@@ -68,10 +68,8 @@ impl CheckLoaderOptions {
             if !self.loader.is_empty() && !self.loader.contains(&loader) {
                 continue;
             }
-            if let Some(firmware) = loader.firmware()
-                && firmware.found().is_none()
-            {
-                println!("{} is left out: {} is not here: {}", loader.name(), firmware.name, firmware.apt);
+            if let Err(lacks) = loader.there() {
+                println!("{} is left out: {lacks}", loader.name());
                 continue;
             }
             for machine in MACHINES {
