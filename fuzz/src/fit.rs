@@ -8,7 +8,7 @@ use boot::phys::PhysAddr;
 use dtoolkit::fdt::Fdt as Tree;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, ToPropertyValue};
-use kernel::fit::{self, Fit, MAX_LOADABLES, Payload, Refused};
+use kernel::fit::{self, Compression, Fit, MAX_LOADABLES, Payload, Refused};
 use sha2::{Digest, Sha256};
 
 use crate::choices::Choices;
@@ -58,6 +58,7 @@ fn taken(disk: &[u8], tree: usize, configuration: &str, fit: &Fit, said: &[Line]
     assert!(fit.loadables.len() <= MAX_LOADABLES && fit.loadables.iter().all(|payload| payload.load.is_some()));
 
     let payloads: Vec<_> = std::iter::once(&fit.kernel).chain(&fit.loadables).collect();
+    assert!(fit.loadables.iter().all(|payload| payload.compression == Compression::None));
     for payload in &payloads {
         agrees(payload, disk, tree, said);
     }
@@ -74,7 +75,15 @@ fn agrees(payload: &Payload, disk: &[u8], tree: usize, said: &[Line]) {
         property(name).map(|bytes| bytes.iter().fold(0_u128, |number, byte| number << 8 | u128::from(*byte)))
     };
     assert!([None, Some(b"arm64\0".to_vec())].contains(&property("arch")), "{payload:?}");
-    assert!([None, Some(b"none\0".to_vec())].contains(&property("compression")), "{payload:?}");
+    match payload.compression {
+        Compression::None => {
+            assert!([None, Some(b"none\0".to_vec())].contains(&property("compression")), "{payload:?}")
+        }
+        Compression::Gzip { unpacked } => {
+            assert_eq!(property("compression").as_deref(), Some(&b"gzip\0"[..]));
+            assert_eq!(number("uncomp-size"), unpacked.map(u128::from));
+        }
+    }
 
     let (start, end) = (payload.place.start as usize, payload.place.end as usize);
     assert!(start < end && end <= disk.len(), "{payload:?}");
@@ -201,7 +210,7 @@ fn edit(root: &mut DeviceTreeNode, choices: &mut Choices<'_>) {
         &["configurations", "conf-1"],
         &["configurations", "conf-2"],
     ];
-    const NAMES: [&str; 18] = [
+    const NAMES: [&str; 19] = [
         "default",
         "kernel",
         "loadables",
@@ -220,8 +229,9 @@ fn edit(root: &mut DeviceTreeNode, choices: &mut Choices<'_>) {
         "hash-1",
         "hash-2",
         "second",
+        "uncomp-size",
     ];
-    const TEXTS: [&str; 12] = [
+    const TEXTS: [&str; 13] = [
         "conf-1\0",
         "conf-2\0",
         "kernel\0",
@@ -234,6 +244,7 @@ fn edit(root: &mut DeviceTreeNode, choices: &mut Choices<'_>) {
         "kernel\0\0",
         "kernel_noload\0",
         "firmware\0",
+        "gzip\0",
     ];
     let mut place = Some(root);
     for name in choices.one_of(&PLACES) {

@@ -7,6 +7,7 @@
 
 pub mod choices;
 pub mod fit;
+pub mod gzip;
 pub mod image;
 mod lines;
 pub mod list;

@@ -10,13 +10,15 @@
 //!
 //! ```text
 //! /images/<name>          type, arch, compression, load, entry, data-size, and one of data-position, data-offset, data
-//!         <name>/hash-1   algo = "sha256", value
+//!                         of a kernel also compression = "gzip", and uncomp-size, where it is to be held to one
+//!         <name>/hash-1   algo = "sha256", value: of the bytes as they lie there
 //! /configurations         default = <the configuration to take>
 //!                <name>   kernel = <image>, loadables = <image>, <image>, …
 //! ```
 //!
 //! `data-position` counts from the start of the disk; `data-offset` from the end of the tree, rounded up to 4; `data` lies within the
-//! tree. As in U-Boot, the first that is there counts. Two payloads may share their data.
+//! tree. As in U-Boot, the first that is there counts. Two payloads may share their data. A ramdisk is handed on as it is, as U-Boot does:
+//! whatever its `compression` says, its kernel unpacks it.
 
 mod refused;
 
@@ -79,8 +81,22 @@ pub struct Payload {
     pub place: Range<u64>,
     /// What its bytes hash to.
     pub sha256: [u8; 32],
+    /// What they are.
+    pub compression: Compression,
     /// Where it wants to be put; `None` for a kernel that may lie anywhere.
     pub load: Option<PhysAddr>,
+}
+
+/// How a payload lies on the disk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Compression {
+    /// As it will lie in memory.
+    None,
+    /// A kernel in a gzip file.
+    Gzip {
+        /// How many bytes it unpacks to, where the FIT says so.
+        unpacked: Option<u64>,
+    },
 }
 
 /// How many bytes the tree has, going by the first bytes of a disk of `disk_bytes` bytes.
@@ -154,14 +170,13 @@ pub fn companions(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<C
     let root = Place::root(tree)?;
     let images = root.child("images")?;
     let configuration = root.child("configurations")?.child(configuration)?;
-    let image = |property| {
-        let named = configuration.text(property)?;
-        named.map(|name| images.child(name)?.payload(tree, disk_bytes)).transpose()
-    };
+    let image = |property| configuration.text(property)?.map(|name| images.child(name)).transpose();
+    let fdt = image("fdt")?.map(|fdt| fdt.as_it_is(tree, disk_bytes)).transpose()?;
+    let ramdisk = image("ramdisk")?.map(|ramdisk| ramdisk.payload(tree, disk_bytes)).transpose()?;
     // As for a kernel that may lie anywhere: 0 is what people write, and says nothing.
     let anywhere = |ramdisk: Payload| Payload { load: ramdisk.load.filter(|load| load.0 != 0), ..ramdisk };
-    let ramdisk = image("ramdisk")?.map(anywhere);
-    Ok(Companions { ramdisk, fdt: image("fdt")?, bootargs: configuration.text("bootargs")?.map(ToOwned::to_owned) })
+    let bootargs = configuration.text("bootargs")?.map(ToOwned::to_owned);
+    Ok(Companions { ramdisk: ramdisk.map(anywhere), fdt, bootargs })
 }
 
 /// Holds a payload's bytes, given in `runs` in their order, against its digest.
@@ -170,15 +185,33 @@ pub fn companions(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<C
 ///
 /// [`Refused::DigestDiffers`].
 pub fn verify<'a>(payload: &Payload, runs: impl IntoIterator<Item = &'a [u8]>) -> Result<(), Refused> {
-    let mut hash = Sha256::new();
-    for run in runs {
-        hash.update(run);
+    let mut hash = Hash::default();
+    runs.into_iter().for_each(|run| hash.update(run));
+    hash.verify(payload)
+}
+
+/// The digest of bytes that are there piece by piece.
+#[derive(Clone, Debug, Default)]
+pub struct Hash(Sha256);
+
+impl Hash {
+    /// Takes in the next piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
     }
-    let found: [u8; 32] = hash.finalize().into();
-    if !is_same(&found, &payload.sha256) {
-        return Err(Refused::DigestDiffers { name: payload.name.clone(), expected: payload.sha256, found });
+
+    /// Holds a payload's bytes, all of which were taken in, against its digest.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::DigestDiffers`].
+    pub fn verify(self, payload: &Payload) -> Result<(), Refused> {
+        let found: [u8; 32] = self.0.finalize().into();
+        if !is_same(&found, &payload.sha256) {
+            return Err(Refused::DigestDiffers { name: payload.name.clone(), expected: payload.sha256, found });
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 #[inline(never)]
@@ -247,7 +280,13 @@ impl<'a> Place<'a> {
     /// This image as the kernel: an arm64 Image, which is entered at its first byte.
     fn kernel(&self, tree: &[u8], disk: u64) -> Result<Payload, Refused> {
         self.text("arch")?.ok_or_else(|| self.lacks("arch"))?;
-        let mut kernel = self.payload(tree, disk)?;
+        let mut kernel = match self.compression()? {
+            Some("gzip") => {
+                let compression = Compression::Gzip { unpacked: self.number("uncomp-size")? };
+                Payload { compression, ..self.payload(tree, disk)? }
+            }
+            _ => self.as_it_is(tree, disk)?,
+        };
         match self.text("type")?.ok_or_else(|| self.lacks("type"))? {
             // U-Boot insists on load and entry here, too, only to ignore them: 0 is what people write, and says nothing.
             "kernel_noload" => kernel.load = kernel.load.filter(|load| load.0 != 0),
@@ -264,23 +303,34 @@ impl<'a> Place<'a> {
 
     /// This image as a loadable: of any type, at a given place; an architecture it need not have.
     fn loadable(&self, tree: &[u8], disk: u64) -> Result<Payload, Refused> {
-        let loadable = self.payload(tree, disk)?;
+        let loadable = self.as_it_is(tree, disk)?;
         loadable.load.ok_or_else(|| self.lacks("load"))?;
         Ok(loadable)
     }
 
-    /// What is asked of both.
+    /// The name of how this image is compressed, where it is.
+    fn compression(&self) -> Result<Option<&'a str>, Refused> {
+        Ok(self.text("compression")?.filter(|compression| *compression != "none"))
+    }
+
+    /// This image as one that nobody unpacks.
+    fn as_it_is(&self, tree: &[u8], disk: u64) -> Result<Payload, Refused> {
+        if let Some(compression) = self.compression()? {
+            return Err(Refused::Compressed { node: self.path.clone(), compression: compression.to_owned() });
+        }
+        self.payload(tree, disk)
+    }
+
+    /// What is asked of all.
     fn payload(&self, tree: &[u8], disk: u64) -> Result<Payload, Refused> {
         if let Some(arch) = self.text("arch")?.filter(|arch| *arch != "arm64") {
             return Err(Refused::WrongArch { node: self.path.clone(), arch: arch.to_owned() });
-        }
-        if let Some(compression) = self.text("compression")?.filter(|compression| *compression != "none") {
-            return Err(Refused::Compressed { node: self.path.clone(), compression: compression.to_owned() });
         }
         Ok(Payload {
             name: self.node.name().to_owned(),
             place: self.place(tree, disk)?,
             sha256: self.sha256()?,
+            compression: Compression::None,
             load: self.number("load")?.map(PhysAddr),
         })
     }

@@ -8,6 +8,7 @@ extern crate alloc;
 pub mod chosen;
 pub mod fit;
 pub mod flat;
+pub mod gzip;
 pub mod handover;
 pub mod intid;
 pub mod lpi;

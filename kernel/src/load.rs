@@ -6,13 +6,14 @@
 use crate::disk::Disk;
 use crate::memory::Frames;
 use crate::refused::Refused;
+use crate::unpack;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use boot::image::{HEADER_BYTES, Header};
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use core::ops::Range;
-use kernel::fit::{self, Companions, Fit, Payload};
+use kernel::fit::{self, Companions, Compression, Fit, Payload};
 use relocate::checksum::Crc32c;
 
 /// The disk's table of contents.
@@ -49,8 +50,16 @@ impl Contents {
         let fit = fit::parse(&self.tree, disk.bytes(), configuration)?;
         let bytes = fit.kernel.place.end - fit.kernel.place.start;
         let mut start = [0; HEADER_BYTES];
-        let readable = HEADER_BYTES.min(bytes as usize);
-        disk.read(fit.kernel.place.start, &mut start[..readable])?;
+        let (readable, bytes) = match fit.kernel.compression {
+            Compression::None => {
+                let readable = HEADER_BYTES.min(bytes as usize);
+                disk.read(fit.kernel.place.start, &mut start[..readable])?;
+                (readable, bytes)
+            }
+            Compression::Gzip { unpacked } => {
+                (unpack::start(disk, &fit.kernel, &mut start)?, unpacked.unwrap_or_default())
+            }
+        };
         let header = Header::parse(&start[..readable])?;
         header.check_file(bytes)?;
         header.check_fits(ram_bytes)?;
@@ -106,7 +115,7 @@ impl Image {
 
         let mut image = Self { payloads: Vec::new(), entry, hashed: 0 };
         for (payload, destination) in core::iter::once(kernel).chain(loadables).zip(&destinations) {
-            let loaded = image.read(disk, payload, destination, &destinations)?;
+            let loaded = image.read(disk, payload, header.image_size, destination, &destinations)?;
             image.payloads.push(loaded);
         }
         Ok(image)
@@ -116,33 +125,44 @@ impl Image {
         &mut self,
         disk: &mut Disk,
         payload: &Payload,
+        image_size: u64,
         destination: &Range<PhysAddr>,
         destinations: &[Range<PhysAddr>],
     ) -> Result<Loaded, Refused> {
         let size = destination.end.0 - destination.start.0;
         let mut frames = Frames::outside(size, destinations).map_err(Refused::Memory)?;
-        let mut at = payload.place.start;
-        for slice in frames.slices_mut() {
-            let bytes = (payload.place.end - at).min(slice.len() as u64);
-            if bytes == 0 {
-                break;
-            }
-            disk.read(at, &mut slice[..bytes as usize])?;
-            at += bytes;
-        }
-
-        let mut left = (payload.place.end - payload.place.start) as usize;
-        self.hashed += left as u64;
-        let file = frames.slices().map(|slice| {
-            let bytes = left.min(slice.len());
-            left -= bytes;
-            &slice[..bytes]
-        });
-        fit::verify(payload, file)?;
-        frames.zero_from((payload.place.end - payload.place.start) as usize);
+        self.hashed += payload.place.end - payload.place.start;
+        let bytes = match payload.compression {
+            Compression::None => as_it_is(disk, payload, &mut frames)?,
+            Compression::Gzip { unpacked } => unpack::all(disk, payload, unpacked, image_size, &mut frames)?,
+        };
+        frames.zero_from(bytes as usize);
         let crc32c = frames.slices().fold(Crc32c::default(), Crc32c::update).value();
         Ok(Loaded { name: payload.name.clone(), destination: destination.clone(), frames, crc32c })
     }
+}
+
+/// Reads a payload that lies on the disk as it will in memory; gives its size.
+fn as_it_is(disk: &mut Disk, payload: &Payload, frames: &mut Frames) -> Result<u64, Refused> {
+    let mut at = payload.place.start;
+    for slice in frames.slices_mut() {
+        let bytes = (payload.place.end - at).min(slice.len() as u64);
+        if bytes == 0 {
+            break;
+        }
+        disk.read(at, &mut slice[..bytes as usize])?;
+        at += bytes;
+    }
+
+    let bytes = payload.place.end - payload.place.start;
+    let mut left = bytes as usize;
+    let file = frames.slices().map(|slice| {
+        let bytes = left.min(slice.len());
+        left -= bytes;
+        &slice[..bytes]
+    });
+    fit::verify(payload, file)?;
+    Ok(bytes)
 }
 
 /// The pages from `start` on that hold `bytes` bytes of a payload.

@@ -31,6 +31,7 @@ mod selftest;
 mod settle;
 mod stage;
 mod timer;
+mod unpack;
 mod way_here;
 
 use crate::disk::Disk;

@@ -8,7 +8,7 @@ use alloc::string::{String, ToString};
 use boot::phys::PhysAddr;
 use core::fmt;
 use core::ops::Range;
-use kernel::{chosen, fit, tree};
+use kernel::{chosen, fit, gzip, tree};
 
 /// A restart that does not happen.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub enum Refused {
     Disk(disk::Refused),
     /// What it holds is not to be used.
     Fit(fit::Refused),
+    /// A kernel on it cannot be unpacked: its name, and why.
+    Gzip(String, gzip::Refused),
     /// The kernel on it is no Image for this machine.
     Image(boot::image::Refused),
     /// A rule of the segments is broken: its sentence, which names what the segments no longer do.
@@ -62,6 +64,7 @@ impl fmt::Display for Refused {
         match self {
             Self::Disk(refused) => refused.fmt(f),
             Self::Fit(refused) => refused.fmt(f),
+            Self::Gzip(name, refused) => write!(f, "\"{name}\" cannot be unpacked: {refused}"),
             Self::Image(refused) => refused.fmt(f),
             Self::Segments(refused) => refused.fmt(f),
             Self::Memory(bytes) => {

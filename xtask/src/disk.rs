@@ -2,6 +2,10 @@
 //!
 //! *When:* made for each run and by `image`. A FIT image at block 0, whose kernel is the very Image that is booted.
 
+use std::io::Write;
+
+use flate2::{Compression, write::GzEncoder};
+
 use crate::{
     fit::{self, Kind, Payload},
     kernel_build::Built,
@@ -22,7 +26,7 @@ pub const FOREIGN: &str = "conf-2";
 /// A kernel that is not ours, and what goes with it.
 #[derive(Clone, Debug)]
 pub struct Foreign {
-    /// An arm64 Image.
+    /// An arm64 Image, or the gzip file of one.
     pub image: Vec<u8>,
     /// Its ramdisk.
     pub ramdisk: Option<Vec<u8>>,
@@ -61,4 +65,10 @@ pub fn own(kernel: &Built, load: Option<u64>) -> Payload {
 pub fn payload(name: &str, image: Vec<u8>, load: Option<u64>) -> Payload {
     let kind = Kind::KernelNoload { load };
     Payload { name: name.to_owned(), description: "a kernel".to_owned(), data: image, kind, bootargs: None }
+}
+
+/// The gzip file of an Image.
+pub fn packed(image: &[u8]) -> Vec<u8> {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::default());
+    packer.write_all(image).and_then(|()| packer.finish()).expect("a Vec takes everything")
 }

@@ -14,6 +14,9 @@ pub const ALIGNMENT: usize = 4096;
 /// What the disk's size is a multiple of: a virtio block device counts in sectors of 512 bytes.
 pub const SECTOR: usize = 512;
 
+/// What a gzip file starts with that is packed by the only method there is; no arm64 Image does.
+const GZIP: [u8; 3] = [0x1f, 0x8b, 8];
+
 /// What a payload is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
@@ -43,12 +46,20 @@ pub struct Payload {
     pub name: String,
     /// For people.
     pub description: String,
-    /// Its bytes.
+    /// Its bytes; a kernel's may be those of a gzip file.
     pub data: Vec<u8>,
     /// What it is.
     pub kind: Kind,
     /// A kernel's orders: its configuration's `bootargs`, which is ours and passed over by other loaders.
     pub bootargs: Option<String>,
+}
+
+impl Payload {
+    /// How many bytes a kernel in a gzip file unpacks to, as the file's end says. Nothing else is unpacked by a loader.
+    fn unpacked(&self) -> Option<u32> {
+        let is_packed = matches!(self.kind, Kind::KernelNoload { .. }) && self.data.starts_with(&GZIP);
+        self.data.last_chunk().filter(|_| is_packed).copied().map(u32::from_le_bytes)
+    }
 }
 
 /// The disk: the tree, then each payload on its own pages. Each kernel opens a configuration (`conf-1`, `conf-2`, …), to which
@@ -116,7 +127,13 @@ fn image(payload: &Payload, place: usize) -> DeviceTreeNode {
     set(&mut image, "type", kind);
     set(&mut image, "arch", "arm64");
     set(&mut image, "os", "linux");
-    set(&mut image, "compression", "none");
+    match payload.unpacked() {
+        Some(bytes) => {
+            set(&mut image, "compression", "gzip");
+            set(&mut image, "uncomp-size", bytes);
+        }
+        None => set(&mut image, "compression", "none"),
+    }
     if let Some(load) = load {
         set(&mut image, "load", load);
     }

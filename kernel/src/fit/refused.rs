@@ -39,7 +39,7 @@ pub enum Refused {
     NotAKernel { node: String, kind: String },
     /// Something for another architecture.
     WrongArch { node: String, arch: String },
-    /// Compressed data: there is nothing here to unpack it.
+    /// Compressed data that nothing here unpacks: other than a kernel's, or by something else than gzip.
     Compressed { node: String, compression: String },
     /// A kernel that is not to be entered at its first byte, as an arm64 Image is.
     EntryElsewhere { node: String, load: PhysAddr, entry: PhysAddr },
@@ -97,7 +97,10 @@ impl fmt::Display for Refused {
                 write!(f, "the FIT's {node} is for \"{arch}\": give one for \"arm64\"")
             }
             Self::Compressed { node, compression } => {
-                write!(f, "the FIT's {node} is compressed with \"{compression}\": give it as it is, with \"none\"")
+                write!(
+                    f,
+                    "the FIT's {node} is compressed with \"{compression}\": give it as it is, with \"none\"; a kernel may be \"gzip\""
+                )
             }
             Self::EntryElsewhere { node, load, entry } => write!(
                 f,

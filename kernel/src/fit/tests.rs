@@ -170,10 +170,27 @@ fn what_is_wrong_with_what_goes_with_a_payload_is_named() {
     assert_eq!(taken("blob"), missing("/images", "blob"));
     let hash = companions_of(|root| _ = at(root, "images/initrd").remove_child("hash-1"));
     assert_eq!(hash, missing("/images/initrd", "hash-1"));
-    let packed = companions_of(|root| set(at(root, "images/initrd"), "compression", "lz4"));
+    let packed = companions_of(|root| set(at(root, "images/blob"), "compression", "gzip"));
     assert!(matches!(packed, Err(Refused::Compressed { .. })), "{packed:?}");
+    let ramdisk = companions_of(|root| set(at(root, "images/initrd"), "compression", "lz4")).unwrap().ramdisk.unwrap();
+    assert_eq!(ramdisk.compression, Compression::None, "a ramdisk is its kernel's to unpack");
     let orders = companions_of(|root| set(at(root, "configurations/conf-2"), "bootargs", 7_u32));
     assert!(matches!(orders, Err(Refused::OddValue { .. })), "{orders:?}");
+}
+
+#[test]
+fn a_kernel_may_be_in_a_gzip_file_and_nothing_else_may() {
+    let file = [0x1f, 0x8b, 8, 0, 0x78, 0x56, 0x34, 0x12];
+    let kernel = |data: &[u8]| payload("kernel", data.to_vec(), Kind::KernelNoload { load: None });
+    let loadable = payload("second", file.to_vec(), Kind::Loadable { load: 0x4800_0000 });
+    let fit = read(&writer::write(&[kernel(&file), loadable])).unwrap();
+    assert_eq!(fit.kernel.compression, Compression::Gzip { unpacked: Some(0x1234_5678) });
+    assert_eq!(fit.loadables[0].compression, Compression::None);
+    assert_eq!(read(&writer::write(&[kernel(b"an Image")])).unwrap().kernel.compression, Compression::None);
+
+    let of = |image: &'static str| edited(move |root| set(at(root, image), "compression", "gzip"));
+    assert_eq!(of("images/kernel").unwrap().kernel.compression, Compression::Gzip { unpacked: None });
+    assert!(matches!(of("images/second"), Err(Refused::Compressed { .. })));
 }
 
 #[test]
@@ -264,7 +281,7 @@ fn what_the_kernel_may_not_be_is_refused() {
     let with = |name: &str, value: &str| edited(|root| set(at(root, "images/kernel"), name, value));
     assert_eq!(with("arch", "arm"), Err(Refused::WrongArch { node: kernel(), arch: "arm".into() }));
     assert_eq!(with("type", "ramdisk"), Err(Refused::NotAKernel { node: kernel(), kind: "ramdisk".into() }));
-    assert_eq!(with("compression", "gzip"), Err(Refused::Compressed { node: kernel(), compression: "gzip".into() }));
+    assert_eq!(with("compression", "lzma"), Err(Refused::Compressed { node: kernel(), compression: "lzma".into() }));
     let with_entry = |entry: u64| {
         edited(|root| {
             let kernel = at(root, "images/kernel");
@@ -382,7 +399,7 @@ fn a_changed_byte_is_found() {
 fn sha256_is_sha256() {
     // FIPS 180-4's own example.
     let sha256 = *b"\xba\x78\x16\xbf\x8f\x01\xcf\xea\x41\x41\x40\xde\x5d\xae\x22\x23\xb0\x03\x61\xa3\x96\x17\x7a\x9c\xb4\x10\xff\x61\xf2\x00\x15\xad";
-    let payload = Payload { name: "abc".into(), place: 0..3, sha256, load: None };
+    let payload = Payload { name: "abc".into(), place: 0..3, sha256, compression: Compression::None, load: None };
     assert_eq!(verify(&payload, [b"ab".as_slice(), b"", b"c"]), Ok(()));
     assert_eq!(
         verify(&payload, [b"abd".as_slice()]).unwrap_err().to_string(),

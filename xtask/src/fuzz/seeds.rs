@@ -15,7 +15,8 @@ use crate::fit::{self, Kind, Payload};
 #[test]
 fn the_committed_seeds_are_those_that_code_makes() {
     let folder = crate::root().join("fuzz").join("corpus");
-    for (path, bytes) in images().into_iter().chain(orders()).chain(fits()).chain(trees()).chain(lists()) {
+    for (path, bytes) in images().into_iter().chain(orders()).chain(fits()).chain(gzips()).chain(trees()).chain(lists())
+    {
         let file = folder.join(path);
         if std::env::var_os("BLESS").is_some() {
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -87,6 +88,12 @@ fn tree_alone(disk: &[u8], edit: impl FnOnce(&mut DeviceTreeNode)) -> Vec<u8> {
     let mut tree = tree.to_dtb();
     tree.resize(tree.len().next_multiple_of(4), 0);
     tree
+}
+
+/// Pieces of 17 bytes, rooms of 4, a limit of 256; then a file with a name and one stored block.
+fn gzips() -> Vec<Seed> {
+    let file = b"\x1f\x8b\x08\x08\0\0\0\0\0\xffImage\0\x01\x09\0\xf6\xff123456789\x26\x39\xf4\xcb\x09\0\0\0";
+    vec![("gzip/stored", [&[16, 3, 1][..], file].concat())]
 }
 
 /// A machine in few bytes: what QEMU's own tree has in 7 KiB.

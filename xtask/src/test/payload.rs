@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     disk::{self, FOREIGN, Foreign},
+    fit_edit::{edited, node},
     orders::{Base, Orders, Restart},
     proof::{Modes, check},
     request::{Disk, Request},
@@ -33,6 +34,9 @@ pub fn cases() -> Vec<Case> {
                 ourselves(trial, &request, machine, &orders)
             }));
         }
+    }
+    for (name, is_stated) in [("gzip", true), ("gzip-of-unknown-size", false)] {
+        cases.push(case(format!("payload/{name}"), move |trial| packed(trial, is_stated)));
     }
     cases.push(case("payload/own-tree", own_tree));
     for (name, cpu, says) in [
@@ -92,6 +96,22 @@ fn ourselves(trial: &mut Trial<'_>, request: &Request, machine: &'static str, or
     ensure!(missing.abs_diff(RAMDISK as u64) < 64 << 10, "{missing} bytes are missing, of a ramdisk of {RAMDISK}");
     ensure!(last.says("gives kaslr-seed and rng-seed"), "nobody gives seeds");
     Ok(())
+}
+
+/// A payload in a gzip file, whose size the FIT may leave unsaid.
+fn packed(trial: &mut Trial<'_>, is_stated: bool) -> Result<()> {
+    let (mut request, orders) = request(trial, "nvhe", trial.orders())?;
+    let foreign = ourselves_as_payload(trial, &request);
+    let foreign = Foreign { image: disk::packed(&foreign.image), ..foreign };
+    let mut bytes = disk::with(trial.kernel(), false, foreign);
+    if !is_stated {
+        bytes = edited(&bytes, |tree| {
+            node(tree, "/images/payload")?.remove_property("uncomp-size");
+            Ok(())
+        })?;
+    }
+    request.disk = Disk::Bytes(Arc::new(bytes));
+    ourselves(trial, &request, "nvhe", &orders)
 }
 
 /// A device tree of the payload's own is what it gets, with the ramdisk in it: this one reserves more than the machine's.

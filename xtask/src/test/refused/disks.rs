@@ -42,7 +42,7 @@ pub(super) const REFUSALS: &[Refusal] = &[
     Refusal { name: "two-kernels", disk: two_kernels, says: &["/configurations/conf-1 names 2 kernels, and one can be entered"], ..PLAIN },
     Refusal { name: "unknown-hash", disk: unknown_hash, says: &["/images/first/hash-1 is a digest by \"crc32\": add one by \"sha256\""], ..PLAIN },
     Refusal { name: "no-hash", disk: no_hash, says: &["/images/first has no \"hash-1\""], ..PLAIN },
-    Refusal { name: "compressed", disk: compressed, says: &["/images/first is compressed with \"gzip\""], ..PLAIN },
+    Refusal { name: "compressed", disk: compressed, says: &["/images/first is compressed with \"lzma\""], ..PLAIN },
     // A header is ten big-endian words: 3 counts to the strings, 2 to the structure, whose first word opens the root.
     Refusal { name: "tree-damaged-token", disk: |kernel| damaged(kernel, 2, 0, 9), says: TREE_DAMAGED, goes_on: false, ..PLAIN },
     Refusal { name: "tree-damaged-end", disk: |kernel| damaged(kernel, 3, -4, 2), says: TREE_DAMAGED, goes_on: false, ..PLAIN },
@@ -111,7 +111,7 @@ fn unknown_hash(kernel: &Built) -> Result<Vec<u8>> {
 }
 
 fn compressed(kernel: &Built) -> Result<Vec<u8>> {
-    edited(&two(kernel), |tree| set(node(tree, "/images/first")?, "compression", "gzip"))
+    edited(&two(kernel), |tree| set(node(tree, "/images/first")?, "compression", "lzma"))
 }
 
 fn no_load(kernel: &Built) -> Result<Vec<u8>> {

@@ -3,12 +3,16 @@
 //! *When:* on machine nvhe, one generation. It refuses the one that it is ordered to, gives its memory back, and goes on with the other, which tells of its
 //! success: it was alive, and what it handed over was good.
 
-use std::sync::Arc;
+use std::{io::Write, sync::Arc};
 
 use anyhow::{Result, ensure};
 use boot::{image::IMAGE_SIZE_AT, marker};
 
-use dtoolkit::model::{DeviceTree, DeviceTreeNode};
+use dtoolkit::{
+    ToPropertyValue,
+    model::{DeviceTree, DeviceTreeNode},
+};
+use flate2::{Compression, write::GzEncoder};
 
 use crate::{
     disk::{self, FOREIGN, Foreign, LOAD},
@@ -58,6 +62,30 @@ const TABLE: &[Bad] = &[
           alter: |request| edit_tree(request, |tree| reserve(tree, "secret", RESERVED, 0x10_0000, false)),
           says: &["segment \"payload\": the destination 0x50000000..", "lies over reserved memory, \"secret@50000000\""], ..GOOD },
     Bad { name: "compression", edit: |disk| of_image(disk, "payload", "compression", "lzma"), says: &["/images/payload is compressed with \"lzma\""], ..GOOD },
+    Bad { name: "gzip-none", edit: |disk| of_image(disk, "payload", "compression", "gzip"),
+          says: &["\"payload\" cannot be unpacked: it is no gzip file", "but starts with 0x4d 0x5a"], ..GOOD },
+    Bad { name: "gzip-damaged", spoil: |[kernel, ..]| broken(kernel),
+          says: &["\"payload\" cannot be unpacked: its gzip data are damaged after 65536 unpacked bytes"], ..GOOD },
+    Bad { name: "gzip-crc", spoil: |[kernel, ..]| packed(kernel, |file| *from_end(file, 8) ^= 1),
+          says: &["\"payload\" cannot be unpacked: it unpacks to bytes with CRC-32 0x", "and its gzip trailer says 0x"], ..GOOD },
+    Bad { name: "gzip-size", spoil: |[kernel, ..]| packed(kernel, |file| *from_end(file, 4) ^= 1), edit: |disk| not_stated(disk),
+          says: &["\"payload\" cannot be unpacked: it unpacks to ", "and its gzip trailer says "], ..GOOD },
+    Bad { name: "gzip-cut-short", spoil: |[kernel, ..]| packed(kernel, |file| file.truncate(file.len() - 5)), edit: |disk| not_stated(disk),
+          says: &["\"payload\" cannot be unpacked: its gzip data end too early, after "], ..GOOD },
+    Bad { name: "gzip-goes-on", spoil: |[kernel, ..]| packed(kernel, |file| file.push(0)), edit: |disk| not_stated(disk),
+          says: &["\"payload\" cannot be unpacked: its gzip data go on behind the end, after "], ..GOOD },
+    // 64 MiB of zeroes behind an Image: some 64 KiB of gzip.
+    Bad { name: "gzip-bomb", spoil: |[kernel, ..]| { kernel.data.resize(64 << 20, 0); packed(kernel, |_| ()) }, edit: |disk| not_stated(disk),
+          says: &["\"payload\" cannot be unpacked: it unpacks to more than ", "image_size"], ..GOOD },
+    Bad { name: "gzip-more-than-stated", spoil: |[kernel, ..]| packed(kernel, |_| ()), edit: |disk| of_image(disk, "payload", "uncomp-size", 4096_u32),
+          says: &["\"payload\" cannot be unpacked: it unpacks to more than 4096 bytes"], ..GOOD },
+    Bad { name: "gzip-less-than-stated", spoil: |[kernel, ..]| { image_size(kernel, 2 << 20); packed(kernel, |_| ()) },
+          edit: |disk| of_image(disk, "payload", "uncomp-size", 1_u32 << 20),
+          says: &["\"payload\" cannot be unpacked: it unpacks to ", "and the FIT's uncomp-size says 1048576"], ..GOOD },
+    Bad { name: "gzip-states-too-much", spoil: |[kernel, ..]| packed(kernel, |_| ()), edit: |disk| of_image(disk, "payload", "uncomp-size", 0x4000_0000_u32),
+          says: &["the Image's image_size is ", "the file has 1073741824"], ..GOOD },
+    Bad { name: "gzip-wrong-sha256", spoil: |[kernel, ..]| packed(kernel, |_| ()), edit: |disk| damaged_at(disk, "payload", 0x1_0000),
+          says: &["\"payload\" is not what the FIT says: sha256 "], ..GOOD },
     Bad { name: "ramdisk-damaged", edit: |disk| damaged(disk, "ramdisk"), says: &["\"ramdisk\" is not what the FIT says: sha256 "], ..GOOD },
     Bad { name: "ramdisk-outside-the-window", spoil: |[.., ramdisk]| at(ramdisk, 0x8_4000_0000),
           says: &["the ramdisk at 0x840000000..0x840001389 and the kernel at 0x40000000..", "one window of 32 GiB"], ..GOOD },
@@ -137,17 +165,56 @@ fn image_size(kernel: &mut Payload, bytes: u64) {
     kernel.data[IMAGE_SIZE_AT..IMAGE_SIZE_AT + 8].copy_from_slice(&bytes.to_le_bytes());
 }
 
+/// A kernel in a gzip file, which is then spoilt.
+fn packed(kernel: &mut Payload, spoil: fn(&mut Vec<u8>)) {
+    kernel.data = disk::packed(&kernel.data);
+    spoil(&mut kernel.data);
+}
+
+/// A kernel in a gzip file whose second block is of the type that there is not.
+fn broken(kernel: &mut Payload) {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::default());
+    let (first, second) = kernel.data.split_at(0x1_0000);
+    let mut pack = || -> std::io::Result<usize> {
+        packer.write_all(first)?;
+        packer.flush()?;
+        let block = packer.get_ref().len();
+        packer.write_all(second)?;
+        Ok(block)
+    };
+    let block = pack().expect("a Vec takes everything");
+    kernel.data = packer.finish().expect("a Vec takes everything");
+    kernel.data[block] |= 6;
+}
+
+fn from_end(file: &mut [u8], bytes: usize) -> &mut u8 {
+    let at = file.len() - bytes;
+    &mut file[at]
+}
+
+/// The FIT does not say what the payload unpacks to.
+fn not_stated(disk: Vec<u8>) -> Result<Vec<u8>> {
+    edited(&disk, |tree| {
+        node(tree, "/images/payload")?.remove_property("uncomp-size");
+        Ok(())
+    })
+}
+
 fn at(ramdisk: &mut Payload, load: u64) {
     ramdisk.kind = Kind::Ramdisk { load: Some(load) };
 }
 
 /// A bit of an image turned over behind its digest's back.
-fn damaged(mut disk: Vec<u8>, name: &str) -> Result<Vec<u8>> {
-    let at = position(&disk, name)?;
-    disk[at + 40] ^= 0x10;
+fn damaged(disk: Vec<u8>, name: &str) -> Result<Vec<u8>> {
+    damaged_at(disk, name, 40)
+}
+
+fn damaged_at(mut disk: Vec<u8>, name: &str, at: usize) -> Result<Vec<u8>> {
+    let start = position(&disk, name)?;
+    disk[start + at] ^= 0x10;
     Ok(disk)
 }
 
-fn of_image(disk: Vec<u8>, name: &str, property: &str, value: &str) -> Result<Vec<u8>> {
+fn of_image(disk: Vec<u8>, name: &str, property: &str, value: impl ToPropertyValue) -> Result<Vec<u8>> {
     edited(&disk, |tree| set(node(tree, &format!("/images/{name}"))?, property, value))
 }

@@ -1,0 +1,4 @@
+//! What it holds: [`fuzz::gzip`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::gzip::hold(data));

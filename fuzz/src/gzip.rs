@@ -1,0 +1,48 @@
+//! The target `gzip`: any bytes as a compressed kernel.
+//!
+//! *Holds:* each call gets on; no more is made than the limit and a byte; what is taken is what another reader makes of all of the file,
+//! in whatever pieces it came in and to whatever rooms it went.
+
+use std::io::Read;
+
+use flate2::bufread::GzDecoder;
+use kernel::gzip::{Refused, Unpacker};
+
+/// The first piece, which holds the header.
+const FIRST: usize = 64;
+
+/// The flag of a CRC-16 over the header, which the other reader looks at.
+const HEADER_CRC: u8 = 1 << 1;
+
+/// The input: sizes of pieces and rooms, a limit in 256 bytes, the file.
+pub fn hold(data: &[u8]) {
+    let Some((&[piece, room, limit], file)) = data.split_first_chunk() else { return };
+    let limit = u64::from(limit) << 8;
+    match unpack(file, usize::from(piece) + 1, usize::from(room) + 1, limit) {
+        Ok(bytes) => {
+            assert!(bytes.len() as u64 <= limit);
+            let (mut other, mut rest) = (Vec::new(), file);
+            let read = GzDecoder::new(&mut rest).read_to_end(&mut other);
+            if file[3] & HEADER_CRC == 0 {
+                assert!(read.is_ok() && rest.is_empty() && other == bytes, "{read:?}");
+            }
+        }
+        Err(refused) => assert!(refused.to_string().len() > 20, "{refused}"),
+    }
+}
+
+fn unpack(file: &[u8], piece: usize, room: usize, limit: u64) -> Result<Vec<u8>, Refused> {
+    let mut unpacker = Unpacker::new(limit);
+    let (mut bytes, mut room) = (Vec::new(), vec![0; room]);
+    let (first, rest) = file.split_at(file.len().min(FIRST));
+    for mut piece in std::iter::once(first).chain(rest.chunks(piece)) {
+        while !piece.is_empty() {
+            let (taken, made) = unpacker.unpack(piece, &mut room)?;
+            assert!(taken + made > 0, "no progress");
+            piece = &piece[taken..];
+            bytes.extend(&room[..made]);
+        }
+    }
+    assert_eq!(unpacker.finish()?, bytes.len() as u64);
+    Ok(bytes)
+}

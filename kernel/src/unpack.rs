@@ -1,0 +1,81 @@
+//! Unpack: a compressed kernel from the disk into frames, piece by piece, so that it never lies in memory twice.
+//!
+//! *When:* in the place of a plain read, where the FIT says that a kernel is compressed; nothing here runs otherwise. *Leaves:* what a plain read does.
+//! *Refuses:* what [`gzip`](kernel::gzip) refuses; but first of all bytes that are not those that the FIT says: what they unpack to is nobody's fault
+//! but the disk's.
+
+use crate::disk::Disk;
+use crate::memory::Frames;
+use crate::refused::Refused;
+use alloc::vec::Vec;
+use boot::image::HEADER_BYTES;
+use kernel::fit::{Hash, Payload};
+use kernel::gzip::{self, Unpacker};
+
+/// How much is read at a time: gzip's header, which lies in the first piece, may have 64 KiB of extra field alone.
+const PIECE: usize = 256 << 10;
+
+/// What a kernel begins with, once it is unpacked: as many bytes of a header as there are. Nothing of it is verified yet.
+pub fn start(disk: &mut Disk, kernel: &Payload, start: &mut [u8; HEADER_BYTES]) -> Result<usize, Refused> {
+    let refused = |why| Refused::Gzip(kernel.name.clone(), why);
+    let mut piece = piece(kernel)?;
+    disk.read(kernel.place.start, &mut piece)?;
+    let mut unpacker = Unpacker::new(HEADER_BYTES as u64);
+    let (mut taken, mut made) = (0, 0);
+    while taken < piece.len() && made < start.len() {
+        let (more_taken, more_made) = unpacker.unpack(&piece[taken..], &mut start[made..]).map_err(refused)?;
+        (taken, made) = (taken + more_taken, made + more_made);
+    }
+    Ok(made)
+}
+
+/// Unpacks all of a kernel into `frames`, which have room for `image_size` bytes, and verifies it; gives its size.
+pub fn all(
+    disk: &mut Disk,
+    kernel: &Payload,
+    stated: Option<u64>,
+    image_size: u64,
+    frames: &mut Frames,
+) -> Result<u64, Refused> {
+    let refused = |why| Refused::Gzip(kernel.name.clone(), why);
+    let mut piece = piece(kernel)?;
+    let mut hash = Hash::default();
+    let mut unpacker = Unpacker::new(stated.unwrap_or(image_size));
+    // Behind the frames, room for the byte that is one too many.
+    let mut too_many = [0];
+    let mut rooms = frames.slices_mut().chain([&mut too_many[..]]);
+    let (mut room, mut unpacked) = (rooms.next().unwrap_or_default(), Ok(()));
+    let mut at = kernel.place.start;
+    while at < kernel.place.end {
+        let bytes = (kernel.place.end - at).min(piece.len() as u64);
+        let piece = &mut piece[..bytes as usize];
+        disk.read(at, piece)?;
+        at += bytes;
+        hash.update(piece);
+        let mut packed = &*piece;
+        while !packed.is_empty() && unpacked.is_ok() {
+            if room.is_empty() {
+                room = rooms.next().unwrap_or_default();
+            }
+            unpacked = unpacker.unpack(packed, room).map(|(taken, made)| {
+                packed = &packed[taken..];
+                room = &mut core::mem::take(&mut room)[made..];
+            });
+        }
+    }
+    hash.verify(kernel)?;
+    let found = unpacked.and_then(|()| unpacker.finish()).map_err(refused)?;
+    match stated {
+        Some(stated) if found != stated => Err(refused(gzip::Refused::NotAsStated { stated, found })),
+        _ => Ok(found),
+    }
+}
+
+/// Memory for the first piece, or any other.
+fn piece(kernel: &Payload) -> Result<Vec<u8>, Refused> {
+    let bytes = PIECE.min((kernel.place.end - kernel.place.start) as usize);
+    let mut piece = Vec::new();
+    piece.try_reserve_exact(bytes).map_err(|_| Refused::Memory(bytes as u64))?;
+    piece.resize(bytes, 0);
+    Ok(piece)
+}
