@@ -8,6 +8,7 @@
 use crate::disk::Disk;
 use crate::life::Life;
 use crate::load::{Contents, Image};
+use crate::memory;
 use crate::plan::Plan;
 use crate::refused::Refused;
 use crate::tell_loaded;
@@ -27,6 +28,7 @@ use relocate::placement;
 /// Plans to go to the configuration that `payload=` names or, where so many have been refused already, to the `nth` one behind it. Gives in
 /// `known` how many configurations there are, once that one is found.
 pub fn plan(life: &mut Life, nth: usize, known: &mut usize) -> Result<Plan, Refused> {
+    let free = memory::free();
     let mut disk = Disk::open(&life.devices)?;
     let contents = Contents::read(&mut disk)?;
     let ordered = life.orders.payload.as_deref().unwrap_or_default();
@@ -61,6 +63,9 @@ pub fn plan(life: &mut Life, nth: usize, known: &mut usize) -> Result<Plan, Refu
             }
         }
     }
+    // What is held besides the segments' own pages is lists of runs, and what the device tree's frames were rounded up by.
+    let bytes: u64 = plan.segments().iter().map(|segment| segment.destination.bytes()).sum();
+    info!("the way to \"{name}\" holds {} bytes of memory for segments of {bytes}", free - memory::free());
     Ok(plan)
 }
 

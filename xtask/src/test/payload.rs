@@ -3,7 +3,7 @@
 //! *When:* beside the refusals. `cargo xtask protocols` does the same with other kernels. A payload of ours is entered as by a stranger: its first
 //! generation is number 0, and its orders are the configuration's.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
@@ -38,6 +38,7 @@ pub fn cases() -> Vec<Case> {
     for (name, is_stated) in [("gzip", true), ("gzip-of-unknown-size", false)] {
         cases.push(case(format!("payload/{name}"), move |trial| packed(trial, is_stated)));
     }
+    cases.push(case("payload/large-ramdisk", large_ramdisk));
     cases.push(case("payload/own-tree", own_tree));
     for (name, cpu, says) in [
         ("rndr", "max", "RNDR gives kaslr-seed and rng-seed"),
@@ -112,6 +113,27 @@ fn packed(trial: &mut Trial<'_>, is_stated: bool) -> Result<()> {
     }
     request.disk = Disk::Bytes(Arc::new(bytes));
     ourselves(trial, &request, "nvhe", &orders)
+}
+
+/// 512 MiB of ramdisk on 2 GiB of RAM: what the way there holds beyond its segments is within 0.5 % of them.
+fn large_ramdisk(trial: &mut Trial<'_>) -> Result<()> {
+    const LARGE: usize = 512 << 20;
+    let (mut request, orders) = request(trial, "nvhe", Orders { generations: 1, ..trial.orders() })?;
+    let foreign = Foreign { ramdisk: Some(vec![0xa5; LARGE]), ..ourselves_as_payload(trial, &request) };
+    request.disk = Disk::Bytes(Arc::new(disk::with(trial.kernel(), false, foreign)));
+    (request.memory, request.timeout) = (Some("2G".to_owned()), Duration::from_secs(300));
+    let then = Orders { generations: 2, seed: 0x77, append: Vec::new(), ..Orders::default() };
+    let [before, after] = both(trial, &request, Modes::All("nvhe"), &orders, &then)?;
+    let missing = before[0].free - after[0].free;
+    ensure!(missing.abs_diff(LARGE as u64) < 64 << 10, "{missing} bytes are missing, of a ramdisk of {LARGE}");
+
+    let line =
+        before[0].lines.iter().find_map(|line| line.split_once(" holds ")).context("no line of what it holds")?;
+    let numbers: Vec<u64> = line.1.split(' ').filter_map(|word| word.parse().ok()).collect();
+    let [held, segments] = numbers[..] else { anyhow::bail!("{numbers:?} are not two numbers") };
+    ensure!(segments > LARGE as u64, "segments of {segments} bytes");
+    ensure!(held >= segments && (held - segments) * 200 <= segments, "{held} bytes are held for {segments}");
+    Ok(())
 }
 
 /// A device tree of the payload's own is what it gets, with the ramdisk in it: this one reserves more than the machine's.
