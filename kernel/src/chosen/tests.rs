@@ -87,7 +87,8 @@ fn nothing_of_a_predecessors_is_left() {
 fn what_nobody_says_is_not_said_and_orders_stay() {
     let old = [(KASLR_SEED, vec![1; 8]), (RNG_SEED, vec![1; 32]), (INITRD_START, vec![1; 4])];
     let written = write(&with(&old).to_dtb(), &Chosen::default()).unwrap();
-    let orders = text("generations=3 base=random");
+    // With the zero bytes that kexec-tools pads with, as they came.
+    let orders = text("generations=3 base=random\0\0\0");
     assert_eq!(chosen(&written), [(BOOTARGS.into(), orders), ("stdout-path".into(), text("/pl011@9040000:115200n8"))]);
     assert_eq!(reservations(&written), reservations(&virt().to_dtb()));
 }
