@@ -1,7 +1,7 @@
 //! Unpack: a compressed kernel from the disk into frames, piece by piece, so that it never lies in memory twice.
 //!
 //! *When:* in the place of a plain read, where the FIT says that a kernel is compressed; nothing here runs otherwise. *Leaves:* what a plain read does.
-//! *Refuses:* what [`gzip`](kernel::gzip) refuses; but first of all bytes that are not those that the FIT says: what they unpack to is nobody's fault
+//! *Refuses:* what [`kernel::gzip`] refuses; but first of all bytes that are not those that the FIT says: what they unpack to is nobody's fault
 //! but the disk's.
 
 use crate::disk::Disk;
