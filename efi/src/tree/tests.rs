@@ -100,8 +100,9 @@ fn reservations_and_the_boot_cpu_stay() {
 #[test]
 fn padding_is_left_behind_and_a_second_writing_keeps_the_facts() {
     let mut padded = virt(true).to_dtb();
-    padded.resize(1 << 20, 0);
-    padded[4..8].copy_from_slice(&(1_u32 << 20).to_be_bytes());
+    let size: u32 = if cfg!(miri) { 1 << 12 } else { 1 << 20 };
+    padded.resize(size as usize, 0);
+    padded[4..8].copy_from_slice(&size.to_be_bytes());
     let once = written(&padded, Some("a"), 4096).unwrap();
     assert_eq!(once, written(&virt(true).to_dtb(), Some("a"), 4096).unwrap());
     let twice = written(&once, None, 4096).unwrap();
@@ -114,7 +115,7 @@ fn no_room_is_too_large_however_little_is_missing() {
     let blob = virt(true).to_dtb();
     let size = written(&blob, Some("abc"), 4096).unwrap().len();
     assert_eq!(written(&blob, Some("abc"), size).unwrap().len(), size);
-    for room in 0..size {
+    for room in (0..size).step_by(if cfg!(miri) { 101 } else { 1 }) {
         assert_eq!(written(&blob, Some("abc"), room), Err(Refused::TooLarge(room)));
     }
 }
