@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn no_file_is_too_short_to_be_refused() {
         let image = image();
-        for end in 0..image.len() {
+        for end in (0..image.len()).step_by(if cfg!(miri) { 997 } else { 1 }) {
             assert!(Header::parse(&image[..end], 0x40).is_err(), "{end}");
         }
         assert_eq!(Header::parse(&image, u32::MAX), Err(Refused::TooShort));
