@@ -24,35 +24,45 @@ efi_entry:
         ret
 
 // efi_leave — goes from the firmware's map to the Image's first instruction, in the state that the boot protocol asks for.
-//   in        x0 = device tree, physical, 8-byte aligned; x1 = the Image's first instruction, physical
-//   assumes   boot services left; this routine 1:1 in the map, it, the Image and the device tree clean to PoC  [I1]
-//   out       does not return; at x1: EL as it was, MMU and D-cache off, DAIF masked, x1 = x2 = x3 = 0
-//   clobbers  x1–x4, x9, flags
-//   memory    touches none; uses no stack
+//   in        x0, x1 = the device tree, its first byte, 8-byte aligned, and the one behind it; x2, x3 = the Image's file, in the same way
+//   assumes   boot services left; all three 1:1 in the map, and this routine  [I2]
+//   out       does not return; at the Image's start: EL as it was, MMU and D-cache off, DAIF masked, x1 = x2 = x3 = 0; Image and tree
+//             clean to PoC  [I1]
+//   clobbers  x1–x7, x9, flags
+//   memory    cleans both, and itself; uses no stack
         .global efi_leave
 efi_leave:
         msr     daifset, #0xf
-        mov     x4, x1
-        mrs     x9, CurrentEL
-        // No speculative fetch from after either write runs under the old value (Falkor erratum 1041).
-        isb
-        cmp     x9, #{CURRENT_EL2}
-        b.eq    1f
-        mov_q   x9, {SCTLR_EL1_MMU_OFF}
-        msr     sctlr_el1, x9
-        b       2f
-        // With E2H, should a firmware have that, the same bits turn the same things off.
-1:      mov_q   x9, {SCTLR_EL2_MMU_OFF}
-        msr     sctlr_el2, x9
-        // Off before anything else is fetched.
-2:      isb
-        // What was cached of the instructions' place before they were there.
+        mov     x4, x2
+        // Whatever is read past the caches: both, and what is fetched from here once they are off.
+        dcache_line x5, x9
+        mov     x6, x0
+        dcache_by_line cvac, x6, x1, x5, x9
+        dcache_by_line cvac, x2, x3, x5, x9
+        adr     x6, efi_leave
+        adr     x7, efi_leave_end
+        dcache_by_line cvac, x6, x7, x5, x9
+        // In memory before the I-cache forgets what lay in the Image's place, for it may be filled again at once.
+        dsb     sy
         ic      iallu
         dsb     nsh
-        isb
         mov     x1, xzr
         mov     x2, xzr
         mov     x3, xzr
+        mrs     x9, CurrentEL
+        cmp     x9, #{CURRENT_EL2}
+        b.eq    1f
+        mov_q   x9, {SCTLR_EL1_MMU_OFF}
+        // No speculative fetch from after the write runs under the old value (Falkor erratum 1041).
+        isb
+        msr     sctlr_el1, x9
+        b       2f
+1:      mov_q   x9, {SCTLR_EL2_MMU_OFF}
+        isb
+        // With E2H, should a firmware have that, the same bits turn the same things off.
+        msr     sctlr_el2, x9
+        // Off before the Image's first instruction is fetched.
+2:      isb
         br      x4
         .global efi_leave_end
 efi_leave_end:

@@ -11,7 +11,7 @@
 use crate::memory::MemoryMap;
 use crate::{options, pe, tree};
 use boot::image::BASE_ALIGNMENT;
-use boot::phys::{PAGE_SIZE, PhysAddr};
+use boot::phys::PAGE_SIZE;
 use boot::record::DTB_MAX_SIZE;
 use boot::sysreg::sctlr;
 use core::fmt::{self, Write};
@@ -35,8 +35,7 @@ unsafe extern "C" {
     static _start: u8;
     static data_end: u8;
     static _image_end: u8;
-    static efi_leave_end: u8;
-    fn efi_leave(device_tree: u64, entry: u64) -> !;
+    fn efi_leave(tree: u64, tree_end: u64, image: u64, image_end: u64) -> !;
 }
 
 boot::assembly!(
@@ -135,18 +134,9 @@ impl Firmware<'_> {
             return Err(Refused::Firmware("ExitBootServices", status));
         }
 
-        // What will be read past the caches: the Image, the tree, and the routine that turns the caches off. [I1]
-        let leave = (efi_leave as *const u8).expose_provenance() as u64;
-        let leave_end = (&raw const efi_leave_end).expose_provenance() as u64;
-        for (start, end) in [
-            (entry as u64, (entry + file) as u64),
-            (device_tree as u64, (device_tree + size) as u64),
-            (leave, leave_end),
-        ] {
-            boot::cache::clean_and_invalidate(&(PhysAddr(start)..PhysAddr(end)));
-        }
-        // SAFETY: boot services are left, the Image and the tree are in place and clean, and nothing else runs.
-        unsafe { efi_leave(device_tree as u64, entry as u64) }
+        let (tree, image) = (device_tree as u64, entry as u64);
+        // SAFETY: boot services are left, the Image and the tree are in place, and nothing else runs.
+        unsafe { efi_leave(tree, tree + size as u64, image, image + file as u64) }
     }
 
     fn services(&self) -> &BootServices {

@@ -24,6 +24,8 @@ const NEEDED: &[&str] = &[
     "early_map",
     "early_tables",
     "early_tables_end",
+    "efi_leave",
+    "efi_leave_end",
     "entry_record",
     "exception_to_rust",
     "exception_vectors",

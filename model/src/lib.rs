@@ -13,6 +13,7 @@
 //! | [`restart`] | `relocate_enter`, hot and cold, EL1, nVHE, VHE | the next image's first instruction | MMU and caches off; the image in memory, no line above it that is dirty or older, no old instruction to fetch, nothing pending; every breadcrumb in memory |
 //! | [`entry`] | the Image's first byte, at EL1 and EL2 | the first line of Rust | record, tables, bss and pointers read through the map as they were written |
 //! | [`mod@secondary`] | `secondary_entry` | a secondary's first line of Rust | the same, in the map that it joins |
+//! | [`mod@efi`] | `efi_leave`, with the firmware's map and caches on | the Image's first instruction | as `restart`'s, and the routine itself in memory |
 //! | [`stub`] | an HVC | its caller, or the address that it named | what the ABI promises |
 //!
 //! Then each word of maintenance is [taken away](mutate): deleted, weakened, swapped with its neighbour. A [`trial`] passes if somebody notices, or if
@@ -27,6 +28,7 @@
 pub mod adversary;
 pub mod cpu;
 pub mod decode;
+pub mod efi;
 pub mod entry;
 pub mod failure;
 pub mod kernel;

@@ -126,11 +126,13 @@ impl Memory {
         &mut self.bytes[(range.start - self.start) as usize..(range.end - self.start) as usize]
     }
 
-    /// Sets the scene: puts a word in the place of another.
+    /// Sets the scene: puts a word in the place of another, in memory and in the line above it.
     pub fn exchange(&mut self, address: u64, word: u32) -> u32 {
-        let place = self.beneath_mut(&(address..address + 4));
+        let at = (address - self.start) as usize;
+        let place = &mut self.bytes[at..at + 4];
         let was = [place[0], place[1], place[2], place[3]];
         place.copy_from_slice(&word.to_le_bytes());
+        self.cached[at..at + 4].copy_from_slice(&word.to_le_bytes());
         u32::from_le_bytes(was)
     }
 

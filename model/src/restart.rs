@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use boot::breadcrumb;
 use boot::phys::{PAGE_SIZE, PhysAddr};
-use boot::sysreg::{asid, descriptor, hcr, mair, sctlr, spsr, tcr};
+use boot::sysreg::{asid, hcr, mair, sctlr, tcr};
 use relocate::checksum::Crc32c;
 use relocate::control::{ARGUMENTS_OFFSET, Arguments, COLD, Check, HVC};
 use relocate::list;
@@ -20,7 +20,7 @@ use crate::cpu::Cpu;
 use crate::failure::Wrong;
 use crate::kernel::Kernel;
 use crate::memory::{Access, Memory};
-use crate::scene::{Scene, expect, junk, put};
+use crate::scene::{self, Scene, junk, protocol, put};
 use crate::system::registers::*;
 use crate::system::{Level, Processor, System};
 use crate::translation::{Leaf, Regime};
@@ -180,55 +180,15 @@ fn arguments(bytes: &mut [u8], head: u64, flags: u64, image: &[u8], tree: &[u8])
     }
 }
 
-/// Four tables that map the window 1:1, page by page: the control page's code executable, the rest writable.
+/// Four tables that map the window 1:1: the control page's code executable, the rest writable.
 fn tables(at: u64) -> Vec<u8> {
-    let mut bytes = vec![0; 4 * PAGE_SIZE as usize];
-    for (level, shift) in [39, 30, 21].into_iter().enumerate() {
-        let next = at + (level as u64 + 1) * PAGE_SIZE;
-        put(
-            &mut bytes,
-            level * PAGE_SIZE as usize + (BASE >> shift & 0x1ff) as usize * 8,
-            next | descriptor::TABLE_OR_PAGE,
-        );
-    }
-    for page in (BASE..pages(PAGES, 0).start).step_by(PAGE_SIZE as usize) {
-        let leaf = if CODE.contains(&page) { descriptor::TEXT } else { descriptor::DATA };
-        put(&mut bytes, 3 * PAGE_SIZE as usize + (page >> 12 & 0x1ff) as usize * 8, page | leaf);
-    }
-    bytes
+    scene::tables(at, &(BASE..pages(PAGES, 0).start), &CODE)
 }
 
 /// What the next image is promised.
 fn contract(cpu: &mut Cpu, mode: Mode, image: &[u8], tree: &[u8]) -> Result<(), Wrong> {
-    let off = [(SCTLR_EL1, "SCTLR_EL1"), (SCTLR_EL2, "SCTLR_EL2")];
-    for (register, name) in off {
-        let value = cpu.system.get(register) & (sctlr::M | sctlr::C | sctlr::I | sctlr::EE);
-        expect(name, value, 0)?;
-        expect("a register that is not in effect", u64::from(!cpu.system.is_settled(register)), 0)?;
-    }
     let level = if mode == Mode::El1 { Level::El1 } else { Level::El2 };
-    expect("the exception level", u64::from(cpu.level != level), 0)?;
-    expect("DAIF", cpu.daif, spsr::DAIF)?;
-    expect("x0", cpu.x[0], TREE.start)?;
-    (1..4).try_for_each(|register| expect("x1, x2 or x3", cpu.x[register], 0))?;
-    if !cpu.memory.is_quiet() {
-        return Err(Wrong::Pending);
-    }
-    for (name, range, held) in [("the image", IMAGE, image), ("the device tree", TREE, tree)] {
-        if let Some(line) = cpu.memory.dirty_line(&range) {
-            return Err(Wrong::DirtyLine(line));
-        }
-        if let Some(line) = cpu.memory.stale_line(&range) {
-            return Err(Wrong::StaleLine(line));
-        }
-        let found = cpu.memory.beneath(&range);
-        if let Some(at) = found.iter().zip(held).position(|(found, held)| found != held) {
-            return Err(Wrong::Content(name, range.start + at as u64));
-        }
-    }
-    if let Some(line) = cpu.memory.would_fetch(&IMAGE) {
-        return Err(Wrong::StaleInstruction(line));
-    }
+    protocol(cpu, level, (&IMAGE, image), (&TREE, tree))?;
     // Clean lines that are older than the page do not matter: its reader invalidates it first. [I6]
     if let Some(line) = cpu.memory.dirty_line(&CRUMBS) {
         return Err(Wrong::DirtyLine(line));

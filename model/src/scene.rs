@@ -5,11 +5,15 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use boot::phys::PAGE_SIZE;
+use boot::sysreg::{descriptor, sctlr, spsr};
 use relocate::random::SplitMix64;
 
 use crate::adversary::Adversary;
 use crate::cpu::Cpu;
 use crate::failure::{Failure, Wrong};
+use crate::system::Level;
+use crate::system::registers::{SCTLR_EL1, SCTLR_EL2};
 
 /// Many times what the longest takes.
 const STEPS: u64 = 400_000;
@@ -114,6 +118,57 @@ pub fn junk(seed: u64, length: u64) -> Vec<u8> {
 /// Puts a number into bytes.
 pub fn put(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+}
+
+/// Four tables at `at` that map a window 1:1, page by page: code executable, the rest writable.
+#[must_use]
+pub fn tables(at: u64, window: &Range<u64>, code: &Range<u64>) -> Vec<u8> {
+    let mut bytes = vec![0; 4 * PAGE_SIZE as usize];
+    for (level, shift) in [39, 30, 21].into_iter().enumerate() {
+        let next = at + (level as u64 + 1) * PAGE_SIZE;
+        let slot = (window.start >> shift & 0x1ff) as usize * 8;
+        put(&mut bytes, level * PAGE_SIZE as usize + slot, next | descriptor::TABLE_OR_PAGE);
+    }
+    for page in window.clone().step_by(PAGE_SIZE as usize) {
+        let leaf = if code.contains(&page) { descriptor::TEXT } else { descriptor::DATA };
+        put(&mut bytes, 3 * PAGE_SIZE as usize + (page >> 12 & 0x1ff) as usize * 8, page | leaf);
+    }
+    bytes
+}
+
+/// What the arm64 boot protocol promises an image at its first instruction: the state of the CPU, and image and device tree in memory
+/// as they were written, with no line above them that is dirty or older, and no old instruction to fetch.
+pub fn protocol(
+    cpu: &mut Cpu,
+    level: Level,
+    image: (&Range<u64>, &[u8]),
+    tree: (&Range<u64>, &[u8]),
+) -> Result<(), Wrong> {
+    for (register, name) in [(SCTLR_EL1, "SCTLR_EL1"), (SCTLR_EL2, "SCTLR_EL2")] {
+        let value = cpu.system.get(register) & (sctlr::M | sctlr::C | sctlr::I | sctlr::EE);
+        expect(name, value, 0)?;
+        expect("a register that is not in effect", u64::from(!cpu.system.is_settled(register)), 0)?;
+    }
+    expect("the exception level", u64::from(cpu.level != level), 0)?;
+    expect("DAIF", cpu.daif, spsr::DAIF)?;
+    expect("x0", cpu.x[0], tree.0.start)?;
+    (1..4).try_for_each(|register| expect("x1, x2 or x3", cpu.x[register], 0))?;
+    if !cpu.memory.is_quiet() {
+        return Err(Wrong::Pending);
+    }
+    for (name, (range, held)) in [("the image", image), ("the device tree", tree)] {
+        if let Some(line) = cpu.memory.dirty_line(range) {
+            return Err(Wrong::DirtyLine(line));
+        }
+        if let Some(line) = cpu.memory.stale_line(range) {
+            return Err(Wrong::StaleLine(line));
+        }
+        let found = cpu.memory.beneath(range);
+        if let Some(at) = found.iter().zip(held).position(|(found, held)| found != held) {
+            return Err(Wrong::Content(name, range.start + at as u64));
+        }
+    }
+    cpu.memory.would_fetch(image.0).map_or(Ok(()), |line| Err(Wrong::StaleInstruction(line)))
 }
 
 /// Checks a value of the state at the end.

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::kernel::Kernel;
 use crate::mutate::{self, Mutation, Site};
 use crate::scene::{Linked, Scene};
-use crate::{entry, restart, secondary, stub};
+use crate::{efi, entry, restart, secondary, stub};
 
 /// How many adversaries are drawn, besides those that have names. 40 noticed no mutation that these 24 do not.
 pub const SEEDS: u64 = 24;
@@ -35,7 +35,10 @@ pub fn adversaries(seeds: u64) -> Vec<Adversary> {
 /// All scenes.
 #[must_use]
 pub fn scenes(kernel: &Kernel) -> Vec<Scene> {
-    [restart::scenes, entry::scenes, secondary::scenes, stub::scenes].iter().flat_map(|of| of(kernel)).collect()
+    [restart::scenes, entry::scenes, secondary::scenes, stub::scenes, efi::scenes]
+        .iter()
+        .flat_map(|of| of(kernel))
+        .collect()
 }
 
 /// What became of the trial: a table for people, and what is wrong.
@@ -92,6 +95,7 @@ pub fn trial(kernel: &Kernel, seeds: u64, survivors: &str) -> Outcome {
     let code = [
         kernel.range("relocate_page_start", "relocate_code_end"),
         kernel.range("relocate_page_end", "exception_to_rust"),
+        kernel.range("efi_leave", "efi_leave_end"),
     ];
     let sites = mutate::sites(kernel, &code);
     let sites: Vec<_> = sites.iter().filter(|site| !LAST_WORDS.contains(&site.routine())).collect();
