@@ -8,7 +8,7 @@ use boot::phys::PhysAddr;
 use dtoolkit::fdt::Fdt as Tree;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, ToPropertyValue};
-use kernel::fit::{self, Compression, Fit, MAX_LOADABLES, Payload, Refused};
+use kernel::fit::{self, Companions, Compression, Fit, MAX_LOADABLES, Payload, Refused};
 use sha2::{Digest, Sha256};
 
 use crate::choices::Choices;
@@ -43,7 +43,23 @@ fn disk(disk: &[u8]) {
             Ok(fit) => taken(disk, size, configuration, &fit, &said),
             Err(refused) => speaks(&refused),
         }
+        match fit::companions(tree, bytes, configuration) {
+            Ok(companions) => accompanied(disk, size, configuration, &companions, &said),
+            Err(refused) => speaks(&refused),
+        }
     }
+}
+
+/// What goes with a kernel, held against the configuration's lines.
+fn accompanied(disk: &[u8], tree: usize, configuration: &str, companions: &Companions, said: &[Line]) {
+    let node = format!("/configurations/{configuration}");
+    let text = |text: &str| [text.as_bytes(), &[0]].concat();
+    assert_eq!(the_one(said, &node, "bootargs"), companions.bootargs.as_deref().map(text));
+    for (property, payload) in [("ramdisk", &companions.ramdisk), ("fdt", &companions.fdt)] {
+        assert_eq!(the_one(said, &node, property), payload.as_ref().map(|payload| text(&payload.name)));
+        payload.iter().for_each(|payload| agrees(payload, disk, tree, said));
+    }
+    assert!(companions.fdt.as_ref().is_none_or(|fdt| fdt.compression == Compression::None));
 }
 
 fn speaks(refused: &Refused) {

@@ -30,3 +30,8 @@ fn add(node: &FdtNode<'_>, path: String, lines: &mut Vec<Line>) {
         add(&child, format!("{path}/{}", child.name()), lines);
     }
 }
+
+/// The memory reservation block: addresses and sizes.
+pub fn reservations(tree: &Fdt<'_>) -> Vec<(u64, u64)> {
+    tree.memory_reservations().map(|reservation| (reservation.address(), reservation.size())).collect()
+}

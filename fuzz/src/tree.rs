@@ -10,7 +10,7 @@ use kernel::handover::{self, Handed};
 use kernel::orders::Orders;
 use kernel::tree::{Machine, Tree};
 
-use crate::lines::{Line, lines};
+use crate::lines::{Line, lines, reservations};
 
 /// What the hand-over writes, all of it in /chosen.
 const NUMBERS: [&str; 4] = ["ouroboros,generation", "ouroboros,seed", "ouroboros,base", breadcrumb::PROPERTY];
@@ -42,7 +42,7 @@ fn blob(blob: &[u8]) {
     let Ok(mut shrunk) = shrunk else { return };
     let before = open(&shrunk);
     assert_eq!(others(blob), others(&shrunk));
-    assert_eq!(reservations(blob), reservations(&shrunk));
+    assert_eq!(reserved(blob), reserved(&shrunk));
     assert_eq!((Machine::read(&before), before.bootargs()), (machine, tree.bootargs()));
     let none = Handed { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) };
     assert_eq!(Handed::read(&before), Some(none));
@@ -87,7 +87,6 @@ fn others(blob: &[u8]) -> Vec<Line> {
     lines
 }
 
-fn reservations(blob: &[u8]) -> Vec<(u64, u64)> {
-    let tree = Fdt::new(blob).expect("opened before");
-    tree.memory_reservations().map(|reservation| (reservation.address(), reservation.size())).collect()
+fn reserved(blob: &[u8]) -> Vec<(u64, u64)> {
+    reservations(&Fdt::new(blob).expect("opened before"))
 }

@@ -7,6 +7,7 @@ use boot::image::{FLAGS, Header, PLACE_ANYWHERE};
 use dtoolkit::{
     ToPropertyValue,
     fdt::Fdt,
+    memreserve::MemoryReservation,
     model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty},
 };
 
@@ -72,6 +73,11 @@ fn fits() -> Vec<Seed> {
                 set(kernel, "entry", 0x4020_0000_u32);
             });
             [&tree[..], b"kernel's bytes"].concat()
+        }),
+        ("fit/companions.itb", {
+            let kernel = Payload { bootargs: Some("console=ttyAMA0".to_owned()), ..kernel.clone() };
+            let fdt = payload("fdt", b"another's tree", Kind::Fdt);
+            fit::write(&[kernel, fdt, payload("ramdisk", b"another's", Kind::Ramdisk { load: None })])
         }),
         ("fit/two.itb", fit::write(&[kernel, loadable])),
         ("fit/choices", choices.to_vec()),
@@ -163,7 +169,21 @@ fn trees() -> Vec<Seed> {
     // Its size_dt_struct leaves out the last token.
     let size = u32::from_be_bytes(stranger[36..40].try_into().unwrap()) - 4;
     passing[36..40].copy_from_slice(&size.to_be_bytes());
-    vec![("tree/stranger.dtb", stranger), ("tree/ours.dtb", tree.to_dtb()), ("tree/passes-its-block", passing)]
+    // For `chosen`: a ramdisk that is no more; then everything is told anew.
+    let mut payload = tree.clone();
+    let chosen = payload.find_node_mut("/chosen").unwrap();
+    set(chosen, "linux,initrd-start", 0x4400_0000_u32);
+    set(chosen, "linux,initrd-end", 0x4400_1234_u32);
+    set(chosen, "kaslr-seed", 7_u64);
+    let reservation = MemoryReservation::new(0x4400_0000, 0x2000);
+    payload.memory_reservations.push(reservation);
+    let payload = [&[1, 15, 1, 7, 1][..], &payload.to_dtb()].concat();
+    vec![
+        ("tree/stranger.dtb", stranger),
+        ("tree/ours.dtb", tree.to_dtb()),
+        ("tree/passes-its-block", passing),
+        ("chosen/all", payload),
+    ]
 }
 
 /// Choices, as `fuzz/src/list.rs` reads them: which case; base, RAM, control pages, devices, reservations, segments.

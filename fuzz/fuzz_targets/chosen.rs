@@ -1,0 +1,4 @@
+//! What it holds: [`fuzz::chosen`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::chosen::hold(data));

@@ -1,0 +1,120 @@
+//! The target `chosen`: any blob as the device tree that a payload is to get, and anything that it may be told.
+//!
+//! *Holds:* what is written is a tree, no larger than the boot protocol allows; /chosen says once what was ordered, and nothing that
+//! was for somebody else; every other line stands as it stood; the reservations are the old ones, without those of a ramdisk that is no more, and
+//! the new ramdisk's. Written a second time it does not change.
+
+use boot::phys::{PhysAddr, PhysRange};
+use boot::record::DTB_MAX_SIZE;
+use dtoolkit::fdt::Fdt;
+use kernel::chosen::{self, Chosen, SEED_BYTES};
+
+use crate::choices::Choices;
+use crate::lines::{Line, lines, reservations};
+
+/// What the text is made of; a byte chooses how much of it.
+const WORDS: &str = "console=ttyAMA0 root=/dev/vda rw";
+
+/// The pages that a reservation for the old ramdisk may fill.
+const PAGE: u64 = 4096;
+
+/// The input: what is told (five bytes), then a blob; and the same with its `totalsize` set right.
+pub fn hold(data: &[u8]) {
+    let Some((told, blob)) = data.split_first_chunk::<5>() else { return };
+    given(&mut Choices(told), blob);
+    if let (Ok(size), true) = (u32::try_from(blob.len()), blob.len() >= 8) {
+        let mut sized = blob.to_vec();
+        sized[4..8].copy_from_slice(&size.to_be_bytes());
+        given(&mut Choices(told), &sized);
+    }
+}
+
+fn given(choices: &mut Choices<'_>, blob: &[u8]) {
+    let bootargs = choices.one_in(2).then(|| &WORDS[..choices.below(WORDS.len() as u64 + 1) as usize]);
+    let ramdisk = choices.one_in(2).then(|| PhysAddr(0x4800_0000 + choices.below(256)));
+    let ramdisk = ramdisk.map(|start| start..PhysAddr(start.0 + 0x1234));
+    let seeds = choices.one_in(2).then_some([0x5a; SEED_BYTES]);
+    let told = Chosen { bootargs, ramdisk, seeds };
+    let written = match chosen::write(blob, &told) {
+        Ok(written) => written,
+        Err(refused) => return assert!(refused.to_string().contains("device tree"), "{refused}"),
+    };
+    assert!(written.len() as u64 <= DTB_MAX_SIZE);
+    assert_eq!(written[4..8], (written.len() as u32).to_be_bytes());
+    let (before, after) = (open(blob), open(&written));
+
+    let mut expected = said(&told);
+    let (mut was, mut is) = (lines(&before), lines(&after));
+    let old = ramdisk_of(&was);
+    let first = is.iter().position(|line| line.path == "/chosen").expect("there is one");
+    let ours = is.drain(first + 1..=first + expected.len()).map(|line| line.property.expect("a property"));
+    assert_eq!(Vec::from_iter(ours), std::mem::take(&mut expected));
+    was.retain(|line| !is_stale(line, told.bootargs.is_some()));
+    if !was.iter().any(|line| line.path == "/chosen") {
+        is.remove(first);
+    }
+    assert_eq!(is, was);
+
+    let mut held = reservations(&before);
+    held.retain(|&(start, size)| start < old.start || start.saturating_add(size) > old.end);
+    held.extend(told.ramdisk.as_ref().map(|ramdisk| (ramdisk.start.0, ramdisk.bytes())));
+    assert_eq!(reservations(&after), held);
+
+    let again = chosen::write(&written, &told).expect("what was written is a tree");
+    assert_eq!(lines(&open(&again)), lines(&after));
+}
+
+fn open(blob: &[u8]) -> Fdt<'_> {
+    Fdt::new(blob).expect("a blob that was taken, or written")
+}
+
+/// What /chosen is to begin with.
+fn said(told: &Chosen<'_>) -> Vec<(String, Vec<u8>)> {
+    let mut said = Vec::new();
+    let mut say = |name: &str, value: &[u8]| said.push((name.to_owned(), value.to_vec()));
+    if let Some(bootargs) = told.bootargs {
+        say("bootargs", &[bootargs.as_bytes(), &[0]].concat());
+    }
+    if let Some(ramdisk) = &told.ramdisk {
+        say("linux,initrd-start", &ramdisk.start.0.to_be_bytes());
+        say("linux,initrd-end", &ramdisk.end.0.to_be_bytes());
+    }
+    if let Some(seeds) = told.seeds {
+        say("kaslr-seed", &seeds[..8]);
+        say("rng-seed", &seeds[8..]);
+    }
+    said
+}
+
+/// Whether a line was for somebody else.
+fn is_stale(line: &Line, bootargs: bool) -> bool {
+    const WHATEVER_IS_TOLD: [&str; 10] = [
+        "kaslr-seed",
+        "linux,elfcorehdr",
+        "linux,ima-kexec-buffer",
+        "linux,initrd-end",
+        "linux,initrd-start",
+        "linux,kho-fdt",
+        "linux,kho-scratch",
+        "linux,tpm-kexec-buffer",
+        "linux,usable-memory-range",
+        "rng-seed",
+    ];
+    line.path == "/chosen"
+        && line.property.as_ref().is_some_and(|(name, _)| {
+            WHATEVER_IS_TOLD.contains(&name.as_str())
+                || name.starts_with("ouroboros,")
+                || bootargs && name == "bootargs"
+        })
+}
+
+/// The whole pages of the ramdisk that the blob names; of two, the last.
+fn ramdisk_of(lines: &[Line]) -> std::ops::Range<u64> {
+    let number = |wanted: &str| {
+        let mut values = lines.iter().filter(|line| line.path == "/chosen").filter_map(|line| line.property.as_ref());
+        let value = values.rfind(|(name, _)| name == wanted).map(|(_, value)| value.as_slice());
+        value.unwrap_or_default().iter().fold(0_u64, |number, &byte| number << 8 | u64::from(byte))
+    };
+    let end = number("linux,initrd-end");
+    number("linux,initrd-start") / PAGE * PAGE..end.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX)
+}
