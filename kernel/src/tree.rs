@@ -11,6 +11,9 @@ use core::fmt;
 use core::ops::Range;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
+use node::{Cells, Facts, number};
+
+mod node;
 
 /// How PSCI is called.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -243,7 +246,7 @@ impl Machine {
                         _ => None,
                     };
                 }
-                "cpus" => machine.cpus = cpus(&node)?,
+                "cpus" => machine.cpus = node::cpus(&node)?,
                 "chosen" | "aliases" => {}
                 _ => machine.add_device(&node, cells, stdout, 0)?,
             }
@@ -302,131 +305,6 @@ impl Machine {
             }
         }
         Ok(())
-    }
-}
-
-/// The affinities of /cpus, without those that have failed.
-fn cpus(node: &FdtNode<'_>) -> Result<Vec<u64>, Refused> {
-    let address = Facts::of(node, Cells::DEFAULT).child_cells.address;
-    let cells = Cells { address, size: 0 };
-    let mut cpus = Vec::new();
-    for cpu in node.children().filter(|child| child.name_without_address() == "cpu") {
-        let facts = Facts::of(&cpu, cells);
-        if !(1..=2).contains(&address) || facts.reg.len() != 4 * address {
-            return Err(Refused::Reg(facts.name.into()));
-        }
-        let failed = cpu.property("status").and_then(|status| status.value_as::<&str>().ok());
-        if !failed.is_some_and(|status| status.starts_with("fail")) {
-            cpus.push(number(facts.reg));
-        }
-    }
-    Ok(cpus)
-}
-
-/// Big-endian cells as one number.
-fn number(cells: &[u8]) -> u64 {
-    cells.iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
-}
-
-/// How many 32-bit cells an address and a size take.
-#[derive(Clone, Copy)]
-struct Cells {
-    address: usize,
-    size: usize,
-}
-
-impl Cells {
-    /// Where a parent says nothing (Devicetree specification 2.3.5).
-    const DEFAULT: Self = Self { address: 2, size: 1 };
-}
-
-/// What a device's properties say, collected in one pass: each look-up by name would be one of its own.
-struct Facts<'a> {
-    name: &'a str,
-    reg: &'a [u8],
-    compatible: &'a [u8],
-    interrupts: &'a [u8],
-    redistributor_regions: usize,
-    ranges: Option<&'a [u8]>,
-    cells: Cells,
-    child_cells: Cells,
-    is_disabled: bool,
-}
-
-impl<'a> Facts<'a> {
-    /// Those of `node`, whose parent has these cells.
-    fn of(node: &FdtNode<'a>, cells: Cells) -> Self {
-        let child_cells = Cells::DEFAULT;
-        let name = node.name();
-        let nothing: &[u8] = &[];
-        let (reg, compatible, interrupts, ranges) = (nothing, nothing, nothing, None);
-        let (redistributor_regions, is_disabled) = (1, false);
-        let mut facts =
-            Self { name, reg, compatible, interrupts, redistributor_regions, ranges, cells, child_cells, is_disabled };
-        for property in node.properties() {
-            let value = property.value_as::<&[u8]>().unwrap_or_default();
-            let cell = || value.last().copied().map_or(0, usize::from);
-            match property.name() {
-                "reg" => facts.reg = value,
-                "compatible" => facts.compatible = value,
-                "interrupts" => facts.interrupts = value,
-                "#redistributor-regions" => facts.redistributor_regions = cell(),
-                "#address-cells" => facts.child_cells.address = cell(),
-                "#size-cells" => facts.child_cells.size = cell(),
-                "ranges" => facts.ranges = Some(value),
-                "status" => facts.is_disabled = !value.starts_with(b"ok"),
-                _ => {}
-            }
-        }
-        facts
-    }
-
-    /// Whether it can be driven as a `model`.
-    fn is_compatible(&self, model: &str) -> bool {
-        !self.is_disabled && self.compatible.split(|&byte| byte == 0).any(|word| word == model.as_bytes())
-    }
-
-    /// The generic timer's interrupts: three cells each, the first 1 for a PPI, the second its number.
-    fn timer(&self) -> Option<Timer> {
-        let intid = |nth: usize| match number(self.interrupts.get(12 * nth..12 * nth + 8)?) {
-            ppi @ 0x1_0000_0000..0x1_0000_0010 => Some(16 + (ppi as u32)),
-            _ => None,
-        };
-        Some(Timer { virtual_el1: intid(2)?, physical_el2: intid(3)? })
-    }
-
-    /// The ranges of its `reg`, without empty ones.
-    fn regs(&self) -> Result<Vec<Range<PhysAddr>>, Refused> {
-        let Cells { address, size } = self.cells;
-        let (wide, whole) = (address > 2 || size > 2, 4 * (address + size));
-        let mut ranges = Vec::new();
-        if self.reg.is_empty() || size == 0 {
-            // A number that is no address: a CPU's, a bus device's.
-            return Ok(ranges);
-        }
-        if wide || !self.reg.len().is_multiple_of(whole) {
-            return Err(Refused::Reg(self.name.into()));
-        }
-        for entry in self.reg.chunks_exact(whole) {
-            let (start, bytes) = entry.split_at(4 * address);
-            ranges.extend(PhysAddr(number(start)).range(number(bytes)).filter(|range| !range.is_empty()));
-        }
-        Ok(ranges)
-    }
-
-    /// Of a PCI host's `ranges` those that are memory with the same address on both sides (PCI Bus Binding, 2.2.1.1: the space is in
-    /// bits 25:24 of the first of three cells).
-    fn windows(&self) -> Vec<Range<PhysAddr>> {
-        const MEMORY: u64 = 2;
-        let Cells { address, .. } = self.cells;
-        let (wide, whole) = (address > 2, 4 * (3 + address + 2));
-        let entries = self.ranges.filter(|_| !wide).unwrap_or_default().chunks_exact(whole);
-        let windows = entries.filter_map(|entry| {
-            let (space, at) = (number(&entry[..4]) >> 24 & 3, number(&entry[4..12]));
-            let (start, bytes) = entry[12..].split_at(4 * address);
-            (space & MEMORY != 0 && at == number(start)).then(|| PhysAddr(at).range(number(bytes))).flatten()
-        });
-        windows.collect()
     }
 }
 

@@ -5,8 +5,38 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use clap::Args;
 
-use crate::{config::Virtio, disk, kernel_build::Built, qemu};
+use crate::{
+    config::Virtio,
+    disk,
+    kernel_build::{self, Built},
+    qemu, setup,
+};
+
+/// Write Image, kernel.elf and disk.itb, and print a QEMU line that runs them without xtask
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cargo xtask image
+  cargo xtask image --out /tmp/ouroboros")]
+pub struct ImageOptions {
+    /// The folder to write to [default: ouroboros/image in cargo's target directory]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Install what is missing without asking
+    #[arg(long)]
+    yes: bool,
+}
+
+impl ImageOptions {
+    /// Does it; gives the exit code.
+    pub fn perform(&self) -> Result<u8> {
+        setup::ensure_target(self.yes)?;
+        let out = self.out.clone().unwrap_or_else(|| crate::target_dir().join("ouroboros").join("image"));
+        write(&kernel_build::build()?, &out).map(|()| 0)
+    }
+}
 
 /// Writes `Image`, `kernel.elf` and `disk.itb` into `out` and prints the line.
 pub fn write(kernel: &Built, out: &Path) -> Result<()> {

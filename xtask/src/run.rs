@@ -4,6 +4,8 @@
 //! A run is a success when the kernel said so and QEMU's exit code, where the guest may set it, agrees. A run that is out
 //! of time, or whose CPU said that it stops, is asked where it stands (over QMP and the gdb stub) before it is ended.
 
+mod verb;
+
 use std::{
     io::{self, Write},
     path::Path,
@@ -28,6 +30,8 @@ use crate::{
     traffic::Traffic,
     verdict::{End, Verdict, exit_code, judge},
 };
+
+pub use self::verb::RunOptions;
 
 /// How long a CPU that stopped may go on printing.
 const LAST_WORDS: Duration = Duration::from_millis(300);
