@@ -6,7 +6,8 @@
 //! Functions on further buses are left alone: each lies behind a bridge on the first one, and a bridge without bus mastering
 //! forwards nothing up.
 
-use super::{Device, Identity, Place, Status};
+use super::Identity;
+use super::device::{Device, Place, Status, register_at};
 use crate::map::LifeMap;
 use alloc::vec::Vec;
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
@@ -61,11 +62,11 @@ impl Ecam {
 
 impl ConfigurationAccess for Ecam {
     fn read_word(&self, at: DeviceFunction, offset: u8) -> u32 {
-        super::register_at::<u32>(self.register(at, offset)).read()
+        register_at::<u32>(self.register(at, offset)).read()
     }
 
     fn write_word(&mut self, at: DeviceFunction, offset: u8, data: u32) {
-        super::register_at::<u32>(self.register(at, offset)).write(data);
+        register_at::<u32>(self.register(at, offset)).write(data);
     }
 
     unsafe fn unsafe_clone(&self) -> Self {

@@ -189,7 +189,7 @@ fn place(virtio: Virtio) -> &'static str {
 
 /// The booted kernel does not reset its disk: that is seen, and the generation lives on without what the disk could write to.
 fn reset_left_out(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
-    let patched = Patched::new(trial.kernel()).at("kernel::devices::device_reset", 0, RET)?;
+    let patched = Patched::new(trial.kernel()).at("kernel::devices::device::device_reset", 0, RET)?;
     let life = refused(trial, virtio, patched.image)?;
     // A function that may not write any more is no longer DRIVER_OK to QEMU.
     let status = if virtio == Virtio::Pci { 0xb } else { 0xf };
@@ -205,8 +205,8 @@ fn reset_left_out(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
 
 /// No device resets, whatever is written to it: the first that is needed is named.
 fn never_resets(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
-    let patched = Patched::new(trial.kernel()).at("kernel::devices::device_status", 0, NEEDS_RESET)?.at(
-        "kernel::devices::device_status",
+    let patched = Patched::new(trial.kernel()).at("kernel::devices::device::device_status", 0, NEEDS_RESET)?.at(
+        "kernel::devices::device::device_status",
         4,
         RET,
     )?;
@@ -285,9 +285,12 @@ fn without_reset(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
         }
     };
     ensure!(!look(trial, None)?, "a frame was written after the reset");
-    let patched = Patched::new(trial.kernel()).at("kernel::devices::device_reset", 0, RET)?;
-    let patched =
-        patched.at("kernel::devices::device_status", 0, IN_RESET)?.at("kernel::devices::device_status", 4, RET)?;
+    let patched = Patched::new(trial.kernel()).at("kernel::devices::device::device_reset", 0, RET)?;
+    let patched = patched.at("kernel::devices::device::device_status", 0, IN_RESET)?.at(
+        "kernel::devices::device::device_status",
+        4,
+        RET,
+    )?;
     // How many frames arrive between copy and next reset is this host's business.
     let mut damaged = false;
     for _ in 0..TRIES {

@@ -61,14 +61,14 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "device-reset",
         does: "every virtio device's Status is written 0, as the last act but one",
-        at: ["kernel/src/devices/mod.rs", "device_reset"],
+        at: ["kernel/src/devices/device.rs", "device_reset"],
         without: "the read-back finds the device on and refuses; the generation lives on, without the memory that the device may write to",
         shown: Shown::By("devices/reset-left-out-modern", "the virtio device at 0x… is not in reset (Status 0xf): it could write to memory after the jump"),
     },
     Step {
         name: "device-read-back",
         does: "every virtio device's Status is read until it is 0",
-        at: ["kernel/src/devices/mod.rs", "device_status"],
+        at: ["kernel/src/devices/device.rs", "device_status"],
         without: "a network device that was not reset writes frames into memory that is the next kernel's by then",
         shown: Shown::By("devices/without-reset", "!! what arrived is not what was loaded: …"),
     },
