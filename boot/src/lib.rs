@@ -8,6 +8,7 @@
 pub mod breadcrumb;
 pub mod emergency;
 pub mod esr;
+pub mod flat;
 pub mod hyp;
 pub mod image;
 pub mod macros;

@@ -10,6 +10,7 @@
 
 use crate::memory::MemoryMap;
 use crate::{options, pe, tree};
+use boot::flat;
 use boot::image::BASE_ALIGNMENT;
 use boot::phys::PAGE_SIZE;
 use boot::record::DTB_MAX_SIZE;
@@ -155,10 +156,10 @@ impl Firmware<'_> {
         let entry = entries.iter().find(|entry| entry.vendor_guid == DEVICE_TREE).ok_or(Refused::NoDeviceTree)?;
         let start = entry.vendor_table.cast::<u8>().cast_const();
         // SAFETY: what the GUID names is a blob, which has a header at least.
-        let size = tree::size(unsafe { start.cast::<[u8; 8]>().read_unaligned() });
+        let size = flat::size(unsafe { slice::from_raw_parts(start, flat::HEADER_BYTES) });
         let size = size.ok_or(Refused::Tree(tree::Refused::Damaged("no magic")))?;
         // SAFETY: a blob is as long as it says.
-        Ok(unsafe { slice::from_raw_parts(start, size as usize) })
+        Ok(unsafe { slice::from_raw_parts(start, size) })
     }
 
     /// What this image was started with.

@@ -10,19 +10,10 @@
 //! is lost; there is nobody who asks. Linux's `linux,uefi-*` properties are not written: they tell Linux that it was started by its own
 //! stub, and make it look for the map and the runtime services.
 
+use boot::flat::{self, HEADER_BYTES, MAGIC, token};
 use boot::phys::{PhysAddr, PhysRange};
 use core::fmt;
 use core::ops::Range;
-
-const MAGIC: u32 = 0xd00d_feed;
-const BEGIN_NODE: u32 = 1;
-const END_NODE: u32 = 2;
-const PROP: u32 = 3;
-const NOP: u32 = 4;
-const END: u32 = 9;
-
-/// Bytes of the header (Devicetree specification 5.2).
-const HEADER: usize = 40;
 
 /// The names that the strings block may lack: it gets them in any case.
 const NAMES: &[u8] = b"bootargs\0device_type\0reg\0";
@@ -51,13 +42,6 @@ impl fmt::Display for Refused {
     }
 }
 
-/// The size that a blob gives itself, or `None` where its first 8 bytes are no blob's.
-#[must_use]
-pub fn size(start: [u8; 8]) -> Option<u32> {
-    let [magic, size] = [0, 4].map(|at| u32::from_be_bytes(core::array::from_fn(|byte| start[at + byte])));
-    (magic == MAGIC).then_some(size)
-}
-
 /// Writes `from` into `to` with `ram` as its only memory, and `bootargs` in place of its own where there are some. Returns the size.
 ///
 /// # Errors
@@ -69,23 +53,29 @@ pub fn write(
     mut bootargs: Option<impl Iterator<Item = char>>,
     to: &mut [u8],
 ) -> Result<usize, Refused> {
-    let blob = Blob::open(from)?;
-    let mut out = Out { to, at: HEADER };
+    let blocks = flat::blocks(from).map_err(Refused::Damaged)?;
+    let old_strings = &from[blocks.strings];
+    let mut out = Out { to, at: HEADER_BYTES };
 
     // The reservations, with the pair of zeroes that ends them.
-    let pairs = blob.reservations.chunks_exact(16).position(|pair| pair == [0; 16]);
+    let reservations = from.get(blocks.reservations..).unwrap_or_default();
+    let pairs = reservations.chunks_exact(16).position(|pair| pair == [0; 16]);
     let pairs = pairs.ok_or(Refused::Damaged("reservations without an end"))?;
-    out.put(&blob.reservations[..16 * (pairs + 1)]);
+    out.put(&reservations[..16 * (pairs + 1)]);
     let structure = out.at;
-    let names = blob.strings.len() as u32;
+    let names = old_strings.len() as u32;
     let mut root = Cells::DEFAULT;
     // How deep the walk is, 0 outside the root; and the depth of a node that is left out.
     let (mut depth, mut left_out, mut replaces) = (0_usize, None, false);
-    let mut walk = Walk { structure: blob.structure, at: 0 };
+    let mut at = blocks.structure.start;
     loop {
-        match walk.next()? {
-            Token::BeginNode { name, bytes } => {
+        const CUT: Refused = Refused::Damaged("a structure that is cut off");
+        let (token, next) = flat::token(from, at).ok_or(CUT)?;
+        let bytes = from.get(at..next).ok_or(CUT)?;
+        match token {
+            token::BEGIN_NODE => {
                 depth += 1;
+                let name = flat::name(from, at + 4).ok_or(CUT)?;
                 if depth == 2 && matches!(name.split(|&byte| byte == b'@').next(), Some(b"memory")) {
                     left_out = left_out.or(Some(depth));
                 }
@@ -102,12 +92,12 @@ pub fn write(
                     replaces = true;
                 }
             }
-            Token::EndNode { bytes } => {
+            token::END_NODE => {
                 if depth == 1 {
                     if let Some(words) = bootargs.take() {
                         out.begin_node(b"chosen\0\0");
                         out.bootargs(names, words);
-                        out.word(END_NODE);
+                        out.word(token::END_NODE);
                     }
                     out.memory(names, root, ram.clone())?;
                 }
@@ -118,140 +108,42 @@ pub fn write(
                 depth = depth.checked_sub(1).ok_or(Refused::Damaged("a node that ends twice"))?;
                 replaces = false;
             }
-            Token::Property { name, value, bytes } => {
-                let name = blob.name(name)?;
+            token::PROP => {
+                let [size, name] = [at + 4, at + 8].map(|at| flat::word(from, at).unwrap_or_default());
+                let name = flat::name(old_strings, name).ok_or(Refused::Damaged("a name that lies outside"))?;
                 if depth == 1 {
-                    root.read(name, value)?;
+                    root.read(name, &bytes[12..12 + size])?;
                 }
                 if left_out.is_none() && !(replaces && name == b"bootargs") {
                     out.put(bytes);
                 }
             }
-            Token::End => break,
+            token::END => break,
+            _ => {}
         }
+        at = next;
     }
     if depth != 0 {
         return Err(Refused::Damaged("a node without an end"));
     }
-    out.word(END);
+    out.word(token::END);
     let strings = out.at;
-    out.put(blob.strings);
+    out.put(old_strings);
     out.put(NAMES);
     let size = out.at;
     if size > out.to.len() {
         return Err(Refused::TooLarge(out.to.len()));
     }
 
-    let header = [
-        MAGIC as usize,
-        size,
-        structure,
-        strings,
-        HEADER,
-        17,
-        16,
-        blob.boot_cpu as usize,
-        size - strings,
-        strings - structure,
-    ];
+    let boot_cpu = flat::word(from, 28).unwrap_or_default();
+    // Version 17, which version 16's readers understand.
+    let header = [size, structure, strings, HEADER_BYTES, 17, 16, boot_cpu, size - strings, strings - structure];
     out.at = 0;
+    out.word(MAGIC);
     for number in header {
         out.word(number as u32);
     }
     Ok(size)
-}
-
-/// A blob's parts.
-struct Blob<'a> {
-    reservations: &'a [u8],
-    structure: &'a [u8],
-    strings: &'a [u8],
-    boot_cpu: u32,
-}
-
-impl<'a> Blob<'a> {
-    fn open(from: &'a [u8]) -> Result<Self, Refused> {
-        let word = |at: usize| {
-            let bytes = from.get(at..).and_then(|rest| rest.first_chunk()).ok_or(Refused::Damaged("no header"))?;
-            Ok(u32::from_be_bytes(*bytes))
-        };
-        if word(0)? != MAGIC {
-            return Err(Refused::Damaged("no magic"));
-        }
-        // Version 17 is the first that says how long the structure is; all later ones so far are compatible with 16.
-        if word(20)? < 17 || word(24)? > 17 {
-            return Err(Refused::Damaged("a version that is not known"));
-        }
-        let part = |at: u32, size: Option<u32>| {
-            let rest = from.get(at as usize..)?;
-            size.map_or(Some(rest), |size| rest.get(..size as usize))
-        };
-        let outside = Refused::Damaged("a block that lies outside");
-        let strings = part(word(12)?, Some(word(32)?)).ok_or(outside)?;
-        // Names are added behind them.
-        if !matches!(strings, [] | [.., 0]) {
-            return Err(Refused::Damaged("strings that do not end in NUL"));
-        }
-        Ok(Self {
-            reservations: part(word(16)?, None).ok_or(outside)?,
-            structure: part(word(8)?, Some(word(36)?)).ok_or(outside)?,
-            strings,
-            boot_cpu: word(28)?,
-        })
-    }
-
-    fn name(&self, at: u32) -> Result<&'a [u8], Refused> {
-        let rest = self.strings.get(at as usize..).ok_or(Refused::Damaged("a name that lies outside"))?;
-        rest.split(|&byte| byte == 0).next().ok_or(Refused::Damaged("a name without an end"))
-    }
-}
-
-/// What the structure block consists of; `bytes` are the token as it lies there.
-enum Token<'a> {
-    BeginNode { name: &'a [u8], bytes: &'a [u8] },
-    EndNode { bytes: &'a [u8] },
-    Property { name: u32, value: &'a [u8], bytes: &'a [u8] },
-    End,
-}
-
-struct Walk<'a> {
-    structure: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Walk<'a> {
-    fn next(&mut self) -> Result<Token<'a>, Refused> {
-        const CUT: Refused = Refused::Damaged("a structure that is cut off");
-        loop {
-            let start = self.at;
-            let rest = &self.structure[start..];
-            let word = |at: usize| {
-                rest.get(at..).and_then(|rest| rest.first_chunk()).map(|bytes| u32::from_be_bytes(*bytes)).ok_or(CUT)
-            };
-            let mut take = |bytes: usize| {
-                self.at += bytes;
-                rest.get(..bytes).ok_or(CUT)
-            };
-            return Ok(match word(0)? {
-                BEGIN_NODE => {
-                    let end = rest[4..].iter().position(|&byte| byte == 0).ok_or(CUT)?;
-                    Token::BeginNode { name: &rest[4..4 + end], bytes: take((4 + end + 1).next_multiple_of(4))? }
-                }
-                END_NODE => Token::EndNode { bytes: take(4)? },
-                PROP => {
-                    let size = word(4)? as usize;
-                    let value = rest.get(12..).and_then(|value| value.get(..size)).ok_or(CUT)?;
-                    Token::Property { name: word(8)?, value, bytes: take((12 + size).next_multiple_of(4))? }
-                }
-                NOP => {
-                    take(4)?;
-                    continue;
-                }
-                END => Token::End,
-                _ => return Err(Refused::Damaged("a token that is none")),
-            });
-        }
-    }
 }
 
 /// How many 32-bit cells an address and a size take below the root.
@@ -300,13 +192,13 @@ impl Out<'_> {
     }
 
     fn begin_node(&mut self, padded_name: &[u8]) {
-        self.word(BEGIN_NODE);
+        self.word(token::BEGIN_NODE);
         self.put(padded_name);
     }
 
     /// A property whose size is not known before its value is written.
     fn property(&mut self, name: u32, value: impl FnOnce(&mut Self)) {
-        self.word(PROP);
+        self.word(token::PROP);
         let size = self.at;
         self.word(0);
         self.word(name);
@@ -343,7 +235,7 @@ impl Out<'_> {
                 }
             }
         });
-        self.word(END_NODE);
+        self.word(token::END_NODE);
         result
     }
 }

@@ -7,9 +7,9 @@
 //! It is written in one pass instead of edited in place: reservations can grow, /chosen may be missing, and nothing costs a kernel that goes to
 //! itself ([`handover`](crate::handover) is what that uses).
 
-use crate::flat::{self, Blocks, HEADER_BYTES, MAGIC, token, word};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use boot::flat::{self, Blocks, HEADER_BYTES, MAGIC, token, word};
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use boot::record::DTB_MAX_SIZE;
 use core::fmt;

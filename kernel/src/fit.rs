@@ -29,6 +29,7 @@ use alloc::vec::Vec;
 use core::ffi::CStr;
 use core::ops::Range;
 
+use boot::flat::{HEADER_BYTES, MAGIC};
 use boot::phys::PhysAddr;
 use dtoolkit::fdt::{Fdt as Tree, FdtNode};
 use dtoolkit::{Node, Property};
@@ -36,12 +37,6 @@ use relocate::segment::MAX_SEGMENTS;
 use sha2::{Digest, Sha256};
 
 pub use self::refused::Refused;
-
-/// What a flattened device tree, and so a FIT, starts with; big-endian.
-const MAGIC: u32 = 0xd00d_feed;
-
-/// A flattened device tree's header, in bytes.
-const HEADER_BYTES: usize = 40;
 
 /// The largest tree that is read: ours has about 1 KiB, and one with its data inside is for small payloads only.
 pub const MAX_TREE_BYTES: u32 = 1 << 20;

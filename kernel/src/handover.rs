@@ -4,11 +4,11 @@
 //! the next one is planned. *Leaves:* a blob that keeps its size however many generations edit it. Numbers of fixed width are
 //! properties of cells, not words in bootargs: an order is what a person wrote, and stays as it was written.
 
-use crate::flat;
 use crate::tree::{Refused, Tree};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use boot::breadcrumb;
+use boot::flat;
 use boot::phys::PhysAddr;
 use dtoolkit::ToPropertyValue;
 use dtoolkit::fdt_mut::{FdtBuffer, FdtMut, FdtNodeMut};
@@ -126,8 +126,8 @@ fn set_total_size(blob: &mut [u8]) -> Result<(), Refused> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flat::word;
     use crate::tree::tests::virt;
+    use boot::flat::word;
 
     const NUMBERS: Handed = Handed {
         generation: 7,

@@ -7,7 +7,6 @@ extern crate alloc;
 
 pub mod chosen;
 pub mod fit;
-pub mod flat;
 pub mod gzip;
 pub mod handover;
 pub mod intid;

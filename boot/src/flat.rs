@@ -1,7 +1,7 @@
 //! A flattened device tree as what it is: a header, three blocks, tokens (Devicetree specification 5).
 //!
-//! *When:* wherever a blob is cut or written anew; what it says is read through dtoolkit. *On entry:* any bytes. *Leaves:* where things lie in
-//! them. *Refuses:* by the words for it, what dtoolkit reads and nobody could write to.
+//! *When:* wherever a blob is cut or written anew, by a loader's stub or by a kernel that hands one over. *On entry:* any bytes. *Leaves:* where
+//! things lie in them; what they say is for a library to read. *Refuses:* by the words for it, what nobody could write anew.
 
 use core::ops::Range;
 
@@ -48,10 +48,17 @@ impl Blocks {
 ///
 /// # Errors
 ///
-/// Blocks past its end, a structure that goes on past the block that its header gives it, and strings that are no text; to find one to
-/// share, dtoolkit looks at all of them, also at those that no property is named by.
+/// No header, or one of another version; blocks past the blob's end, a structure that goes on past the block that its header gives it, and
+/// strings that are no text, also those that no property is named by: a reader may look at all of them to find one to share.
 pub fn blocks(blob: &[u8]) -> Result<Blocks, &'static str> {
     let header = |at| word(blob, at).ok_or("no header");
+    if header(0)? != MAGIC as usize {
+        return Err("no magic");
+    }
+    // Version 17 is the first that says how long the structure is; all later ones so far are compatible with 16.
+    if header(20)? < 17 || header(24)? > 17 {
+        return Err("a version that is not known");
+    }
     let (structure, strings) = (header(8)?..header(8)? + header(36)?, header(12)?..header(12)? + header(32)?);
     let blocks = Blocks { reservations: header(16)?, structure, strings };
     let names = blob.get(blocks.strings.clone()).filter(|_| blocks.end() <= blob.len()).ok_or("blocks past the end")?;
@@ -90,6 +97,12 @@ pub fn name(blob: &[u8], at: usize) -> Option<&[u8]> {
 #[must_use]
 pub fn word(blob: &[u8], at: usize) -> Option<usize> {
     blob.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes) as usize)
+}
+
+/// The size that a blob gives itself, or `None` where its first 8 bytes are no blob's.
+#[must_use]
+pub fn size(start: &[u8]) -> Option<usize> {
+    word(start, 0).filter(|&magic| magic == MAGIC as usize).and(word(start, 4))
 }
 
 /// Where the structure that starts at `at` really ends: behind its token for that.
