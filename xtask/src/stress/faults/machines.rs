@@ -73,7 +73,7 @@ pub fn damaged_tree(run: &Run<'_>) -> Result<Cases> {
             let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
             // QEMU pads: what lies behind strings and structure means nothing.
             let used = (word(12) + word(32)).max(word(8) + word(36));
-            ensure!(word(0) == 0xd00d_feed && used <= 1 << 20, "no device tree lies at {TREE:#x}");
+            ensure!(word(0) == boot::flat::MAGIC && used <= 1 << 20, "no device tree lies at {TREE:#x}");
             let mut blob = gdb.memory(TREE, used as usize)?;
             for _ in 0..=random.below(4) {
                 let at = random.below(used.into()) as usize;
@@ -122,8 +122,8 @@ fn structure(blob: &[u8]) -> Option<()> {
         blob.get(start..start.checked_add(word(size)? as usize)?)
     };
     let (tree, strings) = (block(8, 36)?, block(12, 32)?);
-    // 17 is the version that everybody writes; readers of it must take 16 as well.
-    let header = word(0)? == 0xd00d_feed && word(24)? <= 17 && word(20)? >= 16 && word(4)? >= 40;
+    // 17 is the version that everybody writes; 16 does not say how long the structure is.
+    let header = word(0)? == boot::flat::MAGIC && word(24)? <= 17 && word(20)? >= 17 && word(4)? >= 40;
     let (mut at, mut depth, mut nodes) = (0_usize, 0_usize, 0_usize);
     if !header {
         return None;
