@@ -172,6 +172,8 @@ impl Loader {
         if let Self::Uefi | Self::UefiShell = self {
             // With ACPI tables EDK2 gives no device tree, and ours is the only description that the kernel reads.
             words.extend(["-machine", "acpi=off"].map(str::to_owned));
+            // Its boot manager would wait five seconds for somebody who wants the menu.
+            words.extend(["-boot", "menu=on,splash-time=0"].map(str::to_owned));
         }
         if self == Self::UefiShell {
             // On a controller that the kernel does not drive: its first block device is the disk that it restarts from.
