@@ -82,12 +82,20 @@ el2_setup:
         csel    x9, x11, x9, ne
         msr     cnthctl_el2, x9
         msr     cntvoff_el2, xzr
-        // Off, whoever ticked by them: what an expired one raises would stay pending at a GIC whose driver ticks by another.
+        // All timers off, whoever ticked by them: what an expired one raises would stay pending at a GIC whose driver ticks by another. Under
+        // E2H the names of EL1's reach EL2's.
+        tbnz    x0, #{HCR_E2H_BIT}, 1f
         msr     cntp_ctl_el0, xzr
-        msr     cnthp_ctl_el2, xzr
+        msr     cntv_ctl_el0, xzr
+        b       2f
+1:      msr     s3_5_c14_c2_1, xzr              // CNTP_CTL_EL02
+        msr     s3_5_c14_c3_1, xzr              // CNTV_CTL_EL02
+2:      msr     cnthp_ctl_el2, xzr
+        unless_feature id_aa64mmfr1_el1, 8, 1, 3f                               // VH
+        msr     s3_4_c14_c3_1, xzr              // CNTHV_CTL_EL2
 
         // EL1 sees this CPU's own identification; no stage 2, no AArch32 traps.
-        mrs     x9, midr_el1
+3:      mrs     x9, midr_el1
         msr     vpidr_el2, x9
         mrs     x9, mpidr_el1
         msr     vmpidr_el2, x9

@@ -14,6 +14,7 @@ use boot::record::EntryRecord;
 use boot::sysreg::{asid, current_el, descriptor, hcr, mair, sctlr, spsr, tcr};
 
 use crate::cpu::Cpu;
+use crate::decode::SystemRegister;
 use crate::failure::Wrong;
 use crate::kernel::Kernel;
 use crate::memory::{Access, LINE, Memory};
@@ -128,6 +129,8 @@ fn scene(kernel: &Kernel, arrival: Arrival) -> Scene {
         }
         system.set(SCTLR_EL2, arrival.sctlr);
         system.set(HCR_EL2, arrival.hcr);
+        // Somebody ticks by each timer.
+        timers(arrival.processor).for_each(|(_, register)| system.set(register, 1));
     }
 
     let mut start = Cpu::new(system, memory, arrival.level, BASE);
@@ -184,6 +187,7 @@ fn contract(cpu: &mut Cpu, kernel: &Kernel, arrival: Arrival, tree: &[u8]) -> Re
             ("VBAR_EL2", VBAR_EL2, placed("hyp_stub_vectors")),
             ("CNTVOFF_EL2", CNTVOFF_EL2, 0),
         ]);
+        settled.extend(timers(arrival.processor).map(|(name, register)| (name, register, 0)));
         expect("HCR_EL2.E2H", cpu.system.get(HCR_EL2) & E2H, stuck)?;
         expect("HCR_EL2.TGE", cpu.system.get(HCR_EL2) & hcr::TGE, 0)?;
     }
@@ -217,6 +221,18 @@ fn contract(cpu: &mut Cpu, kernel: &Kernel, arrival: Arrival, tree: &[u8]) -> Re
         }
     }
     Ok(())
+}
+
+/// The timers that EL2 can reach, by the registers that turn them off.
+fn timers(processor: Processor) -> impl Iterator<Item = (&'static str, SystemRegister)> {
+    let all = [
+        ("CNTP_CTL_EL0", CNTP_CTL_EL0),
+        ("CNTV_CTL_EL0", CNTV_CTL_EL0),
+        ("CNTHP_CTL_EL2", CNTHP_CTL_EL2),
+        ("CNTHV_CTL_EL2", CNTHV_CTL_EL2),
+    ];
+    // The last comes with VHE.
+    all.into_iter().take(if processor == Processor::Plain { 3 } else { 4 })
 }
 
 /// The entry record, as `boot::record` says it.

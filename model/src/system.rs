@@ -50,6 +50,7 @@ pub mod registers {
         // What every level reads.
         DAIF, "daif", 3, 4, 2, 1;                   CTR_EL0, "ctr_el0", 3, 0, 0, 1;           CNTVCT_EL0, "cntvct_el0", 3, 14, 0, 2;
         CNTFRQ_EL0, "cntfrq_el0", 3, 14, 0, 0;      PMCR_EL0, "pmcr_el0", 3, 9, 12, 0;        CNTP_CTL_EL0, "cntp_ctl_el0", 3, 14, 2, 1;
+        CNTV_CTL_EL0, "cntv_ctl_el0", 3, 14, 3, 1;
         // What EL2 runs with.
         SCTLR_EL2, "sctlr_el2", 4, 1, 0, 0;         SCTLR2_EL2, "sctlr2_el2", 4, 1, 0, 3;     HCR_EL2, "hcr_el2", 4, 1, 1, 0;
         TTBR0_EL2, "ttbr0_el2", 4, 2, 0, 0;         TTBR1_EL2, "ttbr1_el2", 4, 2, 0, 1;       TCR_EL2, "tcr_el2", 4, 2, 0, 2;
@@ -65,6 +66,7 @@ pub mod registers {
         MPAMHCR_EL2, "mpamhcr_el2", 4, 10, 4, 0;    HFGRTR_EL2, "hfgrtr_el2", 4, 1, 1, 4;     HFGWTR_EL2, "hfgwtr_el2", 4, 1, 1, 5;
         HFGITR_EL2, "hfgitr_el2", 4, 1, 1, 6;       HDFGRTR_EL2, "hdfgrtr_el2", 4, 3, 1, 4;   HDFGWTR_EL2, "hdfgwtr_el2", 4, 3, 1, 5;
         HAFGRTR_EL2, "hafgrtr_el2", 4, 3, 1, 6;     CNTHP_CTL_EL2, "cnthp_ctl_el2", 4, 14, 2, 1;
+        CNTHV_CTL_EL2, "cnthv_ctl_el2", 4, 14, 3, 1;
         // What the CPU says of itself.
         MIDR_EL1, "midr_el1", 0, 0, 0, 0;           MPIDR_EL1, "mpidr_el1", 0, 0, 0, 5;       ID_AA64PFR0_EL1, "id_aa64pfr0_el1", 0, 0, 4, 0;
         ID_AA64PFR1_EL1, "id_aa64pfr1_el1", 0, 0, 4, 1; ID_AA64PFR2_EL1, "id_aa64pfr2_el1", 0, 0, 4, 2; ID_AA64SMFR0_EL1, "id_aa64smfr0_el1", 0, 0, 4, 5;
@@ -210,13 +212,17 @@ impl System {
     fn reached(&self, name: SystemRegister, level: Level, adversary: &mut Adversary) -> Result<SystemRegister, Wrong> {
         const REDIRECTED: [SystemRegister; 8] =
             [SCTLR_EL1, SCTLR2_EL1, TTBR0_EL1, TTBR1_EL1, TCR_EL1, TCR2_EL1, MAIR_EL1, VBAR_EL1];
+        const TIMERS: [SystemRegister; 2] = [CNTP_CTL_EL0, CNTV_CTL_EL0];
         let e2h = level == Level::El2 && self.effect(HCR_EL2, adversary) & E2H != 0;
         match name.op1() {
             4 | 5 if level == Level::El1 => Err(Wrong::Undefined(name)),
             5 if !e2h => Err(Wrong::Undefined(name)),
+            // EL1's timers are named after EL0.
+            5 if TIMERS.contains(&name.with_op1(3)) => Ok(name.with_op1(3)),
             5 => Ok(name.with_op1(0)),
             0 if e2h && name == CPACR_EL1 => Ok(CPTR_EL2),
             0 if e2h && REDIRECTED.contains(&name) => Ok(name.with_op1(4)),
+            3 if e2h && TIMERS.contains(&name) => Ok(name.with_op1(4)),
             _ => Ok(name),
         }
     }
