@@ -6,7 +6,7 @@
 //   in        x0 = image handle; x1 = system table
 //   assumes   EL1 or EL2 as the firmware has it, MMU and caches on, all memory 1:1; the firmware's stack and vectors
 //   out       x0 = status, to the firmware | does not return: the Image was entered
-//   clobbers  as AAPCS64; x18 as it came, which UEFI keeps for the platform
+//   clobbers  as AAPCS64; x18, which UEFI tells everybody to leave alone and Rust's core does not, is as it came in the end
 //   memory    relr_applied and the places that RELR names; the stack
         .global efi_entry
 efi_entry:

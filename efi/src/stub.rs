@@ -2,8 +2,9 @@
 //!
 //! *When:* the firmware starts the Image as an application. *On entry:* boot services; the firmware's map, which is 1:1 (UEFI 2.10, 2.3.6), and its
 //! stack; the Image wherever the firmware put it, self-relocated for that. *Leaves,* at the Image's entry: what the boot protocol asks for,
-//! with a copy of the Image at a 2 MiB boundary and a device tree that tells of the firmware's memory map. *Refuses:* a firmware without a device tree, and whatever
-//! it cannot have, with a sentence on the firmware's console and a status: boot services go on then.
+//! with a copy of the Image at a 2 MiB boundary and a device tree that tells of the firmware's memory map. *Refuses:* a firmware without a device
+//! tree, and whatever it cannot have, with a sentence on the firmware's console and a status: boot services go on then, with all their
+//! memory. A firmware that does not let go of the machine can be asked for nothing more (UEFI 2.10, 7.4.6), and is told to turn it off.
 //!
 //! Nothing of this image may have state but what is on the stack: the copy takes data as it is.
 #![expect(unsafe_code, reason = "calls the firmware, and reads and writes the memory that it gave")]
@@ -16,10 +17,12 @@ use boot::phys::PAGE_SIZE;
 use boot::record::DTB_MAX_SIZE;
 use boot::sysreg::sctlr;
 use core::fmt::{self, Write};
+use core::ops::{Deref, DerefMut};
 use core::{ptr, slice};
 use uefi_raw::protocol::console::SimpleTextOutputProtocol;
 use uefi_raw::protocol::loaded_image::LoadedImageProtocol;
 use uefi_raw::table::boot::{AllocateType, BootServices, MemoryType};
+use uefi_raw::table::runtime::ResetType;
 use uefi_raw::table::system::SystemTable;
 use uefi_raw::{Guid, Handle, Status, guid};
 
@@ -51,6 +54,8 @@ enum Refused {
     NoDeviceTree,
     /// It is none, or there is no room for it.
     Tree(tree::Refused),
+    /// What GetMemoryMap wrote is none.
+    MemoryMap,
     /// A boot service that did not do what it was asked for.
     Firmware(&'static str, Status),
 }
@@ -63,6 +68,7 @@ impl fmt::Display for Refused {
                  tree in its set-up; on QEMU's virt -machine acpi=off",
             ),
             Self::Tree(refused) => refused.fmt(f),
+            Self::MemoryMap => f.write_str("what the firmware's GetMemoryMap writes is no memory map"),
             Self::Firmware(service, status) => write!(f, "{service} answers {:#x}", status.0),
         }
     }
@@ -72,7 +78,7 @@ impl Refused {
     fn status(&self) -> Status {
         match self {
             Self::NoDeviceTree => Status::UNSUPPORTED,
-            Self::Tree(_) => Status::LOAD_ERROR,
+            Self::Tree(_) | Self::MemoryMap => Status::LOAD_ERROR,
             Self::Firmware(_, status) => *status,
         }
     }
@@ -104,40 +110,53 @@ impl Firmware<'_> {
 
         // All memory that is needed, before the map is read that tells of it.
         let (this, file, whole) = this_image();
-        let map = self.pages(self.map_size()? + MAP_SLACK)?;
+        let mut map = self.pages(self.map_size()? + MAP_SLACK)?;
         let words = bootargs.clone().map_or(0, |words| words.map(char::len_utf8).sum());
         // Each descriptor may be a range, of 16 bytes at most.
         let room = from.len() + words + map.len() + PAGE_SIZE as usize;
-        let to = self.pages(room.min(DTB_MAX_SIZE as usize))?;
-        let place = self.pages(whole + BASE_ALIGNMENT as usize - PAGE_SIZE as usize)?;
+        let mut to = self.pages(room.min(DTB_MAX_SIZE as usize))?;
+        let mut place = self.pages(whole + BASE_ALIGNMENT as usize - PAGE_SIZE as usize)?;
         let offset = place.as_ptr().align_offset(BASE_ALIGNMENT as usize);
         let copy = &mut place[offset..offset + file];
         copy.copy_from_slice(this);
         // The one thing that a PE loader writes into a file's first page: with it gone the copy is the file again.
         copy[pe::IMAGE_BASE_AT..][..size_of::<u64>()].fill(0);
-        let (entry, device_tree) = (copy.as_ptr().expose_provenance(), to.as_ptr().expose_provenance());
+        let (image, tree) = (copy.as_ptr().expose_provenance() as u64, to.as_ptr().expose_provenance() as u64);
         let loaded = this.as_ptr().expose_provenance();
-        self.say(format_args!("loaded at {loaded:#x}; entering {entry:#x}, device tree {device_tree:#x}"));
+        self.say(format_args!("loaded at {loaded:#x}; entering {image:#x}, device tree {tree:#x}"));
 
         // The last words: each of them could change the memory map.
-        let mut size = 0;
-        let mut status = Status::ABORTED;
-        for _ in 0..ATTEMPTS {
-            let (ram, key) = self.memory_map(map)?;
-            size = tree::write(from, ram.ram(), bootargs.clone(), to).map_err(Refused::Tree)?;
-            // SAFETY: all that is used from here on is ours, or memory that leaving does not take away.
-            status = unsafe { (self.services().exit_boot_services)(self.image, key) };
-            if status.is_success() {
+        let mut left = Err(Status::SUCCESS);
+        for attempt in 0..ATTEMPTS {
+            let written = self.memory_map(&mut map).and_then(|(ram, key)| {
+                tree::write(from, ram.ram(), bootargs.clone(), &mut to).map(|size| (size, key)).map_err(Refused::Tree)
+            });
+            left = match written {
+                Ok((size, key)) => self.exit_boot_services(key).map(|()| size),
+                Err(refused) if attempt == 0 => return Err(refused),
+                Err(refused) => self.turn_off(refused.status()),
+            };
+            if left.is_ok() {
                 break;
             }
         }
-        if !status.is_success() {
-            return Err(Refused::Firmware("ExitBootServices", status));
-        }
-
-        let (tree, image) = (device_tree as u64, entry as u64);
+        let size = left.unwrap_or_else(|status| self.turn_off(status)) as u64;
         // SAFETY: boot services are left, the Image and the tree are in place, and nothing else runs.
-        unsafe { efi_leave(tree, tree + size as u64, image, image + file as u64) }
+        unsafe { efi_leave(tree, tree + size, image, image + file as u64) }
+    }
+
+    /// Leaves boot services, unless the memory map has changed. By its name a test can make a firmware that never lets go.
+    #[inline(never)]
+    fn exit_boot_services(&self, key: usize) -> Result<(), Status> {
+        // SAFETY: all that is used from here on is ours, or memory that leaving does not take away.
+        let status = unsafe { (self.services().exit_boot_services)(self.image, key) };
+        if status.is_success() { Ok(()) } else { Err(status) }
+    }
+
+    /// The end, where boot services have been left by half.
+    fn turn_off(&self, status: Status) -> ! {
+        // SAFETY: the firmware's own table; runtime services are there whatever became of boot services.
+        unsafe { ((*self.table.runtime_services).reset_system)(ResetType::SHUTDOWN, status, 0, ptr::null()) }
     }
 
     fn services(&self) -> &BootServices {
@@ -182,7 +201,7 @@ impl Firmware<'_> {
     }
 
     /// Pages for `bytes` bytes, zeroed.
-    fn pages(&self, bytes: usize) -> Result<&'static mut [u8], Refused> {
+    fn pages(&self, bytes: usize) -> Result<Pages<'_>, Refused> {
         let count = bytes.div_ceil(PAGE_SIZE as usize);
         let mut address = 0;
         // SAFETY: the answer goes to the stack.
@@ -197,7 +216,7 @@ impl Firmware<'_> {
         // SAFETY: the pages are ours from now on, and mapped.
         unsafe { start.write_bytes(0, size) };
         // SAFETY: as above, and nobody else knows of them.
-        Ok(unsafe { slice::from_raw_parts_mut(start, size) })
+        Ok(Pages { services: self.services(), bytes: unsafe { slice::from_raw_parts_mut(start, size) } })
     }
 
     /// How many bytes the memory map has now.
@@ -213,7 +232,12 @@ impl Firmware<'_> {
                 &raw mut version,
             )
         };
-        if status == Status::BUFFER_TOO_SMALL { Ok(size) } else { Err(Refused::Firmware("GetMemoryMap", status)) }
+        match status {
+            Status::BUFFER_TOO_SMALL => Ok(size),
+            // A map without a descriptor.
+            Status::SUCCESS => Err(Refused::MemoryMap),
+            _ => Err(Refused::Firmware("GetMemoryMap", status)),
+        }
     }
 
     /// The memory map as it is now, and its key.
@@ -229,11 +253,11 @@ impl Firmware<'_> {
                 &raw mut version,
             )
         };
-        let map = buffer.get(..size).and_then(|bytes| MemoryMap::new(bytes, stride));
-        match map {
-            Some(map) if status.is_success() => Ok((map, key)),
-            _ => Err(Refused::Firmware("GetMemoryMap", status)),
+        if !status.is_success() {
+            return Err(Refused::Firmware("GetMemoryMap", status));
         }
+        let map = buffer.get(..size).and_then(|bytes| MemoryMap::new(bytes, stride));
+        map.map(|map| (map, key)).ok_or(Refused::MemoryMap)
     }
 
     /// A line on the firmware's console.
@@ -241,6 +265,33 @@ impl Firmware<'_> {
         let mut console = Console { output: self.table.stdout, line: [0; 64], length: 0 };
         let _ = write!(console, "EFI stub: {words}\r\n");
         console.flush();
+    }
+}
+
+/// Pages of the firmware's, given back where the Image is not entered.
+struct Pages<'a> {
+    services: &'a BootServices,
+    bytes: &'a mut [u8],
+}
+
+impl Deref for Pages<'_> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+impl DerefMut for Pages<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.bytes
+    }
+}
+
+impl Drop for Pages<'_> {
+    fn drop(&mut self) {
+        let address = self.bytes.as_ptr().expose_provenance() as u64;
+        // SAFETY: they are as many as were allocated, and nothing uses them after this. Nobody could be told that it failed.
+        let _ = unsafe { (self.services.free_pages)(address, self.bytes.len() / PAGE_SIZE as usize) };
     }
 }
 

@@ -147,7 +147,8 @@ leave:  crumb   {LEAVING}
 //   memory    writes a breadcrumb
 mmu_off:
         // What the old kernel stored last, on its stack for one, is complete before cold_copy cleans it: a store and a dc of one line keep their
-        // order by themselves only while both take it for the same kind of memory (Arm ARM B2, "Mismatched memory attributes").
+        // order by themselves only where both take it for cacheable memory (Arm ARM B2, "Ordering and completion of data and instruction cache
+        // instructions").
         dsb     sy
         mov_q   x9, {SCTLR_MMU_OFF}
         // No speculative fetch from after the write runs under the old value (Falkor erratum 1041).

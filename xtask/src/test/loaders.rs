@@ -26,6 +26,7 @@ use super::{
     last_look::{last_look, memory},
     matrix::{MODES, words_for},
     memory::{program_counter, same},
+    patch::Patched,
 };
 
 /// DAIF's mask of SErrors.
@@ -59,6 +60,7 @@ pub fn cases() -> Vec<Case> {
     cases.push(case("loaders/uefi-four-cpus-anywhere", four_cpus));
     cases.push(case("loaders/uefi-keeps-its-own", keeps_its_own));
     cases.push(case("loaders/uefi-without-a-device-tree", without_a_tree));
+    cases.push(case("loaders/uefi-does-not-let-go", does_not_let_go));
     cases
 }
 
@@ -160,5 +162,18 @@ fn without_a_tree(trial: &mut Trial<'_>) -> Result<()> {
     let on = outcome.console.find("BdsDxe: failed to load");
     ensure!(said.is_some() && said < on, "it does not say so, or the firmware does not go on after it");
     ensure!(!outcome.console.contains("Generation "), "a generation lives");
+    Ok(())
+}
+
+/// Boot services that are left by half can be asked for nothing: the machine is off, and nothing was said on the way.
+fn does_not_let_go(trial: &mut Trial<'_>) -> Result<()> {
+    let orders = Orders { generations: 2, ..trial.orders() };
+    let mut request = started(trial, Loader::Uefi, "nvhe", &orders)?;
+    // Err, with whatever status.
+    let patched = Patched::new(trial.kernel()).answer("efi::stub::Firmware::exit_boot_services", 1)?;
+    request.image = Some(patched.image);
+    let outcome = trial.ends(&request, Verdict::Failed(0))?;
+    let last = outcome.console.lines().last().unwrap_or_default();
+    ensure!(last.contains("EFI stub: loaded at"), "the last line is \"{last}\"");
     Ok(())
 }
