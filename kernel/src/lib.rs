@@ -6,6 +6,7 @@
 extern crate alloc;
 
 pub mod chosen;
+pub mod division;
 pub mod fit;
 pub mod gzip;
 pub mod handover;

@@ -19,18 +19,12 @@ use alloc::vec::Vec;
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use boot::record::EntryRecord;
 use core::ops::Range;
+use kernel::division::Division;
 use kernel::handover::{self, Handed};
 use kernel::mode::{Mode, Note};
 use kernel::orders::{self, Base, Orders};
 use kernel::tree::{Machine, Tree};
-use relocate::placement;
 use relocate::random::SplitMix64;
-
-/// The control block's size: code, vectors and breadcrumbs take three pages, the list a page for each 500 MiB or so, tables the rest.
-const CONTROL_SIZE: u64 = 64 * PAGE_SIZE;
-
-/// Its alignment: a range of contiguous-hint pages, so that none of its neighbours shares one.
-const CONTROL_ALIGNMENT: u64 = 16 * PAGE_SIZE;
 
 /// What a generation is.
 pub struct Life {
@@ -125,48 +119,20 @@ impl Life {
         unsafe { console::open(uart.start, generation) };
         let lpis = interrupts::turn_lpis_off(&mut machine);
 
-        // Nobody's memory is what is left of RAM without these.
-        let breadcrumbs = handed.and_then(|handed| handed.breadcrumbs.range(PAGE_SIZE));
-        let mut taken: Vec<_> = machine.reserved.iter().map(|reserved| reserved.range.whole_pages()).collect();
-        taken.push(parts.whole.clone());
-
         // The first generation's seed may have to be drawn, and that needs a heap. So its control block is not, in any case: the same
         // seed makes the same run whether it was drawn or given.
         let draws = |seed| SplitMix64::new(seed ^ u64::from(generation) << 32);
         let mut random = handed.map(|handed| draws(handed.seed));
-        let mut avoid = taken.clone();
-        avoid.push(given_pages.clone());
-        keep_out(&mut avoid, breadcrumbs.as_ref());
-        let control = match (orders.base, &mut random) {
-            (Base::Random, Some(random)) => {
-                placement::random_block(random, &machine.ram, &avoid, CONTROL_SIZE, CONTROL_ALIGNMENT)
-            }
-            _ => placement::highest_block(&machine.ram, &avoid, CONTROL_SIZE, CONTROL_ALIGNMENT),
-        };
-        let control = control.and_then(|start| start.range(CONTROL_SIZE)).expect("RAM holds no control block");
-        taken.push(control.clone());
-        avoid.push(control.clone());
-        // Secondaries are off when a copy is made: their blocks are in nobody's way, and may lie where the next image goes. One for which there
-        // is none stays off.
-        let mut blocks = Vec::new();
-        for _ in 1..machine.cpus.len() {
-            let block = placement::highest_block(&machine.ram, &avoid, cpus::BLOCK_SIZE, cpus::BLOCK_SIZE);
-            let Some(block) = block.and_then(|start| start.range(cpus::BLOCK_SIZE)) else { break };
-            taken.push(block.clone());
-            avoid.push(block.clone());
-            blocks.push(block);
-        }
+        let anywhere = random.as_mut().filter(|_| orders.base == Base::Random);
+        let breadcrumbs = handed.map(|handed| handed.breadcrumbs);
+        let division = Division::of(&machine, &parts.whole, &given_pages, breadcrumbs, cpus::BLOCK_SIZE, anywhere);
+        let Division { breadcrumbs, control, blocks, mapped, free, later } =
+            division.expect("RAM holds no control block");
 
-        let mut mapped = Vec::new();
-        let unmapped: Vec<_> = machine.reserved.iter().filter(|r| r.no_map).map(|r| r.range.whole_pages()).collect();
-        placement::subtract(&machine.ram, &unmapped, |range| mapped.push(range));
-        let mut left_out = vec![parts.whole.clone(), given_pages.clone()];
+        let mut left_out = vec![parts.whole.clone(), given_pages];
         left_out.extend(blocks.iter().flat_map(cpus::guards));
         // SAFETY: the device tree says what is RAM and what of it must not be mapped.
         unsafe { map.add_ram(&mapped, &left_out, &control) };
-
-        let mut free = Vec::new();
-        placement::subtract(&mapped, &avoid, |range| free.push(range));
         for range in free {
             // SAFETY: mapped RAM that is neither reserved, nor the image, the blob, the breadcrumbs or the control block.
             unsafe { heap.add(range) };
@@ -180,13 +146,8 @@ impl Life {
             handover::shrink(given).unwrap_or_else(|refused| panic!("{refused}"))
         };
 
-        // The blob was copied and the breadcrumbs were read: their pages are nobody's now, where they are RAM and nobody else's.
-        let mut read = Vec::new();
-        for range in breadcrumbs.into_iter().chain([given_pages]) {
-            placement::subtract(&[range], &taken, |range| read.push(range));
-        }
-        for range in read.into_iter().filter(|range| mapped.iter().any(|ram| ram.covers(range))) {
-            // SAFETY: as above; the range was left out then, and nothing points into it any more.
+        for range in later {
+            // SAFETY: as above; the blob was copied and the breadcrumbs were read, and nothing points there any more.
             unsafe { heap.add(range) };
         }
 
@@ -246,10 +207,4 @@ impl Life {
             breadcrumbs: relocate::control::Layout::of(&self.control).breadcrumbs.start,
         }
     }
-}
-
-/// Keeps a range out of the heap.
-#[inline(never)]
-fn keep_out(taken: &mut Vec<Range<PhysAddr>>, range: Option<&Range<PhysAddr>>) {
-    taken.extend(range.cloned());
 }

@@ -23,7 +23,7 @@ pub fn read(record: &EntryRecord, breadcrumbs: Option<&Range<PhysAddr>>, main: u
     if let Some(page) = breadcrumbs {
         // The last of them were written past the caches: what speculation brought in since is older. [I6]
         cache::clean_and_invalidate(page);
-        // SAFETY: the page is in RAM, mapped, reserved for this, and written by nobody any more.
+        // SAFETY: a page of RAM, as `Division` has seen to, mapped, kept out of the heap, and written by nobody any more.
         let words = unsafe { core::slice::from_raw_parts(pointer(page.start).cast(), PAGE_SIZE as usize / 8) };
         for &(phase, stamp) in reached(words, &mut Default::default()) {
             station(&mut line, &mut last, PHASES[phase], stamp);

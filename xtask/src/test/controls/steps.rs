@@ -480,11 +480,11 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "breadcrumbs-kept",
         does: "the breadcrumb page that /chosen names stays out of the heap until it is read",
-        at: ["kernel/src/life.rs", "keep_out"],
+        at: ["kernel/src/division.rs", "keep_out"],
         without: "nothing is seen: between the heap's first range and the reading nothing is allocated there. It stands for the next line that allocates",
         shown: Shown::Here(Experiment {
             how: "keep_out returns at once",
-            omitted: Kernels { next: |kernel| kernel.skip("kernel::life::keep_out"), ..WHOLE },
+            omitted: Kernels { next: |kernel| kernel.skip("kernel::division::keep_out"), ..WHOLE },
             red: None, ..PLAIN
         }),
     },
