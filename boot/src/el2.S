@@ -4,7 +4,7 @@
 
 // el2_setup — opens EL2 for what EL1 may use (el2.rs says what is left out), leaves the hyp-stub there, and returns at EL1.
 //   in        x30 = return address, physical
-//   assumes   EL2h, MMU off as the protocol says, or E2H still set by a VHE kernel; DAIF masked; SP = this CPU's boot::own::Own  [I1]
+//   assumes   EL2h, MMU off, E2H as whoever was there left it; DAIF masked; SP = this CPU's boot::own::Own  [I1]
 //   out       x0 = HCR_EL2 as it took effect; at EL1h, DAIF masked, EL1's MMU and caches off; VBAR_EL2 = the hyp-stub; both SP as was SP
 //   clobbers  x9–x11, flags
 //   memory    touches none

@@ -99,6 +99,23 @@ pub fn word(blob: &[u8], at: usize) -> Option<usize> {
     blob.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes) as usize)
 }
 
+/// The header of a blob whose blocks follow it in this order: reservations, structure, strings, where these two begin, and where all ends. It says
+/// version 17, which version 16's readers understand.
+#[must_use]
+pub fn header(structure: usize, strings: usize, end: usize, boot_cpu: usize) -> [u8; HEADER_BYTES] {
+    let words =
+        [MAGIC as usize, end, structure, strings, HEADER_BYTES, 17, 16, boot_cpu, end - strings, strings - structure];
+    let mut bytes = [0; HEADER_BYTES];
+    bytes.as_chunks_mut().0.iter_mut().zip(words).for_each(|(bytes, word)| *bytes = (word as u32).to_be_bytes());
+    bytes
+}
+
+/// The boot CPU's number in a blob's header.
+#[must_use]
+pub fn boot_cpu(blob: &[u8]) -> usize {
+    word(blob, 28).unwrap_or_default()
+}
+
 /// The size that a blob gives itself, or `None` where its first 8 bytes are no blob's.
 #[must_use]
 pub fn size(start: &[u8]) -> Option<usize> {

@@ -16,10 +16,9 @@ use core::ops::Range;
 
 /// `Machine`: 64-bit Arm.
 pub const MACHINE: u16 = 0xaa64;
-/// `Characteristics`: an executable image, that can lie above 2 GiB.
+/// `Characteristics`: an executable image, that can lie above 2 GiB. Not set is RELOCS_STRIPPED, 0x0001, by which it could lie at
+/// `ImageBase` alone.
 pub const CHARACTERISTICS: u16 = 0x0002 | 0x0020;
-/// `Characteristics`: no relocations are there, so the image can lie at `ImageBase` alone.
-pub const RELOCS_STRIPPED: u16 = 0x0001;
 /// The optional header's `Magic`: PE32+.
 pub const MAGIC: u16 = 0x020b;
 /// `Subsystem`: an EFI application.

@@ -10,7 +10,7 @@
 //! is lost; there is nobody who asks. Linux's `linux,uefi-*` properties are not written: they tell Linux that it was started by its own
 //! stub, and make it look for the map and the runtime services.
 
-use boot::flat::{self, HEADER_BYTES, MAGIC, token};
+use boot::flat::{self, HEADER_BYTES, token};
 use boot::phys::{PhysAddr, PhysRange};
 use core::fmt;
 use core::ops::Range;
@@ -135,14 +135,8 @@ pub fn write(
         return Err(Refused::TooLarge(out.to.len()));
     }
 
-    let boot_cpu = flat::word(from, 28).unwrap_or_default();
-    // Version 17, which version 16's readers understand.
-    let header = [size, structure, strings, HEADER_BYTES, 17, 16, boot_cpu, size - strings, strings - structure];
     out.at = 0;
-    out.word(MAGIC);
-    for number in header {
-        out.word(number as u32);
-    }
+    out.put(&flat::header(structure, strings, size, flat::boot_cpu(from)));
     Ok(size)
 }
 

@@ -9,7 +9,7 @@
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use boot::flat::{self, Blocks, HEADER_BYTES, MAGIC, token, word};
+use boot::flat::{self, Blocks, HEADER_BYTES, token, word};
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use boot::record::DTB_MAX_SIZE;
 use core::fmt;
@@ -237,13 +237,8 @@ impl Writer<'_> {
         let strings = structure + self.structure.len();
         let end = strings + self.strings.len();
         check_size(end as u64)?;
-        let boot_cpu = word(self.blob, 28).unwrap_or_default();
-        // Version 17, which version 16's readers understand.
-        let header =
-            [end, structure, strings, HEADER_BYTES, 17, 16, boot_cpu, self.strings.len(), self.structure.len()];
         let mut blob = Vec::with_capacity(end);
-        blob.extend(MAGIC.to_be_bytes());
-        header.into_iter().for_each(|word| blob.extend((word as u32).to_be_bytes()));
+        blob.extend(flat::header(structure, strings, end, flat::boot_cpu(self.blob)));
         [reservations, &self.structure, &self.strings].into_iter().for_each(|block| blob.extend(block));
         Ok(blob)
     }

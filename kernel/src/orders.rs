@@ -176,6 +176,7 @@ impl Orders {
                 self.restart_cpu = Some(RestartCpu::Number(index));
             }
             ("force", "") => self.force = true,
+            ("force", _) => return Err("force, without a value"),
             ("check", "") => self.check = true,
             ("check", _) => return Err("check, without a value"),
             ("selftest", "stub") => self.selftest = Some(Selftest::Stub),
@@ -255,6 +256,7 @@ mod tests {
             ("semihosting=off", "without a value"),
             ("on-refusal=panic", "continue"),
             ("restart-cpu=all", "random"),
+            ("force=no", "without a value"),
             ("check=all", "without a value"),
             ("selftest=all", "stub, interrupts, lpis or storm"),
         ] {

@@ -229,7 +229,11 @@ impl Machine {
         let stdout = tree.stdout();
         for node in root.children() {
             match node.name_without_address() {
-                "memory" => Facts::of(&node, cells).regs()?.into_iter().for_each(|range| join(&mut machine.ram, range)),
+                "memory" => {
+                    let facts = Facts::of(&node, cells);
+                    let ranges = if facts.is_disabled { Vec::new() } else { facts.regs()? };
+                    ranges.into_iter().for_each(|range| join(&mut machine.ram, range));
+                }
                 "reserved-memory" => {
                     let cells = Facts::of(&node, cells).child_cells;
                     for child in node.children() {

@@ -58,6 +58,9 @@ impl Scene {
         while cpu.pc != self.stop {
             let at = self.linked(cpu.pc);
             linked.last.insert(at, cpu.steps);
+            if cpu.steps > STEPS {
+                return Err(Failure { at: Some(at), wrong: Wrong::Endless });
+            }
             if self.milestones.contains(&at) {
                 linked.milestones.entry(at).or_insert_with(|| (cpu.steps, cpu.fingerprint()));
             }

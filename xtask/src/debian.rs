@@ -119,7 +119,7 @@ fn fetch(folder: &Path) -> Result<()> {
     }
     fs::create_dir_all(folder.join(LIBRARIES))
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    // Beside what it becomes: moved there when it is whole.
+    // What is downloaded; gone in the end, whatever became of it.
     let work = tempfile::tempdir_in(folder).context("cannot make a folder for apt")?;
     let apt = Apt::new(work.path())?;
     eprintln!("fetching Debian's arm64 kernel, busybox and kexec into {}", folder.display());

@@ -54,7 +54,7 @@ pub struct Facts<'a> {
     pub ranges: Option<&'a [u8]>,
     cells: Cells,
     pub child_cells: Cells,
-    is_disabled: bool,
+    pub is_disabled: bool,
 }
 
 impl<'a> Facts<'a> {

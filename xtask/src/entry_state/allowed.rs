@@ -52,7 +52,7 @@ pub const ALLOWED: &[Allowed] = &[
     by_chance(&["sp"], ALL, "no stack is promised: `entry` sets SPSel and SP before anything uses them"),
     by_chance(&["SP_EL1"], ALL, "as SP: `el2_setup` writes it; where the entry is at EL1, it is SP itself"),
     by_chance(&["SP_EL2"], ALL, "as SP, which at EL2 it is itself; QEMU shows here what it was at the last change of level"),
-    by_chance(&["VBAR_EL1"], ALL, "vectors are the kernel's own: `entry` and `cpu_setup` set them, and until then no exception is taken, DAIF being masked"),
+    by_chance(&["VBAR_EL1"], ALL, "vectors are the kernel's own: `entry` and `cpu_setup` set them, and until then none is taken: DAIF masks what comes from outside, and those instructions raise none themselves"),
     by_chance(&["VBAR_EL2"], ALL, "as VBAR_EL1: `entry` points it to the stub. Until then it names the predecessor's, in the control block, which is not overwritten [I3]"),
 
     // bits 29, 28, 20, 18, 16, 5, 4, 3
