@@ -1,6 +1,6 @@
 //! Load: from the disk's table of contents to verified payloads in frames that nobody will overwrite.
 //!
-//! *When:* once a generation, with the disk open. *Leaves:* an [`Image`], each of its payloads in frames outside every destination, its tail
+//! *When:* once a generation, with the disk open. *Leaves:* an [`Image`], each of its payloads in frames of its own destination or of nobody's, its tail
 //! zeroed, its SHA-256 right, its CRC-32C taken. *Refuses:* what [`fit`], the Image header and memory say.
 
 use crate::disk::Disk;
@@ -11,7 +11,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use boot::image::{HEADER_BYTES, Header};
-use boot::phys::{PAGE_SIZE, PhysAddr};
+use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use core::ops::Range;
 use kernel::fit::{self, Companions, Compression, Fit, Payload};
 use relocate::checksum::Crc32c;
@@ -88,6 +88,42 @@ pub struct Loaded {
     pub crc32c: u32,
 }
 
+impl Loaded {
+    /// Each run with its place in the destination.
+    fn placed(&self) -> impl Iterator<Item = (Range<PhysAddr>, &[u8])> {
+        let mut at = self.destination.start;
+        self.frames.slices().map(move |slice| {
+            let start = at;
+            at = PhysAddr(start.0 + slice.len() as u64);
+            (start..at, slice)
+        })
+    }
+
+    /// The stretches of the destination that are not in place yet.
+    #[must_use]
+    pub fn moved(&self) -> Vec<Range<PhysAddr>> {
+        let mut moved: Vec<Range<PhysAddr>> = Vec::new();
+        for ((place, _), run) in self.placed().zip(self.frames.runs()) {
+            match moved.last_mut() {
+                _ if place == *run => {}
+                Some(last) if last.end == place.start => last.end = place.end,
+                _ => moved.push(place),
+            }
+        }
+        moved
+    }
+
+    /// What a stretch of the destination, of whole runs, must hold in the end.
+    #[must_use]
+    pub fn crc32c_of(&self, stretch: &Range<PhysAddr>) -> u32 {
+        let runs = self.placed().filter(|(place, _)| stretch.covers(place));
+        runs.fold(Crc32c::default(), |crc, (_, slice)| crc.update(slice)).value()
+    }
+}
+
+/// Takes frames for one of all destinations; an error is how many bytes could not be had.
+pub type Take = fn(&Range<PhysAddr>, &[Range<PhysAddr>]) -> Result<Frames, u64>;
+
 /// The next generation, loaded and verified.
 pub struct Image {
     /// The kernel, then the loadables.
@@ -99,14 +135,14 @@ pub struct Image {
 }
 
 impl Image {
-    /// Loads what a configuration consists of, its kernel to `entry`.
+    /// Loads what a configuration consists of, its kernel to `entry`, into what `take` gives.
     ///
     /// # Errors
     ///
     /// The first rule that is broken; all memory has been given back.
-    pub fn load(disk: &mut Disk, fit: &Fit, header: &Header, entry: PhysAddr) -> Result<Self, Refused> {
+    pub fn load(disk: &mut Disk, fit: &Fit, header: &Header, entry: PhysAddr, take: Take) -> Result<Self, Refused> {
         let Fit { kernel, loadables, .. } = fit;
-        // Destinations first: frames are taken outside of all of them.
+        // Destinations first: no frames are taken in another's.
         let mut destinations = vec![pages(kernel, entry, header.image_size)?];
         for payload in loadables {
             let load = payload.load.ok_or_else(|| fit_lacks_load(payload))?;
@@ -115,7 +151,8 @@ impl Image {
 
         let mut image = Self { payloads: Vec::new(), entry, hashed: 0 };
         for (payload, destination) in core::iter::once(kernel).chain(loadables).zip(&destinations) {
-            let loaded = image.read(disk, payload, header.image_size, destination, &destinations)?;
+            let frames = take(destination, &destinations).map_err(Refused::Memory)?;
+            let loaded = image.read(disk, payload, header.image_size, destination, frames)?;
             image.payloads.push(loaded);
         }
         Ok(image)
@@ -127,10 +164,8 @@ impl Image {
         payload: &Payload,
         image_size: u64,
         destination: &Range<PhysAddr>,
-        destinations: &[Range<PhysAddr>],
+        mut frames: Frames,
     ) -> Result<Loaded, Refused> {
-        let size = destination.end.0 - destination.start.0;
-        let mut frames = Frames::outside(size, destinations).map_err(Refused::Memory)?;
         self.hashed += payload.place.end - payload.place.start;
         let bytes = match payload.compression {
             Compression::None => as_it_is(disk, payload, &mut frames)?,

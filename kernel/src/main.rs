@@ -37,6 +37,7 @@ mod way_here;
 use crate::disk::Disk;
 use crate::life::Life;
 use crate::load::{Contents, Image};
+use crate::memory::Frames;
 use crate::plan::Plan;
 use crate::refused::Refused;
 use crate::stage::Staged;
@@ -137,7 +138,7 @@ fn plan(life: &mut Life, configuration: usize, known: &mut usize) -> Result<Plan
         }
     };
     let entry = PhysAddr(base.0.saturating_add(header.text_offset));
-    let image = Image::load(&mut disk, &fit, &header, entry)?;
+    let image = Image::load(&mut disk, &fit, &header, entry, |place, all| Frames::outside(place.bytes(), all))?;
     tell_loaded(name, &image, &disk);
     drop(disk);
     Plan::new(image, &life.blob, Some(&life.hand_on(base)), &life.machine, &life.control)

@@ -20,6 +20,9 @@ static HEAP: LockedHeap<ORDERS> = LockedHeap::empty();
 /// The largest run of frames that is asked for at once: 1 MiB, what one list entry moves.
 const LARGEST_RUN: u64 = relocate::list::RUN_PAGES * PAGE_SIZE;
 
+/// What is left to everybody else while frames are looked for that lie in one place.
+const LEFT_FREE: u64 = 2 * LARGEST_RUN;
+
 /// Where the first page tables and the first `Vec`s come from: memory of the image's own bss.
 #[repr(C, align(4096))]
 struct Arena([u8; 32 * PAGE_SIZE as usize]);
@@ -110,6 +113,52 @@ impl Frames {
             }
         }
         Ok(frames)
+    }
+
+    /// Takes the very frames of `destination`, as far as whole runs of the largest size are free there, and for the rest frames outside of all
+    /// `destinations`: what is in place already needs no copy behind the point of no return.
+    ///
+    /// The allocator gives no frames by their address. So all that it has is taken for a moment.
+    ///
+    /// # Errors
+    ///
+    /// How many bytes could not be had; what was taken has been given back.
+    pub fn in_place(destination: &Range<PhysAddr>, destinations: &[Range<PhysAddr>]) -> Result<Self, u64> {
+        // From the last to the first.
+        let mut own = Self::default();
+        let mut aside = Self::default();
+        let most = (free() / LARGEST_RUN) as usize;
+        if own.runs.try_reserve_exact(most).and_then(|()| aside.runs.try_reserve_exact(most)).is_err() {
+            return Err(destination.bytes());
+        }
+        while free() > LEFT_FREE {
+            // SAFETY: the layout's size is not zero.
+            let block = unsafe { alloc(layout(LARGEST_RUN)) };
+            if block.is_null() {
+                break;
+            }
+            let start = PhysAddr(block.expose_provenance() as u64);
+            let run = start..PhysAddr(start.0 + LARGEST_RUN);
+            if destination.covers(&run) {
+                let place = own.runs.partition_point(|other| other.start > start);
+                own.runs.insert(place, run);
+            } else {
+                aside.runs.push(run);
+            }
+        }
+        drop(aside);
+
+        let mut frames = Self::default();
+        let mut at = destination.start;
+        loop {
+            let end = own.runs.last().map_or(destination.end, |run| run.start);
+            let mut between = Self::outside((at..end).bytes(), destinations)?;
+            frames.runs.try_reserve(between.runs.len() + 1).map_err(|_| destination.bytes())?;
+            frames.runs.append(&mut between.runs);
+            let Some(run) = own.runs.pop() else { return Ok(frames) };
+            at = run.end;
+            frames.runs.push(run);
+        }
     }
 
     /// Takes frames for `bytes` bytes that lie side by side, rounded up to a power of two of pages, none of them in `avoid`.

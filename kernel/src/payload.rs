@@ -8,7 +8,7 @@
 use crate::disk::Disk;
 use crate::life::Life;
 use crate::load::{Contents, Image};
-use crate::memory;
+use crate::memory::{self, Frames};
 use crate::plan::Plan;
 use crate::refused::Refused;
 use crate::tell_loaded;
@@ -47,7 +47,7 @@ pub fn plan(life: &mut Life, nth: usize, known: &mut usize) -> Result<Plan, Refu
         fit.loadables.push(ramdisk);
     }
     let own = fdt.map(|fdt| read(&mut disk, &fdt)).transpose()?;
-    let image = Image::load(&mut disk, &fit, &header, entry)?;
+    let image = Image::load(&mut disk, &fit, &header, entry, Frames::in_place)?;
     tell_loaded(name, &image, &disk);
     drop(disk);
 
@@ -65,20 +65,30 @@ pub fn plan(life: &mut Life, nth: usize, known: &mut usize) -> Result<Plan, Refu
     }
     // What is held besides the segments' own pages is lists of runs, and what the device tree's frames were rounded up by.
     let bytes: u64 = plan.segments().iter().map(|segment| segment.destination.bytes()).sum();
-    info!("the way to \"{name}\" holds {} bytes of memory for segments of {bytes}", free - memory::free());
+    let moved: u64 = plan.moved().iter().map(PhysRange::bytes).sum();
+    let held = free - memory::free();
+    info!(
+        "the way to \"{name}\" holds {held} bytes of memory for segments of {bytes} bytes, {} of them in place",
+        bytes - moved
+    );
     Ok(plan)
 }
 
-/// Where the kernel's base is: a 2 MiB boundary, the lowest one unless something else is ordered and the kernel can lie there.
+/// Where the kernel's base is: a 2 MiB boundary, the lowest one unless something else is ordered and the kernel can lie there. One that may lie
+/// anywhere does not come where this kernel runs, where there is room elsewhere: then its frames are free, and it is read into its place.
 fn base(life: &mut Life, fit: &Fit, header: &Header) -> Result<PhysAddr, Refused> {
-    let (ram, avoid, size) = (&life.machine.ram, life.not_to_land_on(), header.text_offset + header.image_size);
+    let (ram, mut avoid, size) = (&life.machine.ram, life.not_to_land_on(), header.text_offset + header.image_size);
+    // What lies below a kernel that may not lie anywhere is lost to it.
+    let is_bound = header.flags & PLACE_ANYWHERE == 0;
+    let lowest = |avoid: &[Range<PhysAddr>]| placement::lowest_block(ram, avoid, size, placement::SLOT);
     let slot = match life.orders.base {
         Base::Load => return fit.kernel.load.ok_or(Refused::NoLoadAddress),
-        Base::Random if header.flags & PLACE_ANYWHERE != 0 => {
-            placement::random_slot(&mut life.random, ram, &avoid, size)
+        _ if is_bound => lowest(&avoid),
+        Base::Random => placement::random_slot(&mut life.random, ram, &avoid, size),
+        Base::Same => {
+            avoid.push(life.parts.whole.clone());
+            lowest(&avoid).or_else(|| lowest(&life.not_to_land_on()))
         }
-        // What lies below a kernel that may not lie anywhere is lost to it.
-        _ => placement::lowest_block(ram, &avoid, size, placement::SLOT),
     };
     slot.ok_or(Refused::NoSlot(size))
 }

@@ -3,7 +3,7 @@
 //! *When:* after load, with the disk closed. *Leaves:* a [`Plan`] whose segments have passed `relocate::segment::check`. *Refuses:* whatever
 //! that refuses.
 
-use crate::load::Image;
+use crate::load::{Image, Loaded};
 use crate::memory::Frames;
 use crate::refused::Refused;
 use crate::stage::has_changed;
@@ -14,7 +14,7 @@ use kernel::handover::Handed;
 use kernel::tree::Machine;
 use relocate::checksum::Crc32c;
 use relocate::control::Check;
-use relocate::segment::{self, Memory, Reserved, Segment};
+use relocate::segment::{self, MAX_SEGMENTS, Memory, Reserved, Segment};
 
 /// What will happen, checked.
 pub struct Plan {
@@ -73,11 +73,32 @@ impl Plan {
         payloads.chain([tree]).collect()
     }
 
-    /// What every destination must hold in the end.
+    /// The stretches of the payloads' destinations that are not in place.
+    #[must_use]
+    pub fn moved(&self) -> Vec<Range<PhysAddr>> {
+        self.image.payloads.iter().flat_map(Loaded::moved).collect()
+    }
+
+    /// What must have arrived in the end: each stretch that is moved, and the device tree. A payload's frames that are in place already were held
+    /// against their checksum by [`Plan::check_sources`], as the last act before, and nothing is copied there; where there are more stretches than
+    /// checks, all are held again.
     #[must_use]
     pub fn checks(&self) -> Vec<Check> {
-        let payloads = self.image.payloads.iter().map(|payload| Check::new(&payload.destination, payload.crc32c));
-        payloads.chain([Check::new(&self.tree_range, self.tree_crc32c)]).collect()
+        let payloads = &self.image.payloads;
+        let whole = |payload: &Loaded| Check::new(&payload.destination, payload.crc32c);
+        let mut checks = Vec::new();
+        for payload in payloads {
+            for stretch in payload.moved() {
+                // Taken at load already, where all is moved.
+                let is_all = stretch == payload.destination;
+                checks.push(if is_all { whole(payload) } else { Check::new(&stretch, payload.crc32c_of(&stretch)) });
+            }
+        }
+        if checks.len() >= MAX_SEGMENTS {
+            checks = payloads.iter().map(whole).collect();
+        }
+        checks.push(Check::new(&self.tree_range, self.tree_crc32c));
+        checks
     }
 
     /// Holds every source against its checksum once more.

@@ -115,7 +115,7 @@ fn packed(trial: &mut Trial<'_>, is_stated: bool) -> Result<()> {
     ourselves(trial, &request, "nvhe", &orders)
 }
 
-/// 512 MiB of ramdisk on 2 GiB of RAM: what the way there holds beyond its segments is within 0.5 % of them.
+/// 512 MiB of ramdisk on 2 GiB of RAM: what the way there holds beyond its segments is within 0.5 % of them, and they are read into their place.
 fn large_ramdisk(trial: &mut Trial<'_>) -> Result<()> {
     const LARGE: usize = 512 << 20;
     let (mut request, orders) = request(trial, "nvhe", Orders { generations: 1, ..trial.orders() })?;
@@ -130,9 +130,11 @@ fn large_ramdisk(trial: &mut Trial<'_>) -> Result<()> {
     let line =
         before[0].lines.iter().find_map(|line| line.split_once(" holds ")).context("no line of what it holds")?;
     let numbers: Vec<u64> = line.1.split(' ').filter_map(|word| word.parse().ok()).collect();
-    let [held, segments] = numbers[..] else { anyhow::bail!("{numbers:?} are not two numbers") };
+    let [held, segments, in_place] = numbers[..] else { anyhow::bail!("{numbers:?} are not three numbers") };
     ensure!(segments > LARGE as u64, "segments of {segments} bytes");
     ensure!(held >= segments && (held - segments) * 200 <= segments, "{held} bytes are held for {segments}");
+    // All but the kernel itself and what the ramdisk has beside whole megabytes.
+    ensure!(segments - in_place <= 4 << 20, "{in_place} of {segments} bytes are in place");
     Ok(())
 }
 
