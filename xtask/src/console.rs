@@ -71,6 +71,15 @@ impl Stream {
         text(&self.so_far.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Says, on any thread, whether these words have come.
+    pub fn watch(&self, words: &'static str) -> impl Fn() -> bool + Send + 'static {
+        let so_far = Arc::clone(&self.so_far);
+        move || {
+            let so_far = so_far.lock().unwrap_or_else(PoisonError::into_inner);
+            so_far.windows(words.len()).any(|window| window == words.as_bytes())
+        }
+    }
+
     /// Waits for the stream's end and gives everything. The process at the other end must have ended.
     pub fn finish(self) -> String {
         let _ = self.reader.join();

@@ -42,6 +42,7 @@ mod test;
 mod traffic;
 mod transcript;
 mod tree_edit;
+mod typist;
 mod verdict;
 
 use std::{

@@ -15,6 +15,7 @@ use crate::{
     kernel_build::Built,
     loader::Loader,
     qemu::{self, Choice},
+    typist::Answer,
 };
 
 /// What the machine restarts from.
@@ -71,6 +72,8 @@ pub struct Request {
     pub timeout: Duration,
     /// The longest that the console may be silent.
     pub silence: Option<Duration>,
+    /// What is typed at the payload's prompt.
+    pub answer: Option<Answer>,
     /// Counts the generations as they come up.
     pub seen: Option<Arc<AtomicU64>>,
     /// More words for QEMU; `{folder}` stands for the run's folder.
@@ -109,6 +112,7 @@ impl Request {
             network: false,
             timeout: Duration::from_secs(60),
             silence: None,
+            answer: None,
             seen: None,
             args: Vec::new(),
             echo: false,

@@ -28,6 +28,7 @@ use crate::{
     qemu,
     request::{Disk, Request},
     traffic::Traffic,
+    typist::Typist,
     verdict::{End, Verdict, exit_code, judge},
 };
 
@@ -88,6 +89,8 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let typed = request.typed();
     if let Some(typed) = &typed {
         folder.write("typed", typed)?;
+    }
+    if typed.is_some() || request.answer.is_some() {
         command.stdin(Stdio::piped());
     }
     let debugger = ["-S", "-gdb", &format!("tcp:{DEBUGGER}")].map(str::to_owned);
@@ -118,6 +121,8 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let qemu = stderr.context("QEMU has no standard error")?;
     let qemu = Stream::read(qemu, &folder.file("qemu.log"), show(Box::new(io::stderr())), None, started)?;
 
+    let typist = request.answer.and_then(|answer| Some(Typist::new(keyboard.take()?, answer, &console)));
+
     let mut log = Log::create(&folder.file("events.jsonl"))?;
     let patience = Patience {
         deadline: (!request.gdb).then(|| started + request.timeout + request.loader.patience()),
@@ -139,6 +144,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
         }
     };
     child.kill();
+    drop(typist);
     drop(traffic);
     let elapsed = started.elapsed();
     let (console, qemu) = (console.finish(), qemu.finish());

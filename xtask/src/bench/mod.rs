@@ -8,7 +8,7 @@ mod generations;
 mod relocation;
 mod size;
 mod span;
-mod statistics;
+pub mod statistics;
 mod table;
 mod wall;
 

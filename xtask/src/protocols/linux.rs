@@ -1,19 +1,25 @@
-//! What Linux finds of the machine that it was handed, told by an `/init` of ours.
+//! What Linux finds of the machine that it was handed, told by an `/init` of ours, which then gives the console to a shell.
 //!
 //! *When:* at the end of each run of `protocols`. Linux's own words in its log are taken: which level all CPUs were entered at, whether KVM has EL2,
-//! whether there was a seed for KASLR and one for the random number generator.
+//! whether there was a seed for KASLR and one for the random number generator. Its memory is what it says of RAM (`/proc/iomem`) and what the device
+//! tree says that it was given, its reservations from the blob itself, since `/proc/device-tree` has only the tree. The shell is asked something, and
+//! then for the machine's end.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use anyhow::{Context, Result, ensure};
+
+use crate::typist::Answer;
+
+use super::ways::MARK;
 
 /// Linux's orders. A panic ends the machine instead of waiting for someone.
 pub const WORDS: &str = "console=ttyAMA0 panic=-1";
 
 /// The first program.
-pub const INIT: &str = r#"
+const INIT: &str = r#"
 export PATH=/bin
-for name in mount nproc awk dmesg sed grep cat poweroff; do alias $name="busybox $name"; done
+for name in mount nproc awk dmesg sed grep cat head hexdump ls; do alias $name="busybox $name"; done
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 echo "found: cpus $(nproc)"
@@ -23,11 +29,31 @@ echo "found: kvm $(dmesg | sed -n 's/.* kvm \[1\]: \(.*initialized successfully\
 echo "found: kaslr $(dmesg | grep -c 'KASLR enabled')"
 echo "found: random $(dmesg | grep -c '0.000000\] random: crng init done')"
 echo "found: words $(cat /proc/cmdline)"
+hex() { hexdump -v -e '1/1 "%02x"'; }
+tree=/proc/device-tree
+echo found: ram $(sed -n 's/^\([0-9a-f-]*\) : System RAM$/\1/p' /proc/iomem)
+echo "found: nodes $(cat $tree/memory*/reg | hex)"
+echo found: reserved $(ls $tree/reserved-memory 2>&1)
+echo "found: blob $(head -c 168 /sys/firmware/fdt | hex)"
+echo "found: initrd $(cat $tree/chosen/linux,initrd-start | hex)-$(cat $tree/chosen/linux,initrd-end | hex)"
+echo "found: mark $(cat $tree/{mark} 2>/dev/null)"
 echo "found: all"
-poweroff -f
+exec busybox sh
 "#;
 
-/// How much memory may be missing, in KiB: what Linux takes for itself depends on where things lie.
+/// The first program, as a file's text.
+pub fn init() -> String {
+    INIT.replace("{mark}", MARK[0])
+}
+
+/// What the shell is asked at its prompt: it computes, so an echo of what was typed is no answer.
+pub const ANSWER: Answer = Answer { prompt: "/ # ", typed: "echo answered: $((6 * 7))\nbusybox poweroff -f\n" };
+
+/// Its answer.
+const ANSWERED: &str = "answered: 42";
+
+/// By how much the sum of Linux's memory may differ, in KiB, where all ranges of RAM are the same: it is without what Linux takes for itself, which
+/// depends on where things lie and on how large the device tree is (QEMU pads its own to 1 MiB).
 const MEMORY_TOLERANCE: u64 = 1024;
 
 /// What it found.
@@ -41,6 +67,17 @@ pub struct Facts {
     has_kaslr: bool,
     has_random: bool,
     words: String,
+    /// Ranges of RAM, as `/proc/iomem` has them.
+    ram: String,
+    /// What the tree's memory nodes say.
+    nodes: String,
+    /// What is in /reserved-memory.
+    reserved: String,
+    /// The blob's reservations.
+    reservations: Vec<Range<u64>>,
+    /// To the byte.
+    initrd: Range<u64>,
+    mark: String,
 }
 
 impl Facts {
@@ -53,6 +90,7 @@ impl Facts {
             line.map(str::to_owned).with_context(|| format!("Linux's init did not tell \"{name}\""))
         };
         found("all")?;
+        ensure!(console.lines().any(|line| line.trim().ends_with(ANSWERED)), "the shell did not say \"{ANSWERED}\"");
         let flag = |name: &str| Ok::<bool, anyhow::Error>(found(name)? != "0");
         Ok(Self {
             cpus: found("cpus")?.parse()?,
@@ -62,11 +100,17 @@ impl Facts {
             has_kaslr: flag("kaslr")?,
             has_random: flag("random")?,
             words: found("words")?,
+            ram: found("ram")?,
+            nodes: found("nodes")?,
+            reserved: found("reserved")?,
+            reservations: reservations(&found("blob")?)?,
+            initrd: initrd(&found("initrd")?)?,
+            mark: found("mark")?,
         })
     }
 
-    /// Holds them against what the machine has.
-    pub fn check(&self, mode: &str, cpus: u32, has_entropy: bool) -> Result<()> {
+    /// Holds them against what the machine has, and the mark against what its tree was given.
+    pub fn check(&self, mode: &str, cpus: u32, has_entropy: bool, mark: &str) -> Result<()> {
         ensure!(self.words == WORDS, "Linux's orders are \"{}\"", self.words);
         ensure!(self.cpus == cpus, "Linux has {} of {cpus} CPUs", self.cpus);
         let (level, kvm) = match mode {
@@ -78,6 +122,7 @@ impl Facts {
         ensure!(self.kvm == kvm, "KVM says \"{}\", not \"{kvm}\"", self.kvm);
         ensure!(self.has_kaslr == has_entropy, "with an entropy device: {has_entropy}, KASLR: {}", self.has_kaslr);
         ensure!(self.has_random == has_entropy, "with an entropy device: {has_entropy}, seeded: {}", self.has_random);
+        ensure!(self.mark == mark, "the device tree's mark is \"{}\", not \"{mark}\"", self.mark);
         Ok(())
     }
 
@@ -85,8 +130,44 @@ impl Facts {
     pub fn compare(&self, reference: &Self) -> Result<()> {
         let (memory, whole) = (self.memory, reference.memory);
         ensure!(memory.abs_diff(whole) <= MEMORY_TOLERANCE, "Linux has {memory} KiB of memory, {whole} from QEMU");
+        for (what, is, was) in [
+            ("RAM", &self.ram, &reference.ram),
+            ("memory nodes", &self.nodes, &reference.nodes),
+            ("/reserved-memory", &self.reserved, &reference.reserved),
+        ] {
+            ensure!(is == was, "{what}: \"{is}\", \"{was}\" from QEMU");
+        }
+        // The one that is new: QEMU names the ramdisk in /chosen alone, kexec in both.
+        let mut due = reference.reservations.clone();
+        due.push(self.initrd.clone());
+        ensure!(self.reservations == due, "the blob reserves {:x?}, not {due:x?}", self.reservations);
         Ok(())
     }
+}
+
+/// A number of hexadecimal digits.
+fn number(digits: &str) -> Result<u64> {
+    u64::from_str_radix(digits, 16).with_context(|| format!("\"{digits}\" is no number"))
+}
+
+/// The reservations in the first bytes of a blob, in hexadecimal digits (Devicetree specification 5.3).
+fn reservations(blob: &str) -> Result<Vec<Range<u64>>> {
+    let cell =
+        |at: usize, bytes: usize| number(blob.get(2 * at..2 * (at + bytes)).context("the blob's start is too short")?);
+    let (mut at, mut found) = (cell(16, 4)? as usize, Vec::new());
+    loop {
+        let (start, size) = (cell(at, 8)?, cell(at + 8, 8)?);
+        if (start, size) == (0, 0) {
+            return Ok(found);
+        }
+        found.push(start..start + size);
+        at += 16;
+    }
+}
+
+fn initrd(ends: &str) -> Result<Range<u64>> {
+    let (start, end) = ends.split_once('-').context("no range of the ramdisk")?;
+    Ok(number(start)?..number(end)?)
 }
 
 impl fmt::Display for Facts {
@@ -110,15 +191,25 @@ found: kvm VHE mode initialized successfully
 found: kaslr 1
 found: random 1
 found: words console=ttyAMA0 panic=-1
+found: ram 40000000-5fffffff
+found: nodes 00000000400000000000000020000000
+found: reserved ls: /proc/device-tree/reserved-memory: No such file or directory
+found: blob d00dfeed0000000a0000000a0000000a000000280000001100000010000000000000000000000000000000004800000000000000000017ff00000000000000000000000000000000
+found: initrd 0000000048000000-00000000480017ff
+found: mark
 found: all
+/ # echo answered: $((6 * 7))
+answered: 42
+/ # busybox poweroff -f
 [    1.636244] reboot: Power down
 ";
 
     #[test]
     fn what_is_right_passes() {
         let facts = Facts::read(GOOD).unwrap();
-        facts.check("vhe", 4, true).unwrap();
-        facts.compare(&Facts { memory: facts.memory + MEMORY_TOLERANCE, ..facts.clone() }).unwrap();
+        facts.check("vhe", 4, true, "").unwrap();
+        let reference = Facts { memory: facts.memory + MEMORY_TOLERANCE, reservations: Vec::new(), ..facts.clone() };
+        facts.compare(&reference).unwrap();
         assert_eq!(facts.to_string(), "4 CPUs, EL2, KVM vhe, seeds");
     }
 
@@ -132,16 +223,38 @@ found: all
             ("kaslr 1", "kaslr 0", "KASLR: false"),
             ("random 1", "random 0", "seeded: false"),
             ("panic=-1", "panic=-1 generations=3", "orders"),
+            ("found: mark", "found: mark x", "mark is \"x\""),
         ] {
             let doctored = GOOD.replacen(was, is, 1);
             assert_ne!(doctored, GOOD);
-            let error = Facts::read(&doctored).unwrap().check("vhe", 4, true).unwrap_err().to_string();
+            let error = Facts::read(&doctored).unwrap().check("vhe", 4, true, "").unwrap_err().to_string();
             assert!(error.contains(why), "{error}, not {why}");
         }
         let facts = Facts::read(GOOD).unwrap();
-        assert!(facts.check("vhe", 4, false).is_err(), "a stale seed");
-        assert!(facts.check("nvhe", 4, true).is_err() && facts.check("el1", 4, true).is_err());
-        assert!(facts.compare(&Facts { memory: facts.memory + MEMORY_TOLERANCE + 1, ..facts.clone() }).is_err());
+        assert!(facts.check("vhe", 4, false, "").is_err(), "a stale seed");
+        assert!(facts.check("vhe", 4, true, "x").is_err(), "another tree");
+        assert!(facts.check("nvhe", 4, true, "").is_err() && facts.check("el1", 4, true, "").is_err());
         assert!(Facts::read(&GOOD.replace("found: all\n", "")).unwrap_err().to_string().contains("\"all\""));
+        assert!(Facts::read(&GOOD.replace("\nanswered: 42", "")).unwrap_err().to_string().contains("the shell"));
+    }
+
+    #[test]
+    fn memory_is_that_of_a_cold_boot() {
+        let reference = Facts { reservations: Vec::new(), ..Facts::read(GOOD).unwrap() };
+        let why = |doctored: &str| Facts::read(doctored).unwrap().compare(&reference).unwrap_err().to_string();
+        for (was, is, says) in [
+            ("memory 487296", "memory 486271", "KiB of memory"),
+            ("-5fffffff", "-5ffeffff", "RAM: \"40000000-5ffeffff\""),
+            ("-5fffffff", "-4fffffff 50010000-5fffffff", "RAM: "),
+            ("0020000000", "0010000000", "memory nodes"),
+            ("reserved ls: ", "reserved secret@50000000 ls: ", "/reserved-memory"),
+            ("00000017ff00", "00000027ff00", "the blob reserves [48000000..480027ff]"),
+            ("00480017ff", "00480037ff", "not [48000000..480037ff]"),
+        ] {
+            let doctored = GOOD.replacen(was, is, 1);
+            assert_ne!(doctored, GOOD, "{was}");
+            assert!(why(&doctored).contains(says), "{}, not {says}", why(&doctored));
+        }
+        assert!(Facts::read(&GOOD.replace("00000000000000000000000000000000\n", "\n")).is_err(), "without an end");
     }
 }

@@ -1,13 +1,15 @@
 //! The verb `protocols`: every loader in, other kernels out, and both in one run, on every machine.
 //!
 //! *When:* on request, and its short form in CI. Three tables, each cell a run, one after the other: three generations of ours from each loader;
-//! Linux from QEMU's own `-kernel`, then from us, after one generation and after ten, and on a machine without any entropy; and Linux after
+//! Linux from QEMU's own `-kernel`, then from us, after one generation and after ten, out of a gzip file, with a device tree of its own, and on a machine without any entropy; and Linux after
 //! three generations that a loader of others started. Each Linux is held against what it finds when QEMU itself loads it. *Skips,* saying
 //! why, what is not here and cannot be installed or fetched.
 
+mod first_message;
 mod linux;
+mod ways;
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::OnceCell, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -16,9 +18,10 @@ use crate::{
     config::Config,
     debian::Debian,
     disk::{self, FOREIGN, Foreign},
+    fit_edit::set,
     kernel_build::{self, Built},
     loader::Loader,
-    orders::{Base, Orders, draw_seed, parse_seed},
+    orders::{Orders, draw_seed, parse_seed},
     processes::Interrupted,
     proof::{Modes, check, without_leftovers},
     qemu,
@@ -27,10 +30,15 @@ use crate::{
     setup,
     test::Skipped,
     transcript::{lives, parted},
+    tree_edit::dumped,
     verdict::Verdict,
 };
 
-use self::linux::{Facts, INIT, WORDS};
+use self::{
+    first_message::Times,
+    linux::{ANSWER, Facts, WORDS, init},
+    ways::{Form, MARK, PAYLOADS, REFERENCE, ROUND_TRIPS, Way, from_loader},
+};
 
 /// Boot by every loader, and other kernels from ours, on every machine; print the tables loaders, payloads and round trips × modes
 #[derive(Args, Debug)]
@@ -65,51 +73,6 @@ const MODES: [&str; 3] = ["el1", "nvhe", "vhe"];
 /// How long Linux may take, beside the generations: some ten seconds, under QEMU on a busy host.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// A row of a table: who starts, what of ours follows, and whether Linux comes after it.
-#[derive(Clone, Copy, Debug)]
-struct Way {
-    name: &'static str,
-    loader: Loader,
-    /// How many generations; none: the loader's kernel is Linux.
-    generations: u32,
-    /// Linux is where they end.
-    payload: bool,
-    base: Base,
-    /// The machine has an entropy device.
-    has_entropy: bool,
-    /// It is in the short form too.
-    short: bool,
-}
-
-const PLAIN: Way = Way {
-    name: "",
-    loader: Loader::Qemu,
-    generations: 1,
-    payload: true,
-    base: Base::Same,
-    has_entropy: true,
-    short: false,
-};
-
-/// What each Linux is held against.
-const REFERENCE: Way = Way { name: "QEMU -kernel", generations: 0, short: true, ..PLAIN };
-
-const PAYLOADS: [Way; 3] = [
-    Way { name: "one generation", short: true, ..PLAIN },
-    Way { name: "ten generations, placed at random", generations: 10, base: Base::Random, ..PLAIN },
-    Way { name: "no entropy device", has_entropy: false, ..PLAIN },
-];
-
-const ROUND_TRIPS: [Way; 2] = [
-    Way { name: "Linux's kexec, three generations", loader: Loader::LinuxKexec, generations: 3, short: true, ..PLAIN },
-    Way { name: "U-Boot's booti, three generations", loader: Loader::UBootBooti, generations: 3, ..PLAIN },
-];
-
-/// Three generations of ours and nothing after them.
-fn from_loader(loader: Loader) -> Way {
-    Way { name: loader.name(), loader, generations: 3, payload: false, short: true, ..PLAIN }
-}
-
 /// What all runs are made with.
 struct Bench {
     config: Arc<Config>,
@@ -118,6 +81,8 @@ struct Bench {
     linux: Result<(Vec<u8>, Vec<u8>), String>,
     /// What could not be installed, and why.
     missing: Vec<(Loader, String)>,
+    /// The gzip file of that kernel, once it is needed.
+    packed: OnceCell<Vec<u8>>,
     modes: Vec<&'static str>,
     options: (bool, u32),
     seed: u64,
@@ -135,7 +100,7 @@ impl ProtocolsOptions {
         setup::ensure_qemu(self.yes)?;
         let debian = skippable(Debian::get())?;
         let linux = match &debian {
-            Ok(debian) => Ok((debian.image()?, debian.ramdisk(INIT)?)),
+            Ok(debian) => Ok((debian.image()?, debian.ramdisk(&init())?)),
             Err(why) => Err(why.clone()),
         };
         let mut missing = Vec::new();
@@ -153,7 +118,7 @@ impl ProtocolsOptions {
         let modes = if self.short { vec!["vhe"] } else { MODES.to_vec() };
         let options = (self.short, self.cpus);
         let (wrong, skipped) = (Vec::new(), Vec::new());
-        Bench { config, kernel, linux, missing, modes, options, seed, wrong, skipped }.tables()
+        Bench { config, kernel, linux, missing, packed: OnceCell::new(), modes, options, seed, wrong, skipped }.tables()
     }
 }
 
@@ -181,6 +146,9 @@ impl Bench {
         self.heading("Round trips to Linux");
         for way in ROUND_TRIPS {
             self.row(way, &reference)?;
+        }
+        if self.linux.is_ok() {
+            self.first_messages()?;
         }
         self.skipped.dedup();
         self.skipped.iter().for_each(|words| println!("\nskipped: {words}"));
@@ -235,8 +203,25 @@ impl Bench {
         lacks.map_or(Ok(()), |lacks| Err(Skipped(lacks.clone()).into()))
     }
 
-    /// One run; what Linux found in it, all of it as it should be.
-    fn run(&self, way: Way, mode: &'static str, reference: Option<&Facts>) -> Result<Option<Facts>> {
+    /// The times to Linux's first message, in each mode.
+    fn first_messages(&self) -> Result<()> {
+        let rounds = if self.options.0 { 3 } else { 5 };
+        let times: Vec<_> = self
+            .modes
+            .iter()
+            .map(|mode| {
+                let request = |way| Ok::<_, anyhow::Error>(self.request(way, mode, first_message::WORDS)?.0);
+                Ok(Times::measure(&request(REFERENCE)?, &request(PAYLOADS[0])?, rounds)?.cells())
+            })
+            .collect::<Result<_>>()?;
+        self.heading("Linux's first message, ms");
+        let names = ["QEMU -kernel, from the CPU's start", "one generation, from \"Bye!\"", "aim: 20 more at most"];
+        names.iter().enumerate().for_each(|(at, name)| line(name, times.iter().map(|cells| cells[at].as_str())));
+        Ok(())
+    }
+
+    /// A run to be made, with these orders for Linux, and those for our generations.
+    fn request(&self, way: Way, mode: &'static str, words: &str) -> Result<(Request, Orders)> {
         let (from_us, cpus) = (way.generations > 0, self.options.1);
         let mut orders =
             Orders { generations: way.generations.max(1), base: way.base, seed: self.seed, ..Orders::default() };
@@ -255,19 +240,30 @@ impl Bench {
             request.bootargs = orders.bootargs(&request.machine.bootargs, false);
         }
         if let (true, Ok((image, ramdisk))) = (way.payload, &self.linux) {
-            let (image, ramdisk) = (image.clone(), ramdisk.clone());
+            request.answer = Some(ANSWER);
             if from_us {
-                let foreign = Foreign { image, ramdisk: Some(ramdisk), fdt: None, bootargs: Some(WORDS.to_owned()) };
+                let packed = || self.packed.get_or_init(|| disk::packed(image)).clone();
+                let image = if way.form == Form::Gzip { packed() } else { image.clone() };
+                let fdt = (way.form == Form::OwnTree).then(|| marked(&request)).transpose()?;
+                let (ramdisk, bootargs) = (Some(ramdisk.clone()), Some(words.to_owned()));
+                let foreign = Foreign { image, ramdisk, fdt, bootargs };
                 request.disk = Disk::Bytes(Arc::new(disk::with(&self.kernel, false, foreign)));
             } else {
-                (request.image, request.bootargs) = (Some(image), WORDS.to_owned());
+                (request.image, request.bootargs) = (Some(image.clone()), words.to_owned());
                 let debian = Debian::fetched().context("Debian's kernel is gone")?;
-                let path = debian.write("ramdisk", &ramdisk)?.display().to_string();
+                let path = debian.write("ramdisk", ramdisk)?.display().to_string();
                 request.args.extend(["-initrd".to_owned(), path]);
             }
         } else {
             request.disk = Disk::Bytes(Arc::new(disk::of(&self.kernel, false)));
         }
+        Ok((request, orders))
+    }
+
+    /// One run; what Linux found in it, all of it as it should be.
+    fn run(&self, way: Way, mode: &'static str, reference: Option<&Facts>) -> Result<Option<Facts>> {
+        let (request, orders) = self.request(way, mode, WORDS)?;
+        let from_us = way.generations > 0;
         let outcome = run(&request)?;
         let judged = || -> Result<Option<Facts>> {
             let (ours, linux) = match (from_us, way.payload) {
@@ -285,7 +281,8 @@ impl Bench {
                 return Ok(None);
             }
             let facts = Facts::read(linux)?;
-            facts.check(mode, cpus, way.has_entropy)?;
+            let mark = if way.form == Form::OwnTree { MARK[1] } else { "" };
+            facts.check(mode, self.options.1, way.has_entropy, mark)?;
             reference.map_or(Ok(()), |reference| facts.compare(reference))?;
             Ok(Some(facts))
         };
@@ -294,6 +291,13 @@ impl Bench {
         outcome.folder.discard()?;
         Ok(facts)
     }
+}
+
+/// QEMU's device tree for this run, with a mark.
+fn marked(request: &Request) -> Result<Vec<u8>> {
+    let mut tree = dumped(request)?;
+    set(&mut tree.root, MARK[0], MARK[1])?;
+    Ok(tree.to_dtb())
 }
 
 fn line<'a>(name: &str, cells: impl Iterator<Item = &'a str>) {
