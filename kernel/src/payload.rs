@@ -20,7 +20,7 @@ use core::ops::Range;
 use kernel::chosen::{self, Chosen, SEED_BYTES};
 use kernel::fit::{self, Companions, Fit, Payload};
 use kernel::orders::Base;
-use kernel::tree::{Machine, Tree};
+use kernel::tree::{Machine, Reservation, Tree};
 use kernel::window;
 use log::{info, warn};
 use relocate::placement;
@@ -39,26 +39,31 @@ pub fn plan(life: &mut Life, nth: usize, known: &mut usize) -> Result<Plan, Refu
 
     let (mut fit, header) = contents.open(&mut disk, name, life.machine.ram.iter().map(PhysRange::bytes).sum())?;
     let Companions { ramdisk, fdt, bootargs } = contents.companions(&disk, name)?;
+    // A tree of its own is read first: it may reserve what nothing of the payload may lie on.
+    let own = fdt.map(|fdt| own_tree(&mut disk, &fdt)).transpose()?;
+    let mut machine = life.machine.clone();
+    machine.reserved.extend(own.iter().flat_map(|own| own.reserved.iter().cloned()));
+    let mut keep_off: Vec<_> = machine.reserved.iter().map(|reserved| reserved.range.clone()).collect();
+    keep_off.push(life.control.clone());
+
     let mut chosen = Chosen { bootargs: bootargs.as_deref(), ..Chosen::default() };
-    let entry = PhysAddr(base(life, &fit, &header)?.0.saturating_add(header.text_offset));
+    let entry = PhysAddr(base(life, &keep_off, &fit, &header)?.0.saturating_add(header.text_offset));
     if let Some(ramdisk) = ramdisk {
-        let (ramdisk, place) = placed(life, &fit, &header, entry, ramdisk)?;
+        let (ramdisk, place) = placed(life, &keep_off, &fit, &header, entry, ramdisk)?;
         chosen.ramdisk = Some(place);
         fit.loadables.push(ramdisk);
     }
-    let own = fdt.map(|fdt| read(&mut disk, &fdt)).transpose()?;
     let image = Image::load(&mut disk, &fit, &header, entry, Frames::in_place)?;
     tell_loaded(name, &image, &disk);
     drop(disk);
 
     chosen.seeds = seeds(life);
-    let blob = chosen::write(own.as_deref().unwrap_or(&life.blob), &chosen)?;
-    let plan = Plan::new(image, &blob, None, &life.machine, &life.control)?;
-    if own.is_some() {
+    let blob = chosen::write(own.as_ref().map_or(&life.blob, |own| &own.blob), &chosen)?;
+    let plan = Plan::new(image, &blob, None, &machine, &life.control)?;
+    if let Some(own) = own {
         // Where its own tree has no RAM, the payload would not look, or die of it in silence.
-        let ram = Machine::read(&Tree::open(&blob)?)?.ram;
         for segment in plan.segments() {
-            if !ram.iter().any(|ram| ram.covers(&segment.destination)) {
+            if !own.ram.iter().any(|ram| ram.covers(&segment.destination)) {
                 return Err(Refused::NotItsRam(segment.name.into(), segment.destination));
             }
         }
@@ -76,18 +81,19 @@ pub fn plan(life: &mut Life, nth: usize, known: &mut usize) -> Result<Plan, Refu
 
 /// Where the kernel's base is: a 2 MiB boundary, the lowest one unless something else is ordered and the kernel can lie there. One that may lie
 /// anywhere does not come where this kernel runs, where there is room elsewhere: then its frames are free, and it is read into its place.
-fn base(life: &mut Life, fit: &Fit, header: &Header) -> Result<PhysAddr, Refused> {
-    let (ram, mut avoid, size) = (&life.machine.ram, life.not_to_land_on(), header.text_offset + header.image_size);
+fn base(life: &mut Life, keep_off: &[Range<PhysAddr>], fit: &Fit, header: &Header) -> Result<PhysAddr, Refused> {
+    let (ram, size) = (&life.machine.ram, header.text_offset + header.image_size);
     // What lies below a kernel that may not lie anywhere is lost to it.
     let is_bound = header.flags & PLACE_ANYWHERE == 0;
     let lowest = |avoid: &[Range<PhysAddr>]| placement::lowest_block(ram, avoid, size, placement::SLOT);
     let slot = match life.orders.base {
         Base::Load => return fit.kernel.load.ok_or(Refused::NoLoadAddress),
-        _ if is_bound => lowest(&avoid),
-        Base::Random => placement::random_slot(&mut life.random, ram, &avoid, size),
+        _ if is_bound => lowest(keep_off),
+        Base::Random => placement::random_slot(&mut life.random, ram, keep_off, size),
         Base::Same => {
-            avoid.push(life.parts.whole.clone());
-            lowest(&avoid).or_else(|| lowest(&life.not_to_land_on()))
+            let mut elsewhere = keep_off.to_vec();
+            elsewhere.push(life.parts.whole.clone());
+            lowest(&elsewhere).or_else(|| lowest(keep_off))
         }
     };
     slot.ok_or(Refused::NoSlot(size))
@@ -96,6 +102,7 @@ fn base(life: &mut Life, fit: &Fit, header: &Header) -> Result<PhysAddr, Refused
 /// The ramdisk with a place: where the FIT says, or as high as the kernel at `entry` can reach.
 fn placed(
     life: &Life,
+    keep_off: &[Range<PhysAddr>],
     fit: &Fit,
     header: &Header,
     entry: PhysAddr,
@@ -106,7 +113,7 @@ fn placed(
     let start = match ramdisk.load {
         Some(load) => load,
         None => {
-            let mut avoid = life.not_to_land_on();
+            let mut avoid = keep_off.to_vec();
             avoid.push(kernel.clone());
             avoid.extend(
                 fit.loadables.iter().filter_map(|payload| payload.load?.range(payload.place.end - payload.place.start)),
@@ -125,7 +132,23 @@ fn placed(
     Ok((Payload { load: Some(start), ..ramdisk }, place))
 }
 
-/// A device tree from the disk, verified.
+/// A device tree of the payload's own.
+struct OwnTree {
+    /// Without what was said in it to somebody else.
+    blob: Vec<u8>,
+    ram: Vec<Range<PhysAddr>>,
+    reserved: Vec<Reservation>,
+}
+
+/// A device tree from the disk, verified and read.
+fn own_tree(disk: &mut Disk, fdt: &Payload) -> Result<OwnTree, Refused> {
+    let blob = chosen::write(&read(disk, fdt)?, &Chosen::default())?;
+    let Machine { ram, mut reserved, .. } = Machine::read(&Tree::open(&blob)?)?;
+    reserved.iter_mut().for_each(|reserved| reserved.name += " of the payload's own device tree");
+    Ok(OwnTree { blob, ram, reserved })
+}
+
+/// The bytes of a device tree from the disk, verified.
 fn read(disk: &mut Disk, fdt: &Payload) -> Result<Vec<u8>, Refused> {
     let bytes = fdt.place.end - fdt.place.start;
     chosen::check_size(bytes)?;

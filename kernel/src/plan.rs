@@ -37,8 +37,10 @@ impl Plan {
         machine: &Machine,
         control: &Range<PhysAddr>,
     ) -> Result<Self, Refused> {
-        let destinations: Vec<_> = image.payloads.iter().map(|payload| payload.destination.clone()).collect();
-        let mut tree = Frames::contiguous(blob.len() as u64, &destinations).map_err(Refused::Memory)?;
+        let destinations = image.payloads.iter().map(|payload| payload.destination.clone());
+        // None of our frames is reserved in our tree; a payload's own may reserve more.
+        let avoid: Vec<_> = destinations.chain(machine.reserved.iter().map(|r| r.range.clone())).collect();
+        let mut tree = Frames::contiguous(blob.len() as u64, &avoid).map_err(Refused::Memory)?;
         let start = tree.runs()[0].start;
         let memory = tree.slices_mut().next().expect("contiguous frames are one run");
         memory[..blob.len()].copy_from_slice(blob);

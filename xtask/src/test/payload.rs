@@ -3,7 +3,7 @@
 //! *When:* beside the refusals. `cargo xtask protocols` does the same with other kernels. A payload of ours is entered as by a stranger: its first
 //! generation is number 0, and its orders are the configuration's.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
@@ -138,17 +138,22 @@ fn large_ramdisk(trial: &mut Trial<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A device tree of the payload's own is what it gets, with the ramdisk in it: this one reserves more than the machine's.
+/// A device tree of the payload's own is what it gets, with the ramdisk in it: this one reserves more than the machine's, at both ends of RAM, where
+/// kernel and ramdisk would lie but for that.
 fn own_tree(trial: &mut Trial<'_>) -> Result<()> {
-    const MORE: u64 = 8 << 20;
+    const LOW: Range<u64> = 0x4000_0000..0x4020_0000;
+    const HIGH: Range<u64> = 0x5f00_0000..0x6000_0000;
     let (mut request, orders) = request(trial, "vhe", trial.orders())?;
     let mut tree = dumped(&request)?;
-    reserve(&mut tree, "more", 0x5000_0000, MORE, false)?;
+    reserve(&mut tree, "low", LOW.start, LOW.end - LOW.start, false)?;
+    reserve(&mut tree, "high", HIGH.start, HIGH.end - HIGH.start, false)?;
     let foreign = Foreign { fdt: Some(tree.to_dtb()), ..ourselves_as_payload(trial, &request) };
     request.disk = Disk::Bytes(Arc::new(disk::with(trial.kernel(), false, foreign)));
     let then = Orders { generations: 2, seed: 0x77, append: Vec::new(), ..Orders::default() };
     let [before, after] = both(trial, &request, Modes::All("vhe"), &orders, &then)?;
-    let (missing, due) = (before[0].free - after[0].free, RAMDISK as u64 + MORE);
+    ensure!(!LOW.contains(&after[0].base), "it lies at {:#x}, which its tree reserves", after[0].base);
+    // If the ramdisk lay on a reservation, less would be missing.
+    let (missing, due) = (before[0].free - after[0].free, RAMDISK as u64 + LOW.end - LOW.start + HIGH.end - HIGH.start);
     ensure!(missing.abs_diff(due) < 64 << 10, "{missing} bytes are missing, of {due} that are reserved");
     Ok(())
 }

@@ -102,6 +102,8 @@ const TABLE: &[Bad] = &[
     Bad { name: "tree-cut-short", spoil: |[_, tree, _]| tree.data.truncate(60), says: &["the payload's device tree is damaged: "], ..GOOD },
     Bad { name: "tree-of-another-machine", spoil: |[_, tree, _]| tree.data = memory_at(0x8000_0000),
           says: &["the payload's device tree names no RAM at 0x40000000..", "where \"payload\" is to lie"], ..GOOD },
+    Bad { name: "tree-reserves-it", spoil: |[_, tree, ramdisk]| { tree.data = reserving(); at(ramdisk, RESERVED + 0x1000) },
+          says: &["segment \"ramdisk\": the destination 0x50001000..0x50003000 lies over reserved memory, \"secret@50000000 of the payload's own device tree\""], ..GOOD },
     Bad { name: "tree-wrong-sha256", edit: |disk| damaged(disk, "fdt"), says: &["\"fdt\" is not what the FIT says: sha256 "], ..GOOD },
     Bad { name: "tree-too-large", spoil: |[_, tree, _]| tree.data.resize((2 << 20) + 1, 0),
           says: &["the payload's device tree has 2097153 bytes, 2097152 are the most"], ..GOOD },
@@ -152,13 +154,24 @@ fn unknown(trial: &mut Trial<'_>) -> Result<()> {
     super::failed(trial, &request, &["payload=nobody: the FIT has no configuration of that name"])
 }
 
+/// The same with a reservation.
+fn reserving() -> Vec<u8> {
+    let mut tree = memory(0x4000_0000);
+    reserve(&mut tree, "secret", RESERVED, 0x10_0000, false).expect("a node's name");
+    tree.to_dtb()
+}
+
 /// A device tree that has nothing but 512 MiB of RAM.
 fn memory_at(start: u32) -> Vec<u8> {
+    memory(start).to_dtb()
+}
+
+fn memory(start: u32) -> DeviceTree {
     let mut tree = DeviceTree::new();
     let mut memory = DeviceTreeNode::new("memory").expect("a node's name");
     set(&mut memory, "reg", vec![0, start, 0x2000_0000]).expect("a property's name");
     tree.root.add_child(memory);
-    tree.to_dtb()
+    tree
 }
 
 fn image_size(kernel: &mut Payload, bytes: u64) {
