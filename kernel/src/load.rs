@@ -10,7 +10,7 @@ use crate::unpack;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
-use boot::image::{HEADER_BYTES, Header};
+use boot::image::{BASE_ALIGNMENT, HEADER_BYTES, Header};
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use core::ops::Range;
 use kernel::fit::{self, Companions, Compression, Fit, Payload};
@@ -119,6 +119,17 @@ impl Loaded {
         let runs = self.placed().filter(|(place, _)| stretch.covers(place));
         runs.fold(Crc32c::default(), |crc, (_, slice)| crc.update(slice)).value()
     }
+}
+
+/// The base of a kernel that is to lie where the FIT says, which is where its first byte lies: `text_offset` above a 2 MiB boundary.
+///
+/// # Errors
+///
+/// [`Refused::NoLoadAddress`], [`Refused::Misplaced`].
+pub fn base_in(fit: &Fit, header: &Header) -> Result<PhysAddr, Refused> {
+    let load = fit.kernel.load.ok_or(Refused::NoLoadAddress)?;
+    let base = load.0.checked_sub(header.text_offset).filter(|base| base.is_multiple_of(BASE_ALIGNMENT));
+    base.map(PhysAddr).ok_or(Refused::Misplaced(load, header.text_offset))
 }
 
 /// Takes frames for one of all destinations; an error is how many bytes could not be had.

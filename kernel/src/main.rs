@@ -94,23 +94,24 @@ fn lead(life: &mut Life) -> ! {
     if last && life.orders.payload.is_none() {
         end::success();
     }
-    let plan = if last { payload::plan } else { plan };
+    let make_plan = if last { payload::plan } else { plan_own };
 
     let (mut configuration, mut known) = (0, 0);
     loop {
         life.devices.listen();
-        let (free, kept) = (memory::free(), devices::kept());
-        let Err(refused) = plan(life, configuration, &mut known).and_then(|plan| Staged::new(life, plan)?.restart());
+        let (free, kept_before) = (memory::free(), devices::kept());
+        let Err(refused) =
+            make_plan(life, configuration, &mut known).and_then(|plan| Staged::new(life, plan)?.restart());
         warn!("{}{refused}", marker::REFUSED);
         // A disk whose contents cannot be read has no next configuration either.
         let none_left = known == 0 || matches!(refused, Refused::NoConfiguration(_));
         drop(refused);
         life.cpus.resume();
-        let (now, kept) = (memory::free(), devices::kept() - kept);
-        assert!(now + kept == free, "a refusal gave back {now} of {free} bytes");
-        match kept {
+        let (now, newly_kept) = (memory::free(), devices::kept() - kept_before);
+        assert!(now + newly_kept == free, "a refusal gave back {now} of {free} bytes");
+        match newly_kept {
             0 => info!("generation {} lives on, all its memory given back", life.generation),
-            _ => info!("generation {} lives on without {kept} bytes that a device may write to", life.generation),
+            _ => info!("generation {} lives on without {newly_kept} bytes that a device may write to", life.generation),
         }
         configuration += 1;
         if !life.orders.continue_on_refusal || none_left {
@@ -121,7 +122,7 @@ fn lead(life: &mut Life) -> ! {
 
 /// Plans to go to configuration number `configuration` of the disk's FIT, the disk being open no longer than it takes to load that. Gives in
 /// `known` how many configurations there are, once that is read.
-fn plan(life: &mut Life, configuration: usize, known: &mut usize) -> Result<Plan, Refused> {
+fn plan_own(life: &mut Life, configuration: usize, known: &mut usize) -> Result<Plan, Refused> {
     let mut disk = Disk::open(&life.devices)?;
     let contents = Contents::read(&mut disk)?;
     *known = contents.configurations.len();
@@ -131,7 +132,7 @@ fn plan(life: &mut Life, configuration: usize, known: &mut usize) -> Result<Plan
     let size = header.text_offset + header.image_size;
     let base = match life.orders.base {
         Base::Same => life.parts.whole.start,
-        Base::Load => fit.kernel.load.ok_or(Refused::NoLoadAddress)?,
+        Base::Load => load::base_in(&fit, &header)?,
         Base::Random => {
             let avoid = life.not_to_land_on();
             placement::random_slot(&mut life.random, ram, &avoid, size).ok_or(Refused::NoSlot(size))?

@@ -7,7 +7,7 @@
 
 use crate::disk::Disk;
 use crate::life::Life;
-use crate::load::{Contents, Image};
+use crate::load::{self, Contents, Image};
 use crate::memory::{self, Frames};
 use crate::plan::Plan;
 use crate::refused::Refused;
@@ -87,7 +87,7 @@ fn base(life: &mut Life, keep_off: &[Range<PhysAddr>], fit: &Fit, header: &Heade
     let is_bound = header.flags & PLACE_ANYWHERE == 0;
     let lowest = |avoid: &[Range<PhysAddr>]| placement::lowest_block(ram, avoid, size, placement::SLOT);
     let slot = match life.orders.base {
-        Base::Load => return fit.kernel.load.ok_or(Refused::NoLoadAddress),
+        Base::Load => return load::base_in(fit, header),
         _ if is_bound => lowest(keep_off),
         Base::Random => placement::random_slot(&mut life.random, ram, keep_off, size),
         Base::Same => {

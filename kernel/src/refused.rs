@@ -41,6 +41,8 @@ pub enum Refused {
     Chosen(chosen::Refused),
     /// `base=load`, and the FIT says no load address.
     NoLoadAddress,
+    /// `base=load`, and the FIT's load address is not that far above a 2 MiB boundary.
+    Misplaced(PhysAddr, u64),
     /// More list pages than the control block has.
     List(relocate::list::TooFewPages),
     /// The device tree cannot be handed on.
@@ -99,6 +101,11 @@ impl fmt::Display for Refused {
             Self::NoLoadAddress => {
                 f.write_str("base=load, but the FIT's kernel has no load address: write one, or order another base")
             }
+            Self::Misplaced(load, text_offset) => write!(
+                f,
+                "base=load, but the FIT's kernel cannot lie at {load}: its header asks for {text_offset:#x} above a multiple of 2 MiB: \
+                 write such a load address"
+            ),
             Self::List(refused) => refused.fmt(f),
             Self::Tree(refused) => refused.fmt(f),
             Self::NoCrc32 => f.write_str("this CPU has no FEAT_CRC32: the copy could not be verified"),

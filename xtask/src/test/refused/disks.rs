@@ -49,6 +49,8 @@ pub(super) const REFUSALS: &[Refusal] = &[
     Refusal { name: "tree-damaged-names", disk: |kernel| damaged(kernel, 2, 8 + 8, 0x7fff_ffff), says: TREE_DAMAGED, goes_on: false, ..PLAIN },
     Refusal { name: "no-load-address", base: crate::orders::Base::Load, disk: no_load,
               says: &["base=load", "no load address"], ..PLAIN },
+    Refusal { name: "load-address-misplaced", base: crate::orders::Base::Load, disk: |kernel| load_at(kernel, 0x4810_0000),
+              says: &["base=load", "cannot lie at 0x48100000", "multiple of 2 MiB"], ..PLAIN },
 ];
 
 /// What a table cannot say.
@@ -115,10 +117,16 @@ fn compressed(kernel: &Built) -> Result<Vec<u8>> {
 }
 
 fn no_load(kernel: &Built) -> Result<Vec<u8>> {
-    let load = [None, Some(crate::disk::LOAD)];
-    Ok(fit::write(
-        &["first", "second"].map(|name| payload(name, kernel.image.clone(), load[usize::from(name == "second")])),
-    ))
+    loads(kernel, [None, Some(crate::disk::LOAD)])
+}
+
+fn load_at(kernel: &Built, load: u64) -> Result<Vec<u8>> {
+    loads(kernel, [Some(load), Some(crate::disk::LOAD)])
+}
+
+fn loads(kernel: &Built, [first, second]: [Option<u64>; 2]) -> Result<Vec<u8>> {
+    let of = |name, load| payload(name, kernel.image.clone(), load);
+    Ok(fit::write(&[of("first", first), of("second", second)]))
 }
 
 /// The tree with the word `value` in place of that at `offset` bytes from where the header's word `from` says.
