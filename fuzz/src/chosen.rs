@@ -104,6 +104,7 @@ fn is_stale(line: &Line, bootargs: bool) -> bool {
         && line.property.as_ref().is_some_and(|(name, _)| {
             WHATEVER_IS_TOLD.contains(&name.as_str())
                 || name.starts_with("ouroboros,")
+                || name.starts_with("linux,uefi-")
                 || bootargs && name == "bootargs"
         })
 }

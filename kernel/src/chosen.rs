@@ -41,8 +41,9 @@ const STALE: [&str; 10] = [
     "linux,kho-scratch",
 ];
 
-/// What our own generations tell each other.
-const OURS: &str = "ouroboros,";
+/// What our own generations tell each other; and where Linux's EFI stub found UEFI, which is a memory map of then, and services in memory that is
+/// no longer theirs.
+const STALE_PREFIXES: [&str; 2] = ["ouroboros,", "linux,uefi-"];
 
 /// What a payload is told.
 #[derive(Clone, Debug, Default)]
@@ -169,7 +170,7 @@ impl Writer<'_> {
             BOOTARGS => return Some(self.chosen.bootargs.is_some()),
             _ => {}
         }
-        Some(STALE.contains(&name) || name.starts_with(OURS))
+        Some(STALE.contains(&name) || STALE_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
     }
 
     /// What the payload is told, as properties.

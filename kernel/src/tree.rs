@@ -125,6 +125,9 @@ pub struct Machine {
     pub timer: Option<Timer>,
 }
 
+/// What Linux's own EFI stub writes to /chosen, and its kexec hands on.
+const FIRMWARE_MAP: &str = "linux,uefi-mmap-start";
+
 /// A tree that this kernel cannot live by.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Refused {
@@ -132,6 +135,8 @@ pub enum Refused {
     Damaged(String),
     /// No memory node with a range.
     NoRam,
+    /// Linux's word that UEFI's memory map counts and not the memory nodes.
+    FirmwareMap,
     /// No /chosen.
     NoChosen,
     /// A node whose `reg` is malformed or wider than 64 bits.
@@ -145,6 +150,11 @@ impl fmt::Display for Refused {
         match self {
             Self::Damaged(why) => write!(f, "device tree: {why}: the loader must hand over a valid blob in x0"),
             Self::NoRam => f.write_str("device tree: no memory node names any RAM"),
+            Self::FirmwareMap => write!(
+                f,
+                "device tree: {FIRMWARE_MAP} says that UEFI's memory map tells RAM from what the firmware keeps, and this kernel reads the \
+                 memory nodes: start it from UEFI itself"
+            ),
             Self::NoChosen => f.write_str("device tree: no /chosen node: nothing could be handed on in it"),
             Self::Reg(node) => write!(f, "device tree: {node}: `reg` is not pairs of at most 64 bits"),
             Self::TooDeep(node) => write!(f, "device tree: {node} lies behind more than {MAX_DEPTH} buses"),
@@ -216,8 +226,11 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// [`Refused::NoRam`], [`Refused::Reg`].
+    /// [`Refused::FirmwareMap`], [`Refused::NoRam`], [`Refused::Reg`], [`Refused::TooDeep`].
     pub fn read(tree: &Tree<'_>) -> Result<Self, Refused> {
+        if tree.chosen.property(FIRMWARE_MAP).is_some() {
+            return Err(Refused::FirmwareMap);
+        }
         let mut machine = Self::default();
         for reservation in tree.fdt.memory_reservations() {
             if let Some(range) = PhysAddr(reservation.address()).range(reservation.size()) {

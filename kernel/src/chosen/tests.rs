@@ -72,7 +72,9 @@ fn a_payload_is_told_all_of_it_once() {
 #[test]
 fn nothing_of_a_predecessors_is_left() {
     let mut old: Vec<_> = STALE.map(|name| (name, vec![1; 8])).into();
-    old.extend(["ouroboros,generation", "ouroboros,anything"].map(|name| (name, vec![1; 8])));
+    old.extend(
+        ["ouroboros,generation", "ouroboros,anything", "linux,uefi-system-table"].map(|name| (name, vec![1; 8])),
+    );
     old.push((BOOTARGS, text("generations=3 payload=conf-2")));
     let written = write(&with(&old).to_dtb(), &TOLD).unwrap();
     assert_eq!(chosen(&written), told());

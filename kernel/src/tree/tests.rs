@@ -261,6 +261,11 @@ fn a_tree_that_nobody_can_live_by_is_refused() {
     without.root.remove_child("memory@48000000").unwrap();
     let blob = without.to_dtb();
     assert_eq!(Machine::read(&Tree::open(&blob).unwrap()), Err(Refused::NoRam));
+    let mut uefi = virt();
+    let map = DeviceTreeProperty::new("linux,uefi-mmap-start", 0x5f00_0000_u64).unwrap();
+    uefi.find_node_mut("/chosen").unwrap().add_property(map);
+    let blob = uefi.to_dtb();
+    assert_eq!(Machine::read(&Tree::open(&blob).unwrap()), Err(Refused::FirmwareMap));
     let mut odd = virt();
     odd.root.add_child(node("odd@0", &[("reg", cells(&[0, 0, 0]))]));
     let blob = odd.to_dtb();
