@@ -61,6 +61,8 @@ el2_setup:
 3:      msr     cptr_el2, x11
         // The traps are gone before the vector lengths are written.
         isb
+        // FP first: who traps that traps SVE and SME as well, and is to be told by the right name.
+        mrs     x9, fpcr
         unless_feature id_aa64pfr0_el1, 32, 1, 1f                               // SVE
         mov     x9, #{VECTOR_LONGEST}
         msr     s3_4_c1_c2_0, x9                // ZCR_EL2

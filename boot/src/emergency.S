@@ -53,13 +53,35 @@ emergency_exception:
         say     emergency, " el=", x25
         say     emergency, " base=", x26
         say     emergency, " mpidr=", x27
-        mov     x21, xzr
-3:      say     emergency, "\r\n!! register number=", x21
-        ldr     x22, [x19, x21, lsl #3]
-        say     emergency, " value=", x22
-        add     x21, x21, #1
-        cmp     x21, #31
+        mov     x23, xzr
+3:      say     emergency, "\r\n!! register number=", x23
+        ldr     x24, [x19, x23, lsl #3]
+        say     emergency, " value=", x24
+        add     x23, x23, #1
+        cmp     x23, #31
         b.ne    3b
+
+        // An instruction of ours that is UNDEFINED was not opened by a higher level: which rule of the boot protocol says that it should be.
+        ubfx    x9, x21, #{EC_SHIFT}, #{EC_BITS}
+        cbnz    x9, emergency_stop
+        adr_l   x9, text_start
+        adr_l   x10, text_end
+        cmp     x22, x9
+        ccmp    x22, x10, #2, hs
+        b.hs    emergency_stop
+        ldr     w23, [x22]
+        adr_l   x24, {NEEDS}
+        mov     x25, #{NEEDS_COUNT}
+4:      ldp     w9, w10, [x24, #{NEED_MASK}]
+        ldr     w26, [x24, #{NEED_RULE}]
+        and     w9, w9, w23
+        cmp     w9, w10
+        b.eq    5f
+        add     x24, x24, #{NEED_SIZE}
+        subs    x25, x25, #1
+        b.ne    4b
+        b       emergency_stop
+5:      say_broken emergency, x26, ": the instruction at elr was not opened"
 
 // emergency_stop — says that nothing follows, and stops this CPU for good.
 //   in        nothing

@@ -19,5 +19,10 @@ mod assembly {
         include_str!("emergency.S"),
         EMERGENCY_UART = const super::UART,
         FRAME_SIZE = const core::mem::offset_of!(crate::own::Own, ttbr0),
+        NEEDS = sym crate::rule::NEEDS,
+        NEEDS_COUNT = const crate::rule::COUNT,
+        NEED_SIZE = const size_of::<crate::rule::Need>(),
+        NEED_MASK = const core::mem::offset_of!(crate::rule::Need, mask),
+        NEED_RULE = const core::mem::offset_of!(crate::rule::Need, rule),
     );
 }

@@ -66,7 +66,9 @@ entry:
         b.eq    1f
         mov     x20, x9
         mov_q   x8, {EMERGENCY_UART}
-        say     emergency, "\r\n!! entered at neither EL1 nor EL2: CurrentEL=", x20
+        say_broken emergency, #{LEVEL}, ": entered at neither EL1 nor EL2: CurrentEL="
+        mov     x0, x20
+        bl      emergency_hex
         b       emergency_stop
 1:      take_over el1, emergency_vectors
         b       3f
@@ -150,6 +152,8 @@ cpu_setup:
         msr     cpacr_el1, x9
         // All of it in effect before the caller's next access, and before compiled code, which may use FP registers anywhere.
         isb
+        // Where a higher level traps them, that is told here, and not by compiled code that would need them to tell it.
+        mrs     x9, fpcr
         // Later translation features, which a former kernel may have turned on.
         unless_feature s3_0_c0_c7_3, 0, 1, 1f           // ID_AA64MMFR3_EL1.TCRX
         msr     s3_0_c2_c0_3, xzr               // TCR2_EL1
@@ -227,10 +231,17 @@ early_map:
         mov_q   x2, {DEVICE}
         bl      map_pages
 
-        // The device tree, if that is one: magic, and a size of at most 2 MiB. What is not mapped, Rust reports.
+        // The device tree, if that is one: outside of the image, magic, and a size of at most 2 MiB. What is not mapped, Rust reports.
         cbz     x15, 2f
         tst     x15, #7
         b.ne    2f
+        // Within the image it has been written over by now.
+        adr_l   x0, _start
+        adr_l   x1, _image_end
+        sub     x1, x1, x0
+        sub     x3, x15, x0
+        cmp     x3, x1
+        b.lo    2f
         // A loader need not have cleaned it, as it must the image: its first line into memory before memory is read.
         dc      civac, x15
         dsb     sy
@@ -245,6 +256,10 @@ early_map:
         mov_q   x5, {FDT_MAX_SIZE}
         cmp     x4, x5
         b.hi    2f
+        // One that begins below the image may reach into it.
+        sub     x3, x0, x15
+        cmp     x3, x4
+        b.lo    2f
         add     x1, x15, x4
         and     x0, x15, #~({PAGE_SIZE} - 1)
         mov_q   x2, {READ}

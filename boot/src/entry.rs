@@ -50,6 +50,7 @@ crate::assembly!(
     EL2_READY = const offset_of!(EntryRecord, el2_ready),
     MMU_ON = const offset_of!(EntryRecord, mmu_on),
     CURRENT_EL1 = const current_el::EL1,
+    LEVEL = const crate::rule::LEVEL,
     SCTLR_EL1_MMU_OFF = const sctlr::EL1_MMU_OFF,
     SCTLR_MMU_ON = const sctlr::MMU_ON,
     CPACR = const cptr::FPEN,

@@ -16,6 +16,7 @@ pub mod marker;
 pub mod own;
 pub mod phys;
 pub mod record;
+pub mod rule;
 pub mod sysreg;
 
 #[cfg(target_os = "none")]

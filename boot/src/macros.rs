@@ -94,6 +94,7 @@ macro_rules! assembler_macros {
         // A printer that needs neither stack nor memory, for a PL011 whose base is in x8:
         //   \name\()_text   prints the NUL-terminated text that follows its bl, and returns behind it
         //   \name\()_hex    prints x0 in 16 digits
+        //   \name\()_digits prints those of x0 from bit x11 + 3 on, downwards
         //   \name\()_end    is where its code ends
         // Both clobber x9-x13, flags and x30. A transmitter that never drains costs a bounded wait for each character.
         .macro printer name
@@ -110,8 +111,9 @@ macro_rules! assembler_macros {
         ret     x13
 
         \name\()_hex:
-        mov     x13, x30
         mov     w11, #60
+        \name\()_digits:
+        mov     x13, x30
         .Ldigit\@:
         lsr     x9, x0, x11
         and     w9, w9, #0xf
@@ -146,6 +148,21 @@ macro_rules! assembler_macros {
         mov     x0, \value
         bl      \printer\()_hex
         .endif
+        .endm
+
+        // Says that a rule of the boot protocol was broken: \number, in decimal, and \text. Clobbers x0, x9-x13, flags and x30.
+        .macro say_broken printer, number, text
+        say     \printer, "\r\n"#,
+            $crate::broken!(),
+            r#""
+        mov     x9, \number
+        mov     w10, #10
+        udiv    w11, w9, w10
+        msub    w0, w11, w10, w9
+        orr     w0, w0, w11, lsl #4
+        mov     w11, #4
+        bl      \printer\()_digits
+        say     \printer, "\text"
         .endm
 
         // The last words of a CPU.
@@ -300,6 +317,7 @@ macro_rules! assembler_purge {
         .purgem dcache_by_line
         .purgem printer
         .purgem say
+        .purgem say_broken
         .purgem say_stopped
         .purgem vector
         .purgem stub_vectors

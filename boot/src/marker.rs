@@ -18,6 +18,9 @@ pub const FOUND: &str = "Found at entry: ";
 /// A rule of the boot protocol and what came of it, as one line of JSON.
 pub const RULE: &str = "{\"rule\":";
 
+/// A rule of the boot protocol that was broken and that nobody can live without: its number, and what it led to.
+pub const BROKEN: &str = crate::broken!();
+
 /// The last generation ended as ordered.
 pub const SUCCESS: &str = "Ouroboros: success";
 
@@ -29,6 +32,15 @@ pub const EMERGENCY: &str = "!! ";
 
 /// The last words of a CPU that stops for good; nothing follows on the console.
 pub const STOPPED: &str = crate::stopped!();
+
+/// [`BROKEN`] as a literal, for assembly.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! broken {
+    () => {
+        "!! boot protocol: broken is rule "
+    };
+}
 
 /// [`STOPPED`] as a literal, for assembly.
 #[doc(hidden)]

@@ -2,12 +2,15 @@
 //!
 //! *When:* at any time in Rust. Every exception but an IRQ is a failure. *Refuses* to fail twice: what goes wrong in here is
 //! told by the emergency printer's last words alone.
-#![expect(unsafe_code, reason = "the names that boot calls, and its last words")]
+#![expect(unsafe_code, reason = "the names that boot calls, its last words, and a look at an instruction")]
 
 use crate::console::Last;
+use crate::memory::pointer;
 use crate::{end, probe};
 use boot::esr::{Esr, slot_name};
-use boot::marker::EMERGENCY;
+use boot::marker::{BROKEN, EMERGENCY};
+use boot::phys::PhysAddr;
+use boot::rule::told_by;
 use boot::vectors::Frame;
 use core::fmt::Write;
 use core::panic::PanicInfo;
@@ -34,6 +37,16 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         None => write!(console, "\n{EMERGENCY}panic: {}\n", info.message()),
     };
     end::after_failure(&mut console)
+}
+
+/// The rule of the boot protocol that an exception tells of: an instruction of ours is UNDEFINED.
+fn broken_rule(frame: &Frame) -> Option<u8> {
+    let text = crate::image::Parts::of_this_image().text;
+    if Esr(frame.esr).ec() != 0 || !text.contains(&PhysAddr(frame.elr)) {
+        return None;
+    }
+    // SAFETY: an instruction of this image, which is mapped for reading too.
+    told_by(unsafe { pointer(PhysAddr(frame.elr)).cast::<u32>().read() })
 }
 
 #[unsafe(no_mangle)]
@@ -63,6 +76,9 @@ fn kernel_exception(frame: &Frame) -> ! {
             let _ = write!(console, " x{}={value:016x}", number * 4 + offset);
         }
         let _ = console.write_str("\n");
+    }
+    if let Some(rule) = broken_rule(frame) {
+        let _ = writeln!(console, "{BROKEN}{rule}: the instruction at elr was not opened");
     }
     end::after_failure(&mut console)
 }

@@ -3,7 +3,7 @@
 //! *When:* at any time in Rust: the symbols are addresses relative to the program counter.
 #![expect(unsafe_code, reason = "the linker's symbols")]
 
-use boot::phys::PhysAddr;
+use boot::phys::{PhysAddr, PhysRange};
 use boot::record::{DTB_MAX_SIZE, EntryRecord};
 use core::ops::Range;
 
@@ -45,16 +45,20 @@ impl Parts {
     }
 }
 
-/// The device tree as it was handed over, or `None` where x0 named none that the early map could hold.
+/// The device tree as it was handed over, or `None` where x0 named none that the early map could hold, or one that shares memory with this image.
 ///
 /// # Safety
 ///
 /// What is returned is not used any more when its memory is given to the heap.
 #[must_use]
 pub unsafe fn handed_over_tree<'a>(record: &EntryRecord) -> Option<&'a [u8]> {
-    let start = crate::memory::pointer(PhysAddr(record.x0));
+    if !(1..=DTB_MAX_SIZE).contains(&record.dtb_size) {
+        return None;
+    }
+    let range = PhysAddr(record.x0).range(record.dtb_size)?;
+    if range.overlaps(&Parts::of_this_image().whole) {
+        return None;
+    }
     // SAFETY: the entry found a header there and mapped that many bytes; nothing writes them before they are given to the heap.
-    (1..=DTB_MAX_SIZE)
-        .contains(&record.dtb_size)
-        .then(|| unsafe { core::slice::from_raw_parts(start, record.dtb_size as usize) })
+    Some(unsafe { core::slice::from_raw_parts(crate::memory::pointer(range.start), record.dtb_size as usize) })
 }

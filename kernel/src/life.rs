@@ -86,7 +86,7 @@ impl Life {
         // SAFETY: `given` is last used before its pages are added to the heap, below.
         let given = unsafe { handed_over_tree(record) }.unwrap_or_else(|| {
             let (x0, size) = (record.x0, record.dtb_size);
-            let why = "a loader must hand over an 8-byte aligned device tree of at most 2 MiB";
+            let why = "a loader must hand over an 8-byte aligned device tree of at most 2 MiB, outside of the Image";
             panic!("x0 = {x0:#x}, size {size}: {why}{}", checker::Early(record))
         });
         let tree = Tree::open(given).unwrap_or_else(|refused| panic!("{refused}{}", checker::Early(record)));

@@ -50,7 +50,7 @@ pub mod registers {
         // What every level reads.
         DAIF, "daif", 3, 4, 2, 1;                   CTR_EL0, "ctr_el0", 3, 0, 0, 1;           CNTVCT_EL0, "cntvct_el0", 3, 14, 0, 2;
         CNTFRQ_EL0, "cntfrq_el0", 3, 14, 0, 0;      PMCR_EL0, "pmcr_el0", 3, 9, 12, 0;        CNTP_CTL_EL0, "cntp_ctl_el0", 3, 14, 2, 1;
-        CNTV_CTL_EL0, "cntv_ctl_el0", 3, 14, 3, 1;
+        CNTV_CTL_EL0, "cntv_ctl_el0", 3, 14, 3, 1;  FPCR, "fpcr", 3, 4, 4, 0;
         // What EL2 runs with.
         SCTLR_EL2, "sctlr_el2", 4, 1, 0, 0;         SCTLR2_EL2, "sctlr2_el2", 4, 1, 0, 3;     HCR_EL2, "hcr_el2", 4, 1, 1, 0;
         TTBR0_EL2, "ttbr0_el2", 4, 2, 0, 0;         TTBR1_EL2, "ttbr1_el2", 4, 2, 0, 1;       TCR_EL2, "tcr_el2", 4, 2, 0, 2;

@@ -12,6 +12,7 @@ use alloc::string::String;
 use boot::image::BASE_ALIGNMENT;
 use boot::phys::{PhysAddr, PhysRange};
 use boot::record::DTB_MAX_SIZE;
+use boot::rule;
 use boot::sysreg::{current_el, sctlr, spsr};
 use core::ops::Range;
 
@@ -52,6 +53,10 @@ pub const RULES: [Rule; 40] = [
         }
     }),
     rule(5, HEADER, "the dtb and the initrd lie outside of those bytes", |facts| {
+        // Whatever lay there, the entry has written over it.
+        if facts.image().contains(&PhysAddr(facts.record.x0)) {
+            return Finding::of(false, hex(facts.record.x0));
+        }
         let initrd = facts.tree.iter().filter_map(|tree| tree.initrd.clone());
         let mut given = facts.dtb().into_iter().chain(initrd).peekable();
         match given.peek().cloned() {
@@ -80,6 +85,9 @@ pub const RULES: [Rule; 40] = [
         let x0 = hex(facts.record.x0);
         match (facts.dtb(), &facts.tree) {
             (None, _) if !facts.record.x0.is_multiple_of(8) => Finding::unseen("not aligned, not looked at"),
+            (None, _) if facts.image().contains(&PhysAddr(facts.record.x0)) => {
+                Finding::unseen("within the Image, not looked at")
+            }
             (None, _) => Finding::of(false, x0),
             (Some(_), None) => Finding::unseen(NO_TREE),
             (Some(dtb), Some(tree)) => Finding::of(tree.ram.iter().any(|ram| ram.covers(&dtb)), x0),
@@ -91,7 +99,7 @@ pub const RULES: [Rule; 40] = [
     rule(12, MODE, "Debug, SError, IRQ and FIQ are masked", |facts| {
         Finding::of(facts.record.daif == spsr::DAIF, format!("DAIF {:#x}", facts.record.daif))
     }),
-    rule(13, MODE, "the CPU is at EL2 or EL1", |facts| {
+    rule(rule::LEVEL, MODE, "the CPU is at EL2 or EL1", |facts| {
         let level = facts.record.current_el;
         Finding::of(level == current_el::EL2 || level == current_el::EL1, format!("EL{}", level >> 2))
     }),
@@ -124,33 +132,33 @@ pub const RULES: [Rule; 40] = [
     }),
     rule(19, TIMERS, "entered at EL1, the physical counter can be read", |facts| access(facts, COUNTER)),
     rule(20, COHERENCY, "all CPUs are in one coherency domain", |_| Finding::unseen("no register tells")),
-    rule(21, SYSTEM, "entered at EL2, HVC is there", |facts| {
+    rule(rule::HVC, SYSTEM, "entered at EL2, HVC is there", |facts| {
         facts.lived(|lived| match lived.hvc {
             None => Finding::of(true, "entered at EL1"),
             Some(true) => Finding::of(true, "the stub answers"),
             Some(false) => Finding::of(false, "an exception"),
         })
     }),
-    rule(22, SYSTEM, "a GICv3's CPU interface is registers", |facts| {
+    rule(rule::GIC_REGISTERS, SYSTEM, "a GICv3's CPU interface is registers", |facts| {
         facts.lived(|lived| match lived.gic_registers {
             None => Finding::of(true, "no GICv3"),
             Some(used) => Finding::of(used, if used { "driven" } else { "not driven" }),
         })
     }),
-    rule(23, SYSTEM, "FP and SIMD are not trapped", |facts| access(facts, FP)),
+    rule(rule::FP, SYSTEM, "FP and SIMD are not trapped", |facts| access(facts, FP)),
     rule(24, SYSTEM, "pointer authentication: keys are not trapped", |facts| access(facts, POINTER_KEYS)),
     rule(25, SYSTEM, "pointer authentication: instructions are not trapped", |facts| access(facts, POINTER_CODES)),
-    rule(26, SYSTEM, "SVE is not trapped", |facts| access(facts, SVE)),
-    rule(27, SYSTEM, "SME is not trapped", |facts| access(facts, SME)),
+    rule(rule::SVE, SYSTEM, "SVE is not trapped", |facts| access(facts, SVE)),
+    rule(rule::SME, SYSTEM, "SME is not trapped", |facts| access(facts, SME)),
     rule(28, SYSTEM, "allocation tags (MTE2) are not trapped", |facts| access(facts, TAGS)),
     rule(29, SYSTEM, "activity monitors are not trapped", |facts| access(facts, ACTIVITY)),
     rule(30, SYSTEM, "branch records are not trapped", |facts| access(facts, BRANCHES)),
     rule(31, SYSTEM, "memory copy and set (MOPS) are not trapped", |facts| access(facts, COPIES)),
-    rule(32, SYSTEM, "TCR2 is not trapped", |facts| access(facts, TCR2)),
+    rule(rule::TCR2, SYSTEM, "TCR2 is not trapped", |facts| access(facts, TCR2)),
     rule(33, SYSTEM, "permission indirection is not trapped", |facts| access(facts, PERMISSIONS)),
     rule(34, SYSTEM, "guarded control stacks are not trapped", |facts| access(facts, CONTROL_STACKS)),
-    rule(35, SYSTEM, "the PMU is not trapped", |facts| access(facts, EVENTS)),
-    rule(36, SYSTEM, "debug registers are not trapped", |facts| access(facts, DEBUG)),
+    rule(rule::EVENTS, SYSTEM, "the PMU is not trapped", |facts| access(facts, EVENTS)),
+    rule(rule::DEBUG, SYSTEM, "debug registers are not trapped", |facts| access(facts, DEBUG)),
     rule(37, SYSTEM, "SCR_EL3.FIQ and vector lengths are the same on all CPUs", |_| {
         Finding::unseen("no register tells")
     }),

@@ -82,6 +82,8 @@ fn each_rule_can_be_broken_alone() {
         (4, |facts| tree(facts).reserved.push(range(0x4027_f000, 0x4028_0000))),
         (4, |facts| tree(facts).ram = vec![range(0x4000_0000, 0x4027_ffff), range(0x4028_0000, 0x6000_0000)]),
         (5, |facts| facts.record.x0 = 0x4027_f000),
+        (5, |facts| (facts.record.x0, facts.record.dtb_size) = (0x4020_0000, 0)),
+        (5, |facts| facts.record.x0 = 0x401f_f000),
         (5, |facts| tree(facts).initrd = Some(range(0x4010_0000, 0x4020_0001))),
         (6, |facts| tree(facts).initrd = Some(range(0x8_4000_0000, 0x8_4000_0001))),
         (7, |facts| lived(facts).running.push("0xa003e00: 0xf".into())),

@@ -7,8 +7,9 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use boot::{
+    esr::EC_SMC64,
     image::{FLAGS, FLAGS_AT, IMAGE_SIZE_AT, MAGIC, MAGIC_AT},
-    sysreg::{cptr, hcr, icc_sre, mair, sctlr, spsr},
+    sysreg::{cptr, hcr, hcrx, hfg, icc_sre, mair, sctlr, spsr, vector_length},
 };
 use object::{Object, ObjectSection};
 
@@ -20,6 +21,8 @@ const KERNEL_AT: usize = 32;
 const CODE_AT: usize = 64;
 const TABLE: usize = 0x1000;
 const VECTORS: usize = 0x2000;
+const FIRMWARE_VECTORS: usize = 0x3000;
+const OTHERS: usize = 0x4000;
 const NOTHING: usize = 0x10_0000;
 
 /// Where the kernel usually lies behind the loader: at the next 2 MiB boundary.
@@ -45,6 +48,7 @@ pub fn image(kernel: &Built, name: &str, distance: usize) -> Result<Vec<u8>> {
     put(MAGIC_AT, &MAGIC.to_le_bytes());
     put(CODE_AT, &section(name)?);
     put(VECTORS, &section("vectors")?);
+    put(FIRMWARE_VECTORS, &section("firmware-vectors")?);
     // Two blocks of 1 GiB, AF set: devices, and RAM, inner shareable.
     for (gib, attributes) in [mair::DEVICE << 2, mair::NORMAL << 2 | 3 << 8].into_iter().enumerate() {
         put(TABLE + 8 * gib, &((gib as u64) << 30 | attributes | 1 << 10 | 1).to_le_bytes());
@@ -53,6 +57,10 @@ pub fn image(kernel: &Built, name: &str, distance: usize) -> Result<Vec<u8>> {
     Ok(image)
 }
 
+/// SCR_EL3: non-secure, and nothing trapped: NS, RES1, HCE, RW, APK, API, EnSCXT, ATA, FGTEn, ECVEn, HXEn, GCSEn, EnTP2, TCR2En, SCTLR2En, PIEn, FGTEn2.
+const SCR_OPEN: u64 =
+    1 | 3 << 4 | 1 << 8 | 1 << 10 | 3 << 16 | 0b1111 << 25 | 3 << 38 | 1 << 41 | 0b111 << 43 | 1 << 59;
+
 /// The numbers that loaders.S has names for.
 fn numbers() -> Vec<(&'static str, u64)> {
     let open = hcr::RW | hcr::APK | hcr::API | hcr::ATA;
@@ -60,7 +68,10 @@ fn numbers() -> Vec<(&'static str, u64)> {
         ("KERNEL_AT", KERNEL_AT as u64),
         ("TABLE", TABLE as u64),
         ("VECTORS", VECTORS as u64),
+        ("FIRMWARE_VECTORS", FIRMWARE_VECTORS as u64),
+        ("OTHERS", OTHERS as u64),
         ("NOTHING", NOTHING as u64),
+        ("IMAGE_SIZE_AT", IMAGE_SIZE_AT as u64),
         ("MAIR", mair::VALUE),
         // T0SZ = 25, no walks by TTBR1, 36 bits of physical address.
         ("TCR_39_BITS", 25 | 1 << 23 | 1 << 32),
@@ -69,10 +80,35 @@ fn numbers() -> Vec<(&'static str, u64)> {
         ("SCTLR_EL1_MMU_OFF", sctlr::EL1_MMU_OFF),
         ("SPSR_TO_EL1", spsr::TO_EL1),
         ("HCR_OPEN", open),
+        ("SPSR_TO_EL2", spsr::DAIF | spsr::EL2H),
+        // SPSR.A: SError is masked.
+        ("SPSR_A", 1 << 8),
+        ("EC_SMC64", EC_SMC64),
+        ("CPU_ON", 0xc400_0003),
+        // TSC: SMC is trapped.
+        ("HCR_TSC", 1 << 19),
         ("HCR_APK", hcr::APK),
         ("HCR_API", hcr::API),
         ("HCR_ATA", hcr::ATA),
         ("ICC_SRE_ENABLE", icc_sre::SRE_ENABLE),
+        // TALL1, TC: EL1's registers of the CPU interface are trapped. (QEMU's ICC_SRE_EL2.SRE cannot be cleared.)
+        ("ICH_HCR_TRAPS", 1 << 12 | 1 << 10),
+        ("HCRX_OPEN", hcrx::MSCEN | hcrx::TCR2EN | hcrx::SCTLR2EN | hcrx::GCSEN),
+        ("HCRX_MSCEN", hcrx::MSCEN),
+        ("HCRX_TCR2EN", hcrx::TCR2EN),
+        ("HFG_OPEN", hfg::SME | hfg::S1PIE | hfg::S1POE | hfg::GCS | hfg::AIE | hfg::THE),
+        ("HFG_S1PIE", hfg::S1PIE),
+        ("HFG_GCS", hfg::GCS),
+        ("SCR_OPEN", SCR_OPEN),
+        // HCE.
+        ("SCR_HCE", 1 << 8),
+        // ESM, EZ: SME and SVE are not trapped.
+        ("CPTR_EL3_OPEN", 1 << 12 | 1 << 8),
+        // The same bit at EL2 and EL3: FP is trapped.
+        ("CPTR_TFP", 1 << 10),
+        ("SMCR_OPEN", vector_length::LONGEST | vector_length::EZT0 | vector_length::FA64),
+        // In the few instructions that QEMU puts at the start of RAM before an Image: what they load x0 from.
+        ("STUB_TREE", 0x4000_0018),
         ("CPTR_TZ", cptr::TZ),
         ("CPTR_TSM", cptr::TSM),
         // MDCR_EL2: the PMU's registers, and debug's, are trapped.

@@ -1,7 +1,7 @@
-// Loaders that break one rule each. mod.rs lays each out as an Image of its own, with the kernel some way behind it.
+// Loaders that break one rule each. loader.rs lays each out as an Image of its own, with the kernel some way behind it.
 //
 // x28 = the loader's own Image; in its header, at KERNEL_AT, how far behind lies the kernel; at TABLE a root table
-// that maps the first two GiB 1:1, at VECTORS the section .loader.vectors.
+// that maps the first two GiB 1:1, at VECTORS the section .loader.vectors, at FIRMWARE_VECTORS .loader.firmware-vectors, at OTHERS room for four words.
 
         .macro enter
         ldr     x27, [x28, #KERNEL_AT]
@@ -19,15 +19,25 @@
         b.ne    1b
         .endm
 
-        // Goes on at EL1, with HCR_EL2 = x19, CNTHCTL_EL2 = x20, CPTR_EL2 = x21, and bits x22 set in MDCR_EL2; what they trap is given back as UNDEFINED.
-        .macro enter_at_el1
+        // Opens EL1, with HCR_EL2 = x19, CNTHCTL_EL2 = x20, CPTR_EL2 = x21, bits x22 set in MDCR_EL2, HCRX_EL2 = x23, HFGRTR_EL2 and HFGWTR_EL2 = x24;
+        // what they trap is given back as UNDEFINED.
+        .macro open_el1
         msr     hcr_el2, x19
         msr     cnthctl_el2, x20
         msr     cptr_el2, x21
         mrs     x9, mdcr_el2
         orr     x9, x9, x22
         msr     mdcr_el2, x9
-        msr     cntvoff_el2, xzr
+        mrs     x9, id_aa64mmfr1_el1            // HCX
+        ubfx    x9, x9, #40, #4
+        cbz     x9, 1f
+        msr     s3_4_c1_c2_2, x23               // HCRX_EL2
+1:      mrs     x9, id_aa64mmfr0_el1            // FGT
+        ubfx    x9, x9, #56, #4
+        cbz     x9, 1f
+        msr     s3_4_c1_c1_4, x24               // HFGRTR_EL2
+        msr     s3_4_c1_c1_5, x24               // HFGWTR_EL2
+1:      msr     cntvoff_el2, xzr
         mrs     x9, midr_el1
         msr     vpidr_el2, x9
         mrs     x9, mpidr_el1
@@ -42,6 +52,11 @@
         msr     sctlr_el1, x9
         mov     x9, #SPSR_TO_EL1
         msr     spsr_el2, x9
+        .endm
+
+        // Goes on there.
+        .macro enter_at_el1
+        open_el1
         ldr     x27, [x28, #KERNEL_AT]
         add     x27, x28, x27
         msr     elr_el2, x27
@@ -55,6 +70,52 @@
         mov     x20, #3
         mov     x21, #0x22ff
         mov     x22, xzr
+        ldr     x23, =HCRX_OPEN
+        ldr     x24, =HFG_OPEN
+        .endm
+
+        // What firmware that means well opens for EL2: SCR_EL3 = x19, CPTR_EL3 = x20, and vectors' lengths. MDCR_EL3 is open after QEMU's reset, and its
+        // ICC_SRE_EL3 cannot be closed.
+        .macro open_for_el2
+        ldr     x19, =SCR_OPEN
+        mov     x20, #CPTR_EL3_OPEN
+        msr     cptr_el3, x20
+        isb
+        mov     x9, #0xf
+        msr     s3_6_c1_c2_0, x9                // ZCR_EL3
+        ldr     x9, =SMCR_OPEN
+        msr     s3_6_c1_c2_6, x9                // SMCR_EL3
+        .endm
+
+        // Goes on at EL2; what is trapped is given back as UNDEFINED. The device tree is where QEMU tells its own stub.
+        .macro leave_el3
+        msr     scr_el3, x19
+        msr     cptr_el3, x20
+        add     x9, x28, #FIRMWARE_VECTORS
+        msr     vbar_el3, x9
+        ldr     x9, =STUB_TREE
+        ldr     x0, [x9]
+        mov     x9, #SPSR_TO_EL2
+        msr     spsr_el3, x9
+        ldr     x27, [x28, #KERNEL_AT]
+        add     x27, x28, x27
+        msr     elr_el3, x27
+        eret
+        .ltorg
+        .endm
+
+        // Gives an exception of the level that was left back to it, as UNDEFINED.
+        .macro give_back from, to
+        mrs     x9, elr_\from
+        msr     elr_\to, x9
+        mrs     x9, spsr_\from
+        msr     spsr_\to, x9
+        // EC = 0, IL.
+        mov     x9, #1 << 25
+        msr     esr_\to, x9
+        mrs     x9, vbar_\to
+        add     x9, x9, #0x200
+        msr     elr_\from, x9
         .endm
 
         .section .loader.good, "ax"
@@ -120,6 +181,26 @@
         movz    w9, #0x2000
         movk    w9, #0x0800, lsl #16
         str     w9, [x0, #4]
+        enter
+
+        .section .loader.dtb-inside, "ax"
+        // It begins in the stack that the Image ends with.
+        ldr     x27, [x28, #KERNEL_AT]
+        add     x27, x28, x27
+        ldr     x9, [x27, #IMAGE_SIZE_AT]
+        add     x9, x27, x9
+        sub     x9, x9, #0x8000
+        mov     x11, #0x10000
+        copy_tree
+        enter
+
+        .section .loader.dtb-reaching-in, "ax"
+        // It begins a page below the Image; that much of it will do to look like one.
+        ldr     x27, [x28, #KERNEL_AT]
+        add     x27, x28, x27
+        sub     x9, x27, #0x1000
+        mov     x11, #0x1000
+        copy_tree
         enter
 
         .section .loader.device, "ax"
@@ -189,21 +270,133 @@
         mov     x22, #MDCR_TDA
         enter_at_el1
 
-        // EL2's vectors: what EL1 was not given is UNDEFINED there. The one slot in use is that of a lower level's synchronous exceptions.
+        .section .loader.trap-fp, "ax"
+        open_for_el1
+        orr     x21, x21, #CPTR_TFP
+        enter_at_el1
+
+        .section .loader.trap-gic, "ax"
+        open_for_el1
+        mov     x9, #ICH_HCR_TRAPS
+        msr     s3_4_c12_c11_0, x9              // ICH_HCR_EL2
+        enter_at_el1
+
+        .section .loader.trap-copies, "ax"
+        open_for_el1
+        bic     x23, x23, #HCRX_MSCEN
+        enter_at_el1
+
+        .section .loader.trap-tcr2, "ax"
+        open_for_el1
+        bic     x23, x23, #HCRX_TCR2EN
+        enter_at_el1
+
+        .section .loader.trap-permissions, "ax"
+        open_for_el1
+        ldr     x9, =HFG_S1PIE
+        bic     x24, x24, x9
+        enter_at_el1
+
+        .section .loader.trap-control-stacks, "ax"
+        open_for_el1
+        ldr     x9, =HFG_GCS
+        bic     x24, x24, x9
+        enter_at_el1
+
+        .section .loader.firmware, "ax"
+        open_for_el2
+        leave_el3
+
+        .section .loader.firmware-stays, "ax"
+        // At EL3.
+        enter
+
+        .section .loader.firmware-hvc, "ax"
+        open_for_el2
+        bic     x19, x19, #SCR_HCE
+        leave_el3
+
+        .section .loader.firmware-fp, "ax"
+        open_for_el2
+        orr     x20, x20, #CPTR_TFP
+        leave_el3
+
+        // The others come by way of the loader, which answers PSCI for EL1: with SCTLR_EL1 = x25, PSTATE = x26.
+        .macro others_by
+        add     x9, x28, #OTHERS
+        stp     x25, x26, [x9]
+        orr     x19, x19, #HCR_TSC
+        .endm
+
+        .section .loader.others-dcache, "ax"
+        open_for_el1
+        ldr     x25, =SCTLR_EL1_MMU_OFF + SCTLR_C
+        mov     x26, #SPSR_TO_EL1
+        others_by
+        enter_at_el1
+
+        .section .loader.others-serror, "ax"
+        open_for_el1
+        ldr     x25, =SCTLR_EL1_MMU_OFF
+        mov     x26, #(SPSR_TO_EL1 & ~SPSR_A)
+        others_by
+        enter_at_el1
+
+        // EL2's vectors: what EL1 was not given is UNDEFINED there, and CPU_ON starts a CPU here first. The one slot in use is that of a lower level's
+        // synchronous exceptions.
         .section .loader.vectors, "ax"
+vectors:
         .skip   0x400
         msr     tpidr_el2, x9
-        mrs     x9, elr_el2
-        msr     elr_el1, x9
-        mrs     x9, spsr_el2
-        msr     spsr_el1, x9
-        // EC = 0, IL.
-        mov     x9, #1 << 25
-        msr     esr_el1, x9
-        mrs     x9, vbar_el1
-        add     x9, x9, #0x200
-        msr     elr_el2, x9
+        mrs     x9, esr_el2
+        lsr     x9, x9, #26
+        cmp     x9, #EC_SMC64
+        b.eq    1f
+        give_back el2, el1
         mov     x9, #SPSR_TO_EL1
         msr     spsr_el2, x9
         mrs     x9, tpidr_el2
+        eret
+1:      mrs     x9, elr_el2
+        add     x9, x9, #4
+        msr     elr_el2, x9
+        ldr     w9, =CPU_ON
+        cmp     w0, w9
+        b.ne    2f
+        // Where to, and with what.
+        adr     x9, vectors
+        add     x9, x9, #(OTHERS - VECTORS)
+        stp     x2, x3, [x9, #16]
+        adr     x2, other
+2:      mrs     x9, tpidr_el2
+        smc     #0
+        eret
+        .ltorg
+other:
+        adr     x28, vectors
+        sub     x28, x28, #VECTORS
+        open_for_el1
+        open_el1
+        add     x9, x28, #OTHERS
+        ldp     x10, x11, [x9]
+        msr     sctlr_el1, x10
+        msr     spsr_el2, x11
+        ldp     x10, x0, [x9, #16]
+        msr     elr_el2, x10
+        eret
+        .ltorg
+
+        // EL3's: as above, to EL2 or EL1.
+        .section .loader.firmware-vectors, "ax"
+        .skip   0x400
+        msr     tpidr_el3, x9
+        mrs     x9, spsr_el3
+        tbnz    x9, #3, 1f
+        give_back el3, el1
+        mov     x9, #SPSR_TO_EL1
+        b       2f
+1:      give_back el3, el2
+        mov     x9, #SPSR_TO_EL2
+2:      msr     spsr_el3, x9
+        mrs     x9, tpidr_el3
         eret

@@ -1,0 +1,113 @@
+//! Rules of the boot protocol that a kernel cannot live without: what ends the entry when they are broken names them.
+//!
+//! *When:* in the last words of an exception, in assembly and in Rust. What a higher level traps it gives back as an UNDEFINED instruction, if it gives it
+//! back at all, and a syndrome that says nothing more: the instruction tells which register was not opened. Pure values; the rules themselves
+//! are the kernel crate's.
+
+/// The CPU is at EL2 or EL1.
+pub const LEVEL: u8 = 13;
+/// HVC is there.
+pub const HVC: u8 = 21;
+/// A GICv3's CPU interface is registers.
+pub const GIC_REGISTERS: u8 = 22;
+/// Floating point.
+pub const FP: u8 = 23;
+/// SVE.
+pub const SVE: u8 = 26;
+/// SME.
+pub const SME: u8 = 27;
+/// TCR2.
+pub const TCR2: u8 = 32;
+/// The performance monitors.
+pub const EVENTS: u8 = 35;
+/// Debug registers.
+pub const DEBUG: u8 = 36;
+
+/// Instructions that need a rule to have been kept. Assembly reads it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Need {
+    /// Of the instruction's bits, those that count.
+    pub mask: u32,
+    /// What they are.
+    pub word: u32,
+    /// The rule's number.
+    pub rule: u32,
+}
+
+/// A field of MRS and MSR: all but which of the two it is, and Rt.
+const REGISTER: u32 = 0xffdf_ffe0;
+/// The same without op2 and the lower bits of CRm.
+const GROUP: u32 = 0xffdf_f800;
+
+/// MRS and MSR of S3_`op1`_C`crn`_C`crm`_`op2`, as far as `mask` goes.
+const fn need(rule: u8, mask: u32, [op1, crn, crm, op2]: [u32; 4]) -> Need {
+    Need { mask, word: 0xd518_0000 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5, rule: rule as u32 }
+}
+
+/// How many [`NEEDS`] there are.
+pub const COUNT: usize = 11;
+
+/// What the entry and the kernel need and a higher level may have kept: every such instruction that they have.
+pub static NEEDS: [Need; COUNT] = [
+    // HVC, whatever its number.
+    Need { mask: 0xffe0_001f, word: 0xd400_0002, rule: HVC as u32 },
+    // ICC_*_EL1; ICC_PMR_EL1; ICC_SRE_EL2 and ICH_*_EL2.
+    need(GIC_REGISTERS, GROUP, [0, 12, 8, 0]),
+    need(GIC_REGISTERS, REGISTER, [0, 4, 6, 0]),
+    need(GIC_REGISTERS, GROUP, [4, 12, 8, 0]),
+    // FPCR.
+    need(FP, REGISTER, [3, 4, 4, 0]),
+    // ZCR_EL2.
+    need(SVE, REGISTER, [4, 1, 2, 0]),
+    // SMCR_EL2, SMPRIMAP_EL2.
+    need(SME, REGISTER, [4, 1, 2, 6]),
+    need(SME, REGISTER, [4, 1, 2, 5]),
+    // TCR2_EL1.
+    need(TCR2, REGISTER, [0, 2, 0, 3]),
+    // PMCR_EL0.
+    need(EVENTS, REGISTER, [3, 9, 12, 0]),
+    // MDCR_EL2.
+    need(DEBUG, REGISTER, [4, 1, 1, 1]),
+];
+
+/// The rule that was broken where an instruction that the CPU has is UNDEFINED.
+#[must_use]
+pub fn told_by(instruction: u32) -> Option<u8> {
+    NEEDS.iter().find(|need| instruction & need.mask == need.word).map(|need| need.rule as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instruction_tells_of_its_rule() {
+        for (instruction, rule) in [
+            (0xd400_0002, Some(21)), // hvc #0
+            (0xd403_2002, Some(21)), // hvc #0x1900
+            (0xd400_0003, None),     // smc #0
+            (0xd53c_c9a9, Some(22)), // mrs x9, icc_sre_el2
+            (0xd51c_cb1f, Some(22)), // msr ich_hcr_el2, xzr
+            (0xd518_4600, Some(22)), // msr icc_pmr_el1, x0
+            (0xd538_cc00, Some(22)), // mrs x0, icc_iar1_el1
+            (0xd518_c009, None),     // msr vbar_el1, x9
+            (0xd53b_4409, Some(23)), // mrs x9, fpcr
+            (0xd51c_1209, Some(26)), // msr zcr_el2, x9
+            (0xd51c_12cb, Some(27)), // msr smcr_el2, x11
+            (0xd51c_12bf, Some(27)), // msr smprimap_el2, xzr
+            (0xd518_207f, Some(32)), // msr tcr2_el1, xzr
+            (0xd53b_9c09, Some(35)), // mrs x9, pmcr_el0
+            (0xd51c_112a, Some(36)), // msr mdcr_el2, x10
+            (0xd51c_1109, None),     // msr hcr_el2, x9
+            (0xd503_201f, None),     // nop
+        ] {
+            assert_eq!(told_by(instruction), rule, "{instruction:#x}");
+        }
+    }
+
+    #[test]
+    fn a_rule_has_two_digits() {
+        assert!(NEEDS.iter().all(|need| (10..100).contains(&need.rule)), "the emergency printer has room for two");
+    }
+}
