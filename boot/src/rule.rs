@@ -23,6 +23,11 @@ pub const EVENTS: u8 = 35;
 /// Debug registers.
 pub const DEBUG: u8 = 36;
 
+/// HCRX_EL2.
+pub const HCX: u8 = 41;
+/// Fine-grained traps.
+pub const FGT: u8 = 42;
+
 /// Instructions that need a rule to have been kept. Assembly reads it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -46,7 +51,7 @@ const fn need(rule: u8, mask: u32, [op1, crn, crm, op2]: [u32; 4]) -> Need {
 }
 
 /// How many [`NEEDS`] there are.
-pub const COUNT: usize = 11;
+pub const COUNT: usize = 13;
 
 /// What the entry and the kernel need and a higher level may have kept: every such instruction that they have.
 pub static NEEDS: [Need; COUNT] = [
@@ -69,6 +74,10 @@ pub static NEEDS: [Need; COUNT] = [
     need(EVENTS, REGISTER, [3, 9, 12, 0]),
     // MDCR_EL2.
     need(DEBUG, REGISTER, [4, 1, 1, 1]),
+    // HCRX_EL2.
+    need(HCX, REGISTER, [4, 1, 2, 2]),
+    // HFGRTR_EL2, the first of its kind that is written.
+    need(FGT, REGISTER, [4, 1, 1, 4]),
 ];
 
 /// The rule that was broken where an instruction that the CPU has is UNDEFINED.
@@ -99,6 +108,8 @@ mod tests {
             (0xd518_207f, Some(32)), // msr tcr2_el1, xzr
             (0xd53b_9c09, Some(35)), // mrs x9, pmcr_el0
             (0xd51c_112a, Some(36)), // msr mdcr_el2, x10
+            (0xd51c_124a, Some(41)), // msr hcrx_el2, x10
+            (0xd51c_118a, Some(42)), // msr hfgrtr_el2, x10
             (0xd51c_1109, None),     // msr hcr_el2, x9
             (0xd503_201f, None),     // nop
         ] {

@@ -16,7 +16,9 @@ use boot::sysreg::current_el;
 use core::arch::asm;
 use core::fmt;
 use kernel::mode::Mode;
-use kernel::protocol::{ACCESSES, Access, Facts, Ids, Lived, TreeFacts, held, summary};
+use kernel::protocol::{
+    ACCESSES, Access, CONTROL_STACKS, Facts, Ids, LATER_TRAPS, Lived, PROBES, TreeFacts, held, summary,
+};
 use kernel::tree::{Gic, Tree};
 use log::info;
 
@@ -57,6 +59,7 @@ fn tree(life: &Life) -> TreeFacts {
 
 fn lived(record: &EntryRecord, life: &Life) -> Lived {
     let running = life.devices.running.iter().map(|(place, register)| format!("{place}: {register:#x}")).collect();
+    let accesses = accesses(record, life.mode);
     let is_v3 = matches!(life.machine.gic, Some(Gic::V3 { .. }));
     Lived {
         running,
@@ -64,7 +67,8 @@ fn lived(record: &EntryRecord, life: &Life) -> Lived {
         // Whoever got here has used them.
         gic_registers: is_v3.then(|| crate::interrupts::driven().is_some()),
         hvc: (record.current_el == current_el::EL2).then(|| life.mode == Mode::Vhe || stub_answers()),
-        accesses: accesses(),
+        gcscr: gcscr(&accesses),
+        accesses,
     }
 }
 
@@ -76,12 +80,26 @@ fn stub_answers() -> bool {
 }
 
 /// Tries whatever this CPU has.
-fn accesses() -> [Access; ACCESSES] {
-    let ids = ids();
-    core::array::from_fn(|number| match ids.has(number) {
-        false => Access::Absent,
-        true if probe::is_trapped(number) => Access::Trapped,
-        true => Access::Free,
+fn accesses(record: &EntryRecord, mode: Mode) -> [Access; ACCESSES] {
+    let (ids, at_el2) = (ids(), record.current_el == current_el::EL2);
+    core::array::from_fn(|number| match number {
+        _ if !ids.has(number) => Access::Absent,
+        LATER_TRAPS | PROBES.. if !at_el2 => Access::NotAsked,
+        // The EL2 set-up has come by.
+        PROBES.. => Access::Free,
+        LATER_TRAPS if mode != Mode::Vhe => Access::OutOfReach,
+        _ if probe::is_trapped(number) => Access::Trapped,
+        _ => Access::Free,
+    })
+}
+
+/// GCSCR_EL1, or under E2H GCSCR_EL2, which nobody has written since the entry.
+fn gcscr(accesses: &[Access; ACCESSES]) -> Option<u64> {
+    (accesses[CONTROL_STACKS] == Access::Free).then(|| {
+        let value: u64;
+        // SAFETY: reading it has no side effects, and has just been tried.
+        unsafe { asm!("mrs {}, s3_0_c2_c5_0", out(reg) value, options(nomem, nostack)) };
+        value
     })
 }
 
@@ -98,6 +116,8 @@ fn ids() -> Ids {
         pfr0: id!("id_aa64pfr0_el1"),
         pfr1: id!("id_aa64pfr1_el1"),
         isar1: id!("id_aa64isar1_el1"),
+        mmfr0: id!("id_aa64mmfr0_el1"),
+        mmfr1: id!("id_aa64mmfr1_el1"),
         // ID_AA64ISAR2_EL1 and ID_AA64MMFR3_EL1, by encodings for older assemblers.
         isar2: id!("s3_0_c0_c6_2"),
         mmfr3: id!("s3_0_c0_c7_3"),

@@ -28,6 +28,9 @@ probe_try:
         isb
         ret     x4
 
+        // All by their names, which the assembler holds to be right; whether the CPU has them is asked before.
+        .arch   armv9.5-a+gcs+mops+brbe+sme2+memtag
+
 // probes — is a table of accesses, by the numbers of kernel::protocol.
 //   in        nothing
 //   assumes   the CPU has what is accessed
@@ -40,32 +43,42 @@ probes:
         ret
         mrs     x1, fpcr                        // FP and SIMD
         ret
-        mrs     x1, s3_0_c2_c1_0                // APIAKeyLo_EL1
+        mrs     x1, apiakeylo_el1
         ret
-        .inst   0x9ac13021                      // pacga x1, x1, x1
+        pacga   x1, x1, x1
         ret
-        mrs     x1, s3_0_c1_c2_0                // ZCR_EL1
+        mrs     x1, zcr_el1
         ret
-        mrs     x1, s3_0_c1_c2_6                // SMCR_EL1
+        mrs     x1, smcr_el1
         ret
-        mrs     x1, s3_0_c1_c0_6                // GCR_EL1
+        mrs     x1, gcr_el1
         ret
-        mrs     x1, s3_3_c13_c2_0               // AMCR_EL0
+        mrs     x1, amcr_el0
         ret
-        mrs     x1, s2_1_c9_c0_0                // BRBCR_EL1
+        mrs     x1, brbcr_el1
         ret
-        .inst   0x19df0441                      // setp [x1]!, x2!, xzr: no bytes
+        setp    [x1]!, x2!, xzr                 // no bytes
         ret
-        mrs     x1, s3_0_c2_c0_3                // TCR2_EL1
+        mrs     x1, tcr2_el1
         ret
-        mrs     x1, s3_0_c10_c2_3               // PIR_EL1
+        mrs     x1, pir_el1
         ret
-        mrs     x1, s3_0_c2_c5_0                // GCSCR_EL1
+        mrs     x1, gcscr_el1
         ret
         mrs     x1, pmcr_el0
         ret
         mrs     x1, mdscr_el1
         ret
+        mrs     x1, hfgrtr2_el2                 // FGT2, at EL2 alone
+        ret
+        mrs     x1, tpidr2_el0                  // SME
+        ret
+        mrs     x1, smpri_el1
+        ret
+        mrs     x1, pmuacr_el1                  // PMUv3p9
+        ret
+
+        .arch   armv8-a
 
 // probe_go_on — returns from the exception that a probe's instruction raised, to the one behind it.
 //   in        x0 = its boot::vectors::Frame

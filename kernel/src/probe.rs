@@ -8,7 +8,7 @@ use boot::sysreg::cptr;
 use boot::vectors::Frame;
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
-use kernel::protocol::ACCESSES;
+use kernel::protocol::PROBES;
 
 global_asm!(
     include_str!("probe.S"),
@@ -34,7 +34,7 @@ fn start() -> u64 {
 
 /// Whether access number `number` ends in an exception. It is one that the CPU has.
 pub fn is_trapped(number: usize) -> bool {
-    assert!(number < ACCESSES);
+    assert!(number < PROBES);
     let trapped: u64;
     // SAFETY: a probe reads one register, or does nothing to memory; if that is trapped, the instruction behind it is next. Vector registers are
     // named because a handler that is left half-way does not give them back.
@@ -52,7 +52,7 @@ pub fn is_trapped(number: usize) -> bool {
 
 /// Whether the exception is a probe's.
 pub fn is_one(frame: &Frame) -> bool {
-    (start()..start() + PROBE_SIZE * ACCESSES as u64).contains(&frame.elr)
+    (start()..start() + PROBE_SIZE * PROBES as u64).contains(&frame.elr)
 }
 
 /// Goes on behind the probe's instruction, and says that it was trapped.

@@ -109,6 +109,8 @@ pub struct Lived {
     pub gic_registers: Option<bool>,
     /// Whether HVC reaches EL2; none where the entry was at EL1.
     pub hvc: Option<bool>,
+    /// GCSCR_ELx of the level that the kernel lives at; none where the CPU has no control stacks, or they are trapped.
+    pub gcscr: Option<u64>,
     /// What became of each of [`ACCESSES`].
     pub accesses: [Access; ACCESSES],
 }
@@ -144,6 +146,10 @@ pub enum Access {
     Free,
     /// An exception instead.
     Trapped,
+    /// Of a register that only EL2 has: entered at EL1.
+    NotAsked,
+    /// The same: entered at EL2, and the kernel lives below.
+    OutOfReach,
 }
 
 /// The ID registers that say what may be tried.
@@ -157,6 +163,10 @@ pub struct Ids {
     pub isar1: u64,
     /// ID_AA64ISAR2_EL1.
     pub isar2: u64,
+    /// ID_AA64MMFR0_EL1.
+    pub mmfr0: u64,
+    /// ID_AA64MMFR1_EL1.
+    pub mmfr1: u64,
     /// ID_AA64MMFR3_EL1.
     pub mmfr3: u64,
     /// ID_AA64DFR0_EL1.
@@ -164,7 +174,8 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// Whether access number `access` is one that this CPU has. They are those of rule 19 and of rules 23 to 36, in order.
+    /// Whether access number `access` is one that this CPU has. They are those of rule 19, of rules 23 to 36 and of
+    /// rules 43 to 46, in order; those of 41 and 42, which the entry makes, are last.
     #[must_use]
     pub const fn has(&self, access: usize) -> bool {
         const fn field(register: u64, shift: u32) -> u64 {
@@ -186,13 +197,20 @@ impl Ids {
             CONTROL_STACKS => field(self.pfr1, 44) != 0,
             // 0xf is a PMU that is not the architecture's.
             EVENTS => matches!(field(self.dfr0, 8), 1..0xf),
+            LATER_TRAPS => field(self.mmfr0, 56) >= 2,
+            THREAD_POINTER | PRIORITIES => field(self.pfr1, 24) != 0,
+            LATER_EVENTS => matches!(field(self.dfr0, 8), 9..0xf),
+            MORE_TRAPS => field(self.mmfr1, 40) != 0,
+            FINE_TRAPS => field(self.mmfr0, 56) != 0,
             _ => false,
         }
     }
 }
 
-/// How many accesses are tried.
-pub const ACCESSES: usize = 15;
+/// How many accesses there are.
+pub const ACCESSES: usize = 21;
+/// How many of them, the first ones, are tried: the entry has made the others, or nobody would ask.
+pub const PROBES: usize = 19;
 const COUNTER: usize = 0;
 const FP: usize = 1;
 const POINTER_KEYS: usize = 2;
@@ -205,9 +223,17 @@ const BRANCHES: usize = 8;
 const COPIES: usize = 9;
 const TCR2: usize = 10;
 const PERMISSIONS: usize = 11;
-const CONTROL_STACKS: usize = 12;
+/// Whose control register is looked at as well.
+pub const CONTROL_STACKS: usize = 12;
 const EVENTS: usize = 13;
 const DEBUG: usize = 14;
+/// Of EL2 alone, as the last two.
+pub const LATER_TRAPS: usize = 15;
+const THREAD_POINTER: usize = 16;
+const PRIORITIES: usize = 17;
+const LATER_EVENTS: usize = 18;
+const MORE_TRAPS: usize = 19;
+const FINE_TRAPS: usize = 20;
 
 const NO_LIFE: &str = "the kernel does not get so far";
 

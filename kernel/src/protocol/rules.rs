@@ -1,10 +1,11 @@
-//! The rules themselves, in the document's order.
+//! The rules themselves, in the document's order; behind them those that came later.
 //!
 //! *When:* whenever facts are held. A rule is a line; its number is what it is known by, and never changes.
 
 use super::{
-    ACTIVITY, Access, BRANCHES, CONTROL_STACKS, COPIES, COUNTER, DEBUG, EVENTS, FP, Facts, Finding, Other, PERMISSIONS,
-    POINTER_CODES, POINTER_KEYS, Rule, SME, SVE, TAGS, TCR2,
+    ACTIVITY, Access, BRANCHES, CONTROL_STACKS, COPIES, COUNTER, DEBUG, EVENTS, FINE_TRAPS, FP, Facts, Finding,
+    LATER_EVENTS, LATER_TRAPS, MORE_TRAPS, Other, PERMISSIONS, POINTER_CODES, POINTER_KEYS, PRIORITIES, Rule, SME, SVE,
+    TAGS, TCR2, THREAD_POINTER,
 };
 use crate::tree::Conduit;
 use alloc::format;
@@ -31,8 +32,10 @@ const fn rule(number: u8, place: &'static str, text: &'static str, hold: fn(&Fac
     Rule { number, text, place, hold }
 }
 
-/// All of them, in the document's order.
-pub const RULES: [Rule; 40] = [
+/// All of them. No rule: GICv5, which this kernel does not drive; SPE's data sources, and SME2's ZT0, whose registers tell that they are there only where
+/// they are open; activity monitors' enables, which are a platform's own; the memory around the dtb, which this kernel maps by pages; that the CPU is in
+/// the non-secure state.
+pub const RULES: [Rule; 47] = [
     rule(1, TREE, "the dtb lies on an 8-byte boundary", |facts| {
         Finding::of(facts.record.x0.is_multiple_of(8), hex(facts.record.x0))
     }),
@@ -187,8 +190,24 @@ pub const RULES: [Rule; 40] = [
         let is_kept = |other: &Other| other.sctlr & (sctlr::M | sctlr::C) == 0 && other.daif == spsr::DAIF;
         facts.each_other(is_kept, |other| format!("SCTLR {:#x}, DAIF {:#x}", other.sctlr, other.daif))
     }),
+    rule(rule::HCX, SYSTEM, "entered at EL2, HCRX_EL2 is not trapped", |facts| access(facts, MORE_TRAPS)),
+    rule(rule::FGT, SYSTEM, "entered at EL2, fine-grained traps (FGT) are not trapped", |facts| {
+        access(facts, FINE_TRAPS)
+    }),
+    rule(43, SYSTEM, "entered at EL2, fine-grained traps of FGT2 are not trapped", |facts| access(facts, LATER_TRAPS)),
+    rule(44, SYSTEM, "SME's thread pointer is not trapped", |facts| access(facts, THREAD_POINTER)),
+    rule(45, SYSTEM, "SME's priorities are not trapped", |facts| access(facts, PRIORITIES)),
+    rule(46, SYSTEM, "the PMU of v3p9 is not trapped", |facts| access(facts, LATER_EVENTS)),
+    rule(47, SYSTEM, "guarded control stacks are off", |facts| {
+        facts.lived(|lived| match lived.gcscr {
+            Some(value) => Finding::of(value == 0, format!("GCSCR {value:#x}")),
+            None if lived.accesses[CONTROL_STACKS] == Access::Trapped => Finding::unseen("an exception"),
+            None => Finding::of(true, NONE),
+        })
+    }),
 ];
 
+const NONE: &str = "the CPU has none";
 const NO_TREE: &str = "no device tree could be read";
 
 fn zero(value: u64) -> Finding {
@@ -197,9 +216,11 @@ fn zero(value: u64) -> Finding {
 
 fn access(facts: &Facts, number: usize) -> Finding {
     facts.lived(|lived| match lived.accesses[number] {
-        Access::Absent => Finding::of(true, "the CPU has none"),
+        Access::Absent => Finding::of(true, NONE),
         Access::Free => Finding::of(true, "tried"),
         Access::Trapped => Finding::of(false, "an exception"),
+        Access::NotAsked => Finding::of(true, "entered at EL1"),
+        Access::OutOfReach => Finding::unseen("the kernel lives at EL1"),
     })
 }
 

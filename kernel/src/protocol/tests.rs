@@ -39,6 +39,7 @@ fn good() -> Facts {
         others: vec![other],
         gic_registers: Some(true),
         hvc: Some(true),
+        gcscr: Some(0),
         accesses: [Access::Free; ACCESSES],
     };
     Facts { record, text_offset: 0, image_size: 0x8_0000, tree: Some(tree), lived: Some(lived) }
@@ -61,14 +62,14 @@ const NEVER_SEEN: [u8; 3] = [16, 20, 37];
 
 #[test]
 fn numbers_go_up_by_one() {
-    assert!(RULES.iter().map(|rule| rule.number).eq(1..=40));
+    assert!(RULES.iter().map(|rule| rule.number).eq(1..=47));
 }
 
 #[test]
 fn a_good_loader_keeps_all_that_can_be_seen() {
     assert_eq!(with(Verdict::Broken, &good()), []);
     assert_eq!(with(Verdict::Unseen, &good()), NEVER_SEEN);
-    assert_eq!(summary(&good()), "boot protocol: 37 rules kept, 0 broken, 3 cannot be seen from here");
+    assert_eq!(summary(&good()), "boot protocol: 44 rules kept, 0 broken, 3 cannot be seen from here");
 }
 
 #[test]
@@ -106,6 +107,7 @@ fn each_rule_can_be_broken_alone() {
         (39, |facts| lived(facts).others[0].current_el = 4),
         (40, |facts| lived(facts).others[0].sctlr |= 4),
         (40, |facts| lived(facts).others[0].daif = 0),
+        (47, |facts| lived(facts).gcscr = Some(1 << 5)),
     ];
     for (number, change) in cases {
         let mut facts = good();
@@ -114,11 +116,22 @@ fn each_rule_can_be_broken_alone() {
         // All CPUs are at EL2, which is where a CPU at EL3 is not.
         assert!(broken == [*number] || *number == 13 && broken == [13, 39], "{number}: {broken:?}");
     }
-    for (access, number) in (1..ACCESSES).zip(23..) {
+    for (access, number) in (1..15).zip(23..).chain((15..19).zip(43..)).chain((19..ACCESSES).zip(41..)) {
         let mut facts = good();
         lived(&mut facts).accesses[access] = Access::Trapped;
         assert_eq!(with(Verdict::Broken, &facts), [number]);
     }
+}
+
+#[test]
+fn what_the_kernel_does_not_reach_or_nobody_asked_for_is_not_broken() {
+    let mut facts = good();
+    lived(&mut facts).accesses[LATER_TRAPS] = Access::OutOfReach;
+    assert_eq!(with(Verdict::Unseen, &facts), [16, 20, 37, 43]);
+    lived(&mut facts).accesses[LATER_TRAPS] = Access::NotAsked;
+    (lived(&mut facts).accesses[CONTROL_STACKS], lived(&mut facts).gcscr) = (Access::Trapped, None);
+    assert_eq!(with(Verdict::Broken, &facts), [34]);
+    assert_eq!(with(Verdict::Unseen, &facts), [16, 20, 37, 47]);
 }
 
 #[test]
@@ -152,9 +165,11 @@ fn what_a_cpu_lacks_is_not_tried() {
     assert_eq!(has(&Ids::default()), [0, 1, 14]);
     assert_eq!(has(&Ids { pfr0: 0xff_0000, dfr0: 0xf00, ..Ids::default() }), [0, 14]);
     let newest = Ids { pfr0: 0x1001_0000_0000 | 1 << 44, pfr1: 1 << 44 | 1 << 24 | 2 << 8, ..Ids::default() };
-    assert_eq!(has(&newest), [0, 1, 4, 5, 6, 7, 12, 14]);
+    assert_eq!(has(&newest), [0, 1, 4, 5, 6, 7, 12, 14, 16, 17]);
     assert_eq!(has(&Ids { isar1: 1 << 8 | 1 << 28, isar2: 1 << 16, ..Ids::default() }), [0, 1, 2, 3, 9, 14]);
     assert_eq!(has(&Ids { mmfr3: 0x101, dfr0: 1 << 52 | 1 << 8, ..Ids::default() }), [0, 1, 8, 10, 11, 13, 14]);
+    assert_eq!(has(&Ids { dfr0: 9 << 8, mmfr0: 1 << 56, ..Ids::default() }), [0, 1, 13, 14, 18, 20]);
+    assert_eq!(has(&Ids { mmfr0: 2 << 56, mmfr1: 1 << 40, ..Ids::default() }), [0, 1, 14, 15, 19, 20]);
     assert_eq!(has(&Ids { pfr1: 1 << 8, ..Ids::default() }), [0, 1, 14], "MTE alone has no tags in memory");
 }
 

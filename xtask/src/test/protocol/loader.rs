@@ -102,6 +102,12 @@ fn numbers() -> Vec<(&'static str, u64)> {
         ("SCR_OPEN", SCR_OPEN),
         // HCE.
         ("SCR_HCE", 1 << 8),
+        ("SCR_FGTEN", 1 << 27),
+        ("SCR_HXEN", 1 << 38),
+        ("SCR_ENTP2", 1 << 41),
+        ("SCR_FGTEN2", 1 << 59),
+        ("HFG_SMPRI", 1 << 54),
+        ("GCSCR_RVCHKEN", 1 << 5),
         // ESM, EZ: SME and SVE are not trapped.
         ("CPTR_EL3_OPEN", 1 << 12 | 1 << 8),
         // The same bit at EL2 and EL3: FP is trapped.

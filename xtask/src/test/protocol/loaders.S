@@ -321,6 +321,44 @@
         orr     x20, x20, #CPTR_TFP
         leave_el3
 
+        .section .loader.firmware-hcx, "ax"
+        open_for_el2
+        ldr     x9, =SCR_HXEN
+        bic     x19, x19, x9
+        leave_el3
+
+        .section .loader.firmware-fgt, "ax"
+        open_for_el2
+        bic     x19, x19, #SCR_FGTEN
+        leave_el3
+
+        .section .loader.firmware-fgt2, "ax"
+        open_for_el2
+        ldr     x9, =SCR_FGTEN2
+        bic     x19, x19, x9
+        leave_el3
+
+        .section .loader.firmware-thread-pointer, "ax"
+        open_for_el2
+        ldr     x9, =SCR_ENTP2
+        bic     x19, x19, x9
+        leave_el3
+
+        .section .loader.trap-priorities, "ax"
+        open_for_el1
+        ldr     x9, =HFG_SMPRI
+        bic     x24, x24, x9
+        enter_at_el1
+
+        .section .loader.control-stacks, "ax"
+        mrs     x9, id_aa64pfr1_el1             // GCS
+        ubfx    x9, x9, #44, #4
+        cbz     x9, 1f
+        // Not on: popped values would be checked if they were.
+        mov     x9, #GCSCR_RVCHKEN
+        msr     s3_0_c2_c5_0, x9                // GCSCR_EL1
+1:      enter
+
         // The others come by way of the loader, which answers PSCI for EL1: with SCTLR_EL1 = x25, PSTATE = x26.
         .macro others_by
         add     x9, x28, #OTHERS
