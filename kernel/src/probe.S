@@ -83,7 +83,7 @@ probes:
 // probe_go_on — returns from the exception that a probe's instruction raised, to the one behind it.
 //   in        x0 = its boot::vectors::Frame
 //   assumes   the exception's level and stack
-//   out       does not return; behind the instruction: x0 = 1, the rest as it was
+//   out       does not return; behind the instruction: x0 = 1, x1–x4 and what a callee keeps as they were, the rest as the handler left it
 //   clobbers  TPIDR_EL0, TPIDRRO_EL0
 //   memory    reads the frame
         .global probe_go_on

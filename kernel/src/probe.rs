@@ -19,6 +19,9 @@ global_asm!(
     PROBE_SHIFT = const PROBE_SIZE.trailing_zeros(),
 );
 
+/// The vector slot of synchronous exceptions from the level that takes them, with SP_ELx.
+const SYNCHRONOUS: u64 = 4;
+
 /// How long a probe is: two instructions.
 const PROBE_SIZE: u64 = 8;
 
@@ -50,13 +53,13 @@ pub fn is_trapped(number: usize) -> bool {
     trapped != 0
 }
 
-/// Whether the exception is a probe's.
+/// Whether the exception is a probe's: one that its instruction raised, and no SError that came meanwhile.
 pub fn is_one(frame: &Frame) -> bool {
-    (start()..start() + PROBE_SIZE * PROBES as u64).contains(&frame.elr)
+    frame.slot == SYNCHRONOUS && (start()..start() + PROBE_SIZE * PROBES as u64).contains(&frame.elr)
 }
 
 /// Goes on behind the probe's instruction, and says that it was trapped.
 pub fn go_on(frame: &Frame) -> ! {
-    // SAFETY: the frame is of a probe's instruction, and whoever called the probe takes all but x0 and the vector registers as they were.
+    // SAFETY: the frame is of a probe's instruction, and whoever called the probe takes as they were only the registers that a callee keeps.
     unsafe { probe_go_on(frame) }
 }

@@ -97,11 +97,11 @@ impl Cpus {
                 (page, state::OFF, page.0 - EXCEPTION_STACK - PAGE_SIZE)
             } else {
                 // Never entered: it is only known by name.
-                let own = Own { frame: [0; 32], ttbr0: 0, stack: 0, entered: Entered::default() };
+                let own = Own { frame: Default::default(), ttbr0: 0, stack: 0, entered: Entered::default() };
                 all.push(Box::leak(Box::new(Cpu::new(own, index, mpidr, mode, state::HOMELESS))));
                 continue;
             };
-            let own = Own { frame: [0; 32], ttbr0, stack, entered: Entered::default() };
+            let own = Own { frame: Default::default(), ttbr0, stack, entered: Entered::default() };
             let cpu: *mut Cpu = pointer(page).cast();
             // SAFETY: a page of the CPU's own, aligned, and nobody's before.
             unsafe { cpu.write(Cpu::new(own, index, mpidr, mode, state)) };
@@ -127,16 +127,16 @@ impl Cpus {
     /// The others, as they were entered.
     pub fn entered(&self) -> Vec<Other> {
         let entered = |cpu: &Cpu| {
-            // SAFETY: the CPU wrote it before it came up, and nobody since.
-            let Entered { current_el, daif, sctlr, cntvoff_el2 } =
-                unsafe { (&raw const cpu.own.entered).read_volatile() };
+            // Up first: what it was entered in was written before.
+            let came = cpu.state.load(Acquire) == state::UP;
+            let Entered { current_el, daif, sctlr, cntvoff_el2 } = &cpu.own.entered;
             Other {
                 mpidr: cpu.mpidr,
-                came: cpu.state.load(Acquire) == state::UP,
-                current_el,
-                daif,
-                sctlr,
-                cntvoff_el2,
+                came,
+                current_el: current_el.load(Relaxed),
+                daif: daif.load(Relaxed),
+                sctlr: sctlr.load(Relaxed),
+                cntvoff_el2: cntvoff_el2.load(Relaxed),
                 cntfrq: cpu.frequency.load(Relaxed),
                 counts_alike: !cpu.differs.load(Relaxed),
             }

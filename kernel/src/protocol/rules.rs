@@ -8,6 +8,7 @@ use super::{
     TAGS, TCR2, THREAD_POINTER,
 };
 use crate::tree::Conduit;
+use crate::window;
 use alloc::format;
 use alloc::string::String;
 use boot::image::BASE_ALIGNMENT;
@@ -71,12 +72,9 @@ pub const RULES: [Rule; 47] = [
         }
     }),
     rule(6, HEADER, "initrd and Image fit into one window of 32 GiB, 1 GiB aligned", |facts| {
-        const GIB: u64 = 1 << 30;
         let Some(tree) = &facts.tree else { return Finding::unseen(NO_TREE) };
         let Some(initrd) = &tree.initrd else { return Finding::of(true, "no initrd") };
-        let image = facts.image();
-        let (start, end) = (initrd.start.min(image.start).0, initrd.end.max(image.end).0);
-        Finding::of(end - start / GIB * GIB <= 32 * GIB, span(initrd))
+        Finding::of(window::holds(&facts.image(), initrd), span(initrd))
     }),
     rule(7, DMA, "no device can write to memory", |facts| {
         facts.lived(|lived| match &lived.running[..] {
@@ -138,14 +136,16 @@ pub const RULES: [Rule; 47] = [
     rule(rule::HVC, SYSTEM, "entered at EL2, HVC is there", |facts| {
         facts.lived(|lived| match lived.hvc {
             None => Finding::of(true, "entered at EL1"),
-            Some(true) => Finding::of(true, "the stub answers"),
-            Some(false) => Finding::of(false, "an exception"),
+            // Where it is UNDEFINED, no kernel gets so far: its last words name this rule.
+            Some(answers) => Finding::of(answers, if answers { "the stub answers" } else { "not the stub answers" }),
         })
     }),
     rule(rule::GIC_REGISTERS, SYSTEM, "a GICv3's CPU interface is registers", |facts| {
         facts.lived(|lived| match lived.gic_registers {
             None => Finding::of(true, "no GICv3"),
-            Some(used) => Finding::of(used, if used { "driven" } else { "not driven" }),
+            Some(true) => Finding::of(true, "driven"),
+            // Where they are trapped, the kernel's last words name this rule.
+            Some(false) => Finding::unseen("not driven: the device tree names no timer"),
         })
     }),
     rule(rule::FP, SYSTEM, "FP and SIMD are not trapped", |facts| access(facts, FP)),
@@ -163,7 +163,7 @@ pub const RULES: [Rule; 47] = [
     rule(rule::EVENTS, SYSTEM, "the PMU is not trapped", |facts| access(facts, EVENTS)),
     rule(rule::DEBUG, SYSTEM, "debug registers are not trapped", |facts| access(facts, DEBUG)),
     rule(37, SYSTEM, "SCR_EL3.FIQ and vector lengths are the same on all CPUs", |_| {
-        Finding::unseen("no register tells")
+        Finding::unseen("no register tells the one; the other is not asked for")
     }),
     rule(38, ENTERING, "each CPU of the device tree can be started", |facts| {
         let method = match facts.tree.as_ref().and_then(|tree| tree.conduit) {

@@ -102,7 +102,6 @@ fn each_rule_can_be_broken_alone() {
         (18, |facts| lived(facts).others[0].counts_alike = false),
         (19, |facts| lived(facts).accesses[0] = Access::Trapped),
         (21, |facts| lived(facts).hvc = Some(false)),
-        (22, |facts| lived(facts).gic_registers = Some(false)),
         (38, |facts| lived(facts).others.push(Other { mpidr: 2, ..Other::default() })),
         (39, |facts| lived(facts).others[0].current_el = 4),
         (40, |facts| lived(facts).others[0].sctlr |= 4),
@@ -128,6 +127,9 @@ fn what_the_kernel_does_not_reach_or_nobody_asked_for_is_not_broken() {
     let mut facts = good();
     lived(&mut facts).accesses[LATER_TRAPS] = Access::OutOfReach;
     assert_eq!(with(Verdict::Unseen, &facts), [16, 20, 37, 43]);
+    lived(&mut facts).gic_registers = Some(false);
+    assert_eq!(with(Verdict::Unseen, &facts), [16, 20, 22, 37, 43]);
+    lived(&mut facts).gic_registers = None;
     lived(&mut facts).accesses[LATER_TRAPS] = Access::NotAsked;
     (lived(&mut facts).accesses[CONTROL_STACKS], lived(&mut facts).gcscr) = (Access::Trapped, None);
     assert_eq!(with(Verdict::Broken, &facts), [34]);
