@@ -86,23 +86,25 @@ fn said(told: &Chosen<'_>) -> Vec<(String, Vec<u8>)> {
     said
 }
 
+/// What is said in /chosen to one kernel, and is nothing to another.
+pub const STALE: [&str; 10] = [
+    "kaslr-seed",
+    "linux,elfcorehdr",
+    "linux,ima-kexec-buffer",
+    "linux,initrd-end",
+    "linux,initrd-start",
+    "linux,kho-fdt",
+    "linux,kho-scratch",
+    "linux,tpm-kexec-buffer",
+    "linux,usable-memory-range",
+    "rng-seed",
+];
+
 /// Whether a line was for somebody else.
 fn is_stale(line: &Line, bootargs: bool) -> bool {
-    const WHATEVER_IS_TOLD: [&str; 10] = [
-        "kaslr-seed",
-        "linux,elfcorehdr",
-        "linux,ima-kexec-buffer",
-        "linux,initrd-end",
-        "linux,initrd-start",
-        "linux,kho-fdt",
-        "linux,kho-scratch",
-        "linux,tpm-kexec-buffer",
-        "linux,usable-memory-range",
-        "rng-seed",
-    ];
     line.path == "/chosen"
         && line.property.as_ref().is_some_and(|(name, _)| {
-            WHATEVER_IS_TOLD.contains(&name.as_str())
+            STALE.contains(&name.as_str())
                 || name.starts_with("ouroboros,")
                 || name.starts_with("linux,uefi-")
                 || bootargs && name == "bootargs"

@@ -10,6 +10,7 @@ use kernel::handover::{self, Handed};
 use kernel::orders::Orders;
 use kernel::tree::{Machine, Tree};
 
+use crate::chosen::STALE;
 use crate::lines::{Line, lines, reservations};
 
 /// What the hand-over writes, all of it in /chosen.
@@ -80,10 +81,11 @@ fn in_order(machine: &Machine) {
     assert!(intids.into_iter().all(|intid| (16..32).contains(&intid)), "{:?}", machine.timer);
 }
 
-/// All that a blob says but the four numbers.
+/// All that a blob says but the four numbers, and what the first /chosen says to one kernel alone.
 fn others(blob: &[u8]) -> Vec<Line> {
     let mut lines = lines(&Fdt::new(blob).expect("opened before"));
-    lines.retain(|line| line.property.as_ref().is_none_or(|(name, _)| !NUMBERS.contains(&name.as_str())));
+    let is_other = |(name, _): &(String, _)| !NUMBERS.contains(&name.as_str()) && !STALE.contains(&name.as_str());
+    lines.retain(|line| line.property.as_ref().is_none_or(is_other));
     lines
 }
 

@@ -19,7 +19,7 @@ use kernel::mode::Mode;
 use kernel::protocol::{
     ACCESSES, Access, CONTROL_STACKS, Facts, Ids, LATER_TRAPS, Lived, PROBES, TreeFacts, held, summary,
 };
-use kernel::tree::{Gic, Tree};
+use kernel::tree::Gic;
 use log::info;
 
 /// Tells what became of each rule.
@@ -53,8 +53,7 @@ fn early(record: &EntryRecord) -> Facts {
 fn tree(life: &Life) -> TreeFacts {
     let machine = &life.machine;
     let reserved = machine.reserved.iter().map(|reserved| reserved.range.clone()).collect();
-    let initrd = Tree::open(&life.blob).ok().and_then(|tree| tree.initrd());
-    TreeFacts { ram: machine.ram.clone(), reserved, initrd, conduit: machine.conduit }
+    TreeFacts { ram: machine.ram.clone(), reserved, initrd: life.initrd.clone(), conduit: machine.conduit }
 }
 
 fn lived(record: &EntryRecord, life: &Life) -> Lived {

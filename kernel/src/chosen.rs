@@ -28,7 +28,7 @@ const KASLR_SEED: &str = "kaslr-seed";
 const RNG_SEED: &str = "rng-seed";
 
 /// What was said to whoever had the machine before, and would be wrong now: it is told anew or not at all. A seed is for one kernel.
-const STALE: [&str; 10] = [
+pub(crate) const STALE: [&str; 10] = [
     INITRD_START,
     INITRD_END,
     KASLR_SEED,

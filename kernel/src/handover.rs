@@ -4,6 +4,7 @@
 //! the next one is planned. *Leaves:* a blob that keeps its size however many generations edit it. Numbers of fixed width are
 //! properties of cells, not words in bootargs: an order is what a person wrote, and stays as it was written.
 
+use crate::chosen::STALE;
 use crate::tree::{Refused, Tree};
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -69,7 +70,8 @@ impl Handed {
     }
 }
 
-/// A copy of the blob without padding, with room for the four numbers, all of them zero: what is handed on from generation to generation.
+/// A copy of the blob without padding and without what was said to this kernel alone, with room for the four numbers, all of them zero: what is
+/// handed on from generation to generation.
 ///
 /// # Errors
 ///
@@ -86,6 +88,9 @@ pub fn shrink(blob: &[u8]) -> Result<Vec<u8>, Refused> {
     copy.resize(size + room, 0);
     let mut tree = FdtMut::from_slice(&mut copy).map_err(|error| damaged(&error))?;
     let mut chosen = tree.find_node_mut("/chosen").ok_or(Refused::NoChosen)?;
+    for name in STALE {
+        while chosen.remove_property(name) {}
+    }
     for (name, _) in numbers {
         if !has(&mut chosen, name) {
             chosen.add_property(name, ZERO).map_err(|error| damaged(&error))?;
@@ -128,6 +133,7 @@ mod tests {
     use super::*;
     use crate::tree::tests::virt;
     use boot::flat::word;
+    use dtoolkit::model::DeviceTreeProperty;
 
     const NUMBERS: Handed = Handed {
         generation: 7,
@@ -156,6 +162,21 @@ mod tests {
         let before = crate::tree::Machine::read(&Tree::open(&padded()).unwrap());
         let tree = Tree::open(&blob).unwrap();
         assert_eq!(crate::tree::Machine::read(&tree), before);
+        assert_eq!(tree.bootargs(), "generations=3 base=random");
+    }
+
+    #[test]
+    fn a_ramdisk_and_seeds_are_not_handed_on() {
+        let mut tree = virt();
+        let chosen = tree.root.child_mut("chosen").unwrap();
+        for (name, value) in [("linux,initrd-start", 1_u64), ("linux,initrd-end", 2), ("kaslr-seed", 3)] {
+            chosen.add_property(DeviceTreeProperty::new(name, value).unwrap());
+        }
+        let blob = tree.to_dtb();
+        assert!(Tree::open(&blob).unwrap().initrd().is_some());
+        let blob = shrink(&blob).unwrap();
+        let tree = Tree::open(&blob).unwrap();
+        assert_eq!((tree.initrd(), tree.chosen_u64("kaslr-seed")), (None, None));
         assert_eq!(tree.bootargs(), "generations=3 base=random");
     }
 

@@ -46,6 +46,8 @@ pub struct Life {
     pub note: Option<Note>,
     /// What the device tree says.
     pub machine: Machine,
+    /// The ramdisk that came with it, which is nothing to this kernel.
+    pub initrd: Option<Range<PhysAddr>>,
     /// Its devices.
     pub devices: Devices,
     /// The console's PL011: the device tree's, or the emergency one.
@@ -94,6 +96,7 @@ impl Life {
         let disobeyed = obeyed.err().map(|refused: orders::Refused<'_>| refused.to_string());
         let handed = Handed::read(&tree);
         let mut machine = Machine::read(&tree).unwrap_or_else(|refused| panic!("{refused}"));
+        let initrd = tree.initrd();
         let generation = handed.map_or(0, |handed| handed.generation);
         let (mode, note) = settle(record, orders.el2(generation));
         firmware::prepare(machine.conduit);
@@ -174,6 +177,7 @@ impl Life {
             mode,
             note,
             machine,
+            initrd,
             devices,
             uart,
             mapped,
