@@ -38,6 +38,17 @@ pub struct Staged<'a> {
     rest_crc32c: u32,
 }
 
+/// How far a restart is.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// Nothing has been stopped yet.
+    Running,
+    /// One CPU runs, and takes no interrupt.
+    Masked,
+    /// No interrupt is left.
+    Quiet,
+}
+
 impl<'a> Staged<'a> {
     /// Fills the control block.
     ///
@@ -105,28 +116,31 @@ impl<'a> Staged<'a> {
         Ok(Self { life, plan, layout, code_crc32c, rest_crc32c })
     }
 
+    /// Does what a self-test is for: leaves behind, at that moment, what the steps after it, or the next kernel, have to put right.
+    fn selftest(&self, moment: Moment) {
+        match (self.life.orders.selftest, moment) {
+            (Some(Selftest::Storm), Moment::Running) => interrupts::storm(Cpu::current()),
+            (Some(Selftest::Interrupts), Moment::Masked) => interrupts::provoke(Cpu::current()),
+            (Some(Selftest::Lpis), Moment::Quiet) => interrupts::keep_lpis(Cpu::current()),
+            _ => {}
+        }
+    }
+
     /// Restarts. Returns only what refused to.
     ///
     /// # Errors
     ///
     /// [`Refused::Busy`], [`Refused::Changed`], [`Refused::Vectors`].
     pub fn restart(self) -> Result<Infallible, Refused> {
-        let selftest = self.life.orders.selftest;
-        if selftest == Some(Selftest::Storm) {
-            interrupts::storm(Cpu::current());
-        }
+        self.selftest(Moment::Running);
         self.life.devices.quiesce()?;
         let stopped = self.life.cpus.stop(self.life.orders.force)?;
         self.life.cpus.tell(stopped);
         cpus::mask();
-        if selftest == Some(Selftest::Interrupts) {
-            interrupts::provoke(Cpu::current());
-        }
+        self.selftest(Moment::Masked);
         self.life.cpus.quiet();
-        if selftest == Some(Selftest::Lpis) {
-            interrupts::keep_lpis(Cpu::current());
-        }
-        // The last act before the point of no return: nobody else runs [I9], and nothing has changed since it was made. [I8]
+        self.selftest(Moment::Quiet);
+        // The last act before the point of no return: one CPU runs [I9], and nothing has changed since it was made. [I8]
         self.plan.check_sources()?;
         for (name, range, was) in [
             ("the relocation code", &self.layout.code, self.code_crc32c),
