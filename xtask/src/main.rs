@@ -44,6 +44,7 @@ mod transcript;
 mod tree_edit;
 mod typist;
 mod verdict;
+mod xml;
 
 use std::{
     ffi::OsString,

@@ -7,9 +7,10 @@ mod plot;
 
 use std::{collections::BTreeMap, fmt::Write};
 
+use crate::xml::escaped;
+
 use super::{
     histogram::Histogram,
-    junit::escaped,
     report::{faults, group},
     tally::{Failure, Tally},
 };
@@ -186,11 +187,10 @@ fn each_cell(text: &mut String, tally: &Tally) {
 
 #[cfg(test)]
 mod tests {
+    use crate::xml::tests::well_formed;
+
     use super::{
-        super::{
-            junit::tests::well_formed,
-            tally::tests::{failure, tally},
-        },
+        super::tally::tests::{failure, tally},
         *,
     };
 

@@ -6,7 +6,9 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use boot::breadcrumb::PHASES;
 
-use super::super::{histogram::Histogram, junit::escaped};
+use crate::xml::escaped;
+
+use super::super::histogram::Histogram;
 
 const WIDTH: f64 = 400.0;
 
