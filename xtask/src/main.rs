@@ -22,6 +22,7 @@ mod fit;
 mod fit_edit;
 mod folder;
 mod fuzz;
+mod hand_over;
 mod image;
 mod kernel_build;
 mod loader;

@@ -23,8 +23,8 @@ use boot::{
     sysreg::sctlr,
 };
 
-pub use self::{gdb::Gdb, qmp::Qmp};
-use self::{symbols::Symbols, words::emergency_in_words};
+use self::words::emergency_in_words;
+pub use self::{gdb::Gdb, qmp::Qmp, symbols::Symbols};
 
 /// Where QEMU's `virt` has its RAM. Below lie devices, which a read may change.
 const RAM: u64 = 1 << 30;

@@ -13,6 +13,7 @@ mod entry;
 mod exceptions;
 mod failing;
 mod guests;
+mod hand_over;
 mod hang;
 mod host;
 mod last_look;
@@ -59,7 +60,8 @@ Examples:
   cargo xtask test refused                        every case whose name has that in it
   cargo xtask test matrix/nvhe-hot-same-modern    the one case of that name
   cargo xtask test controls                       each safety step, left out: what is seen then
-  cargo xtask test entry/                         the registers at the first instruction, cold and warm")]
+  cargo xtask test entry/                         the registers at the first instruction, cold and warm
+  cargo xtask test hand-over/                     the drawings of each way in and out, made again from runs")]
 pub struct TestOptions {
     /// The name of a case, or a part of the names of some
     filter: Option<String>,
@@ -69,7 +71,7 @@ pub struct TestOptions {
     /// What the cases' random choices are drawn from, decimal or 0x… [default: drawn anew and printed]
     #[arg(long, value_name = "S", value_parser = parse_seed)]
     seed: Option<u64>,
-    /// Write docs/controls.md and docs/entry-state.md from what `controls` and `entry` saw, instead of holding them against that
+    /// Write what under docs/ is written from runs from what `controls`, `entry` and `hand-over` saw, instead of holding it against that
     #[arg(long)]
     bless: bool,
     /// Install what is missing without asking
@@ -111,6 +113,7 @@ impl TestOptions {
 struct Seen {
     controls: Arc<controls::Seen>,
     entry: Arc<entry::Seen>,
+    hand_over: Arc<hand_over::Seen>,
 }
 
 impl Seen {
@@ -118,14 +121,16 @@ impl Seen {
     fn close(&self, config: &Config, bless: bool, tally: &mut runner::Tally) {
         let controls = self.controls.close(bless);
         let entry = self.entry.close(config, bless);
-        if bless && matches!((&controls, &entry), (Ok(false), Ok(false))) {
+        let hand_over = self.hand_over.close(bless);
+        if bless && matches!((&controls, &entry, &hand_over), (Ok(false), Ok(false), Ok(false))) {
             tally.hold(
                 "--bless",
-                Err(anyhow!("no page is written from these cases: `controls` and `entry` have one each")),
+                Err(anyhow!("no page is written from these cases: `controls`, `entry` and `hand-over` have some")),
             );
         }
         tally.hold("controls", controls.map(drop));
         tally.hold("entry", entry.map(drop));
+        tally.hold("hand-over", hand_over.map(drop));
     }
 }
 
@@ -147,6 +152,7 @@ fn cases(config: &Config, seen: &Seen) -> Vec<Case> {
     cases.extend(memory::cases());
     cases.extend(protocol::cases());
     cases.extend(entry::cases(config, &seen.entry));
+    cases.extend(hand_over::cases(&seen.hand_over));
     cases.extend(controls::cases(&seen.controls));
     cases.extend(model::cases());
     cases.extend(refused::cases());

@@ -1,0 +1,184 @@
+//! What is seen of a CPU at a station: who runs, at which level, with what on, behind whose vectors.
+//!
+//! *When:* the guest is stopped. Addresses become names here: whose code or vectors lie there; what is not ours is the loader's. *Refuses* a QEMU that does not show a
+//! register.
+
+use std::ops::Range;
+
+use anyhow::{Context, Result};
+use boot::{
+    flat,
+    image::Header,
+    sysreg::{hcr, sctlr},
+};
+
+use crate::{
+    entry_state::Registers,
+    explain::{Gdb, Symbols},
+    kernel_build::Built,
+};
+
+use super::{Scouted, Station, Way};
+
+/// The first eight bytes of UEFI's system table.
+const SYSTEM_TABLE: &[u8] = b"IBI SYST";
+
+/// Where what lies, as far as it is known by now.
+pub struct Places {
+    /// The way that is gone.
+    pub way: Way,
+    /// The Image that is entered; of a restart the one that leaves as well.
+    pub base: u64,
+    /// The Image as a firmware loaded it.
+    pub loaded: Option<u64>,
+    /// The control page, once the kernel has told.
+    pub control: Option<u64>,
+    /// kexec-tools' code between two kernels.
+    pub purgatory: Option<u64>,
+    /// Where the control page's code is linked.
+    pub page: Range<u64>,
+    /// Bytes of memory that the Image asks for.
+    pub image_size: u64,
+    /// Bytes of its file.
+    file: u64,
+    symbols: Symbols,
+}
+
+/// Whose something is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Owner {
+    /// Nobody's: a register that holds zero.
+    Nobody,
+    /// The loader's: QEMU, a firmware, Linux.
+    Loader,
+    /// The Image's where the firmware loaded it: the EFI stub.
+    Stub,
+    /// The relocation code's, or its vectors'.
+    Control,
+    /// The Image's.
+    Image,
+}
+
+/// A general register that carries something.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Value {
+    /// This number, a small one.
+    Number(u64),
+    /// The instruction of this name, in the control page or the Image's first.
+    Code(String),
+    /// A device tree.
+    DeviceTree,
+    /// Where that ends which the register before it names: the device tree, the Image's file.
+    End,
+    /// UEFI's system table.
+    SystemTable,
+    /// Something else.
+    Other,
+}
+
+/// What is seen at a station.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct State {
+    /// Whose the next instruction is.
+    pub who: Owner,
+    /// The exception level, 1 or 2.
+    pub level: u64,
+    /// SPSel: the level's own stack pointer is in use.
+    pub own_stack_pointer: bool,
+    /// Which of D, A, I and F are masked.
+    pub daif: [bool; 4],
+    /// M, C and I of the level's SCTLR.
+    pub on: [bool; 3],
+    /// HCR_EL2's E2H and TGE, where there is an EL2.
+    pub host: Option<[bool; 2]>,
+    /// VBAR_EL1, then, where there is an EL2, VBAR_EL2: whose, and by which name.
+    pub vectors: Vec<(Owner, String)>,
+    /// Of x0 to x3 those that carry something.
+    pub arguments: Vec<Value>,
+}
+
+impl Places {
+    /// As the run begins.
+    pub fn new(way: Way, kernel: &Built, scouted: Scouted) -> Result<Self> {
+        let page = kernel.symbol("relocate_page_start")?..kernel.symbol("relocate_page_end")?;
+        let image_size = Header::parse(&kernel.image)?.image_size;
+        let symbols = Symbols::read(&kernel.elf)?;
+        let Scouted { base, loaded, purgatory } = scouted;
+        let file = kernel.image.len() as u64;
+        Ok(Self { way, base, loaded, control: None, purgatory, page, image_size, file, symbols })
+    }
+
+    /// Whose the address is, and its name where it is ours.
+    fn owner(&self, address: u64) -> (Owner, String) {
+        let within = |base: u64, linked: &Range<u64>| {
+            address.checked_sub(base).map(|at| at + linked.start).filter(|at| linked.contains(at))
+        };
+        let image = 0..self.image_size;
+        let places = [
+            (Owner::Control, self.control, &self.page),
+            (Owner::Image, Some(self.base), &image),
+            (Owner::Stub, self.loaded, &image),
+        ];
+        let found = places.into_iter().find_map(|(owner, base, linked)| Some((owner, within(base?, linked)?)));
+        match found {
+            // The name of what lies there; how far into it is the build's.
+            Some((owner, at)) => {
+                let name = self.symbols.name(at).unwrap_or_default();
+                (owner, name.split('+').next().unwrap_or_default().to_owned())
+            }
+            None if address == 0 => (Owner::Nobody, "0".to_owned()),
+            None => (Owner::Loader, self.way.before.to_owned()),
+        }
+    }
+}
+
+impl State {
+    /// Reads it.
+    pub fn read(gdb: &mut Gdb, places: &Places, station: Station) -> Result<Self> {
+        let Registers(found) = Registers::read(gdb)?;
+        let register = |name: &str| found.get(name).copied().with_context(|| format!("QEMU shows no {name}"));
+        let pc = gdb.register(&["pc"])?.context("QEMU shows no pc")?;
+        let level = register("CurrentEL")? >> 2;
+        let live = register(if level == 2 { "SCTLR_EL2" } else { "SCTLR_EL1" })?;
+        let daif = register("DAIF")? >> 6;
+        let host = found.get("HCR_EL2").map(|value| [hcr::E2H, hcr::TGE].map(|bit| value & bit != 0));
+        let mut vectors = vec![places.owner(register("VBAR_EL1")?)];
+        if places.way.has_el2() {
+            vectors.push(places.owner(register("VBAR_EL2")?));
+        }
+        let who = if station.is_loaders() { Owner::Loader } else { places.owner(pc).0 };
+        let mut arguments = Vec::new();
+        let mut before = None;
+        for name in ["x0", "x1", "x2", "x3"].into_iter().take(station.arguments) {
+            let register = register(name)?;
+            arguments.push(value(gdb, places, before, register));
+            before = Some(register);
+        }
+        Ok(Self {
+            who,
+            level,
+            own_stack_pointer: register("SPSel")? == 1,
+            daif: [3, 2, 1, 0].map(|bit| daif >> bit & 1 == 1),
+            on: [sctlr::M, sctlr::C, sctlr::I].map(|bit| live & bit != 0),
+            host: host.filter(|_| places.way.has_el2()),
+            vectors,
+            arguments,
+        })
+    }
+}
+
+/// What a register holds; `before` is what the one before it holds.
+fn value(gdb: &mut Gdb, places: &Places, before: Option<u64>, value: u64) -> Value {
+    let mut tree_size = |at: u64| gdb.memory(at, 8).ok().and_then(|start| flat::size(&start));
+    let tree_end = before.and_then(|tree| Some(tree + tree_size(tree)? as u64));
+    let image_end = before.filter(|&base| base == places.base).map(|base| base + places.file);
+    match value {
+        0..=9 => Value::Number(value),
+        value if value == places.base => Value::Code("_start".to_owned()),
+        value if places.owner(value).0 == Owner::Control => Value::Code(places.owner(value).1),
+        _ if [tree_end, image_end].contains(&Some(value)) => Value::End,
+        _ if tree_size(value).is_some() => Value::DeviceTree,
+        _ if gdb.memory(value, SYSTEM_TABLE.len()).is_ok_and(|found| found == SYSTEM_TABLE) => Value::SystemTable,
+        _ => Value::Other,
+    }
+}

@@ -1,0 +1,172 @@
+//! Where a guest is stopped on its way, and how it is brought there.
+//!
+//! *When:* while a hand-over is recorded. A station is the moment before an instruction, or right after one that changes what the drawing shows; instructions are found by
+//! symbol and encoding in the linked kernel. *Refuses* a guest that comes to another place, and an Image or a control page in whose place something else lies.
+
+use anyhow::{Context, Result, ensure};
+use boot::image::{MAGIC, MAGIC_AT};
+use relocate::control::ARGUMENTS_OFFSET;
+
+use crate::{
+    explain::Gdb,
+    kernel_build::{self, Built},
+    loader::Loader,
+    orders::Restart,
+};
+
+use super::{Places, Way};
+
+/// `ret`, `eret`, `msr ttbr0_el1, x9`.
+const RET: u32 = 0xd65f_03c0;
+const ERET: u32 = 0xd69f_03e0;
+const SWITCH_TABLES: u32 = 0xd518_2009;
+
+/// A moment at which the guest is looked at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Station {
+    /// As the drawing has it.
+    pub name: &'static str,
+    place: Place,
+    moment: Moment,
+    /// How many of x0 to x3 carry something here.
+    pub arguments: usize,
+}
+
+/// Which copy of the kernel's code it is in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Place {
+    /// None: where the CPU comes out of reset.
+    Reset,
+    /// The Image that is entered, or in a restart the one that leaves, which lies at the same place.
+    Image,
+    /// The Image where the firmware loaded it.
+    Loaded,
+    /// The control page.
+    Control,
+    /// kexec-tools' code between two kernels.
+    Purgatory,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Moment {
+    /// Before the instruction at this symbol.
+    At(&'static str),
+    /// After the first instruction of this encoding behind the symbol.
+    After(&'static str, u32),
+}
+
+const fn station(name: &'static str, place: Place, moment: Moment, arguments: usize) -> Station {
+    Station { name, place, moment, arguments }
+}
+
+const RESET: Station = station("reset", Place::Reset, Moment::At(""), 0);
+const ENTRY: Station = station("_start", Place::Image, Moment::At("_start"), 4);
+const EL2_SET_UP: Station = station("el2_setup: eret", Place::Image, Moment::After("el2_setup", ERET), 0);
+const MMU_ON: Station = station("mmu_on: ret", Place::Image, Moment::After("mmu_on", RET), 0);
+const MAIN: Station = station("kernel_main", Place::Image, Moment::At("kernel_main"), 0);
+const FINALISED: Station = station("stub_finalise: eret", Place::Image, Moment::After("stub_finalise", ERET), 0);
+
+const EFI_ENTRY: Station = station("efi_entry", Place::Loaded, Moment::At("efi_entry"), 2);
+const EFI_LEAVE: Station = station("efi_leave", Place::Loaded, Moment::At("efi_leave"), 4);
+
+const PURGATORY: Station = station("purgatory_start", Place::Purgatory, Moment::At(""), 0);
+
+const BYE: Station = station("“Bye!”", Place::Image, Moment::At("relocate::control::code::enter"), 0);
+const CONTROL: Station = station("relocate_enter", Place::Control, Moment::At("relocate_enter"), 0);
+const TABLES: Station = station("msr ttbr0", Place::Control, Moment::After("relocate_enter", SWITCH_TABLES), 0);
+const COPIED: Station = station("verify", Place::Control, Moment::At("verify"), 0);
+const MMU_OFF: Station = station("mmu_off: ret", Place::Control, Moment::After("mmu_off", RET), 0);
+const STUB: Station = station("private_stub", Place::Control, Moment::At("private_stub"), 4);
+const COLD_COPY: Station = station("cold_copy", Place::Control, Moment::At("cold_copy"), 0);
+
+/// Those of a way, in order.
+pub fn of(way: Way) -> Vec<Station> {
+    let mut stations = match (way.own, way.machine, way.loader) {
+        (Some(Restart::Hot), "nvhe", _) => vec![BYE, CONTROL, TABLES, COPIED, MMU_OFF, STUB],
+        (Some(Restart::Hot), ..) => vec![BYE, CONTROL, TABLES, COPIED, MMU_OFF],
+        (Some(Restart::Cold), "nvhe", _) => vec![BYE, CONTROL, MMU_OFF, STUB, COLD_COPY, COPIED],
+        (Some(Restart::Cold), ..) => vec![BYE, CONTROL, MMU_OFF, COPIED],
+        (None, _, Loader::Uefi | Loader::UefiShell) => vec![RESET, EFI_ENTRY, EFI_LEAVE],
+        (None, _, Loader::LinuxKexec) => vec![RESET, PURGATORY],
+        (None, ..) => vec![RESET],
+    };
+    stations.push(ENTRY);
+    stations.extend(way.has_el2().then_some(EL2_SET_UP));
+    stations.extend([MMU_ON, MAIN]);
+    stations.extend((way.machine == "vhe").then_some(FINALISED));
+    stations
+}
+
+impl Station {
+    /// The Image's first instruction.
+    pub fn is_entry(self) -> bool {
+        self == ENTRY
+    }
+
+    /// The loader, whatever lies there later.
+    pub fn is_loaders(self) -> bool {
+        matches!(self.place, Place::Reset | Place::Purgatory)
+    }
+
+    /// Who runs, where that is not known by the place.
+    pub fn runs(self) -> Option<&'static str> {
+        (self.place == Place::Purgatory).then_some("kexec-tools")
+    }
+
+    /// Lets the guest go until it is here.
+    pub fn reach(self, gdb: &mut Gdb, places: &mut Places, kernel: &Built) -> Result<()> {
+        let of = || format!("on the way to {}", self.name);
+        let (symbol, address) = match (self.place, self.moment) {
+            (Place::Reset, _) => return Ok(()),
+            (Place::Purgatory, _) => (self.name, 0),
+            (_, Moment::At(symbol)) => (symbol, kernel.symbol(symbol)?),
+            (_, Moment::After(symbol, word)) => (symbol, kernel_build::first(kernel, symbol, word)?),
+        };
+        let base = match self.place {
+            Place::Reset | Place::Image => places.base,
+            Place::Loaded => places.loaded.context("no earlier run told where the firmware loads the Image")?,
+            Place::Purgatory => places.purgatory.context("no earlier run told where purgatory lies")?,
+            Place::Control => {
+                let control = places.control.context("the control page comes after the kernel's last function")?;
+                control.checked_sub(places.page.start).context("a control page below where it was linked")?
+            }
+        };
+        gdb.run_to(base + address).with_context(of)?;
+        if self == BYE {
+            // `enter` is handed the control page's address; EL2's vectors lie there already.
+            places.control = Some(gdb.general()?[0]);
+        }
+        if self == ENTRY {
+            let found = gdb.memory(base + MAGIC_AT as u64, 4)?;
+            ensure!(found == MAGIC.to_le_bytes(), "no Image lies at {base:#x}, where it was seen to be entered");
+        }
+        if self == CONTROL {
+            let linked = usize::try_from(places.page.start)?;
+            let code = &kernel.image[linked..][..usize::try_from(ARGUMENTS_OFFSET)?];
+            let found = gdb.memory(base + places.page.start, code.len())?;
+            ensure!(found == code, "what lies at the control page is not the relocation code");
+        }
+        if let Moment::After(..) = self.moment {
+            gdb.step().with_context(|| format!("after an instruction of {symbol}"))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{super::WAYS, *};
+
+    #[test]
+    fn each_way_comes_by_the_entry_once_and_ends_in_rust() {
+        for way in WAYS {
+            let stations = of(way);
+            assert_eq!(stations.iter().filter(|station| station.is_entry()).count(), 1, "{}", way.name);
+            let names: BTreeSet<_> = stations.iter().map(|station| station.name).collect();
+            assert_eq!(names.len(), stations.len(), "{}", way.name);
+            assert!(stations.contains(&MAIN) && stations.contains(&EL2_SET_UP) == way.has_el2(), "{}", way.name);
+        }
+    }
+}

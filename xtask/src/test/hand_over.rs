@@ -1,0 +1,128 @@
+//! Hand-overs, drawn: each way in and each way out is as docs/diagrams shows it, and our own bytes as docs/boot-protocols.md does.
+//!
+//! *When:* among the machines' cases; a way whose loader is not installed is skipped. Each is gone with a debugger at its side, and the drawing made of that
+//! is the committed one, byte for byte, or with `--bless` becomes it. Where a loader puts the Image is asked of a run before.
+
+use std::{
+    fs,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    disk,
+    hand_over::{self, Recording, Scouted, WAYS, Way},
+    loader::Loader,
+    request::Request,
+    setup,
+    transcript::{self, hex},
+    verdict::Verdict,
+};
+
+use super::{
+    case::{Case, Trial, case},
+    debugger::{LOADED, debugged},
+    page,
+};
+
+/// The page with our own bytes.
+const PAGE: &str = "docs/boot-protocols.md";
+
+/// What was seen.
+#[derive(Default)]
+pub struct Seen(Mutex<Vec<Made>>);
+
+/// A file as it is by what a case saw.
+struct Made {
+    path: String,
+    text: String,
+    /// The committed file has this line, or is of another loader.
+    recorded_on: Option<String>,
+}
+
+/// One for each way, and one for our own bytes.
+pub fn cases(seen: &Arc<Seen>) -> Vec<Case> {
+    let mut cases: Vec<_> = WAYS
+        .map(|way| {
+            let seen = Arc::clone(seen);
+            case(format!("hand-over/{}", way.name), move |trial| {
+                let recording = recorded(trial, way)?;
+                let qemu = setup::qemu_version().context("QEMU does not say its version")?;
+                let cpu = &trial.config().machine(way.machine)?.cpu;
+                let recorded_on = way.recorded_on(&qemu, cpu);
+                let text = hand_over::drawing(&recording, &recorded_on)?;
+                seen.add(Made { path: way.path(), text, recorded_on: Some(recorded_on) });
+                Ok(())
+            })
+        })
+        .into();
+    let seen = Arc::clone(seen);
+    cases.push(case("hand-over/bytes", move |trial| {
+        let committed = fs::read_to_string(page::path(PAGE)).with_context(|| format!("cannot read {PAGE}"))?;
+        let disk = disk::of(trial.kernel(), false);
+        let text = hand_over::with_blocks(&committed, trial.kernel(), &disk).context(PAGE)?;
+        seen.add(Made { path: PAGE.to_owned(), text, recorded_on: None });
+        Ok(())
+    }));
+    cases
+}
+
+/// Goes that way, in a run that must end well.
+fn recorded(trial: &mut Trial<'_>, way: Way) -> Result<Recording> {
+    way.loader.there()?;
+    let mut request = trial.request(way.machine, &way.orders(trial.seed()))?;
+    request.loader = way.loader;
+    let scouted = scouted(trial, &request)?;
+    let (kernel, disk) = (Arc::clone(trial.kernel()), disk::of(trial.kernel(), false));
+    let mut recording = None;
+    let outcome = debugged(trial, request, |gdb| {
+        recording = Some(hand_over::record(gdb, way, &kernel, &disk, scouted)?);
+        Ok(())
+    })?;
+    ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
+    recording.context("the guest was not followed")
+}
+
+/// Where the loader puts the Image.
+fn scouted(trial: &mut Trial<'_>, request: &Request) -> Result<Scouted> {
+    if request.loader == Loader::Qemu {
+        return Ok(Scouted { base: LOADED, loaded: None, purgatory: None });
+    }
+    let outcome = trial.run(request)?;
+    ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
+    let lives = transcript::lives(&outcome.console)?;
+    let base = lives.first().context("no generation lives")?.base;
+    let told = outcome.console.lines().find(|line| line.contains("EFI stub: loaded at "));
+    let loaded = told.map(|line| hex(line, "loaded at ")).transpose()?;
+    let mut purgatory = None;
+    if request.loader == Loader::LinuxKexec {
+        debugged(trial, request.clone(), |gdb| {
+            purgatory = Some(hand_over::purgatory(gdb, base)?);
+            Ok(())
+        })?;
+    }
+    Ok(Scouted { base, loaded, purgatory })
+}
+
+impl Seen {
+    fn add(&self, made: Made) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(made);
+    }
+
+    /// Holds each committed file against what was seen, or writes it; says whether there was any.
+    pub fn close(&self, bless: bool) -> Result<bool> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.sort_by(|made, other| made.path.cmp(&other.path));
+        for Made { path, text, recorded_on } in seen.iter() {
+            let committed = fs::read_to_string(page::path(path)).unwrap_or_default();
+            match recorded_on {
+                Some(line) if !bless && !committed.is_empty() && !committed.contains(line) => {
+                    println!("{path} is of another loader or QEMU than this one ({line}): not compared");
+                }
+                _ => page::hold(path, text, "hand-over/", bless)?,
+            }
+        }
+        Ok(!seen.is_empty())
+    }
+}
