@@ -41,17 +41,18 @@ const RAMDISK: &str = "ramdisk";
 /// Linux's orders when it is a loader. A panic ends the machine instead of waiting for someone.
 const LINUX: &str = "console=ttyAMA0 panic=-1";
 
-/// Linux's first program when it is a loader. Its devices are in use when it goes, the disk among them: nobody is told to let go of them but by
-/// kexec.
+/// Linux's first program when it is a loader. Its devices are in use when it goes, disk and network, where there is one, among them: nobody is told to
+/// let go of them but by the kernel itself (without -x, kexec(8) takes networks down first).
 const KEXEC: &str = r#"
 export PATH=/bin
-for name in mount insmod dd cat poweroff sleep; do alias $name="busybox $name"; done
+for name in mount insmod dd cat poweroff sleep ifconfig; do alias $name="busybox $name"; done
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 for name in {modules}; do insmod /lib/$name.ko; done
 dd if=/dev/vda of=/dev/null bs=4096
-kexec -l /Image --append="$(cat /bootargs)" && kexec -e
+[ -e /sys/class/net/eth0 ] && ifconfig eth0 up && sleep 1 && cat /proc/net/dev
+kexec -l /Image --append="$(cat /bootargs)" && kexec -e -x
 poweroff -f
 "#;
 

@@ -18,6 +18,7 @@ use crate::{
     orders::{Base, Orders, Restart},
     proof::{Modes, check, without_leftovers},
     request::Request,
+    transcript::lives,
     verdict::Verdict,
 };
 
@@ -57,6 +58,7 @@ pub fn cases() -> Vec<Case> {
         leaves(trial, Loader::LinuxKexec, "vhe", current_el::EL2)
     }));
     cases.push(case("loaders/linux-kexec-vhe-to-nvhe", vhe_to_nvhe));
+    cases.push(case("loaders/linux-kexec-with-frames", with_frames));
     cases.push(case("loaders/uefi-four-cpus-anywhere", four_cpus));
     cases.push(case("loaders/uefi-keeps-its-own", keeps_its_own));
     cases.push(case("loaders/uefi-without-a-device-tree", without_a_tree));
@@ -116,6 +118,24 @@ fn leaves(trial: &mut Trial<'_>, loader: Loader, machine: &str, level: u64) -> R
         ensure!(found == expected, "it was entered with {what} = {found:#x}, and should be with {expected:#x}");
     }
     Ok(())
+}
+
+/// Linux's network is up and takes frames when it goes, and they go on arriving. The checker looks before our own reset: the devices are in reset.
+fn with_frames(trial: &mut Trial<'_>) -> Result<()> {
+    let orders = Orders { generations: GENERATIONS, append: vec!["check".to_owned()], ..trial.orders() };
+    let mut request = started(trial, Loader::LinuxKexec, "nvhe", &orders)?;
+    request.network = true;
+    let outcome = trial.ends(&request, Verdict::Success)?;
+    // Bytes, then frames.
+    let device = outcome.console.lines().find_map(|line| line.trim().strip_prefix("eth0:")).unwrap_or_default();
+    let frames: u64 = device.split_whitespace().nth(1).and_then(|frames| frames.parse().ok()).unwrap_or_default();
+    ensure!(frames > 0, "Linux took no frames");
+    let mut lives = lives(&outcome.console)?;
+    let rule = |line: &&String| line.contains(" no device can write to memory: ");
+    let found = lives[0].lines.iter().find(rule).map_or("nothing of the rule", |line| line.trim());
+    ensure!(found.contains(" kept "), "generation 0 found: {found}");
+    without_leftovers(&mut lives, Loader::LinuxKexec)?;
+    check(&lives, &orders, Modes::All("nvhe"))
 }
 
 /// Linux in vhe ticks by EL2's physical timer, which a kernel at EL1 cannot turn off any more: the entry does.
