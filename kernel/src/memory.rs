@@ -131,7 +131,7 @@ impl Frames {
         if own.runs.try_reserve_exact(most).and_then(|()| aside.runs.try_reserve_exact(most)).is_err() {
             return Err(destination.bytes());
         }
-        while free() > LEFT_FREE {
+        while free() >= LEFT_FREE + LARGEST_RUN {
             // SAFETY: the layout's size is not zero.
             let block = unsafe { alloc(layout(LARGEST_RUN)) };
             if block.is_null() {
