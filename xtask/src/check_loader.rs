@@ -16,14 +16,12 @@ use crate::{
     disk, kernel_build,
     loader::Loader,
     orders::{Orders, draw_seed},
+    proof,
     protocol::{Told, Verdict, reports},
     request::{Disk, Request},
     run::run,
     setup, verdict,
 };
-
-/// The machines, by the modes that they are named after.
-const MACHINES: [&str; 3] = ["el1", "nvhe", "vhe"];
 
 /// The rules that a loader is known to break, on every machine, and why.
 const KNOWN: [(Loader, u32, &str); 3] = [
@@ -54,7 +52,7 @@ pub struct CheckLoaderOptions {
     #[arg(long, value_enum)]
     loader: Vec<Loader>,
     /// One of these alone; may be given more than once
-    #[arg(long, value_name = "M", value_parser = MACHINES)]
+    #[arg(long, value_name = "M", value_parser = proof::MODES)]
     machine: Vec<String>,
     /// Without those that take more than a few seconds: EDK2's shell and Linux's kexec
     #[arg(long)]
@@ -88,7 +86,7 @@ impl CheckLoaderOptions {
                 println!("{} is left out: {lacks}", loader.name());
                 continue;
             }
-            for machine in MACHINES {
+            for machine in proof::MODES {
                 if !self.machine.is_empty() && !self.machine.iter().any(|given| given == machine) {
                     continue;
                 }
@@ -137,7 +135,7 @@ fn table(columns: &[Column]) -> String {
         text += &format!("\n{:3} {:72}", rule.rule, rule.text);
         for name in &names {
             let mut cell = String::new();
-            for machine in MACHINES {
+            for machine in proof::MODES {
                 let of = columns.iter().filter(|column| column.name == *name && column.machine == machine);
                 let told: Vec<_> = of.filter_map(|column| column.report.get(row)).collect();
                 let any = |verdict| told.iter().any(|told| told.verdict == verdict);

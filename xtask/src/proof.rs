@@ -16,6 +16,9 @@ use crate::{
     transcript::{Bye, Life},
 };
 
+/// What generations live in, and the machines of qemu.toml that are named after that.
+pub const MODES: [&str; 3] = ["el1", "nvhe", "vhe"];
+
 /// Which modes the generations are to live in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Modes {

@@ -42,6 +42,9 @@ pub struct CheckOptions {
     /// Names of steps, or their beginnings [default: all]
     #[arg(value_name = "STEP")]
     steps: Vec<String>,
+    /// Without these steps, by names or their beginnings; may be given more than once
+    #[arg(long, value_name = "STEP")]
+    except: Vec<String>,
     /// Install what is missing without asking
     #[arg(long)]
     yes: bool,
@@ -50,7 +53,9 @@ pub struct CheckOptions {
 impl CheckOptions {
     /// Does the steps; gives the exit code.
     pub fn perform(&self) -> Result<u8> {
-        let steps = chosen(steps::all(), &self.steps)?;
+        let mut steps = chosen(steps::all(), &self.steps)?;
+        let left_out = chosen(steps::all(), &self.except)?;
+        steps.retain(|step| self.except.is_empty() || !left_out.iter().any(|left_out| left_out.name == step.name));
         setup::ensure_target(self.yes)?;
         setup::ensure_components(self.yes)?;
         check(&steps)

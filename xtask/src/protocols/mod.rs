@@ -23,7 +23,7 @@ use crate::{
     loader::Loader,
     orders::{Orders, draw_seed, parse_seed},
     processes::Interrupted,
-    proof::{Modes, check, without_leftovers},
+    proof::{self, Modes, check, without_leftovers},
     qemu,
     request::{Disk, Request},
     run::run,
@@ -67,9 +67,6 @@ pub struct ProtocolsOptions {
     yes: bool,
 }
 
-/// The machines' names, which are also what their generations live in.
-const MODES: [&str; 3] = ["el1", "nvhe", "vhe"];
-
 /// How long Linux may take, beside the generations: some ten seconds, under QEMU on a busy host.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -84,7 +81,8 @@ struct Bench {
     /// The gzip file of that kernel, once it is needed.
     packed: OnceCell<Vec<u8>>,
     modes: Vec<&'static str>,
-    options: (bool, u32),
+    is_short: bool,
+    cpus: u32,
     seed: u64,
     /// What went wrong, in words.
     wrong: Vec<String>,
@@ -115,10 +113,11 @@ impl ProtocolsOptions {
         let seed = self.seed.unwrap_or_else(draw_seed);
         let release = debian.map_or_else(|_| "no Linux".to_owned(), |debian| debian.release);
         println!("seed {seed:#018x}\n{release}, {} CPUs", self.cpus);
-        let modes = if self.short { vec!["vhe"] } else { MODES.to_vec() };
-        let options = (self.short, self.cpus);
+        let modes = if self.short { vec!["vhe"] } else { proof::MODES.to_vec() };
+        let (is_short, cpus) = (self.short, self.cpus);
         let (wrong, skipped) = (Vec::new(), Vec::new());
-        Bench { config, kernel, linux, missing, packed: OnceCell::new(), modes, options, seed, wrong, skipped }.tables()
+        Bench { config, kernel, linux, missing, packed: OnceCell::new(), modes, is_short, cpus, seed, wrong, skipped }
+            .tables()
     }
 }
 
@@ -156,9 +155,9 @@ impl Bench {
         if self.wrong.is_empty() {
             println!("\n{}", if self.skipped.is_empty() { "All ok." } else { "All that was made is ok." });
         } else {
-            let (cpus, seed) = (self.options.1.to_string(), format!("{:#018x}", self.seed));
+            let (cpus, seed) = (self.cpus.to_string(), format!("{:#018x}", self.seed));
             let again = ["cargo", "xtask", "protocols", "--cpus", &cpus, "--seed", &seed];
-            let again = again.into_iter().chain(self.options.0.then_some("--short"));
+            let again = again.into_iter().chain(self.is_short.then_some("--short"));
             println!("\n{} failed. Make it again:\n  {}", self.wrong.len(), qemu::shell_line(again));
         }
         Ok(u8::from(!self.wrong.is_empty()))
@@ -171,7 +170,7 @@ impl Bench {
 
     /// One row: a run in each mode. Gives what Linux found in each.
     fn row(&mut self, way: Way, reference: &[Option<Facts>]) -> Result<Vec<Option<Facts>>> {
-        if self.options.0 && !way.short {
+        if self.is_short && !way.short {
             return Ok(Vec::new());
         }
         let (mut cells, mut found) = (Vec::new(), Vec::new());
@@ -205,7 +204,7 @@ impl Bench {
 
     /// The times to Linux's first message, in each mode. One CPU: more are off meanwhile, and only make the host busier.
     fn first_messages(&mut self) -> Result<()> {
-        let rounds = if self.options.0 { 3 } else { 7 };
+        let rounds = if self.is_short { 3 } else { 7 };
         let mut times = Vec::new();
         for mode in self.modes.clone() {
             let request = |way| -> Result<Request> {
@@ -232,7 +231,7 @@ impl Bench {
 
     /// A run to be made, with these orders for Linux, and those for our generations.
     fn request(&self, way: Way, mode: &'static str, words: &str) -> Result<(Request, Orders)> {
-        let (from_us, cpus) = (way.generations > 0, self.options.1);
+        let (from_us, cpus) = (way.generations > 0, self.cpus);
         let mut orders =
             Orders { generations: way.generations.max(1), base: way.base, seed: self.seed, ..Orders::default() };
         if way.payload {
@@ -292,7 +291,7 @@ impl Bench {
             }
             let facts = Facts::read(linux)?;
             let mark = if way.form == Form::OwnTree { MARK[1] } else { "" };
-            facts.check(mode, self.options.1, way.has_entropy, mark)?;
+            facts.check(mode, self.cpus, way.has_entropy, mark)?;
             reference.map_or(Ok(()), |reference| facts.compare(reference))?;
             Ok(Some(facts))
         };

@@ -13,7 +13,7 @@ use crate::{
     fit_edit::set,
     kernel_build::first,
     orders::{Base, Orders, Restart},
-    proof::{Modes, check},
+    proof::{self, Modes, check},
     request::{Disk, Request},
     transcript,
     tree_edit::{child, edit_tree, reserve},
@@ -71,7 +71,7 @@ pub fn cases() -> Vec<Case> {
             }
         }
     }
-    for machine in ["el1", "nvhe", "vhe"] {
+    for machine in proof::MODES {
         cases.push(case(format!("cpus/lpis-{machine}"), move |trial| lpis(trial, machine)));
     }
     cases.extend([

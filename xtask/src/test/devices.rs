@@ -14,7 +14,7 @@ use crate::{
     explain::{Gdb, Qmp},
     fit::{self, Kind, Payload},
     orders::{Base, Orders, Restart},
-    proof::{Modes, check},
+    proof::{self, Modes, check},
     request::{Disk, Request},
     traffic::frame,
     transcript::{self, Life},
@@ -36,7 +36,7 @@ const NEEDS_RESET: u32 = 0x5280_0800;
 /// All of them.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for mode in ["el1", "nvhe", "vhe"] {
+    for mode in proof::MODES {
         for (virtio, restart) in
             [(Virtio::Legacy, Restart::Hot), (Virtio::Modern, Restart::Cold), (Virtio::Pci, Restart::Hot)]
         {

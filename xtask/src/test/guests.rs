@@ -13,7 +13,7 @@ use crate::{
     fit_edit::shifted,
     kernel_build::Built,
     orders::{Base, Orders},
-    proof::{Modes, check},
+    proof::{self, Modes, check},
     request::{Disk, Request},
     setup,
     transcript::{self, Life},
@@ -59,7 +59,7 @@ pub fn cases() -> Vec<Case> {
             from_disk(trial, disk)
         }),
     ];
-    for machine in ["el1", "nvhe", "vhe"] {
+    for machine in proof::MODES {
         cases.push(case(format!("guests/gicv2-{machine}"), move |trial| {
             runs(trial, machine, |request| request.gic = Some(Gic::V2))
         }));

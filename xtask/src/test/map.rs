@@ -12,6 +12,7 @@ use crate::{
     config::Virtio,
     explain::Gdb,
     orders::Orders,
+    proof,
     request::Request,
     tree_edit::{edit_tree, reserve},
     verdict::Verdict,
@@ -45,7 +46,7 @@ const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
 /// One for each mode.
 pub fn cases() -> Vec<Case> {
-    ["el1", "nvhe", "vhe"].into_iter().map(|mode| case(format!("map/{mode}"), move |trial| pass(trial, mode))).collect()
+    proof::MODES.into_iter().map(|mode| case(format!("map/{mode}"), move |trial| pass(trial, mode))).collect()
 }
 
 fn pass(trial: &mut Trial<'_>, machine: &str) -> Result<()> {

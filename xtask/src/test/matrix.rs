@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crate::{
     config::{Config, Virtio},
     orders::{Base, Orders, Restart},
-    proof::{Modes, check},
+    proof::{self, Modes, check},
 };
 
 use super::case::{Case, Trial, case};
@@ -88,6 +88,6 @@ fn plainly(trial: &mut Trial<'_>, machine: &str, cpu: &str) -> Result<()> {
     request.cpu = Some(cpu.to_owned());
     let lives = trial.lives(&request)?;
     let mode = lives.first().map_or("", |life| life.mode.as_str());
-    let known = ["el1", "nvhe", "vhe"].into_iter().find(|known| *known == mode);
+    let known = proof::MODES.into_iter().find(|known| *known == mode);
     check(&lives, &orders, Modes::All(known.with_context(|| format!("no mode: {mode}"))?))
 }

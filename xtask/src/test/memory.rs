@@ -18,7 +18,7 @@ use crate::{
     fit::{self, Kind, Payload},
     kernel_build::Built,
     orders::{Base, Orders, Restart},
-    proof::{Modes, check},
+    proof::{self, Modes, check},
     relr,
     request::{Disk, Request},
     transcript::Life,
@@ -37,7 +37,7 @@ const LOADS: [u64; 2] = [0x4a34_5000, 0x4b12_3000];
 /// Modes × restarts.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (mode, modes) in ["el1", "nvhe", "vhe"].map(|mode| (mode, Modes::All(mode))) {
+    for (mode, modes) in proof::MODES.map(|mode| (mode, Modes::All(mode))) {
         for restart in [Restart::Hot, Restart::Cold] {
             cases.push(case(format!("memory/image-{mode}-{restart}"), move |trial| {
                 let orders = Orders { generations: GENERATIONS, base: Base::Random, restart, ..trial.orders() };

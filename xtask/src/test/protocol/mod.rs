@@ -12,7 +12,7 @@ use crate::{
     config::Virtio,
     fit_edit::set,
     orders::Orders,
-    proof::{Modes, check},
+    proof::{self, Modes, check},
     protocol::{Verdict, reports, with},
     request::Request,
     tree_edit::{child, edit_tree, reserve},
@@ -134,7 +134,7 @@ const ALL: [Bad; 45] = [
 /// All of them.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for machine in ["el1", "nvhe", "vhe"] {
+    for machine in proof::MODES {
         cases.push(case(format!("protocol/qemu-{machine}"), move |trial| all_kept(trial, machine)));
     }
     cases.push(case("protocol/good-el1-below-el2", |trial| {
