@@ -4,7 +4,7 @@
 //! kernel. *Leaves:* EL1h, MMU off, the hyp-stub at EL2. Each register is touched only where the ID registers say it exists;
 //! what traps by a set bit is cleared, what traps by a clear bit is set. The values are [`crate::sysreg`]'s.
 //!
-//! Not here: FGT2 registers. What lies behind them this kernel does not use at EL1, and at EL2 they do not trap.
+//! Not here: FGT2 registers, MPAMSM_EL1. What lies behind them this kernel does not use at EL1, and at EL2 they do not trap.
 #![expect(unsafe_code, reason = "assembly, and the names by which it and Rust know each other")]
 
 use crate::sysreg::{cnthctl, cptr, hcr, hcrx, hdfg, hfg, hfgi, icc_sre, mdcr, sctlr, spsr, vector_length};
