@@ -8,6 +8,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use anyhow::{Context, Result, ensure};
 
 use crate::{
+    checksums::Checksum,
     disk::{self, FOREIGN, Foreign},
     fit_edit::{edited, node},
     orders::{Base, Orders, Restart},
@@ -18,7 +19,10 @@ use crate::{
     verdict::Verdict,
 };
 
-use super::case::{Case, Trial, case};
+use super::{
+    case::{Case, Trial, case},
+    debugger::debugged,
+};
 
 /// A whole number of pages, and a byte.
 const RAMDISK: usize = (3 << 20) + 1;
@@ -40,6 +44,8 @@ pub fn cases() -> Vec<Case> {
     }
     cases.push(case("payload/large-ramdisk", large_ramdisk));
     cases.push(case("payload/own-tree", own_tree));
+    cases.push(case("payload/damaged-kernel-while-it-moves", |trial| damaged(trial, |sources| sources.first())));
+    cases.push(case("payload/damaged-ramdisk-while-it-moves", |trial| damaged(trial, |sources| sources.last())));
     for (name, cpu, says) in [
         ("rndr", "max", "RNDR gives kaslr-seed and rng-seed"),
         ("no-seeds", "cortex-a72", "no entropy device and no RNDR: no kaslr-seed and rng-seed"),
@@ -62,6 +68,26 @@ fn ourselves_as_payload(trial: &Trial<'_>, request: &Request) -> Foreign {
     let bootargs = format!("{} generations=2 seed=0x77", request.machine.bootargs).trim().to_owned();
     let image = trial.kernel().image.clone();
     Foreign { image, ramdisk: Some(vec![0xa5; RAMDISK]), fdt: None, bootargs: Some(bootargs) }
+}
+
+/// A byte of a source that is not in place is turned over once the last check is made: the control page verifies what it has moved, of the kernel, all of
+/// which moves, as of the ramdisk, of which the ends do.
+fn damaged(trial: &mut Trial<'_>, choose: impl Fn(&[Range<u64>]) -> Option<&Range<u64>> + Send + Sync) -> Result<()> {
+    let (request, _) = request(trial, "el1", Orders { generations: 1, ..trial.orders() })?;
+    let checksum = Checksum::of(trial.kernel())?;
+    let outcome = debugged(trial, request, |mut gdb| {
+        let looked = checksum.first_look(&mut gdb)?;
+        gdb.run_to(looked.code().start)?;
+        let (sources, _) = looked.place(0);
+        let at = choose(&sources).context("no source")?.start;
+        let byte = gdb.memory(at, 1)?[0];
+        gdb.write(at, &[byte ^ 1])?;
+        gdb.detach()
+    })?;
+    let says = "!! what arrived is not what was loaded: ";
+    ensure!(outcome.verdict == Verdict::Stopped, "the end is \"{}\"", outcome.verdict.words());
+    ensure!(outcome.console.contains(says), "the control page does not say that what arrived is damaged");
+    Ok(())
 }
 
 /// Makes the run; gives the generations before the jump and those after it, all of them proved.
