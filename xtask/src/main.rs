@@ -22,6 +22,7 @@ mod fit;
 mod fit_edit;
 mod folder;
 mod fuzz;
+mod guest;
 mod hand_over;
 mod image;
 mod kernel_build;

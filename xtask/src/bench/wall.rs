@@ -5,11 +5,7 @@
 //! A generation is timed by the guest's counter, from first instruction to first instruction; a reset by the host's clock, from the
 //! command to the console's first line.
 
-use std::{
-    process::{Command, Stdio},
-    sync::mpsc::{self, Receiver},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use boot::marker;
@@ -21,15 +17,7 @@ use super::{
     statistics::spread,
     table::{Cell, Table},
 };
-use crate::{
-    console::{Line, Stream},
-    explain::Qmp,
-    folder::{Folder, sockets, stamp},
-    orders::Restart,
-    processes::{Guarded, Interrupted, interrupted},
-    qemu,
-    transcript::lives,
-};
+use crate::{guest::Guest, orders::Restart, request::Disk, transcript::lives};
 
 /// With so many CPUs, what a generation may take, in milliseconds: an aim, for the host decides.
 const AIMS_MS: [(u32, u64); 2] = [(1, 20), (4, 40)];
@@ -125,36 +113,19 @@ fn session(setting: &Setting, machine: &str, cpus: u32, resets: usize) -> Result
     let mut request = setting.request(machine, WITHOUT_END, Restart::Hot)?;
     // The last word of the two wins: the common flags make of a reset the end.
     request.args = ["-action", "reboot=reset", "-smp", &cpus.to_string()].map(str::to_owned).into();
-    let folder = Folder::create(&stamp(&format!("{machine}-wall")))?;
-    let image = folder.write("Image", &setting.kernel.image)?;
-    let disk = folder.write("disk.itb", setting.plain_disk())?;
-    let sockets = sockets()?;
-    let (qmp, gdb) = (sockets.path().join("qmp"), sockets.path().join("gdb"));
-    let words = request.words(&image, Some(&disk), folder.path());
-    let mut command = Command::new(&words[0]);
-    command.args(&words[1..]).args(qemu::questions(&qmp, &gdb));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-
-    let started = Instant::now();
-    let child = Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", qemu::QEMU))?;
-    let (_, stdout, _) = child.pipes();
-    let (sender, lines) = mpsc::channel();
-    let stdout = stdout.context("QEMU has no standard output")?;
-    let console = Stream::read(stdout, &folder.file("console.log"), None, Some(sender), started)?;
-    line(&lines, 0, FIRST)?;
-    let mut monitor = Qmp::connect(&qmp)?;
+    (request.name, request.disk) = (format!("{machine}-wall"), Disk::Bytes(setting.plain_disk().into()));
+    let guest = Guest::start(&request, &[])?;
+    line(&guest, 0, FIRST)?;
+    let mut monitor = guest.monitor(PATIENCE)?;
     let mut took = Vec::new();
     for _ in 0..resets {
-        line(&lines, BETWEEN_RESETS, ALL_UP)?;
-        let asked = started.elapsed();
+        line(&guest, BETWEEN_RESETS, ALL_UP)?;
+        let asked = guest.elapsed();
         monitor.execute("system_reset", &json!({}))?;
-        took.push(line(&lines, 0, FIRST)?.saturating_sub(asked));
+        took.push(line(&guest, 0, FIRST)?.saturating_sub(asked));
     }
-    line(&lines, BETWEEN_RESETS, FIRST)?;
-    child.kill();
-    let console = console.finish();
-    folder.discard()?;
-    Ok((console, took))
+    line(&guest, BETWEEN_RESETS, FIRST)?;
+    Ok((guest.end()?, took))
 }
 
 /// How a generation's first line starts.
@@ -165,17 +136,15 @@ const FIRST: &str = marker::GENERATION;
 const ALL_UP: &str = "CPUs: ";
 
 /// Waits for the line of generation `number` that starts so; says when it came.
-fn line(lines: &Receiver<Line>, number: u32, start: &str) -> Result<Duration> {
-    // A reset may cut a line short; the next one then follows on it.
-    let wanted = format!("[{number}] {start}");
-    loop {
-        match lines.recv_timeout(PATIENCE) {
-            Ok(line) if line.text.contains(&wanted) => return Ok(line.at),
-            Ok(_) => {}
-            Err(_) if interrupted() => return Err(Interrupted.into()),
-            Err(error) => return Err(error).with_context(|| format!("generation {number} does not come up")),
-        }
-    }
+fn line(guest: &Guest, number: u32, start: &str) -> Result<Duration> {
+    guest
+        .heard(PATIENCE, |text| is_line(text, number, start))
+        .with_context(|| format!("generation {number} does not come up"))
+}
+
+/// A reset may cut a line short; the next one then follows on it.
+fn is_line(text: &str, number: u32, start: &str) -> bool {
+    text.contains(&format!("[{number}] {start}"))
 }
 
 #[cfg(test)]
@@ -184,14 +153,14 @@ mod tests {
 
     #[test]
     fn a_first_line_is_found_behind_one_that_was_cut_short() {
-        let (sender, lines) = mpsc::channel();
-        let says = |ms, text: &str| sender.send(Line { at: Duration::from_millis(ms), text: text.to_owned() }).unwrap();
-        says(1, "[24] Generation 24 of 30");
-        says(2, "[25] Generation 25 of 30");
-        says(3, "[25] loaded[0] Generation 0 of 30");
-        assert_eq!(line(&lines, 0, FIRST).unwrap(), Duration::from_millis(3));
-        drop(sender);
-        assert!(line(&lines, 0, FIRST).is_err());
+        for (text, is_first) in [
+            ("[24] Generation 24 of 30", false),
+            ("[25] Generation 25 of 30", false),
+            ("[25] loaded[0] Generation 0 of 30", true),
+            ("[0] Generation 0 of 30", true),
+        ] {
+            assert_eq!(is_line(text, 0, FIRST), is_first, "{text}");
+        }
     }
 
     #[test]

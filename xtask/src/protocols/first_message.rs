@@ -6,24 +6,16 @@
 //! print its first message when it has it. The least of each is compared: what else the host does only ever adds. *Leaves* figures beside their aim
 //! and fails nothing.
 
-use std::{
-    process::{Command, Stdio},
-    sync::mpsc::{self, Receiver},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::{
     bench::statistics::{Spread, spread},
-    console::{Line, Stream},
     events::{Kind, classify},
-    explain::Qmp,
-    folder::{Folder, sockets, stamp},
-    processes::{Guarded, Interrupted, interrupted},
-    qemu,
-    request::{Disk, Request},
+    guest::Guest,
+    request::Request,
 };
 
 /// Linux's orders.
@@ -67,62 +59,18 @@ impl Times {
 
 /// One run, until the message has come; how long that took.
 fn first_message(request: &Request) -> Result<Duration> {
-    let folder = Folder::create(&stamp(&request.name))?;
-    let image = folder.write("Image", request.image.as_ref().unwrap_or(&request.kernel.image))?;
-    let disk = match &request.disk {
-        Disk::Bytes(bytes) => Some(folder.write("disk.itb", bytes.as_slice())?),
-        _ => None,
-    };
-    let sockets = sockets()?;
-    let (qmp, gdb) = (sockets.path().join("qmp"), sockets.path().join("gdb"));
-    let mut command = Command::new(qemu::QEMU);
-    command.args(&request.words(&image, disk.as_deref(), folder.path())[1..]).args(qemu::questions(&qmp, &gdb));
-    if !request.payload {
-        command.arg("-S");
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-
-    let started = Instant::now();
-    let child = Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", qemu::QEMU))?;
-    let (_, stdout, _) = child.pipes();
-    let (sender, lines) = mpsc::channel();
-    let stdout = stdout.context("QEMU has no standard output")?;
-    let console = Stream::read(stdout, &folder.file("console.log"), None, Some(sender), started)?;
+    let guest = Guest::start(request, if request.payload { &[] } else { &["-S"] })?;
     let from = if request.payload {
-        heard(&lines, |line| classify(line) == Some(Kind::Bye)).context("no \"Bye!\"")?
+        guest.heard(PATIENCE, |line| classify(line) == Some(Kind::Bye)).context("no \"Bye!\"")?
     } else {
-        let mut monitor = connected(&qmp, started)?;
-        let from = started.elapsed();
+        let mut monitor = guest.monitor(PATIENCE)?;
+        let from = guest.elapsed();
         monitor.execute("cont", &json!({}))?;
         from
     };
-    let came = heard(&lines, |line| line.contains(FIRST)).context("Linux says nothing")?;
-    child.kill();
-    console.finish();
-    folder.discard()?;
+    let came = guest.heard(PATIENCE, |line| line.contains(FIRST)).context("Linux says nothing")?;
+    guest.end()?;
     Ok(came.saturating_sub(from))
-}
-
-/// The monitor of a QEMU that has just been started.
-fn connected(socket: &std::path::Path, started: Instant) -> Result<Qmp> {
-    loop {
-        match Qmp::connect(socket) {
-            Err(_) if started.elapsed() < PATIENCE && !interrupted() => std::thread::sleep(Duration::from_millis(5)),
-            connected => return connected,
-        }
-    }
-}
-
-/// When the first such line came.
-fn heard(lines: &Receiver<Line>, is_it: impl Fn(&str) -> bool) -> Result<Duration> {
-    loop {
-        match lines.recv_timeout(PATIENCE) {
-            Ok(line) if is_it(&line.text) => return Ok(line.at),
-            Ok(_) => {}
-            Err(_) if interrupted() => return Err(Interrupted.into()),
-            Err(error) => return Err(error).context("the console is silent"),
-        }
-    }
 }
 
 #[cfg(test)]
