@@ -25,7 +25,7 @@ emergency_vectors:
 //   assumes   the emergency UART reachable: MMU off, or its page mapped as device memory; SP = this CPU's boot::own::Own
 //   out       does not return
 //   clobbers  all
-//   memory    writes the frame that Own begins with; uses no stack
+//   memory    writes the frame that Own begins with; reads the instruction at elr, where that is the image's, and rule::NEEDS; uses no stack
 emergency_exception:
         mov     x0, sp
         // At EL2 the MMU is off while EL1 may have these lines dirty: out with them, before they fall on what is stored now.
