@@ -16,7 +16,8 @@ pub const SLOT_SIZE: usize = 256;
 pub const REACHED: u64 = 1;
 
 /// The phases of the way out, in the order of a hot restart; a slot's number is its index.
-pub const PHASES: &[&str] = &["Bye!", "in the control page", "copied", "maintained", "verified", "MMU off", "leaving"];
+pub const PHASES: &[&str] =
+    &["Bye!", "in the control page", "copied", "maintained", "verified", "MMU off", "leaving"];
 
 /// `PHASES`: the last act of Rust.
 pub const BYE: usize = 0;
@@ -37,9 +38,14 @@ pub const LEAVING: usize = 6;
 /// of which the used part is returned.
 ///
 /// `page` is the page as 64-bit words. A slot that does not hold its own number was not reached.
-pub fn reached<'a>(page: &[u64], found: &'a mut [(usize, u64); PHASES.len()]) -> &'a [(usize, u64)] {
+pub fn reached<'a>(
+    page: &[u64],
+    found: &'a mut [(usize, u64); PHASES.len()],
+) -> &'a [(usize, u64)] {
     let mut len = 0;
-    for (number, slot) in page.chunks_exact(SLOT_SIZE / size_of::<u64>()).take(PHASES.len()).enumerate() {
+    for (number, slot) in
+        page.chunks_exact(SLOT_SIZE / size_of::<u64>()).take(PHASES.len()).enumerate()
+    {
         if slot[0] == number as u64 + REACHED {
             // Insertion: seven at most do not pay for a sort.
             let before = found[..len].iter().take_while(|&&(_, stamp)| stamp <= slot[1]).count();
@@ -64,7 +70,10 @@ mod tests {
         }
         page[VERIFIED * SLOT_SIZE / 8] = 99;
         let mut found = Default::default();
-        assert_eq!(reached(&page, &mut found), [(BYE, 10), (CONTROL, 20), (MMU_OFF, 30), (COPIED, 40)]);
+        assert_eq!(
+            reached(&page, &mut found),
+            [(BYE, 10), (CONTROL, 20), (MMU_OFF, 30), (COPIED, 40)]
+        );
     }
 
     #[test]

@@ -7,7 +7,9 @@
 //! Not here: FGT2 registers, MPAMSM_EL1. What lies behind them this kernel does not use at EL1, and at EL2 they do not trap.
 #![expect(unsafe_code, reason = "assembly, and the names by which it and Rust know each other")]
 
-use crate::sysreg::{cnthctl, cptr, hcr, hcrx, hdfg, hfg, hfgi, icc_sre, mdcr, sctlr, spsr, vector_length};
+use crate::sysreg::{
+    cnthctl, cptr, hcr, hcrx, hdfg, hfg, hfgi, icc_sre, mdcr, sctlr, spsr, vector_length,
+};
 
 crate::assembly!(
     include_str!("el2.S"),

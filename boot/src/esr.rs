@@ -163,7 +163,11 @@ impl fmt::Display for Esr {
                 _ if self.is_write() => " on a write",
                 _ => " on a read",
             })?;
-            f.write_str(if iss & 1 << 7 != 0 { ", at stage 2 for the walk of stage 1" } else { "" })?;
+            f.write_str(if iss & 1 << 7 != 0 {
+                ", at stage 2 for the walk of stage 1"
+            } else {
+                ""
+            })?;
             return f.write_str(if self.far_not_valid() { ", FAR not valid" } else { "" });
         }
         match self.ec() {
@@ -233,7 +237,10 @@ mod tests {
                 "data abort, lower level: translation fault at level 2 on a write, at stage 2 for the walk of stage 1",
             ),
             (0x8600_000e, "instruction abort, same level: permission fault at level 2 on a fetch"),
-            (0x8200_0006, "instruction abort, lower level: translation fault at level 2 on a fetch"),
+            (
+                0x8200_0006,
+                "instruction abort, lower level: translation fault at level 2 on a fetch",
+            ),
             (0x8600_0030, "instruction abort, same level: TLB conflict on a fetch"),
             (0x8a00_0000, "PC misaligned"),
             (0xbe00_0011, "SError, ISS 0x11"),

@@ -59,9 +59,13 @@ pub fn blocks(blob: &[u8]) -> Result<Blocks, &'static str> {
     if header(20)? < 17 || header(24)? > 17 {
         return Err("a version that is not known");
     }
-    let (structure, strings) = (header(8)?..header(8)? + header(36)?, header(12)?..header(12)? + header(32)?);
+    let (structure, strings) =
+        (header(8)?..header(8)? + header(36)?, header(12)?..header(12)? + header(32)?);
     let blocks = Blocks { reservations: header(16)?, structure, strings };
-    let names = blob.get(blocks.strings.clone()).filter(|_| blocks.end() <= blob.len()).ok_or("blocks past the end")?;
+    let names = blob
+        .get(blocks.strings.clone())
+        .filter(|_| blocks.end() <= blob.len())
+        .ok_or("blocks past the end")?;
     if end_of_structure(blob, blocks.structure.start).is_none_or(|end| end > blocks.structure.end) {
         return Err("a structure that passes its block");
     }
@@ -103,10 +107,25 @@ pub fn word(blob: &[u8], at: usize) -> Option<usize> {
 /// version 17, which version 16's readers understand.
 #[must_use]
 pub fn header(structure: usize, strings: usize, end: usize, boot_cpu: usize) -> [u8; HEADER_BYTES] {
-    let words =
-        [MAGIC as usize, end, structure, strings, HEADER_BYTES, 17, 16, boot_cpu, end - strings, strings - structure];
+    let words = [
+        MAGIC as usize,
+        end,
+        structure,
+        strings,
+        HEADER_BYTES,
+        17,
+        16,
+        boot_cpu,
+        end - strings,
+        strings - structure,
+    ];
     let mut bytes = [0; HEADER_BYTES];
-    bytes.as_chunks_mut().0.iter_mut().zip(words).for_each(|(bytes, word)| *bytes = (word as u32).to_be_bytes());
+    bytes
+        .as_chunks_mut()
+        .0
+        .iter_mut()
+        .zip(words)
+        .for_each(|(bytes, word)| *bytes = (word as u32).to_be_bytes());
     bytes
 }
 

@@ -104,7 +104,13 @@ impl Header {
             return Err(Refused::TextOffsetMisaligned { text_offset });
         }
         let code = [u32::from_le_bytes(field(header, 0)), u32::from_le_bytes(field(header, 4))];
-        Ok(Self { code, text_offset, image_size, flags, pe_offset: u32::from_le_bytes(field(header, PE_OFFSET_AT)) })
+        Ok(Self {
+            code,
+            text_offset,
+            image_size,
+            flags,
+            pe_offset: u32::from_le_bytes(field(header, PE_OFFSET_AT)),
+        })
     }
 
     /// Whether a file of `bytes` bytes can be this Image: no more is copied than belongs to the kernel.
@@ -157,7 +163,10 @@ fn field<const N: usize>(header: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
 
 /// Why something is no Image that this kernel can enter: the rule, and the value that broke it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[expect(missing_docs, reason = "a variant's line says what its fields hold; they are named for it")]
+#[expect(
+    missing_docs,
+    reason = "a variant's line says what its fields hold; they are named for it"
+)]
 pub enum Refused {
     /// Fewer bytes than a header has.
     TooShort { bytes: usize },
@@ -248,7 +257,10 @@ mod tests {
     fn a_real_header_is_read_and_built_again() {
         let header = Header::parse(&LINUX).unwrap();
         let code = [0xfa40_5a4d, 0x1400_1000];
-        assert_eq!(header, Header { code, text_offset: 0, image_size: 0x20_0000, flags: 0xa, pe_offset: 0x40 });
+        assert_eq!(
+            header,
+            Header { code, text_offset: 0, image_size: 0x20_0000, flags: 0xa, pe_offset: 0x40 }
+        );
         assert_eq!(header.to_bytes(), LINUX);
         assert_eq!(FLAGS, 0xa);
     }
@@ -295,17 +307,27 @@ mod tests {
     fn ram_is_held_against_both_fields() {
         let header = with(10, 0x08).unwrap();
         assert_eq!(header.check_fits(0x28_0000), Ok(()));
-        let refused = Refused::LargerThanRam { text_offset: 0x8_0000, image_size: 0x20_0000, ram: 0x27_ffff };
+        let refused =
+            Refused::LargerThanRam { text_offset: 0x8_0000, image_size: 0x20_0000, ram: 0x27_ffff };
         assert_eq!(header.check_fits(0x27_ffff), Err(refused));
-        assert!(Header { image_size: u64::MAX, ..header }.check_fits(u64::MAX).is_err(), "no overflow");
+        assert!(
+            Header { image_size: u64::MAX, ..header }.check_fits(u64::MAX).is_err(),
+            "no overflow"
+        );
     }
 
     #[test]
     fn a_sentence_names_the_value() {
         let sentence = with(24, 0x0b).unwrap_err().to_string();
-        assert_eq!(sentence, "the Image is big-endian (flags 0xb, bit 0): give a little-endian one");
+        assert_eq!(
+            sentence,
+            "the Image is big-endian (flags 0xb, bit 0): give a little-endian one"
+        );
         let sentence = with(56, 0).unwrap_err().to_string();
-        assert!(sentence.contains("0x644d5200 at byte 56, where the magic 0x644d5241 belongs"), "{sentence}");
+        assert!(
+            sentence.contains("0x644d5200 at byte 56, where the magic 0x644d5241 belongs"),
+            "{sentence}"
+        );
     }
 
     proptest! {

@@ -44,8 +44,12 @@ impl PhysAddr {
     /// Where that lies past the end of the 64-bit space: no memory lies there.
     #[must_use]
     pub const fn align_up(self, alignment: u64) -> Self {
-        Self(self.0.checked_add(alignment - 1).expect("an address in the last page of the 64-bit space"))
-            .align_down(alignment)
+        Self(
+            self.0
+                .checked_add(alignment - 1)
+                .expect("an address in the last page of the 64-bit space"),
+        )
+        .align_down(alignment)
     }
 
     /// The range of `bytes` bytes that starts here, or `None` where it would pass the end of the 64-bit space.

@@ -47,7 +47,11 @@ const GROUP: u32 = 0xffdf_f800;
 
 /// MRS and MSR of S3_`op1`_C`crn`_C`crm`_`op2`, as far as `mask` goes.
 const fn need(rule: u8, mask: u32, [op1, crn, crm, op2]: [u32; 4]) -> Need {
-    Need { mask, word: 0xd518_0000 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5, rule: rule as u32 }
+    Need {
+        mask,
+        word: 0xd518_0000 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5,
+        rule: rule as u32,
+    }
 }
 
 /// How many [`NEEDS`] there are.
@@ -119,6 +123,9 @@ mod tests {
 
     #[test]
     fn a_rule_has_two_digits() {
-        assert!(NEEDS.iter().all(|need| (10..100).contains(&need.rule)), "the emergency printer has room for two");
+        assert!(
+            NEEDS.iter().all(|need| (10..100).contains(&need.rule)),
+            "the emergency printer has room for two"
+        );
     }
 }

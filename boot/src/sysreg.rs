@@ -23,7 +23,8 @@ pub mod sctlr {
     /// SCTLR_EL1 (or, under E2H, SCTLR_EL2) of the running kernel: MMU, caches and the SP check on.
     pub const MMU_ON: u64 = EL1_MMU_OFF | M | C | I | SA;
     /// SCTLR_EL2, MMU and caches off: its RES1 bits 29, 28, 23, 22, 18, 16, 11, 5, 4; little endian.
-    pub const EL2_MMU_OFF: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 18 | 1 << 16 | 1 << 11 | 1 << 5 | 1 << 4;
+    pub const EL2_MMU_OFF: u64 =
+        1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 18 | 1 << 16 | 1 << 11 | 1 << 5 | 1 << 4;
 }
 
 /// HCR_EL2: what EL1 may do, and which EL2 this is.
@@ -278,7 +279,10 @@ mod tests {
         assert_eq!(hcrx::MSCEN | hcrx::TCR2EN | hcrx::SCTLR2EN | hcrx::GCSEN, 0x0040_c800);
         assert_eq!(hfg::GCS | hfg::SME | hfg::S1PIE | hfg::S1POE, 0x1ef0_0000_0000_0000);
         assert_eq!(hfg::ACCDATA | hfg::THE | hfg::AIE, 0xc104_0000_0000_0000);
-        assert_eq!(hcrx::ENAS0 | hcrx::ENALS | hcrx::ENASR | hcrx::D128EN | hcrx::ENFPM, 0x0082_0007);
+        assert_eq!(
+            hcrx::ENAS0 | hcrx::ENALS | hcrx::ENASR | hcrx::D128EN | hcrx::ENFPM,
+            0x0082_0007
+        );
         assert_eq!(hcr::FIEN | hcr::ENSCXT, 0x0020_8000_0000_0000);
         assert_eq!(hdfg::PMSNEVFR, 0x4000_0000_0000_0000);
         assert_eq!(sctlr::EE, 0x0200_0000);

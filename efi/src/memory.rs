@@ -34,7 +34,8 @@ impl<'a> MemoryMap<'a> {
     fn usable(self) -> impl Iterator<Item = Range<u64>> {
         self.bytes.chunks_exact(self.stride).filter_map(|bytes| {
             let ty = MemoryType(u32::from_le_bytes(*bytes.first_chunk()?));
-            let number = |at: usize| bytes[at..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+            let number =
+                |at: usize| bytes[at..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
             let (start, pages) = (number(8)?, number(24)?);
             let attributes = MemoryAttribute::from_bits_retain(number(32)?);
             let end = start.checked_add(pages.checked_mul(PAGE_SIZE)?)?;
@@ -69,10 +70,17 @@ impl Iterator for Ram<'_> {
     type Item = Range<PhysAddr>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let Range { start, mut end } =
-            self.map.usable().filter(|range| range.start >= self.from).min_by_key(|range| range.start)?;
-        while let Some(further) =
-            self.map.usable().filter(|range| (start..=end).contains(&range.start)).map(|r| r.end).max()
+        let Range { start, mut end } = self
+            .map
+            .usable()
+            .filter(|range| range.start >= self.from)
+            .min_by_key(|range| range.start)?;
+        while let Some(further) = self
+            .map
+            .usable()
+            .filter(|range| (start..=end).contains(&range.start))
+            .map(|r| r.end)
+            .max()
             && further > end
         {
             end = further;
@@ -139,13 +147,20 @@ mod tests {
             assert_eq!(found, [0x1000..0x2000, 0x3000..0x4000], "{ty:?}");
         }
         assert_eq!(ram(&[(MemoryType::CONVENTIONAL, 0x1000, 1, MemoryAttribute::UNCACHEABLE)]), []);
-        assert_eq!(ram(&[(MemoryType::CONVENTIONAL, 0x1000, 1, WB | MemoryAttribute::SPECIAL_PURPOSE)]), []);
+        assert_eq!(
+            ram(&[(MemoryType::CONVENTIONAL, 0x1000, 1, WB | MemoryAttribute::SPECIAL_PURPOSE)]),
+            []
+        );
     }
 
     #[test]
     fn a_map_that_cannot_be_is_none() {
         assert!(MemoryMap::new(&[0; 80], 39).is_none());
-        assert_eq!(ram(&[(MemoryType::CONVENTIONAL, u64::MAX - 4095, 2, WB)]), [], "past the address space");
+        assert_eq!(
+            ram(&[(MemoryType::CONVENTIONAL, u64::MAX - 4095, 2, WB)]),
+            [],
+            "past the address space"
+        );
         assert_eq!(ram(&[(MemoryType::CONVENTIONAL, 0x1000, u64::MAX, WB)]), []);
         assert_eq!(ram(&[(MemoryType::CONVENTIONAL, 0x1000, 0, WB)]), []);
         assert_eq!(ram(&[]), []);

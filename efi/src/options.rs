@@ -8,9 +8,12 @@
 /// The options as text; `None` where they are no text, or empty.
 pub fn text(bytes: &[u8]) -> Option<impl Iterator<Item = char> + Clone + '_> {
     // UCS-2: a unit is a character, and a surrogate is none.
-    let units = bytes.chunks_exact(2).map(|unit| char::from_u32(u16::from_le_bytes([unit[0], unit[1]]).into()));
+    let units = bytes
+        .chunks_exact(2)
+        .map(|unit| char::from_u32(u16::from_le_bytes([unit[0], unit[1]]).into()));
     let characters = units.take_while(|&character| character != Some('\0'));
-    let is_text = |character: Option<char>| character.is_some_and(|character| !character.is_control());
+    let is_text =
+        |character: Option<char>| character.is_some_and(|character| !character.is_control());
     let is_all_text = bytes.len().is_multiple_of(2) && characters.clone().all(is_text);
     let is_empty = characters.clone().all(|character| character == Some(' '));
     (is_all_text && !is_empty).then(|| characters.flatten())

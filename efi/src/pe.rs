@@ -108,8 +108,12 @@ impl Header {
                 characteristics: word(36)?,
             })
         };
-        let header =
-            Self { entry: word(40)?, image_size: word(80)?, headers: word(84)?, sections: [section(0)?, section(1)?] };
+        let header = Self {
+            entry: word(40)?,
+            image_size: word(80)?,
+            headers: word(84)?,
+            sections: [section(0)?, section(1)?],
+        };
         header.check(image.len())?;
         Ok(header)
     }
@@ -118,7 +122,9 @@ impl Header {
     fn check(&self, file: usize) -> Result<(), Refused> {
         let [text, data] = &self.sections;
         let mut end = self.headers;
-        for (number, (section, characteristics)) in [(text, TEXT), (data, DATA)].into_iter().enumerate() {
+        for (number, (section, characteristics)) in
+            [(text, TEXT), (data, DATA)].into_iter().enumerate()
+        {
             let is_whole = section.memory.start == end
                 && section.file.start == end
                 && end.is_multiple_of(SECTION_ALIGNMENT)
@@ -148,7 +154,10 @@ fn bytes<const N: usize>(image: &[u8], at: usize) -> Result<[u8; N], Refused> {
 
 /// Why the header is none that an Image is loaded rightly by.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[expect(missing_docs, reason = "a variant's line says what its fields hold; they are named for it")]
+#[expect(
+    missing_docs,
+    reason = "a variant's line says what its fields hold; they are named for it"
+)]
 pub enum Refused {
     /// The header passes the file's end.
     TooShort,
@@ -170,12 +179,20 @@ impl fmt::Display for Refused {
                 write!(f, "the PE header's {name} is {found:#x}, where {expected:#x} belongs")
             }
             Self::Section { number } => {
-                write!(f, "the PE header's section {number} is not laid out in the file as in memory")
+                write!(
+                    f,
+                    "the PE header's section {number} is not laid out in the file as in memory"
+                )
             }
             Self::Size { image_size, sections } => {
-                write!(f, "the PE header's SizeOfImage is {image_size:#x}, and its sections end at {sections:#x}")
+                write!(
+                    f,
+                    "the PE header's SizeOfImage is {image_size:#x}, and its sections end at {sections:#x}"
+                )
             }
-            Self::Entry(entry) => write!(f, "the PE header's entry point {entry:#x} lies outside the code"),
+            Self::Entry(entry) => {
+                write!(f, "the PE header's entry point {entry:#x} lies outside the code")
+            }
         }
     }
 }
@@ -218,7 +235,9 @@ pub fn example() -> std::vec::Vec<u8> {
     half(&mut image, 0x22);
     half(&mut image, 0x20b);
     half(&mut image, 0);
-    for value in [0x1000, 0x400, 0x1c00, 0x1800, 0x1000, 0, 0, 4096, 512, 0, 0, 0, 0, 0x4000, 0x1000, 0] {
+    for value in
+        [0x1000, 0x400, 0x1c00, 0x1800, 0x1000, 0, 0, 4096, 512, 0, 0, 0, 0, 0x4000, 0x1000, 0]
+    {
         word(&mut image, value);
     }
     half(&mut image, 10);
@@ -271,17 +290,33 @@ mod tests {
         assert_eq!(spoilt(0x40 + 132, 5), field("NumberOfRvaAndSizes", 5, 6));
         assert_eq!(spoilt(0x40 + 41, 0x20), Refused::Entry(0x2000));
         assert_eq!(spoilt(0x40 + 81, 0x30), Refused::Size { image_size: 0x3000, sections: 0x4000 });
-        assert_eq!(spoilt(0x40 + 85, 0x20), Refused::Section { number: 0 }, "headers that pass the text");
+        assert_eq!(
+            spoilt(0x40 + 85, 0x20),
+            Refused::Section { number: 0 },
+            "headers that pass the text"
+        );
         let text = 0x40 + 24 + 160;
-        assert_eq!(spoilt(text + 9, 0x20), Refused::Section { number: 1 }, "text that overlaps data");
-        assert_eq!(spoilt(text + 21, 0x20), Refused::Section { number: 0 }, "another place in the file");
+        assert_eq!(
+            spoilt(text + 9, 0x20),
+            Refused::Section { number: 1 },
+            "text that overlaps data"
+        );
+        assert_eq!(
+            spoilt(text + 21, 0x20),
+            Refused::Section { number: 0 },
+            "another place in the file"
+        );
         assert_eq!(spoilt(text + 39, 0xe0), Refused::Section { number: 0 }, "writable code");
         assert_eq!(
             spoilt(text + 40 + 17, 0x02),
             Refused::Size { image_size: 0x4000, sections: 0x4000 },
             "a file that goes on"
         );
-        assert_eq!(spoilt(text + 40 + 17, 0x06), Refused::Section { number: 1 }, "past the file's end");
+        assert_eq!(
+            spoilt(text + 40 + 17, 0x06),
+            Refused::Section { number: 1 },
+            "past the file's end"
+        );
     }
 
     #[test]

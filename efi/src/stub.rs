@@ -105,7 +105,9 @@ impl Firmware<'_> {
         let options = self.load_options();
         let bootargs = options.and_then(options::text);
         if options.is_some_and(|options| !options.is_empty()) && bootargs.is_none() {
-            self.say(format_args!("the load options are no text: bootargs are the device tree's own"));
+            self.say(format_args!(
+                "the load options are no text: bootargs are the device tree's own"
+            ));
         }
 
         // All memory that is needed, before the map is read that tells of it.
@@ -121,7 +123,8 @@ impl Firmware<'_> {
         copy.copy_from_slice(this);
         // The one thing that a PE loader writes into a file's first page: with it gone the copy is the file again.
         copy[pe::IMAGE_BASE_AT..][..size_of::<u64>()].fill(0);
-        let (image, tree) = (copy.as_ptr().expose_provenance() as u64, to.as_ptr().expose_provenance() as u64);
+        let (image, tree) =
+            (copy.as_ptr().expose_provenance() as u64, to.as_ptr().expose_provenance() as u64);
         let loaded = this.as_ptr().expose_provenance();
         self.say(format_args!("loaded at {loaded:#x}; entering {image:#x}, device tree {tree:#x}"));
 
@@ -129,7 +132,9 @@ impl Firmware<'_> {
         let mut left = Err(Status::SUCCESS);
         for attempt in 0..ATTEMPTS {
             let written = self.memory_map(&mut map).and_then(|(ram, key)| {
-                tree::write(from, ram.ram(), bootargs.clone(), &mut to).map(|size| (size, key)).map_err(Refused::Tree)
+                tree::write(from, ram.ram(), bootargs.clone(), &mut to)
+                    .map(|size| (size, key))
+                    .map_err(Refused::Tree)
             });
             left = match written {
                 Ok((size, key)) => self.exit_boot_services(key).map(|()| size),
@@ -168,13 +173,17 @@ impl Firmware<'_> {
 
     /// The device tree, as long as it says that it is.
     fn device_tree(&self) -> Result<&[u8], Refused> {
-        let (entries, count) = (self.table.configuration_table, self.table.number_of_configuration_table_entries);
+        let (entries, count) =
+            (self.table.configuration_table, self.table.number_of_configuration_table_entries);
         if entries.is_null() {
             return Err(Refused::NoDeviceTree);
         }
         // SAFETY: the firmware says that so many lie there.
         let entries = unsafe { slice::from_raw_parts(entries, count) };
-        let entry = entries.iter().find(|entry| entry.vendor_guid == DEVICE_TREE).ok_or(Refused::NoDeviceTree)?;
+        let entry = entries
+            .iter()
+            .find(|entry| entry.vendor_guid == DEVICE_TREE)
+            .ok_or(Refused::NoDeviceTree)?;
         let start = entry.vendor_table.cast::<u8>().cast_const();
         // SAFETY: what the GUID names is a blob, which has a header at least.
         let size = flat::size(unsafe { slice::from_raw_parts(start, flat::HEADER_BYTES) });
@@ -187,8 +196,13 @@ impl Firmware<'_> {
     fn load_options(&self) -> Option<&[u8]> {
         let mut loaded = ptr::null_mut();
         // SAFETY: the handle is this image's own, and the answer goes to the stack.
-        let status =
-            unsafe { (self.services().handle_protocol)(self.image, &LoadedImageProtocol::GUID, &raw mut loaded) };
+        let status = unsafe {
+            (self.services().handle_protocol)(
+                self.image,
+                &LoadedImageProtocol::GUID,
+                &raw mut loaded,
+            )
+        };
         if !status.is_success() {
             return None;
         }
@@ -208,7 +222,12 @@ impl Firmware<'_> {
         let mut address = 0;
         // SAFETY: the answer goes to the stack.
         let status = unsafe {
-            (self.services().allocate_pages)(AllocateType::ANY_PAGES, MemoryType::LOADER_DATA, count, &raw mut address)
+            (self.services().allocate_pages)(
+                AllocateType::ANY_PAGES,
+                MemoryType::LOADER_DATA,
+                count,
+                &raw mut address,
+            )
         };
         if !status.is_success() {
             return Err(Refused::Firmware("AllocatePages", status));
@@ -218,7 +237,10 @@ impl Firmware<'_> {
         // SAFETY: the pages are ours from now on, and mapped.
         unsafe { start.write_bytes(0, size) };
         // SAFETY: as above, and nobody else knows of them.
-        Ok(Pages { services: self.services(), bytes: unsafe { slice::from_raw_parts_mut(start, size) } })
+        Ok(Pages {
+            services: self.services(),
+            bytes: unsafe { slice::from_raw_parts_mut(start, size) },
+        })
     }
 
     /// How many bytes the memory map has now.
@@ -293,13 +315,15 @@ impl Drop for Pages<'_> {
     fn drop(&mut self) {
         let address = self.bytes.as_ptr().expose_provenance() as u64;
         // SAFETY: they are as many as were allocated, and nothing uses them after this. Nobody could be told that it failed.
-        let _ = unsafe { (self.services.free_pages)(address, self.bytes.len() / PAGE_SIZE as usize) };
+        let _ =
+            unsafe { (self.services.free_pages)(address, self.bytes.len() / PAGE_SIZE as usize) };
     }
 }
 
 /// This image: the bytes that its file has, how many those are, and how many it takes in memory.
 fn this_image() -> (&'static [u8], usize, usize) {
-    let [start, file, end] = [&raw const _start, &raw const data_end, &raw const _image_end].map(<*const u8>::addr);
+    let [start, file, end] =
+        [&raw const _start, &raw const data_end, &raw const _image_end].map(<*const u8>::addr);
     let file = file - start;
     // SAFETY: the image lies there; nothing of this half writes to it.
     (unsafe { slice::from_raw_parts(&raw const _start, file) }, file, end - start)

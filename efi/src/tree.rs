@@ -76,7 +76,8 @@ pub fn write(
             token::BEGIN_NODE => {
                 depth += 1;
                 let name = flat::name(from, at + 4).ok_or(CUT)?;
-                if depth == 2 && matches!(name.split(|&byte| byte == b'@').next(), Some(b"memory")) {
+                if depth == 2 && matches!(name.split(|&byte| byte == b'@').next(), Some(b"memory"))
+                {
                     left_out = left_out.or(Some(depth));
                 }
                 if left_out.is_none() {
@@ -109,8 +110,10 @@ pub fn write(
                 replaces = false;
             }
             token::PROP => {
-                let [size, name] = [at + 4, at + 8].map(|at| flat::word(from, at).unwrap_or_default());
-                let name = flat::name(old_strings, name).ok_or(Refused::Damaged("a name that lies outside"))?;
+                let [size, name] =
+                    [at + 4, at + 8].map(|at| flat::word(from, at).unwrap_or_default());
+                let name = flat::name(old_strings, name)
+                    .ok_or(Refused::Damaged("a name that lies outside"))?;
                 if depth == 1 {
                     root.read(name, &bytes[12..12 + size])?;
                 }
@@ -211,13 +214,19 @@ impl Out<'_> {
         });
     }
 
-    fn memory(&mut self, names: u32, cells: Cells, ram: impl Iterator<Item = Range<PhysAddr>>) -> Result<(), Refused> {
+    fn memory(
+        &mut self,
+        names: u32,
+        cells: Cells,
+        ram: impl Iterator<Item = Range<PhysAddr>>,
+    ) -> Result<(), Refused> {
         let mut result = Ok(());
         self.begin_node(b"memory\0\0");
         self.property(names + DEVICE_TYPE, |out| out.put(b"memory\0"));
         self.property(names + REG, |out| {
             for range in ram {
-                for (number, cells) in [(range.start.0, cells.address), (range.bytes(), cells.size)] {
+                for (number, cells) in [(range.start.0, cells.address), (range.bytes(), cells.size)]
+                {
                     if cells == 2 {
                         out.put(&number.to_be_bytes());
                     } else {

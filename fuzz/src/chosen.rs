@@ -30,7 +30,8 @@ pub fn hold(data: &[u8]) {
 }
 
 fn given(choices: &mut Choices<'_>, blob: &[u8]) {
-    let bootargs = choices.one_in(2).then(|| &WORDS[..choices.below(WORDS.len() as u64 + 1) as usize]);
+    let bootargs =
+        choices.one_in(2).then(|| &WORDS[..choices.below(WORDS.len() as u64 + 1) as usize]);
     let ramdisk = choices.one_in(2).then(|| PhysAddr(0x4800_0000 + choices.below(256)));
     let ramdisk = ramdisk.map(|start| start..PhysAddr(start.0 + 0x1234));
     let seeds = choices.one_in(2).then_some([0x5a; SEED_BYTES]);
@@ -47,7 +48,8 @@ fn given(choices: &mut Choices<'_>, blob: &[u8]) {
     let (mut was, mut is) = (lines(&before), lines(&after));
     let old = ramdisk_of(&was);
     let first = is.iter().position(|line| line.path == "/chosen").expect("there is one");
-    let ours = is.drain(first + 1..=first + expected.len()).map(|line| line.property.expect("a property"));
+    let ours =
+        is.drain(first + 1..=first + expected.len()).map(|line| line.property.expect("a property"));
     assert_eq!(Vec::from_iter(ours), std::mem::take(&mut expected));
     was.retain(|line| !is_stale(line, told.bootargs.is_some()));
     if !was.iter().any(|line| line.path == "/chosen") {
@@ -114,10 +116,14 @@ fn is_stale(line: &Line, bootargs: bool) -> bool {
 /// The whole pages of the ramdisk that the blob names; of two, the last.
 fn ramdisk_of(lines: &[Line]) -> std::ops::Range<u64> {
     let number = |wanted: &str| {
-        let mut values = lines.iter().filter(|line| line.path == "/chosen").filter_map(|line| line.property.as_ref());
+        let mut values = lines
+            .iter()
+            .filter(|line| line.path == "/chosen")
+            .filter_map(|line| line.property.as_ref());
         let value = values.rfind(|(name, _)| name == wanted).map(|(_, value)| value.as_slice());
         value.unwrap_or_default().iter().fold(0_u64, |number, &byte| number << 8 | u64::from(byte))
     };
     let end = number("linux,initrd-end");
-    number("linux,initrd-start") / PAGE * PAGE..end.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX)
+    number("linux,initrd-start") / PAGE * PAGE
+        ..end.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX)
 }

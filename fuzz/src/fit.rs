@@ -51,12 +51,21 @@ fn disk(disk: &[u8]) {
 }
 
 /// What goes with a kernel, held against the configuration's lines.
-fn accompanied(disk: &[u8], tree: usize, configuration: &str, companions: &Companions, said: &[Line]) {
+fn accompanied(
+    disk: &[u8],
+    tree: usize,
+    configuration: &str,
+    companions: &Companions,
+    said: &[Line],
+) {
     let node = format!("/configurations/{configuration}");
     let text = |text: &str| [text.as_bytes(), &[0]].concat();
     assert_eq!(the_one(said, &node, "bootargs"), companions.bootargs.as_deref().map(text));
     for (property, payload) in [("ramdisk", &companions.ramdisk), ("fdt", &companions.fdt)] {
-        assert_eq!(the_one(said, &node, property), payload.as_ref().map(|payload| text(&payload.name)));
+        assert_eq!(
+            the_one(said, &node, property),
+            payload.as_ref().map(|payload| text(&payload.name))
+        );
         payload.iter().for_each(|payload| agrees(payload, disk, tree, said));
     }
     assert!(companions.fdt.as_ref().is_none_or(|fdt| fdt.compression == Compression::None));
@@ -69,9 +78,13 @@ fn speaks(refused: &Refused) {
 fn taken(disk: &[u8], tree: usize, configuration: &str, fit: &Fit, said: &[Line]) {
     let node = format!("/configurations/{configuration}");
     assert_eq!(the_one(said, &node, "kernel"), Some([fit.kernel.name.as_bytes(), &[0]].concat()));
-    let names: Vec<_> = fit.loadables.iter().flat_map(|payload| [payload.name.as_bytes(), &[0]].concat()).collect();
+    let names: Vec<_> =
+        fit.loadables.iter().flat_map(|payload| [payload.name.as_bytes(), &[0]].concat()).collect();
     assert_eq!(the_one(said, &node, "loadables").unwrap_or_default(), names);
-    assert!(fit.loadables.len() <= MAX_LOADABLES && fit.loadables.iter().all(|payload| payload.load.is_some()));
+    assert!(
+        fit.loadables.len() <= MAX_LOADABLES
+            && fit.loadables.iter().all(|payload| payload.load.is_some())
+    );
 
     let payloads: Vec<_> = std::iter::once(&fit.kernel).chain(&fit.loadables).collect();
     assert!(fit.loadables.iter().all(|payload| payload.compression == Compression::None));
@@ -80,7 +93,10 @@ fn taken(disk: &[u8], tree: usize, configuration: &str, fit: &Fit, said: &[Line]
     }
     let end = payloads.iter().map(|payload| payload.place.end).max().expect("there is a kernel");
     assert_eq!(fit::parse(&disk[..tree], end, configuration).as_ref(), Ok(fit));
-    assert!(matches!(fit::parse(&disk[..tree], end - 1, configuration), Err(Refused::PastEnd { .. })));
+    assert!(matches!(
+        fit::parse(&disk[..tree], end - 1, configuration),
+        Err(Refused::PastEnd { .. })
+    ));
 }
 
 /// Holds a payload against the lines of its node.
@@ -88,12 +104,16 @@ fn agrees(payload: &Payload, disk: &[u8], tree: usize, said: &[Line]) {
     let node = format!("/images/{}", payload.name);
     let property = |name: &str| the_one(said, &node, name);
     let number = |name: &str| {
-        property(name).map(|bytes| bytes.iter().fold(0_u128, |number, byte| number << 8 | u128::from(*byte)))
+        property(name)
+            .map(|bytes| bytes.iter().fold(0_u128, |number, byte| number << 8 | u128::from(*byte)))
     };
     assert!([None, Some(b"arm64\0".to_vec())].contains(&property("arch")), "{payload:?}");
     match payload.compression {
         Compression::None => {
-            assert!([None, Some(b"none\0".to_vec())].contains(&property("compression")), "{payload:?}")
+            assert!(
+                [None, Some(b"none\0".to_vec())].contains(&property("compression")),
+                "{payload:?}"
+            )
         }
         Compression::Gzip { unpacked } => {
             assert_eq!(property("compression").as_deref(), Some(&b"gzip\0"[..]));
@@ -107,9 +127,15 @@ fn agrees(payload: &Payload, disk: &[u8], tree: usize, said: &[Line]) {
     match number("data-position").or(offset) {
         Some(position) => {
             assert!((tree..).contains(&start), "{payload:?}");
-            assert_eq!((start as u128, Some((end - start) as u128)), (position, number("data-size")));
+            assert_eq!(
+                (start as u128, Some((end - start) as u128)),
+                (position, number("data-size"))
+            );
         }
-        None => assert!(end <= tree && property("data").as_deref() == Some(&disk[start..end]), "{payload:?}"),
+        None => assert!(
+            end <= tree && property("data").as_deref() == Some(&disk[start..end]),
+            "{payload:?}"
+        ),
     }
     match payload.load {
         Some(load) => assert_eq!(number("load"), Some(load.0.into())),
@@ -118,11 +144,16 @@ fn agrees(payload: &Payload, disk: &[u8], tree: usize, said: &[Line]) {
 
     let digest = <[u8; 32]>::from(Sha256::digest(&disk[start..end]));
     let hash = said.iter().filter(|line| {
-        let below = line.path.strip_prefix(node.as_str()).and_then(|rest| rest.strip_prefix("/hash"));
+        let below =
+            line.path.strip_prefix(node.as_str()).and_then(|rest| rest.strip_prefix("/hash"));
         below.is_some_and(|name| !name.contains('/')) && line.property.is_none()
     });
-    let sha256 = hash.filter(|line| the_one(said, &line.path, "algo").as_deref() == Some(b"sha256\0"));
-    assert_eq!(sha256.filter_map(|line| the_one(said, &line.path, "value")).collect::<Vec<_>>(), [payload.sha256]);
+    let sha256 =
+        hash.filter(|line| the_one(said, &line.path, "algo").as_deref() == Some(b"sha256\0"));
+    assert_eq!(
+        sha256.filter_map(|line| the_one(said, &line.path, "value")).collect::<Vec<_>>(),
+        [payload.sha256]
+    );
     let verdict = fit::verify(payload, disk[start..end].chunks(7));
     assert_eq!(verdict.is_ok(), payload.sha256 == digest);
     verdict.err().iter().for_each(speaks);
@@ -132,8 +163,12 @@ fn agrees(payload: &Payload, disk: &[u8], tree: usize, said: &[Line]) {
 fn the_one(said: &[Line], path: &str, name: &str) -> Option<Vec<u8>> {
     let here: Vec<_> = said.iter().filter(|line| line.path == path).collect();
     // Hash nodes are told apart by what they hold: of these two may share a name.
-    assert!(path.contains("/hash") || here.iter().filter(|line| line.property.is_none()).count() == 1, "{path} twice");
-    let mut values = here.iter().filter_map(|line| line.property.as_ref()).filter(|(found, _)| found == name);
+    assert!(
+        path.contains("/hash") || here.iter().filter(|line| line.property.is_none()).count() == 1,
+        "{path} twice"
+    );
+    let mut values =
+        here.iter().filter_map(|line| line.property.as_ref()).filter(|(found, _)| found == name);
     let value = values.next().map(|(_, value)| value.clone());
     assert!(values.next().is_none(), "{path}/{name} twice");
     value
@@ -175,8 +210,10 @@ fn written(choices: &mut Choices<'_>) {
 /// The first configuration is the first kernel and the loadables up to the next.
 fn as_written(disk: &[u8], payloads: &[writer::Payload]) {
     let size = fit::header_size(disk, disk.len() as u64).expect("just written") as usize;
-    let fit = fit::parse(&disk[..size], disk.len() as u64, "conf-1").expect("xtask writes what the kernel reads");
-    let loadables = payloads[1..].iter().take_while(|payload| matches!(payload.kind, Kind::Loadable { .. }));
+    let fit = fit::parse(&disk[..size], disk.len() as u64, "conf-1")
+        .expect("xtask writes what the kernel reads");
+    let loadables =
+        payloads[1..].iter().take_while(|payload| matches!(payload.kind, Kind::Loadable { .. }));
     let wanted: Vec<_> = std::iter::once(&payloads[0]).chain(loadables).collect();
     let found: Vec<_> = std::iter::once(&fit.kernel).chain(&fit.loadables).collect();
     assert_eq!(found.len(), wanted.len());

@@ -3,7 +3,9 @@
 //! *Holds:* what is taken obeys each rule of the header and is written back as it was read, reserved fields apart; what is refused breaks
 //! the rule that is named; the sizes are judged as in 128 bits.
 
-use boot::image::{FLAG_BIG_ENDIAN, HEADER_BYTES, Header, MAGIC, PAGE_SIZE_MASK, PAGES_4K, Refused};
+use boot::image::{
+    FLAG_BIG_ENDIAN, HEADER_BYTES, Header, MAGIC, PAGE_SIZE_MASK, PAGES_4K, Refused,
+};
 
 /// The input: a header, then a file's size and a machine's RAM, 8 bytes each.
 pub fn hold(data: &[u8]) {
@@ -12,8 +14,15 @@ pub fn hold(data: &[u8]) {
         Err(refused) => return refused_rightly(data, &refused),
     };
     assert!(data.len() >= HEADER_BYTES && word(data, 56) as u32 == MAGIC);
-    assert_eq!((header.text_offset, header.image_size, header.flags), (word(data, 8), word(data, 16), word(data, 24)));
-    assert!(header.image_size > 0 && header.text_offset % 4096 == 0 && header.flags & FLAG_BIG_ENDIAN == 0);
+    assert_eq!(
+        (header.text_offset, header.image_size, header.flags),
+        (word(data, 8), word(data, 16), word(data, 24))
+    );
+    assert!(
+        header.image_size > 0
+            && header.text_offset % 4096 == 0
+            && header.flags & FLAG_BIG_ENDIAN == 0
+    );
     assert!([0, PAGES_4K].contains(&(header.flags & PAGE_SIZE_MASK)));
 
     let written = header.to_bytes();
@@ -24,7 +33,9 @@ pub fn hold(data: &[u8]) {
     assert_eq!(header.check_file(file).is_ok(), file <= header.image_size);
     let bytes = u128::from(header.text_offset) + u128::from(header.image_size);
     assert_eq!(header.check_fits(ram).is_ok(), bytes <= ram.into());
-    for refused in [header.check_file(file).err(), header.check_fits(ram).err()].into_iter().flatten() {
+    for refused in
+        [header.check_file(file).err(), header.check_fits(ram).err()].into_iter().flatten()
+    {
         assert!(!refused.to_string().is_empty());
     }
 }
@@ -34,9 +45,13 @@ fn refused_rightly(data: &[u8], refused: &Refused) {
         Refused::TooShort { bytes } => bytes == data.len() && bytes < HEADER_BYTES,
         Refused::BadMagic { magic } => magic == word(data, 56) as u32 && magic != MAGIC,
         Refused::BigEndian { flags } => flags == word(data, 24) && flags & FLAG_BIG_ENDIAN != 0,
-        Refused::PageSize { kib, flags } => flags == word(data, 24) && [(16, 4), (64, 6)].contains(&(kib, flags & 6)),
+        Refused::PageSize { kib, flags } => {
+            flags == word(data, 24) && [(16, 4), (64, 6)].contains(&(kib, flags & 6))
+        }
         Refused::ImageSizeZero => word(data, 16) == 0,
-        Refused::TextOffsetMisaligned { text_offset } => text_offset == word(data, 8) && text_offset % 4096 != 0,
+        Refused::TextOffsetMisaligned { text_offset } => {
+            text_offset == word(data, 8) && text_offset % 4096 != 0
+        }
         Refused::ImageSizeBelowFile { .. } | Refused::LargerThanRam { .. } => false,
     };
     assert!(broken, "{refused}: {data:x?}");

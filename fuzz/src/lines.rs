@@ -24,7 +24,8 @@ fn add(node: &FdtNode<'_>, path: String, lines: &mut Vec<Line>) {
     lines.push(Line { path: path.clone(), property: None });
     for property in node.properties() {
         let value = property.value_as::<&[u8]>().expect("any value is bytes").to_vec();
-        lines.push(Line { path: path.clone(), property: Some((property.name().to_owned(), value)) });
+        lines
+            .push(Line { path: path.clone(), property: Some((property.name().to_owned(), value)) });
     }
     for child in node.children() {
         add(&child, format!("{path}/{}", child.name()), lines);
@@ -33,5 +34,7 @@ fn add(node: &FdtNode<'_>, path: String, lines: &mut Vec<Line>) {
 
 /// The memory reservation block: addresses and sizes.
 pub fn reservations(tree: &Fdt<'_>) -> Vec<(u64, u64)> {
-    tree.memory_reservations().map(|reservation| (reservation.address(), reservation.size())).collect()
+    tree.memory_reservations()
+        .map(|reservation| (reservation.address(), reservation.size()))
+        .collect()
 }

@@ -93,15 +93,27 @@ impl Model {
 
     fn hold(&self, choices: &mut Choices<'_>) {
         let segments: Vec<_> = (self.parts.iter())
-            .map(|(destination, source)| Segment { name: "part", destination: destination.clone(), source })
+            .map(|(destination, source)| Segment {
+                name: "part",
+                destination: destination.clone(),
+                source,
+            })
             .collect();
-        let reserved: Vec<_> =
-            self.reserved.iter().map(|range| Reserved { range: range.clone(), name: "reserved" }).collect();
-        let memory =
-            Memory { ram: &self.ram, reserved: &reserved, devices: &self.devices, control: self.control.clone() };
+        let reserved: Vec<_> = self
+            .reserved
+            .iter()
+            .map(|range| Reserved { range: range.clone(), name: "reserved" })
+            .collect();
+        let memory = Memory {
+            ram: &self.ram,
+            reserved: &reserved,
+            devices: &self.devices,
+            control: self.control.clone(),
+        };
         let verdict = segment::check(&segments, &memory);
         // A run without a page moves nothing and may be refused or not.
-        let plain = self.parts.iter().all(|(_, source)| source.iter().all(|run| run.start < run.end));
+        let plain =
+            self.parts.iter().all(|(_, source)| source.iter().all(|run| run.start < run.end));
         assert!(!plain || verdict.is_ok() == self.obeys(), "{verdict:?}: {:x?}", self.parts);
         if let Err(refused) = verdict {
             return assert!(refused.to_string().len() > 20);
@@ -132,18 +144,27 @@ impl Model {
 
     /// Every rule of the segments, by its definition: byte ranges in 128 bits, pages one by one.
     fn obeys(&self) -> bool {
-        let overlap = |a: &Range<PhysAddr>, b: &Range<PhysAddr>| a.start.max(b.start) < a.end.min(b.end);
-        let whole =
-            |range: &Range<PhysAddr>| range.start.0.is_multiple_of(PAGE_SIZE) && range.end.0.is_multiple_of(PAGE_SIZE);
+        let overlap =
+            |a: &Range<PhysAddr>, b: &Range<PhysAddr>| a.start.max(b.start) < a.end.min(b.end);
+        let whole = |range: &Range<PhysAddr>| {
+            range.start.0.is_multiple_of(PAGE_SIZE) && range.end.0.is_multiple_of(PAGE_SIZE)
+        };
         let in_ram = |range: &Range<PhysAddr>| {
-            self.ram.iter().any(|ram| ram.start <= range.start && range.start <= range.end && range.end <= ram.end)
+            self.ram.iter().any(|ram| {
+                ram.start <= range.start && range.start <= range.end && range.end <= ram.end
+            })
         };
         let bytes = |ranges: &[Range<PhysAddr>]| -> u128 {
-            ranges.iter().map(|range| u128::from(range.end.0).saturating_sub(range.start.0.into())).sum()
+            ranges
+                .iter()
+                .map(|range| u128::from(range.end.0).saturating_sub(range.start.0.into()))
+                .sum()
         };
         let limit = bytes(&self.ram) / 2;
-        let destinations: Vec<_> = self.parts.iter().map(|(destination, _)| destination.clone()).collect();
-        let taboo: Vec<_> = self.devices.iter().chain(&self.reserved).chain([&self.control]).collect();
+        let destinations: Vec<_> =
+            self.parts.iter().map(|(destination, _)| destination.clone()).collect();
+        let taboo: Vec<_> =
+            self.devices.iter().chain(&self.reserved).chain([&self.control]).collect();
         let each = destinations.iter().enumerate().all(|(number, destination)| {
             whole(destination)
                 && destination.start < destination.end
@@ -152,8 +173,9 @@ impl Model {
                 && !destinations[..number].iter().any(|other| overlap(other, destination))
         });
         let sources = self.parts.iter().all(|(destination, source)| {
-            source.iter().all(|run| whole(run) && (run.is_empty() || in_ram(run) && !overlap(run, &self.control)))
-                && bytes(source) == bytes(std::slice::from_ref(destination))
+            source.iter().all(|run| {
+                whole(run) && (run.is_empty() || in_ram(run) && !overlap(run, &self.control))
+            }) && bytes(source) == bytes(std::slice::from_ref(destination))
         });
         self.parts.len() <= MAX_SEGMENTS
             && each
@@ -167,7 +189,8 @@ impl Model {
 
     /// Every page's destination and source, where both have whole pages and are as long.
     fn moves(&self) -> Vec<(u64, u64)> {
-        let addresses = |range: &Range<PhysAddr>| (range.start.0..range.end.0).step_by(PAGE_SIZE as usize);
+        let addresses =
+            |range: &Range<PhysAddr>| (range.start.0..range.end.0).step_by(PAGE_SIZE as usize);
         let parts = self.parts.iter();
         parts.flat_map(|(to, from)| addresses(to).zip(from.iter().flat_map(addresses))).collect()
     }
@@ -209,7 +232,9 @@ fn anything(choices: &mut Choices<'_>) {
             1 => (LIST + choices.below(5) * PAGE_SIZE) | list::INDIRECTION,
             2 => (choices.below(256) * PAGE_SIZE) | list::DESTINATION,
             3 => list::DONE,
-            4 => ((u64::MAX - PAGE_SIZE * choices.below(256)) & !(PAGE_SIZE - 1)) | list::DESTINATION,
+            4 => {
+                ((u64::MAX - PAGE_SIZE * choices.below(256)) & !(PAGE_SIZE - 1)) | list::DESTINATION
+            }
             5 => words[..].last().copied().unwrap_or_default(),
             // Empty places up to the next list page's first.
             6 => {
@@ -219,17 +244,25 @@ fn anything(choices: &mut Choices<'_>) {
                 );
                 continue;
             }
-            _ => (choices.below(256) * PAGE_SIZE) | (choices.below(256) << list::RUN_SHIFT) | list::SOURCE,
+            _ => {
+                (choices.below(256) * PAGE_SIZE)
+                    | (choices.below(256) << list::RUN_SHIFT)
+                    | list::SOURCE
+            }
         });
     }
     for head in [LIST | list::INDIRECTION, words.first().copied().unwrap_or_default()] {
         let judged = walk(head, &words, |moved| {
             assert!((1..=list::RUN_PAGES).contains(&moved.pages));
             let bytes = moved.pages * PAGE_SIZE;
-            assert!(moved.destination.checked_add(bytes).is_some() && moved.source.checked_add(bytes).is_some());
+            assert!(
+                moved.destination.checked_add(bytes).is_some()
+                    && moved.source.checked_add(bytes).is_some()
+            );
         });
         judged.err().iter().for_each(|damaged| assert!(damaged.to_string().len() > 20));
-        let _ = list::check(&[], head, |at| word(&words, at)).map_err(|unfaithful| unfaithful.to_string());
+        let _ = list::check(&[], head, |at| word(&words, at))
+            .map_err(|unfaithful| unfaithful.to_string());
     }
 }
 

@@ -12,10 +12,13 @@ pub fn hold(data: &[u8]) {
     assert!(orders.generations > 0);
 
     let words: Vec<_> = text.split_ascii_whitespace().collect();
-    let (good, bad): (Vec<&str>, Vec<&str>) = words.iter().copied().partition(|word| Orders::parse(word).1.is_ok());
+    let (good, bad): (Vec<&str>, Vec<&str>) =
+        words.iter().copied().partition(|word| Orders::parse(word).1.is_ok());
     match obeyed {
         Ok(()) => assert!(bad.is_empty(), "obeyed {bad:?}"),
-        Err(refused) => assert!(refused.to_string().starts_with(&format!("bootargs: \"{}\": expected ", bad[0]))),
+        Err(refused) => assert!(
+            refused.to_string().starts_with(&format!("bootargs: \"{}\": expected ", bad[0]))
+        ),
     }
     assert_eq!(Orders::parse(&good.join(" ")), (orders.clone(), Ok(())));
     assert_eq!(Orders::parse(&format!("{text} {text}")).0, orders);
@@ -74,7 +77,13 @@ fn written(orders: &Orders) -> String {
         check.then_some("check"),
     ];
     let mut words = vec![format!("generations={generations}")];
-    words.extend([Some(base), Some(restart), el2, selftest].into_iter().chain(flags).flatten().map(str::to_owned));
+    words.extend(
+        [Some(base), Some(restart), el2, selftest]
+            .into_iter()
+            .chain(flags)
+            .flatten()
+            .map(str::to_owned),
+    );
     words.extend(payload.as_ref().map(|name| format!("payload={name}")));
     words.extend(seed.map(|seed| format!("seed={seed:#x}")).into_iter().chain(restart_cpu));
     words.join("\t")

@@ -14,7 +14,8 @@ use crate::chosen::STALE;
 use crate::lines::{Line, lines, reservations};
 
 /// What the hand-over writes, all of it in /chosen.
-const NUMBERS: [&str; 4] = ["ouroboros,generation", "ouroboros,seed", "ouroboros,base", breadcrumb::PROPERTY];
+const NUMBERS: [&str; 4] =
+    ["ouroboros,generation", "ouroboros,seed", "ouroboros,base", breadcrumb::PROPERTY];
 
 /// The input: a blob, and the same with its `totalsize` set right, which few mutations leave it.
 pub fn hold(data: &[u8]) {
@@ -50,8 +51,12 @@ fn blob(blob: &[u8]) {
 
     let said = others(&shrunk);
     let size = shrunk.len();
-    let numbers =
-        Handed { generation: u32::MAX, seed: 0x0102_0304_0506_0708, base: PhysAddr(!0), breadcrumbs: PhysAddr(1) };
+    let numbers = Handed {
+        generation: u32::MAX,
+        seed: 0x0102_0304_0506_0708,
+        base: PhysAddr(!0),
+        breadcrumbs: PhysAddr(1),
+    };
     numbers.write(&mut shrunk).expect("shrinking made room");
     assert_eq!(Handed::read(&open(&shrunk)), Some(numbers));
     assert_eq!((others(&shrunk), shrunk.len()), (said.clone(), size));
@@ -73,9 +78,12 @@ fn in_order(machine: &Machine) {
     let is_device = |range| machine.devices.iter().any(|device| PhysRange::covers(device, range));
     let gic: Vec<_> = machine.gic.iter().flat_map(|gic| gic.registers()).collect();
     let ecams = machine.pci.iter().map(|host| &host.ecam);
-    let driven = machine.virtio.iter().chain(&machine.uart).chain(&machine.its).chain(&gic).chain(ecams);
+    let driven =
+        machine.virtio.iter().chain(&machine.uart).chain(&machine.its).chain(&gic).chain(ecams);
     assert!(driven.into_iter().all(is_device), "{machine:?}");
-    assert!(machine.pci.iter().flat_map(|host| &host.windows).all(|window| window.start <= window.end));
+    assert!(
+        machine.pci.iter().flat_map(|host| &host.windows).all(|window| window.start <= window.end)
+    );
     // A CPU's own timer asks by a private interrupt.
     let intids = machine.timer.iter().flat_map(|timer| [timer.virtual_el1, timer.physical_el2]);
     assert!(intids.into_iter().all(|intid| (16..32).contains(&intid)), "{:?}", machine.timer);
@@ -84,7 +92,9 @@ fn in_order(machine: &Machine) {
 /// All that a blob says but the four numbers, and what the first /chosen says to one kernel alone.
 fn others(blob: &[u8]) -> Vec<Line> {
     let mut lines = lines(&Fdt::new(blob).expect("opened before"));
-    let is_other = |(name, _): &(String, _)| !NUMBERS.contains(&name.as_str()) && !STALE.contains(&name.as_str());
+    let is_other = |(name, _): &(String, _)| {
+        !NUMBERS.contains(&name.as_str()) && !STALE.contains(&name.as_str())
+    };
     lines.retain(|line| line.property.as_ref().is_none_or(is_other));
     lines
 }

@@ -17,14 +17,17 @@ use core::arch::asm;
 use core::fmt;
 use kernel::mode::Mode;
 use kernel::protocol::{
-    ACCESSES, Access, CONTROL_STACKS, Facts, Ids, LATER_TRAPS, Lived, PROBES, TreeFacts, held, summary,
+    ACCESSES, Access, CONTROL_STACKS, Facts, Ids, LATER_TRAPS, Lived, PROBES, TreeFacts, held,
+    summary,
 };
 use kernel::tree::Gic;
 use log::info;
 
 /// Tells what became of each rule.
 pub fn tell(record: &EntryRecord, life: &Life) {
-    info!("boot protocol: next, what a higher level may trap is tried; where that ends here, it was not opened");
+    info!(
+        "boot protocol: next, what a higher level may trap is tried; where that ends here, it was not opened"
+    );
     crate::console::flush();
     let facts = Facts { tree: Some(tree(life)), lived: Some(lived(record, life)), ..early(record) };
     held(&facts).for_each(|line| info!("{line}"));
@@ -53,11 +56,21 @@ fn early(record: &EntryRecord) -> Facts {
 fn tree(life: &Life) -> TreeFacts {
     let machine = &life.machine;
     let reserved = machine.reserved.iter().map(|reserved| reserved.range.clone()).collect();
-    TreeFacts { ram: machine.ram.clone(), reserved, initrd: life.initrd.clone(), conduit: machine.conduit }
+    TreeFacts {
+        ram: machine.ram.clone(),
+        reserved,
+        initrd: life.initrd.clone(),
+        conduit: machine.conduit,
+    }
 }
 
 fn lived(record: &EntryRecord, life: &Life) -> Lived {
-    let running = life.devices.running.iter().map(|(place, register)| format!("{place}: {register:#x}")).collect();
+    let running = life
+        .devices
+        .running
+        .iter()
+        .map(|(place, register)| format!("{place}: {register:#x}"))
+        .collect();
     let accesses = accesses(record, life.mode);
     let is_v3 = matches!(life.machine.gic, Some(Gic::V3 { .. }));
     Lived {
@@ -65,7 +78,8 @@ fn lived(record: &EntryRecord, life: &Life) -> Lived {
         others: life.cpus.entered(),
         // Whoever got here has used them.
         gic_registers: is_v3.then(|| crate::interrupts::driven().is_some()),
-        hvc: (record.current_el == current_el::EL2).then(|| life.mode == Mode::Vhe || stub_answers()),
+        hvc: (record.current_el == current_el::EL2)
+            .then(|| life.mode == Mode::Vhe || stub_answers()),
         gcscr: gcscr(&accesses),
         accesses,
     }

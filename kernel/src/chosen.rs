@@ -58,7 +58,10 @@ pub struct Chosen<'a> {
 
 /// A tree that no payload could be given.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[expect(missing_docs, reason = "a variant's line says what its fields hold; they are named for it")]
+#[expect(
+    missing_docs,
+    reason = "a variant's line says what its fields hold; they are named for it"
+)]
 pub enum Refused {
     /// Not a tree: dtoolkit's own words, or those of [`flat::blocks`].
     Damaged { why: String },
@@ -69,7 +72,9 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Damaged { why } => write!(f, "the payload's device tree is damaged: {why}: write it to the FIT anew"),
+            Self::Damaged { why } => {
+                write!(f, "the payload's device tree is damaged: {why}: write it to the FIT anew")
+            }
             Self::TooLarge { bytes } => {
                 write!(
                     f,
@@ -100,10 +105,12 @@ pub fn write(blob: &[u8], chosen: &Chosen<'_>) -> Result<Vec<u8>, Refused> {
     let damaged = |why: &dyn ToString| Refused::Damaged { why: why.to_string() };
     Fdt::new(blob).map_err(|error| damaged(&error))?;
     let blocks = flat::blocks(blob).map_err(|what| damaged(&what))?;
-    let mut writer = Writer { blob, blocks, chosen, structure: Vec::new(), strings: Vec::new(), old: [0; 2] };
+    let mut writer =
+        Writer { blob, blocks, chosen, structure: Vec::new(), strings: Vec::new(), old: [0; 2] };
     writer.strings.extend(&blob[writer.blocks.strings.clone()]);
     writer.structure().ok_or_else(|| damaged(&"a structure without an end"))?;
-    let reservations = writer.reservations().ok_or_else(|| damaged(&"memory reservations without an end"))?;
+    let reservations =
+        writer.reservations().ok_or_else(|| damaged(&"memory reservations without an end"))?;
     writer.joined(&reservations)
 }
 
@@ -120,7 +127,8 @@ struct Writer<'a> {
 impl Writer<'_> {
     /// The structure block, token by token.
     fn structure(&mut self) -> Option<()> {
-        let (mut at, mut depth, mut in_chosen, mut told) = (self.blocks.structure.start, 0_usize, false, false);
+        let (mut at, mut depth, mut in_chosen, mut told) =
+            (self.blocks.structure.start, 0_usize, false, false);
         loop {
             let (token, next) = flat::token(self.blob, at)?;
             let bytes = self.blob.get(at..next)?;
@@ -210,7 +218,8 @@ impl Writer<'_> {
 
     /// The reservations, without that of a ramdisk that is no more, and with the new one's.
     fn reservations(&self) -> Option<Vec<u8>> {
-        let old = (self.old[0] & !(PAGE_SIZE - 1))..self.old[1].checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX);
+        let old = (self.old[0] & !(PAGE_SIZE - 1))
+            ..self.old[1].checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX);
         let mut reservations = Vec::new();
         let mut at = self.blocks.reservations;
         loop {
@@ -225,7 +234,11 @@ impl Writer<'_> {
                 reservations.extend(entry);
             }
         }
-        let new = self.chosen.ramdisk.as_ref().map_or([0; 2], |ramdisk| [ramdisk.start.0, ramdisk.bytes()]);
+        let new = self
+            .chosen
+            .ramdisk
+            .as_ref()
+            .map_or([0; 2], |ramdisk| [ramdisk.start.0, ramdisk.bytes()]);
         for number in new.into_iter().chain([0; 2]).take(if new == [0; 2] { 2 } else { 4 }) {
             reservations.extend(number.to_be_bytes());
         }
@@ -240,7 +253,9 @@ impl Writer<'_> {
         check_size(end as u64)?;
         let mut blob = Vec::with_capacity(end);
         blob.extend(flat::header(structure, strings, end, flat::boot_cpu(self.blob)));
-        [reservations, &self.structure, &self.strings].into_iter().for_each(|block| blob.extend(block));
+        [reservations, &self.structure, &self.strings]
+            .into_iter()
+            .for_each(|block| blob.extend(block));
         Ok(blob)
     }
 }

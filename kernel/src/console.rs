@@ -54,7 +54,8 @@ impl Log for Console {
 ///
 /// Where `base` is zero, or a logger is installed already.
 pub unsafe fn open(base: PhysAddr, generation: u32) {
-    let registers = NonNull::new(pointer(base).cast::<PL011Registers>()).expect("a UART at address 0");
+    let registers =
+        NonNull::new(pointer(base).cast::<PL011Registers>()).expect("a UART at address 0");
     // SAFETY: as our caller promised.
     let registers = unsafe { UniqueMmioPointer::new(registers) };
     *CONSOLE.uart.lock() = Some(Uart::new(registers));
@@ -77,15 +78,19 @@ pub struct Last(Uart<'static>);
 impl Last {
     /// The console if it is open, else the emergency UART.
     pub fn open() -> Self {
-        let mut console = (0..PATIENCE).find_map(|_| CONSOLE.uart.try_lock()).unwrap_or_else(|| {
-            // SAFETY: whoever has it for so long does not go on: this CPU, which panics, or one that stands still.
-            unsafe { CONSOLE.uart.force_unlock() };
-            CONSOLE.uart.lock()
-        });
+        let mut console =
+            (0..PATIENCE).find_map(|_| CONSOLE.uart.try_lock()).unwrap_or_else(|| {
+                // SAFETY: whoever has it for so long does not go on: this CPU, which panics, or one that stands still.
+                unsafe { CONSOLE.uart.force_unlock() };
+                CONSOLE.uart.lock()
+            });
         let uart = console.take().unwrap_or_else(|| {
-            let registers = NonNull::new(pointer(PhysAddr(boot::emergency::UART)).cast::<PL011Registers>());
+            let registers =
+                NonNull::new(pointer(PhysAddr(boot::emergency::UART)).cast::<PL011Registers>());
             // SAFETY: the early map holds that page as device memory, and nobody else writes to it in a panic.
-            Uart::new(unsafe { UniqueMmioPointer::new(registers.expect("the emergency UART is not at 0")) })
+            Uart::new(unsafe {
+                UniqueMmioPointer::new(registers.expect("the emergency UART is not at 0"))
+            })
         });
         Self(uart)
     }

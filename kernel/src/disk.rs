@@ -32,7 +32,9 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Undriven(undriven) => write!(f, "no disk: {undriven}"),
-            Self::Read { block, error } => write!(f, "the disk fails to read block {block}: {error}"),
+            Self::Read { block, error } => {
+                write!(f, "the disk fails to read block {block}: {error}")
+            }
         }
     }
 }

@@ -46,21 +46,30 @@ impl Division {
         block_size: u64,
         random: Option<&mut SplitMix64>,
     ) -> Option<Self> {
-        let unmapped: Vec<_> = machine.reserved.iter().filter(|r| r.no_map).map(|r| r.range.whole_pages()).collect();
+        let unmapped: Vec<_> =
+            machine.reserved.iter().filter(|r| r.no_map).map(|r| r.range.whole_pages()).collect();
         let mapped = without(&machine.ram, &unmapped);
-        let breadcrumbs =
-            breadcrumbs.filter(|page| page.0.is_multiple_of(PAGE_SIZE)).and_then(|page| page.range(PAGE_SIZE));
+        let breadcrumbs = breadcrumbs
+            .filter(|page| page.0.is_multiple_of(PAGE_SIZE))
+            .and_then(|page| page.range(PAGE_SIZE));
         let breadcrumbs = breadcrumbs.filter(|page| mapped.iter().any(|ram| ram.covers(page)));
 
         // Nobody's memory is what is left of RAM without these.
-        let mut taken: Vec<_> = machine.reserved.iter().map(|reserved| reserved.range.whole_pages()).collect();
+        let mut taken: Vec<_> =
+            machine.reserved.iter().map(|reserved| reserved.range.whole_pages()).collect();
         taken.push(image.clone());
         let read = [tree.clone()].into_iter().chain(breadcrumbs.clone());
         let mut avoid = taken.clone();
         avoid.push(tree.clone());
         keep_out(&mut avoid, breadcrumbs.as_ref());
         let control = match random {
-            Some(random) => placement::random_block(random, &machine.ram, &avoid, CONTROL_SIZE, CONTROL_ALIGNMENT),
+            Some(random) => placement::random_block(
+                random,
+                &machine.ram,
+                &avoid,
+                CONTROL_SIZE,
+                CONTROL_ALIGNMENT,
+            ),
             None => placement::highest_block(&machine.ram, &avoid, CONTROL_SIZE, CONTROL_ALIGNMENT),
         };
         let control = control?.range(CONTROL_SIZE)?;
@@ -110,10 +119,17 @@ mod tests {
     }
 
     fn machine(cpus: usize) -> Machine {
-        let secret = Reservation { range: range(64 * MIB, MIB), name: "secret".into(), no_map: true };
-        let kept = Reservation { range: range(65 * MIB + 1, 1), name: "kept".into(), no_map: false };
+        let secret =
+            Reservation { range: range(64 * MIB, MIB), name: "secret".into(), no_map: true };
+        let kept =
+            Reservation { range: range(65 * MIB + 1, 1), name: "kept".into(), no_map: false };
         let cpus = (0..cpus as u64).collect();
-        Machine { ram: vec![range(64 * MIB, 16 * MIB)], reserved: vec![secret, kept], cpus, ..Machine::default() }
+        Machine {
+            ram: vec![range(64 * MIB, 16 * MIB)],
+            reserved: vec![secret, kept],
+            cpus,
+            ..Machine::default()
+        }
     }
 
     fn divide(cpus: usize, breadcrumbs: Option<u64>) -> Division {
@@ -133,8 +149,12 @@ mod tests {
         let image_and_kept = MIB + PAGE_SIZE;
         let blocks = bytes(&division.blocks) + division.control.bytes();
         assert_eq!(bytes(&division.later), MIB + PAGE_SIZE);
-        assert_eq!(bytes(&division.free) + bytes(&division.later) + blocks + image_and_kept, 15 * MIB);
-        let mut all = [division.free, division.later, division.blocks, vec![division.control]].concat();
+        assert_eq!(
+            bytes(&division.free) + bytes(&division.later) + blocks + image_and_kept,
+            15 * MIB
+        );
+        let mut all =
+            [division.free, division.later, division.blocks, vec![division.control]].concat();
         all.sort_by_key(|range| range.start);
         assert!(all.windows(2).all(|pair| pair[0].end <= pair[1].start), "{all:?}");
     }
@@ -145,7 +165,10 @@ mod tests {
             let division = divide(1, Some(wrong));
             assert_eq!((division.breadcrumbs, bytes(&division.later)), (None, MIB), "{wrong:#x}");
         }
-        assert_eq!(divide(1, Some(80 * MIB - PAGE_SIZE)).breadcrumbs, Some(range(80 * MIB - PAGE_SIZE, PAGE_SIZE)));
+        assert_eq!(
+            divide(1, Some(80 * MIB - PAGE_SIZE)).breadcrumbs,
+            Some(range(80 * MIB - PAGE_SIZE, PAGE_SIZE))
+        );
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //!
 //! *When:* at any time in Rust. Every exception but an IRQ is a failure. *Refuses* to fail twice: what goes wrong in here is
 //! told by the emergency printer's last words alone.
-#![expect(unsafe_code, reason = "the names that boot calls, its last words, and a look at an instruction")]
+#![expect(
+    unsafe_code,
+    reason = "the names that boot calls, its last words, and a look at an instruction"
+)]
 
 use crate::console::Last;
 use crate::memory::pointer;
@@ -57,7 +60,8 @@ fn kernel_exception(frame: &Frame) -> ! {
     once();
     let mut console = Last::open();
     let base = crate::image::Parts::of_this_image().whole.start;
-    let _ = writeln!(console, "\n{EMERGENCY}exception: {}: {}", slot_name(frame.slot), Esr(frame.esr));
+    let _ =
+        writeln!(console, "\n{EMERGENCY}exception: {}: {}", slot_name(frame.slot), Esr(frame.esr));
     let _ = writeln!(
         console,
         "{EMERGENCY}exception slot={:016x} esr={:016x} elr={:016x} far={:016x} spsr={:016x} sp={:016x} base={:016x} mpidr={:016x}",

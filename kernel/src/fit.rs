@@ -100,8 +100,11 @@ pub enum Compression {
 ///
 /// Where no FIT starts there, or none that could be read.
 pub fn header_size(first_block: &[u8], disk_bytes: u64) -> Result<u32, Refused> {
-    let word = |at: usize| first_block.get(at..).and_then(<[u8]>::first_chunk).copied().map(u32::from_be_bytes);
-    let (Some(magic), Some(bytes), true) = (word(0), word(4), first_block.len() >= HEADER_BYTES) else {
+    let word = |at: usize| {
+        first_block.get(at..).and_then(<[u8]>::first_chunk).copied().map(u32::from_be_bytes)
+    };
+    let (Some(magic), Some(bytes), true) = (word(0), word(4), first_block.len() >= HEADER_BYTES)
+    else {
         return Err(Refused::DiskTooShort { bytes: disk_bytes });
     };
     if magic != MAGIC {
@@ -124,7 +127,8 @@ pub fn header_size(first_block: &[u8], disk_bytes: u64) -> Result<u32, Refused> 
 pub fn configurations(tree: &[u8]) -> Result<Vec<String>, Refused> {
     let configurations = Place::root(tree)?.child("configurations")?;
     let default = configurations.text("default")?.ok_or_else(|| configurations.lacks("default"))?;
-    let others = configurations.node.children().map(|node| node.name()).filter(|name| *name != default);
+    let others =
+        configurations.node.children().map(|node| node.name()).filter(|name| *name != default);
     Ok(core::iter::once(default).chain(others).map(ToOwned::to_owned).collect())
 }
 
@@ -140,7 +144,9 @@ pub fn parse(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<Fit, R
     let kernel = match configuration.texts("kernel")?[..] {
         [] => return Err(configuration.lacks("kernel")),
         [kernel] => kernel,
-        ref kernels => return Err(Refused::ManyKernels { node: configuration.path, given: kernels.len() }),
+        ref kernels => {
+            return Err(Refused::ManyKernels { node: configuration.path, given: kernels.len() });
+        }
     };
     let loadables = configuration.texts("loadables")?;
     if loadables.len() > MAX_LOADABLES {
@@ -161,7 +167,11 @@ pub fn parse(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<Fit, R
 /// # Errors
 ///
 /// The first rule that is broken.
-pub fn companions(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<Companions, Refused> {
+pub fn companions(
+    tree: &[u8],
+    disk_bytes: u64,
+    configuration: &str,
+) -> Result<Companions, Refused> {
     let root = Place::root(tree)?;
     let images = root.child("images")?;
     let configuration = root.child("configurations")?.child(configuration)?;
@@ -169,7 +179,8 @@ pub fn companions(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<C
     let fdt = image("fdt")?.map(|fdt| fdt.as_it_is(tree, disk_bytes)).transpose()?;
     let ramdisk = image("ramdisk")?.map(|ramdisk| ramdisk.payload(tree, disk_bytes)).transpose()?;
     // As for a kernel that may lie anywhere: 0 is what people write, and says nothing.
-    let anywhere = |ramdisk: Payload| Payload { load: ramdisk.load.filter(|load| load.0 != 0), ..ramdisk };
+    let anywhere =
+        |ramdisk: Payload| Payload { load: ramdisk.load.filter(|load| load.0 != 0), ..ramdisk };
     let bootargs = configuration.text("bootargs")?.map(ToOwned::to_owned);
     Ok(Companions { ramdisk: ramdisk.map(anywhere), fdt, bootargs })
 }
@@ -179,7 +190,10 @@ pub fn companions(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<C
 /// # Errors
 ///
 /// [`Refused::DigestDiffers`].
-pub fn verify<'a>(payload: &Payload, runs: impl IntoIterator<Item = &'a [u8]>) -> Result<(), Refused> {
+pub fn verify<'a>(
+    payload: &Payload,
+    runs: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<(), Refused> {
     let mut hash = Hash::default();
     runs.into_iter().for_each(|run| hash.update(run));
     hash.verify(payload)
@@ -203,7 +217,11 @@ impl Hash {
     pub fn verify(self, payload: &Payload) -> Result<(), Refused> {
         let found: [u8; 32] = self.0.finalize().into();
         if !is_same(&found, &payload.sha256) {
-            return Err(Refused::DigestDiffers { name: payload.name.clone(), expected: payload.sha256, found });
+            return Err(Refused::DigestDiffers {
+                name: payload.name.clone(),
+                expected: payload.sha256,
+                found,
+            });
         }
         Ok(())
     }
@@ -287,11 +305,17 @@ impl<'a> Place<'a> {
             "kernel_noload" => kernel.load = kernel.load.filter(|load| load.0 != 0),
             "kernel" => match (kernel.load, self.number("entry")?) {
                 (Some(load), Some(entry)) if load.0 != entry => {
-                    return Err(Refused::EntryElsewhere { node: self.path.clone(), load, entry: PhysAddr(entry) });
+                    return Err(Refused::EntryElsewhere {
+                        node: self.path.clone(),
+                        load,
+                        entry: PhysAddr(entry),
+                    });
                 }
                 _ => {}
             },
-            other => return Err(Refused::NotAKernel { node: self.path.clone(), kind: other.to_owned() }),
+            other => {
+                return Err(Refused::NotAKernel { node: self.path.clone(), kind: other.to_owned() });
+            }
         }
         Ok(kernel)
     }
@@ -311,7 +335,10 @@ impl<'a> Place<'a> {
     /// This image as one that nobody unpacks.
     fn as_it_is(&self, tree: &[u8], disk: u64) -> Result<Payload, Refused> {
         if let Some(compression) = self.compression()? {
-            return Err(Refused::Compressed { node: self.path.clone(), compression: compression.to_owned() });
+            return Err(Refused::Compressed {
+                node: self.path.clone(),
+                compression: compression.to_owned(),
+            });
         }
         self.payload(tree, disk)
     }
@@ -364,12 +391,14 @@ impl<'a> Place<'a> {
             let hash = Self { path: format!("{}/{}", self.path, node.name()), node };
             let algorithm = hash.text("algo")?.ok_or_else(|| hash.lacks("algo"))?;
             if algorithm != "sha256" {
-                other = Some(Refused::UnknownHash { node: hash.path, algorithm: algorithm.to_owned() });
+                other =
+                    Some(Refused::UnknownHash { node: hash.path, algorithm: algorithm.to_owned() });
                 continue;
             }
             let value = hash.value("value")?.ok_or_else(|| hash.lacks("value"))?;
-            let digest =
-                value.try_into().map_err(|_| hash.odd("value", value.len(), "the 32 bytes of a SHA-256 digest"))?;
+            let digest = value
+                .try_into()
+                .map_err(|_| hash.odd("value", value.len(), "the 32 bytes of a SHA-256 digest"))?;
             if found.replace(digest).is_some() {
                 return Err(Refused::Twice { path: hash.path });
             }

@@ -79,7 +79,11 @@ impl Unpacker {
                 let taken = packed.len().min(TRAILER_BYTES - *there);
                 trailer[*there..*there + taken].copy_from_slice(&packed[..taken]);
                 *there += taken;
-                if taken < packed.len() { Err(Refused::GoesOn { unpacked: self.unpacked }) } else { Ok((taken, 0)) }
+                if taken < packed.len() {
+                    Err(Refused::GoesOn { unpacked: self.unpacked })
+                } else {
+                    Ok((taken, 0))
+                }
             }
         }
     }
@@ -87,8 +91,14 @@ impl Unpacker {
     fn deflate(&mut self, packed: &[u8], room: &mut [u8]) -> Result<(usize, usize), Refused> {
         let start = (self.unpacked % TINFL_LZ_DICT_SIZE as u64) as usize;
         let (inflate, window) = (&mut self.inflate, &mut self.window);
-        let (status, taken, made) =
-            decompress_with_limit(inflate, packed, window, start, room.len(), TINFL_FLAG_HAS_MORE_INPUT);
+        let (status, taken, made) = decompress_with_limit(
+            inflate,
+            packed,
+            window,
+            start,
+            room.len(),
+            TINFL_FLAG_HAS_MORE_INPUT,
+        );
         let made_here = &self.window[start..start + made];
         room[..made].copy_from_slice(made_here);
         self.crc32 = crc32(self.crc32, made_here);
@@ -174,7 +184,10 @@ fn crc32(crc: u32, bytes: &[u8]) -> u32 {
 
 /// Why something cannot be unpacked: the rule, and the value that broke it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[expect(missing_docs, reason = "a variant's line says what its fields hold; they are named for it")]
+#[expect(
+    missing_docs,
+    reason = "a variant's line says what its fields hold; they are named for it"
+)]
 pub enum Refused {
     /// Other bytes where the magic belongs.
     NotGzip { magic: [u8; 2] },
@@ -212,7 +225,10 @@ impl fmt::Display for Refused {
                 write!(f, "its gzip data are damaged after {unpacked} unpacked bytes: pack it anew")
             }
             Self::EndsEarly { unpacked } => {
-                write!(f, "its gzip data end too early, after {unpacked} unpacked bytes: give the whole file")
+                write!(
+                    f,
+                    "its gzip data end too early, after {unpacked} unpacked bytes: give the whole file"
+                )
             }
             Self::GoesOn { unpacked } => write!(
                 f,
@@ -228,10 +244,16 @@ impl fmt::Display for Refused {
                 "it unpacks to bytes with CRC-32 {found:#010x}, and its gzip trailer says {stated:#010x}: pack it anew"
             ),
             Self::Size { stated, found } => {
-                write!(f, "it unpacks to {found} bytes, and its gzip trailer says {stated} (modulo 2^32): pack it anew")
+                write!(
+                    f,
+                    "it unpacks to {found} bytes, and its gzip trailer says {stated} (modulo 2^32): pack it anew"
+                )
             }
             Self::NotAsStated { stated, found } => {
-                write!(f, "it unpacks to {found} bytes, and the FIT's uncomp-size says {stated}: correct it")
+                write!(
+                    f,
+                    "it unpacks to {found} bytes, and the FIT's uncomp-size says {stated}: correct it"
+                )
             }
         }
     }

@@ -53,8 +53,9 @@ impl Handed {
         let mut tree = FdtMut::from_slice_unchecked(blob);
         let mut chosen = tree.find_node_mut("/chosen").ok_or(Refused::NoChosen)?;
         for (name, value) in self.properties() {
-            let mut property =
-                chosen.property_mut(name).ok_or_else(|| Refused::Damaged(alloc::format!("/chosen has no {name}")))?;
+            let mut property = chosen
+                .property_mut(name)
+                .ok_or_else(|| Refused::Damaged(alloc::format!("/chosen has no {name}")))?;
             property.set_value(value).map_err(|error| Refused::Damaged(error.to_string()))?;
         }
         Ok(())
@@ -81,9 +82,13 @@ pub fn shrink(blob: &[u8]) -> Result<Vec<u8>, Refused> {
     let damaged = |error: &dyn ToString| Refused::Damaged(error.to_string());
     let mut copy = blob[..used(blob)?].to_vec();
     set_total_size(&mut copy)?;
-    let numbers = Handed { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) }.properties();
+    let numbers =
+        Handed { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) }.properties();
     // Room for each: property header, value, and at worst its name among the strings.
-    let room = numbers.iter().map(|(name, _)| 12 + ZERO.property_value_len() + name.len() + 1).sum::<usize>();
+    let room = numbers
+        .iter()
+        .map(|(name, _)| 12 + ZERO.property_value_len() + name.len() + 1)
+        .sum::<usize>();
     let size = copy.len();
     copy.resize(size + room, 0);
     let mut tree = FdtMut::from_slice(&mut copy).map_err(|error| damaged(&error))?;
@@ -121,7 +126,8 @@ fn used(blob: &[u8]) -> Result<usize, Refused> {
 }
 
 fn set_total_size(blob: &mut [u8]) -> Result<(), Refused> {
-    let size = u32::try_from(blob.len()).map_err(|_| Refused::Damaged("larger than 4 GiB".into()))?;
+    let size =
+        u32::try_from(blob.len()).map_err(|_| Refused::Damaged("larger than 4 GiB".into()))?;
     // Blocks that end before the header does are no blocks.
     let field = blob.get_mut(4..8).ok_or(Refused::Damaged("blocks within the header".into()))?;
     field.copy_from_slice(&size.to_be_bytes());
@@ -169,7 +175,9 @@ mod tests {
     fn a_ramdisk_and_seeds_are_not_handed_on() {
         let mut tree = virt();
         let chosen = tree.root.child_mut("chosen").unwrap();
-        for (name, value) in [("linux,initrd-start", 1_u64), ("linux,initrd-end", 2), ("kaslr-seed", 3)] {
+        for (name, value) in
+            [("linux,initrd-start", 1_u64), ("linux,initrd-end", 2), ("kaslr-seed", 3)]
+        {
             chosen.add_property(DeviceTreeProperty::new(name, value).unwrap());
         }
         let blob = tree.to_dtb();
@@ -204,7 +212,8 @@ mod tests {
             let mut tree = FdtMut::from_slice(&mut blob).unwrap();
             tree.find_node_mut("/chosen").unwrap().add_property(SEED, value).unwrap();
             let mut blob = shrink(&blob).unwrap();
-            let none = Handed { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) };
+            let none =
+                Handed { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) };
             assert_eq!(Handed::read(&Tree::open(&blob).unwrap()), Some(none), "{value:?}");
             NUMBERS.write(&mut blob).unwrap();
             assert_eq!(Handed::read(&Tree::open(&blob).unwrap()), Some(NUMBERS), "{value:?}");

@@ -60,5 +60,7 @@ pub unsafe fn handed_over_tree<'a>(record: &EntryRecord) -> Option<&'a [u8]> {
         return None;
     }
     // SAFETY: the entry found a header there and mapped that many bytes; nothing writes them before they are given to the heap.
-    Some(unsafe { core::slice::from_raw_parts(crate::memory::pointer(range.start), record.dtb_size as usize) })
+    Some(unsafe {
+        core::slice::from_raw_parts(crate::memory::pointer(range.start), record.dtb_size as usize)
+    })
 }

@@ -64,7 +64,9 @@ impl Found {
 
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (what, first) in [("enabled", self.enabled), ("pending", self.pending), ("active", self.active)] {
+        for (what, first) in
+            [("enabled", self.enabled), ("pending", self.pending), ("active", self.active)]
+        {
             if let Some(first) = first {
                 write!(f, " INTID {first} {what}")?;
             }
@@ -95,7 +97,8 @@ pub fn turn_lpis_off(machine: &mut tree::Machine) -> LpisFound {
             Lpis::Off => {}
             Lpis::TurnedOff => found.turned_off += 1,
             Lpis::Stuck(tables) => {
-                let reserve = |range| Reservation { range, name: "a GIC's LPI tables".into(), no_map: false };
+                let reserve =
+                    |range| Reservation { range, name: "a GIC's LPI tables".into(), no_map: false };
                 machine.reserved.extend(tables.map(reserve));
             }
         }
@@ -110,10 +113,13 @@ pub fn begin(gic: Option<tree::Gic>, timer: Option<tree::Timer>, at_el2: bool) -
         false => (Timer::VirtualEl1, numbers.virtual_el1),
         true => (Timer::PhysicalEl2, numbers.physical_el2),
     };
-    let driven = DRIVEN.call_once(|| Driven { gic: Gic(gic), timer, tick: IntId::ppi(number - 16) });
+    let driven =
+        DRIVEN.call_once(|| Driven { gic: Gic(gic), timer, tick: IntId::ppi(number - 16) });
     // The first bank that has some tells it: an extended interrupt is told where there is no plain one.
     let shared = driven.gic.shared().map(|bank| bank.found());
-    let found = Found::of(shared.fold([None; 3], |first, more| [0, 1, 2].map(|state| first[state].or(more[state]))));
+    let found = Found::of(
+        shared.fold([None; 3], |first, more| [0, 1, 2].map(|state| first[state].or(more[state]))),
+    );
     resume();
     found
 }
@@ -181,7 +187,10 @@ pub fn provoke(cpu: &Cpu) {
     gic.send(CALL, cpu.mpidr, gic.target());
     timer.arm();
     while !timer.has_expired() {}
-    info!("provoked: INTID {kept} taken and not ended, INTID {} pending, the timer expired", CALL.raw_value());
+    info!(
+        "provoked: INTID {kept} taken and not ended, INTID {} pending, the timer expired",
+        CALL.raw_value()
+    );
 }
 
 /// From now on each tick of this CPU has 32 interrupts behind it that nobody drives, until IRQs are masked. For the self-test.
@@ -197,7 +206,8 @@ pub fn keep_lpis(cpu: &Cpu) {
     const TABLES: usize = 128 << 10;
     let Some(Driven { gic, .. }) = DRIVEN.get() else { return };
     let mut tables = alloc::vec::Vec::<u8>::with_capacity(TABLES + (64 << 10));
-    let start = PhysAddr(tables.spare_capacity_mut().as_ptr().expose_provenance() as u64).align_up(64 << 10);
+    let start = PhysAddr(tables.spare_capacity_mut().as_ptr().expose_provenance() as u64)
+        .align_up(64 << 10);
     core::mem::forget(tables);
     gic.keep_tables(cpu.mpidr, start);
     info!("LPIs left on, with tables at {start}");

@@ -112,6 +112,9 @@ mod tests {
         assert_eq!(Kind::Private.words(0), 1);
         let most = 31 << 27 | 1 << 8 | 31;
         assert_eq!((Kind::Shared.words(most), Kind::Extended.words(most)), (32, 32));
-        assert_eq!([1_u32 << 27, 2 << 27, 3 << 27].map(|typer| Kind::Private.words(typer)), [2, 3, 3]);
+        assert_eq!(
+            [1_u32 << 27, 2 << 27, 3 << 27].map(|typer| Kind::Private.words(typer)),
+            [2, 3, 3]
+        );
     }
 }

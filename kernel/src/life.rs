@@ -91,7 +91,8 @@ impl Life {
             let why = "a loader must hand over an 8-byte aligned device tree of at most 2 MiB, outside of the Image";
             panic!("x0 = {x0:#x}, size {size}: {why}{}", checker::Early(record))
         });
-        let tree = Tree::open(given).unwrap_or_else(|refused| panic!("{refused}{}", checker::Early(record)));
+        let tree = Tree::open(given)
+            .unwrap_or_else(|refused| panic!("{refused}{}", checker::Early(record)));
         let (orders, obeyed) = Orders::parse(tree.bootargs());
         let disobeyed = obeyed.err().map(|refused: orders::Refused<'_>| refused.to_string());
         let handed = Handed::read(&tree);
@@ -107,13 +108,15 @@ impl Life {
         let given_at = PhysAddr(record.x0);
         let given_pages = (given_at..PhysAddr(given_at.0 + given.len() as u64)).whole_pages();
         // Last words go to the emergency UART, whichever is the console.
-        let emergency = PhysAddr(boot::emergency::UART)..PhysAddr(boot::emergency::UART + PAGE_SIZE);
+        let emergency =
+            PhysAddr(boot::emergency::UART)..PhysAddr(boot::emergency::UART + PAGE_SIZE);
         let uart = machine.uart.clone().unwrap_or_else(|| emergency.clone());
         let mut devices = machine.virtio.clone();
         devices.extend([uart.clone()]);
         devices.extend(machine.gic.iter().flat_map(|gic| gic.registers()));
         devices.extend(machine.its.iter().cloned());
-        devices.extend((!machine.ram.iter().any(|ram| ram.overlaps(&emergency))).then_some(emergency));
+        devices
+            .extend((!machine.ram.iter().any(|ram| ram.overlaps(&emergency))).then_some(emergency));
         let regions = Regions { devices: &devices, image: &parts, tree: &given_pages };
         // SAFETY: the device tree says where devices are; the image's parts are the linker's.
         let mut map = unsafe { LifeMap::activate(mode == Mode::Vhe, &regions) };
@@ -128,7 +131,14 @@ impl Life {
         let mut random = handed.map(|handed| draws(handed.seed));
         let anywhere = random.as_mut().filter(|_| orders.base == Base::Random);
         let breadcrumbs = handed.map(|handed| handed.breadcrumbs);
-        let division = Division::of(&machine, &parts.whole, &given_pages, breadcrumbs, cpus::BLOCK_SIZE, anywhere);
+        let division = Division::of(
+            &machine,
+            &parts.whole,
+            &given_pages,
+            breadcrumbs,
+            cpus::BLOCK_SIZE,
+            anywhere,
+        );
         let Division { breadcrumbs, control, blocks, mapped, free, later } =
             division.expect("RAM holds no control block");
 
@@ -156,7 +166,8 @@ impl Life {
 
         let found = interrupts::begin(machine.gic.clone(), machine.timer, mode == Mode::Vhe);
         // SAFETY: the blocks were taken out of RAM for this, and mapped without their guards.
-        let cpus = unsafe { Cpus::new(&machine.cpus, &blocks, parts.guards[1].start, map.ttbr0(), mode) };
+        let cpus =
+            unsafe { Cpus::new(&machine.cpus, &blocks, parts.guards[1].start, map.ttbr0(), mode) };
         let devices = Devices::find(&machine, &mut map);
         let seed = handed.map(|handed| handed.seed).or(orders.seed).or_else(|| {
             let mut seed = [0; 8];

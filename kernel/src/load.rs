@@ -46,7 +46,12 @@ impl Contents {
     /// # Errors
     ///
     /// What the FIT or the header breaks, or more than `ram_bytes`.
-    pub fn open(&self, disk: &mut Disk, configuration: &str, ram_bytes: u64) -> Result<(Fit, Header), Refused> {
+    pub fn open(
+        &self,
+        disk: &mut Disk,
+        configuration: &str,
+        ram_bytes: u64,
+    ) -> Result<(Fit, Header), Refused> {
         let fit = fit::parse(&self.tree, disk.bytes(), configuration)?;
         let bytes = fit.kernel.place.end - fit.kernel.place.start;
         let mut start = [0; HEADER_BYTES];
@@ -128,7 +133,8 @@ impl Loaded {
 /// [`Refused::NoLoadAddress`], [`Refused::Misplaced`].
 pub fn base_in(fit: &Fit, header: &Header) -> Result<PhysAddr, Refused> {
     let load = fit.kernel.load.ok_or(Refused::NoLoadAddress)?;
-    let base = load.0.checked_sub(header.text_offset).filter(|base| base.is_multiple_of(BASE_ALIGNMENT));
+    let base =
+        load.0.checked_sub(header.text_offset).filter(|base| base.is_multiple_of(BASE_ALIGNMENT));
     base.map(PhysAddr).ok_or(Refused::Misplaced(load, header.text_offset))
 }
 
@@ -151,7 +157,13 @@ impl Image {
     /// # Errors
     ///
     /// The first rule that is broken; all memory has been given back.
-    pub fn load(disk: &mut Disk, fit: &Fit, header: &Header, entry: PhysAddr, take: Take) -> Result<Self, Refused> {
+    pub fn load(
+        disk: &mut Disk,
+        fit: &Fit,
+        header: &Header,
+        entry: PhysAddr,
+        take: Take,
+    ) -> Result<Self, Refused> {
         let Fit { kernel, loadables, .. } = fit;
         // Destinations first: no frames are taken in another's.
         let mut destinations = vec![pages(kernel, entry, header.image_size)?];
@@ -180,7 +192,9 @@ impl Image {
         self.hashed += payload.place.end - payload.place.start;
         let bytes = match payload.compression {
             Compression::None => as_it_is(disk, payload, &mut frames)?,
-            Compression::Gzip { unpacked } => unpack::all(disk, payload, unpacked, image_size, &mut frames)?,
+            Compression::Gzip { unpacked } => {
+                unpack::all(disk, payload, unpacked, image_size, &mut frames)?
+            }
         };
         frames.zero_from(bytes as usize);
         let crc32c = frames.slices().fold(Crc32c::default(), Crc32c::update).value();
@@ -222,5 +236,8 @@ fn pages(payload: &Payload, start: PhysAddr, bytes: u64) -> Result<Range<PhysAdd
 }
 
 fn fit_lacks_load(payload: &Payload) -> Refused {
-    Refused::Segments(alloc::format!("loadable \"{}\" has no load address: write one", payload.name))
+    Refused::Segments(alloc::format!(
+        "loadable \"{}\" has no load address: write one",
+        payload.name
+    ))
 }

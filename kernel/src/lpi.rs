@@ -69,7 +69,8 @@ pub fn turn_off(redistributor: &mut impl Registers) -> Lpis {
     let (properties, pending) = (base(GICR_PROPBASER), base(GICR_PENDBASER));
     // IDbits, less one. At most 32 of them mean something.
     let interrupts = 1_u64 << ((properties & 0x1f) + 1);
-    let table = |base: u64, mask: u64, bytes: u64| PhysAddr(base & mask)..PhysAddr((base & mask) + bytes);
+    let table =
+        |base: u64, mask: u64, bytes: u64| PhysAddr(base & mask)..PhysAddr((base & mask) + bytes);
     Lpis::Stuck([
         table(properties, 0x000f_ffff_ffff_f000, interrupts.saturating_sub(FIRST)),
         table(pending, 0x000f_ffff_ffff_0000, interrupts / 8),
@@ -107,8 +108,11 @@ mod tests {
             if offset == 0 {
                 let waiting = self.never || self.slow.get() > 0;
                 self.slow.set(self.slow.get().saturating_sub(1));
-                let (bit, is_set) =
-                    if self.is_its { (GITS_QUIESCENT, !waiting && value & 1 == 0) } else { (RWP, waiting) };
+                let (bit, is_set) = if self.is_its {
+                    (GITS_QUIESCENT, !waiting && value & 1 == 0)
+                } else {
+                    (RWP, waiting)
+                };
                 value = if is_set { value | bit } else { value & !bit };
             }
             value
@@ -124,8 +128,13 @@ mod tests {
 
     fn redistributor(control: u32) -> Mock {
         // 16 bits of INTIDs; tables at 0x4567_8000 and 0x1_89ab_0000; attributes around them.
-        let words =
-            [(0, control), (0x70, 0x4567_8000 | 7 << 7 | 15), (0x74, 0), (0x78, 0x89ab_0000 | 7 << 7), (0x7c, 1)];
+        let words = [
+            (0, control),
+            (0x70, 0x4567_8000 | 7 << 7 | 15),
+            (0x74, 0),
+            (0x78, 0x89ab_0000 | 7 << 7),
+            (0x7c, 1),
+        ];
         Mock { words: words.into(), ..Mock::default() }
     }
 
@@ -153,7 +162,11 @@ mod tests {
         let mut mock = Mock { sticky: ENABLE_LPIS, ..redistributor(ENABLE_LPIS) };
         assert_eq!(turn_off(&mut mock), Lpis::Stuck(tables.clone()));
         let mut mock = Mock { never: true, ..redistributor(ENABLE_LPIS) };
-        assert_eq!(turn_off(&mut mock), Lpis::Stuck(tables), "a write that is never done may not be done");
+        assert_eq!(
+            turn_off(&mut mock),
+            Lpis::Stuck(tables),
+            "a write that is never done may not be done"
+        );
     }
 
     #[test]
@@ -162,7 +175,9 @@ mod tests {
         mock.words.extend([(0x70, u32::MAX), (0x74, u32::MAX), (0x78, u32::MAX), (0x7c, u32::MAX)]);
         assert!(matches!(turn_off(&mut mock), Lpis::Stuck(_)));
         mock.words.insert(0x70, 0);
-        assert!(matches!(turn_off(&mut mock), Lpis::Stuck([properties, _]) if properties.is_empty()));
+        assert!(
+            matches!(turn_off(&mut mock), Lpis::Stuck([properties, _]) if properties.is_empty())
+        );
     }
 
     #[test]

@@ -63,7 +63,11 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
     if let Some(sent_to) = life.sent_to
         && sent_to != life.parts.whole.start
     {
-        warn!("{}this generation was sent to {sent_to} and lies at {}", marker::REFUSED, life.parts.whole.start);
+        warn!(
+            "{}this generation was sent to {sent_to} and lies at {}",
+            marker::REFUSED,
+            life.parts.whole.start
+        );
         end::failure();
     }
     life.cpus.start();
@@ -81,7 +85,10 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
     };
     let Some(leader) = leader else {
         let count = life.cpus.count();
-        warn!("{}restart-cpu: that CPU is not up, or none of the {count} that the device tree names", marker::REFUSED);
+        warn!(
+            "{}restart-cpu: that CPU is not up, or none of the {count} that the device tree names",
+            marker::REFUSED
+        );
         end::failure();
     };
     let life = alloc::boxed::Box::leak(life);
@@ -100,8 +107,8 @@ fn lead(life: &mut Life) -> ! {
     loop {
         life.devices.listen();
         let (free, kept_before) = (memory::free(), devices::kept());
-        let Err(refused) =
-            make_plan(life, configuration, &mut known).and_then(|plan| Staged::new(life, plan)?.restart());
+        let Err(refused) = make_plan(life, configuration, &mut known)
+            .and_then(|plan| Staged::new(life, plan)?.restart());
         warn!("{}{refused}", marker::REFUSED);
         // A disk whose contents cannot be read has no next configuration either.
         let none_left = known == 0 || matches!(refused, Refused::NoConfiguration(_));
@@ -111,7 +118,10 @@ fn lead(life: &mut Life) -> ! {
         assert!(now + newly_kept == free, "a refusal gave back {now} of {free} bytes");
         match newly_kept {
             0 => info!("generation {} lives on, all its memory given back", life.generation),
-            _ => info!("generation {} lives on without {newly_kept} bytes that a device may write to", life.generation),
+            _ => info!(
+                "generation {} lives on without {newly_kept} bytes that a device may write to",
+                life.generation
+            ),
         }
         configuration += 1;
         if !life.orders.continue_on_refusal || none_left {
@@ -126,7 +136,10 @@ fn plan_own(life: &mut Life, configuration: usize, known: &mut usize) -> Result<
     let mut disk = Disk::open(&life.devices)?;
     let contents = Contents::read(&mut disk)?;
     *known = contents.configurations.len();
-    let name = contents.configurations.get(configuration).ok_or(Refused::NoConfiguration(configuration))?;
+    let name = contents
+        .configurations
+        .get(configuration)
+        .ok_or(Refused::NoConfiguration(configuration))?;
     let ram = &life.machine.ram;
     let (fit, header) = contents.open(&mut disk, name, ram.iter().map(PhysRange::bytes).sum())?;
     let size = header.text_offset + header.image_size;
@@ -135,11 +148,14 @@ fn plan_own(life: &mut Life, configuration: usize, known: &mut usize) -> Result<
         Base::Load => load::base_in(&fit, &header)?,
         Base::Random => {
             let avoid = life.not_to_land_on();
-            placement::random_slot(&mut life.random, ram, &avoid, size).ok_or(Refused::NoSlot(size))?
+            placement::random_slot(&mut life.random, ram, &avoid, size)
+                .ok_or(Refused::NoSlot(size))?
         }
     };
     let entry = PhysAddr(base.0.saturating_add(header.text_offset));
-    let image = Image::load(&mut disk, &fit, &header, entry, |place, all| Frames::outside(place.bytes(), all))?;
+    let image = Image::load(&mut disk, &fit, &header, entry, |place, all| {
+        Frames::outside(place.bytes(), all)
+    })?;
     tell_loaded(name, &image, &disk);
     drop(disk);
     Plan::new(image, &life.blob, Some(&life.hand_on(base)), &life.machine, &life.control)
@@ -147,17 +163,31 @@ fn plan_own(life: &mut Life, configuration: usize, known: &mut usize) -> Result<
 
 fn tell_loaded(name: &str, image: &Image, disk: &Disk) {
     let (hashed, waited) = (image.hashed, clock::nanoseconds(disk.waited()));
-    info!("loaded \"{name}\": {hashed} bytes hashed, {} requests, disk {waited} ns", disk.requests());
+    info!(
+        "loaded \"{name}\": {hashed} bytes hashed, {} requests, disk {waited} ns",
+        disk.requests()
+    );
 }
 
 /// What this generation is, for people and for the tests.
 fn introduce(life: &mut Life) {
     let (parts, mode) = (&life.parts.whole, life.mode);
-    info!("{}{} of {}: {mode}, base {}", marker::GENERATION, life.generation, life.orders.generations, parts.start);
+    info!(
+        "{}{} of {}: {mode}, base {}",
+        marker::GENERATION,
+        life.generation,
+        life.orders.generations,
+        parts.start
+    );
     // Told and forgotten: its length varies, and free memory is to be the same in every generation.
     info!("phases, ns: {}", core::mem::take(&mut life.way_here));
     info!("entered at {} ns of CNTVCT", clock::nanoseconds(life.entered));
-    info!("seed {:#x}, image {} bytes, control pages {}", life.seed, parts.bytes(), life.control.start);
+    info!(
+        "seed {:#x}, image {} bytes, control pages {}",
+        life.seed,
+        parts.bytes(),
+        life.control.start
+    );
     info!(
         "free memory {} bytes, device tree {} bytes (handed over with {})",
         memory::free(),
@@ -171,7 +201,11 @@ fn introduce(life: &mut Life) {
         warn!("{}shared by all CPUs:{}", marker::FOUND, life.found);
     }
     if life.lpis.turned_off > 0 {
-        warn!("{}{} of the CPUs with LPIs on and tables in RAM; turned off", marker::FOUND, life.lpis.turned_off);
+        warn!(
+            "{}{} of the CPUs with LPIs on and tables in RAM; turned off",
+            marker::FOUND,
+            life.lpis.turned_off
+        );
     }
     if life.lpis.restless > 0 {
         let restless = life.lpis.restless;

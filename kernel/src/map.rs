@@ -8,7 +8,10 @@
 //! every leaf of every map is nG: no translation of the old map can be used under the new ASID, whatever their block sizes, and
 //! the entry has invalidated what former kernels left under the same numbers. \[I4\] The kernel never translates at EL2 without
 //! E2H, where there are no ASIDs.
-#![expect(unsafe_code, reason = "switches the map that this code runs on, and writes tables into control pages")]
+#![expect(
+    unsafe_code,
+    reason = "switches the map that this code runs on, and writes tables into control pages"
+)]
 
 use crate::memory::pointer;
 use aarch64_paging::Mapping;
@@ -24,9 +27,11 @@ use core::ops::Range;
 use core::ptr::NonNull;
 use relocate::placement;
 
-const LEAF: El1Attributes = El1Attributes::VALID.union(El1Attributes::ACCESSED).union(El1Attributes::NON_GLOBAL);
+const LEAF: El1Attributes =
+    El1Attributes::VALID.union(El1Attributes::ACCESSED).union(El1Attributes::NON_GLOBAL);
 const NEVER_EXECUTED: El1Attributes = El1Attributes::PXN.union(El1Attributes::UXN);
-const NORMAL: El1Attributes = LEAF.union(El1Attributes::ATTRIBUTE_INDEX_1).union(El1Attributes::INNER_SHAREABLE);
+const NORMAL: El1Attributes =
+    LEAF.union(El1Attributes::ATTRIBUTE_INDEX_1).union(El1Attributes::INNER_SHAREABLE);
 
 /// Code: read-only, executable at the kernel's level.
 const TEXT: El1Attributes = NORMAL.union(El1Attributes::READ_ONLY).union(El1Attributes::UXN);
@@ -38,7 +43,8 @@ const READ_WRITE: El1Attributes = NORMAL.union(NEVER_EXECUTED);
 const DEVICE: El1Attributes = LEAF.union(El1Attributes::ATTRIBUTE_INDEX_0).union(NEVER_EXECUTED);
 
 /// Pages whose permissions change while the map is live: each its own descriptor, so that no change needs break-before-make.
-const SINGLE_PAGES: Constraints = Constraints::NO_BLOCK_MAPPINGS.union(Constraints::NO_CONTIGUOUS_HINT);
+const SINGLE_PAGES: Constraints =
+    Constraints::NO_BLOCK_MAPPINGS.union(Constraints::NO_CONTIGUOUS_HINT);
 
 /// What the map is made of at first. RAM is added when it is known which of it is ours.
 pub struct Regions<'a> {
@@ -88,14 +94,21 @@ impl LifeMap {
     /// # Panics
     ///
     /// A region beyond 48 bits, or more tables than the arena holds.
-    pub unsafe fn add_ram(&mut self, ram: &[Range<PhysAddr>], left_out: &[Range<PhysAddr>], control: &Range<PhysAddr>) {
+    pub unsafe fn add_ram(
+        &mut self,
+        ram: &[Range<PhysAddr>],
+        left_out: &[Range<PhysAddr>],
+        control: &Range<PhysAddr>,
+    ) {
         let mut add = |range: &Range<PhysAddr>, constraints| {
             let region = region(range);
             match self {
                 Self::El1(map) => map.map_range_with_constraints(&region, READ_WRITE, constraints),
                 Self::El2(map) => map.map_range_with_constraints(&region, READ_WRITE, constraints),
             }
-            .unwrap_or_else(|error| panic!("the map cannot hold {}..{}: {error}", range.start, range.end));
+            .unwrap_or_else(|error| {
+                panic!("the map cannot hold {}..{}: {error}", range.start, range.end)
+            });
         };
         let mut holes = left_out.to_vec();
         holes.push(control.clone());
@@ -124,7 +137,9 @@ impl LifeMap {
             Self::El1(map) => map.map_range(&region, DEVICE),
             Self::El2(map) => map.map_range(&region, DEVICE),
         }
-        .unwrap_or_else(|error| panic!("the map cannot hold {}..{}: {error}", range.start, range.end));
+        .unwrap_or_else(|error| {
+            panic!("the map cannot hold {}..{}: {error}", range.start, range.end)
+        });
     }
 
     /// Makes single pages of the control block code: read-only and executable.
@@ -147,10 +162,11 @@ impl LifeMap {
 
     fn protect(&mut self, pages: &Range<PhysAddr>, to: El1Attributes, from: El1Attributes) {
         let region = region(pages);
-        let change =
-            |_: &MemoryRegion, leaf: &mut aarch64_paging::descriptor::UpdatableDescriptor<'_, El1Attributes>| {
-                leaf.modify_flags(to, from - to)
-            };
+        let change = |_: &MemoryRegion,
+                      leaf: &mut aarch64_paging::descriptor::UpdatableDescriptor<
+            '_,
+            El1Attributes,
+        >| { leaf.modify_flags(to, from - to) };
         match self {
             Self::El1(map) => map.modify_range(&region, &change),
             Self::El2(map) => map.modify_range(&region, &change),
@@ -165,8 +181,9 @@ where
 {
     let map = Box::leak(Box::new(IdMap::with_asid(asid::LIFE as usize, ROOT_LEVEL, regime)));
     let mut add = |range: &Range<PhysAddr>, attributes, constraints| {
-        map.map_range_with_constraints(&region(range), attributes, constraints)
-            .unwrap_or_else(|error| panic!("the map cannot hold {}..{}: {error}", range.start, range.end));
+        map.map_range_with_constraints(&region(range), attributes, constraints).unwrap_or_else(
+            |error| panic!("the map cannot hold {}..{}: {error}", range.start, range.end),
+        );
     };
     add(&regions.image.whole, READ_WRITE, Constraints::empty());
     add(&regions.image.text, TEXT, Constraints::empty());
@@ -225,11 +242,18 @@ pub fn copy_map(
     tables: Range<PhysAddr>,
 ) -> (u64, Range<PhysAddr>) {
     let pages = ControlPages { free: tables };
-    let mut map = Mapping::with_asid_and_va_range(pages, asid::COPY as usize, ROOT_LEVEL, El1And0, VaRange::Lower);
+    let mut map = Mapping::with_asid_and_va_range(
+        pages,
+        asid::COPY as usize,
+        ROOT_LEVEL,
+        El1And0,
+        VaRange::Lower,
+    );
     let mut add = |range: &Range<PhysAddr>, attributes| {
         let start = PhysicalAddress(range.start.0 as usize);
-        map.map_range(&region(range), start, attributes, Constraints::empty())
-            .unwrap_or_else(|error| panic!("the copy's map cannot hold {}..{}: {error}", range.start, range.end));
+        map.map_range(&region(range), start, attributes, Constraints::empty()).unwrap_or_else(
+            |error| panic!("the copy's map cannot hold {}..{}: {error}", range.start, range.end),
+        );
     };
     for range in ram {
         add(range, READ_WRITE);

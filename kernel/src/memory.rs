@@ -123,12 +123,20 @@ impl Frames {
     /// # Errors
     ///
     /// How many bytes could not be had; what was taken has been given back.
-    pub fn in_place(destination: &Range<PhysAddr>, destinations: &[Range<PhysAddr>]) -> Result<Self, u64> {
+    pub fn in_place(
+        destination: &Range<PhysAddr>,
+        destinations: &[Range<PhysAddr>],
+    ) -> Result<Self, u64> {
         // From the last to the first.
         let mut own = Self::default();
         let mut aside = Self::default();
         let most = (free() / LARGEST_RUN) as usize;
-        if own.runs.try_reserve_exact(most).and_then(|()| aside.runs.try_reserve_exact(most)).is_err() {
+        if own
+            .runs
+            .try_reserve_exact(most)
+            .and_then(|()| aside.runs.try_reserve_exact(most))
+            .is_err()
+        {
             return Err(destination.bytes());
         }
         while free() >= LEFT_FREE + LARGEST_RUN {
@@ -181,13 +189,17 @@ impl Frames {
     /// The runs as memory, in order.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
         // SAFETY: the frames are ours, mapped, and were allocated as bytes; the borrow of self keeps writers out.
-        self.runs.iter().map(|run| unsafe { core::slice::from_raw_parts(pointer(run.start), run.bytes() as usize) })
+        self.runs.iter().map(|run| unsafe {
+            core::slice::from_raw_parts(pointer(run.start), run.bytes() as usize)
+        })
     }
 
     /// The runs as memory to write, in order.
     pub fn slices_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
         // SAFETY: as for `slices`; the runs do not overlap, and the borrow of self is unique.
-        self.runs.iter().map(|run| unsafe { core::slice::from_raw_parts_mut(pointer(run.start), run.bytes() as usize) })
+        self.runs.iter().map(|run| unsafe {
+            core::slice::from_raw_parts_mut(pointer(run.start), run.bytes() as usize)
+        })
     }
 
     /// Zeroes all bytes from `from` on.

@@ -156,7 +156,9 @@ impl Orders {
             ("base", "random") => self.base = Base::Random,
             ("base", "load") => self.base = Base::Load,
             ("base", _) => return Err("base=same, random or load"),
-            ("seed", _) => self.seed = Some(number(value).ok_or("seed=S, a 64-bit number, decimal or 0x…")?),
+            ("seed", _) => {
+                self.seed = Some(number(value).ok_or("seed=S, a 64-bit number, decimal or 0x…")?)
+            }
             ("restart", "hot") => self.restart = Restart::Hot,
             ("restart", "cold") => self.restart = Restart::Cold,
             ("restart", _) => return Err("restart=hot or cold"),
@@ -171,8 +173,9 @@ impl Orders {
             ("on-refusal", _) => return Err("on-refusal=continue"),
             ("restart-cpu", "random") => self.restart_cpu = Some(RestartCpu::Random),
             ("restart-cpu", _) => {
-                let index =
-                    number(value).and_then(|n| usize::try_from(n).ok()).ok_or("restart-cpu=N, a number, or random")?;
+                let index = number(value)
+                    .and_then(|n| usize::try_from(n).ok())
+                    .ok_or("restart-cpu=N, a number, or random")?;
                 self.restart_cpu = Some(RestartCpu::Number(index));
             }
             ("force", "") => self.force = true,
@@ -270,6 +273,9 @@ mod tests {
     #[test]
     fn alternating_overrides_and_starts_with_nvhe() {
         let (orders, _) = Orders::parse("alternate el2=vhe");
-        assert_eq!([0, 1, 2].map(|g| orders.el2(g)), [Some(El2::Nvhe), Some(El2::Vhe), Some(El2::Nvhe)]);
+        assert_eq!(
+            [0, 1, 2].map(|g| orders.el2(g)),
+            [Some(El2::Nvhe), Some(El2::Vhe), Some(El2::Nvhe)]
+        );
     }
 }

@@ -37,17 +37,20 @@ pub fn plan(life: &mut Life, nth: usize, known: &mut usize) -> Result<Plan, Refu
     *known = contents.configurations.len();
     let name = contents.configurations.get(first + nth).ok_or(Refused::NoConfiguration(nth))?;
 
-    let (mut fit, header) = contents.open(&mut disk, name, life.machine.ram.iter().map(PhysRange::bytes).sum())?;
+    let (mut fit, header) =
+        contents.open(&mut disk, name, life.machine.ram.iter().map(PhysRange::bytes).sum())?;
     let Companions { ramdisk, fdt, bootargs } = contents.companions(&disk, name)?;
     // A tree of its own is read first: it may reserve what nothing of the payload may lie on.
     let own = fdt.map(|fdt| own_tree(&mut disk, &fdt)).transpose()?;
     let mut machine = life.machine.clone();
     machine.reserved.extend(own.iter().flat_map(|own| own.reserved.iter().cloned()));
-    let mut keep_off: Vec<_> = machine.reserved.iter().map(|reserved| reserved.range.clone()).collect();
+    let mut keep_off: Vec<_> =
+        machine.reserved.iter().map(|reserved| reserved.range.clone()).collect();
     keep_off.push(life.control.clone());
 
     let mut chosen = Chosen { bootargs: bootargs.as_deref(), ..Chosen::default() };
-    let entry = PhysAddr(base(life, &keep_off, &fit, &header)?.0.saturating_add(header.text_offset));
+    let entry =
+        PhysAddr(base(life, &keep_off, &fit, &header)?.0.saturating_add(header.text_offset));
     if let Some(ramdisk) = ramdisk {
         let (ramdisk, place) = placed(life, &keep_off, &fit, &header, entry, ramdisk)?;
         chosen.ramdisk = Some(place);
@@ -81,11 +84,17 @@ pub fn plan(life: &mut Life, nth: usize, known: &mut usize) -> Result<Plan, Refu
 
 /// Where the kernel's base is: a 2 MiB boundary, the lowest one unless something else is ordered and the kernel can lie there. One that may lie
 /// anywhere does not come where this kernel runs, where there is room elsewhere: then its frames are free, and it is read into its place.
-fn base(life: &mut Life, keep_off: &[Range<PhysAddr>], fit: &Fit, header: &Header) -> Result<PhysAddr, Refused> {
+fn base(
+    life: &mut Life,
+    keep_off: &[Range<PhysAddr>],
+    fit: &Fit,
+    header: &Header,
+) -> Result<PhysAddr, Refused> {
     let (ram, size) = (&life.machine.ram, header.text_offset + header.image_size);
     // What lies below a kernel that may not lie anywhere is lost to it.
     let is_bound = header.flags & PLACE_ANYWHERE == 0;
-    let lowest = |avoid: &[Range<PhysAddr>]| placement::lowest_block(ram, avoid, size, placement::SLOT);
+    let lowest =
+        |avoid: &[Range<PhysAddr>]| placement::lowest_block(ram, avoid, size, placement::SLOT);
     let slot = match life.orders.base {
         Base::Load => return load::base_in(fit, header),
         _ if is_bound => lowest(keep_off),
@@ -115,14 +124,18 @@ fn placed(
         None => {
             let mut avoid = keep_off.to_vec();
             avoid.push(kernel.clone());
-            avoid.extend(
-                fit.loadables.iter().filter_map(|payload| payload.load?.range(payload.place.end - payload.place.start)),
-            );
+            avoid.extend(fit.loadables.iter().filter_map(|payload| {
+                payload.load?.range(payload.place.end - payload.place.start)
+            }));
             let highest = |window| {
-                let ram: Vec<_> = life.machine.ram.iter().map(|ram| window::cut(ram, &window)).collect();
+                let ram: Vec<_> =
+                    life.machine.ram.iter().map(|ram| window::cut(ram, &window)).collect();
                 placement::highest_block(&ram, &avoid, bytes, PAGE_SIZE)
             };
-            window::of(&kernel).into_iter().find_map(highest).ok_or_else(|| Refused::NoRoom(bytes, kernel.clone()))?
+            window::of(&kernel)
+                .into_iter()
+                .find_map(highest)
+                .ok_or_else(|| Refused::NoRoom(bytes, kernel.clone()))?
         }
     };
     let place = start..PhysAddr(start.0.saturating_add(bytes));

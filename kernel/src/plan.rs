@@ -39,7 +39,8 @@ impl Plan {
     ) -> Result<Self, Refused> {
         let destinations = image.payloads.iter().map(|payload| payload.destination.clone());
         // None of our frames is reserved in our tree; a payload's own may reserve more.
-        let avoid: Vec<_> = destinations.chain(machine.reserved.iter().map(|r| r.range.clone())).collect();
+        let avoid: Vec<_> =
+            destinations.chain(machine.reserved.iter().map(|r| r.range.clone())).collect();
         let mut tree = Frames::contiguous(blob.len() as u64, &avoid).map_err(Refused::Memory)?;
         let start = tree.runs()[0].start;
         let memory = tree.slices_mut().next().expect("contiguous frames are one run");
@@ -51,10 +52,17 @@ impl Plan {
         let bytes = (tree_range.end.0 - start.0) as usize;
         let tree_crc32c = Crc32c::default().update(&memory[..bytes]).value();
         let plan = Self { image, tree, tree_range, tree_crc32c };
-        let reserved: Vec<_> =
-            machine.reserved.iter().map(|r| Reserved { range: r.range.clone(), name: &r.name }).collect();
-        let memory =
-            Memory { ram: &machine.ram, reserved: &reserved, devices: &machine.devices, control: control.clone() };
+        let reserved: Vec<_> = machine
+            .reserved
+            .iter()
+            .map(|r| Reserved { range: r.range.clone(), name: &r.name })
+            .collect();
+        let memory = Memory {
+            ram: &machine.ram,
+            reserved: &reserved,
+            devices: &machine.devices,
+            control: control.clone(),
+        };
         segment::check(&plan.segments(), &memory)?;
         Ok(plan)
     }
@@ -93,7 +101,11 @@ impl Plan {
             for stretch in payload.moved() {
                 // Taken at load already, where all is moved.
                 let is_all = stretch == payload.destination;
-                checks.push(if is_all { whole(payload) } else { Check::new(&stretch, payload.crc32c_of(&stretch)) });
+                checks.push(if is_all {
+                    whole(payload)
+                } else {
+                    Check::new(&stretch, payload.crc32c_of(&stretch))
+                });
             }
         }
         if checks.len() >= MAX_SEGMENTS {
@@ -117,7 +129,11 @@ impl Plan {
             }
         }
         let bytes = (self.tree_range.end.0 - self.tree_range.start.0) as usize;
-        let now = self.tree.slices().fold(Crc32c::default(), |crc, slice| crc.update(&slice[..bytes])).value();
+        let now = self
+            .tree
+            .slices()
+            .fold(Crc32c::default(), |crc, slice| crc.update(&slice[..bytes]))
+            .value();
         if has_changed(self.tree_crc32c, now) {
             return Err(Refused::Changed("the device tree".into(), self.tree_crc32c, now));
         }

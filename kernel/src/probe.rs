@@ -55,7 +55,8 @@ pub fn is_trapped(number: usize) -> bool {
 
 /// Whether the exception is a probe's: one that its instruction raised, and no SError that came meanwhile.
 pub fn is_one(frame: &Frame) -> bool {
-    frame.slot == SYNCHRONOUS && (start()..start() + PROBE_SIZE * PROBES as u64).contains(&frame.elr)
+    frame.slot == SYNCHRONOUS
+        && (start()..start() + PROBE_SIZE * PROBES as u64).contains(&frame.elr)
 }
 
 /// Goes on behind the probe's instruction, and says that it was trapped.

@@ -184,8 +184,12 @@ impl Ids {
         match access {
             COUNTER | DEBUG => true,
             FP => field(self.pfr0, 16) != 0xf,
-            POINTER_KEYS => field(self.isar1, 4) | field(self.isar1, 8) | field(self.isar2, 12) != 0,
-            POINTER_CODES => field(self.isar1, 24) | field(self.isar1, 28) | field(self.isar2, 8) != 0,
+            POINTER_KEYS => {
+                field(self.isar1, 4) | field(self.isar1, 8) | field(self.isar2, 12) != 0
+            }
+            POINTER_CODES => {
+                field(self.isar1, 24) | field(self.isar1, 28) | field(self.isar2, 8) != 0
+            }
             SVE => field(self.pfr0, 32) != 0,
             SME => field(self.pfr1, 24) != 0,
             TAGS => field(self.pfr1, 8) >= 2,
@@ -256,7 +260,11 @@ impl Facts {
     }
 
     /// Each CPU but the first: what is told is the first one that breaks the rule, or the last.
-    fn each_of_all(&self, is_kept: impl Fn(&Other) -> bool, tell: impl Fn(&Other) -> String) -> Finding {
+    fn each_of_all(
+        &self,
+        is_kept: impl Fn(&Other) -> bool,
+        tell: impl Fn(&Other) -> String,
+    ) -> Finding {
         self.lived(|_| match self.others().find(|other| !is_kept(other)) {
             Some(other) => Finding::of(false, tell(other)),
             None => match self.others().last() {
@@ -267,7 +275,11 @@ impl Facts {
     }
 
     /// The same of those that came.
-    fn each_other(&self, is_kept: impl Fn(&Other) -> bool, tell: impl Fn(&Other) -> String) -> Finding {
+    fn each_other(
+        &self,
+        is_kept: impl Fn(&Other) -> bool,
+        tell: impl Fn(&Other) -> String,
+    ) -> Finding {
         if self.others().any(|other| other.came) {
             self.each_of_all(|other| !other.came || is_kept(other), tell)
         } else {
@@ -290,7 +302,8 @@ pub fn held(facts: &Facts) -> impl Iterator<Item = Line> {
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rule: Rule { number, text, place, .. }, finding: Finding { verdict, value } } = self;
+        let Self { rule: Rule { number, text, place, .. }, finding: Finding { verdict, value } } =
+            self;
         if f.alternate() {
             // Neither text nor value holds anything that JSON would write in another way than Rust.
             write!(f, "{}{number},\"text\":{text:?},\"place\":{place:?},", boot::marker::RULE)?;
@@ -304,7 +317,8 @@ impl fmt::Display for Line {
 /// How many were kept, how many broken, and how many cannot be seen.
 #[must_use]
 pub fn summary(facts: &Facts) -> String {
-    let count = |verdict| held(facts).filter(|line| line.finding.verdict == verdict).count().to_string();
+    let count =
+        |verdict| held(facts).filter(|line| line.finding.verdict == verdict).count().to_string();
     let [kept, broken, unseen] = [Verdict::Kept, Verdict::Broken, Verdict::Unseen].map(count);
     format!("boot protocol: {kept} rules kept, {broken} broken, {unseen} cannot be seen from here")
 }

@@ -82,7 +82,11 @@ impl Suite {
     fn call_at_el2(&mut self, number: u64, argument: u64, expected: u64) {
         // SAFETY: as for `call`; the routine makes one call.
         let answers = unsafe { selftest_at_el2(selftest_hvc_at_el2, number, argument) };
-        self.expect(format_args!("EL2h, x0 = {number:#x}, x1 = {argument:#x}"), answers.x0, expected);
+        self.expect(
+            format_args!("EL2h, x0 = {number:#x}, x1 = {argument:#x}"),
+            answers.x0,
+            expected,
+        );
     }
 
     /// SOFT_RESTART's promises, seen by the landing pad: the shuffle, x3 and x4 left alone, EL2h, DAIF masked, SCTLR_EL2 = MMU-off value.

@@ -30,7 +30,10 @@ pub fn settle(record: &EntryRecord, ordered: Option<El2>) -> (Mode, Option<Note>
     if mode == Mode::Vhe {
         // SAFETY: the early map holds the stub 1:1 and executable at this level [I2]; only the level changes.
         let answer = unsafe { hyp_stub::call(hyp::FINALISE_EL2, [0; 4]) };
-        assert!(answer == 0, "the stub refused HVC_FINALISE_EL2, which this CPU's ID registers promise: {answer:#x}");
+        assert!(
+            answer == 0,
+            "the stub refused HVC_FINALISE_EL2, which this CPU's ID registers promise: {answer:#x}"
+        );
     }
     (mode, note)
 }

@@ -67,7 +67,8 @@ impl<'a> Staged<'a> {
         let list_pages = list::pages_needed(&segments);
         let given = (layout.rest.bytes() / PAGE_SIZE) as usize;
         // SAFETY: the pages are the control block's own, mapped writable, and borrowed by nobody.
-        let pages = unsafe { core::slice::from_raw_parts_mut(pointer(layout.rest.start).cast(), given) };
+        let pages =
+            unsafe { core::slice::from_raw_parts_mut(pointer(layout.rest.start).cast(), given) };
         let head = list::build(&segments, pages, layout.rest.start)?;
         // SAFETY: reads list pages only, which `build` has just written.
         let read = |entry: PhysAddr| unsafe { pointer(entry).cast::<u64>().read() };
@@ -102,7 +103,9 @@ impl<'a> Staged<'a> {
         // SAFETY: source and destination are as long as the relocation code, and different memory.
         unsafe { code.copy_from_nonoverlapping(control::pages().as_ptr(), control::pages().len()) };
         // SAFETY: the arguments have room at that place in the first page, which the offset keeps aligned.
-        unsafe { code.wrapping_add(ARGUMENTS_OFFSET as usize).cast::<Arguments>().write(arguments) };
+        unsafe {
+            code.wrapping_add(ARGUMENTS_OFFSET as usize).cast::<Arguments>().write(arguments)
+        };
         // SAFETY: the breadcrumb page is the control block's own.
         unsafe { crumbs.write_bytes(0, PAGE_SIZE as usize) };
 
@@ -191,7 +194,11 @@ impl<'a> Staged<'a> {
     fn crumb_bye(&self) {
         let slot = self.layout.breadcrumbs.start;
         // SAFETY: the page is the control block's own; a slot is two words.
-        unsafe { pointer(slot).cast::<[u64; 2]>().write_volatile([BYE as u64 + REACHED, crate::clock::now()]) };
+        unsafe {
+            pointer(slot)
+                .cast::<[u64; 2]>()
+                .write_volatile([BYE as u64 + REACHED, crate::clock::now()])
+        };
         cache::clean_and_invalidate(&(slot..PhysAddr(slot.0 + 16)));
     }
 }
@@ -210,6 +217,7 @@ pub fn has_changed(was: u32, now: u32) -> bool {
 
 fn checksum(range: &Range<PhysAddr>) -> u32 {
     // SAFETY: a part of the control block, which is mapped and which nothing writes meanwhile.
-    let bytes = unsafe { core::slice::from_raw_parts(pointer(range.start), range.bytes() as usize) };
+    let bytes =
+        unsafe { core::slice::from_raw_parts(pointer(range.start), range.bytes() as usize) };
     Crc32c::default().update(bytes).value()
 }

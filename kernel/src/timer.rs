@@ -46,9 +46,13 @@ impl Timer {
         let ticks = (clock::frequency() / TICKS).max(SHORTEST);
         match self {
             // SAFETY: this CPU's own timer.
-            Self::VirtualEl1 => unsafe { asm!("msr cntv_tval_el0, {}", in(reg) ticks, options(nostack)) },
+            Self::VirtualEl1 => unsafe {
+                asm!("msr cntv_tval_el0, {}", in(reg) ticks, options(nostack))
+            },
             // SAFETY: as above.
-            Self::PhysicalEl2 => unsafe { asm!("msr cntp_tval_el0, {}", in(reg) ticks, options(nostack)) },
+            Self::PhysicalEl2 => unsafe {
+                asm!("msr cntp_tval_el0, {}", in(reg) ticks, options(nostack))
+            },
         }
         self.set_control(ENABLE);
     }
@@ -63,9 +67,13 @@ impl Timer {
         let control;
         match self {
             // SAFETY: what it says has no side effects.
-            Self::VirtualEl1 => unsafe { asm!("mrs {}, cntv_ctl_el0", out(reg) control, options(nomem, nostack)) },
+            Self::VirtualEl1 => unsafe {
+                asm!("mrs {}, cntv_ctl_el0", out(reg) control, options(nomem, nostack))
+            },
             // SAFETY: as above.
-            Self::PhysicalEl2 => unsafe { asm!("mrs {}, cntp_ctl_el0", out(reg) control, options(nomem, nostack)) },
+            Self::PhysicalEl2 => unsafe {
+                asm!("mrs {}, cntp_ctl_el0", out(reg) control, options(nomem, nostack))
+            },
         }
         control
     }
@@ -74,9 +82,13 @@ impl Timer {
     fn set_control(self, control: u64) {
         match self {
             // SAFETY: this CPU's own timer.
-            Self::VirtualEl1 => unsafe { asm!("msr cntv_ctl_el0, {}", "isb", in(reg) control, options(nostack)) },
+            Self::VirtualEl1 => unsafe {
+                asm!("msr cntv_ctl_el0, {}", "isb", in(reg) control, options(nostack))
+            },
             // SAFETY: as above.
-            Self::PhysicalEl2 => unsafe { asm!("msr cntp_ctl_el0, {}", "isb", in(reg) control, options(nostack)) },
+            Self::PhysicalEl2 => unsafe {
+                asm!("msr cntp_ctl_el0, {}", "isb", in(reg) control, options(nostack))
+            },
         }
     }
 }

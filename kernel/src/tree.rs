@@ -59,7 +59,9 @@ impl Gic {
     #[must_use]
     pub fn registers(&self) -> Vec<Range<PhysAddr>> {
         let (first, rest) = match self {
-            Self::V2 { distributor, cpu_interface } => (distributor, core::slice::from_ref(cpu_interface)),
+            Self::V2 { distributor, cpu_interface } => {
+                (distributor, core::slice::from_ref(cpu_interface))
+            }
             Self::V3 { distributor, redistributors } => (distributor, &redistributors[..]),
         };
         core::iter::once(first).chain(rest).cloned().collect()
@@ -71,7 +73,9 @@ impl Gic {
         const REDISTRIBUTOR: u64 = 256 << 10;
         if let Self::V3 { redistributors, .. } = self {
             for region in redistributors {
-                region.end = region.end.min(PhysAddr(region.start.0.saturating_add(REDISTRIBUTOR * cpus as u64)));
+                region.end = region
+                    .end
+                    .min(PhysAddr(region.start.0.saturating_add(REDISTRIBUTOR * cpus as u64)));
             }
         }
     }
@@ -148,16 +152,24 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Damaged(why) => write!(f, "device tree: {why}: the loader must hand over a valid blob in x0"),
+            Self::Damaged(why) => {
+                write!(f, "device tree: {why}: the loader must hand over a valid blob in x0")
+            }
             Self::NoRam => f.write_str("device tree: no memory node names any RAM"),
             Self::FirmwareMap => write!(
                 f,
                 "device tree: {FIRMWARE_MAP} says that UEFI's memory map tells RAM from what the firmware keeps, and this kernel reads the \
                  memory nodes: start it from UEFI itself"
             ),
-            Self::NoChosen => f.write_str("device tree: no /chosen node: nothing could be handed on in it"),
-            Self::Reg(node) => write!(f, "device tree: {node}: `reg` is not pairs of at most 64 bits"),
-            Self::TooDeep(node) => write!(f, "device tree: {node} lies behind more than {MAX_DEPTH} buses"),
+            Self::NoChosen => {
+                f.write_str("device tree: no /chosen node: nothing could be handed on in it")
+            }
+            Self::Reg(node) => {
+                write!(f, "device tree: {node}: `reg` is not pairs of at most 64 bits")
+            }
+            Self::TooDeep(node) => {
+                write!(f, "device tree: {node} lies behind more than {MAX_DEPTH} buses")
+            }
         }
     }
 }
@@ -234,7 +246,11 @@ impl Machine {
         let mut machine = Self::default();
         for reservation in tree.fdt.memory_reservations() {
             if let Some(range) = PhysAddr(reservation.address()).range(reservation.size()) {
-                machine.reserved.push(Reservation { range, name: "/memreserve/".into(), no_map: false });
+                machine.reserved.push(Reservation {
+                    range,
+                    name: "/memreserve/".into(),
+                    no_map: false,
+                });
             }
         }
         let root = tree.fdt.root();
@@ -252,12 +268,16 @@ impl Machine {
                     for child in node.children() {
                         let no_map = child.property("no-map").is_some();
                         let ranges = Facts::of(&child, cells).regs()?.into_iter();
-                        let reservation = |range| Reservation { range, name: child.name().into(), no_map };
+                        let reservation =
+                            |range| Reservation { range, name: child.name().into(), no_map };
                         machine.reserved.extend(ranges.map(reservation));
                     }
                 }
                 "psci" => {
-                    machine.conduit = match node.property("method").and_then(|method| method.value_as::<&str>().ok()) {
+                    machine.conduit = match node
+                        .property("method")
+                        .and_then(|method| method.value_as::<&str>().ok())
+                    {
                         Some("smc") => Some(Conduit::Smc),
                         Some("hvc") => Some(Conduit::Hvc),
                         _ => None,
@@ -300,7 +320,9 @@ impl Machine {
                 let regions = facts.redistributor_regions.min(rest.len());
                 self.gic = Some(Gic::V3 { distributor, redistributors: rest[..regions].into() });
             } else if let [cpu_interface, ..] = rest
-                && ["arm,gic-400", "arm,cortex-a15-gic"].iter().any(|model| facts.is_compatible(model))
+                && ["arm,gic-400", "arm,cortex-a15-gic"]
+                    .iter()
+                    .any(|model| facts.is_compatible(model))
             {
                 self.gic = Some(Gic::V2 { distributor, cpu_interface: cpu_interface.clone() });
             } else if facts.is_compatible("arm,gic-v3-its") {

@@ -16,14 +16,19 @@ use kernel::gzip::{self, Unpacker};
 const PIECE: usize = 256 << 10;
 
 /// What a kernel begins with, once it is unpacked: as many bytes of a header as there are. Nothing of it is verified yet.
-pub fn start(disk: &mut Disk, kernel: &Payload, start: &mut [u8; HEADER_BYTES]) -> Result<usize, Refused> {
+pub fn start(
+    disk: &mut Disk,
+    kernel: &Payload,
+    start: &mut [u8; HEADER_BYTES],
+) -> Result<usize, Refused> {
     let refused = |why| Refused::Gzip(kernel.name.clone(), why);
     let mut piece = piece(kernel)?;
     disk.read(kernel.place.start, &mut piece)?;
     let mut unpacker = Unpacker::new(HEADER_BYTES as u64);
     let (mut taken, mut made) = (0, 0);
     while taken < piece.len() && made < start.len() {
-        let (more_taken, more_made) = unpacker.unpack(&piece[taken..], &mut start[made..]).map_err(refused)?;
+        let (more_taken, more_made) =
+            unpacker.unpack(&piece[taken..], &mut start[made..]).map_err(refused)?;
         (taken, made) = (taken + more_taken, made + more_made);
     }
     Ok(made)
@@ -66,7 +71,9 @@ pub fn all(
     hash.verify(kernel)?;
     let found = unpacked.and_then(|()| unpacker.finish()).map_err(refused)?;
     match stated {
-        Some(stated) if found != stated => Err(refused(gzip::Refused::NotAsStated { stated, found })),
+        Some(stated) if found != stated => {
+            Err(refused(gzip::Refused::NotAsStated { stated, found }))
+        }
         _ => Ok(found),
     }
 }

@@ -24,13 +24,17 @@ pub fn read(record: &EntryRecord, breadcrumbs: Option<&Range<PhysAddr>>, main: u
         // The last of them were written past the caches: what speculation brought in since is older. [I6]
         cache::clean_and_invalidate(page);
         // SAFETY: a page of RAM, as `Division` has seen to, mapped, kept out of the heap, and written by nobody any more.
-        let words = unsafe { core::slice::from_raw_parts(pointer(page.start).cast(), PAGE_SIZE as usize / 8) };
+        let words = unsafe {
+            core::slice::from_raw_parts(pointer(page.start).cast(), PAGE_SIZE as usize / 8)
+        };
         for &(phase, stamp) in reached(words, &mut Default::default()) {
             station(&mut line, &mut last, PHASES[phase], stamp);
         }
     }
     let el2 = ("EL2 set up", record.el2_ready);
-    for (name, stamp) in [("first instruction", record.entered), el2, ("MMU on", record.mmu_on), ("main", main)] {
+    for (name, stamp) in
+        [("first instruction", record.entered), el2, ("MMU on", record.mmu_on), ("main", main)]
+    {
         if stamp != 0 {
             station(&mut line, &mut last, name, stamp);
         }
@@ -42,7 +46,9 @@ fn station(line: &mut String, last: &mut Option<u64>, name: &str, stamp: u64) {
     // Writing to a String cannot fail.
     let _ = match last.replace(stamp) {
         None => write!(line, "{name}"),
-        Some(before) if stamp < before => write!(line, " -{} {name}", clock::nanoseconds(before - stamp)),
+        Some(before) if stamp < before => {
+            write!(line, " -{} {name}", clock::nanoseconds(before - stamp))
+        }
         Some(before) => write!(line, " +{} {name}", clock::nanoseconds(stamp - before)),
     };
 }

@@ -19,7 +19,8 @@ pub fn holds(kernel: &Range<PhysAddr>, ramdisk: &Range<PhysAddr>) -> bool {
 #[must_use]
 pub fn of(kernel: &Range<PhysAddr>) -> [Range<PhysAddr>; 2] {
     let last = kernel.end.0.saturating_sub(SIZE).next_multiple_of(ALIGNMENT);
-    [kernel.start.align_down(ALIGNMENT).0, last].map(|start| PhysAddr(start)..PhysAddr(start.saturating_add(SIZE)))
+    [kernel.start.align_down(ALIGNMENT).0, last]
+        .map(|start| PhysAddr(start)..PhysAddr(start.saturating_add(SIZE)))
 }
 
 /// What of `ram` lies in the window; empty where nothing does.
@@ -44,17 +45,36 @@ mod tests {
         assert!(holds(&kernel, &range(33 * GIB - 1, 33 * GIB)));
         assert!(!holds(&kernel, &range(33 * GIB - 1, 33 * GIB + 1)));
         assert!(holds(&kernel, &range(GIB, GIB + 1)));
-        assert!(!holds(&range(32 * GIB, 32 * GIB + 1), &range(GIB - 1, GIB)), "the window would start at 0");
+        assert!(
+            !holds(&range(32 * GIB, 32 * GIB + 1), &range(GIB - 1, GIB)),
+            "the window would start at 0"
+        );
         assert!(holds(&range(32 * GIB, 32 * GIB + 1), &range(GIB, GIB + 1)));
     }
 
     #[test]
     fn windows_hold_the_kernel_and_whatever_is_in_them() {
-        for start in [0, 4096, GIB - 4096, GIB, 31 * GIB, 32 * GIB - 4096, 32 * GIB, 77 * GIB + 4096, u64::MAX - GIB] {
+        for start in [
+            0,
+            4096,
+            GIB - 4096,
+            GIB,
+            31 * GIB,
+            32 * GIB - 4096,
+            32 * GIB,
+            77 * GIB + 4096,
+            u64::MAX - GIB,
+        ] {
             let kernel = range(start, start + 8192);
             for window in of(&kernel) {
-                assert!(window.start <= kernel.start && kernel.end <= window.end, "{start:#x}: {window:?}");
-                let ends = [range(window.start.0, window.start.0 + 1), range(window.end.0 - 1, window.end.0)];
+                assert!(
+                    window.start <= kernel.start && kernel.end <= window.end,
+                    "{start:#x}: {window:?}"
+                );
+                let ends = [
+                    range(window.start.0, window.start.0 + 1),
+                    range(window.end.0 - 1, window.end.0),
+                ];
                 assert!(ends.iter().all(|end| holds(&kernel, end)), "{start:#x}: {window:?}");
             }
         }

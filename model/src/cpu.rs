@@ -119,13 +119,16 @@ impl Cpu {
             Some(leaf) => leaf,
             None => {
                 let adversary = &mut self.memory.adversary;
-                let (tcr, mair) = (self.system.effect(tcr, adversary), self.system.effect(mair, adversary));
+                let (tcr, mair) =
+                    (self.system.effect(tcr, adversary), self.system.effect(mair, adversary));
                 if tcr & 0x3f != 16 || address >> 48 != 0 {
                     return Err(Wrong::Translation(address, tcr));
                 }
                 let cacheable = control & sctlr::C != 0;
                 let leaf = walk(root, mair, page, |at| {
-                    self.memory.load(at, 8, cacheable).map(|bytes| u128::from_le_bytes(bytes) as u64)
+                    self.memory
+                        .load(at, 8, cacheable)
+                        .map(|bytes| u128::from_le_bytes(bytes) as u64)
                 })?;
                 if self.memory.adversary.translations != crate::adversary::Mood::Eager {
                     self.memory.tlb.keep(regime, asid, page, leaf);
@@ -205,13 +208,19 @@ impl Cpu {
         let result = sum as u64 & mask;
         if flags {
             let top = 1 << (bits - 1);
-            self.set_flags([result & top != 0, result == 0, sum >> bits != 0, (a ^ result) & (b ^ result) & top != 0]);
+            self.set_flags([
+                result & top != 0,
+                result == 0,
+                sum >> bits != 0,
+                (a ^ result) & (b ^ result) & top != 0,
+            ]);
         }
         result
     }
 
     fn set_flags(&mut self, nzcv: [bool; 4]) {
-        self.flags = nzcv.iter().zip([N, Z, C, V]).filter(|(set, _)| **set).map(|(_, flag)| flag).sum();
+        self.flags =
+            nzcv.iter().zip([N, Z, C, V]).filter(|(set, _)| **set).map(|(_, flag)| flag).sum();
     }
 
     fn holds(&self, condition: u32) -> bool {
@@ -254,7 +263,9 @@ impl Cpu {
                 }
                 return Ok(to(offset));
             }
-            Instruction::BranchIf { condition, offset } if self.holds(condition) => return Ok(to(offset)),
+            Instruction::BranchIf { condition, offset } if self.holds(condition) => {
+                return Ok(to(offset));
+            }
             Instruction::BranchIf { .. } => {}
             Instruction::CompareBranch { wide, nonzero, rt, offset } => {
                 let value = if wide { self.get(rt) } else { self.get(rt) & 0xffff_ffff };
@@ -298,7 +309,12 @@ impl Cpu {
             }
             Instruction::LogicalRegister { wide, operation, invert, rd, rn, rm } => {
                 let operand = self.shifted(wide, rm);
-                let result = self.logic(wide, operation, self.get(rn), if invert { !operand } else { operand });
+                let result = self.logic(
+                    wide,
+                    operation,
+                    self.get(rn),
+                    if invert { !operand } else { operand },
+                );
                 self.set(rd, wide, result);
             }
             Instruction::MoveWide { wide, kind, rd, value, shift } => {
@@ -330,7 +346,11 @@ impl Cpu {
             }
             Instruction::ReverseBytes { wide, rd, rn } => {
                 let value = self.get(rn);
-                self.set(rd, wide, if wide { value.swap_bytes() } else { (value as u32).swap_bytes().into() });
+                self.set(
+                    rd,
+                    wide,
+                    if wide { value.swap_bytes() } else { (value as u32).swap_bytes().into() },
+                );
             }
             Instruction::Crc32c { rd, rn, rm } => {
                 let crc = crc32c(self.get(rn) as u32, self.get(rm));
@@ -347,7 +367,9 @@ impl Cpu {
                             self.set(register, true, value);
                         }
                         (false, 16) => self.store(address, self.q[register], 16)?,
-                        (false, _) => self.store(address, self.get(register).into(), size as usize)?,
+                        (false, _) => {
+                            self.store(address, self.get(register).into(), size as usize)?
+                        }
                     }
                 }
                 if after {
@@ -470,9 +492,11 @@ impl Cpu {
 /// ubfm, sbfm: bits `rotate` to `last` down to 0, or bits 0 to `last` up to where `rotate` says.
 fn bitfield(wide: bool, signed: bool, value: u64, rotate: u32, last: u32) -> u64 {
     let size = if wide { 64 } else { 32 };
-    let (length, lsb) = if last >= rotate { (last - rotate + 1, 0) } else { (last + 1, size - rotate) };
+    let (length, lsb) =
+        if last >= rotate { (last - rotate + 1, 0) } else { (last + 1, size - rotate) };
     let field = (if last >= rotate { value >> rotate } else { value }) & u64::MAX >> (64 - length);
-    let extended = if signed { ((field << (64 - length)) as i64 >> (64 - length)) as u64 } else { field };
+    let extended =
+        if signed { ((field << (64 - length)) as i64 >> (64 - length)) as u64 } else { field };
     extended << lsb
 }
 
@@ -493,5 +517,8 @@ fn crc32c(crc: u32, value: u64) -> u32 {
         }
         table
     };
-    value.to_le_bytes().iter().fold(crc, |crc, byte| crc >> 8 ^ TABLE[usize::from(crc as u8 ^ byte)])
+    value
+        .to_le_bytes()
+        .iter()
+        .fold(crc, |crc, byte| crc >> 8 ^ TABLE[usize::from(crc as u8 ^ byte)])
 }

@@ -298,7 +298,9 @@ const fn at(word: u32, lsb: u32) -> usize {
 }
 
 fn system(word: u32) -> Option<Instruction> {
-    use Instruction::{Dmb, Dsb, Eret, Hvc, Ic, Isb, Mask, Nop, ReadSystem, SelectStack, WriteSystem};
+    use Instruction::{
+        Dmb, Dsb, Eret, Hvc, Ic, Isb, Mask, Nop, ReadSystem, SelectStack, WriteSystem,
+    };
     let rt = at(word, 0);
     Some(match word {
         0xd503_201f => Nop,
@@ -315,11 +317,19 @@ fn system(word: u32) -> Option<Instruction> {
         _ if word & !0x1f == 0xd50b_7e20 => Instruction::Dc { operation: Dc::CleanInvalidate, rt },
         _ if word & !0x1f == 0xd50b_7a20 => Instruction::Dc { operation: Dc::Clean, rt },
         _ if word & !0x1f == 0xd508_7620 => Instruction::Dc { operation: Dc::Invalidate, rt },
-        _ if word & 0xffff_f0ff == 0xd503_40df => Mask { set: true, bits: field(word, 8, 4).into() },
-        _ if word & 0xffff_f0ff == 0xd503_40ff => Mask { set: false, bits: field(word, 8, 4).into() },
+        _ if word & 0xffff_f0ff == 0xd503_40df => {
+            Mask { set: true, bits: field(word, 8, 4).into() }
+        }
+        _ if word & 0xffff_f0ff == 0xd503_40ff => {
+            Mask { set: false, bits: field(word, 8, 4).into() }
+        }
         _ if word & 0xffff_f0ff == 0xd500_40bf => SelectStack { value: field(word, 8, 4).into() },
-        _ if word & 0xfff0_0000 == 0xd530_0000 => ReadSystem { register: SystemRegister((word >> 5) as u16), rt },
-        _ if word & 0xfff0_0000 == 0xd510_0000 => WriteSystem { register: SystemRegister((word >> 5) as u16), rt },
+        _ if word & 0xfff0_0000 == 0xd530_0000 => {
+            ReadSystem { register: SystemRegister((word >> 5) as u16), rt }
+        }
+        _ if word & 0xfff0_0000 == 0xd510_0000 => {
+            WriteSystem { register: SystemRegister((word >> 5) as u16), rt }
+        }
         _ => return None,
     })
 }
@@ -327,13 +337,18 @@ fn system(word: u32) -> Option<Instruction> {
 fn branch(word: u32) -> Option<Instruction> {
     let (wide, rt) = (word >> 31 == 1, at(word, 0));
     Some(match word {
-        _ if word & 0x7c00_0000 == 0x1400_0000 => Instruction::Branch { offset: signed(word, 0, 26) << 2, link: wide },
+        _ if word & 0x7c00_0000 == 0x1400_0000 => {
+            Instruction::Branch { offset: signed(word, 0, 26) << 2, link: wide }
+        }
         _ if word & 0xff00_0010 == 0x5400_0000 => {
             Instruction::BranchIf { condition: field(word, 0, 4), offset: signed(word, 5, 19) << 2 }
         }
-        _ if word & 0x7e00_0000 == 0x3400_0000 => {
-            Instruction::CompareBranch { wide, nonzero: field(word, 24, 1) == 1, rt, offset: signed(word, 5, 19) << 2 }
-        }
+        _ if word & 0x7e00_0000 == 0x3400_0000 => Instruction::CompareBranch {
+            wide,
+            nonzero: field(word, 24, 1) == 1,
+            rt,
+            offset: signed(word, 5, 19) << 2,
+        },
         _ if word & 0x7e00_0000 == 0x3600_0000 => Instruction::TestBranch {
             bit: field(word, 31, 1) << 5 | field(word, 19, 5),
             set: field(word, 24, 1) == 1,
@@ -352,7 +367,11 @@ fn immediate(word: u32) -> Option<Instruction> {
     Some(match word {
         _ if word & 0x1f00_0000 == 0x1000_0000 => {
             let offset = signed(word, 5, 19) << 2 | i64::from(field(word, 29, 2));
-            Instruction::Address { page: wide, rd, offset: if wide { offset << 12 } else { offset } }
+            Instruction::Address {
+                page: wide,
+                rd,
+                offset: if wide { offset << 12 } else { offset },
+            }
         }
         _ if word & 0x1f80_0000 == 0x1100_0000 => Instruction::AddImmediate {
             wide,
@@ -384,7 +403,14 @@ fn immediate(word: u32) -> Option<Instruction> {
         _ if matches!(word & 0x7f80_0000, 0x1300_0000 | 0x5300_0000) => {
             let (rotate, last) = (field(word, 16, 6), field(word, 10, 6));
             let fits = field(word, 22, 1) == u32::from(wide) && (wide || rotate < 32 && last < 32);
-            fits.then_some(Instruction::Bitfield { wide, signed: field(word, 30, 1) == 0, rd, rn, rotate, last })?
+            fits.then_some(Instruction::Bitfield {
+                wide,
+                signed: field(word, 30, 1) == 0,
+                rd,
+                rn,
+                rotate,
+                last,
+            })?
         }
         _ => return None,
     })
@@ -422,14 +448,16 @@ fn register(word: u32) -> Option<Instruction> {
             rn,
             rm: shifted,
         },
-        _ if word & 0x1f20_0000 == 0x0b00_0000 && fits && shifted.kind != 3 => Instruction::AddRegister {
-            wide,
-            subtract: field(word, 30, 1) == 1,
-            flags: field(word, 29, 1) == 1,
-            rd,
-            rn,
-            rm: shifted,
-        },
+        _ if word & 0x1f20_0000 == 0x0b00_0000 && fits && shifted.kind != 3 => {
+            Instruction::AddRegister {
+                wide,
+                subtract: field(word, 30, 1) == 1,
+                flags: field(word, 29, 1) == 1,
+                rd,
+                rn,
+                rm: shifted,
+            }
+        }
         _ if word & 0x7fe0_fc00 == 0x1ac0_2000 => Instruction::ShiftLeft { wide, rd, rn, rm },
         _ if word & 0x7fe0_0c10 == 0x7a40_0800 => Instruction::ConditionalCompare {
             wide,
@@ -441,7 +469,9 @@ fn register(word: u32) -> Option<Instruction> {
         _ if word & 0x7fe0_0c00 == 0x1a80_0000 => {
             Instruction::Select { wide, rd, rn, rm, condition: field(word, 12, 4) }
         }
-        _ if matches!(word & 0xffff_fc00, 0x5ac0_0800 | 0xdac0_0c00) => Instruction::ReverseBytes { wide, rd, rn },
+        _ if matches!(word & 0xffff_fc00, 0x5ac0_0800 | 0xdac0_0c00) => {
+            Instruction::ReverseBytes { wide, rd, rn }
+        }
         _ if word & 0xffe0_fc00 == 0x9ac0_5c00 => Instruction::Crc32c { rd, rn, rm },
         _ => return None,
     })
@@ -502,7 +532,9 @@ mod tests {
     fn a_bit_mask_is_a_run_that_is_rotated_and_repeated() {
         // and x3, x0, #0xfffffffff000; tst x1, #0x7ff
         for (word, wanted) in [(0x9274_8c03, 0x0000_ffff_ffff_f000), (0xf240_283f, 0x7ff)] {
-            let Some(Instruction::LogicalImmediate { value, .. }) = decode(word) else { panic!("{word:#x}") };
+            let Some(Instruction::LogicalImmediate { value, .. }) = decode(word) else {
+                panic!("{word:#x}")
+            };
             assert_eq!(value, wanted);
         }
     }

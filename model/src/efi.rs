@@ -49,10 +49,13 @@ fn scene(kernel: &Kernel, name: &str, processor: Processor, level: Level, hcr: u
     let placed = CODE.start + routine.start % PAGE_SIZE;
     let code = placed..placed + (routine.end - routine.start);
     let (image, tree) = (whole_lines(&IMAGE), whole_lines(&TREE));
-    let (image_bytes, tree_bytes) = (junk(1, image.end - image.start), junk(2, tree.end - tree.start));
+    let (image_bytes, tree_bytes) =
+        (junk(1, image.end - image.start), junk(2, tree.end - tree.start));
 
     let mut memory = Memory::new(BASE, junk(3, PAGES * PAGE_SIZE));
-    memory.beneath_mut(&(TABLES..TABLES + 4 * PAGE_SIZE)).copy_from_slice(&tables(TABLES, &WINDOW, &CODE));
+    memory
+        .beneath_mut(&(TABLES..TABLES + 4 * PAGE_SIZE))
+        .copy_from_slice(&tables(TABLES, &WINDOW, &CODE));
     let linked = &kernel.image[routine.start as usize..routine.end as usize];
     memory.beneath_mut(&code).copy_from_slice(linked);
     let own = whole_lines(&code);

@@ -43,7 +43,13 @@ struct Arrival {
 }
 
 const ARRIVALS: [Arrival; 6] = [
-    Arrival { name: "entry el1", processor: Processor::Plain, level: Level::El1, hcr: 0, sctlr: sctlr::EL1_MMU_OFF },
+    Arrival {
+        name: "entry el1",
+        processor: Processor::Plain,
+        level: Level::El1,
+        hcr: 0,
+        sctlr: sctlr::EL1_MMU_OFF,
+    },
     Arrival {
         name: "entry el1, big-endian loader",
         processor: Processor::Rich,
@@ -51,7 +57,13 @@ const ARRIVALS: [Arrival; 6] = [
         hcr: 0,
         sctlr: sctlr::EL1_MMU_OFF | sctlr::EE,
     },
-    Arrival { name: "entry el2", processor: Processor::Plain, level: Level::El2, hcr: 0, sctlr: sctlr::EL2_MMU_OFF },
+    Arrival {
+        name: "entry el2",
+        processor: Processor::Plain,
+        level: Level::El2,
+        hcr: 0,
+        sctlr: sctlr::EL2_MMU_OFF,
+    },
     Arrival {
         name: "entry el2, big-endian loader",
         processor: Processor::Rich,
@@ -96,7 +108,9 @@ fn scene(kernel: &Kernel, arrival: Arrival) -> Scene {
     memory.dirty(TREE.start, &tree);
     // The predecessor's, under the E2H that it ran with.
     let at_el2 = if arrival.hcr & E2H == 0 { Regime::El2 } else { Regime::El20 };
-    memory.tlb.leave_behind(&[Regime::El10, at_el2][..if arrival.level == Level::El1 { 1 } else { 2 }]);
+    memory
+        .tlb
+        .leave_behind(&[Regime::El10, at_el2][..if arrival.level == Level::El1 { 1 } else { 2 }]);
 
     memory.allow(Access::Execute, BASE..BASE + PAGE_SIZE);
     memory.allow(Access::Execute, range("text_start", "text_end"));
@@ -116,15 +130,25 @@ fn scene(kernel: &Kernel, arrival: Arrival) -> Scene {
     }
 
     let mut system = System::new(arrival.processor);
-    for register in [SCTLR_EL1, CPACR_EL1, TTBR0_EL1, TTBR1_EL1, TCR_EL1, MAIR_EL1, VBAR_EL1, TPIDR_EL1] {
+    for register in
+        [SCTLR_EL1, CPACR_EL1, TTBR0_EL1, TTBR1_EL1, TCR_EL1, MAIR_EL1, VBAR_EL1, TPIDR_EL1]
+    {
         system.set(register, JUNK);
     }
     if arrival.level == Level::El1 {
         system.set(SCTLR_EL1, arrival.sctlr);
     } else {
-        for register in
-            [TTBR0_EL2, TCR_EL2, MAIR_EL2, VBAR_EL2, CPTR_EL2, CNTHCTL_EL2, CNTVOFF_EL2, MDCR_EL2, VTTBR_EL2]
-        {
+        for register in [
+            TTBR0_EL2,
+            TCR_EL2,
+            MAIR_EL2,
+            VBAR_EL2,
+            CPTR_EL2,
+            CNTHCTL_EL2,
+            CNTVOFF_EL2,
+            MDCR_EL2,
+            VTTBR_EL2,
+        ] {
             system.set(register, JUNK);
         }
         system.set(SCTLR_EL2, arrival.sctlr);
@@ -209,7 +233,9 @@ fn contract(cpu: &mut Cpu, kernel: &Kernel, arrival: Arrival, tree: &[u8]) -> Re
         }
     }
     for pointer in &kernel.pointers {
-        let linked = u64::from_le_bytes(kernel.image[*pointer as usize..][..8].try_into().expect("eight bytes"));
+        let linked = u64::from_le_bytes(
+            kernel.image[*pointer as usize..][..8].try_into().expect("eight bytes"),
+        );
         if cpu.read(BASE + pointer)? != linked.wrapping_add(BASE) {
             return Err(Wrong::Content("a relocated pointer", BASE + pointer));
         }
@@ -264,9 +290,11 @@ fn record(cpu: &mut Cpu, at: u64, arrival: Arrival) -> Result<(), Wrong> {
     let in_effect = cpu.read(at + offset_of!(EntryRecord, hcr_el2_in_effect) as u64)?;
     expect("the record's E2H in effect", in_effect & E2H, stuck)?;
     let mut last = 0;
-    for offset in
-        [offset_of!(EntryRecord, entered), offset_of!(EntryRecord, el2_ready), offset_of!(EntryRecord, mmu_on)]
-    {
+    for offset in [
+        offset_of!(EntryRecord, entered),
+        offset_of!(EntryRecord, el2_ready),
+        offset_of!(EntryRecord, mmu_on),
+    ] {
         let stamp = cpu.read(at + offset as u64)?;
         let left_out = offset == offset_of!(EntryRecord, el2_ready) && !el2;
         let good = if left_out { stamp == 0 } else { last < stamp && stamp < cpu.steps };

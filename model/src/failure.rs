@@ -62,18 +62,34 @@ impl fmt::Display for Wrong {
         match self {
             Instruction(word) => write!(f, "{word:#010x} is not on the closed list"),
             Register(register) => write!(f, "{} is not on the list", system::name(*register)),
-            Undefined(register) => write!(f, "{} is UNDEFINED at this level", system::name(*register)),
+            Undefined(register) => {
+                write!(f, "{} is UNDEFINED at this level", system::name(*register))
+            }
             Layout(register) => {
-                write!(f, "{} is written while E2H, which decides its layout, is on its way", system::name(*register))
+                write!(
+                    f,
+                    "{} is written while E2H, which decides its layout, is on its way",
+                    system::name(*register)
+                )
             }
             Reserved(register, value) => {
-                write!(f, "{} is written {value:#x}, with bits clear that are RES1", system::name(*register))
+                write!(
+                    f,
+                    "{} is written {value:#x}, with bits clear that are RES1",
+                    system::name(*register)
+                )
             }
-            Access(access, at) => write!(f, "{access:?} of {at:#x}, which the contract does not name"),
+            Access(access, at) => {
+                write!(f, "{access:?} of {at:#x}, which the contract does not name")
+            }
             Straddles(at) => write!(f, "the access at {at:#x} is not aligned"),
-            Translation(at, descriptor) => write!(f, "the walk for {at:#x} ends at descriptor {descriptor:#x}"),
+            Translation(at, descriptor) => {
+                write!(f, "the walk for {at:#x} ends at descriptor {descriptor:#x}")
+            }
             GlobalLeaf(at) => write!(f, "the leaf of {at:#x} is global"),
-            StaleTranslation(at) => write!(f, "{at:#x} is translated by an entry that a former kernel left"),
+            StaleTranslation(at) => {
+                write!(f, "{at:#x} is translated by an entry that a former kernel left")
+            }
             Permission(access, at) => write!(f, "{access:?} of {at:#x}, which its leaf forbids"),
             BigEndian(at) => write!(f, "data at {at:#x} is accessed big-endian"),
             EarlyReading => write!(f, "the counter may be read before what precedes it"),
@@ -84,7 +100,9 @@ impl fmt::Display for Wrong {
             StaleLine(at) => write!(f, "the line at {at:#x} hides what memory holds"),
             StaleInstruction(at) => write!(f, "an old instruction would be fetched at {at:#x}"),
             Content(what, at) => write!(f, "{what}: {at:#x} does not hold what it should"),
-            LeftBehind(regime) => write!(f, "the TLB holds a former kernel's entries for {regime:?}"),
+            LeftBehind(regime) => {
+                write!(f, "the TLB holds a former kernel's entries for {regime:?}")
+            }
         }
     }
 }

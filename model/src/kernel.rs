@@ -47,10 +47,15 @@ impl Kernel {
     /// # Errors
     ///
     /// A symbol that the model needs and the kernel does not have: where it was renamed, tell the model.
-    pub fn new(image: Vec<u8>, symbols: BTreeMap<String, u64>, pointers: Vec<u64>) -> Result<Self, String> {
+    pub fn new(
+        image: Vec<u8>,
+        symbols: BTreeMap<String, u64>,
+        pointers: Vec<u64>,
+    ) -> Result<Self, String> {
         let kernel = Self { image, pointers, symbols };
         let missing = NEEDED.iter().find(|name| !kernel.symbols.contains_key(**name));
-        let into_rust = ["entry", "secondary"].into_iter().find(|module| kernel.into_rust(module).is_none());
+        let into_rust =
+            ["entry", "secondary"].into_iter().find(|module| kernel.into_rust(module).is_none());
         match missing.copied().or(into_rust) {
             None => Ok(kernel),
             Some(name) => Err(format!(
@@ -72,7 +77,10 @@ impl Kernel {
     /// Where a module of boot goes into Rust.
     #[must_use]
     pub fn into_rust(&self, module: &str) -> Option<u64> {
-        let mut named = self.symbols.iter().filter(|(name, _)| name.contains("enter_kernel") && name.contains(module));
+        let mut named = self
+            .symbols
+            .iter()
+            .filter(|(name, _)| name.contains("enter_kernel") && name.contains(module));
         named.next().map(|(_, address)| *address)
     }
 

@@ -155,12 +155,17 @@ impl Memory {
     /// Sets the scene: the I-cache holds these bytes for `range`.
     pub fn remember(&mut self, start: u64, bytes: &[u8]) {
         let first = (start - self.start) as usize / LINE;
-        self.instructions.extend(bytes.as_chunks().0.iter().enumerate().map(|(line, bytes)| (first + line, *bytes)));
+        self.instructions.extend(
+            bytes.as_chunks().0.iter().enumerate().map(|(line, bytes)| (first + line, *bytes)),
+        );
     }
 
     /// What a freedom that is used at random does between two instructions.
     pub fn meddle(&mut self) {
-        if self.adversary.completion == Mood::Random && !self.pending.is_empty() && self.adversary.one_in(4) {
+        if self.adversary.completion == Mood::Random
+            && !self.pending.is_empty()
+            && self.adversary.one_in(4)
+        {
             let chosen = self.adversary.below(self.pending.len());
             if self.may_complete(chosen) {
                 self.complete(chosen);
@@ -191,7 +196,12 @@ impl Memory {
     }
 
     /// Loads `length` bytes, at most 16, from within one line.
-    pub fn load(&mut self, address: u64, length: usize, cacheable: bool) -> Result<[u8; 16], Wrong> {
+    pub fn load(
+        &mut self,
+        address: u64,
+        length: usize,
+        cacheable: bool,
+    ) -> Result<[u8; 16], Wrong> {
         let at = self.place(Access::Read, address, length)?;
         let mut bytes = [0; 16];
         if cacheable {
@@ -202,7 +212,9 @@ impl Memory {
             // A CPU sees its own stores.
             for (stored, size, new) in self.buffered.get(&(at / LINE)).into_iter().flatten() {
                 for (place, byte) in (*stored..).zip(&new[..*size]) {
-                    if let Some(seen) = place.checked_sub(at).and_then(|offset| bytes[..length].get_mut(offset)) {
+                    if let Some(seen) =
+                        place.checked_sub(at).and_then(|offset| bytes[..length].get_mut(offset))
+                    {
                         *seen = *byte;
                     }
                 }
@@ -241,8 +253,13 @@ impl Memory {
     /// What would be fetched at an address to which nobody has gone yet.
     #[must_use]
     pub fn would_fetch(&self, range: &Range<u64>) -> Option<u64> {
-        let lines = (range.start - self.start) as usize / LINE..(range.end - self.start) as usize / LINE;
-        let mut old = self.pipeline.keys().chain(self.instructions.keys()).filter(|line| lines.contains(line));
+        let lines =
+            (range.start - self.start) as usize / LINE..(range.end - self.start) as usize / LINE;
+        let mut old = self
+            .pipeline
+            .keys()
+            .chain(self.instructions.keys())
+            .filter(|line| lines.contains(line));
         old.next().map(|line| self.start + (line * LINE) as u64)
     }
 
@@ -275,7 +292,8 @@ impl Memory {
 
     /// DSB: what is pending is complete, in the order that hurts. A local one waits for this CPU's own ic and tlbi alone.
     pub fn dsb(&mut self, domain: Domain) {
-        let is_local = |pending: &Pending| matches!(pending.operation, Operation::Ic | Operation::Tlbi(_));
+        let is_local =
+            |pending: &Pending| matches!(pending.operation, Operation::Ic | Operation::Tlbi(_));
         while let Some(chosen) = self.pending.iter().position(is_local) {
             self.complete(chosen);
         }
@@ -287,10 +305,16 @@ impl Memory {
             };
             let barriers = self.pending[0].barriers;
             let mut group = self.pending.iter().take_while(|pending| pending.barriers == barriers);
-            match group.position(|pending| matches!(pending.operation, Operation::Store { .. }) == stores_first) {
+            match group.position(|pending| {
+                matches!(pending.operation, Operation::Store { .. }) == stores_first
+            }) {
                 Some(preferred) => self.complete(preferred),
                 // All of one kind.
-                None => (0..self.pending.iter().take_while(|pending| pending.barriers == barriers).count())
+                None => (0..self
+                    .pending
+                    .iter()
+                    .take_while(|pending| pending.barriers == barriers)
+                    .count())
                     .for_each(|_| self.complete(0)),
             }
         }
@@ -318,8 +342,8 @@ impl Memory {
     }
 
     fn find(&self, range: &Range<u64>, wanted: impl Fn(usize) -> bool) -> Option<u64> {
-        let mut lines =
-            (range.start - self.start) as usize / LINE..(range.end - self.start).div_ceil(LINE as u64) as usize;
+        let mut lines = (range.start - self.start) as usize / LINE
+            ..(range.end - self.start).div_ceil(LINE as u64) as usize;
         lines.find(|&line| wanted(line)).map(|line| self.start + (line * LINE) as u64)
     }
 
@@ -359,10 +383,12 @@ impl Memory {
             Operation::Ic | Operation::Tlbi(_) => true,
             Operation::Store { .. } => before.all(|other| {
                 !matches!(other.operation, Operation::Store { .. })
-                    && (other.barriers == barriers || !matches!(other.operation, Operation::Dc { .. }))
+                    && (other.barriers == barriers
+                        || !matches!(other.operation, Operation::Dc { .. }))
             }),
             Operation::Dc { .. } => before.all(|other| {
-                other.barriers == barriers || matches!(other.operation, Operation::Ic | Operation::Tlbi(_))
+                other.barriers == barriers
+                    || matches!(other.operation, Operation::Ic | Operation::Tlbi(_))
             }),
         }
     }
@@ -514,7 +540,11 @@ mod tests {
         memory.ic();
         memory.dsb(Domain::System);
         memory.synchronise();
-        assert_eq!(memory.fetch(START).unwrap(), 0, "the ic was before the store: nothing stood between them");
+        assert_eq!(
+            memory.fetch(START).unwrap(),
+            0,
+            "the ic was before the store: nothing stood between them"
+        );
         memory.ic();
         memory.dsb(Domain::Local);
         assert_eq!(memory.fetch(START).unwrap(), 0, "the pipeline still has it");

@@ -43,9 +43,15 @@ pub fn sites(kernel: &Kernel, ranges: &[Range<u64>]) -> Vec<Site> {
         let word = kernel.word(address);
         let Some(text) = maintenance(word) else { continue };
         let name = format!("{}: {text}", kernel.routine(address).0);
-        let number =
-            1 + sites.iter().filter(|site| site.name.rsplit_once(" #").is_some_and(|(one, _)| one == name)).count();
-        sites.push(Site { address, name: format!("{name} #{number}"), mutations: mutations(kernel, address, word) });
+        let number = 1 + sites
+            .iter()
+            .filter(|site| site.name.rsplit_once(" #").is_some_and(|(one, _)| one == name))
+            .count();
+        sites.push(Site {
+            address,
+            name: format!("{name} #{number}"),
+            mutations: mutations(kernel, address, word),
+        });
     }
     sites
 }
@@ -102,16 +108,23 @@ fn swaps(neighbour: u32, word: u32) -> bool {
         Some(Dsb(_) | Dmb | Isb | Dc { .. } | Ic | Tlbi(_) | Pair { .. } | Single { .. }) => true,
         Some(ReadSystem { .. } | WriteSystem { .. } | Mask { .. } | SelectStack { .. }) => true,
         Some(
-            AddImmediate { rd, .. } | AddRegister { rd, .. } | LogicalImmediate { rd, .. } | LogicalRegister { rd, .. },
+            AddImmediate { rd, .. }
+            | AddRegister { rd, .. }
+            | LogicalImmediate { rd, .. }
+            | LogicalRegister { rd, .. },
         ) => taken == Some(rd),
-        Some(MoveWide { rd, .. } | Bitfield { rd, .. } | ShiftLeft { rd, .. } | Select { rd, .. }) => taken == Some(rd),
+        Some(
+            MoveWide { rd, .. } | Bitfield { rd, .. } | ShiftLeft { rd, .. } | Select { rd, .. },
+        ) => taken == Some(rd),
         _ => false,
     }
 }
 
 /// The instruction as one writes it, if it is one of maintenance.
 fn maintenance(word: u32) -> Option<String> {
-    let written = |name: &str, rt: usize| if rt == 31 { format!("{name}, xzr") } else { format!("{name}, x{rt}") };
+    let written = |name: &str, rt: usize| {
+        if rt == 31 { format!("{name}, xzr") } else { format!("{name}, x{rt}") }
+    };
     Some(match decode(word)? {
         Instruction::Isb => "isb".to_owned(),
         Instruction::Dsb(Domain::System) => "dsb sy".to_owned(),

@@ -68,7 +68,9 @@ pub fn scenes(kernel: &Kernel) -> Vec<Scene> {
         ("vhe", Mode::Vhe),
     ];
     let each = |cold: bool| {
-        modes.map(|(name, mode)| scene(kernel, &format!("{} {name}", if cold { "cold" } else { "hot" }), mode, cold))
+        modes.map(|(name, mode)| {
+            scene(kernel, &format!("{} {name}", if cold { "cold" } else { "hot" }), mode, cold)
+        })
     };
     [false, true].into_iter().flat_map(each).collect()
 }
@@ -81,15 +83,20 @@ fn scene(kernel: &Kernel, name: &str, mode: Mode, cold: bool) -> Scene {
     // The control block: in memory, as `Staged::new` leaves it.
     let moved = kernel.range("relocate_page_start", "relocate_page_end");
     let mut code = kernel.image[moved.start as usize..moved.end as usize].to_vec();
-    let flags = if cold { COLD } else { 0 } | if matches!(mode, Mode::Nvhe { .. }) { HVC } else { 0 };
+    let flags =
+        if cold { COLD } else { 0 } | if matches!(mode, Mode::Nvhe { .. }) { HVC } else { 0 };
     let sources = SOURCES.map(|run| PhysAddr(run.start)..PhysAddr(run.end));
     let head = fill_list(&mut memory, &sources);
     arguments(&mut code[ARGUMENTS_OFFSET as usize..], head, flags, &image, &tree);
     memory.beneath_mut(&CODE).copy_from_slice(&code);
     memory.beneath_mut(&CRUMBS).fill(0);
     put(memory.beneath_mut(&CRUMBS), 0, breadcrumb::BYE as u64 + breadcrumb::REACHED);
-    memory.beneath_mut(&(COPY_TABLES..COPY_TABLES + 4 * PAGE_SIZE)).copy_from_slice(&tables(COPY_TABLES));
-    memory.beneath_mut(&(EL2_TABLES..EL2_TABLES + 4 * PAGE_SIZE)).copy_from_slice(&tables(EL2_TABLES));
+    memory
+        .beneath_mut(&(COPY_TABLES..COPY_TABLES + 4 * PAGE_SIZE))
+        .copy_from_slice(&tables(COPY_TABLES));
+    memory
+        .beneath_mut(&(EL2_TABLES..EL2_TABLES + 4 * PAGE_SIZE))
+        .copy_from_slice(&tables(EL2_TABLES));
 
     // What the kernel wrote and did not clean.
     memory.dirty(IMAGE.start, &tables(LIFE_TABLES));
@@ -110,7 +117,8 @@ fn scene(kernel: &Kernel, name: &str, mode: Mode, cold: bool) -> Scene {
     memory.allow(Access::Execute, CODE);
 
     let level = if mode == Mode::Vhe { Level::El2 } else { Level::El1 };
-    let mut system = System::new(if mode == Mode::El1 { Processor::Plain } else { Processor::Rich });
+    let mut system =
+        System::new(if mode == Mode::El1 { Processor::Plain } else { Processor::Rich });
     let (life, el2) = match mode {
         Mode::Vhe => ([SCTLR_EL2, TTBR0_EL2, TCR_EL2, MAIR_EL2], hcr::VHE),
         _ => ([SCTLR_EL1, TTBR0_EL1, TCR_EL1, MAIR_EL1], hcr::NVHE),
@@ -120,7 +128,10 @@ fn scene(kernel: &Kernel, name: &str, mode: Mode, cold: bool) -> Scene {
     system.set(HCR_EL2, el2);
     if let Mode::Nvhe { el2_on } = mode {
         system.set(VBAR_EL2, CODE.end - PAGE_SIZE / 2);
-        system.set(SCTLR_EL2, sctlr::EL2_MMU_OFF | if el2_on { sctlr::M | sctlr::C | sctlr::I } else { 0 });
+        system.set(
+            SCTLR_EL2,
+            sctlr::EL2_MMU_OFF | if el2_on { sctlr::M | sctlr::C | sctlr::I } else { 0 },
+        );
         [(TTBR0_EL2, EL2_TABLES), (TCR_EL2, tcr::VALUE), (MAIR_EL2, mair::VALUE)]
             .into_iter()
             .for_each(|(register, value)| system.set(register, value));
@@ -133,7 +144,8 @@ fn scene(kernel: &Kernel, name: &str, mode: Mode, cold: bool) -> Scene {
         memory.tlb.keep(regime, asid::LIFE as u16, page, leaf);
     }
 
-    let start = Cpu::new(system, memory, level, kernel.symbol("relocate_enter") - moved.start + CODE.start);
+    let start =
+        Cpu::new(system, memory, level, kernel.symbol("relocate_enter") - moved.start + CODE.start);
     let contract = move |cpu: &mut Cpu| contract(cpu, mode, &image, &tree);
     Scene {
         name: name.to_owned(),
@@ -149,7 +161,11 @@ fn scene(kernel: &Kernel, name: &str, mode: Mode, cold: bool) -> Scene {
 fn fill_list(memory: &mut Memory, sources: &[Range<PhysAddr>]) -> u64 {
     let in_place = [PhysAddr(TREE.start)..PhysAddr(TREE.end)];
     let segments = [
-        Segment { name: "kernel", destination: PhysAddr(IMAGE.start)..PhysAddr(IMAGE.end), source: sources },
+        Segment {
+            name: "kernel",
+            destination: PhysAddr(IMAGE.start)..PhysAddr(IMAGE.end),
+            source: sources,
+        },
         Segment { name: "tree", destination: in_place[0].clone(), source: &in_place },
     ];
     let mut page = [[0; list::ENTRIES_PER_PAGE]];

@@ -72,15 +72,28 @@ impl Scene {
 
     /// Plays it against the same adversary with these words, by the address of the link, in place of the kernel's own. Where nothing is left of
     /// the difference at a milestone, and the run as linked does not come back to these words, the rest of it has been seen.
-    pub fn play_changed(&self, adversary: Adversary, words: &[(u64, u32)], as_linked: &Linked) -> Result<(), Failure> {
+    pub fn play_changed(
+        &self,
+        adversary: Adversary,
+        words: &[(u64, u32)],
+        as_linked: &Linked,
+    ) -> Result<(), Failure> {
         let mut cpu = self.start.clone();
         cpu.memory.face(adversary);
         let place = |address: u64| address - self.code.start + self.placed;
         let exchange = |cpu: &mut Cpu, words: &[(u64, u32)]| -> Vec<(u64, u32)> {
-            words.iter().map(|(address, word)| (*address, cpu.memory.exchange(place(*address), *word))).collect()
+            words
+                .iter()
+                .map(|(address, word)| (*address, cpu.memory.exchange(place(*address), *word)))
+                .collect()
         };
         let own = exchange(&mut cpu, words);
-        let last = words.iter().filter_map(|(address, _)| as_linked.last.get(address)).max().copied().unwrap_or(0);
+        let last = words
+            .iter()
+            .filter_map(|(address, _)| as_linked.last.get(address))
+            .max()
+            .copied()
+            .unwrap_or(0);
         while cpu.pc != self.stop {
             let at = self.linked(cpu.pc);
             if cpu.steps > STEPS {

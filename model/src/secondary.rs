@@ -73,7 +73,11 @@ fn scene(kernel: &Kernel, entry: &Scene) -> Scene {
                 ("TPIDR_EL1", TPIDR_EL1, own),
             ] {
                 expect(name, cpu.system.get(register), value)?;
-                expect("a register that is not in effect", u64::from(!cpu.system.is_settled(register)), 0)?;
+                expect(
+                    "a register that is not in effect",
+                    u64::from(!cpu.system.is_settled(register)),
+                    0,
+                )?;
             }
             expect("TCR_EL1", cpu.system.get(TCR_EL1) & !(7 << tcr::IPS_SHIFT), tcr::VALUE)
         }

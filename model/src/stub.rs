@@ -46,7 +46,10 @@ fn call(kernel: &Kernel, lived: &Cpu, x: [u64; 5]) -> (Cpu, u64) {
     start.x[..5].copy_from_slice(&x);
     start.flags = 0;
     start.steps = 0;
-    assert!(kernel.symbol("hyp_stub_vectors") + BASE == start.system.get(VBAR_EL2), "the stub's vectors");
+    assert!(
+        kernel.symbol("hyp_stub_vectors") + BASE == start.system.get(VBAR_EL2),
+        "the stub's vectors"
+    );
     (start, stop)
 }
 
@@ -126,9 +129,14 @@ fn soft_restart(kernel: &Kernel, lived: &Cpu, level: Level, name: &str) -> Scene
         contract: Box::new(|cpu| {
             expect("the exception level", u64::from(cpu.level != Level::El2), 0)?;
             expect("SCTLR_EL2", cpu.system.get(SCTLR_EL2), sctlr::EL2_MMU_OFF)?;
-            expect("a register that is not in effect", u64::from(!cpu.system.is_settled(SCTLR_EL2)), 0)?;
+            expect(
+                "a register that is not in effect",
+                u64::from(!cpu.system.is_settled(SCTLR_EL2)),
+                0,
+            )?;
             expect("DAIF", cpu.daif, spsr::DAIF)?;
-            (0..3).try_for_each(|index| expect("x0, x1 or x2", cpu.x[index], 0x11 + index as u64))?;
+            (0..3)
+                .try_for_each(|index| expect("x0, x1 or x2", cpu.x[index], 0x11 + index as u64))?;
             if cpu.memory.is_quiet() { Ok(()) } else { Err(Wrong::Pending) }
         }),
     }

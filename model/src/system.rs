@@ -101,7 +101,8 @@ impl System {
     /// A CPU out of reset: zeroes, but for what it says of itself.
     #[must_use]
     pub fn new(processor: Processor) -> Self {
-        let mut system = Self { processor, values: vec![Value::default(); ALL.len()], unsynchronised: false };
+        let mut system =
+            Self { processor, values: vec![Value::default(); ALL.len()], unsynchronised: false };
         for &(register, name) in ALL {
             let rich = processor != Processor::Plain;
             let value = match register {
@@ -203,13 +204,23 @@ impl System {
     }
 
     /// mrs of a register by that name at that level.
-    pub fn read(&self, name: SystemRegister, level: Level, adversary: &mut Adversary) -> Result<u64, Wrong> {
+    pub fn read(
+        &self,
+        name: SystemRegister,
+        level: Level,
+        adversary: &mut Adversary,
+    ) -> Result<u64, Wrong> {
         let register = self.reached(name, level, adversary)?;
         index(register).map(|at| self.values[at].written).ok_or(Wrong::Register(name))
     }
 
     /// The register that a name reaches.
-    fn reached(&self, name: SystemRegister, level: Level, adversary: &mut Adversary) -> Result<SystemRegister, Wrong> {
+    fn reached(
+        &self,
+        name: SystemRegister,
+        level: Level,
+        adversary: &mut Adversary,
+    ) -> Result<SystemRegister, Wrong> {
         const REDIRECTED: [SystemRegister; 8] =
             [SCTLR_EL1, SCTLR2_EL1, TTBR0_EL1, TTBR1_EL1, TCR_EL1, TCR2_EL1, MAIR_EL1, VBAR_EL1];
         const TIMERS: [SystemRegister; 2] = [CNTP_CTL_EL0, CNTV_CTL_EL0];
@@ -244,10 +255,13 @@ fn index(register: SystemRegister) -> Option<usize> {
 /// The register's name.
 #[must_use]
 pub fn name(register: SystemRegister) -> String {
-    let listed = |register| ALL.iter().find(|(known, _)| *known == register).map(|(_, name)| (*name).to_owned());
-    let under_e2h = || listed(register.with_op1(0)).filter(|_| register.op1() == 5).map(|name| name + "2");
+    let listed = |register| {
+        ALL.iter().find(|(known, _)| *known == register).map(|(_, name)| (*name).to_owned())
+    };
+    let under_e2h =
+        || listed(register.with_op1(0)).filter(|_| register.op1() == 5).map(|name| name + "2");
     let SystemRegister(code) = register;
-    listed(register)
-        .or_else(under_e2h)
-        .unwrap_or_else(|| format!("s3_{}_c{}_c{}_{}", code >> 11 & 7, code >> 7 & 15, code >> 3 & 15, code & 7))
+    listed(register).or_else(under_e2h).unwrap_or_else(|| {
+        format!("s3_{}_c{}_c{}_{}", code >> 11 & 7, code >> 7 & 15, code >> 3 & 15, code & 7)
+    })
 }

@@ -72,7 +72,8 @@ impl Tlb {
 
     /// Keeps what a walk found.
     pub fn keep(&mut self, regime: Regime, asid: u16, page: u64, leaf: Leaf) {
-        let known = self.spaces.iter().position(|space| space.regime == regime && space.asid == asid);
+        let known =
+            self.spaces.iter().position(|space| space.regime == regime && space.asid == asid);
         let space = known.unwrap_or_else(|| {
             self.spaces.push(Space { regime, asid, entries: vec![None; ENTRIES] });
             self.spaces.len() - 1

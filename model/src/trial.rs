@@ -28,7 +28,12 @@ pub const SURVIVORS: &str = include_str!("../survivors.txt");
 
 /// Whom the code is up against.
 pub fn adversaries(seeds: u64) -> Vec<Adversary> {
-    let named = [Adversary::lazy(), Adversary::lazy_stores_first(), Adversary::prompt(), Adversary::eager()];
+    let named = [
+        Adversary::lazy(),
+        Adversary::lazy_stores_first(),
+        Adversary::prompt(),
+        Adversary::eager(),
+    ];
     named.into_iter().chain((0..seeds).map(Adversary::drawn)).collect()
 }
 
@@ -55,8 +60,10 @@ pub struct Outcome {
 pub fn trial(kernel: &Kernel, seeds: u64, survivors: &str) -> Outcome {
     let mut outcome = Outcome::default();
     let (scenes, adversaries) = (scenes(kernel), adversaries(seeds));
-    let runs: Vec<_> =
-        scenes.iter().flat_map(|scene| adversaries.iter().map(move |adversary| (scene, adversary))).collect();
+    let runs: Vec<_> = scenes
+        .iter()
+        .flat_map(|scene| adversaries.iter().map(move |adversary| (scene, adversary)))
+        .collect();
     let played = each(&runs, |(scene, adversary)| scene.play((*adversary).clone()));
     let mut steps = 0;
     let mut as_linked = Vec::new();
@@ -99,8 +106,10 @@ pub fn trial(kernel: &Kernel, seeds: u64, survivors: &str) -> Outcome {
     ];
     let sites = mutate::sites(kernel, &code);
     let sites: Vec<_> = sites.iter().filter(|site| !LAST_WORDS.contains(&site.routine())).collect();
-    let mutations: Vec<(&Site, &Mutation)> =
-        sites.iter().flat_map(|site| site.mutations.iter().map(|mutation| (*site, mutation))).collect();
+    let mutations: Vec<(&Site, &Mutation)> = sites
+        .iter()
+        .flat_map(|site| site.mutations.iter().map(|mutation| (*site, mutation)))
+        .collect();
     // The scenes in which the run as linked comes to the words, each adversary in turn: the first to notice is enough.
     let plays: Vec<_> = (0..adversaries.len())
         .flat_map(|a| (0..scenes.len()).map(move |s| (s, a)))
@@ -129,10 +138,18 @@ pub fn trial(kernel: &Kernel, seeds: u64, survivors: &str) -> Outcome {
             }
         }
     }
-    let _ = writeln!(outcome.table, "{:<22}{:>10}{:>10}{:>10}", "routine", "mutations", "noticed", "survive");
+    let _ = writeln!(
+        outcome.table,
+        "{:<22}{:>10}{:>10}{:>10}",
+        "routine", "mutations", "noticed", "survive"
+    );
     let mut sums = [0; 3];
     for (routine, counts) in rows.values() {
-        let _ = writeln!(outcome.table, "{routine:<22}{:>10}{:>10}{:>10}", counts[0], counts[1], counts[2]);
+        let _ = writeln!(
+            outcome.table,
+            "{routine:<22}{:>10}{:>10}{:>10}",
+            counts[0], counts[1], counts[2]
+        );
         sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
     let _ = writeln!(
@@ -149,13 +166,13 @@ pub fn trial(kernel: &Kernel, seeds: u64, survivors: &str) -> Outcome {
         Err(wrong) => outcome.wrong.push(wrong),
         Ok(listed) => {
             let new = survived.difference(&listed);
-            outcome
-                .wrong
-                .extend(new.map(|name| format!("{name}: nobody notices, and survivors.txt has no reason for it")));
+            outcome.wrong.extend(new.map(|name| {
+                format!("{name}: nobody notices, and survivors.txt has no reason for it")
+            }));
             let gone = listed.difference(&survived);
-            outcome
-                .wrong
-                .extend(gone.map(|name| format!("{name}: stands in survivors.txt, and is noticed, or is no mutation")));
+            outcome.wrong.extend(gone.map(|name| {
+                format!("{name}: stands in survivors.txt, and is noticed, or is no mutation")
+            }));
         }
     }
     outcome
@@ -169,12 +186,15 @@ pub fn trial(kernel: &Kernel, seeds: u64, survivors: &str) -> Outcome {
 pub fn listed(text: &str) -> Result<BTreeSet<String>, String> {
     let mut names = BTreeSet::new();
     let mut reason = "";
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
         if let Some(text) = line.strip_prefix('=') {
             reason = text.trim();
             continue;
         }
-        let (site, hows) = line.rsplit_once(": ").ok_or_else(|| format!("survivors.txt: `{line}` is no entry"))?;
+        let (site, hows) =
+            line.rsplit_once(": ").ok_or_else(|| format!("survivors.txt: `{line}` is no entry"))?;
         if reason.is_empty() {
             return Err(format!("survivors.txt: `{line}` stands under no reason"));
         }
@@ -201,8 +221,8 @@ fn each<T: Sync, R: Send>(items: &[T], act: impl Fn(&T) -> R + Sync) -> Vec<R> {
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
-                while let Some((index, item)) =
-                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, items.get(n)?)))
+                while let Some((index, item)) = Some(next.fetch_add(1, Ordering::Relaxed))
+                    .and_then(|n| Some((n, items.get(n)?)))
                 {
                     let result = act(item);
                     *results[index].lock().expect("nobody panics with it") = Some(result);
@@ -210,7 +230,8 @@ fn each<T: Sync, R: Send>(items: &[T], act: impl Fn(&T) -> R + Sync) -> Vec<R> {
             });
         }
     });
-    let taken = results.into_iter().map(|result| result.into_inner().expect("nobody panics with it"));
+    let taken =
+        results.into_iter().map(|result| result.into_inner().expect("nobody panics with it"));
     taken.map(|result| result.expect("each was done")).collect()
 }
 
@@ -225,10 +246,18 @@ mod tests {
 
     #[test]
     fn an_entry_is_its_mutations_under_a_reason() {
-        let names = listed("# why\n= because\nmmu_off: isb #1: deleted | becomes dsb sy\n").unwrap();
-        assert_eq!(Vec::from_iter(names), ["mmu_off: isb #1: becomes dsb sy", "mmu_off: isb #1: deleted"]);
+        let names =
+            listed("# why\n= because\nmmu_off: isb #1: deleted | becomes dsb sy\n").unwrap();
+        assert_eq!(
+            Vec::from_iter(names),
+            ["mmu_off: isb #1: becomes dsb sy", "mmu_off: isb #1: deleted"]
+        );
         assert!(listed("mmu_off: isb #1: deleted").unwrap_err().contains("under no reason"));
-        assert!(listed("= because\nf: isb #1: deleted\nf: isb #1: deleted").unwrap_err().contains("twice"));
+        assert!(
+            listed("= because\nf: isb #1: deleted\nf: isb #1: deleted")
+                .unwrap_err()
+                .contains("twice")
+        );
         assert!(listed("= because\nisb").unwrap_err().contains("no entry"));
     }
 }

@@ -44,7 +44,9 @@ impl Crc32c {
 pub fn is_available() -> bool {
     let isar0: u64;
     // SAFETY: an identification register has no side effects.
-    unsafe { core::arch::asm!("mrs {}, id_aa64isar0_el1", out(reg) isar0, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("mrs {}, id_aa64isar0_el1", out(reg) isar0, options(nomem, nostack, preserves_flags))
+    };
     isar0 >> 16 & 0xf != 0
 }
 
@@ -60,7 +62,11 @@ mod imp {
         let range = blocks.as_flattened().as_ptr_range();
         // SAFETY: the range is borrowed and a positive multiple of 64 bytes; the kernel refuses to restart on a CPU without
         // FEAT_CRC32 before it takes a checksum.
-        if blocks.is_empty() { crc } else { unsafe { relocate_crc32c(crc, range.start, range.end) } }
+        if blocks.is_empty() {
+            crc
+        } else {
+            unsafe { relocate_crc32c(crc, range.start, range.end) }
+        }
     }
 }
 
@@ -69,7 +75,9 @@ mod imp {
     pub(super) fn blocks(crc: u32, blocks: &[[u8; super::BLOCK]]) -> u32 {
         const POLYNOMIAL: u32 = 0x82f6_3b78;
         blocks.as_flattened().iter().fold(crc, |crc, &byte| {
-            (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ if crc & 1 == 1 { POLYNOMIAL } else { 0 })
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+                crc >> 1 ^ if crc & 1 == 1 { POLYNOMIAL } else { 0 }
+            })
         })
     }
 }

@@ -91,7 +91,11 @@ impl Layout {
         );
         let code_end = PhysAddr(block.start.0 + CODE_PAGES * PAGE_SIZE);
         let crumbs_end = PhysAddr(code_end.0 + PAGE_SIZE);
-        Self { code: block.start..code_end, breadcrumbs: code_end..crumbs_end, rest: crumbs_end..block.end }
+        Self {
+            code: block.start..code_end,
+            breadcrumbs: code_end..crumbs_end,
+            rest: crumbs_end..block.end,
+        }
     }
 
     /// The private EL2 vectors' address, 2 KiB aligned: the second half of the code's second page.

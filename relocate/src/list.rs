@@ -241,7 +241,9 @@ mod tests {
     /// What a walk through words that lie at [`BASE`] shows, and how it ends.
     pub(super) fn walked(head: u64, words: &[u64]) -> (Vec<Move>, Result<(), Damaged>) {
         let mut moves = Vec::new();
-        let read = |at: PhysAddr| words.get((at.0.wrapping_sub(BASE.0) / 8) as usize).copied().unwrap_or(0);
+        let read = |at: PhysAddr| {
+            words.get((at.0.wrapping_sub(BASE.0) / 8) as usize).copied().unwrap_or(0)
+        };
         let end = walk(head, read, |pages| moves.push(pages));
         (moves, end)
     }
@@ -268,18 +270,38 @@ mod tests {
         for page in [PhysAddr(0), PhysAddr(0x1000), PhysAddr(0x000f_ffff_ffff_f000), top] {
             assert_eq!(Entry::destination(page).decode(), Some(Decoded::Destination(page)));
             assert_eq!(Entry::indirection(page).decode(), Some(Decoded::Indirection(page)));
-            assert_eq!(Entry::source(page, 1).decode(), Some(Decoded::Source(page..PhysAddr(page.0 + 0x1000))));
+            assert_eq!(
+                Entry::source(page, 1).decode(),
+                Some(Decoded::Source(page..PhysAddr(page.0 + 0x1000)))
+            );
         }
         assert_eq!(Entry::DONE.decode(), Some(Decoded::Done));
         for pages in 1..=RUN_PAGES {
-            assert_eq!(Entry::source(page(7), pages).decode(), Some(Decoded::Source(run(7, pages))));
+            assert_eq!(
+                Entry::source(page(7), pages).decode(),
+                Some(Decoded::Source(run(7, pages)))
+            );
         }
     }
 
     #[test]
     fn what_is_no_entry_is_not_decoded() {
         // None or several flags, further pages or an address where none belongs, a run past the end of the address space.
-        for word in [0, 0x1000, 3, 9, 0x100c, 6, 0xf, 0x11, 0x22, 0x44, 0x1004, 0xffff_ffff_ffff_e018, u64::MAX] {
+        for word in [
+            0,
+            0x1000,
+            3,
+            9,
+            0x100c,
+            6,
+            0xf,
+            0x11,
+            0x22,
+            0x44,
+            0x1004,
+            0xffff_ffff_ffff_e018,
+            u64::MAX,
+        ] {
             assert_eq!(Entry(word).decode(), None, "{word:#x}");
         }
     }
@@ -327,8 +349,15 @@ mod tests {
         assert!(pages[1].iter().all(|&word| word == u64::MAX), "written beyond what was needed");
         assert_eq!(check(&segments, 0x4000_0002, |at| word(&pages, at)), Ok(()));
         let (moves, end) = walked(0x4000_0002, pages.as_flattened());
-        let moved = |destination, source, pages| Move { destination: page(destination), source: page(source), pages };
-        assert_eq!((moves, end), (vec![moved(0x10, 0x100, 3), moved(0x13, 0x200, 1), moved(0x300, 0x300, 1)], Ok(())));
+        let moved = |destination, source, pages| Move {
+            destination: page(destination),
+            source: page(source),
+            pages,
+        };
+        assert_eq!(
+            (moves, end),
+            (vec![moved(0x10, 0x100, 3), moved(0x13, 0x200, 1), moved(0x300, 0x300, 1)], Ok(()))
+        );
     }
 
     #[test]
@@ -339,14 +368,16 @@ mod tests {
             let one = [run(0x1000, pages)];
             let many: Vec<Range<PhysAddr>> = (0..pages).map(|n| run(0x1000 + n, 1)).collect();
             let lists = [&one[..], &many[..]].map(|source| {
-                let segments = [Segment { name: "kernel", destination: run(0x8000, pages), source }];
+                let segments =
+                    [Segment { name: "kernel", destination: run(0x8000, pages), source }];
                 let mut list = [[0; ENTRIES_PER_PAGE]];
                 let head = build(&segments, &mut list, BASE).expect("one page is enough");
                 assert_eq!(check(&segments, head, |at| word(&list, at)), Ok(()));
                 list
             });
             assert_eq!(lists[0], lists[1]);
-            let sources: Vec<u64> = lists[0][0].into_iter().filter(|word| word & SOURCE != 0).collect();
+            let sources: Vec<u64> =
+                lists[0][0].into_iter().filter(|word| word & SOURCE != 0).collect();
             assert_eq!(sources.len(), entries, "{pages} pages");
             assert_eq!(sources[0], 0x100_0008 | (pages.min(256) - 1) << 4);
         }
@@ -354,8 +385,14 @@ mod tests {
 
     #[test]
     fn runs_without_a_page_say_nothing() {
-        let source =
-            [run(0x300, 0), run(0x100, 1), run(0x200, 0), page(0x104)..page(0x101), run(0x101, 1), run(0x102, 0)];
+        let source = [
+            run(0x300, 0),
+            run(0x100, 1),
+            run(0x200, 0),
+            page(0x104)..page(0x101),
+            run(0x101, 1),
+            run(0x102, 0),
+        ];
         let segments = [Segment { name: "kernel", destination: run(0x10, 2), source: &source }];
         let mut pages = [[0; ENTRIES_PER_PAGE]];
         let head = build(&segments, &mut pages, BASE).expect("one page is enough");
@@ -392,20 +429,36 @@ mod tests {
             (1533, 3, 1024 + 511),
             (1534, 4, 1536 + 1),
         ];
-        for (entries, needed, done) in if cfg!(miri) { &cases[3..5] } else { &cases[..] }.iter().copied() {
+        for (entries, needed, done) in
+            if cfg!(miri) { &cases[3..5] } else { &cases[..] }.iter().copied()
+        {
             let source = scattered(entries - 1);
-            let segments = [Segment { name: "kernel", destination: run(0x8000, entries - 1), source: &source }];
+            let segments = [Segment {
+                name: "kernel",
+                destination: run(0x8000, entries - 1),
+                source: &source,
+            }];
             assert_eq!(pages_needed(&segments), needed, "{entries} entries");
             let mut pages = vec![[u64::MAX; ENTRIES_PER_PAGE]; needed + 1];
 
             let few = build(&segments, &mut pages[..needed - 1], BASE);
             assert_eq!(few, Err(TooFewPages { needed, given: needed - 1 }));
-            assert!(pages.as_flattened().iter().all(|&word| word == u64::MAX), "written though it did not fit");
+            assert!(
+                pages.as_flattened().iter().all(|&word| word == u64::MAX),
+                "written though it did not fit"
+            );
 
             let head = build(&segments, &mut pages, BASE).expect("it was given what it needs");
-            assert!(pages[needed].iter().all(|&word| word == u64::MAX), "written beyond what was needed");
+            assert!(
+                pages[needed].iter().all(|&word| word == u64::MAX),
+                "written beyond what was needed"
+            );
             let words = &pages.as_flattened()[..needed * ENTRIES_PER_PAGE];
-            assert_eq!(words.iter().position(|&word| word == DONE), Some(done), "{entries} entries");
+            assert_eq!(
+                words.iter().position(|&word| word == DONE),
+                Some(done),
+                "{entries} entries"
+            );
             for link in 1..needed {
                 assert_eq!(words[link * 512 - 1], (BASE.0 + link as u64 * 0x1000) | INDIRECTION);
             }
@@ -413,7 +466,10 @@ mod tests {
             let (moves, end) = walked(head, words);
             assert_eq!(end, Ok(()));
             let destinations = moves.iter().map(|moved| moved.destination);
-            assert!(destinations.eq((0..entries - 1).map(|n| page(0x8000 + n))), "{entries} entries");
+            assert!(
+                destinations.eq((0..entries - 1).map(|n| page(0x8000 + n))),
+                "{entries} entries"
+            );
             assert!(moves.iter().map(|moved| moved.source).eq(source.iter().map(|run| run.start)));
             assert_eq!(check(&segments, head, |at| word(&pages, at)), Ok(()));
         }

@@ -66,7 +66,12 @@ pub fn random_block(
 /// The highest place for `size` bytes at a multiple of `align`, a power of two from a page on, in one range of RAM and over
 /// nothing to avoid.
 #[must_use]
-pub fn highest_block(ram: &[Range<PhysAddr>], avoid: &[Range<PhysAddr>], size: u64, align: u64) -> Option<PhysAddr> {
+pub fn highest_block(
+    ram: &[Range<PhysAddr>],
+    avoid: &[Range<PhysAddr>],
+    size: u64,
+    align: u64,
+) -> Option<PhysAddr> {
     let mut highest = None;
     each_fit(ram, avoid, size, align, |fit| {
         highest = highest.max(Some(PhysAddr(fit.first.0 + (fit.count - 1) * align)));
@@ -77,7 +82,12 @@ pub fn highest_block(ram: &[Range<PhysAddr>], avoid: &[Range<PhysAddr>], size: u
 /// The lowest place for `size` bytes at a multiple of `align`, a power of two from a page on, in one range of RAM and over
 /// nothing to avoid.
 #[must_use]
-pub fn lowest_block(ram: &[Range<PhysAddr>], avoid: &[Range<PhysAddr>], size: u64, align: u64) -> Option<PhysAddr> {
+pub fn lowest_block(
+    ram: &[Range<PhysAddr>],
+    avoid: &[Range<PhysAddr>],
+    size: u64,
+    align: u64,
+) -> Option<PhysAddr> {
     let mut lowest = None;
     each_fit(ram, avoid, size, align, |fit| {
         lowest = Some(lowest.map_or(fit.first, |lowest: PhysAddr| lowest.min(fit.first)));
@@ -86,7 +96,11 @@ pub fn lowest_block(ram: &[Range<PhysAddr>], avoid: &[Range<PhysAddr>], size: u6
 }
 
 /// RAM without the holes: emits the free ranges of whole pages, as long as they can be, by RAM range and upwards in each.
-pub fn subtract(ram: &[Range<PhysAddr>], holes: &[Range<PhysAddr>], mut emit: impl FnMut(Range<PhysAddr>)) {
+pub fn subtract(
+    ram: &[Range<PhysAddr>],
+    holes: &[Range<PhysAddr>],
+    mut emit: impl FnMut(Range<PhysAddr>),
+) {
     for ram in ram {
         let end = ram.end.align_down(PAGE_SIZE);
         if ram.start >= end {
@@ -120,11 +134,21 @@ struct Fit {
 }
 
 /// Emits the places for `size` bytes at multiples of `align`, by free range; ranges without a place are left out.
-fn each_fit(ram: &[Range<PhysAddr>], avoid: &[Range<PhysAddr>], size: u64, align: u64, mut emit: impl FnMut(Fit)) {
-    assert!(align.is_power_of_two() && align >= PAGE_SIZE, "an alignment that is no power of two from a page on");
+fn each_fit(
+    ram: &[Range<PhysAddr>],
+    avoid: &[Range<PhysAddr>],
+    size: u64,
+    align: u64,
+    mut emit: impl FnMut(Fit),
+) {
+    assert!(
+        align.is_power_of_two() && align >= PAGE_SIZE,
+        "an alignment that is no power of two from a page on"
+    );
     let Some(size) = size.max(1).checked_next_multiple_of(PAGE_SIZE) else { return };
     subtract(ram, avoid, |free| {
-        let (Some(first), Some(last)) = (free.start.0.checked_next_multiple_of(align), free.end.0.checked_sub(size))
+        let (Some(first), Some(last)) =
+            (free.start.0.checked_next_multiple_of(align), free.end.0.checked_sub(size))
         else {
             return;
         };
@@ -152,7 +176,12 @@ mod tests {
     }
 
     /// Every place there is, by trying every multiple of `align` against the definition.
-    fn tried(ram: &[Range<PhysAddr>], avoid: &[Range<PhysAddr>], size: u64, align: u64) -> Vec<PhysAddr> {
+    fn tried(
+        ram: &[Range<PhysAddr>],
+        avoid: &[Range<PhysAddr>],
+        size: u64,
+        align: u64,
+    ) -> Vec<PhysAddr> {
         let top = ram.iter().map(|ram| ram.end.0).max().unwrap_or(0);
         (0..top.div_ceil(align))
             .map(|n| n * align)
@@ -171,8 +200,12 @@ mod tests {
 
     #[test]
     fn without_holes_ram_is_free_but_for_broken_pages() {
-        let ram =
-            [range(0x4000_0000, 0x4800_0000), range(0x1800, 0x4800), range(0x7001, 0x8fff), range(0x9010, 0x9020)];
+        let ram = [
+            range(0x4000_0000, 0x4800_0000),
+            range(0x1800, 0x4800),
+            range(0x7001, 0x8fff),
+            range(0x9010, 0x9020),
+        ];
         assert_eq!(free(&ram, &[]), [range(0x4000_0000, 0x4800_0000), range(0x2000, 0x4000)]);
         assert_eq!(free(&[], &[range(0, 0x1000)]), []);
         let (empty, inverted) = (range(0x1000, 0x1000), range(0x9000, 0x1000));
@@ -195,15 +228,24 @@ mod tests {
         let expected = [range(0x11000, 0x12000), range(0x15000, 0x1e000), range(0x31000, 0x3f000)];
         assert_eq!(free(&ram, &holes), expected);
         assert_eq!(free(&ram, &[range(0, u64::MAX)]), []);
-        assert_eq!(free(&ram, &[range(0x31000, u64::MAX)]), [range(0x10000, 0x20000), range(0x30000, 0x31000)]);
+        assert_eq!(
+            free(&ram, &[range(0x31000, u64::MAX)]),
+            [range(0x10000, 0x20000), range(0x30000, 0x31000)]
+        );
     }
 
     #[test]
     fn the_ends_of_the_address_space() {
         let ram = [range(0, 0x2000), range(u64::MAX - 0x2fff, u64::MAX)];
-        assert_eq!(free(&ram, &[]), [range(0, 0x2000), range(0xffff_ffff_ffff_d000, 0xffff_ffff_ffff_f000)]);
+        assert_eq!(
+            free(&ram, &[]),
+            [range(0, 0x2000), range(0xffff_ffff_ffff_d000, 0xffff_ffff_ffff_f000)]
+        );
         assert_eq!(free(&ram, &[range(u64::MAX - 1, u64::MAX)]), free(&ram, &[]));
-        assert_eq!(highest_block(&ram, &[], 0x1000, PAGE_SIZE), Some(PhysAddr(0xffff_ffff_ffff_e000)));
+        assert_eq!(
+            highest_block(&ram, &[], 0x1000, PAGE_SIZE),
+            Some(PhysAddr(0xffff_ffff_ffff_e000))
+        );
         assert_eq!(highest_block(&ram, &[], 0x1000, 1 << 63), Some(PhysAddr(0)));
         assert_eq!(highest_block(&ram, &[], u64::MAX, PAGE_SIZE), None);
     }
@@ -244,8 +286,9 @@ mod tests {
         let mut random = SplitMix64::new(4);
         let mut hits = std::collections::BTreeMap::new();
         for _ in 0..draws {
-            *hits.entry(random_slot(&mut random, &ram, &avoid, 2 * MIB).expect("there are ten")).or_insert(0_usize) +=
-                1;
+            *hits
+                .entry(random_slot(&mut random, &ram, &avoid, 2 * MIB).expect("there are ten"))
+                .or_insert(0_usize) += 1;
         }
         assert!(hits.keys().copied().eq(tried(&ram, &avoid, 2 * MIB, SLOT)), "{hits:?}");
         assert_eq!(hits.len() as u64, slots(&ram, &avoid, 2 * MIB));
@@ -282,8 +325,16 @@ mod tests {
             let align = PAGE_SIZE << random.below(4);
 
             let places = tried(&ram, &holes, size, align);
-            assert_eq!(highest_block(&ram, &holes, size, align), places.last().copied(), "case {case}");
-            assert_eq!(lowest_block(&ram, &holes, size, align), places.first().copied(), "case {case}");
+            assert_eq!(
+                highest_block(&ram, &holes, size, align),
+                places.last().copied(),
+                "case {case}"
+            );
+            assert_eq!(
+                lowest_block(&ram, &holes, size, align),
+                places.first().copied(),
+                "case {case}"
+            );
             let place = random_block(&mut random, &ram, &holes, size, align);
             assert_eq!(place.is_some(), !places.is_empty(), "case {case}");
             assert!(place.is_none_or(|place| places.contains(&place)), "case {case}");
@@ -292,11 +343,14 @@ mod tests {
             assert_eq!(count, places.len() as u64, "case {case}");
 
             let free = free(&ram, &holes);
-            let pages: Vec<PhysAddr> =
-                free.iter().flat_map(|range| (range.start.0..range.end.0).step_by(4096).map(PhysAddr)).collect();
+            let pages: Vec<PhysAddr> = free
+                .iter()
+                .flat_map(|range| (range.start.0..range.end.0).step_by(4096).map(PhysAddr))
+                .collect();
             assert_eq!(pages, tried(&ram, &holes, PAGE_SIZE, PAGE_SIZE), "case {case}");
             let whole = |pair: &[Range<PhysAddr>]| {
-                pair[0].end < pair[1].start || ram.iter().any(|ram| ram.end.align_down(PAGE_SIZE) == pair[0].end)
+                pair[0].end < pair[1].start
+                    || ram.iter().any(|ram| ram.end.align_down(PAGE_SIZE) == pair[0].end)
             };
             assert!(free.windows(2).all(whole), "case {case}: two ranges that are one: {free:?}");
         }

@@ -53,7 +53,10 @@ pub struct Memory<'a> {
 
 /// Why segments were refused: the rule, and the value that broke it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[expect(missing_docs, reason = "a variant's line says what its fields hold; they are named for it")]
+#[expect(
+    missing_docs,
+    reason = "a variant's line says what its fields hold; they are named for it"
+)]
 pub enum Refused<'a> {
     /// More than [`MAX_SEGMENTS`] segments.
     TooManySegments { given: usize },
@@ -70,7 +73,12 @@ pub enum Refused<'a> {
     /// A destination that is not wholly in one range of RAM.
     OutsideRam { segment: &'a str, destination: Range<PhysAddr> },
     /// A destination over memory that is reserved.
-    OverReserved { segment: &'a str, destination: Range<PhysAddr>, reserved: &'a str, range: Range<PhysAddr> },
+    OverReserved {
+        segment: &'a str,
+        destination: Range<PhysAddr>,
+        reserved: &'a str,
+        range: Range<PhysAddr>,
+    },
     /// A destination over the control pages.
     OverControl { segment: &'a str, destination: Range<PhysAddr>, control: Range<PhysAddr> },
     /// Two destinations that overlap, from `page` on.
@@ -91,7 +99,10 @@ impl fmt::Display for Refused<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooManySegments { given } => {
-                write!(f, "{given} segments, and {MAX_SEGMENTS} are the most there may be: join some")
+                write!(
+                    f,
+                    "{given} segments, and {MAX_SEGMENTS} are the most there may be: join some"
+                )
             }
             Self::DestinationMisaligned { segment, destination } => write!(
                 f,
@@ -195,7 +206,9 @@ pub fn check<'a>(segments: &[Segment<'a>], memory: &Memory<'a>) -> Result<(), Re
         check_destination(segment, memory, limit)?;
     }
     for (index, second) in segments.iter().enumerate() {
-        if let Some(first) = segments[..index].iter().find(|first| first.destination.overlaps(&second.destination)) {
+        if let Some(first) =
+            segments[..index].iter().find(|first| first.destination.overlaps(&second.destination))
+        {
             let page = first.destination.start.max(second.destination.start);
             return Err(Refused::Overlap { first: first.name, second: second.name, page });
         }
@@ -209,7 +222,11 @@ pub fn check<'a>(segments: &[Segment<'a>], memory: &Memory<'a>) -> Result<(), Re
 }
 
 /// The rules for one destination by itself.
-fn check_destination<'a>(segment: &Segment<'a>, memory: &Memory<'a>, limit: u64) -> Result<(), Refused<'a>> {
+fn check_destination<'a>(
+    segment: &Segment<'a>,
+    memory: &Memory<'a>,
+    limit: u64,
+) -> Result<(), Refused<'a>> {
     let (name, destination) = (segment.name, &segment.destination);
     let (segment, bytes) = (name, destination.bytes());
     if !is_whole_pages(destination) {
@@ -223,15 +240,25 @@ fn check_destination<'a>(segment: &Segment<'a>, memory: &Memory<'a>, limit: u64)
     }
     // Before RAM is asked about: a device is outside RAM too, and its address says more.
     if let Some(device) = memory.devices.iter().find(|device| device.overlaps(destination)) {
-        return Err(Refused::OverDevice { segment, destination: destination.clone(), device: device.clone() });
+        return Err(Refused::OverDevice {
+            segment,
+            destination: destination.clone(),
+            device: device.clone(),
+        });
     }
     if !memory.ram.iter().any(|ram| ram.covers(destination)) {
         return Err(Refused::OutsideRam { segment, destination: destination.clone() });
     }
-    if let Some(Reserved { range, name }) = memory.reserved.iter().find(|reserved| reserved.range.overlaps(destination))
+    if let Some(Reserved { range, name }) =
+        memory.reserved.iter().find(|reserved| reserved.range.overlaps(destination))
     {
         let (reserved, range) = (*name, range.clone());
-        return Err(Refused::OverReserved { segment, destination: destination.clone(), reserved, range });
+        return Err(Refused::OverReserved {
+            segment,
+            destination: destination.clone(),
+            reserved,
+            range,
+        });
     }
     if is_over_control(destination, memory) {
         let control = memory.control.clone();
@@ -241,7 +268,11 @@ fn check_destination<'a>(segment: &Segment<'a>, memory: &Memory<'a>, limit: u64)
 }
 
 /// The rules for one segment's source, all destinations being good.
-fn check_source<'a>(segment: &Segment<'a>, segments: &[Segment<'a>], memory: &Memory<'_>) -> Result<(), Refused<'a>> {
+fn check_source<'a>(
+    segment: &Segment<'a>,
+    segments: &[Segment<'a>],
+    memory: &Memory<'_>,
+) -> Result<(), Refused<'a>> {
     let name = segment.name;
     for run in segment.source {
         if !is_whole_pages(run) {
@@ -251,7 +282,8 @@ fn check_source<'a>(segment: &Segment<'a>, segments: &[Segment<'a>], memory: &Me
             return Err(Refused::SourceOutsideRam { segment: name, run: run.clone() });
         }
         if memory.control.overlaps(run) {
-            let (page, control) = (run.start.max(memory.control.start.align_down(PAGE_SIZE)), memory.control.clone());
+            let (page, control) =
+                (run.start.max(memory.control.start.align_down(PAGE_SIZE)), memory.control.clone());
             return Err(Refused::SourceInControl { segment: name, page, control });
         }
     }
@@ -275,7 +307,10 @@ fn check_source<'a>(segment: &Segment<'a>, segments: &[Segment<'a>], memory: &Me
 
 /// The segment whose destination a run lies in, or a part of it.
 #[inline(never)]
-fn overwritten_by<'s, 'a>(run: &Range<PhysAddr>, segments: &'s [Segment<'a>]) -> Option<&'s Segment<'a>> {
+fn overwritten_by<'s, 'a>(
+    run: &Range<PhysAddr>,
+    segments: &'s [Segment<'a>],
+) -> Option<&'s Segment<'a>> {
     segments.iter().find(|target| target.destination.overlaps(run))
 }
 
@@ -298,8 +333,10 @@ mod tests {
     }
 
     /// 16 MiB of RAM in two ranges, with something reserved, a UART and control pages.
-    const RAM: &[Range<PhysAddr>] =
-        &[PhysAddr(0x4000_0000)..PhysAddr(0x4080_0000), PhysAddr(0x8000_0000)..PhysAddr(0x8080_0000)];
+    const RAM: &[Range<PhysAddr>] = &[
+        PhysAddr(0x4000_0000)..PhysAddr(0x4080_0000),
+        PhysAddr(0x8000_0000)..PhysAddr(0x8080_0000),
+    ];
     const RESERVED: &[Reserved<'_>] =
         &[Reserved { range: PhysAddr(0x4030_0800)..PhysAddr(0x4030_0900), name: "breadcrumbs" }];
     const DEVICES: &[Range<PhysAddr>] = &[PhysAddr(0x0900_0000)..PhysAddr(0x0900_1000)];
@@ -328,8 +365,11 @@ mod tests {
     fn what_keeps_the_rules_passes() {
         assert_eq!(judge_all(&[]), "");
         // From scattered frames, the last of them in place, right beside everything that is forbidden.
-        let source =
-            [range(0x8000_0000, 0x8000_1000), range(0x8070_0000, 0x8070_1000), range(0x402f_f000, 0x4030_0000)];
+        let source = [
+            range(0x8000_0000, 0x8000_1000),
+            range(0x8070_0000, 0x8070_1000),
+            range(0x402f_f000, 0x4030_0000),
+        ];
         assert_eq!(judge(range(0x402f_d000, 0x4030_0000), &source), "");
         assert_eq!(judge(range(0x4030_1000, 0x4040_0000), &[range(0x8000_0000, 0x800f_f000)]), "");
         assert_eq!(judge(range(0x4041_0000, 0x4042_0000), &[range(0x8000_0000, 0x8001_0000)]), "");
@@ -342,11 +382,15 @@ mod tests {
 
     #[test]
     fn more_than_sixteen_segments_are_refused() {
-        let runs: Vec<[Range<PhysAddr>; 1]> =
-            (0..17).map(|page| [range(0x4000_0000 + page * PAGE_SIZE, 0x4000_1000 + page * PAGE_SIZE)]).collect();
+        let runs: Vec<[Range<PhysAddr>; 1]> = (0..17)
+            .map(|page| [range(0x4000_0000 + page * PAGE_SIZE, 0x4000_1000 + page * PAGE_SIZE)])
+            .collect();
         let segments: Vec<Segment<'_>> = runs.iter().map(|run| in_place("page", run)).collect();
         assert_eq!(judge_all(&segments[..16]), "");
-        assert_eq!(judge_all(&segments), "17 segments, and 16 are the most there may be: join some");
+        assert_eq!(
+            judge_all(&segments),
+            "17 segments, and 16 are the most there may be: join some"
+        );
     }
 
     #[test]
@@ -356,7 +400,8 @@ mod tests {
             "segment \"kernel\": the destination 0x40000800..0x40002000 does not consist of whole pages: align both ends to 0x1000"
         );
         assert!(
-            judge(range(0x4000_0000, 0x4000_1fff), &[]).contains("0x40000000..0x40001fff does not consist of whole")
+            judge(range(0x4000_0000, 0x4000_1fff), &[])
+                .contains("0x40000000..0x40001fff does not consist of whole")
         );
     }
 
@@ -366,7 +411,9 @@ mod tests {
             judge(range(0x4000_0000, 0x4000_0000), &[]),
             "segment \"kernel\": the destination 0x40000000..0x40000000 is empty: leave the segment out"
         );
-        assert!(judge(range(0x4000_1000, 0x4000_0000), &[]).contains("0x40001000..0x40000000 is empty"));
+        assert!(
+            judge(range(0x4000_1000, 0x4000_0000), &[]).contains("0x40001000..0x40000000 is empty")
+        );
     }
 
     #[test]
@@ -380,7 +427,8 @@ mod tests {
 
     #[test]
     fn segments_together_above_half_of_ram_are_refused() {
-        let (first, second) = ([range(0x8000_0000, 0x8080_0000)], [range(0x4000_0000, 0x4000_1000)]);
+        let (first, second) =
+            ([range(0x8000_0000, 0x8080_0000)], [range(0x4000_0000, 0x4000_1000)]);
         assert_eq!(
             judge_all(&[in_place("kernel", &first), in_place("dtb", &second)]),
             "the segments' 8392704 bytes are together more than half of RAM, 8388608 bytes: make them smaller or give the machine \
@@ -399,7 +447,9 @@ mod tests {
 
     #[test]
     fn a_destination_outside_ram_is_refused() {
-        for (start, end) in [(0x1000, 0x2000), (0x3fff_f000, 0x4000_1000), (0x407f_f000, 0x4080_1000)] {
+        for (start, end) in
+            [(0x1000, 0x2000), (0x3fff_f000, 0x4000_1000), (0x407f_f000, 0x4080_1000)]
+        {
             assert_eq!(
                 judge(range(start, end), &[]),
                 format!(
@@ -420,7 +470,9 @@ mod tests {
 
     #[test]
     fn a_destination_over_the_control_pages_is_refused() {
-        for (start, end) in [(0x403f_0000, 0x4040_1000), (0x4040_1000, 0x4040_2000), (0x4040_f000, 0x4041_1000)] {
+        for (start, end) in
+            [(0x403f_0000, 0x4040_1000), (0x4040_1000, 0x4040_2000), (0x4040_f000, 0x4041_1000)]
+        {
             assert_eq!(
                 judge(range(start, end), &[]),
                 format!(
@@ -433,9 +485,13 @@ mod tests {
 
     #[test]
     fn two_destinations_that_overlap_are_refused() {
-        let (first, second) = ([range(0x4000_0000, 0x4000_3000)], [range(0x4000_2000, 0x4000_4000)]);
+        let (first, second) =
+            ([range(0x4000_0000, 0x4000_3000)], [range(0x4000_2000, 0x4000_4000)]);
         let segments = [in_place("kernel", &first), in_place("dtb", &second)];
-        assert_eq!(judge_all(&segments), "segments \"kernel\" and \"dtb\" overlap at 0x40002000: move either");
+        assert_eq!(
+            judge_all(&segments),
+            "segments \"kernel\" and \"dtb\" overlap at 0x40002000: move either"
+        );
     }
 
     #[test]
@@ -482,7 +538,11 @@ mod tests {
         let dtb = [range(0x4000_0000, 0x4000_1000)];
         let segments = [
             Segment { name: "dtb", destination: range(0x4010_0000, 0x4010_1000), source: &dtb },
-            Segment { name: "kernel", destination: range(0x4000_0000, 0x4000_4000), source: &kernel },
+            Segment {
+                name: "kernel",
+                destination: range(0x4000_0000, 0x4000_4000),
+                source: &kernel,
+            },
         ];
         let sentence = "segment \"dtb\": the source page 0x40000000 lies in the destination of \"kernel\" and could be overwritten \
                         before it is copied: load it into a frame that is nobody's destination";
@@ -495,15 +555,24 @@ mod tests {
     #[test]
     fn a_source_shifted_within_its_own_destination_is_refused() {
         let down = judge(range(0x4000_0000, 0x4000_4000), &[range(0x4000_1000, 0x4000_5000)]);
-        assert!(down.contains("the source page 0x40001000 lies in the destination of \"kernel\""), "{down}");
+        assert!(
+            down.contains("the source page 0x40001000 lies in the destination of \"kernel\""),
+            "{down}"
+        );
         let up = judge(range(0x4000_2000, 0x4000_6000), &[range(0x4000_0000, 0x4000_4000)]);
-        assert!(up.contains("the source page 0x40002000 lies in the destination of \"kernel\""), "{up}");
+        assert!(
+            up.contains("the source page 0x40002000 lies in the destination of \"kernel\""),
+            "{up}"
+        );
     }
 
     #[test]
     fn the_in_place_part_of_a_source_does_not_excuse_the_rest() {
         // Pages 0 and 1 in place, then page 2's place filled from page 1.
         let source = [range(0x4000_0000, 0x4000_2000), range(0x4000_1000, 0x4000_2000)];
-        assert!(judge(range(0x4000_0000, 0x4000_3000), &source).contains("the source page 0x40001000 lies in"));
+        assert!(
+            judge(range(0x4000_0000, 0x4000_3000), &source)
+                .contains("the source page 0x40001000 lies in")
+        );
     }
 }

@@ -84,7 +84,8 @@ impl Case {
                 } else {
                     let first = choose(open.len() as u64) as usize;
                     let contiguous = open[first..].iter().zip(open[first]..).take(most as usize);
-                    let length = contiguous.take_while(|&(&page, expected)| page == expected).count();
+                    let length =
+                        contiguous.take_while(|&(&page, expected)| page == expected).count();
                     open[first]..open[first] + length as u64
                 };
                 at += run.end - run.start;
@@ -181,9 +182,15 @@ impl Model {
     /// Checks and builds; what [`segment::check`] says, and memory as the walk leaves it when carried out in place.
     fn relocate(&mut self, case: &Case) -> (Result<(), Refused<'static>>, Vec<u64>) {
         self.runs.clear();
-        self.runs.extend(case.parts.iter().map(|part| part.source.iter().map(physical).collect::<Vec<_>>()));
+        self.runs.extend(
+            case.parts.iter().map(|part| part.source.iter().map(physical).collect::<Vec<_>>()),
+        );
         let segments: Vec<Segment<'_>> = (case.parts.iter().zip(&self.runs))
-            .map(|(part, source)| Segment { name: "part", destination: physical(&part.destination), source })
+            .map(|(part, source)| Segment {
+                name: "part",
+                destination: physical(&part.destination),
+                source,
+            })
             .collect();
         let control = PhysAddr(CONTROL)..PhysAddr(CONTROL + self.list.len() as u64 * PAGE_SIZE);
         let ram = [PhysAddr(RAM)..PhysAddr(END)];
@@ -197,7 +204,8 @@ impl Model {
 
         let needed = list::pages_needed(&segments);
         assert_eq!(needed, case.entries().div_ceil(ENTRIES_PER_PAGE - 1));
-        let head = list::build(&segments, &mut self.list[..needed], PhysAddr(CONTROL)).expect("as many as it needs");
+        let head = list::build(&segments, &mut self.list[..needed], PhysAddr(CONTROL))
+            .expect("as many as it needs");
         let words = self.list[..needed].as_flattened();
         let read = |at: PhysAddr| words[((at.0 - CONTROL) / 8) as usize];
         assert_eq!(list::check(&segments, head, read), Ok(()));
@@ -254,7 +262,8 @@ fn hold_many(pages: u64, cases: u64) -> Seen {
     for seed in SEED..SEED + cases {
         let mut random = SplitMix64::new(seed);
         let case = Case::choose(pages, false, &mut |n| random.below(n));
-        let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| model.hold(&case, &mut seen)));
+        let held =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| model.hold(&case, &mut seen)));
         assert!(held.is_ok(), "seed {seed:#x}, {pages} pages: {case:?}");
     }
     seen
@@ -275,7 +284,10 @@ fn large_memories_with_long_runs_and_several_list_pages() {
     let seen = hold_many(LARGE, if cfg!(miri) { 1 } else { 5_000 });
     println!("seed {SEED:#x}: {seen:?}");
     if !cfg!(miri) {
-        assert!(seen.long_runs > 100 && seen.several_list_pages > 100 && seen.full_list_pages > 0, "{seen:?}");
+        assert!(
+            seen.long_runs > 100 && seen.several_list_pages > 100 && seen.full_list_pages > 0,
+            "{seen:?}"
+        );
     }
 }
 
@@ -297,7 +309,9 @@ fn where_the_invariant_is_broken_check_refuses() {
             }
             Err(refused) => {
                 assert!(!case.is_safe(), "seed {seed:#x}: {refused} in {case:?}");
-                let Refused::SourceIsDestination { page, .. } = refused else { panic!("seed {seed:#x}: {refused}") };
+                let Refused::SourceIsDestination { page, .. } = refused else {
+                    panic!("seed {seed:#x}: {refused}")
+                };
                 let named = |(to, from)| from == number(page) && to != from && case.taken()[from];
                 assert!(case.moves().any(named), "seed {seed:#x}: {refused} in {case:?}");
                 if as_copied { lucky += 1 } else { wrong += 1 }
@@ -312,15 +326,20 @@ fn where_the_invariant_is_broken_check_refuses() {
 /// The smallest example of what the invariant is for: two pages that change places.
 #[test]
 fn two_pages_that_change_places_come_out_wrong_and_are_refused() {
-    let parts = [(0, 1), (1, 0)]
-        .map(|(to, from)| Part { destination: to..to + 1, source: std::iter::once(from..from + 1).collect() });
+    let parts = [(0, 1), (1, 0)].map(|(to, from)| Part {
+        destination: to..to + 1,
+        source: std::iter::once(from..from + 1).collect(),
+    });
     let case = Case { pages: 2, parts: parts.into() };
     let mut model = Model::new(2);
     let (verdict, after) = model.relocate(&case);
     assert_eq!(case.expected(&model.before), [0xace0_0001, 0xace0_0000]);
     assert_eq!(after, [0xace0_0001, 0xace0_0001]);
     let page = PhysAddr(RAM + PAGE_SIZE);
-    assert_eq!(verdict, Err(Refused::SourceIsDestination { segment: "part", page, target: "part" }));
+    assert_eq!(
+        verdict,
+        Err(Refused::SourceIsDestination { segment: "part", page, target: "part" })
+    );
 }
 
 fn config() -> ProptestConfig {

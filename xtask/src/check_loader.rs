@@ -25,8 +25,16 @@ use crate::{
 
 /// The rules that a loader is known to break, on every machine, and why.
 const KNOWN: [(Loader, u32, &str); 3] = [
-    (Loader::UefiShell, 7, "EDK2 leaves the bus mastering of the controller on that it read the Image from"),
-    (Loader::UBootBooti, 12, "U-Boot takes SErrors itself, and enters the Image with them unmasked"),
+    (
+        Loader::UefiShell,
+        7,
+        "EDK2 leaves the bus mastering of the controller on that it read the Image from",
+    ),
+    (
+        Loader::UBootBooti,
+        12,
+        "U-Boot takes SErrors itself, and enters the Image with them unmasked",
+    ),
     (Loader::UBootBootm, 12, "as booti"),
 ];
 
@@ -91,7 +99,12 @@ impl CheckLoaderOptions {
                     continue;
                 }
                 let seed = draw_seed();
-                let orders = Orders { generations: 2, seed, append: vec!["check".to_owned()], ..Orders::default() };
+                let orders = Orders {
+                    generations: 2,
+                    seed,
+                    append: vec!["check".to_owned()],
+                    ..Orders::default()
+                };
                 let mut request = Request::new(&config, machine, &kernel)?;
                 request.name = format!("check-{}-{machine}", loader.name());
                 (request.loader, request.cpus, request.seed) = (loader, Some(2), seed);
@@ -111,15 +124,25 @@ impl CheckLoaderOptions {
 /// Makes the run; gives the loader's column and our own.
 fn told(request: &Request, loader: &'static str, machine: &'static str) -> Result<[Column; 2]> {
     let outcome = run(request)?;
-    let at = || format!("{loader} on {machine}; the console is in {}", outcome.folder.path().display());
+    let at =
+        || format!("{loader} on {machine}; the console is in {}", outcome.folder.path().display());
     if outcome.verdict != verdict::Verdict::Success {
-        let said = outcome.console.lines().find(|line| line.starts_with(marker::BROKEN)).unwrap_or_default();
+        let said = outcome
+            .console
+            .lines()
+            .find(|line| line.starts_with(marker::BROKEN))
+            .unwrap_or_default();
         bail!("{}: {}\n{said}", outcome.verdict.words(), at());
     }
     let reports = reports(&outcome.console).with_context(at)?;
-    let [first, second] = <[_; 2]>::try_from(reports)
-        .map_err(|reports| anyhow::anyhow!("{} generations reported, and 2 live: {}", reports.len(), at()))?;
-    Ok([(loader, first), (OURSELVES, second)].map(|(name, report)| Column { name, machine, report }))
+    let [first, second] = <[_; 2]>::try_from(reports).map_err(|reports| {
+        anyhow::anyhow!("{} generations reported, and 2 live: {}", reports.len(), at())
+    })?;
+    Ok([(loader, first), (OURSELVES, second)].map(|(name, report)| Column {
+        name,
+        machine,
+        report,
+    }))
 }
 
 /// Rules × loaders, a sign for each machine. Restarts after several loaders share a column: the worst is shown.
@@ -127,7 +150,9 @@ fn table(columns: &[Column]) -> String {
     let Some(first) = columns.first() else { return String::new() };
     let mut names: Vec<_> = columns.iter().map(|column| column.name).collect();
     // Ours last.
-    names.sort_by_key(|&name| (name == OURSELVES, columns.iter().position(|column| column.name == name)));
+    names.sort_by_key(|&name| {
+        (name == OURSELVES, columns.iter().position(|column| column.name == name))
+    });
     names.dedup();
     let mut text = format!("    {:72}", "rule");
     names.iter().for_each(|name| text += &format!(" {name:>12}"));
@@ -136,7 +161,9 @@ fn table(columns: &[Column]) -> String {
         for name in &names {
             let mut cell = String::new();
             for machine in proof::MODES {
-                let of = columns.iter().filter(|column| column.name == *name && column.machine == machine);
+                let of = columns
+                    .iter()
+                    .filter(|column| column.name == *name && column.machine == machine);
                 let told: Vec<_> = of.filter_map(|column| column.report.get(row)).collect();
                 let any = |verdict| told.iter().any(|told| told.verdict == verdict);
                 cell += match (told.is_empty(), any(Verdict::Broken), any(Verdict::Unseen)) {
@@ -157,17 +184,22 @@ fn broken(columns: &[Column]) -> (Vec<String>, Vec<String>) {
     let (mut known, mut news) = (Vec::new(), Vec::new());
     for Column { name, machine, report } in columns {
         for Told { rule, text, value, place, verdict } in report {
-            let why = KNOWN.iter().find(|(loader, number, _)| loader.name() == *name && number == rule);
+            let why =
+                KNOWN.iter().find(|(loader, number, _)| loader.name() == *name && number == rule);
             match (verdict, why) {
                 (Verdict::Broken, Some((.., why))) => {
-                    known.push(format!("{name} on {machine} breaks rule {rule}: {text}: {value} ({place}): {why}"));
+                    known.push(format!(
+                        "{name} on {machine} breaks rule {rule}: {text}: {value} ({place}): {why}"
+                    ));
                 }
                 (Verdict::Broken, None) => {
-                    news.push(format!("{name} on {machine} breaks rule {rule}: {text}: {value} ({place})"));
+                    news.push(format!(
+                        "{name} on {machine} breaks rule {rule}: {text}: {value} ({place})"
+                    ));
                 }
-                (_, Some(_)) => {
-                    news.push(format!("{name} on {machine} is known to break rule {rule}, and does not: {value}"))
-                }
+                (_, Some(_)) => news.push(format!(
+                    "{name} on {machine} is known to break rule {rule}, and does not: {value}"
+                )),
                 _ => {}
             }
         }
@@ -180,7 +212,13 @@ mod tests {
     use super::*;
 
     fn told(rule: u32, verdict: Verdict) -> Told {
-        Told { rule, text: format!("text {rule}"), place: "2".to_owned(), value: "0x4".to_owned(), verdict }
+        Told {
+            rule,
+            text: format!("text {rule}"),
+            place: "2".to_owned(),
+            value: "0x4".to_owned(),
+            verdict,
+        }
     }
 
     #[test]
@@ -191,8 +229,14 @@ mod tests {
         };
         let [seven, twelve] = [7, 12].map(|rule| told(rule, Verdict::Broken));
         assert_eq!(count("u-boot-booti", &[told(7, Verdict::Kept), twelve.clone()]), (1, 0));
-        assert_eq!(count("u-boot-booti", &[told(7, Verdict::Kept), told(12, Verdict::Kept)]), (0, 1));
-        assert_eq!(count("u-boot-booti", &[told(7, Verdict::Kept), told(12, Verdict::Unseen)]), (0, 1));
+        assert_eq!(
+            count("u-boot-booti", &[told(7, Verdict::Kept), told(12, Verdict::Kept)]),
+            (0, 1)
+        );
+        assert_eq!(
+            count("u-boot-booti", &[told(7, Verdict::Kept), told(12, Verdict::Unseen)]),
+            (0, 1)
+        );
         assert_eq!(count("u-boot-booti", &[seven.clone(), twelve.clone()]), (1, 1));
         assert_eq!(count("uefi-shell", &[seven, told(12, Verdict::Kept)]), (1, 0));
         assert_eq!(count(OURSELVES, &[twelve]), (0, 1), "ours is known to break nothing");
@@ -200,8 +244,11 @@ mod tests {
 
     #[test]
     fn the_table_has_a_row_for_each_rule_and_tells_what_is_broken() {
-        let column =
-            |name, machine, verdict| Column { name, machine, report: vec![told(1, verdict), told(2, Verdict::Unseen)] };
+        let column = |name, machine, verdict| Column {
+            name,
+            machine,
+            report: vec![told(1, verdict), told(2, Verdict::Unseen)],
+        };
         let columns = [
             column("qemu", "el1", Verdict::Kept),
             column(OURSELVES, "el1", Verdict::Broken),
@@ -210,12 +257,19 @@ mod tests {
             column(OURSELVES, "el1", Verdict::Kept),
         ];
         let text = table(&columns);
-        let words: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        let words: Vec<Vec<&str>> =
+            text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(words[0], ["rule", "qemu", "uefi", OURSELVES]);
         assert_eq!(words[1], ["1", "text", "1", "+X", "+", "X"]);
         assert_eq!(words[2], ["2", "text", "2", "··", "·", "·"]);
         let (known, news) = broken(&columns);
         assert!(known.is_empty(), "{known:?}");
-        assert_eq!(news, ["kexec on el1 breaks rule 1: text 1: 0x4 (2)", "qemu on vhe breaks rule 1: text 1: 0x4 (2)"]);
+        assert_eq!(
+            news,
+            [
+                "kexec on el1 breaks rule 1: text 1: 0x4 (2)",
+                "qemu on vhe breaks rule 1: text 1: 0x4 (2)"
+            ]
+        );
     }
 }

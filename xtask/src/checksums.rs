@@ -36,8 +36,9 @@ impl Checksum {
     /// Goes on to the next call's first instruction; gives its range.
     fn begin(&self, gdb: &mut Gdb) -> Result<Range<u64>> {
         gdb.run_to(self.entry)?;
-        let mut register =
-            |name: &str| gdb.register(&[name])?.with_context(|| format!("QEMU's gdb stub has no {name}"));
+        let mut register = |name: &str| {
+            gdb.register(&[name])?.with_context(|| format!("QEMU's gdb stub has no {name}"))
+        };
         Ok(register("x1")?..register("x2")?)
     }
 
@@ -87,7 +88,9 @@ impl Looked {
     /// Where a place lies, and with which call of the second look a change of it is found: 0 the sources, 1 the device tree, 2 the control page,
     /// 3 the private vectors, 4 the list with the tables.
     pub fn place(&self, place: usize) -> (Vec<Range<u64>>, usize) {
-        let [sources @ .., tree, code, rest] = self.0.as_slice() else { unreachable!("four at least") };
+        let [sources @ .., tree, code, rest] = self.0.as_slice() else {
+            unreachable!("four at least")
+        };
         let (page, vectors) = (code.start..code.start + 4096, code.start + 4096..code.end);
         let own = |range: &Range<u64>, after: usize| (vec![range.clone()], sources.len() + after);
         match place {
@@ -107,7 +110,8 @@ mod tests {
     #[test]
     fn each_place_is_found_by_the_call_that_looks_at_it() {
         let range = |start: u64, pages: u64| start..start + pages * 4096;
-        let looked = [range(0, 1), range(0x2000, 1), range(0x5000, 1), range(0x8000, 2), range(0xb000, 2)];
+        let looked =
+            [range(0, 1), range(0x2000, 1), range(0x5000, 1), range(0x8000, 2), range(0xb000, 2)];
         let looked = Looked(looked.to_vec());
         let found = |place| {
             let (ranges, call) = looked.place(place);

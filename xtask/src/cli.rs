@@ -7,9 +7,9 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    bench::BenchOptions, check::CheckOptions, check_loader::CheckLoaderOptions, doctor, entry_state::DiffEntryOptions,
-    fuzz::FuzzOptions, image::ImageOptions, protocols::ProtocolsOptions, run::RunOptions, stress::StressOptions,
-    test::TestOptions,
+    bench::BenchOptions, check::CheckOptions, check_loader::CheckLoaderOptions, doctor,
+    entry_state::DiffEntryOptions, fuzz::FuzzOptions, image::ImageOptions,
+    protocols::ProtocolsOptions, run::RunOptions, stress::StressOptions, test::TestOptions,
 };
 
 /// Builds, runs, tests and measures Ouroboros, a kernel for 64-bit Arm that kexecs itself.

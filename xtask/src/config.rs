@@ -203,18 +203,25 @@ impl Config {
     /// Reads `qemu.toml` in the directory `root`.
     pub fn read(root: &Path) -> Result<Self> {
         let path = root.join("qemu.toml");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        Self::parse(&text).with_context(|| format!("{} is not as its first lines describe", path.display()))
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Self::parse(&text)
+            .with_context(|| format!("{} is not as its first lines describe", path.display()))
     }
 
     fn parse(text: &str) -> Result<Self> {
         let config: Self = toml::from_str(text)?;
         let machines = config.machines.values().flat_map(|machine| &machine.flags);
         let common = config.common.flags.iter().chain(&config.common.semihosting);
-        let virtio = config.virtio.modern.iter().chain(&config.virtio.legacy).chain(&config.virtio.pci);
+        let virtio =
+            config.virtio.modern.iter().chain(&config.virtio.legacy).chain(&config.virtio.pci);
         let gic = config.gic.v2.iter().chain(&config.gic.v3);
         for flag in machines.chain(common).chain(virtio).chain(gic) {
-            anyhow::ensure!(!flag.why.trim().is_empty(), "the flag `{}` has no reason: fill in its `why`", flag.arg);
+            anyhow::ensure!(
+                !flag.why.trim().is_empty(),
+                "the flag `{}` has no reason: fill in its `why`",
+                flag.arg
+            );
         }
         Ok(config)
     }
@@ -223,7 +230,11 @@ impl Config {
     pub fn machine(&self, name: &str) -> Result<&Machine> {
         self.machines.get(name).ok_or_else(|| {
             let known: Vec<_> = self.machines.keys().map(String::as_str).collect();
-            Usage(format!("there is no machine `{name}` in qemu.toml; there are: {}", known.join(", "))).into()
+            Usage(format!(
+                "there is no machine `{name}` in qemu.toml; there are: {}",
+                known.join(", ")
+            ))
+            .into()
         })
     }
 }
@@ -237,7 +248,10 @@ mod tests {
         let config = Config::read(&crate::root()).unwrap();
         for name in crate::proof::MODES {
             let machine = config.machine(name).unwrap();
-            assert!(machine.cpus.contains(&machine.cpu), "{name}: the plain CPU is one of those that are tested");
+            assert!(
+                machine.cpus.contains(&machine.cpu),
+                "{name}: the plain CPU is one of those that are tested"
+            );
         }
         assert_eq!(config.machine("nvhe").unwrap().bootargs, "el2=nvhe");
         assert_eq!(config.machine("vhe").unwrap().bootargs, "el2=vhe");

@@ -39,7 +39,8 @@ impl Stream {
         lines: Option<Sender<Line>>,
         started: Instant,
     ) -> Result<Self> {
-        let mut log = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        let mut log =
+            File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let so_far = Arc::new(Mutex::new(Vec::new()));
         let all = Arc::clone(&so_far);
         let reader = std::thread::spawn(move || {

@@ -20,7 +20,8 @@ use object::{
 use crate::{cpio::Archive, setup, test::Skipped};
 
 /// The modules that Linux drives a virtio device with, each before those that need it.
-pub const MODULES: [&str; 6] = ["virtio_mmio", "virtio_blk", "virtio-rng", "failover", "net_failover", "virtio_net"];
+pub const MODULES: [&str; 6] =
+    ["virtio_mmio", "virtio_blk", "virtio-rng", "failover", "net_failover", "virtio_net"];
 
 /// What is taken out of the packages.
 #[derive(Clone, Debug)]
@@ -74,7 +75,8 @@ impl Debian {
     pub fn ramdisk_with_kexec(&self, init: &str, files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
         let mut archive = self.archive(init)?;
         archive.folder("lib");
-        let listed = fs::read_dir(self.folder.join(LIBRARIES)).context("cannot list the libraries that kexec needs")?;
+        let listed = fs::read_dir(self.folder.join(LIBRARIES))
+            .context("cannot list the libraries that kexec needs")?;
         for entry in listed {
             let name = entry?.file_name().to_string_lossy().into_owned();
             archive.program(&format!("lib/{name}"), &self.read(&format!("{LIBRARIES}/{name}"))?);
@@ -95,8 +97,9 @@ impl Debian {
 
     fn read(&self, name: &str) -> Result<Vec<u8>> {
         let path = self.folder.join(name);
-        fs::read(&path)
-            .with_context(|| format!("cannot read {}; to fetch it anew, take its folder away", path.display()))
+        fs::read(&path).with_context(|| {
+            format!("cannot read {}; to fetch it anew, take its folder away", path.display())
+        })
     }
 }
 
@@ -114,7 +117,9 @@ fn folder() -> PathBuf {
 fn fetch(folder: &Path) -> Result<()> {
     for tool in ["apt-get", "apt-cache", "dpkg-deb"] {
         if setup::found(tool).is_none() {
-            return Err(Skipped(format!("there is no {tool}, which fetches Debian's kernel")).into());
+            return Err(
+                Skipped(format!("there is no {tool}, which fetches Debian's kernel")).into()
+            );
         }
     }
     fs::create_dir_all(folder.join(LIBRARIES))
@@ -126,17 +131,27 @@ fn fetch(folder: &Path) -> Result<()> {
     apt.run("apt-get", &["update"])?;
     // The package of this name has nothing but the newest kernel's for a dependency.
     let depends = apt.run("apt-cache", &["depends", "linux-image-arm64"]).unwrap_or_default();
-    let Some(release) = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-")) else {
-        return Err(Skipped("apt knows no linux-image-arm64: its sources have no packages for arm64".to_owned()).into());
+    let Some(release) =
+        depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
+    else {
+        return Err(Skipped(
+            "apt knows no linux-image-arm64: its sources have no packages for arm64".to_owned(),
+        )
+        .into());
     };
     let kernel = format!("linux-image-{release}");
     apt.run("apt-get", &["download", &kernel, "busybox-static"])?;
     // What kexec is linked to differs from release to release: apt finds it.
-    apt.run("apt-get", &["install", "--download-only", "--no-install-recommends", "-y", "kexec-tools"])?;
+    apt.run(
+        "apt-get",
+        &["install", "--download-only", "--no-install-recommends", "-y", "kexec-tools"],
+    )?;
 
     let tree = work.path().join("tree");
     let mut version = String::new();
-    for file in [work.path().to_owned(), work.path().join(ARCHIVES)].iter().flat_map(|folder| files(folder)) {
+    for file in
+        [work.path().to_owned(), work.path().join(ARCHIVES)].iter().flat_map(|folder| files(folder))
+    {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name.ends_with(".deb") {
             said(Command::new("dpkg-deb").arg("-x").arg(&file).arg(&tree))?;
@@ -148,8 +163,10 @@ fn fetch(folder: &Path) -> Result<()> {
     let there = files_below(&tree);
     let take = |name: &str, to: &str| -> Result<Vec<u8>> {
         // By whole components: another folder may hold a file of a program's name.
-        let from =
-            there.iter().find(|path| path.ends_with(name)).with_context(|| format!("no package holds {name}"))?;
+        let from = there
+            .iter()
+            .find(|path| path.ends_with(name))
+            .with_context(|| format!("no package holds {name}"))?;
         let bytes = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
         fs::write(folder.join(to), &bytes).with_context(|| format!("cannot write {to}"))?;
         Ok(bytes)
@@ -178,7 +195,9 @@ fn needed(elf: &[u8]) -> Result<Vec<String>> {
     let Some((entries, link)) = sections.dynamic(LittleEndian, elf)? else { return Ok(Vec::new()) };
     let strings = sections.strings(LittleEndian, elf, link)?;
     let named = entries.iter().filter(|entry| entry.tag(LittleEndian) == DT_NEEDED);
-    named.map(|entry| Ok(String::from_utf8_lossy(entry.string(LittleEndian, strings)?).into_owned())).collect()
+    named
+        .map(|entry| Ok(String::from_utf8_lossy(entry.string(LittleEndian, strings)?).into_owned()))
+        .collect()
 }
 
 /// What lies in a folder; nothing where it cannot be listed.
@@ -190,7 +209,9 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 fn files_below(folder: &Path) -> Vec<PathBuf> {
     let (folders, mut found): (Vec<_>, Vec<_>) =
         files(folder).into_iter().filter(|path| path.exists()).partition(|path| path.is_dir());
-    found.extend(folders.iter().filter(|path| !path.is_symlink()).flat_map(|folder| files_below(folder)));
+    found.extend(
+        folders.iter().filter(|path| !path.is_symlink()).flat_map(|folder| files_below(folder)),
+    );
     found
 }
 
@@ -217,7 +238,9 @@ impl Apt {
             ("Dir::Cache", at("")),
             ("Dir::Cache::archives", at(ARCHIVES)),
         ];
-        let options = settings.into_iter().flat_map(|(name, value)| ["-o".to_owned(), format!("{name}={value}")]);
+        let options = settings
+            .into_iter()
+            .flat_map(|(name, value)| ["-o".to_owned(), format!("{name}={value}")]);
         Ok(Self { folder: folder.to_owned(), options: options.collect() })
     }
 
@@ -225,13 +248,17 @@ impl Apt {
     fn run(&self, program: &str, words: &[&str]) -> Result<String> {
         let mut command = Command::new(program);
         command.current_dir(&self.folder).args(["-q", "-q"]).args(&self.options).args(words);
-        said(&mut command).map_err(|error| Skipped(format!("apt does not give what is needed: {error:#}")).into())
+        said(&mut command)
+            .map_err(|error| Skipped(format!("apt does not give what is needed: {error:#}")).into())
     }
 }
 
 /// What a command says that ends well.
 fn said(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))?;
     let words = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         bail!("{command:?} ended with {}: {}", output.status, words.trim());

@@ -49,7 +49,8 @@ pub fn both(kernel: &Built, load: bool, foreign: Foreign) -> Vec<Payload> {
         Payload { description, kind, ..payload(name, data, None) }
     };
     let Foreign { image, ramdisk, fdt, bootargs } = foreign;
-    let mut payloads = vec![own(kernel, load), Payload { bootargs, ..payload("payload", image, load) }];
+    let mut payloads =
+        vec![own(kernel, load), Payload { bootargs, ..payload("payload", image, load) }];
     payloads.extend(fdt.map(|data| beside("fdt", data, Kind::Fdt)));
     payloads.extend(ramdisk.map(|data| beside("ramdisk", data, Kind::Ramdisk { load: None })));
     payloads
@@ -64,7 +65,13 @@ pub fn own(kernel: &Built, load: Option<u64>) -> Payload {
 /// A kernel of that name for a disk.
 pub fn payload(name: &str, image: Vec<u8>, load: Option<u64>) -> Payload {
     let kind = Kind::KernelNoload { load };
-    Payload { name: name.to_owned(), description: "a kernel".to_owned(), data: image, kind, bootargs: None }
+    Payload {
+        name: name.to_owned(),
+        description: "a kernel".to_owned(),
+        data: image,
+        kind,
+        bootargs: None,
+    }
 }
 
 /// The gzip file of an Image.

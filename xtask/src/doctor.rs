@@ -27,18 +27,31 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Debuggers that may know aarch64, those made for it first.
-const DEBUGGERS: [&str; 6] =
-    ["gdb-multiarch", "aarch64-none-elf-gdb", "aarch64-elf-gdb", "aarch64-linux-gnu-gdb", "gdb", "lldb"];
+const DEBUGGERS: [&str; 6] = [
+    "gdb-multiarch",
+    "aarch64-none-elf-gdb",
+    "aarch64-elf-gdb",
+    "aarch64-linux-gnu-gdb",
+    "gdb",
+    "lldb",
+];
 
 /// Tries everything and tells; gives the exit code.
 pub fn examine() -> Result<u8> {
     let config = Config::read(&crate::root())?;
     let mut sick = false;
-    let mut tell = |what: &str, trial: Result<String>, mend: &dyn Fn() -> String, required: bool| match trial {
+    let mut tell = |what: &str,
+                    trial: Result<String>,
+                    mend: &dyn Fn() -> String,
+                    required: bool| match trial {
         Ok(found) => println!("  ok       {what}: {found}"),
         Err(error) => {
             sick |= required;
-            println!("  {}  {what}: {error:#}\n           {}", if required { "MISSING" } else { "without" }, mend());
+            println!(
+                "  {}  {what}: {error:#}\n           {}",
+                if required { "MISSING" } else { "without" },
+                mend()
+            );
         }
     };
 
@@ -57,15 +70,32 @@ pub fn examine() -> Result<u8> {
         }
     }
     println!("Good to have:");
-    tell("a debugger that knows aarch64, for `run --gdb`", debugger().map(str::to_owned), &debugger_mend, false);
-    tell("a C++ compiler, for `fuzz`", compiler(), &|| format!("mend it: install {}", fuzz::COMPILER.1), false);
+    tell(
+        "a debugger that knows aarch64, for `run --gdb`",
+        debugger().map(str::to_owned),
+        &debugger_mend,
+        false,
+    );
+    tell(
+        "a C++ compiler, for `fuzz`",
+        compiler(),
+        &|| format!("mend it: install {}", fuzz::COMPILER.1),
+        false,
+    );
     for firmware in [loader::EDK2, loader::U_BOOT] {
         let found = firmware.found().map(|place| place.display().to_string());
         let absent = || format!("none of these is there: {}", firmware.places());
         let what = format!("{}, for `run --loader`", firmware.name);
         tell(&what, found.with_context(absent), &|| format!("mend it: {}", firmware.apt), false);
     }
-    println!("{}", if sick { "Something that is needed is missing." } else { "Everything that is needed is here." });
+    println!(
+        "{}",
+        if sick {
+            "Something that is needed is missing."
+        } else {
+            "Everything that is needed is here."
+        }
+    );
     Ok(sick.into())
 }
 
@@ -76,7 +106,10 @@ fn compile() -> Result<String> {
     let mut command = Command::new(rustc);
     command.current_dir(crate::root()).arg("--out-dir").arg(out.path());
     command.args(["--target", TARGET, "--crate-type", "lib", "--crate-name", "trial", "-"]);
-    let said = attempt(&mut command, "#![no_std]\npub fn trial() -> Option<u8> { core::hint::black_box(None) }\n")?;
+    let said = attempt(
+        &mut command,
+        "#![no_std]\npub fn trial() -> Option<u8> { core::hint::black_box(None) }\n",
+    )?;
     ensure!(out.path().join("libtrial.rlib").exists(), "rustc left no library: {said}");
     Ok(format!("rustc compiles for {TARGET}"))
 }
@@ -87,7 +120,8 @@ fn start(config: &Config, choice: &Choice<'_>) -> Result<String> {
     command.args(choice.words(config)).args(["-S", "-serial", "none"]);
     // A monitor on our pipe: it ends the machine in good order.
     command.args(["-chardev", "stdio,id=quit", "-mon", "chardev=quit,mode=readline"]);
-    attempt(&mut command, "quit\n").map(|_| format!("starts with {}", choice.memory.unwrap_or(&choice.machine.memory)))
+    attempt(&mut command, "quit\n")
+        .map(|_| format!("starts with {}", choice.memory.unwrap_or(&choice.machine.memory)))
 }
 
 /// Runs the command to its end with `input`; what it said, or an error with its last words.
@@ -130,7 +164,11 @@ fn compiler() -> Result<String> {
 /// The first debugger that says that it knows aarch64.
 fn debugger() -> Result<&'static str> {
     let knows = |program: &&&str| setup::found(program).is_some() && knows_aarch64(program);
-    DEBUGGERS.iter().find(knows).copied().with_context(|| format!("none of {}", DEBUGGERS.join(", ")))
+    DEBUGGERS
+        .iter()
+        .find(knows)
+        .copied()
+        .with_context(|| format!("none of {}", DEBUGGERS.join(", ")))
 }
 
 fn knows_aarch64(program: &str) -> bool {
@@ -169,7 +207,8 @@ pub fn debugger_line(elf: &Path, stub: &str) -> String {
         found => {
             // Without one, the line is still what to type once there is.
             let program = found.unwrap_or(DEBUGGERS[0]);
-            let (symbols, remote) = (format!("symbol-file {elf} -o {LOADED}"), format!("target remote {stub}"));
+            let (symbols, remote) =
+                (format!("symbol-file {elf} -o {LOADED}"), format!("target remote {stub}"));
             qemu::shell_line([program, "-ex", &symbols, "-ex", &remote])
         }
     }
@@ -189,7 +228,9 @@ mod tests {
 
     #[test]
     fn a_trial_that_fails_shows_its_last_words() {
-        let error = attempt(Command::new("sh").args(["-c", "cat; echo why >&2; exit 3"]), "heard\n").unwrap_err();
+        let error =
+            attempt(Command::new("sh").args(["-c", "cat; echo why >&2; exit 3"]), "heard\n")
+                .unwrap_err();
         assert!(error.to_string().contains("why"), "{error}");
         assert_eq!(attempt(Command::new("cat").arg("-"), "heard\n").unwrap(), "heard\n");
     }

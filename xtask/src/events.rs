@@ -89,7 +89,11 @@ pub fn classify(line: &str) -> Option<Kind> {
 fn without_generation(line: &str) -> &str {
     let inner = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
     match inner {
-        Some((number, text)) if !number.is_empty() && number.trim().bytes().all(|b| b.is_ascii_digit()) => text,
+        Some((number, text))
+            if !number.is_empty() && number.trim().bytes().all(|b| b.is_ascii_digit()) =>
+        {
+            text
+        }
         _ => line,
     }
 }
@@ -104,7 +108,8 @@ pub struct Log {
 impl Log {
     /// Opens the file.
     pub fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        let file =
+            File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self { file, events: Vec::new() })
     }
 
@@ -158,7 +163,8 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line_of_json() {
-        let event = Event { at: Duration::from_micros(12_345), kind: Kind::Bye, line: "Bye! \"x\"".into() };
+        let event =
+            Event { at: Duration::from_micros(12_345), kind: Kind::Bye, line: "Bye! \"x\"".into() };
         let value: serde_json::Value = serde_json::from_str(&event.json()).unwrap();
         assert_eq!(
             (&value["ms"], &value["event"], &value["line"]),

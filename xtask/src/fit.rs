@@ -57,7 +57,8 @@ pub struct Payload {
 impl Payload {
     /// How many bytes a kernel in a gzip file unpacks to, as the file's end says. Nothing else is unpacked by a loader.
     fn unpacked(&self) -> Option<u32> {
-        let is_packed = matches!(self.kind, Kind::KernelNoload { .. }) && self.data.starts_with(&GZIP);
+        let is_packed =
+            matches!(self.kind, Kind::KernelNoload { .. }) && self.data.starts_with(&GZIP);
         self.data.last_chunk().filter(|_| is_packed).copied().map(u32::from_le_bytes)
     }
 }
@@ -155,7 +156,11 @@ fn image(payload: &Payload, place: usize) -> DeviceTreeNode {
 /// A kernel, where the first is one, and what belongs to it.
 fn configuration(name: &str, payloads: &[Payload]) -> DeviceTreeNode {
     let named = |is_it: fn(Kind) -> bool| -> Vec<&str> {
-        payloads.iter().filter(|payload| is_it(payload.kind)).map(|payload| payload.name.as_str()).collect()
+        payloads
+            .iter()
+            .filter(|payload| is_it(payload.kind))
+            .map(|payload| payload.name.as_str())
+            .collect()
     };
     let mut configuration = node(name);
     set(&mut configuration, "description", name);
@@ -180,7 +185,9 @@ fn node(name: &str) -> DeviceTreeNode {
 }
 
 fn set(node: &mut DeviceTreeNode, name: &str, value: impl ToPropertyValue) {
-    node.add_property(DeviceTreeProperty::new(name, value).expect("a name that a property may have"));
+    node.add_property(
+        DeviceTreeProperty::new(name, value).expect("a name that a property may have"),
+    );
 }
 
 fn cell(bytes: usize) -> u32 {

@@ -17,7 +17,11 @@ pub fn edited(disk: &[u8], edit: impl FnOnce(&mut DeviceTree) -> Result<()>) -> 
     let new = tree.to_dtb();
     let mut disk = disk.to_vec();
     let room = disk.len().min(old.next_multiple_of(crate::fit::ALIGNMENT));
-    ensure!(new.len() <= room, "the tree grew from {old} to {} bytes, over the data at byte {room}", new.len());
+    ensure!(
+        new.len() <= room,
+        "the tree grew from {old} to {} bytes, over the data at byte {room}",
+        new.len()
+    );
     disk[..room].fill(0);
     disk[..new.len()].copy_from_slice(&new);
     Ok(disk)
@@ -30,7 +34,9 @@ pub fn node<'a>(tree: &'a mut DeviceTree, path: &str) -> Result<&'a mut DeviceTr
 
 /// Sets a property.
 pub fn set(node: &mut DeviceTreeNode, name: &str, value: impl ToPropertyValue) -> Result<()> {
-    node.add_property(DeviceTreeProperty::new(name, value).map_err(|error| anyhow::anyhow!("{name}: {error}"))?);
+    node.add_property(
+        DeviceTreeProperty::new(name, value).map_err(|error| anyhow::anyhow!("{name}: {error}"))?,
+    );
     Ok(())
 }
 
@@ -39,7 +45,8 @@ pub fn position(disk: &[u8], name: &str) -> Result<usize> {
     let mut tree = tree(disk)?;
     let image = node(&mut tree, &format!("/images/{name}"))?;
     let position = image.property("data-position").context("no data-position")?;
-    let position: u32 = position.value_as().map_err(|error| anyhow::anyhow!("data-position: {error}"))?;
+    let position: u32 =
+        position.value_as().map_err(|error| anyhow::anyhow!("data-position: {error}"))?;
     Ok(position as usize)
 }
 
@@ -49,7 +56,11 @@ pub fn shifted(disk: &[u8], bytes: usize, names: &[&str]) -> Result<Vec<u8>> {
     let start = *first.iter().min().context("no data to be shifted")?;
     let mut shifted = edited(disk, |tree| {
         names.iter().zip(&first).try_for_each(|(name, position)| {
-            set(node(tree, &format!("/images/{name}"))?, "data-position", u32::try_from(position + bytes)?)
+            set(
+                node(tree, &format!("/images/{name}"))?,
+                "data-position",
+                u32::try_from(position + bytes)?,
+            )
         })
     })?;
     shifted.splice(start..start, vec![0; bytes]);
@@ -59,7 +70,8 @@ pub fn shifted(disk: &[u8], bytes: usize, names: &[&str]) -> Result<Vec<u8>> {
 
 fn tree(disk: &[u8]) -> Result<DeviceTree> {
     let bytes = u32::from_be_bytes(disk[4..8].try_into()?) as usize;
-    let fdt = Fdt::new(&disk[..bytes]).map_err(|error| anyhow::anyhow!("the disk's tree: {error}"))?;
+    let fdt =
+        Fdt::new(&disk[..bytes]).map_err(|error| anyhow::anyhow!("the disk's tree: {error}"))?;
     Ok(DeviceTree::from_fdt(&fdt))
 }
 
@@ -70,7 +82,8 @@ mod tests {
 
     #[test]
     fn data_are_found_where_the_tree_says_after_a_shift() {
-        let disk = fit::write(&[payload("one", vec![1; 5000], None), payload("two", vec![2; 700], None)]);
+        let disk =
+            fit::write(&[payload("one", vec![1; 5000], None), payload("two", vec![2; 700], None)]);
         let shifted = shifted(&disk, 100, &["one", "two"]).unwrap();
         for (name, byte, bytes) in [("one", 1, 5000), ("two", 2, 700)] {
             let at = position(&shifted, name).unwrap();

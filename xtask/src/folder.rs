@@ -24,7 +24,10 @@ use tempfile::TempDir;
 
 /// A folder for sockets, which have short names: the system's limit on theirs is about 100 bytes, a run's folder may have more.
 pub fn sockets() -> Result<TempDir> {
-    tempfile::Builder::new().prefix("xtask").tempdir().context("cannot make a folder for QEMU's sockets")
+    tempfile::Builder::new()
+        .prefix("xtask")
+        .tempdir()
+        .context("cannot make a folder for QEMU's sockets")
 }
 
 /// One run's folder.
@@ -38,7 +41,8 @@ impl Folder {
     }
 
     fn create_in(runs: &Path, name: &str) -> Result<Self> {
-        fs::create_dir_all(runs).with_context(|| format!("cannot make the folder {}", runs.display()))?;
+        fs::create_dir_all(runs)
+            .with_context(|| format!("cannot make the folder {}", runs.display()))?;
         let mut path = runs.join(name);
         let mut next = 2;
         loop {
@@ -49,7 +53,10 @@ impl Folder {
                     path = runs.join(format!("{name}-{next}"));
                     next += 1;
                 }
-                Err(error) => return Err(error).with_context(|| format!("cannot make the folder {}", path.display())),
+                Err(error) => {
+                    return Err(error)
+                        .with_context(|| format!("cannot make the folder {}", path.display()));
+                }
             }
         }
     }
@@ -90,13 +97,19 @@ fn date(seconds: u64) -> String {
     // is a year's last one: 1 January 1970 is day 719,468 from 1 March of the year 0.
     let day = days + 719_468;
     let (era, day_of_era) = (day / 146_097, day % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}{month:02}{day:02}-{:02}{:02}{:02}", second / 3600, second / 60 % 60, second % 60)
+    format!(
+        "{year:04}{month:02}{day:02}-{:02}{:02}{:02}",
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    )
 }
 
 #[cfg(test)]

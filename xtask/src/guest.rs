@@ -38,7 +38,8 @@ impl Guest {
     /// Starts it, with `args` behind the request's own.
     pub fn start(request: &Request, args: &[&str]) -> Result<Self> {
         let folder = Folder::create(&stamp(&request.name))?;
-        let image = folder.write("Image", request.image.as_ref().unwrap_or(&request.kernel.image))?;
+        let image =
+            folder.write("Image", request.image.as_ref().unwrap_or(&request.kernel.image))?;
         let disk = match &request.disk {
             Disk::Bytes(bytes) => Some(folder.write("disk.itb", bytes.as_slice())?),
             _ => None,
@@ -51,11 +52,13 @@ impl Guest {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
 
         let started = Instant::now();
-        let child = Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", qemu::QEMU))?;
+        let child =
+            Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", qemu::QEMU))?;
         let (_, stdout, _) = child.pipes();
         let (sender, lines) = mpsc::channel();
         let stdout = stdout.context("QEMU has no standard output")?;
-        let console = Stream::read(stdout, &folder.file("console.log"), None, Some(sender), started)?;
+        let console =
+            Stream::read(stdout, &folder.file("console.log"), None, Some(sender), started)?;
         Ok(Self { child, console, lines, folder, qmp, started, _sockets: sockets })
     }
 
@@ -73,7 +76,9 @@ impl Guest {
     pub fn monitor(&self, patience: Duration) -> Result<Qmp> {
         loop {
             match Qmp::connect(&self.qmp) {
-                Err(_) if self.elapsed() < patience && !interrupted() => std::thread::sleep(Duration::from_millis(5)),
+                Err(_) if self.elapsed() < patience && !interrupted() => {
+                    std::thread::sleep(Duration::from_millis(5))
+                }
                 connected => return connected,
             }
         }
@@ -89,7 +94,11 @@ impl Guest {
 }
 
 /// When the next such line came.
-fn heard(lines: &Receiver<Line>, patience: Duration, is_it: impl Fn(&str) -> bool) -> Result<Duration> {
+fn heard(
+    lines: &Receiver<Line>,
+    patience: Duration,
+    is_it: impl Fn(&str) -> bool,
+) -> Result<Duration> {
     loop {
         match lines.recv_timeout(patience) {
             Ok(line) if is_it(&line.text) => return Ok(line.at),

@@ -33,14 +33,16 @@ impl ImageOptions {
     /// Does it; gives the exit code.
     pub fn perform(&self) -> Result<u8> {
         setup::ensure_target(self.yes)?;
-        let out = self.out.clone().unwrap_or_else(|| crate::target_dir().join("ouroboros").join("image"));
+        let out =
+            self.out.clone().unwrap_or_else(|| crate::target_dir().join("ouroboros").join("image"));
         write(&kernel_build::build()?, &out).map(|()| 0)
     }
 }
 
 /// Writes `Image`, `kernel.elf` and `disk.itb` into `out` and prints the line.
 pub fn write(kernel: &Built, out: &Path) -> Result<()> {
-    std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    std::fs::create_dir_all(out)
+        .with_context(|| format!("cannot make the folder {}", out.display()))?;
     let write = |name: &str, bytes: &[u8]| -> Result<PathBuf> {
         let path = out.join(name);
         std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
@@ -48,7 +50,8 @@ pub fn write(kernel: &Built, out: &Path) -> Result<()> {
         Ok(path)
     };
     let image = write("Image", &kernel.image)?;
-    let elf = std::fs::read(&kernel.elf).with_context(|| format!("cannot read {}", kernel.elf.display()))?;
+    let elf = std::fs::read(&kernel.elf)
+        .with_context(|| format!("cannot read {}", kernel.elf.display()))?;
     write("kernel.elf", &elf)?;
     let disk = write("disk.itb", &disk::of(kernel, false))?;
     println!("\n{}", qemu::shell_line(words(&image, &disk)));

@@ -22,7 +22,8 @@ pub const IMAGE_LIMIT: usize = 268 << 10;
 
 /// What cargo is told to build the kernel.
 pub fn arguments() -> Vec<String> {
-    let build = ["build", "--release", "--package", "kernel", "--target", TARGET].map(str::to_owned);
+    let build =
+        ["build", "--release", "--package", "kernel", "--target", TARGET].map(str::to_owned);
     build.into_iter().chain(remap().into_iter().flatten()).collect()
 }
 
@@ -40,7 +41,10 @@ pub struct Built {
 /// Builds the kernel; cargo speaks for itself if it cannot.
 pub fn build() -> Result<Built> {
     let mut command = Command::new(crate::cargo());
-    command.current_dir(crate::root()).env("CARGO_TARGET_DIR", crate::target_dir()).args(arguments());
+    command
+        .current_dir(crate::root())
+        .env("CARGO_TARGET_DIR", crate::target_dir())
+        .args(arguments());
     // Flags from the environment would take the place of the target's own, which make the Image position independent.
     command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
@@ -50,13 +54,18 @@ pub fn build() -> Result<Built> {
 
 /// Takes the builder's own folders out of the places that panics name: the same sources make the same Image everywhere.
 fn remap() -> Option<[String; 2]> {
-    let home =
-        std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo"))).ok()?;
+    let home = std::env::var("CARGO_HOME")
+        .or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")))
+        .ok()?;
     // One folder for each registry; that of the lock file's is there, for xtask itself was built out of it.
     let sources = std::fs::read_dir(format!("{home}/registry/src")).ok()?;
-    let flags =
-        sources.flatten().map(|folder| format!("{:?}", format!("--remap-path-prefix={}/=", folder.path().display())));
-    Some(["--config".into(), format!("target.{TARGET}.rustflags=[{}]", flags.collect::<Vec<_>>().join(","))])
+    let flags = sources.flatten().map(|folder| {
+        format!("{:?}", format!("--remap-path-prefix={}/=", folder.path().display()))
+    });
+    Some([
+        "--config".into(),
+        format!("target.{TARGET}.rustflags=[{}]", flags.collect::<Vec<_>>().join(",")),
+    ])
 }
 
 /// Where the ELF lies, once it is built.
@@ -66,7 +75,8 @@ pub fn elf() -> PathBuf {
 
 /// Reads a kernel that is built already.
 pub fn read(elf: &Path) -> Result<Built> {
-    let bytes = std::fs::read(elf).with_context(|| format!("cannot read the kernel's ELF {}", elf.display()))?;
+    let bytes = std::fs::read(elf)
+        .with_context(|| format!("cannot read the kernel's ELF {}", elf.display()))?;
     let of = || format!("{} is not a kernel that can be booted", elf.display());
     let image = flatten(&bytes).with_context(of)?;
     check_header(&image).with_context(of)?;
@@ -83,15 +93,22 @@ fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
         let data = segment.data()?;
         lowest = lowest.min(segment.address());
         let start = usize::try_from(segment.address())?;
-        let end = start.checked_add(data.len()).context("a segment wraps around the address space")?;
+        let end =
+            start.checked_add(data.len()).context("a segment wraps around the address space")?;
         // A kernel linked high would ask for the whole of this process's memory.
-        ensure!(end <= 1 << 30, "a segment lies at {start:#x}: link the kernel at 0, it is position independent");
+        ensure!(
+            end <= 1 << 30,
+            "a segment lies at {start:#x}: link the kernel at 0, it is position independent"
+        );
         if !data.is_empty() {
             image.resize(image.len().max(end), 0);
             image[start..end].copy_from_slice(data);
         }
     }
-    ensure!(lowest == 0, "the lowest segment lies at {lowest:#x}: link the kernel at 0, where its header is");
+    ensure!(
+        lowest == 0,
+        "the lowest segment lies at {lowest:#x}: link the kernel at 0, where its header is"
+    );
     Ok(image)
 }
 
@@ -116,11 +133,16 @@ impl Built {
 
 fn symbol(elf: &Path, name: &str) -> Result<u64> {
     let bytes = std::fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
-    let file = object::File::parse(bytes.as_slice()).with_context(|| format!("{} is no ELF", elf.display()))?;
+    let file = object::File::parse(bytes.as_slice())
+        .with_context(|| format!("{} is no ELF", elf.display()))?;
     let is_it = |mangled: &str| {
-        mangled == name || (name.contains("::") && format!("{:#}", rustc_demangle::demangle(mangled)) == name)
+        mangled == name
+            || (name.contains("::") && format!("{:#}", rustc_demangle::demangle(mangled)) == name)
     };
-    let mut found = file.symbols().filter(|symbol| symbol.name().is_ok_and(is_it)).map(|symbol| symbol.address());
+    let mut found = file
+        .symbols()
+        .filter(|symbol| symbol.name().is_ok_and(is_it))
+        .map(|symbol| symbol.address());
     let address = found.next().with_context(|| format!("the kernel has no symbol {name}"))?;
     ensure!(found.all(|other| other == address), "the kernel has more than one {name}");
     Ok(address)
@@ -136,7 +158,8 @@ pub fn first(kernel: &Built, name: &str, word: u32) -> Result<u64> {
     let start = kernel.symbol(name)?;
     let mut words = kernel.image[usize::try_from(start)?..].chunks(4);
     let at = words.position(|other| other == word.to_le_bytes());
-    Ok(start + at.with_context(|| format!("no instruction {word:#010x} lies behind {name}"))? as u64 * 4)
+    Ok(start
+        + at.with_context(|| format!("no instruction {word:#010x} lies behind {name}"))? as u64 * 4)
 }
 
 #[cfg(test)]
@@ -199,7 +222,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), elf(&[(0, b"text", 4)])).unwrap();
         assert!(symbol(file.path(), "main").unwrap_err().to_string().contains("no symbol main"));
-        assert!(symbol(Path::new("/nowhere"), "main").unwrap_err().to_string().contains("/nowhere"));
+        assert!(
+            symbol(Path::new("/nowhere"), "main").unwrap_err().to_string().contains("/nowhere")
+        );
     }
 
     #[test]

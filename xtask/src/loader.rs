@@ -113,7 +113,8 @@ impl Firmware {
 
 impl Loader {
     /// Those that are not QEMU.
-    pub const OTHERS: [Self; 5] = [Self::Uefi, Self::UefiShell, Self::UBootBooti, Self::UBootBootm, Self::LinuxKexec];
+    pub const OTHERS: [Self; 5] =
+        [Self::Uefi, Self::UefiShell, Self::UBootBooti, Self::UBootBootm, Self::LinuxKexec];
 
     /// As it is typed.
     pub fn name(self) -> &'static str {
@@ -179,14 +180,22 @@ impl Loader {
         if self == Self::UefiShell {
             // On a controller that the kernel does not drive: its first block device is the disk that it restarts from.
             let volume = image.with_file_name(VOLUME).display().to_string().replace(',', ",,");
-            words.extend(["-drive".to_owned(), format!("if=none,id=volume,format=raw,file=fat:rw:{volume}")]);
+            words.extend([
+                "-drive".to_owned(),
+                format!("if=none,id=volume,format=raw,file=fat:rw:{volume}"),
+            ]);
             words.extend(["-device", "nvme,drive=volume,serial=volume"].map(str::to_owned));
         } else if self == Self::LinuxKexec {
             words.extend(["-kernel".to_owned(), Debian::kernel().display().to_string()]);
-            words.extend(["-initrd".to_owned(), image.with_file_name(RAMDISK).display().to_string()]);
+            words.extend([
+                "-initrd".to_owned(),
+                image.with_file_name(RAMDISK).display().to_string(),
+            ]);
             words.extend(["-append", LINUX].map(str::to_owned));
         } else if self != Self::UBootBootm {
-            words.extend(["-kernel", &image.display().to_string(), "-append", bootargs].map(str::to_owned));
+            words.extend(
+                ["-kernel", &image.display().to_string(), "-append", bootargs].map(str::to_owned),
+            );
         }
         words
     }
@@ -195,7 +204,8 @@ impl Loader {
     pub fn prepare(self, image: &Path, bootargs: &str) -> Result<()> {
         if self == Self::UefiShell {
             let volume = image.with_file_name(VOLUME);
-            std::fs::create_dir(&volume).with_context(|| format!("cannot make the folder {}", volume.display()))?;
+            std::fs::create_dir(&volume)
+                .with_context(|| format!("cannot make the folder {}", volume.display()))?;
             std::fs::copy(image, volume.join("Image.efi")).context("cannot copy the Image")?;
             let line = format!("fs0:\\Image.efi {bootargs}\r\n");
             std::fs::write(volume.join("startup.nsh"), line).context("cannot write startup.nsh")?;
@@ -246,7 +256,10 @@ mod tests {
         let image = Path::new("Image");
         assert_eq!(Loader::Qemu.words(image, "a b"), ["-kernel", "Image", "-append", "a b"]);
         let kexec = Loader::LinuxKexec.words(image, "a b");
-        assert!(kexec.contains(&"ramdisk".to_owned()) && !kexec.contains(&"Image".to_owned()), "{kexec:?}");
+        assert!(
+            kexec.contains(&"ramdisk".to_owned()) && !kexec.contains(&"Image".to_owned()),
+            "{kexec:?}"
+        );
         for loader in Loader::OTHERS.into_iter().filter(|loader| loader.firmware().is_some()) {
             let words = loader.words(image, "a");
             assert_eq!(words[0], "-bios");

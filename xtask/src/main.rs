@@ -75,8 +75,8 @@ impl std::error::Error for Usage {}
 /// The workspace's directory: where qemu.toml lies.
 pub fn root() -> PathBuf {
     // Cargo says where the package is now; the compiler's word is for an xtask that is started by hand.
-    let package =
-        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    let package = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     package.parent().map_or(package.clone(), Path::to_path_buf)
 }
 
@@ -99,7 +99,9 @@ fn main() -> ExitCode {
     let ended = processes::end_with_us().and_then(|()| cli.verb.perform());
     match ended {
         Ok(code) => ExitCode::from(code),
-        Err(error) if error.is::<processes::Interrupted>() => ExitCode::from(processes::INTERRUPTED),
+        Err(error) if error.is::<processes::Interrupted>() => {
+            ExitCode::from(processes::INTERRUPTED)
+        }
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })

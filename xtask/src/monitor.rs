@@ -24,8 +24,13 @@ impl Monitor {
     /// Has QEMU open one.
     pub fn of(request: &mut Request) -> Result<Self> {
         let monitor = Self(sockets()?);
-        let chardev = format!("socket,id=case,path={},server=on,wait=off", monitor.socket("monitor").display());
-        request.args.extend(["-chardev", &chardev, "-mon", "chardev=case,mode=control"].map(str::to_owned));
+        let chardev = format!(
+            "socket,id=case,path={},server=on,wait=off",
+            monitor.socket("monitor").display()
+        );
+        request
+            .args
+            .extend(["-chardev", &chardev, "-mon", "chardev=case,mode=control"].map(str::to_owned));
         Ok(monitor)
     }
 

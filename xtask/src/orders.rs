@@ -57,7 +57,13 @@ pub struct Orders {
 impl Default for Orders {
     /// The main job at its fullest; the seed is drawn anew.
     fn default() -> Self {
-        Self { generations: 3, base: Base::Same, restart: Restart::Hot, seed: draw_seed(), append: Vec::new() }
+        Self {
+            generations: 3,
+            base: Base::Same,
+            restart: Restart::Hot,
+            seed: draw_seed(),
+            append: Vec::new(),
+        }
     }
 }
 
@@ -70,7 +76,9 @@ impl Orders {
     /// The line for `-append`: the machine's words first, so that ours and the caller's come after them.
     pub fn bootargs(&self, machine: &str, semihosting: bool) -> String {
         let Self { generations, base, restart, seed, append } = self;
-        let mut words = format!("{machine} generations={generations} base={base} restart={restart} seed={seed:#018x}");
+        let mut words = format!(
+            "{machine} generations={generations} base={base} restart={restart} seed={seed:#018x}"
+        );
         if semihosting {
             words.push_str(" semihosting");
         }
@@ -84,7 +92,10 @@ impl Orders {
     /// The value that a word among the caller's has; of one given twice the last counts.
     pub fn word(&self, key: &str) -> Option<&str> {
         let words = self.append.iter().flat_map(|words| words.split_whitespace());
-        words.filter_map(|word| word.split_once('=')).rfind(|(name, _)| *name == key).map(|(_, value)| value)
+        words
+            .filter_map(|word| word.split_once('='))
+            .rfind(|(name, _)| *name == key)
+            .map(|(_, value)| value)
     }
 }
 
@@ -106,7 +117,11 @@ pub fn parse_seed(text: &str) -> Result<u64, String> {
         Some(digits) => u64::from_str_radix(digits, 16),
         None => text.parse(),
     };
-    parsed.map_err(|_| format!("`{text}` is not a number of 64 bits: type decimal digits, or 0x and hexadecimal ones"))
+    parsed.map_err(|_| {
+        format!(
+            "`{text}` is not a number of 64 bits: type decimal digits, or 0x and hexadecimal ones"
+        )
+    })
 }
 
 impl fmt::Display for Base {
@@ -143,13 +158,26 @@ mod tests {
 
     #[test]
     fn bootargs_hold_every_order_once() {
-        let orders = Orders { seed: 0x2a, append: vec!["selftest=stub".into(), " x=1 ".into()], ..Orders::default() };
-        assert_eq!((orders.word("selftest"), orders.word("x"), orders.word("y")), (Some("stub"), Some("1"), None));
+        let orders = Orders {
+            seed: 0x2a,
+            append: vec!["selftest=stub".into(), " x=1 ".into()],
+            ..Orders::default()
+        };
+        assert_eq!(
+            (orders.word("selftest"), orders.word("x"), orders.word("y")),
+            (Some("stub"), Some("1"), None)
+        );
         assert_eq!(
             orders.bootargs("el2=nvhe", true),
             "el2=nvhe generations=3 base=same restart=hot seed=0x000000000000002a semihosting selftest=stub x=1"
         );
-        let orders = Orders { base: Base::Random, restart: Restart::Cold, append: vec![], generations: 7, ..orders };
+        let orders = Orders {
+            base: Base::Random,
+            restart: Restart::Cold,
+            append: vec![],
+            generations: 7,
+            ..orders
+        };
         assert_eq!(
             orders.bootargs("", false),
             "generations=7 base=random restart=cold seed=0x000000000000002a",

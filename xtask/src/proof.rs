@@ -68,7 +68,10 @@ impl<'a> Seen<'a> {
     /// The generation before and how it left; the first was sent by a loader, which says nothing.
     fn sent(&self) -> Result<Option<(&'a Life, &'a Bye)>, String> {
         let Some(before) = self.before() else { return Ok(None) };
-        let bye = before.bye.as_ref().ok_or_else(|| format!("generation {} did not say Bye!", before.number))?;
+        let bye = before
+            .bye
+            .as_ref()
+            .ok_or_else(|| format!("generation {} did not say Bye!", before.number))?;
         Ok(Some((before, bye)))
     }
 
@@ -128,22 +131,40 @@ pub fn check(lives: &[Life], orders: &Orders, modes: Modes) -> Result<()> {
 }
 
 /// Holds the lives against what was ordered, on a machine with so many CPUs; gives the first rule that is broken.
-pub fn prove(lives: &[Life], orders: &Orders, modes: Modes, cpus: Option<u32>) -> Result<(), Broken> {
+pub fn prove(
+    lives: &[Life],
+    orders: &Orders,
+    modes: Modes,
+    cpus: Option<u32>,
+) -> Result<(), Broken> {
     prove_each(lives, orders, modes, cpus)?;
     let (found, ordered) = (lives.len(), orders.generations);
     if found == ordered as usize {
         return Ok(());
     }
     let generation = lives.last().map_or(0, |last| last.number + 1);
-    Err(Broken { generation, rule: RULES[0].name, why: format!("{found} came up, and {ordered} were ordered") })
+    Err(Broken {
+        generation,
+        rule: RULES[0].name,
+        why: format!("{found} came up, and {ordered} were ordered"),
+    })
 }
 
 /// The same for a run that was not meant to come to its end.
-pub fn prove_each(lives: &[Life], orders: &Orders, modes: Modes, cpus: Option<u32>) -> Result<(), Broken> {
+pub fn prove_each(
+    lives: &[Life],
+    orders: &Orders,
+    modes: Modes,
+    cpus: Option<u32>,
+) -> Result<(), Broken> {
     for (at, life) in lives.iter().enumerate() {
         let seen = Seen { orders, modes, cpus, so_far: &lives[..=at], life };
         for rule in RULES {
-            (rule.holds)(&seen).map_err(|why| Broken { generation: life.number, rule: rule.name, why })?;
+            (rule.holds)(&seen).map_err(|why| Broken {
+                generation: life.number,
+                rule: rule.name,
+                why,
+            })?;
         }
     }
     Ok(())
@@ -154,7 +175,9 @@ pub fn prove_each(lives: &[Life], orders: &Orders, modes: Modes, cpus: Option<u3
 /// this is a fault of ours, but that it is found and gone afterwards is ours to show: the first generation tells, the second has nothing to.
 pub fn without_leftovers(lives: &mut [Life], loader: Loader) -> Result<()> {
     if let (Loader::LinuxKexec, Some(first)) = (loader, lives.first_mut()) {
-        for left in ["shared by all CPUs: INTID 33 enabled", "of the CPUs with LPIs on", "INTID 0 enabled"] {
+        for left in
+            ["shared by all CPUs: INTID 33 enabled", "of the CPUs with LPIs on", "INTID 0 enabled"]
+        {
             ensure!(
                 first.found.iter().any(|found| found.contains(left)),
                 "Linux leaves \"{left}\", and it was not found"
@@ -171,7 +194,9 @@ fn unless(good: bool, why: impl FnOnce() -> String) -> Found {
 
 fn number(seen: &Seen<'_>) -> Found {
     let (life, due) = (seen.life, seen.so_far.len() - 1);
-    unless(life.number as usize == due, || format!("it is number {}, and {due} was due", life.number))?;
+    unless(life.number as usize == due, || {
+        format!("it is number {}, and {due} was due", life.number)
+    })?;
     let ordered = seen.orders.generations;
     unless(life.of == ordered, || format!("it counts {}, and {ordered} were ordered", life.of))
 }
@@ -193,7 +218,9 @@ fn way_out(seen: &Seen<'_>) -> Found {
     unless(bye.way.contains("HVC_SOFT_RESTART") == (from.mode == "nvhe"), left)?;
     unless(bye.way.starts_with("copy") == (seen.orders.restart == Restart::Hot), left)?;
     let (named, lies) = (bye.control, from.control);
-    unless(named == lies, || format!("{}, by control pages at {named:#x}; its own are at {lies:#x}", left()))
+    unless(named == lies, || {
+        format!("{}, by control pages at {named:#x}; its own are at {lies:#x}", left())
+    })
 }
 
 fn address(seen: &Seen<'_>) -> Found {
@@ -211,7 +238,11 @@ fn stations(seen: &Seen<'_>) -> Found {
         Restart::Cold => [BYE, CONTROL, MMU_OFF, MAINTAINED, COPIED, VERIFIED, LEAVING],
     };
     // The first was sent by a loader that leaves no breadcrumbs.
-    let mut expected = if seen.life.number == 0 { Vec::new() } else { way_out.map(|phase| PHASES[phase]).to_vec() };
+    let mut expected = if seen.life.number == 0 {
+        Vec::new()
+    } else {
+        way_out.map(|phase| PHASES[phase]).to_vec()
+    };
     expected.push("first instruction");
     expected.extend((seen.life.mode != "el1").then_some("EL2 set up"));
     expected.extend(["MMU on", "main"]);
@@ -226,10 +257,17 @@ fn placement(seen: &Seen<'_>) -> Found {
         Base::Same => base == seen.so_far[0].base,
         Base::Load => seen.life.number == 0 || base == disk::LOAD,
         // The first is where the loader put it; two alone may be the same by chance, where there are few slots.
-        Base::Random => !seen.is_last() || seen.so_far.len() < 4 || bases().skip(1).collect::<BTreeSet<_>>().len() >= 2,
+        Base::Random => {
+            !seen.is_last()
+                || seen.so_far.len() < 4
+                || bases().skip(1).collect::<BTreeSet<_>>().len() >= 2
+        }
     };
     unless(good, || {
-        format!("with base={} it lies at {base:#x}, the first at {:#x}", seen.orders.base, seen.so_far[0].base)
+        format!(
+            "with base={} it lies at {base:#x}, the first at {:#x}",
+            seen.orders.base, seen.so_far[0].base
+        )
     })
 }
 
@@ -257,7 +295,9 @@ fn quiet(seen: &Seen<'_>) -> Found {
 
 fn time(seen: &Seen<'_>) -> Found {
     let (Some(before), now) = (seen.before(), seen.life.entered) else { return Ok(()) };
-    unless(now > before.entered, || format!("it was entered at {now} ns, the one before at {} ns", before.entered))
+    unless(now > before.entered, || {
+        format!("it was entered at {now} ns, the one before at {} ns", before.entered)
+    })
 }
 
 /// Nothing is used up from generation to generation. The first two differ: the loader's device tree is shrunk once.
@@ -277,17 +317,22 @@ fn drift(seen: &Seen<'_>) -> Found {
         (then, now) if then.0 == now.0 => 4 * 4096,
         _ => 6 * 4096,
     };
-    let good = third.free.abs_diff(life.free) <= tables && (third.tree, third.image) == (life.tree, life.image);
+    let good = third.free.abs_diff(life.free) <= tables
+        && (third.tree, third.image) == (life.tree, life.image);
     unless(good, || {
         let (was, is) = (of(third), of(life));
-        format!("free memory, device tree and image of generation 2 are {was:?} bytes, its own are {is:?}")
+        format!(
+            "free memory, device tree and image of generation 2 are {was:?} bytes, its own are {is:?}"
+        )
     })
 }
 
 fn last(seen: &Seen<'_>) -> Found {
     match (&seen.life.bye, seen.orders.goes_on()) {
         (Some(_), false) if seen.is_last() => Err("it is the last, and said Bye!".to_owned()),
-        (None, true) if seen.is_last() => Err("it is the last, and did not go to the payload".to_owned()),
+        (None, true) if seen.is_last() => {
+            Err("it is the last, and did not go to the payload".to_owned())
+        }
         (None, false) if seen.is_last() && !seen.life.says(marker::SUCCESS) => {
             Err("it did not end with its marker".to_owned())
         }
@@ -318,7 +363,12 @@ mod tests {
     #[test]
     fn what_linux_leaves_is_linuxs_and_only_the_first_generation_finds_it() {
         let mut left = lives(GOOD).unwrap();
-        assert!(without_leftovers(&mut left, Loader::LinuxKexec).unwrap_err().to_string().contains("INTID 33"));
+        assert!(
+            without_leftovers(&mut left, Loader::LinuxKexec)
+                .unwrap_err()
+                .to_string()
+                .contains("INTID 33")
+        );
         let found = [
             "shared by all CPUs: INTID 33 enabled",
             "4 of the CPUs with LPIs on",
@@ -331,7 +381,9 @@ mod tests {
         without_leftovers(&mut from_others, Loader::UBootBooti).unwrap();
         assert_eq!(from_others[0].found.len(), 3);
         left[1].found.push("CPU 0 (MPIDR 0x0): INTID 30 pending".to_owned());
-        assert!(check(&left, &orders(), NVHE).unwrap_err().to_string().contains("INTID 30 pending"));
+        assert!(
+            check(&left, &orders(), NVHE).unwrap_err().to_string().contains("INTID 30 pending")
+        );
     }
 
     #[test]
@@ -340,28 +392,57 @@ mod tests {
             let start = format!("[{number}] {start}");
             format!("{}\n", GOOD.lines().find(|line| line.starts_with(&start)).unwrap())
         };
-        let second = GOOD.split_inclusive('\n').filter(|line| line.starts_with("[1]")).collect::<String>();
+        let second =
+            GOOD.split_inclusive('\n').filter(|line| line.starts_with("[1]")).collect::<String>();
         for (was, is, why) in [
             (second, String::new(), "number 2, and 1 was due"),
             ("[1] Generation 1 of 3".into(), "[1] Generation 1 of 4".into(), "counts 4"),
-            ("[1] Generation 1 of 3: nvhe".into(), "[1] Generation 1 of 3: vhe".into(), "lives in vhe"),
+            (
+                "[1] Generation 1 of 3: nvhe".into(),
+                "[1] Generation 1 of 3: vhe".into(),
+                "lives in vhe",
+            ),
             ("[2] seed 0x2a".into(), "[2] seed 0x2b".into(), "draws from 0x2b"),
             (line(1, "Bye!"), String::new(), "did not say Bye!"),
-            ("HVC_SOFT_RESTART; entry".into(), "branch; entry".into(), "left by \"copy, MMU off, branch\""),
-            ("Next: copy, MMU off,".into(), "Next: MMU off, copy,".into(), "left by \"MMU off, copy"),
+            (
+                "HVC_SOFT_RESTART; entry".into(),
+                "branch; entry".into(),
+                "left by \"copy, MMU off, branch\"",
+            ),
+            (
+                "Next: copy, MMU off,".into(),
+                "Next: MMU off, copy,".into(),
+                "left by \"MMU off, copy",
+            ),
             ("entry 0x40200000".into(), "entry 0x40400000".into(), "sent to 0x40400000"),
-            ("control pages 0x5ff80000,".into(), "control pages 0x5ff90000,".into(), "by control pages at 0x5ff90000"),
+            (
+                "control pages 0x5ff80000,".into(),
+                "control pages 0x5ff90000,".into(),
+                "by control pages at 0x5ff90000",
+            ),
             ("+3 maintained +4 verified".into(), "+3 maintained".into(), "every station"),
             ("+2 copied +3 maintained".into(), "+2 maintained +3 copied".into(), "every station"),
-            ("[0] phases, ns: first".into(), "[0] phases, ns: Bye! +1 first".into(), "every station"),
+            (
+                "[0] phases, ns: first".into(),
+                "[0] phases, ns: Bye! +1 first".into(),
+                "every station",
+            ),
             ("CPUs: 2 of 2".into(), "CPUs: 1 of 2".into(), "1 of 2 up"),
             (line(1, "CPUs"), String::new(), "0 of 0 up"),
-            ("[1] seed".into(), "[1] Found at entry: CPU 1: INTID 27 pending\n[1] seed".into(), "INTID 27 pending"),
+            (
+                "[1] seed".into(),
+                "[1] Found at entry: CPU 1: INTID 27 pending\n[1] seed".into(),
+                "INTID 27 pending",
+            ),
             ("not ours 0".into(), "not ours 1".into(), "took 1 interrupts"),
             ("ticks [16, 14]".into(), "ticks [16, 0]".into(), "tells the ticks [16, 0]"),
             ("ticks [16, 14]".into(), "ticks [16]".into(), "tells the ticks [16]"),
             (line(1, "others off"), String::new(), "tells the ticks []"),
-            ("entered at 40753024".into(), "entered at 20753024".into(), "the one before at 20753024 ns"),
+            (
+                "entered at 40753024".into(),
+                "entered at 20753024".into(),
+                "the one before at 20753024 ns",
+            ),
             ("[2] Ouroboros: success\n".into(), String::new(), "marker"),
             (
                 "[2] Ouroboros: success".into(),
@@ -382,8 +463,11 @@ mod tests {
             .lines()
             .filter(|line| line.starts_with("[2]"))
             .map(|line| line.replace("[2]", "[3]").replace("at 4075", "at 6075"));
-        let fourth: Vec<_> = fourth.map(|line| line.replace("Generation 2", "Generation 3")).collect();
-        let going = GOOD.lines().filter(|line| line.starts_with("[1] others off") || line.starts_with("[1] Bye!"));
+        let fourth: Vec<_> =
+            fourth.map(|line| line.replace("Generation 2", "Generation 3")).collect();
+        let going = GOOD
+            .lines()
+            .filter(|line| line.starts_with("[1] others off") || line.starts_with("[1] Bye!"));
         let bye = going.collect::<Vec<_>>().join("\n").replace("[1]", "[2]");
         let bye = bye.replace("control pages 0x5ff80000", "control pages 0x5ff40000");
         let more = GOOD.replace("[2] Ouroboros: success", &bye) + &fourth.join("\n") + "\n";
@@ -395,8 +479,11 @@ mod tests {
         let to_payload = Orders { append: vec!["payload=conf-2".to_owned()], ..orders() };
         let error = judged(GOOD, &to_payload, NVHE).unwrap_err().to_string();
         assert!(error.contains("did not go to the payload"), "{error}");
-        let going = GOOD.lines().filter(|line| line.starts_with("[1] others off") || line.starts_with("[1] Bye!"));
-        let going = going.collect::<Vec<_>>().join("\n").replace("[1]", "[2]").replace("0x5ff8", "0x5ff4");
+        let going = GOOD
+            .lines()
+            .filter(|line| line.starts_with("[1] others off") || line.starts_with("[1] Bye!"));
+        let going =
+            going.collect::<Vec<_>>().join("\n").replace("[1]", "[2]").replace("0x5ff8", "0x5ff4");
         judged(&GOOD.replace("[2] Ouroboros: success", &going), &to_payload, NVHE).unwrap();
     }
 
@@ -419,13 +506,18 @@ mod tests {
         let more = four();
         let orders = Orders { generations: 4, ..orders() };
         judged(&more, &orders, NVHE).unwrap();
-        for (was, is) in
-            [("536217920 bytes", "536213824 bytes"), ("tree 7846", "tree 7850"), ("image 479232", "image 1")]
-        {
+        for (was, is) in [
+            ("536217920 bytes", "536213824 bytes"),
+            ("tree 7846", "tree 7850"),
+            ("image 479232", "image 1"),
+        ] {
             let at = more.rfind(was).unwrap();
             let doctored = more[..at].to_owned() + &more[at..].replacen(was, is, 1);
             let error = judged(&doctored, &orders, NVHE).unwrap_err().to_string();
-            assert!(error.starts_with("generation 3: ") && error.contains("its own are"), "{error}");
+            assert!(
+                error.starts_with("generation 3: ") && error.contains("its own are"),
+                "{error}"
+            );
         }
     }
 
@@ -438,13 +530,16 @@ mod tests {
             let (most, last) = (four[..at].to_owned(), four[at..].replace(was, is));
             most + &last.replace("free memory 536217920", &format!("free memory {free}"))
         };
-        for (was, is) in
-            [("pages 0x5ff40000", "pages 0x5ff80000"), ("device tree 0x5ffc2000", "device tree 0x4028c000")]
-        {
+        for (was, is) in [
+            ("pages 0x5ff40000", "pages 0x5ff80000"),
+            ("device tree 0x5ffc2000", "device tree 0x4028c000"),
+        ] {
             judged(&elsewhere(536_217_920 - 16384, was, is), &orders, NVHE).unwrap();
             assert!(judged(&elsewhere(536_217_920 - 16385, was, is), &orders, NVHE).is_err());
         }
-        assert!(judged(&elsewhere(536_217_920 - 1, "5ff40000", "5ff40000"), &orders, NVHE).is_err());
+        assert!(
+            judged(&elsewhere(536_217_920 - 1, "5ff40000", "5ff40000"), &orders, NVHE).is_err()
+        );
     }
 
     #[test]
@@ -454,7 +549,8 @@ mod tests {
         let random = Orders { base: Base::Random, generations: 4, ..orders() };
         assert!(judged(&four(), &random, NVHE).unwrap_err().to_string().contains("base=random"));
         let elsewhere = four().replacen("entry 0x40200000", "entry 0x43000000", 1);
-        let elsewhere = elsewhere.replace("1 of 4: nvhe, base 0x40200000", "1 of 4: nvhe, base 0x43000000");
+        let elsewhere =
+            elsewhere.replace("1 of 4: nvhe, base 0x40200000", "1 of 4: nvhe, base 0x43000000");
         let same = Orders { base: Base::Same, ..random.clone() };
         assert!(judged(&elsewhere, &same, NVHE).unwrap_err().to_string().contains("base=same"));
         judged(&elsewhere, &random, NVHE).unwrap();
@@ -465,10 +561,16 @@ mod tests {
         let cold = Orders { restart: Restart::Cold, ..orders() };
         assert!(judged(GOOD, &cold, NVHE).is_err());
         assert!(judged(GOOD, &orders(), Modes::All("el1")).is_err());
-        assert!(judged(GOOD, &orders(), Modes::Alternate).unwrap_err().to_string().contains("generation 1"));
+        assert!(
+            judged(GOOD, &orders(), Modes::Alternate)
+                .unwrap_err()
+                .to_string()
+                .contains("generation 1")
+        );
         let alternate = GOOD.replace("Generation 1 of 3: nvhe", "Generation 1 of 3: vhe");
         let at = alternate.find("[1] Bye!").unwrap();
-        let alternate = alternate[..at].to_owned() + &alternate[at..].replacen("HVC_SOFT_RESTART", "branch", 1);
+        let alternate =
+            alternate[..at].to_owned() + &alternate[at..].replacen("HVC_SOFT_RESTART", "branch", 1);
         judged(&alternate, &orders(), Modes::Alternate).unwrap();
     }
 }

@@ -41,7 +41,8 @@ pub enum Verdict {
 pub fn reports(console: &str) -> Result<Vec<Vec<Told>>> {
     let mut reports: Vec<Vec<Told>> = Vec::new();
     for line in console.lines() {
-        let text = line.split_once("] ").filter(|_| line.starts_with('[')).map_or(line, |(_, text)| text);
+        let text =
+            line.split_once("] ").filter(|_| line.starts_with('[')).map_or(line, |(_, text)| text);
         if !text.starts_with(marker::RULE) {
             continue;
         }
@@ -50,7 +51,12 @@ pub fn reports(console: &str) -> Result<Vec<Vec<Told>>> {
             reports.push(Vec::new());
         }
         let report = reports.last_mut().context("a report does not begin with rule 1")?;
-        ensure!(report.len() + 1 == told.rule as usize, "rule {} follows {} others", told.rule, report.len());
+        ensure!(
+            report.len() + 1 == told.rule as usize,
+            "rule {} follows {} others",
+            told.rule,
+            report.len()
+        );
         report.push(told);
     }
     Ok(reports)
@@ -69,8 +75,10 @@ mod tests {
 
     #[test]
     fn a_report_is_read_from_a_generation_and_from_last_words() {
-        let second = LINE.replace("\"rule\":1", "\"rule\":2").replace("broken", "cannot be seen from here");
-        let console = format!("[0] Generation 0 of 2\n[0] {LINE}\n[0] {second}\nsomething else\n{LINE}\n");
+        let second =
+            LINE.replace("\"rule\":1", "\"rule\":2").replace("broken", "cannot be seen from here");
+        let console =
+            format!("[0] Generation 0 of 2\n[0] {LINE}\n[0] {second}\nsomething else\n{LINE}\n");
         let reports = reports(&console).unwrap();
         assert_eq!(reports.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
         assert_eq!(with(&reports[0], Verdict::Broken), [1]);

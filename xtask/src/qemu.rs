@@ -47,7 +47,15 @@ pub struct Choice<'a> {
 impl Choice<'_> {
     /// The machine as it comes.
     pub fn plain(machine: &Machine) -> Choice<'_> {
-        Choice { machine, cpu: None, memory: None, cpus: None, gic: None, virtio: None, semihosting: false }
+        Choice {
+            machine,
+            cpu: None,
+            memory: None,
+            cpus: None,
+            gic: None,
+            virtio: None,
+            semihosting: false,
+        }
     }
 
     /// How its virtio devices are attached.
@@ -92,7 +100,8 @@ pub fn disk(path: &Path, drive: &str, virtio: Virtio) -> Vec<String> {
 
 /// A network device that is fed with the datagrams that come in at `socket`. QEMU wants to know where to send to as well; the guest never sends.
 pub fn network(socket: &Path, virtio: Virtio) -> Vec<String> {
-    let ends = ["local", "remote"].map(|end| format!("{end}.type=unix,{end}.path={}", value(socket)));
+    let ends =
+        ["local", "remote"].map(|end| format!("{end}.type=unix,{end}.path={}", value(socket)));
     let netdev = format!("dgram,id=n0,{}", ends.join(","));
     // Its boot ROM is a file that Debian packages elsewhere.
     let rom = if virtio == Virtio::Pci { ",romfile=" } else { "" };
@@ -103,14 +112,19 @@ pub fn network(socket: &Path, virtio: Virtio) -> Vec<String> {
 /// The serial port to our standard output.
 pub fn console() -> Vec<String> {
     // signal=off: Ctrl-C is xtask's business.
-    ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"].map(str::to_owned).into()
+    ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
+        .map(str::to_owned)
+        .into()
 }
 
 /// A monitor and a gdb stub to ask questions of, each on a socket.
 pub fn questions(qmp: &Path, gdb: &Path) -> Vec<String> {
-    let socket = |id: &str, path: &Path| format!("socket,id={id},path={},server=on,wait=off", value(path));
+    let socket =
+        |id: &str, path: &Path| format!("socket,id={id},path={},server=on,wait=off", value(path));
     let mut words: Vec<String> =
-        ["-chardev", &socket("qmp0", qmp), "-mon", "chardev=qmp0,mode=control"].map(str::to_owned).into();
+        ["-chardev", &socket("qmp0", qmp), "-mon", "chardev=qmp0,mode=control"]
+            .map(str::to_owned)
+            .into();
     words.extend(["-chardev", &socket("gdb0", gdb), "-gdb", "chardev:gdb0"].map(str::to_owned));
     words
 }
@@ -191,7 +205,8 @@ mod tests {
     #[test]
     fn a_network_device_on_pci_has_no_rom() {
         let words = network(Path::new("/tmp/n"), Virtio::Pci);
-        let netdev = "dgram,id=n0,local.type=unix,local.path=/tmp/n,remote.type=unix,remote.path=/tmp/n";
+        let netdev =
+            "dgram,id=n0,local.type=unix,local.path=/tmp/n,remote.type=unix,remote.path=/tmp/n";
         assert_eq!(words, ["-netdev", netdev, "-device", "virtio-net-pci,netdev=n0,romfile="]);
         assert_eq!(network(Path::new("/tmp/n"), Virtio::Legacy)[3], "virtio-net-device,netdev=n0");
     }
@@ -200,7 +215,10 @@ mod tests {
     fn a_shell_gets_each_word_back() {
         let words = ["plain-1,x=/y", "two words", "", "it's", "$HOME", "a*b"];
         let line = shell_line(words);
-        let out = std::process::Command::new("sh").args(["-c", &format!("printf '%s\\n' {line}")]).output().unwrap();
+        let out = std::process::Command::new("sh")
+            .args(["-c", &format!("printf '%s\\n' {line}")])
+            .output()
+            .unwrap();
         let back: Vec<_> = std::str::from_utf8(&out.stdout).unwrap().lines().collect();
         assert_eq!(back, words);
     }

@@ -12,14 +12,19 @@ use object::{Object, ObjectSection};
 /// `image`, which was linked at 0 into this ELF, as it must be at `base`.
 pub fn applied(elf: &Path, image: &[u8], base: u64) -> Result<Vec<u8>> {
     let bytes = std::fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
-    let file = object::File::parse(bytes.as_slice()).with_context(|| format!("{} is no ELF", elf.display()))?;
-    let relr = file.section_by_name(".relr.dyn").context("the kernel has no .relr.dyn: is it position independent?")?;
+    let file = object::File::parse(bytes.as_slice())
+        .with_context(|| format!("{} is no ELF", elf.display()))?;
+    let relr = file
+        .section_by_name(".relr.dyn")
+        .context("the kernel has no .relr.dyn: is it position independent?")?;
     let places = places(relr.data()?);
     ensure!(!places.is_empty(), "the kernel has no relative relocations: nothing would be tested");
     let mut image = image.to_vec();
     for place in places {
         let at = usize::try_from(place)?;
-        let word = image.get_mut(at..at + 8).with_context(|| format!("RELR names {place:#x}, outside the Image"))?;
+        let word = image
+            .get_mut(at..at + 8)
+            .with_context(|| format!("RELR names {place:#x}, outside the Image"))?;
         let value = u64::from_le_bytes(word.try_into()?).wrapping_add(base);
         word.copy_from_slice(&value.to_le_bytes());
     }
@@ -35,7 +40,11 @@ pub fn places(section: &[u8]) -> Vec<u64> {
             places.push(entry);
             next = entry.wrapping_add(8);
         } else {
-            places.extend((0..63).filter(|bit| entry >> (bit + 1) & 1 == 1).map(|bit| next.wrapping_add(8 * bit)));
+            places.extend(
+                (0..63)
+                    .filter(|bit| entry >> (bit + 1) & 1 == 1)
+                    .map(|bit| next.wrapping_add(8 * bit)),
+            );
             next = next.wrapping_add(8 * 63);
         }
     }

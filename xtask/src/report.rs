@@ -14,7 +14,11 @@ pub fn words(request: &Request, outcome: &Outcome) -> String {
     let (verdict, seconds) = (outcome.verdict.words(), outcome.elapsed.as_secs_f64());
     let end = format!("{}: {verdict}; generations seen: {lives}, in {seconds:.2} s", request.name);
     if outcome.verdict == Verdict::Success {
-        return if request.keep { format!("{end}; kept in {}", outcome.folder.path().display()) } else { end };
+        return if request.keep {
+            format!("{end}; kept in {}", outcome.folder.path().display())
+        } else {
+            end
+        };
     }
     let again = request.again.clone().unwrap_or_else(|| {
         let command = outcome.folder.file("command");

@@ -152,12 +152,16 @@ impl Request {
         let mut words = vec![qemu::QEMU.to_owned()];
         words.extend(choice.words(&self.config));
         words.extend(qemu::console());
-        words.extend(disk.map(|disk| qemu::disk(disk, &self.drive, choice.virtio())).unwrap_or_default());
+        words.extend(
+            disk.map(|disk| qemu::disk(disk, &self.drive, choice.virtio())).unwrap_or_default(),
+        );
         if self.network {
             words.extend(qemu::network(&Self::socket(folder), choice.virtio()));
         }
         words.extend(self.loader.words(image, &self.bootargs));
-        words.extend(self.args.iter().map(|arg| arg.replace("{folder}", &folder.display().to_string())));
+        words.extend(
+            self.args.iter().map(|arg| arg.replace("{folder}", &folder.display().to_string())),
+        );
         words
     }
 }

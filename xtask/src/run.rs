@@ -105,9 +105,11 @@ pub fn run(request: &Request) -> Result<Outcome> {
         }
     }
 
-    let traffic = request.network.then(|| Traffic::to(&Request::socket(folder.path()))).transpose()?;
+    let traffic =
+        request.network.then(|| Traffic::to(&Request::socket(folder.path()))).transpose()?;
     let started = Instant::now();
-    let child = Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", qemu::QEMU))?;
+    let child =
+        Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", qemu::QEMU))?;
     let (mut keyboard, stdout, stderr) = child.pipes();
     if let (Some(keyboard), Some(typed)) = (&mut keyboard, typed) {
         // The serial port takes it as fast as it is read there.
@@ -116,12 +118,19 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let (sender, lines) = mpsc::channel();
     let show = |to: Box<dyn Write + Send>| request.echo.then_some(to);
     let console = stdout.context("QEMU has no standard output")?;
-    let console =
-        Stream::read(console, &folder.file("console.log"), show(Box::new(io::stdout())), Some(sender), started)?;
+    let console = Stream::read(
+        console,
+        &folder.file("console.log"),
+        show(Box::new(io::stdout())),
+        Some(sender),
+        started,
+    )?;
     let qemu = stderr.context("QEMU has no standard error")?;
-    let qemu = Stream::read(qemu, &folder.file("qemu.log"), show(Box::new(io::stderr())), None, started)?;
+    let qemu =
+        Stream::read(qemu, &folder.file("qemu.log"), show(Box::new(io::stderr())), None, started)?;
 
-    let typist = request.answer.and_then(|answer| Some(Typist::new(keyboard.take()?, answer, &console)));
+    let typist =
+        request.answer.and_then(|answer| Some(Typist::new(keyboard.take()?, answer, &console)));
 
     let mut log = Log::create(&folder.file("events.jsonl"))?;
     let patience = Patience {
@@ -172,7 +181,12 @@ struct Patience {
 }
 
 /// Listens to the console until there is a reason to stop; counts the generations that come up.
-fn listen(lines: &mpsc::Receiver<Line>, patience: Patience, seen: Option<&AtomicU64>, log: &mut Log) -> Result<End> {
+fn listen(
+    lines: &mpsc::Receiver<Line>,
+    patience: Patience,
+    seen: Option<&AtomicU64>,
+    log: &mut Log,
+) -> Result<End> {
     let mut limit = patience.deadline.map(|at| (at, End::OutOfTime));
     loop {
         let quiet = patience.silence.map(|silence| (Instant::now() + silence, End::OutOfTime));
@@ -183,7 +197,9 @@ fn listen(lines: &mpsc::Receiver<Line>, patience: Patience, seen: Option<&Atomic
         };
         match (heard, limit_now) {
             (Ok(line), Some((at, _))) => match log.line(line)? {
-                Some(Kind::Stopped) => limit = Some((at.min(Instant::now() + LAST_WORDS), End::Stopped)),
+                Some(Kind::Stopped) => {
+                    limit = Some((at.min(Instant::now() + LAST_WORDS), End::Stopped))
+                }
                 Some(Kind::Generation) => _ = seen.map(|seen| seen.fetch_add(1, Ordering::Relaxed)),
                 _ => {}
             },
@@ -224,7 +240,8 @@ mod tests {
         let text = "!! stopped".to_owned();
         sender.send(Line { at: Duration::ZERO, text }).unwrap();
         let started = Instant::now();
-        let patience = Patience { deadline: Some(started + Duration::from_secs(600)), silence: None };
+        let patience =
+            Patience { deadline: Some(started + Duration::from_secs(600)), silence: None };
         assert_eq!(listen(&lines, patience, None, &mut log).unwrap(), End::Stopped);
         assert!(started.elapsed() < Duration::from_secs(60));
         assert_eq!(log.events.len(), 1);

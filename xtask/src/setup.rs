@@ -61,7 +61,12 @@ const MANAGERS: [Manager; 6] = [
         gdb: "zypper --non-interactive install --no-recommends gdb",
         root: true,
     },
-    Manager { program: "brew", qemu: &["brew install qemu"], gdb: "brew install aarch64-elf-gdb", root: false },
+    Manager {
+        program: "brew",
+        qemu: &["brew install qemu"],
+        gdb: "brew install aarch64-elf-gdb",
+        root: false,
+    },
 ];
 
 /// This machine's package manager, if it is one that is known.
@@ -118,7 +123,8 @@ fn decide(lack: &Lack, situation: Situation) -> Decision {
     let Situation { root, terminal, yes, sudo } = situation;
     let become_root = lack.root && !root;
     let prefix = if become_root { "sudo " } else { "" };
-    let line = lack.lines.iter().map(|line| format!("{prefix}{line}")).collect::<Vec<_>>().join(" && ");
+    let line =
+        lack.lines.iter().map(|line| format!("{prefix}{line}")).collect::<Vec<_>>().join(" && ");
     if become_root && !sudo {
         // The line without sudo, for whoever may become root in another way.
         return Decision::Stop(lack.lines.join(" && "));
@@ -140,7 +146,10 @@ pub fn ensure_target(yes: bool) -> Result<()> {
         return Ok(());
     }
     mend(&target(), yes)?;
-    ensure!(has_target()?, "rustup has installed {TARGET}, and rustc still does not know it: is rustc rustup's own?");
+    ensure!(
+        has_target()?,
+        "rustup has installed {TARGET}, and rustc still does not know it: is rustc rustup's own?"
+    );
     Ok(())
 }
 
@@ -150,7 +159,10 @@ pub fn ensure_components(yes: bool) -> Result<()> {
         return Ok(());
     }
     mend(&components(), yes)?;
-    ensure!(has_components()?, "rustup has installed rustfmt and clippy, and cargo still does not find them");
+    ensure!(
+        has_components()?,
+        "rustup has installed rustfmt and clippy, and cargo still does not find them"
+    );
     Ok(())
 }
 
@@ -161,7 +173,10 @@ pub fn ensure_qemu(yes: bool) -> Result<()> {
     }
     let Some(lack) = qemu() else { bail!("{QEMU} is missing, and {}", no_manager()) };
     mend(&lack, yes)?;
-    ensure!(qemu_version().is_some(), "{QEMU} was installed, and still does not start: is its folder in PATH?");
+    ensure!(
+        qemu_version().is_some(),
+        "{QEMU} was installed, and still does not start: is its folder in PATH?"
+    );
     Ok(())
 }
 
@@ -176,7 +191,10 @@ pub fn ensure_firmware(firmware: &Firmware, yes: bool) -> Result<()> {
     };
     let lines = vec!["apt-get update", firmware.apt];
     mend(&Lack { what: name, lines, root: apt.root, declared: false }, yes)?;
-    ensure!(firmware.found().is_some(), "{name} was installed, and none of these is there: {places}");
+    ensure!(
+        firmware.found().is_some(),
+        "{name} was installed, and none of these is there: {places}"
+    );
     Ok(())
 }
 
@@ -204,7 +222,11 @@ fn has_components() -> Result<bool> {
 
 /// The first line that QEMU says of itself, if it starts.
 pub fn qemu_version() -> Option<String> {
-    let output = Command::new(QEMU).arg("--version").output().ok().filter(|output| output.status.success())?;
+    let output = Command::new(QEMU)
+        .arg("--version")
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
     String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
 }
 
@@ -220,12 +242,22 @@ fn target() -> Lack {
 
 /// The lack of rustfmt or clippy.
 fn components() -> Lack {
-    Lack { what: "rustfmt or clippy", lines: vec!["rustup component add rustfmt clippy"], root: false, declared: true }
+    Lack {
+        what: "rustfmt or clippy",
+        lines: vec!["rustup component add rustfmt clippy"],
+        root: false,
+        declared: true,
+    }
 }
 
 /// The lack of QEMU, where a known package manager can mend it.
 fn qemu() -> Option<Lack> {
-    manager().map(|manager| Lack { what: QEMU, lines: manager.qemu.to_vec(), root: manager.root, declared: false })
+    manager().map(|manager| Lack {
+        what: QEMU,
+        lines: manager.qemu.to_vec(),
+        root: manager.root,
+        declared: false,
+    })
 }
 
 /// The line that mends the lack of the Rust target.
@@ -263,18 +295,22 @@ fn mend(lack: &Lack, yes: bool) -> Result<()> {
             stderr().flush()?;
             let mut answer = String::new();
             let bytes = stdin().read_line(&mut answer)?;
-            let agreed = bytes > 0 && matches!(answer.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes");
+            let agreed = bytes > 0
+                && matches!(answer.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes");
             ensure!(agreed, "{} is missing: nothing was installed", lack.what);
             line
         }
-        Decision::Stop(line) => bail!("{} is missing. Type this line, or --yes:\n  {line}", lack.what),
+        Decision::Stop(line) => {
+            bail!("{} is missing. Type this line, or --yes:\n  {line}", lack.what)
+        }
     };
     for command in line.split(" && ") {
         let words: Vec<_> = command.split(' ').collect();
         let mut command = Command::new(words[0]);
         // In the workspace, so that rustup adds the target to the toolchain that is pinned there.
         command.args(&words[1..]).current_dir(crate::root()).stdin(Stdio::null());
-        let status = command.status().with_context(|| format!("cannot start `{}`", words.join(" ")))?;
+        let status =
+            command.status().with_context(|| format!("cannot start `{}`", words.join(" ")))?;
         ensure!(status.success(), "`{}` ended with {status}", words.join(" "));
     }
     Ok(())
@@ -305,7 +341,12 @@ mod tests {
     const ROOT: Situation = Situation { root: true, sudo: false, ..USER };
 
     fn apt() -> Lack {
-        Lack { what: "qemu", lines: vec!["apt-get update", "apt-get install -y q"], root: true, declared: false }
+        Lack {
+            what: "qemu",
+            lines: vec!["apt-get update", "apt-get install -y q"],
+            root: true,
+            declared: false,
+        }
     }
 
     fn brew() -> Lack {
@@ -318,19 +359,31 @@ mod tests {
         assert_eq!(decide(&apt(), Situation { terminal: true, ..USER }), Decision::Ask(sudo));
         let plain = "apt-get update && apt-get install -y q".to_owned();
         assert_eq!(decide(&apt(), Situation { terminal: true, ..ROOT }), Decision::Ask(plain));
-        assert_eq!(decide(&target(), Situation { terminal: true, ..USER }), Decision::Ask(target_line()));
-        assert_eq!(decide(&brew(), Situation { terminal: true, ..USER }), Decision::Ask("brew install q".into()));
+        assert_eq!(
+            decide(&target(), Situation { terminal: true, ..USER }),
+            Decision::Ask(target_line())
+        );
+        assert_eq!(
+            decide(&brew(), Situation { terminal: true, ..USER }),
+            Decision::Ask("brew install q".into())
+        );
     }
 
     #[test]
     fn root_without_a_terminal_goes_ahead() {
-        assert_eq!(decide(&apt(), ROOT), Decision::Go("apt-get update && apt-get install -y q".into()));
+        assert_eq!(
+            decide(&apt(), ROOT),
+            Decision::Go("apt-get update && apt-get install -y q".into())
+        );
     }
 
     #[test]
     fn yes_goes_ahead_with_sudo_where_root_is_needed() {
         let yes = Situation { yes: true, ..USER };
-        assert_eq!(decide(&apt(), yes), Decision::Go("sudo apt-get update && sudo apt-get install -y q".into()));
+        assert_eq!(
+            decide(&apt(), yes),
+            Decision::Go("sudo apt-get update && sudo apt-get install -y q".into())
+        );
         assert_eq!(decide(&brew(), yes), Decision::Go("brew install q".into()));
         let terminal = Situation { terminal: true, ..yes };
         assert!(matches!(decide(&apt(), terminal), Decision::Go(_)));
@@ -338,23 +391,36 @@ mod tests {
 
     #[test]
     fn otherwise_it_stops_with_the_line_to_type() {
-        assert_eq!(decide(&apt(), USER), Decision::Stop("sudo apt-get update && sudo apt-get install -y q".into()));
+        assert_eq!(
+            decide(&apt(), USER),
+            Decision::Stop("sudo apt-get update && sudo apt-get install -y q".into())
+        );
         assert_eq!(decide(&brew(), USER), Decision::Stop("brew install q".into()));
-        assert_eq!(decide(&brew(), ROOT), Decision::Stop("brew install q".into()), "Homebrew refuses root");
+        assert_eq!(
+            decide(&brew(), ROOT),
+            Decision::Stop("brew install q".into()),
+            "Homebrew refuses root"
+        );
     }
 
     #[test]
     fn without_sudo_even_yes_stops() {
         let plain = Decision::Stop("apt-get update && apt-get install -y q".into());
         for terminal in [false, true] {
-            assert_eq!(decide(&apt(), Situation { sudo: false, yes: true, terminal, ..USER }), plain);
+            assert_eq!(
+                decide(&apt(), Situation { sudo: false, yes: true, terminal, ..USER }),
+                plain
+            );
         }
     }
 
     #[test]
     fn what_the_workspace_declares_needs_no_leave_in_a_script() {
         assert_eq!(decide(&target(), USER), Decision::Go(target_line()));
-        assert_eq!(decide(&components(), USER), Decision::Go("rustup component add rustfmt clippy".into()));
+        assert_eq!(
+            decide(&components(), USER),
+            Decision::Go("rustup component add rustfmt clippy".into())
+        );
     }
 
     #[test]
@@ -362,7 +428,10 @@ mod tests {
         for manager in &MANAGERS {
             for line in manager.qemu.iter().chain([&manager.gdb]) {
                 assert!(line.starts_with(&format!("{manager} ")), "{line}");
-                assert!(!line.contains("&&") && !line.contains('\''), "{line}: split at spaces, nothing else");
+                assert!(
+                    !line.contains("&&") && !line.contains('\''),
+                    "{line}: split at spaces, nothing else"
+                );
             }
         }
     }

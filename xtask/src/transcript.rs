@@ -114,7 +114,11 @@ pub fn parted(console: &str, generations: u32) -> Result<(&str, &str)> {
     let byes = console.match_indices(&bye).map(|(at, _)| at).filter(|&at| is_ours(at));
     let last = byes.take(generations as usize).enumerate().last();
     let (count, at) = last.map_or((0, 0), |(index, at)| (index + 1, at));
-    ensure!(count == generations as usize, "{count} of {generations} generations said \"{}\"", marker::BYE);
+    ensure!(
+        count == generations as usize,
+        "{count} of {generations} generations said \"{}\"",
+        marker::BYE
+    );
     let end = console[at..].find('\n').map_or(console.len(), |end| at + end + 1);
     Ok(console.split_at(end))
 }
@@ -126,7 +130,8 @@ impl Life {
             let (numbers, rest) = rest.split_once(": ").context("no colon")?;
             let (number, of) = numbers.split_once(" of ").context("no number")?;
             ensure!(number.parse() == Ok(self.number), "the line's prefix is another generation's");
-            (self.of, self.mode) = (of.parse()?, rest.split(',').next().unwrap_or_default().to_owned());
+            (self.of, self.mode) =
+                (of.parse()?, rest.split(',').next().unwrap_or_default().to_owned());
             self.base = hex(rest, "base ")?;
         } else if text.starts_with("seed ") {
             self.seed = hex(text, "seed ")?;
@@ -140,15 +145,18 @@ impl Life {
         } else if text.starts_with("entered at ") {
             self.entered = decimal(text, "entered at ")?;
         } else if let Some(rest) = text.strip_prefix("CPUs: ") {
-            let (up, of) =
-                rest.split_once(" up").and_then(|(counts, _)| counts.split_once(" of ")).context("no counts")?;
+            let (up, of) = rest
+                .split_once(" up")
+                .and_then(|(counts, _)| counts.split_once(" of "))
+                .context("no counts")?;
             self.cpus = (up.parse()?, of.parse()?);
             self.has_interrupts = !rest.contains("; no interrupts: ");
         } else if let Some(rest) = text.strip_prefix(marker::FOUND) {
             self.found.push(rest.to_owned());
         } else if text.starts_with("others off in ") {
             let ticks = behind(text, "ticks [")?.split(']').next().unwrap_or_default();
-            self.ticks = ticks.split(", ").map(str::parse).collect::<Result<_, _>>().context("no ticks")?;
+            self.ticks =
+                ticks.split(", ").map(str::parse).collect::<Result<_, _>>().context("no ticks")?;
             self.strays = decimal(text, "not ours ")?;
         } else if text.starts_with("loaded ") {
             self.hashed = Some(decimal(text, "\": ")?);
@@ -183,7 +191,9 @@ fn stations(line: &str) -> Result<Vec<(String, u64)>> {
 
 /// The hexadecimal number, with its 0x, behind `label`.
 pub fn hex(line: &str, label: &str) -> Result<u64> {
-    let digits = behind(line, label)?.strip_prefix("0x").with_context(|| format!("no 0x behind \"{label}\""))?;
+    let digits = behind(line, label)?
+        .strip_prefix("0x")
+        .with_context(|| format!("no 0x behind \"{label}\""))?;
     let end = digits.find(|digit: char| !digit.is_ascii_hexdigit()).unwrap_or(digits.len());
     u64::from_str_radix(&digits[..end], 16).with_context(|| format!("no number behind \"{label}\""))
 }
@@ -235,13 +245,22 @@ pub mod tests {
     fn lives_are_read() {
         let lives = lives(GOOD).unwrap();
         assert_eq!(lives.len(), 3);
-        assert_eq!((lives[1].number, lives[1].of, lives[1].mode.as_str(), lives[1].base), (1, 3, "nvhe", 0x4020_0000));
+        assert_eq!(
+            (lives[1].number, lives[1].of, lives[1].mode.as_str(), lives[1].base),
+            (1, 3, "nvhe", 0x4020_0000)
+        );
         assert_eq!((lives[1].seed, lives[1].image, lives[1].control), (0x2a, 479_232, 0x5ff8_0000));
         assert_eq!((lives[1].free, lives[1].tree), (536_217_920, 7846));
-        assert_eq!((lives[1].cpus, &*lives[1].ticks, lives[1].strays), ((2, 2), [16, 14].as_slice(), 0));
+        assert_eq!(
+            (lives[1].cpus, &*lives[1].ticks, lives[1].strays),
+            ((2, 2), [16, 14].as_slice(), 0)
+        );
         assert_eq!(lives[0].stations(), ["first instruction", "EL2 set up", "MMU on", "main"]);
         assert_eq!(lives[0].phases[1], ("EL2 set up".to_owned(), 224_048));
-        assert_eq!((lives[0].entered, lives[0].hashed, lives[2].hashed), (753_024, Some(164_128), None));
+        assert_eq!(
+            (lives[0].entered, lives[0].hashed, lives[2].hashed),
+            (753_024, Some(164_128), None)
+        );
         let bye = lives[0].bye.as_ref().unwrap();
         assert_eq!(bye.way, "copy, MMU off, HVC_SOFT_RESTART");
         assert_eq!([bye.entry, bye.tree, bye.control], [0x4020_0000, 0x4027_c000, 0x5ffc_0000]);
@@ -251,7 +270,10 @@ pub mod tests {
     #[test]
     fn a_payloads_words_are_its_own() {
         let (ours, payload) = parted(GOOD, 2).unwrap();
-        assert!(ours.ends_with("breadcrumbs 0x5ff82000\n") && payload.starts_with("[2] phases"), "{payload}");
+        assert!(
+            ours.ends_with("breadcrumbs 0x5ff82000\n") && payload.starts_with("[2] phases"),
+            "{payload}"
+        );
         let linux = format!("[    1.405106] Bye!\n{GOOD}");
         assert_eq!(parted(&linux, 2).unwrap().1, payload);
         assert!(parted(GOOD, 3).unwrap_err().to_string().contains("2 of 3 generations"));

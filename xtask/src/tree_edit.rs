@@ -27,11 +27,15 @@ use crate::fit_edit::set;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Gives the request's machine its own device tree, edited.
-pub fn edit_tree(request: &mut Request, edit: impl FnOnce(&mut DeviceTree) -> Result<()>) -> Result<()> {
+pub fn edit_tree(
+    request: &mut Request,
+    edit: impl FnOnce(&mut DeviceTree) -> Result<()>,
+) -> Result<()> {
     let file = file_for(request)?;
     let mut tree = dumped(request)?;
     edit(&mut tree)?;
-    std::fs::write(&file, tree.to_dtb()).with_context(|| format!("cannot write {}", file.display()))?;
+    std::fs::write(&file, tree.to_dtb())
+        .with_context(|| format!("cannot write {}", file.display()))?;
     request.args.extend(["-dtb".to_owned(), file.display().to_string()]);
     Ok(())
 }
@@ -39,7 +43,8 @@ pub fn edit_tree(request: &mut Request, edit: impl FnOnce(&mut DeviceTree) -> Re
 /// Beside the runs' folders, so that a run's command finds it again.
 fn file_for(request: &Request) -> Result<PathBuf> {
     let folder = crate::target_dir().join("ouroboros").join("trees");
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     // Runs of one name may be made at the same time.
     Ok(folder.join(format!("{}-{:016x}.dtb", request.name, request.seed)))
 }
@@ -60,13 +65,22 @@ pub fn dumped(request: &Request) -> Result<DeviceTree> {
     command.args(choice.words(&request.config)).args(["-machine", &dump]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let status = Guarded::spawn(&mut command)?.wait(PATIENCE)?;
-    ensure!(status.is_some_and(|status| status.success()), "QEMU did not write its device tree: {command:?}");
+    ensure!(
+        status.is_some_and(|status| status.success()),
+        "QEMU did not write its device tree: {command:?}"
+    );
     let bytes = std::fs::read(&file).with_context(|| format!("QEMU left no {}", file.display()))?;
     Ok(DeviceTree::from_fdt(&Fdt::new(&bytes).map_err(|error| anyhow!("QEMU's tree: {error}"))?))
 }
 
 /// Reserves `size` bytes from `start` on, under the name `name@…`, in /reserved-memory.
-pub fn reserve(tree: &mut DeviceTree, name: &str, start: u64, size: u64, no_map: bool) -> Result<()> {
+pub fn reserve(
+    tree: &mut DeviceTree,
+    name: &str,
+    start: u64,
+    size: u64,
+    no_map: bool,
+) -> Result<()> {
     const PARENT: &str = "reserved-memory";
     if tree.find_node_mut("/reserved-memory").is_none() {
         let mut parent = child(PARENT)?;
@@ -76,7 +90,8 @@ pub fn reserve(tree: &mut DeviceTree, name: &str, start: u64, size: u64, no_map:
         tree.root.add_child(parent);
     }
     let mut reservation = child(&format!("{name}@{start:x}"))?;
-    let reg: Vec<u32> = [start, size].iter().flat_map(|value| [(value >> 32) as u32, *value as u32]).collect();
+    let reg: Vec<u32> =
+        [start, size].iter().flat_map(|value| [(value >> 32) as u32, *value as u32]).collect();
     set(&mut reservation, "reg", reg)?;
     if no_map {
         set(&mut reservation, "no-map", [0_u8; 0])?;

@@ -35,14 +35,19 @@ pub struct Typist {
 
 impl Typist {
     /// Sits down.
-    pub fn new(mut keyboard: impl Write + Send + 'static, answer: Answer, console: &Stream) -> Self {
+    pub fn new(
+        mut keyboard: impl Write + Send + 'static,
+        answer: Answer,
+        console: &Stream,
+    ) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let (shows, done) = (console.watch(answer.prompt), Arc::clone(&over));
         let thread = thread::spawn(move || {
             while !done.load(Ordering::Relaxed) {
                 if shows() {
                     // An error means that QEMU has ended, which its console tells as well.
-                    let _ = keyboard.write_all(answer.typed.as_bytes()).and_then(|()| keyboard.flush());
+                    let _ =
+                        keyboard.write_all(answer.typed.as_bytes()).and_then(|()| keyboard.flush());
                     break;
                 }
                 thread::sleep(STEP);
@@ -84,7 +89,9 @@ mod tests {
 
     impl Write for Keyboard {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.send(bytes.to_vec()).map_or(Err(io::ErrorKind::BrokenPipe.into()), |()| Ok(bytes.len()))
+            self.0
+                .send(bytes.to_vec())
+                .map_or(Err(io::ErrorKind::BrokenPipe.into()), |()| Ok(bytes.len()))
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -97,7 +104,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (says, said) = mpsc::channel();
         let (typed, types) = mpsc::channel();
-        let console = Stream::read(Said(said), &folder.path().join("log"), None, None, Instant::now()).unwrap();
+        let console =
+            Stream::read(Said(said), &folder.path().join("log"), None, None, Instant::now())
+                .unwrap();
         let answer = Answer { prompt: "/ # ", typed: "poweroff\n" };
         let typist = Typist::new(Keyboard(typed), answer, &console);
         says.send("booting\r\n/ ").unwrap();
@@ -113,8 +122,14 @@ mod tests {
     fn without_a_prompt_the_typist_leaves_with_the_run() {
         let folder = tempfile::tempdir().unwrap();
         let (typed, types) = mpsc::channel();
-        let console = Stream::read(io::empty(), &folder.path().join("log"), None, None, Instant::now()).unwrap();
-        drop(Typist::new(Keyboard(typed), Answer { prompt: "/ # ", typed: "poweroff\n" }, &console));
+        let console =
+            Stream::read(io::empty(), &folder.path().join("log"), None, None, Instant::now())
+                .unwrap();
+        drop(Typist::new(
+            Keyboard(typed),
+            Answer { prompt: "/ # ", typed: "poweroff\n" },
+            &console,
+        ));
         assert!(types.recv().is_err());
     }
 }

@@ -46,7 +46,9 @@ impl Verdict {
     pub fn words(self) -> String {
         match self {
             Self::Success => "success".to_owned(),
-            Self::Failed(0) => "failed: QEMU ended well, but the console does not tell of a success".to_owned(),
+            Self::Failed(0) => {
+                "failed: QEMU ended well, but the console does not tell of a success".to_owned()
+            }
             Self::Failed(code) => format!("failed: QEMU ended with {code}"),
             Self::TimedOut => "failed: out of time".to_owned(),
             Self::Stopped => "failed: a CPU stopped".to_owned(),
@@ -61,7 +63,13 @@ pub fn exit_code(status: ExitStatus) -> i32 {
 
 /// The verdict: the console decides, and the exit code too where the guest may set it. Of a payload nobody here knows more than that it was
 /// gone to, and ended the machine.
-pub fn judge(end: End, code: Option<i32>, semihosting: bool, payload: bool, events: &[Event]) -> Verdict {
+pub fn judge(
+    end: End,
+    code: Option<i32>,
+    semihosting: bool,
+    payload: bool,
+    events: &[Event],
+) -> Verdict {
     let seen = |kind| events.iter().any(|event| event.kind == kind);
     let reached = seen(if payload { Kind::Bye } else { Kind::Success });
     let as_ordered = reached && !seen(Kind::Failure) && !seen(Kind::Stopped);
@@ -91,7 +99,10 @@ mod tests {
         assert_eq!(judge(End::Console, Some(0), true, false, &good), Verdict::Success);
         assert_eq!(judge(End::Console, Some(1), true, false, &good), Verdict::Failed(1));
         assert_eq!(judge(End::Console, Some(1), false, false, &good), Verdict::Success);
-        assert_eq!(judge(End::Console, Some(0), true, false, &events(&[Kind::Generation])), Verdict::Failed(0));
+        assert_eq!(
+            judge(End::Console, Some(0), true, false, &events(&[Kind::Generation])),
+            Verdict::Failed(0)
+        );
     }
 
     #[test]
@@ -104,20 +115,36 @@ mod tests {
             judge(End::Console, Some(0), false, false, &events(&[Kind::Success, Kind::Stopped])),
             Verdict::Failed(0)
         );
-        assert_eq!(judge(End::OutOfTime, None, true, false, &events(&[Kind::Success])), Verdict::TimedOut);
-        assert_eq!(judge(End::Console, None, true, false, &events(&[Kind::Success])), Verdict::TimedOut);
-        assert_eq!(judge(End::Stopped, None, true, false, &events(&[Kind::Stopped])), Verdict::Stopped);
+        assert_eq!(
+            judge(End::OutOfTime, None, true, false, &events(&[Kind::Success])),
+            Verdict::TimedOut
+        );
+        assert_eq!(
+            judge(End::Console, None, true, false, &events(&[Kind::Success])),
+            Verdict::TimedOut
+        );
+        assert_eq!(
+            judge(End::Stopped, None, true, false, &events(&[Kind::Stopped])),
+            Verdict::Stopped
+        );
     }
 
     #[test]
     fn a_payload_is_gone_to_and_ends_the_machine() {
         let gone = events(&[Kind::Generation, Kind::Bye]);
         assert_eq!(judge(End::Console, Some(0), false, true, &gone), Verdict::Success);
-        assert_eq!(judge(End::Console, Some(1), false, true, &gone), Verdict::Success, "its code may be anything");
+        assert_eq!(
+            judge(End::Console, Some(1), false, true, &gone),
+            Verdict::Success,
+            "its code may be anything"
+        );
         assert_eq!(judge(End::Console, Some(0), false, false, &gone), Verdict::Failed(0));
         let not = events(&[Kind::Generation, Kind::Refused, Kind::Failure]);
         assert_eq!(judge(End::Console, Some(0), false, true, &not), Verdict::Failed(0));
-        assert_eq!(judge(End::Console, Some(0), false, true, &events(&[Kind::Generation])), Verdict::Failed(0));
+        assert_eq!(
+            judge(End::Console, Some(0), false, true, &events(&[Kind::Generation])),
+            Verdict::Failed(0)
+        );
         let stopped = events(&[Kind::Bye, Kind::Stopped]);
         assert_eq!(judge(End::Console, Some(0), false, true, &stopped), Verdict::Failed(0));
         assert_eq!(judge(End::OutOfTime, None, false, true, &gone), Verdict::TimedOut);

@@ -33,7 +33,10 @@ pub mod tests {
                 return Err(format!("a bare > in {text:?}"));
             }
             for entity in text.split('&').skip(1) {
-                if !["amp;", "lt;", "gt;", "quot;", "#"].iter().any(|known| entity.starts_with(known)) {
+                if !["amp;", "lt;", "gt;", "quot;", "#"]
+                    .iter()
+                    .any(|known| entity.starts_with(known))
+                {
                     return Err(format!("a bare & before {entity:?}"));
                 }
             }
@@ -46,7 +49,12 @@ pub mod tests {
             if !tag.matches('"').count().is_multiple_of(2) {
                 return Err(format!("a value without an end in <{tag}>"));
             }
-            let name = tag.trim_start_matches('/').split([' ', '/', '\n']).next().unwrap_or_default().to_owned();
+            let name = tag
+                .trim_start_matches('/')
+                .split([' ', '/', '\n'])
+                .next()
+                .unwrap_or_default()
+                .to_owned();
             if tag.starts_with('/') {
                 let opened = open.pop();
                 if opened.as_ref() != Some(&name) {

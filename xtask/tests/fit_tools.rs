@@ -91,7 +91,11 @@ fn mkimage_and_dumpimage_list_it() {
         ] {
             assert!(lines.contains(&line), "{tool} does not list \"{line}\":\n{listed}");
         }
-        assert_eq!(lines.iter().filter(|line| line.starts_with("Hash value:   ")).count(), 6, "{listed}");
+        assert_eq!(
+            lines.iter().filter(|line| line.starts_with("Hash value:   ")).count(),
+            6,
+            "{listed}"
+        );
     }
 }
 
@@ -102,7 +106,9 @@ fn dumpimage_takes_it_apart() {
     fs::write(path("disk"), fit::write(&payloads())).unwrap();
     for (payload, position) in payloads().iter().zip(0..) {
         let (position, out) = (position.to_string(), path("out"));
-        if ask("dumpimage", &["-T", "flat_dt", "-p", &position, "-o", &out, &path("disk")]).is_none() {
+        if ask("dumpimage", &["-T", "flat_dt", "-p", &position, "-o", &out, &path("disk")])
+            .is_none()
+        {
             return;
         }
         assert_eq!(fs::read(&out).unwrap(), payload.data, "{}", payload.name);

@@ -16,11 +16,17 @@ fn node(name: &str, properties: &[(&str, &[u8])]) -> DeviceTreeNode {
 fn virt(chosen: bool) -> DeviceTree {
     let mut tree = DeviceTree::new();
     let cells = 2_u32.to_be_bytes();
-    tree.root = node("", &[("#address-cells", &cells), ("#size-cells", &cells), ("model", b"virt\0")]);
-    tree.root.add_child(node("memory@80000000", &[("device_type", b"memory\0"), ("reg", &[1; 16])]));
-    tree.root.add_child(node("memory@40000000", &[("device_type", b"memory\0"), ("reg", &[0; 16])]));
+    tree.root =
+        node("", &[("#address-cells", &cells), ("#size-cells", &cells), ("model", b"virt\0")]);
+    tree.root
+        .add_child(node("memory@80000000", &[("device_type", b"memory\0"), ("reg", &[1; 16])]));
+    tree.root
+        .add_child(node("memory@40000000", &[("device_type", b"memory\0"), ("reg", &[0; 16])]));
     if chosen {
-        tree.root.add_child(node("chosen", &[("stdout-path", b"/pl011\0"), ("bootargs", b"old\0"), ("x", &[1, 2, 3])]));
+        tree.root.add_child(node(
+            "chosen",
+            &[("stdout-path", b"/pl011\0"), ("bootargs", b"old\0"), ("x", &[1, 2, 3])],
+        ));
     }
     let mut bus = node("bus", &[("reg", &[7; 4])]);
     bus.add_child(node("memory@1", &[("bootargs", b"not ours\0")]));
@@ -28,8 +34,10 @@ fn virt(chosen: bool) -> DeviceTree {
     tree
 }
 
-const RAM: [Range<PhysAddr>; 2] =
-    [PhysAddr(0x4000_0000)..PhysAddr(0x5c00_0000), PhysAddr(0x1_0000_0000)..PhysAddr(0x1_0000_1000)];
+const RAM: [Range<PhysAddr>; 2] = [
+    PhysAddr(0x4000_0000)..PhysAddr(0x5c00_0000),
+    PhysAddr(0x1_0000_0000)..PhysAddr(0x1_0000_1000),
+];
 
 fn written(blob: &[u8], words: Option<&str>, room: usize) -> Result<Vec<u8>, Refused> {
     let mut to = vec![0xee; room];
@@ -42,12 +50,17 @@ fn written(blob: &[u8], words: Option<&str>, room: usize) -> Result<Vec<u8>, Ref
 fn properties(blob: &[u8], path: &str) -> Vec<(String, Vec<u8>)> {
     let fdt = Fdt::new(blob).unwrap();
     let node = fdt.find_node(path).unwrap();
-    node.properties().map(|p| (p.name().to_owned(), p.value_as::<&[u8]>().unwrap().to_owned())).collect()
+    node.properties()
+        .map(|p| (p.name().to_owned(), p.value_as::<&[u8]>().unwrap().to_owned()))
+        .collect()
 }
 
 fn value(blob: &[u8], path: &str, name: &str) -> Vec<u8> {
-    let found: Vec<_> =
-        properties(blob, path).into_iter().filter(|(of, _)| of == name).map(|(_, value)| value).collect();
+    let found: Vec<_> = properties(blob, path)
+        .into_iter()
+        .filter(|(of, _)| of == name)
+        .map(|(_, value)| value)
+        .collect();
     assert_eq!(found.len(), 1, "{path} {name}");
     found[0].clone()
 }
@@ -81,18 +94,23 @@ fn bootargs_are_replaced_where_there_are_new_ones() {
 fn a_tree_without_chosen_gets_one_for_bootargs() {
     let blob = written(&virt(false).to_dtb(), Some("a"), 4096).unwrap();
     assert_eq!(value(&blob, "/chosen", "bootargs"), b"a\0");
-    assert!(!children(&written(&virt(false).to_dtb(), None, 4096).unwrap()).contains(&"chosen".to_owned()));
+    assert!(
+        !children(&written(&virt(false).to_dtb(), None, 4096).unwrap())
+            .contains(&"chosen".to_owned())
+    );
 }
 
 #[test]
 fn reservations_and_the_boot_cpu_stay() {
     let mut tree = virt(true);
-    tree.memory_reservations.push(dtoolkit::memreserve::MemoryReservation::new(0x4800_0000, 0x1000));
+    tree.memory_reservations
+        .push(dtoolkit::memreserve::MemoryReservation::new(0x4800_0000, 0x1000));
     let mut blob = tree.to_dtb();
     blob[28..32].copy_from_slice(&7_u32.to_be_bytes());
     let blob = written(&blob, None, 4096).unwrap();
     let fdt = Fdt::new(&blob).unwrap();
-    let found: Vec<_> = fdt.memory_reservations().map(|reserved| (reserved.address(), reserved.size())).collect();
+    let found: Vec<_> =
+        fdt.memory_reservations().map(|reserved| (reserved.address(), reserved.size())).collect();
     assert_eq!(found, [(0x4800_0000, 0x1000)]);
     assert_eq!(blob[28..32], 7_u32.to_be_bytes());
 }
@@ -128,7 +146,9 @@ fn one_cell_holds_what_it_can() {
     tree.root.add_property(one);
     assert_eq!(written(&tree.to_dtb(), None, 4096), Err(Refused::Cells(0x1_0000_0000)));
     let mut to = vec![0; 4096];
-    let size = write(&tree.to_dtb(), RAM[..1].iter().cloned(), None::<core::str::Chars<'_>>, &mut to).unwrap();
+    let size =
+        write(&tree.to_dtb(), RAM[..1].iter().cloned(), None::<core::str::Chars<'_>>, &mut to)
+            .unwrap();
     assert_eq!(value(&to[..size], "/memory", "reg"), [0x40, 0, 0, 0, 0, 0, 0, 0, 0x1c, 0, 0, 0]);
 }
 
@@ -143,7 +163,10 @@ fn what_is_no_blob_is_refused() {
     assert_eq!(spoilt(0, 0), Err(Refused::Damaged("no magic")));
     assert_eq!(spoilt(23, 16), Err(Refused::Damaged("a version that is not known")));
     assert_eq!(spoilt(12, 1), Err(Refused::Damaged("blocks past the end")));
-    assert_eq!(spoilt(35, blob[35] - 1), Err(Refused::Damaged("strings that are no text or do not end in NUL")));
+    assert_eq!(
+        spoilt(35, blob[35] - 1),
+        Err(Refused::Damaged("strings that are no text or do not end in NUL"))
+    );
     assert_eq!(written(&blob[..30], None, 4096), Err(Refused::Damaged("no header")));
     assert_eq!(flat::size(&blob), Some(blob.len()));
     assert_eq!(flat::size(&[0; 8]), None);

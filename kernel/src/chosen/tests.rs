@@ -32,8 +32,9 @@ fn chosen(blob: &[u8]) -> Vec<(String, Vec<u8>)> {
     let chosen = tree.root().children().filter(|node| node.name() == "chosen").collect::<Vec<_>>();
     assert_eq!(chosen.len(), 1);
     let properties = chosen[0].properties();
-    let mut said: Vec<_> =
-        properties.map(|property| (property.name().into(), property.value_as::<&[u8]>().unwrap().to_vec())).collect();
+    let mut said: Vec<_> = properties
+        .map(|property| (property.name().into(), property.value_as::<&[u8]>().unwrap().to_vec()))
+        .collect();
     said.sort();
     said
 }
@@ -62,7 +63,8 @@ fn a_payload_is_told_all_of_it_once() {
     assert_eq!(chosen(&written), told());
     assert_eq!(reservations(&written), [(0x4800_0000, 0x12_3457)]);
     // The rest is as it was, but for the reservation.
-    let [mut before, mut after] = [&blob, &written].map(|blob| Machine::read(&Tree::open(blob).unwrap()).unwrap());
+    let [mut before, mut after] =
+        [&blob, &written].map(|blob| Machine::read(&Tree::open(blob).unwrap()).unwrap());
     after.reserved.retain(|reserved| reserved.range.start != PhysAddr(0x4800_0000));
     before.reserved.sort_by_key(|reserved| reserved.range.start);
     after.reserved.sort_by_key(|reserved| reserved.range.start);
@@ -73,7 +75,8 @@ fn a_payload_is_told_all_of_it_once() {
 fn nothing_of_a_predecessors_is_left() {
     let mut old: Vec<_> = STALE.map(|name| (name, vec![1; 8])).into();
     old.extend(
-        ["ouroboros,generation", "ouroboros,anything", "linux,uefi-system-table"].map(|name| (name, vec![1; 8])),
+        ["ouroboros,generation", "ouroboros,anything", "linux,uefi-system-table"]
+            .map(|name| (name, vec![1; 8])),
     );
     old.push((BOOTARGS, text("generations=3 payload=conf-2")));
     let written = write(&with(&old).to_dtb(), &TOLD).unwrap();
@@ -91,7 +94,10 @@ fn what_nobody_says_is_not_said_and_orders_stay() {
     let written = write(&with(&old).to_dtb(), &Chosen::default()).unwrap();
     // With the zero bytes that kexec-tools pads with, as they came.
     let orders = text("generations=3 base=random\0\0\0");
-    assert_eq!(chosen(&written), [(BOOTARGS.into(), orders), ("stdout-path".into(), text("/pl011@9040000:115200n8"))]);
+    assert_eq!(
+        chosen(&written),
+        [(BOOTARGS.into(), orders), ("stdout-path".into(), text("/pl011@9040000:115200n8"))]
+    );
     assert_eq!(reservations(&written), reservations(&virt().to_dtb()));
 }
 
@@ -117,7 +123,8 @@ fn an_old_ramdisks_reservation_goes_and_others_stay() {
             (0x47ff_f000, 0x2000),
             (u64::MAX - 4095, 4095),
         ];
-        tree.memory_reservations = entries.map(|(at, size)| MemoryReservation::new(at, size)).into();
+        tree.memory_reservations =
+            entries.map(|(at, size)| MemoryReservation::new(at, size)).into();
         let written = write(&tree.to_dtb(), &TOLD).unwrap();
         let kept = [entries[0], entries[3], entries[4], entries[5], (0x4800_0000, 0x12_3457)];
         assert_eq!(reservations(&written), kept);
@@ -174,14 +181,20 @@ fn what_is_no_tree_is_refused() {
     assert!(damaged(&changed(0, 0)), "the magic");
     assert!(damaged(&changed(8, 0x7fff_0000)), "the structure past the end");
     assert!(damaged(&changed(16, blob.len() as u32 - 8)), "reservations past the end");
-    assert!(damaged(&changed(word(&blob, 8).unwrap(), 9)), "a structure that ends before it begins");
+    assert!(
+        damaged(&changed(word(&blob, 8).unwrap(), 9)),
+        "a structure that ends before it begins"
+    );
 }
 
 #[test]
 fn a_tree_above_2_mib_is_refused_by_its_size() {
     let large = |bytes: usize| with(&[("large", vec![0; bytes])]).to_dtb();
     let room = DTB_MAX_SIZE as usize - write(&large(0), &TOLD).unwrap().len();
-    assert_eq!(write(&large(room / 4 * 4), &TOLD).map(|blob| blob.len() as u64 / 4), Ok(DTB_MAX_SIZE / 4));
+    assert_eq!(
+        write(&large(room / 4 * 4), &TOLD).map(|blob| blob.len() as u64 / 4),
+        Ok(DTB_MAX_SIZE / 4)
+    );
     let bytes = write(&large(room / 4 * 4 + 4), &TOLD);
     assert!(matches!(bytes, Err(Refused::TooLarge { bytes }) if bytes > DTB_MAX_SIZE), "{bytes:?}");
     assert_eq!(check_size(DTB_MAX_SIZE), Ok(()));

@@ -59,7 +59,10 @@ impl fmt::Display for Refused {
             Self::Running(..) => "does not stop",
             Self::Denied(..) => "was denied PSCI CPU_OFF",
         };
-        write!(f, "CPU {index} (MPIDR {mpidr:#x}) {why}: it would run on in memory that is overwritten")
+        write!(
+            f,
+            "CPU {index} (MPIDR {mpidr:#x}) {why}: it would run on in memory that is overwritten"
+        )
     }
 }
 
@@ -79,7 +82,13 @@ impl Cpus {
     /// # Panics
     ///
     /// Where the device tree does not name this CPU, once.
-    pub unsafe fn new(mpidrs: &[u64], blocks: &[Range<PhysAddr>], stack: PhysAddr, ttbr0: u64, mode: Mode) -> Self {
+    pub unsafe fn new(
+        mpidrs: &[u64],
+        blocks: &[Range<PhysAddr>],
+        stack: PhysAddr,
+        ttbr0: u64,
+        mode: Mode,
+    ) -> Self {
         let own: u64;
         // SAFETY: reading it has no side effects.
         unsafe { asm!("mrs {}, tpidr_el1", out(reg) own, options(nomem, nostack)) };
@@ -97,7 +106,12 @@ impl Cpus {
                 (page, state::OFF, page.0 - EXCEPTION_STACK - PAGE_SIZE)
             } else {
                 // Never entered: it is only known by name.
-                let own = Own { frame: Default::default(), ttbr0: 0, stack: 0, entered: Entered::default() };
+                let own = Own {
+                    frame: Default::default(),
+                    ttbr0: 0,
+                    stack: 0,
+                    entered: Entered::default(),
+                };
                 all.push(Box::leak(Box::new(Cpu::new(own, index, mpidr, mode, state::HOMELESS))));
                 continue;
             };
@@ -153,7 +167,9 @@ impl Cpus {
     pub fn start(&self) {
         let begun = clock::now();
         for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == state::HOMELESS) {
-            warn!("{cpu} was not started: RAM holds no {BLOCK_SIZE} bytes for its stacks: going on without it");
+            warn!(
+                "{cpu} was not started: RAM holds no {BLOCK_SIZE} bytes for its stacks: going on without it"
+            );
             cpu.state.store(state::LOST, Relaxed);
         }
         for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == state::OFF) {
@@ -170,7 +186,9 @@ impl Cpus {
             }
         }
         for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == state::STARTING) {
-            if !in_time(|| cpu.state.load(Acquire) == state::UP && (cpu.ticks.load(Relaxed) > 0 || no_ticks())) {
+            if !in_time(|| {
+                cpu.state.load(Acquire) == state::UP && (cpu.ticks.load(Relaxed) > 0 || no_ticks())
+            }) {
                 warn!("{cpu} was started and does not work: going on without it");
                 continue;
             }
@@ -178,14 +196,20 @@ impl Cpus {
             let (came, now) = (cpu.came.load(Relaxed), clock::now());
             if !(begun..=now).contains(&came) {
                 cpu.differs.store(true, Relaxed);
-                warn!("{}{cpu}: CNTVCT {came}, while this CPU's went from {begun} to {now}", marker::FOUND);
+                warn!(
+                    "{}{cpu}: CNTVCT {came}, while this CPU's went from {begun} to {now}",
+                    marker::FOUND
+                );
             }
         }
         let up = self.up().len();
         match interrupts::driven() {
             Some(driven) => info!("CPUs: {up} of {} up; {driven}", self.all.len()),
             None => {
-                info!("CPUs: {up} of {} up; no interrupts: the device tree names no GIC that is known", self.all.len())
+                info!(
+                    "CPUs: {up} of {} up; no interrupts: the device tree names no GIC that is known",
+                    self.all.len()
+                )
             }
         }
         for cpu in &self.all {
@@ -277,7 +301,10 @@ impl Cpus {
     pub fn selftest(&self) {
         for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == state::UP) {
             cpu.give(order::SELFTEST);
-            assert!(in_time(|| cpu.order.load(Acquire) == order::WORK), "{cpu} did not end its suite");
+            assert!(
+                in_time(|| cpu.order.load(Acquire) == order::WORK),
+                "{cpu} did not end its suite"
+            );
         }
     }
 
@@ -289,7 +316,9 @@ impl Cpus {
             work.push(cpu.work.load(Relaxed));
             strays += cpu.strays.load(Relaxed);
         }
-        info!("others off in {stopped} ns; ticks {ticks:?}, work {work:?}, interrupts not ours {strays}");
+        info!(
+            "others off in {stopped} ns; ticks {ticks:?}, work {work:?}, interrupts not ours {strays}"
+        );
         for cpu in self.all.iter().filter(|cpu| cpu.strays.load(Relaxed) > 0) {
             warn!("{cpu} took an interrupt that is not ours: INTID {}", cpu.stray.load(Relaxed));
         }

@@ -37,7 +37,10 @@ fn kernel_secondary(own: &'static Own) -> ! {
     if cpu.mode == Mode::Vhe {
         // SAFETY: the stub's text is mapped 1:1 and executable in the kernel's map [I2]; only the level changes.
         let answer = unsafe { hyp_stub::call(hyp::FINALISE_EL2, [0; 4]) };
-        assert!(answer == 0, "{cpu}: the stub refused HVC_FINALISE_EL2, which the first CPU's granted: {answer:#x}");
+        assert!(
+            answer == 0,
+            "{cpu}: the stub refused HVC_FINALISE_EL2, which the first CPU's granted: {answer:#x}"
+        );
     }
     cpu.came.store(clock::now(), Relaxed);
     cpu.frequency.store(clock::own_frequency(), Relaxed);

@@ -56,18 +56,27 @@ pub enum Status {
 /// Writes 0 to a Status register, which resets the device (virtio 1.2, 2.1.2). By its name a test can leave it out.
 #[inline(never)]
 fn device_reset(register: u64, is_byte: bool) {
-    if is_byte { register_at::<u8>(register).write(0) } else { register_at::<u32>(register).write(0) }
+    if is_byte {
+        register_at::<u8>(register).write(0)
+    } else {
+        register_at::<u32>(register).write(0)
+    }
 }
 
 /// Reads a Status register. By its name a test can make a device that never resets.
 #[inline(never)]
 fn device_status(register: u64, is_byte: bool) -> u32 {
-    if is_byte { register_at::<u8>(register).read().into() } else { register_at::<u32>(register).read() }
+    if is_byte {
+        register_at::<u8>(register).read().into()
+    } else {
+        register_at::<u32>(register).read()
+    }
 }
 
 /// A register of a device that no driver uses meanwhile.
 pub fn register_at<T>(address: u64) -> UniqueMmioPointer<'static, ReadPureWrite<T>> {
-    let register = NonNull::new(pointer(PhysAddr(address)).cast()).expect("device registers at address 0");
+    let register =
+        NonNull::new(pointer(PhysAddr(address)).cast()).expect("device registers at address 0");
     // SAFETY: the device tree, or a BAR of a function that it leads to, says that registers lie there; they are mapped as device memory,
     // and whoever drives the device waits for us.
     unsafe { UniqueMmioPointer::new(register) }
@@ -89,7 +98,9 @@ impl Status {
         loop {
             match device_status(register, is_byte) {
                 0 => return Ok(()),
-                status if clock::nanoseconds(clock::now() - asked) > TO_RESET => return Err(status),
+                status if clock::nanoseconds(clock::now() - asked) > TO_RESET => {
+                    return Err(status);
+                }
                 _ => core::hint::spin_loop(),
             }
         }
@@ -135,7 +146,11 @@ impl Device {
     pub fn in_slot(slot: &Range<PhysAddr>) -> Option<Self> {
         let id = register_at::<u32>(slot.start.0 + DEVICE_ID).read();
         let status = Some(Status::Word(PhysAddr(slot.start.0 + STATUS)));
-        (id != 0).then(|| Self { place: Place::Mmio(slot.clone()), kind: DeviceType::try_from(id).ok(), status })
+        (id != 0).then(|| Self {
+            place: Place::Mmio(slot.clone()),
+            kind: DeviceType::try_from(id).ok(),
+            status,
+        })
     }
 
     /// Where it lies and what its Status is, if somebody drives it.

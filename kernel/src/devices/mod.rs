@@ -44,7 +44,9 @@ pub enum Undriven {
 impl fmt::Display for Undriven {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::None(devices) => write!(f, "none of {devices} devices is one that can be driven: attach one"),
+            Self::None(devices) => {
+                write!(f, "none of {devices} devices is one that can be driven: attach one")
+            }
             Self::Busy(busy) => busy.fmt(f),
             Self::Setup(error) => write!(f, "it cannot be set up: {error}"),
         }
@@ -126,7 +128,8 @@ impl Devices {
         let device = found.ok_or(Undriven::None(self.all.len()))?;
         device.reset().map_err(Undriven::Busy)?;
         let free = memory::free();
-        let driver = device.open().ok_or(Error::Unsupported).and_then(start).map_err(Undriven::Setup)?;
+        let driver =
+            device.open().ok_or(Error::Unsupported).and_then(start).map_err(Undriven::Setup)?;
         let bytes = free - memory::free();
         Ok(Driven { device, driver: ManuallyDrop::new(driver), bytes })
     }
@@ -134,7 +137,8 @@ impl Devices {
     /// Fills `bytes` from an entropy device, if there is one, and says what they are for.
     #[must_use]
     pub fn entropy(&self, what: &str, bytes: &mut [u8]) -> Option<()> {
-        let mut source = self.drive(DeviceType::EntropySource, VirtIORng::<Identity, _>::new).ok()?;
+        let mut source =
+            self.drive(DeviceType::EntropySource, VirtIORng::<Identity, _>::new).ok()?;
         let mut filled = 0;
         while filled < bytes.len() {
             filled += source.request_entropy(&mut bytes[filled..]).ok().filter(|&more| more > 0)?;
@@ -183,7 +187,8 @@ unsafe impl Hal for Identity {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (u64, NonNull<u8>) {
         // SAFETY: the layout's size is not zero: a queue has at least one page.
         let memory = unsafe { alloc_zeroed(layout(pages)) };
-        let memory = NonNull::new(memory).unwrap_or_else(|| alloc::alloc::handle_alloc_error(layout(pages)));
+        let memory =
+            NonNull::new(memory).unwrap_or_else(|| alloc::alloc::handle_alloc_error(layout(pages)));
         (memory.as_ptr().expose_provenance() as u64, memory)
     }
 
@@ -205,5 +210,6 @@ unsafe impl Hal for Identity {
 }
 
 fn layout(pages: usize) -> Layout {
-    Layout::from_size_align(pages * PAGE_SIZE as usize, PAGE_SIZE as usize).expect("a queue's memory")
+    Layout::from_size_align(pages * PAGE_SIZE as usize, PAGE_SIZE as usize)
+        .expect("a queue's memory")
 }

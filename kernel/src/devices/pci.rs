@@ -16,8 +16,8 @@ use core::ops::Range;
 use kernel::tree::PciHost;
 use relocate::placement;
 use virtio_drivers::transport::pci::bus::{
-    BarInfo, Command, ConfigurationAccess, DeviceFunction, DeviceFunctionInfo, HeaderType, MemoryBarType,
-    PCI_CAP_ID_VNDR, PciRoot,
+    BarInfo, Command, ConfigurationAccess, DeviceFunction, DeviceFunctionInfo, HeaderType,
+    MemoryBarType, PCI_CAP_ID_VNDR, PciRoot,
 };
 use virtio_drivers::transport::pci::{PciTransport, VIRTIO_PCI_CAP_COMMON_CFG, virtio_device_type};
 
@@ -56,7 +56,11 @@ struct Ecam(PhysAddr);
 impl Ecam {
     fn register(&self, at: DeviceFunction, offset: u8) -> u64 {
         let DeviceFunction { bus, device, function } = at;
-        self.0.0 + (u64::from(bus) << 20 | u64::from(device) << 15 | u64::from(function) << 12 | u64::from(offset & !3))
+        self.0.0
+            + (u64::from(bus) << 20
+                | u64::from(device) << 15
+                | u64::from(function) << 12
+                | u64::from(offset & !3))
     }
 }
 
@@ -120,12 +124,15 @@ impl Function {
     /// Gives an address to each memory BAR that lies in no window, outside of what is taken. Returns false where there is no room.
     fn assign(&self, windows: &[Range<PhysAddr>], taken: &mut Vec<Range<PhysAddr>>) -> bool {
         // A narrow BAR reaches 4 GiB, and a wide one is as well off there.
-        let low: Vec<_> = windows.iter().filter(|window| window.end.0 <= 1 << 32).cloned().collect();
+        let low: Vec<_> =
+            windows.iter().filter(|window| window.end.0 <= 1 << 32).cloned().collect();
         let is_assigned = |bar: &Bar| windows.iter().any(|window| window.covers(&bar.range));
         self.bars().into_iter().filter(|bar| !is_assigned(bar)).all(|bar| {
             let size = bar.range.bytes().max(PAGE_SIZE);
             let wide = if bar.is_wide { windows } else { &[] };
-            let place = [&low, wide].into_iter().find_map(|from| placement::highest_block(from, taken, size, size));
+            let place = [&low, wide]
+                .into_iter()
+                .find_map(|from| placement::highest_block(from, taken, size, size));
             let Some(place) = place else { return false };
             taken.extend(place.range(size));
             if bar.is_wide {
@@ -141,25 +148,42 @@ impl Function {
     fn status(&self) -> Option<PhysAddr> {
         let (root, ecam) = (self.root(), Ecam(self.ecam));
         let common = root.capabilities(self.at).find(|capability| {
-            capability.id == PCI_CAP_ID_VNDR && (capability.private_header >> 8) as u8 == VIRTIO_PCI_CAP_COMMON_CFG
+            capability.id == PCI_CAP_ID_VNDR
+                && (capability.private_header >> 8) as u8 == VIRTIO_PCI_CAP_COMMON_CFG
         })?;
         let bar = ecam.read_word(self.at, common.offset + 4) as u8;
         let offset = ecam.read_word(self.at, common.offset + 8);
         let bar = self.bars().into_iter().find(|found| found.index == bar)?;
-        bar.range.start.checked_add(u64::from(offset) + STATUS).filter(|status| bar.range.contains(status))
+        bar.range
+            .start
+            .checked_add(u64::from(offset) + STATUS)
+            .filter(|status| bar.range.contains(status))
     }
 }
 
 /// Adds every function of the host's first bus to `all`, with the registers of virtio's mapped; and to `running` those that were found with
 /// bus mastering on.
-pub fn find(host: &PciHost, map: &mut LifeMap, all: &mut Vec<Device>, running: &mut Vec<(Place, u32)>) {
+pub fn find(
+    host: &PciHost,
+    map: &mut LifeMap,
+    all: &mut Vec<Device>,
+    running: &mut Vec<(Place, u32)>,
+) {
     map.add_device(&host.ecam);
     let root = PciRoot::new(Ecam(host.ecam.start));
     let found: Vec<(Function, DeviceFunctionInfo)> = root
         .enumerate_bus(0)
         .filter(|(_, info)| (info.class, info.subclass) != HOST_BRIDGE)
         .map(|(at, info)| {
-            (Function { ecam: host.ecam.start, at, vendor: info.vendor_id, device: info.device_id }, info)
+            (
+                Function {
+                    ecam: host.ecam.start,
+                    at,
+                    vendor: info.vendor_id,
+                    device: info.device_id,
+                },
+                info,
+            )
         })
         .collect();
     let mut taken = Vec::new();

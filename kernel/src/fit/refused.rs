@@ -13,7 +13,10 @@ use super::{HEADER_BYTES, MAGIC, MAX_LOADABLES, MAX_TREE_BYTES};
 
 /// Why a disk, its FIT or a payload was refused: the rule, and the value that broke it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[expect(missing_docs, reason = "a variant's line says what its fields hold; they are named for it")]
+#[expect(
+    missing_docs,
+    reason = "a variant's line says what its fields hold; they are named for it"
+)]
 pub enum Refused {
     /// A disk that has no room for a tree's header.
     DiskTooShort { bytes: u64 },
@@ -75,19 +78,30 @@ impl fmt::Display for Refused {
                  (`mkimage -E`)"
             ),
             Self::TreePastEnd { bytes, disk } => {
-                write!(f, "the FIT's tree has {bytes} bytes, the disk {disk}: write the whole FIT to it")
+                write!(
+                    f,
+                    "the FIT's tree has {bytes} bytes, the disk {disk}: write the whole FIT to it"
+                )
             }
-            Self::TreeDamaged { error } => write!(f, "the FIT's tree is damaged: {error}: write it anew"),
+            Self::TreeDamaged { error } => {
+                write!(f, "the FIT's tree is damaged: {error}: write it anew")
+            }
             Self::Missing { node, what } => write!(f, "the FIT's {node} has no \"{what}\": add it"),
             Self::Twice { path } => write!(f, "the FIT has {path} twice: leave one out"),
             Self::OddValue { path, bytes, wanted } => {
                 write!(f, "the FIT's {path} ({bytes} bytes) is not {wanted}: make it so")
             }
             Self::ManyKernels { node, given } => {
-                write!(f, "the FIT's {node} names {given} kernels, and one can be entered: give each a configuration")
+                write!(
+                    f,
+                    "the FIT's {node} names {given} kernels, and one can be entered: give each a configuration"
+                )
             }
             Self::TooManyLoadables { given } => {
-                write!(f, "the FIT's configuration has {given} loadables, {MAX_LOADABLES} are the most: join some")
+                write!(
+                    f,
+                    "the FIT's configuration has {given} loadables, {MAX_LOADABLES} are the most: join some"
+                )
             }
             Self::NotAKernel { node, kind } => write!(
                 f,

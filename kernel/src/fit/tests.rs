@@ -20,7 +20,13 @@ fn data(bytes: usize, seed: u8) -> Vec<u8> {
 }
 
 fn payload(name: &str, data: Vec<u8>, kind: Kind) -> writer::Payload {
-    writer::Payload { name: name.to_owned(), description: format!("the {name}"), data, kind, bootargs: None }
+    writer::Payload {
+        name: name.to_owned(),
+        description: format!("the {name}"),
+        data,
+        kind,
+        bootargs: None,
+    }
 }
 
 /// A disk as xtask writes it: one kernel and two loadables.
@@ -41,7 +47,10 @@ fn read(disk: &[u8]) -> Result<Fit, Refused> {
     let fit = parse(tree, disk_bytes, configuration)?;
     for payload in core::iter::once(&fit.kernel).chain(&fit.loadables) {
         // In runs of a page, as into frames.
-        verify(payload, disk[payload.place.start as usize..payload.place.end as usize].chunks(4096))?;
+        verify(
+            payload,
+            disk[payload.place.start as usize..payload.place.end as usize].chunks(4096),
+        )?;
     }
     Ok(fit)
 }
@@ -104,7 +113,14 @@ fn a_kernel_that_wants_a_place_says_so() {
 fn each_kernel_opens_a_configuration() {
     let kernel = |name| payload(name, data(9, 0), Kind::KernelNoload { load: None });
     let loadable = |name| payload(name, data(9, 0), Kind::Loadable { load: 4096 });
-    let disk = writer::write(&[kernel("a"), loadable("b"), kernel("c"), kernel("d"), loadable("e"), loadable("f")]);
+    let disk = writer::write(&[
+        kernel("a"),
+        loadable("b"),
+        kernel("c"),
+        kernel("d"),
+        loadable("e"),
+        loadable("f"),
+    ]);
     let tree = &disk[..header_size(&disk, disk.len() as u64).unwrap() as usize];
     assert_eq!(configurations(tree).unwrap(), ["conf-1", "conf-2", "conf-3"]);
     let names = |name| {
@@ -164,15 +180,20 @@ fn a_ramdisk_may_say_where_and_0_says_nothing() {
 
 #[test]
 fn what_is_wrong_with_what_goes_with_a_payload_is_named() {
-    let missing = |node: &str, what: &str| Err(Refused::Missing { node: node.into(), what: what.into() });
-    let taken = |image: &'static str| companions_of(move |root| _ = at(root, "images").remove_child(image));
+    let missing =
+        |node: &str, what: &str| Err(Refused::Missing { node: node.into(), what: what.into() });
+    let taken =
+        |image: &'static str| companions_of(move |root| _ = at(root, "images").remove_child(image));
     assert_eq!(taken("initrd"), missing("/images", "initrd"));
     assert_eq!(taken("blob"), missing("/images", "blob"));
     let hash = companions_of(|root| _ = at(root, "images/initrd").remove_child("hash-1"));
     assert_eq!(hash, missing("/images/initrd", "hash-1"));
     let packed = companions_of(|root| set(at(root, "images/blob"), "compression", "gzip"));
     assert!(matches!(packed, Err(Refused::Compressed { .. })), "{packed:?}");
-    let ramdisk = companions_of(|root| set(at(root, "images/initrd"), "compression", "lz4")).unwrap().ramdisk.unwrap();
+    let ramdisk = companions_of(|root| set(at(root, "images/initrd"), "compression", "lz4"))
+        .unwrap()
+        .ramdisk
+        .unwrap();
     assert_eq!(ramdisk.compression, Compression::None, "a ramdisk is its kernel's to unpack");
     let orders = companions_of(|root| set(at(root, "configurations/conf-2"), "bootargs", 7_u32));
     assert!(matches!(orders, Err(Refused::OddValue { .. })), "{orders:?}");
@@ -186,16 +207,23 @@ fn a_kernel_may_be_in_a_gzip_file_and_nothing_else_may() {
     let fit = read(&writer::write(&[kernel(&file), loadable])).unwrap();
     assert_eq!(fit.kernel.compression, Compression::Gzip { unpacked: Some(0x1234_5678) });
     assert_eq!(fit.loadables[0].compression, Compression::None);
-    assert_eq!(read(&writer::write(&[kernel(b"an Image")])).unwrap().kernel.compression, Compression::None);
+    assert_eq!(
+        read(&writer::write(&[kernel(b"an Image")])).unwrap().kernel.compression,
+        Compression::None
+    );
 
     let of = |image: &'static str| edited(move |root| set(at(root, image), "compression", "gzip"));
-    assert_eq!(of("images/kernel").unwrap().kernel.compression, Compression::Gzip { unpacked: None });
+    assert_eq!(
+        of("images/kernel").unwrap().kernel.compression,
+        Compression::Gzip { unpacked: None }
+    );
     assert!(matches!(of("images/second"), Err(Refused::Compressed { .. })));
 }
 
 #[test]
 fn two_kernels_are_one_too_many() {
-    let two = edited(|root| set(at(root, "configurations/conf-1"), "kernel", vec!["kernel", "first"]));
+    let two =
+        edited(|root| set(at(root, "configurations/conf-1"), "kernel", vec!["kernel", "first"]));
     let refused = Refused::ManyKernels { node: "/configurations/conf-1".into(), given: 2 };
     assert!(refused.to_string().contains("/configurations/conf-1 names 2 kernels"), "{refused}");
     assert_eq!(two, Err(refused));
@@ -204,7 +232,9 @@ fn two_kernels_are_one_too_many() {
 #[test]
 fn the_default_configuration_comes_first() {
     let (disk, _) = written();
-    let mut tree = DeviceTree::from_fdt(&Tree::new(&disk[..header_size(&disk, u64::MAX).unwrap() as usize]).unwrap());
+    let mut tree = DeviceTree::from_fdt(
+        &Tree::new(&disk[..header_size(&disk, u64::MAX).unwrap() as usize]).unwrap(),
+    );
     let configurations_node = at(&mut tree.root, "configurations");
     configurations_node.add_child(DeviceTreeNode::new("z").unwrap());
     set(configurations_node, "default", "z");
@@ -222,7 +252,10 @@ fn a_disk_without_a_fit_is_refused() {
     assert_eq!(header_size(&large, 1 << 30), Err(Refused::TreeTooLarge { bytes: 0x10_0001 }));
     large[4..8].copy_from_slice(&[0, 0x10, 0, 0]);
     assert_eq!(header_size(&large, 1 << 30), Ok(0x10_0000));
-    assert_eq!(header_size(&large, 1024), Err(Refused::TreePastEnd { bytes: 0x10_0000, disk: 1024 }));
+    assert_eq!(
+        header_size(&large, 1024),
+        Err(Refused::TreePastEnd { bytes: 0x10_0000, disk: 1024 })
+    );
     // A tree that says it has no room for its own header.
     large[4..8].copy_from_slice(&[0, 0, 0, 8]);
     let bytes = header_size(&large, 1024).unwrap() as usize;
@@ -240,7 +273,8 @@ fn a_disk_that_ends_early_is_refused() {
 
 #[test]
 fn what_is_missing_is_named() {
-    let missing = |node: &str, what: &str| Err(Refused::Missing { node: node.into(), what: what.into() });
+    let missing =
+        |node: &str, what: &str| Err(Refused::Missing { node: node.into(), what: what.into() });
     let without = |path: &str, what: &str| {
         edited(|root| {
             let node = if path.is_empty() { root } else { at(root, path) };
@@ -250,7 +284,10 @@ fn what_is_missing_is_named() {
     assert_eq!(without("", "images"), missing("/", "images"));
     assert_eq!(without("", "configurations"), missing("/", "configurations"));
     assert_eq!(without("configurations", "conf-1"), missing("/configurations", "conf-1"));
-    assert_eq!(without("configurations/conf-1", "kernel"), missing("/configurations/conf-1", "kernel"));
+    assert_eq!(
+        without("configurations/conf-1", "kernel"),
+        missing("/configurations/conf-1", "kernel")
+    );
     assert_eq!(without("images", "kernel"), missing("/images", "kernel"));
     assert_eq!(without("images", "second"), missing("/images", "second"));
     assert_eq!(without("images/kernel", "arch"), missing("/images/kernel", "arch"));
@@ -269,7 +306,9 @@ fn what_is_missing_is_named() {
     }
 
     let (disk, _) = written();
-    let mut tree = DeviceTree::from_fdt(&Tree::new(&disk[..header_size(&disk, u64::MAX).unwrap() as usize]).unwrap());
+    let mut tree = DeviceTree::from_fdt(
+        &Tree::new(&disk[..header_size(&disk, u64::MAX).unwrap() as usize]).unwrap(),
+    );
     at(&mut tree.root, "configurations").remove_property("default");
     let refused = Refused::Missing { node: "/configurations".into(), what: "default".into() };
     assert_eq!(configurations(&tree.to_dtb()), Err(refused));
@@ -280,8 +319,14 @@ fn what_the_kernel_may_not_be_is_refused() {
     let kernel = || "/images/kernel".to_owned();
     let with = |name: &str, value: &str| edited(|root| set(at(root, "images/kernel"), name, value));
     assert_eq!(with("arch", "arm"), Err(Refused::WrongArch { node: kernel(), arch: "arm".into() }));
-    assert_eq!(with("type", "ramdisk"), Err(Refused::NotAKernel { node: kernel(), kind: "ramdisk".into() }));
-    assert_eq!(with("compression", "lzma"), Err(Refused::Compressed { node: kernel(), compression: "lzma".into() }));
+    assert_eq!(
+        with("type", "ramdisk"),
+        Err(Refused::NotAKernel { node: kernel(), kind: "ramdisk".into() })
+    );
+    assert_eq!(
+        with("compression", "lzma"),
+        Err(Refused::Compressed { node: kernel(), compression: "lzma".into() })
+    );
     let with_entry = |entry: u64| {
         edited(|root| {
             let kernel = at(root, "images/kernel");
@@ -290,9 +335,16 @@ fn what_the_kernel_may_not_be_is_refused() {
             set(kernel, "entry", entry);
         })
     };
-    assert_eq!(with_entry(0x4020_0000).unwrap().kernel.load, Some(PhysAddr(0x4020_0000)), "one cell, two cells");
+    assert_eq!(
+        with_entry(0x4020_0000).unwrap().kernel.load,
+        Some(PhysAddr(0x4020_0000)),
+        "one cell, two cells"
+    );
     let (load, entry) = (PhysAddr(0x4020_0000), PhysAddr(0x4020_0040));
-    assert_eq!(with_entry(0x4020_0040), Err(Refused::EntryElsewhere { node: kernel(), load, entry }));
+    assert_eq!(
+        with_entry(0x4020_0040),
+        Err(Refused::EntryElsewhere { node: kernel(), load, entry })
+    );
 }
 
 #[test]
@@ -308,7 +360,10 @@ fn data_that_cannot_be_are_refused() {
     let (node, disk) = ("/images/kernel".to_owned(), disk.len() as u64);
     assert_eq!(with(disk - 7, 7).unwrap().kernel.place, disk - 7..disk);
     for (start, bytes) in [(disk - 7, 8), (u64::MAX, 2), (2, u64::MAX)] {
-        assert_eq!(with(start, bytes), Err(Refused::PastEnd { node: node.clone(), start, bytes, disk }));
+        assert_eq!(
+            with(start, bytes),
+            Err(Refused::PastEnd { node: node.clone(), start, bytes, disk })
+        );
     }
     assert_eq!(with(4096, 0), Err(Refused::Empty { node: node.clone() }));
     assert!(matches!(with(40, 4096), Err(Refused::OverTree { place, .. }) if place == (40..4136)));
@@ -323,7 +378,8 @@ fn data_that_cannot_be_are_refused() {
 #[test]
 fn digests_that_cannot_be_are_refused() {
     let hash = "images/kernel/hash-1";
-    let refused = Refused::UnknownHash { node: "/images/kernel/hash-1".into(), algorithm: "crc32".into() };
+    let refused =
+        Refused::UnknownHash { node: "/images/kernel/hash-1".into(), algorithm: "crc32".into() };
     assert_eq!(edited(|root| set(at(root, hash), "algo", "crc32")), Err(refused));
     let path = "/images/kernel/hash-1/value".to_owned();
     let refused = Refused::OddValue { path, bytes: 20, wanted: "the 32 bytes of a SHA-256 digest" };
@@ -350,34 +406,60 @@ fn two_of_the_same_name_are_refused() {
         disk[place..place + to.len()].copy_from_slice(to);
         read(&disk)
     };
-    assert_eq!(renamed(b"second\0\0\0\0\0\x03", b"kernel"), Err(Refused::Twice { path: "/images/kernel".into() }));
-    assert_eq!(renamed(b"entry\0", b"load\0\0"), Err(Refused::Twice { path: "/images/kernel/load".into() }));
+    assert_eq!(
+        renamed(b"second\0\0\0\0\0\x03", b"kernel"),
+        Err(Refused::Twice { path: "/images/kernel".into() })
+    );
+    assert_eq!(
+        renamed(b"entry\0", b"load\0\0"),
+        Err(Refused::Twice { path: "/images/kernel/load".into() })
+    );
 }
 
 #[test]
 fn a_unit_address_is_part_of_the_name() {
-    let beside = edited(|root| at(root, "images").add_child(DeviceTreeNode::new("kernel@1").unwrap()));
+    let beside =
+        edited(|root| at(root, "images").add_child(DeviceTreeNode::new("kernel@1").unwrap()));
     assert!(beside.is_ok());
 }
 
 #[test]
 fn values_that_are_no_values_are_refused() {
-    let odd = |path: &str, bytes, wanted| Err(Refused::OddValue { path: path.into(), bytes, wanted });
-    let with = |path: &str, name: &str, value: &[u8]| edited(|root| set(at(root, path), name, value));
+    let odd =
+        |path: &str, bytes, wanted| Err(Refused::OddValue { path: path.into(), bytes, wanted });
+    let with =
+        |path: &str, name: &str, value: &[u8]| edited(|root| set(at(root, path), name, value));
     let conf = "configurations/conf-1";
-    assert_eq!(with(conf, "kernel", b"kernel"), odd("/configurations/conf-1/kernel", 6, "a list of strings"));
-    assert_eq!(with(conf, "kernel", b"\xff\0"), odd("/configurations/conf-1/kernel", 2, "a list of strings"));
+    assert_eq!(
+        with(conf, "kernel", b"kernel"),
+        odd("/configurations/conf-1/kernel", 6, "a list of strings")
+    );
+    assert_eq!(
+        with(conf, "kernel", b"\xff\0"),
+        odd("/configurations/conf-1/kernel", 2, "a list of strings")
+    );
     assert_eq!(with("images/kernel", "type", b"a\0b\0"), odd("/images/kernel/type", 4, "a string"));
-    assert_eq!(with(conf, "loadables", b""), odd("/configurations/conf-1/loadables", 0, "a list of strings"));
-    assert_eq!(with(conf, "loadables", b"first"), odd("/configurations/conf-1/loadables", 5, "a list of strings"));
-    assert_eq!(with("images/first", "load", &[0; 12]), odd("/images/first/load", 12, "a number of 4 or 8 bytes"));
+    assert_eq!(
+        with(conf, "loadables", b""),
+        odd("/configurations/conf-1/loadables", 0, "a list of strings")
+    );
+    assert_eq!(
+        with(conf, "loadables", b"first"),
+        odd("/configurations/conf-1/loadables", 5, "a list of strings")
+    );
+    assert_eq!(
+        with("images/first", "load", &[0; 12]),
+        odd("/images/first/load", 12, "a number of 4 or 8 bytes")
+    );
     let refused = Refused::Missing { node: "/images".into(), what: String::new() };
     assert_eq!(with(conf, "loadables", b"first\0\0"), Err(refused));
 }
 
 #[test]
 fn loadables_are_counted() {
-    let with = |given: usize| edited(|root| set(at(root, "configurations/conf-1"), "loadables", vec!["first"; given]));
+    let with = |given: usize| {
+        edited(|root| set(at(root, "configurations/conf-1"), "loadables", vec!["first"; given]))
+    };
     assert_eq!(with(15).unwrap().loadables.len(), 15);
     assert_eq!(with(16), Err(Refused::TooManyLoadables { given: 16 }));
 }
@@ -392,14 +474,23 @@ fn a_changed_byte_is_found() {
     assert_eq!(name, "kernel");
     assert_ne!(expected, found);
     let sentence = refused.to_string();
-    assert!(sentence.contains(&format!("{:02x}{:02x}{:02x}", expected[0], expected[1], expected[2])), "{sentence}");
+    assert!(
+        sentence.contains(&format!("{:02x}{:02x}{:02x}", expected[0], expected[1], expected[2])),
+        "{sentence}"
+    );
 }
 
 #[test]
 fn sha256_is_sha256() {
     // FIPS 180-4's own example.
     let sha256 = *b"\xba\x78\x16\xbf\x8f\x01\xcf\xea\x41\x41\x40\xde\x5d\xae\x22\x23\xb0\x03\x61\xa3\x96\x17\x7a\x9c\xb4\x10\xff\x61\xf2\x00\x15\xad";
-    let payload = Payload { name: "abc".into(), place: 0..3, sha256, compression: Compression::None, load: None };
+    let payload = Payload {
+        name: "abc".into(),
+        place: 0..3,
+        sha256,
+        compression: Compression::None,
+        load: None,
+    };
     assert_eq!(verify(&payload, [b"ab".as_slice(), b"", b"c"]), Ok(()));
     assert_eq!(
         verify(&payload, [b"abd".as_slice()]).unwrap_err().to_string(),
@@ -410,14 +501,20 @@ fn sha256_is_sha256() {
 #[test]
 fn sentences_name_the_value() {
     let sentence = read(&[0x7f; 512]).unwrap_err().to_string();
-    assert!(sentence.starts_with("the disk does not start with a FIT: 0x7f7f7f7f where the magic 0xd00dfeed belongs"));
-    let sentence =
-        edited(|root| drop(at(root, "configurations/conf-1").remove_property("kernel"))).unwrap_err().to_string();
+    assert!(sentence.starts_with(
+        "the disk does not start with a FIT: 0x7f7f7f7f where the magic 0xd00dfeed belongs"
+    ));
+    let sentence = edited(|root| drop(at(root, "configurations/conf-1").remove_property("kernel")))
+        .unwrap_err()
+        .to_string();
     assert_eq!(sentence, "the FIT's /configurations/conf-1 has no \"kernel\": add it");
     let (mut disk, _) = written();
     disk[56] = 0xff;
     let sentence = read(&disk).unwrap_err().to_string();
-    assert_eq!(sentence, "the FIT's tree is damaged: Bad FDT token: 0xff000001 at offset 56: write it anew");
+    assert_eq!(
+        sentence,
+        "the FIT's tree is damaged: Bad FDT token: 0xff000001 at offset 56: write it anew"
+    );
 }
 
 proptest! {
@@ -523,7 +620,10 @@ fn read_mkimage(arguments: &[&str]) -> Option<u64> {
     let fit = read(&disk).unwrap_or_else(|refused| panic!("mkimage {arguments:?}: {refused}"));
     assert_eq!(fit.description, "made by mkimage");
     assert_eq!((fit.kernel.name.as_str(), fit.kernel.load), ("kernel-1", None));
-    assert_eq!(disk[fit.kernel.place.start as usize..fit.kernel.place.end as usize], data(20_000, 5));
+    assert_eq!(
+        disk[fit.kernel.place.start as usize..fit.kernel.place.end as usize],
+        data(20_000, 5)
+    );
     let [more] = fit.loadables.as_slice() else { panic!("{:?}", fit.loadables) };
     assert_eq!((more.name.as_str(), more.load), ("more", Some(PhysAddr(0x4800_0000))));
     assert_eq!(disk[more.place.start as usize..more.place.end as usize], data(3333, 6));

@@ -43,7 +43,11 @@ impl Bank {
         [ISENABLER, ISPENDR, ISACTIVER].map(|offset| {
             self.words.clone().find_map(|nth| {
                 // SGIs of a GICv2 may be enabled for good, which is nobody's doing.
-                let ours = if self.is_v2 && nth == 0 && offset == ISENABLER { 0xffff_0000 } else { u32::MAX };
+                let ours = if self.is_v2 && nth == 0 && offset == ISENABLER {
+                    0xffff_0000
+                } else {
+                    u32::MAX
+                };
                 let set = self.word(offset, nth).read() & ours;
                 (set != 0).then(|| self.kind.first(nth) + set.trailing_zeros())
             })
@@ -106,7 +110,8 @@ pub fn word(base: PhysAddr, offset: u64) -> UniqueMmioPointer<'static, ReadPureW
 
 /// A register.
 pub fn register<T>(base: PhysAddr, offset: u64) -> UniqueMmioPointer<'static, ReadPureWrite<T>> {
-    let register = NonNull::new(pointer(PhysAddr(base.0 + offset)).cast()).expect("a GIC at address 0");
+    let register =
+        NonNull::new(pointer(PhysAddr(base.0 + offset)).cast()).expect("a GIC at address 0");
     // SAFETY: the device tree says that the GIC's registers lie there; they are mapped as device memory. Those of one CPU are that CPU's alone;
     // those that all share are set up before the others are on and left after they are off, or written one bit at a time.
     unsafe { UniqueMmioPointer::new(register) }

@@ -146,11 +146,14 @@ impl Gic {
         if self.is_v2() {
             let target_list_filter = gicv2::SgiTargetListFilter::CPUTargetList;
             let target_list = target as u16;
-            self.v2().send_sgi(interrupt, gicv2::SgiTarget::List { target_list_filter, target_list });
+            self.v2()
+                .send_sgi(interrupt, gicv2::SgiTarget::List { target_list_filter, target_list });
         } else {
-            let [affinity0, affinity1, affinity2, _, affinity3, ..] = mpidr.to_le_bytes().map(u64::from);
+            let [affinity0, affinity1, affinity2, _, affinity3, ..] =
+                mpidr.to_le_bytes().map(u64::from);
             // ICC_SGI1R_EL1, which arm-gic's writer cannot give a range selector: CPUs of one Aff1 come in ranges of sixteen.
-            let target = affinity3 << 48 | (affinity0 >> 4) << 44 | affinity2 << 32 | affinity1 << 16;
+            let target =
+                affinity3 << 48 | (affinity0 >> 4) << 44 | affinity2 << 32 | affinity1 << 16;
             let value = target | u64::from(interrupt.raw_value()) << 24 | 1 << (affinity0 & 0xf);
             // SAFETY: sends an interrupt, which its receiver handles.
             unsafe { asm!("msr s3_0_c12_c11_5, {}", "isb", in(reg) value, options(nostack)) };
@@ -178,8 +181,16 @@ impl Gic {
     pub fn shared(&self) -> impl Iterator<Item = Bank> {
         let typer = word(self.gicd(), GICD_TYPER).read();
         // Word 0 is the CPU's that asks; GICv2 has nothing extended, and other meanings for those bits.
-        let kinds = [(Kind::Shared, 1), (Kind::Extended, 0)].into_iter().take(if self.is_v2() { 1 } else { 2 });
-        kinds.map(move |(kind, first)| Bank { kind, words: first..kind.words(typer), ..self.bank(self.gicd()) })
+        let kinds = [(Kind::Shared, 1), (Kind::Extended, 0)].into_iter().take(if self.is_v2() {
+            1
+        } else {
+            2
+        });
+        kinds.map(move |(kind, first)| Bank {
+            kind,
+            words: first..kind.words(typer),
+            ..self.bank(self.gicd())
+        })
     }
 
     /// Those of one CPU; on a GICv2, of the one that asks.
@@ -191,10 +202,15 @@ impl Gic {
         match &self.0 {
             tree::Gic::V2 { .. } => self.bank(self.gicd()),
             tree::Gic::V3 { redistributors, .. } => {
-                let frame = redistributor(redistributors, mpidr)
-                    .unwrap_or_else(|| panic!("no redistributor of the device tree is CPU {mpidr:#x}'s"));
+                let frame = redistributor(redistributors, mpidr).unwrap_or_else(|| {
+                    panic!("no redistributor of the device tree is CPU {mpidr:#x}'s")
+                });
                 let words = 0..Kind::Private.words(word(frame, GICR_TYPER).read());
-                Bank { words, control: Some((frame, GICR_RWP)), ..self.bank(PhysAddr(frame.0 + GICR_SGI)) }
+                Bank {
+                    words,
+                    control: Some((frame, GICR_RWP)),
+                    ..self.bank(PhysAddr(frame.0 + GICR_SGI))
+                }
             }
         }
     }
@@ -204,7 +220,9 @@ impl Gic {
         match Kind::of(number) {
             Some((Kind::Private, word, bit)) => self.private(mpidr).disable(word, bit),
             Some((kind, word, bit)) => {
-                self.shared().filter(|bank| bank.kind == kind).for_each(|bank| bank.disable(word, bit));
+                self.shared()
+                    .filter(|bank| bank.kind == kind)
+                    .for_each(|bank| bank.disable(word, bit));
             }
             // An LPI, and those are off.
             None => {}
@@ -213,7 +231,13 @@ impl Gic {
 
     /// A bank of one word, the distributor's.
     fn bank(&self, base: PhysAddr) -> Bank {
-        Bank { base, kind: Kind::Private, words: 0..1, control: self.control(), is_v2: self.is_v2() }
+        Bank {
+            base,
+            kind: Kind::Private,
+            words: 0..1,
+            control: self.control(),
+            is_v2: self.is_v2(),
+        }
     }
 
     fn is_v2(&self) -> bool {
@@ -276,10 +300,14 @@ impl Gic {
             }
             if bits >= 7 {
                 // SAFETY: ICC_AP1R2_EL1 and ICC_AP1R3_EL1, as above.
-                unsafe { asm!("msr s3_0_c12_c9_2, xzr", "msr s3_0_c12_c9_3, xzr", options(nostack)) };
+                unsafe {
+                    asm!("msr s3_0_c12_c9_2, xzr", "msr s3_0_c12_c9_3, xzr", options(nostack))
+                };
             }
             // SAFETY: ICC_AP1R0_EL1 and ICC_CTLR_EL1, as above.
-            unsafe { asm!("msr s3_0_c12_c9_0, xzr", "msr s3_0_c12_c12_4, xzr", "isb", options(nostack)) };
+            unsafe {
+                asm!("msr s3_0_c12_c9_0, xzr", "msr s3_0_c12_c12_4, xzr", "isb", options(nostack))
+            };
         }
     }
 }

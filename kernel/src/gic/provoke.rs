@@ -35,8 +35,11 @@ impl Gic {
     fn send_shared(&self, number: u32, mpidr: u64) {
         let interrupt = IntId::spi(number - 32);
         if self.is_v2() {
-            register::<u8>(self.gicd(), GICD_ITARGETSR + u64::from(number)).write(self.target() as u8);
-            self.v2().enable_interrupt(interrupt, true).expect("the distributor says that it has it");
+            register::<u8>(self.gicd(), GICD_ITARGETSR + u64::from(number))
+                .write(self.target() as u8);
+            self.v2()
+                .enable_interrupt(interrupt, true)
+                .expect("the distributor says that it has it");
         } else {
             self.distributor().set_routing(interrupt, Some(mpidr)).expect("a shared interrupt");
             self.distributor().enable_interrupt(interrupt, true).expect("a shared interrupt");

@@ -39,7 +39,11 @@ fn mixed(bytes: usize) -> Vec<u8> {
             noise ^= noise << 13;
             noise ^= noise >> 17;
             noise ^= noise << 5;
-            if at / 50_000 % 2 == 0 { b"the same words again and again "[at % 31] } else { noise as u8 }
+            if at / 50_000 % 2 == 0 {
+                b"the same words again and again "[at % 31]
+            } else {
+                noise as u8
+            }
         })
         .collect()
 }
@@ -55,7 +59,10 @@ fn what_was_packed_is_unpacked_however_it_comes_in() {
     for level in [0, 1, 9] {
         let file = packed_by(GzBuilder::new(), &bytes, level);
         for (piece, room) in [(1, 1 << 20), (4096, 4096), (1 << 20, 777), (13, 1 << 15)] {
-            assert!(unpacked(&file, piece, room, bytes.len() as u64).unwrap() == bytes, "{level} {piece} {room}");
+            assert!(
+                unpacked(&file, piece, room, bytes.len() as u64).unwrap() == bytes,
+                "{level} {piece} {room}"
+            );
         }
     }
     assert_eq!(unpacked(&packed(b""), 5, 5, 0), Ok(vec![]));
@@ -100,7 +107,10 @@ fn each_rule_can_be_broken() {
     encoder.write_all(&bytes[70_000..]).unwrap();
     let mut file = encoder.finish().unwrap();
     file[block] |= 6;
-    assert_eq!(unpacked(&file, 1000, 1000, limit).map(|bytes| bytes.len()), Err(Refused::Damaged { unpacked: 70_000 }));
+    assert_eq!(
+        unpacked(&file, 1000, 1000, limit).map(|bytes| bytes.len()),
+        Err(Refused::Damaged { unpacked: 70_000 })
+    );
     assert_eq!(with(|file| file.truncate(file.len() - 1)), Refused::EndsEarly { unpacked: limit });
     assert!(matches!(with(|file| file.truncate(9000)), Refused::EndsEarly { unpacked: 1.. }));
     assert_eq!(with(|file| file.push(0)), Refused::GoesOn { unpacked: limit });

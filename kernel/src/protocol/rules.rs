@@ -3,9 +3,9 @@
 //! *When:* whenever facts are held. A rule is a line; its number is what it is known by, and never changes.
 
 use super::{
-    ACTIVITY, Access, BRANCHES, CONTROL_STACKS, COPIES, COUNTER, DEBUG, EVENTS, FINE_TRAPS, FP, Facts, Finding,
-    LATER_EVENTS, LATER_TRAPS, MORE_TRAPS, Other, PERMISSIONS, POINTER_CODES, POINTER_KEYS, PRIORITIES, Rule, SME, SVE,
-    TAGS, TCR2, THREAD_POINTER,
+    ACTIVITY, Access, BRANCHES, CONTROL_STACKS, COPIES, COUNTER, DEBUG, EVENTS, FINE_TRAPS, FP,
+    Facts, Finding, LATER_EVENTS, LATER_TRAPS, MORE_TRAPS, Other, PERMISSIONS, POINTER_CODES,
+    POINTER_KEYS, PRIORITIES, Rule, SME, SVE, TAGS, TCR2, THREAD_POINTER,
 };
 use crate::tree::Conduit;
 use crate::window;
@@ -29,7 +29,12 @@ const COHERENCY: &str = "4, coherency";
 const SYSTEM: &str = "4, system registers";
 const ENTERING: &str = "4, entering each CPU";
 
-const fn rule(number: u8, place: &'static str, text: &'static str, hold: fn(&Facts) -> Finding) -> Rule {
+const fn rule(
+    number: u8,
+    place: &'static str,
+    text: &'static str,
+    hold: fn(&Facts) -> Finding,
+) -> Rule {
     Rule { number, text, place, hold }
 }
 
@@ -48,14 +53,19 @@ pub const RULES: [Rule; 47] = [
         let at = facts.record.load_address;
         Finding::of(at.wrapping_sub(facts.text_offset).is_multiple_of(BASE_ALIGNMENT), hex(at))
     }),
-    rule(4, HEADER, "image_size bytes from the Image's start on are RAM that nobody reserved", |facts| {
-        let Some(tree) = &facts.tree else { return Finding::unseen(NO_TREE) };
-        let image = facts.image();
-        match tree.reserved.iter().find(|reserved| reserved.overlaps(&image)) {
-            Some(reserved) => Finding::of(false, format!("{} reserved", span(reserved))),
-            None => Finding::of(tree.ram.iter().any(|ram| ram.covers(&image)), span(&image)),
-        }
-    }),
+    rule(
+        4,
+        HEADER,
+        "image_size bytes from the Image's start on are RAM that nobody reserved",
+        |facts| {
+            let Some(tree) = &facts.tree else { return Finding::unseen(NO_TREE) };
+            let image = facts.image();
+            match tree.reserved.iter().find(|reserved| reserved.overlaps(&image)) {
+                Some(reserved) => Finding::of(false, format!("{} reserved", span(reserved))),
+                None => Finding::of(tree.ram.iter().any(|ram| ram.covers(&image)), span(&image)),
+            }
+        },
+    ),
     rule(5, HEADER, "the dtb and the initrd lie outside of those bytes", |facts| {
         // Whatever lay there, the entry has written over it.
         if facts.image().contains(&PhysAddr(facts.record.x0)) {
@@ -85,7 +95,9 @@ pub const RULES: [Rule; 47] = [
     rule(8, GENERAL, "x0 is the address of a dtb in RAM", |facts| {
         let x0 = hex(facts.record.x0);
         match (facts.dtb(), &facts.tree) {
-            (None, _) if !facts.record.x0.is_multiple_of(8) => Finding::unseen("not aligned, not looked at"),
+            (None, _) if !facts.record.x0.is_multiple_of(8) => {
+                Finding::unseen("not aligned, not looked at")
+            }
             (None, _) if facts.image().contains(&PhysAddr(facts.record.x0)) => {
                 Finding::unseen("within the Image, not looked at")
             }
@@ -102,7 +114,10 @@ pub const RULES: [Rule; 47] = [
     }),
     rule(rule::LEVEL, MODE, "the CPU is at EL2 or EL1", |facts| {
         let level = facts.record.current_el;
-        Finding::of(level == current_el::EL2 || level == current_el::EL1, format!("EL{}", level >> 2))
+        Finding::of(
+            level == current_el::EL2 || level == current_el::EL1,
+            format!("EL{}", level >> 2),
+        )
     }),
     rule(14, CACHES, "the MMU is off", |facts| {
         Finding::of(facts.record.sctlr & sctlr::M == 0, format!("SCTLR {:#x}", facts.record.sctlr))
@@ -119,7 +134,9 @@ pub const RULES: [Rule; 47] = [
         Finding::of(
             frequency != 0 && other.is_none(),
             match other {
-                Some(other) => format!("{frequency} Hz, CPU {:#x} {} Hz", other.mpidr, other.cntfrq),
+                Some(other) => {
+                    format!("{frequency} Hz, CPU {:#x} {} Hz", other.mpidr, other.cntfrq)
+                }
                 None => format!("{frequency} Hz"),
             },
         )
@@ -131,13 +148,20 @@ pub const RULES: [Rule; 47] = [
             |other| format!("{here:#x} here, {:#x} there", other.cntvoff_el2),
         )
     }),
-    rule(19, TIMERS, "entered at EL1, the physical counter can be read", |facts| access(facts, COUNTER)),
-    rule(20, COHERENCY, "all CPUs are in one coherency domain", |_| Finding::unseen("no register tells")),
+    rule(19, TIMERS, "entered at EL1, the physical counter can be read", |facts| {
+        access(facts, COUNTER)
+    }),
+    rule(20, COHERENCY, "all CPUs are in one coherency domain", |_| {
+        Finding::unseen("no register tells")
+    }),
     rule(rule::HVC, SYSTEM, "entered at EL2, HVC is there", |facts| {
         facts.lived(|lived| match lived.hvc {
             None => Finding::of(true, "entered at EL1"),
             // Where it is UNDEFINED, no kernel gets so far: its last words name this rule.
-            Some(answers) => Finding::of(answers, if answers { "the stub answers" } else { "not the stub answers" }),
+            Some(answers) => Finding::of(
+                answers,
+                if answers { "the stub answers" } else { "not the stub answers" },
+            ),
         })
     }),
     rule(rule::GIC_REGISTERS, SYSTEM, "a GICv3's CPU interface is registers", |facts| {
@@ -149,8 +173,12 @@ pub const RULES: [Rule; 47] = [
         })
     }),
     rule(rule::FP, SYSTEM, "FP and SIMD are not trapped", |facts| access(facts, FP)),
-    rule(24, SYSTEM, "pointer authentication: keys are not trapped", |facts| access(facts, POINTER_KEYS)),
-    rule(25, SYSTEM, "pointer authentication: instructions are not trapped", |facts| access(facts, POINTER_CODES)),
+    rule(24, SYSTEM, "pointer authentication: keys are not trapped", |facts| {
+        access(facts, POINTER_KEYS)
+    }),
+    rule(25, SYSTEM, "pointer authentication: instructions are not trapped", |facts| {
+        access(facts, POINTER_CODES)
+    }),
     rule(rule::SVE, SYSTEM, "SVE is not trapped", |facts| access(facts, SVE)),
     rule(rule::SME, SYSTEM, "SME is not trapped", |facts| access(facts, SME)),
     rule(28, SYSTEM, "allocation tags (MTE2) are not trapped", |facts| access(facts, TAGS)),
@@ -159,7 +187,9 @@ pub const RULES: [Rule; 47] = [
     rule(31, SYSTEM, "memory copy and set (MOPS) are not trapped", |facts| access(facts, COPIES)),
     rule(rule::TCR2, SYSTEM, "TCR2 is not trapped", |facts| access(facts, TCR2)),
     rule(33, SYSTEM, "permission indirection is not trapped", |facts| access(facts, PERMISSIONS)),
-    rule(34, SYSTEM, "guarded control stacks are not trapped", |facts| access(facts, CONTROL_STACKS)),
+    rule(34, SYSTEM, "guarded control stacks are not trapped", |facts| {
+        access(facts, CONTROL_STACKS)
+    }),
     rule(rule::EVENTS, SYSTEM, "the PMU is not trapped", |facts| access(facts, EVENTS)),
     rule(rule::DEBUG, SYSTEM, "debug registers are not trapped", |facts| access(facts, DEBUG)),
     rule(37, SYSTEM, "SCR_EL3.FIQ and vector lengths are the same on all CPUs", |_| {
@@ -187,21 +217,30 @@ pub const RULES: [Rule; 47] = [
         )
     }),
     rule(40, ENTERING, "the others too: MMU and D-cache off, interrupts masked", |facts| {
-        let is_kept = |other: &Other| other.sctlr & (sctlr::M | sctlr::C) == 0 && other.daif == spsr::DAIF;
-        facts.each_other(is_kept, |other| format!("SCTLR {:#x}, DAIF {:#x}", other.sctlr, other.daif))
+        let is_kept =
+            |other: &Other| other.sctlr & (sctlr::M | sctlr::C) == 0 && other.daif == spsr::DAIF;
+        facts.each_other(is_kept, |other| {
+            format!("SCTLR {:#x}, DAIF {:#x}", other.sctlr, other.daif)
+        })
     }),
-    rule(rule::HCX, SYSTEM, "entered at EL2, HCRX_EL2 is not trapped", |facts| access(facts, MORE_TRAPS)),
+    rule(rule::HCX, SYSTEM, "entered at EL2, HCRX_EL2 is not trapped", |facts| {
+        access(facts, MORE_TRAPS)
+    }),
     rule(rule::FGT, SYSTEM, "entered at EL2, fine-grained traps (FGT) are not trapped", |facts| {
         access(facts, FINE_TRAPS)
     }),
-    rule(43, SYSTEM, "entered at EL2, fine-grained traps of FGT2 are not trapped", |facts| access(facts, LATER_TRAPS)),
+    rule(43, SYSTEM, "entered at EL2, fine-grained traps of FGT2 are not trapped", |facts| {
+        access(facts, LATER_TRAPS)
+    }),
     rule(44, SYSTEM, "SME's thread pointer is not trapped", |facts| access(facts, THREAD_POINTER)),
     rule(45, SYSTEM, "SME's priorities are not trapped", |facts| access(facts, PRIORITIES)),
     rule(46, SYSTEM, "the PMU of v3p9 is not trapped", |facts| access(facts, LATER_EVENTS)),
     rule(47, SYSTEM, "guarded control stacks are off", |facts| {
         facts.lived(|lived| match lived.gcscr {
             Some(value) => Finding::of(value == 0, format!("GCSCR {value:#x}")),
-            None if lived.accesses[CONTROL_STACKS] == Access::Trapped => Finding::unseen("an exception"),
+            None if lived.accesses[CONTROL_STACKS] == Access::Trapped => {
+                Finding::unseen("an exception")
+            }
             None => Finding::of(true, NONE),
         })
     }),

@@ -46,7 +46,10 @@ fn good() -> Facts {
 }
 
 fn with(verdict: Verdict, facts: &Facts) -> Vec<u8> {
-    held(facts).filter(|line| line.finding.verdict == verdict).map(|line| line.rule.number).collect()
+    held(facts)
+        .filter(|line| line.finding.verdict == verdict)
+        .map(|line| line.rule.number)
+        .collect()
 }
 
 fn tree(facts: &mut Facts) -> &mut TreeFacts {
@@ -69,7 +72,10 @@ fn numbers_go_up_by_one() {
 fn a_good_loader_keeps_all_that_can_be_seen() {
     assert_eq!(with(Verdict::Broken, &good()), []);
     assert_eq!(with(Verdict::Unseen, &good()), NEVER_SEEN);
-    assert_eq!(summary(&good()), "boot protocol: 44 rules kept, 0 broken, 3 cannot be seen from here");
+    assert_eq!(
+        summary(&good()),
+        "boot protocol: 44 rules kept, 0 broken, 3 cannot be seen from here"
+    );
 }
 
 #[test]
@@ -81,7 +87,9 @@ fn each_rule_can_be_broken_alone() {
         (3, |facts| facts.record.load_address += 0x1_0000),
         (3, |facts| facts.text_offset = 0x8_0000),
         (4, |facts| tree(facts).reserved.push(range(0x4027_f000, 0x4028_0000))),
-        (4, |facts| tree(facts).ram = vec![range(0x4000_0000, 0x4027_ffff), range(0x4028_0000, 0x6000_0000)]),
+        (4, |facts| {
+            tree(facts).ram = vec![range(0x4000_0000, 0x4027_ffff), range(0x4028_0000, 0x6000_0000)]
+        }),
         (5, |facts| facts.record.x0 = 0x4027_f000),
         (5, |facts| (facts.record.x0, facts.record.dtb_size) = (0x4020_0000, 0)),
         (5, |facts| facts.record.x0 = 0x401f_f000),
@@ -115,7 +123,9 @@ fn each_rule_can_be_broken_alone() {
         // All CPUs are at EL2, which is where a CPU at EL3 is not.
         assert!(broken == [*number] || *number == 13 && broken == [13, 39], "{number}: {broken:?}");
     }
-    for (access, number) in (1..15).zip(23..).chain((15..19).zip(43..)).chain((19..ACCESSES).zip(41..)) {
+    for (access, number) in
+        (1..15).zip(23..).chain((15..19).zip(43..)).chain((19..ACCESSES).zip(41..))
+    {
         let mut facts = good();
         lived(&mut facts).accesses[access] = Access::Trapped;
         assert_eq!(with(Verdict::Broken, &facts), [number]);
@@ -166,13 +176,33 @@ fn what_a_cpu_lacks_is_not_tried() {
     let has = |ids: &Ids| (0..ACCESSES).filter(|&access| ids.has(access)).collect::<Vec<_>>();
     assert_eq!(has(&Ids::default()), [0, 1, 14]);
     assert_eq!(has(&Ids { pfr0: 0xff_0000, dfr0: 0xf00, ..Ids::default() }), [0, 14]);
-    let newest = Ids { pfr0: 0x1001_0000_0000 | 1 << 44, pfr1: 1 << 44 | 1 << 24 | 2 << 8, ..Ids::default() };
+    let newest = Ids {
+        pfr0: 0x1001_0000_0000 | 1 << 44,
+        pfr1: 1 << 44 | 1 << 24 | 2 << 8,
+        ..Ids::default()
+    };
     assert_eq!(has(&newest), [0, 1, 4, 5, 6, 7, 12, 14, 16, 17]);
-    assert_eq!(has(&Ids { isar1: 1 << 8 | 1 << 28, isar2: 1 << 16, ..Ids::default() }), [0, 1, 2, 3, 9, 14]);
-    assert_eq!(has(&Ids { mmfr3: 0x101, dfr0: 1 << 52 | 1 << 8, ..Ids::default() }), [0, 1, 8, 10, 11, 13, 14]);
-    assert_eq!(has(&Ids { dfr0: 9 << 8, mmfr0: 1 << 56, ..Ids::default() }), [0, 1, 13, 14, 18, 20]);
-    assert_eq!(has(&Ids { mmfr0: 2 << 56, mmfr1: 1 << 40, ..Ids::default() }), [0, 1, 14, 15, 19, 20]);
-    assert_eq!(has(&Ids { pfr1: 1 << 8, ..Ids::default() }), [0, 1, 14], "MTE alone has no tags in memory");
+    assert_eq!(
+        has(&Ids { isar1: 1 << 8 | 1 << 28, isar2: 1 << 16, ..Ids::default() }),
+        [0, 1, 2, 3, 9, 14]
+    );
+    assert_eq!(
+        has(&Ids { mmfr3: 0x101, dfr0: 1 << 52 | 1 << 8, ..Ids::default() }),
+        [0, 1, 8, 10, 11, 13, 14]
+    );
+    assert_eq!(
+        has(&Ids { dfr0: 9 << 8, mmfr0: 1 << 56, ..Ids::default() }),
+        [0, 1, 13, 14, 18, 20]
+    );
+    assert_eq!(
+        has(&Ids { mmfr0: 2 << 56, mmfr1: 1 << 40, ..Ids::default() }),
+        [0, 1, 14, 15, 19, 20]
+    );
+    assert_eq!(
+        has(&Ids { pfr1: 1 << 8, ..Ids::default() }),
+        [0, 1, 14],
+        "MTE alone has no tags in memory"
+    );
 }
 
 #[test]
@@ -180,11 +210,20 @@ fn a_line_is_read_by_people_and_by_programs() {
     let mut facts = good();
     facts.record.x1 = 1;
     let line = held(&facts).find(|line| line.rule.number == 9).unwrap();
-    assert_eq!(line.to_string(), "  9 broken                   x1 is zero: 0x1 (4, general-purpose registers)");
+    assert_eq!(
+        line.to_string(),
+        "  9 broken                   x1 is zero: 0x1 (4, general-purpose registers)"
+    );
     assert_eq!(
         format!("{line:#}"),
         r#"{"rule":9,"text":"x1 is zero","place":"4, general-purpose registers","value":"0x1","verdict":"broken"}"#
     );
-    let plain = |text: &str| text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\');
-    assert!(held(&facts).all(|line| plain(line.rule.text) && plain(line.rule.place) && plain(&line.finding.value)));
+    let plain = |text: &str| {
+        text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\')
+    };
+    assert!(
+        held(&facts).all(|line| plain(line.rule.text)
+            && plain(line.rule.place)
+            && plain(&line.finding.value))
+    );
 }

@@ -65,8 +65,17 @@ impl<'a> Facts<'a> {
         let nothing: &[u8] = &[];
         let (reg, compatible, interrupts, ranges) = (nothing, nothing, nothing, None);
         let (redistributor_regions, is_disabled) = (1, false);
-        let mut facts =
-            Self { name, reg, compatible, interrupts, redistributor_regions, ranges, cells, child_cells, is_disabled };
+        let mut facts = Self {
+            name,
+            reg,
+            compatible,
+            interrupts,
+            redistributor_regions,
+            ranges,
+            cells,
+            child_cells,
+            is_disabled,
+        };
         for property in node.properties() {
             let value = property.value_as::<&[u8]>().unwrap_or_default();
             let cell = || value.last().copied().map_or(0, usize::from);
@@ -87,7 +96,8 @@ impl<'a> Facts<'a> {
 
     /// Whether it can be driven as a `model`.
     pub fn is_compatible(&self, model: &str) -> bool {
-        !self.is_disabled && self.compatible.split(|&byte| byte == 0).any(|word| word == model.as_bytes())
+        !self.is_disabled
+            && self.compatible.split(|&byte| byte == 0).any(|word| word == model.as_bytes())
     }
 
     /// The generic timer's interrupts: three cells each, the first 1 for a PPI, the second its number.
@@ -113,7 +123,9 @@ impl<'a> Facts<'a> {
         }
         for entry in self.reg.chunks_exact(whole) {
             let (start, bytes) = entry.split_at(4 * address);
-            ranges.extend(PhysAddr(number(start)).range(number(bytes)).filter(|range| !range.is_empty()));
+            ranges.extend(
+                PhysAddr(number(start)).range(number(bytes)).filter(|range| !range.is_empty()),
+            );
         }
         Ok(ranges)
     }
@@ -128,7 +140,9 @@ impl<'a> Facts<'a> {
         let windows = entries.filter_map(|entry| {
             let (space, at) = (number(&entry[..4]) >> 24 & 3, number(&entry[4..12]));
             let (start, bytes) = entry[12..].split_at(4 * address);
-            (space & MEMORY != 0 && at == number(start)).then(|| PhysAddr(at).range(number(bytes))).flatten()
+            (space & MEMORY != 0 && at == number(start))
+                .then(|| PhysAddr(at).range(number(bytes)))
+                .flatten()
         });
         windows.collect()
     }

@@ -45,9 +45,13 @@ pub(crate) fn virt() -> DeviceTree {
     cpus.add_child(node("cpu@101", &[("reg", cells(&[0x101])), ("status", text("fail"))]));
     cpus.add_child(node("cpu-map", &[]));
     root.add_child(cpus);
-    let redistributors = &[0, 0x0800_0000, 0, 0x1_0000, 0, 0x080a_0000, 0, 0xf6_0000, 0, 0x0c00_0000, 0, 0x1_0000];
-    let mut intc = node("intc@8000000", &[("compatible", text("arm,gic-v3")), ("reg", cells(redistributors))]);
-    for (name, value) in [("#address-cells", cells(&[2])), ("#size-cells", cells(&[2])), ("ranges", vec![])] {
+    let redistributors =
+        &[0, 0x0800_0000, 0, 0x1_0000, 0, 0x080a_0000, 0, 0xf6_0000, 0, 0x0c00_0000, 0, 0x1_0000];
+    let mut intc =
+        node("intc@8000000", &[("compatible", text("arm,gic-v3")), ("reg", cells(redistributors))]);
+    for (name, value) in
+        [("#address-cells", cells(&[2])), ("#size-cells", cells(&[2])), ("ranges", vec![])]
+    {
         intc.add_property(DeviceTreeProperty::new(name, value).unwrap());
     }
     intc.add_child(node(
@@ -60,12 +64,18 @@ pub(crate) fn virt() -> DeviceTree {
     root.add_child(node("timer", &[("compatible", compatible), ("interrupts", interrupts)]));
     for slot in [0x0a00_3e00, 0x0a00_0000] {
         let name = alloc::format!("virtio_mmio@{slot:x}");
-        root.add_child(node(&name, &[("compatible", text("virtio,mmio")), ("reg", cells(&[0, slot, 0, 0x200]))]));
+        root.add_child(node(
+            &name,
+            &[("compatible", text("virtio,mmio")), ("reg", cells(&[0, slot, 0, 0x200]))],
+        ));
     }
     for uart in [0x0900_0000, 0x0904_0000] {
         let name = alloc::format!("pl011@{uart:x}");
         let compatible = b"arm,pl011\0arm,primecell\0".to_vec();
-        root.add_child(node(&name, &[("compatible", compatible), ("reg", cells(&[0, uart, 0, 0x1000]))]));
+        root.add_child(node(
+            &name,
+            &[("compatible", compatible), ("reg", cells(&[0, uart, 0, 0x1000]))],
+        ));
     }
     root.add_child(node(
         "pcie@10000000",
@@ -110,23 +120,38 @@ pub(crate) fn virt() -> DeviceTree {
             ),
         ],
     ));
-    let mut reserved =
-        node("reserved-memory", &[("#address-cells", cells(&[2])), ("#size-cells", cells(&[2])), ("ranges", vec![])]);
-    reserved.add_child(node("secure@50000000", &[("reg", cells(&[0, 0x5000_0000, 0, 0x1_0000])), ("no-map", vec![])]));
+    let mut reserved = node(
+        "reserved-memory",
+        &[("#address-cells", cells(&[2])), ("#size-cells", cells(&[2])), ("ranges", vec![])],
+    );
+    reserved.add_child(node(
+        "secure@50000000",
+        &[("reg", cells(&[0, 0x5000_0000, 0, 0x1_0000])), ("no-map", vec![])],
+    ));
     reserved.add_child(node("log@51000000", &[("reg", cells(&[0, 0x5100_0000, 0, 0x1000]))]));
     root.add_child(reserved);
-    let mut bus = node("soc", &[("#address-cells", cells(&[1])), ("#size-cells", cells(&[1])), ("ranges", vec![])]);
+    let mut bus = node(
+        "soc",
+        &[("#address-cells", cells(&[1])), ("#size-cells", cells(&[1])), ("ranges", vec![])],
+    );
     bus.add_child(node("timer@8000000", &[("reg", cells(&[0x0800_0000, 0x1000]))]));
     root.add_child(bus);
     let mut far = node(
         "far",
-        &[("#address-cells", cells(&[1])), ("#size-cells", cells(&[1])), ("ranges", cells(&[0, 0, 1, 0x1000]))],
+        &[
+            ("#address-cells", cells(&[1])),
+            ("#size-cells", cells(&[1])),
+            ("ranges", cells(&[0, 0, 1, 0x1000])),
+        ],
     );
     far.add_child(node("hidden@0", &[("reg", cells(&[0, 0x1000]))]));
     root.add_child(far);
     root.add_child(node(
         "chosen",
-        &[("bootargs", text("generations=3 base=random\0\0\0")), ("stdout-path", text("/pl011@9040000:115200n8"))],
+        &[
+            ("bootargs", text("generations=3 base=random\0\0\0")),
+            ("stdout-path", text("/pl011@9040000:115200n8")),
+        ],
     ));
     tree
 }
@@ -145,7 +170,10 @@ fn an_initrd_is_named_by_one_cell_each_or_two() {
         }
         Tree::open(&tree.to_dtb()).unwrap().initrd()
     };
-    assert_eq!(with(&[0x4400_0000], &[0x4400_1000]), Some(PhysAddr(0x4400_0000)..PhysAddr(0x4400_1000)));
+    assert_eq!(
+        with(&[0x4400_0000], &[0x4400_1000]),
+        Some(PhysAddr(0x4400_0000)..PhysAddr(0x4400_1000))
+    );
     assert_eq!(with(&[1, 0], &[1, 8]), Some(PhysAddr(1 << 32)..PhysAddr(1 << 32 | 8)));
     assert_eq!(with(&[1, 0], &[]), None);
     assert_eq!(Tree::open(&virt().to_dtb()).unwrap().initrd(), None);
@@ -157,16 +185,28 @@ fn a_machine_is_what_its_tree_says() {
     let tree = Tree::open(&blob).unwrap();
     assert_eq!(tree.bootargs(), "generations=3 base=random", "what pads it is not of it");
     let machine = Machine::read(&tree).unwrap();
-    assert_eq!(machine.ram, [range(0x4000_0000, 0x2000_0000)], "two nodes that touch are one range");
+    assert_eq!(
+        machine.ram,
+        [range(0x4000_0000, 0x2000_0000)],
+        "two nodes that touch are one range"
+    );
     assert_eq!(machine.conduit, Some(Conduit::Smc));
-    assert_eq!(machine.uart, Some(range(0x0904_0000, 0x1000)), "stdout-path decides, options and all");
+    assert_eq!(
+        machine.uart,
+        Some(range(0x0904_0000, 0x1000)),
+        "stdout-path decides, options and all"
+    );
     assert_eq!(machine.virtio, [range(0x0a00_3e00, 0x200), range(0x0a00_0000, 0x200)]);
     let windows = vec![range(0x1000_0000, 0x2eff_0000), range(0x80_0000_0000, 0x80_0000_0000)];
     assert_eq!(machine.pci, [PciHost { ecam: range(0x40_1000_0000, 0x1000_0000), windows }]);
-    let reserved: Vec<_> = machine.reserved.iter().map(|r| (r.range.clone(), r.name.as_str(), r.no_map)).collect();
+    let reserved: Vec<_> =
+        machine.reserved.iter().map(|r| (r.range.clone(), r.name.as_str(), r.no_map)).collect();
     let secure = (range(0x5000_0000, 0x1_0000), "secure@50000000", true);
     assert_eq!(reserved, [secure, (range(0x5100_0000, 0x1000), "log@51000000", false)]);
-    assert!(machine.devices.contains(&range(0x0800_0000, 0x1000)), "a bus with empty ranges is followed");
+    assert!(
+        machine.devices.contains(&range(0x0800_0000, 0x1000)),
+        "a bus with empty ranges is followed"
+    );
     assert!(!machine.devices.contains(&range(0, 0x1000)), "a bus that translates is not");
     assert_eq!(machine.devices.len(), 10);
 }
@@ -178,7 +218,10 @@ fn cpus_interrupts_and_the_timer_are_found() {
     assert_eq!(machine.cpus, [0, 1, 0x100], "without the one that failed");
     // A region for hundreds of CPUs, as far as three need it; behind it is a CPU interface that is none.
     let distributor = range(0x0800_0000, 0x1_0000);
-    assert_eq!(machine.gic, Some(Gic::V3 { distributor, redistributors: vec![range(0x080a_0000, 0xc_0000)] }));
+    assert_eq!(
+        machine.gic,
+        Some(Gic::V3 { distributor, redistributors: vec![range(0x080a_0000, 0xc_0000)] })
+    );
     assert_eq!(machine.its, [range(0x0808_0000, 0x2_0000)]);
     assert_eq!(machine.timer, Some(Timer { virtual_el1: 27, physical_el2: 26 }));
 }
@@ -189,7 +232,12 @@ fn a_timer_without_private_interrupts_is_none() {
     for odd in [[0, 11, 4], [1, 16, 4], [1, u32::MAX, 4]] {
         let mut tree = virt();
         let interrupts = cells(&[[1, 13, 4], [1, 14, 4], odd, [1, 10, 4]].concat());
-        tree.root.child_mut("timer").unwrap().property_mut("interrupts").unwrap().set_value(interrupts);
+        tree.root
+            .child_mut("timer")
+            .unwrap()
+            .property_mut("interrupts")
+            .unwrap()
+            .set_value(interrupts);
         let blob = tree.to_dtb();
         assert_eq!(Machine::read(&Tree::open(&blob).unwrap()).unwrap().timer, None, "{odd:?}");
     }
@@ -202,7 +250,8 @@ fn a_gicv2_is_two_ranges() {
     intc.property_mut("compatible").unwrap().set_value("arm,cortex-a15-gic");
     let blob = tree.to_dtb();
     let machine = Machine::read(&Tree::open(&blob).unwrap()).unwrap();
-    let [distributor, cpu_interface] = [range(0x0800_0000, 0x1_0000), range(0x080a_0000, 0xf6_0000)];
+    let [distributor, cpu_interface] =
+        [range(0x0800_0000, 0x1_0000), range(0x080a_0000, 0xf6_0000)];
     assert_eq!(machine.gic, Some(Gic::V2 { distributor, cpu_interface }));
 }
 
@@ -210,13 +259,18 @@ fn a_gicv2_is_two_ranges() {
 #[test]
 fn the_fuzzers_trees_are_machines() {
     let mut trees = 0;
-    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/tree")).unwrap() {
+    for entry in
+        std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/tree")).unwrap()
+    {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|end| end == "dtb") {
             let blob = std::fs::read(&path).unwrap();
             let machine = Machine::read(&Tree::open(&blob).unwrap()).unwrap();
             assert_eq!(machine.ram, [range(0x4000_0000, 0x2000_0000)], "{path:?}");
-            assert!(machine.uart.is_some() && machine.conduit.is_some() && !machine.virtio.is_empty(), "{path:?}");
+            assert!(
+                machine.uart.is_some() && machine.conduit.is_some() && !machine.virtio.is_empty(),
+                "{path:?}"
+            );
             assert!(crate::handover::shrink(&blob).is_ok(), "{path:?}");
             trees += 1;
         }
@@ -227,7 +281,13 @@ fn the_fuzzers_trees_are_machines() {
 #[test]
 fn an_alias_names_the_console_and_a_disabled_one_is_none() {
     let mut aliased = virt();
-    aliased.root.child_mut("chosen").unwrap().property_mut("stdout-path").unwrap().set_value("serial1");
+    aliased
+        .root
+        .child_mut("chosen")
+        .unwrap()
+        .property_mut("stdout-path")
+        .unwrap()
+        .set_value("serial1");
     aliased.root.add_child(node("aliases", &[("serial1", text("/pl011@9040000"))]));
     let blob = aliased.to_dtb();
     let machine = Machine::read(&Tree::open(&blob).unwrap()).unwrap();
@@ -244,7 +304,9 @@ fn an_alias_names_the_console_and_a_disabled_one_is_none() {
 #[test]
 fn memory_out_of_order_and_overlapping_is_joined() {
     let mut ram = Vec::new();
-    for (start, bytes) in [(0x9000, 0x1000), (0x1000, 0x1000), (0x3000, 0x1000), (0x2000, 0x1000), (0x8000, 0x4000)] {
+    for (start, bytes) in
+        [(0x9000, 0x1000), (0x1000, 0x1000), (0x3000, 0x1000), (0x2000, 0x1000), (0x8000, 0x4000)]
+    {
         join(&mut ram, range(start, bytes));
     }
     assert_eq!(ram, [range(0x1000, 0x3000), range(0x8000, 0x4000)]);
@@ -279,7 +341,8 @@ fn buses_within_buses_come_to_an_end() {
         let mut inner = node("timer@8000000", &[("reg", cells(&[0x0800_0000, 0x1000]))]);
         for bus in 0..buses {
             let one = cells(&[1]);
-            let properties = [("#address-cells", one.clone()), ("#size-cells", one), ("ranges", vec![])];
+            let properties =
+                [("#address-cells", one.clone()), ("#size-cells", one), ("ranges", vec![])];
             let mut outer = node(&alloc::format!("bus{bus}"), &properties);
             outer.add_child(inner);
             inner = outer;

@@ -24,7 +24,10 @@ pub struct Move {
 
 /// What is wrong with a list; `at` is where the word stands, `None` for the head.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[expect(missing_docs, reason = "a variant's line says what its fields hold; they are named for it")]
+#[expect(
+    missing_docs,
+    reason = "a variant's line says what its fields hold; they are named for it"
+)]
 pub enum Damaged {
     /// A word that is no entry.
     NotAnEntry { word: u64, at: Option<PhysAddr> },
@@ -51,10 +54,18 @@ impl fmt::Display for Damaged {
         f.write_str("the list is damaged: ")?;
         match *self {
             Self::NotAnEntry { word, at } => write!(f, "{word:#x} {} is no entry", place(at)),
-            Self::NoDestination { word, at } => write!(f, "the source {word:#x} {} has no destination", place(at)),
-            Self::PastTheEnd { pages } => write!(f, "the move {pages} goes past the end of the address space"),
-            Self::NoListPage { head } => write!(f, "the head {head:#x} is neither a link nor the end"),
-            Self::NoLink { page } => write!(f, "the list page {page} ends in neither a link nor the end"),
+            Self::NoDestination { word, at } => {
+                write!(f, "the source {word:#x} {} has no destination", place(at))
+            }
+            Self::PastTheEnd { pages } => {
+                write!(f, "the move {pages} goes past the end of the address space")
+            }
+            Self::NoListPage { head } => {
+                write!(f, "the head {head:#x} is neither a link nor the end")
+            }
+            Self::NoLink { page } => {
+                write!(f, "the list page {page} ends in neither a link nor the end")
+            }
             Self::Loop { page } => write!(f, "it comes back to the list page {page}"),
         }?;
         f.write_str(": build it again")
@@ -66,7 +77,11 @@ impl core::error::Error for Damaged {}
 impl fmt::Display for Move {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { destination, source, pages } = self;
-        write!(f, "of {pages} {} from {source} to {destination}", if *pages == 1 { "page" } else { "pages" })
+        write!(
+            f,
+            "of {pages} {} from {source} to {destination}",
+            if *pages == 1 { "page" } else { "pages" }
+        )
     }
 }
 
@@ -121,7 +136,11 @@ where
 fn after(at: Option<PhysAddr>, head: u64) -> Result<PhysAddr, Damaged> {
     let at = at.ok_or(Damaged::NoListPage { head })?;
     let next = PhysAddr(at.0.wrapping_add(size_of::<u64>() as u64));
-    if next.is_aligned(PAGE_SIZE) { Err(Damaged::NoLink { page: at.align_down(PAGE_SIZE) }) } else { Ok(next) }
+    if next.is_aligned(PAGE_SIZE) {
+        Err(Damaged::NoLink { page: at.align_down(PAGE_SIZE) })
+    } else {
+        Ok(next)
+    }
 }
 
 /// How a list fails to say what the segments say.
@@ -149,7 +168,12 @@ impl fmt::Display for Unfaithful {
         match *self {
             Self::Damaged(damaged) => damaged.fmt(f),
             Self::Differs { expected, found } => {
-                write!(f, "the list has {} where the segments ask for {}: build it again", side(found), side(expected))
+                write!(
+                    f,
+                    "the list has {} where the segments ask for {}: build it again",
+                    side(found),
+                    side(expected)
+                )
             }
         }
     }
@@ -162,11 +186,16 @@ impl core::error::Error for Unfaithful {}
 /// # Errors
 ///
 /// The first difference, or the damage.
-pub fn check(segments: &[Segment<'_>], head: u64, read: impl FnMut(PhysAddr) -> u64) -> Result<(), Unfaithful> {
+pub fn check(
+    segments: &[Segment<'_>],
+    head: u64,
+    read: impl FnMut(PhysAddr) -> u64,
+) -> Result<(), Unfaithful> {
     let mut asked = segments.iter().flat_map(pages);
     let mut difference = None;
     walk(head, read, |moved| {
-        for (destination, source) in addresses(moved.destination, moved.pages).zip(addresses(moved.source, moved.pages))
+        for (destination, source) in
+            addresses(moved.destination, moved.pages).zip(addresses(moved.source, moved.pages))
         {
             let (expected, found) = (asked.next(), Some(Move { destination, source, pages: 1 }));
             if expected != found {
@@ -175,7 +204,8 @@ pub fn check(segments: &[Segment<'_>], head: u64, read: impl FnMut(PhysAddr) -> 
         }
     })
     .map_err(Unfaithful::Damaged)?;
-    let missing = asked.next().map(|page| Unfaithful::Differs { expected: Some(page), found: None });
+    let missing =
+        asked.next().map(|page| Unfaithful::Differs { expected: Some(page), found: None });
     difference.or(missing).map_or(Ok(()), Err)
 }
 
@@ -209,7 +239,10 @@ mod tests {
         assert_eq!(walked(Entry::indirection(BASE).0, pages.as_flattened()), (vec![moved], Ok(())));
         // Nothing says where the list goes on.
         assert_eq!(walked(0x1_0001, &done), (vec![], Err(Damaged::NoListPage { head: 0x1_0001 })));
-        assert_eq!(walked(0x1_0008, &done), (vec![], Err(Damaged::NoDestination { word: 0x1_0008, at: None })));
+        assert_eq!(
+            walked(0x1_0008, &done),
+            (vec![], Err(Damaged::NoDestination { word: 0x1_0008, at: None }))
+        );
         assert_eq!(walked(0, &done), (vec![], Err(Damaged::NotAnEntry { word: 0, at: None })));
     }
 
@@ -228,7 +261,10 @@ mod tests {
     fn a_word_that_is_no_entry_is_damage() {
         let damaged = Damaged::NotAnEntry { word: 0x1003, at: Some(PhysAddr(0x4000_0008)) };
         assert_eq!(walked(0x4000_0002, &[0x1_0001, 0x1003]).1, Err(damaged));
-        assert_eq!(damaged.to_string(), "the list is damaged: 0x1003 at 0x40000008 is no entry: build it again");
+        assert_eq!(
+            damaged.to_string(),
+            "the list is damaged: 0x1003 at 0x40000008 is no entry: build it again"
+        );
         assert_eq!(
             Damaged::NotAnEntry { word: 0, at: None }.to_string(),
             "the list is damaged: 0x0 in the head is no entry: build it again"
@@ -258,7 +294,11 @@ mod tests {
                 let mut pages = vec![[0; ENTRIES_PER_PAGE]; length];
                 for (n, words) in pages.iter_mut().enumerate() {
                     let next = if n + 1 < length { n + 1 } else { back };
-                    words[..3].copy_from_slice(&[0x1_0001, 0x10_0008, (BASE.0 + next as u64 * 0x1000) | INDIRECTION]);
+                    words[..3].copy_from_slice(&[
+                        0x1_0001,
+                        0x10_0008,
+                        (BASE.0 + next as u64 * 0x1000) | INDIRECTION,
+                    ]);
                 }
                 let (moves, end) = walked(0x4000_0002, pages.as_flattened());
                 assert!(matches!(end, Err(Damaged::Loop { .. })), "{end:?}");
@@ -272,9 +312,13 @@ mod tests {
         let source = [run(0x100, 2)];
         let segments = [Segment { name: "kernel", destination: run(0x10, 2), source: &source }];
         let judge = |words: &[u64]| {
-            check(&segments, 0x4000_0002, |at| words.get(((at.0 - BASE.0) / 8) as usize).copied().unwrap_or(0))
+            check(&segments, 0x4000_0002, |at| {
+                words.get(((at.0 - BASE.0) / 8) as usize).copied().unwrap_or(0)
+            })
         };
-        let moved = |destination, source| Some(Move { destination: page(destination), source: page(source), pages: 1 });
+        let moved = |destination, source| {
+            Some(Move { destination: page(destination), source: page(source), pages: 1 })
+        };
         assert_eq!(judge(&[0x1_0001, 0x10_0018, DONE]), Ok(()));
         assert_eq!(judge(&[0x1_0001, 0x10_0008, 0x10_1008, DONE]), Ok(()));
         let short = Unfaithful::Differs { expected: moved(0x11, 0x101), found: None };
@@ -307,16 +351,23 @@ mod tests {
         let head = build(&segments, &mut pages, BASE).expect("two pages are enough");
         assert_eq!(check(&segments, head, |at| word(&pages, at)), Ok(()));
         for bit in 0..64 {
-            assert!(check(&segments, head ^ 1 << bit, |at| word(&pages, at)).is_err(), "bit {bit} of the head");
+            assert!(
+                check(&segments, head ^ 1 << bit, |at| word(&pages, at)).is_err(),
+                "bit {bit} of the head"
+            );
         }
-        let used = pages.as_flattened().iter().position(|&word| word == DONE).expect("a list ends") + 1;
+        let used =
+            pages.as_flattened().iter().position(|&word| word == DONE).expect("a list ends") + 1;
         assert!(used > ENTRIES_PER_PAGE);
         // Under miri, a few about the link.
         let (indices, bits) = if cfg!(miri) { (510..513, 29) } else { (0..used, 1) };
         for index in indices {
             for bit in (0..64).step_by(bits) {
                 pages.as_flattened_mut()[index] ^= 1 << bit;
-                assert!(check(&segments, head, |at| word(&pages, at)).is_err(), "bit {bit} of word {index}");
+                assert!(
+                    check(&segments, head, |at| word(&pages, at)).is_err(),
+                    "bit {bit} of word {index}"
+                );
                 pages.as_flattened_mut()[index] ^= 1 << bit;
             }
         }

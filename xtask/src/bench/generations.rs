@@ -78,12 +78,19 @@ pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result
     for (restart, generations) in [(Restart::Hot, many), (Restart::Cold, COLD_GENERATIONS)] {
         let timeout = Duration::from_secs(60 + 2 * u64::from(generations));
         let disk = setting.plain_disk();
-        let lives = setting.counted(machine, Measured { generations, restart, memory: None, disk, timeout })?;
+        let lives = setting
+            .counted(machine, Measured { generations, restart, memory: None, disk, timeout })?;
         let spans: Vec<Span> = spans(&lives).collect::<Result<_>>()?;
-        let steady: Vec<Span> = spans.iter().copied().filter(|span| span.number >= STEADY).collect();
+        let steady: Vec<Span> =
+            spans.iter().copied().filter(|span| span.number >= STEADY).collect();
         tables[0].row(instructions(machine, restart, &spans, &steady)?);
         phases(&lives, &steady, |phase, count| {
-            tables[1].row([machine.into(), restart.to_string().as_str().into(), phase.into(), Cell::rounded(count)]);
+            tables[1].row([
+                machine.into(),
+                restart.to_string().as_str().into(),
+                phase.into(),
+                Cell::rounded(count),
+            ]);
         })?;
         if restart == Restart::Hot {
             tables[2].row(drift(machine, &lives, &steady)?);
@@ -92,13 +99,20 @@ pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result
     Ok(())
 }
 
-fn instructions(machine: &str, restart: Restart, all: &[Span], steady: &[Span]) -> Result<[Cell; 12]> {
+fn instructions(
+    machine: &str,
+    restart: Restart,
+    all: &[Span],
+    steady: &[Span],
+) -> Result<[Cell; 12]> {
     let busy = spread(steady.iter().map(Span::busy)).context("no generation from the second on")?;
-    let waited = spread(steady.iter().map(|span| span.waited as f64)).map_or(0.0, |waited| waited.median);
+    let waited =
+        spread(steady.iter().map(|span| span.waited as f64)).map_or(0.0, |waited| waited.median);
     let first = all.first().map_or(0.0, Span::busy);
     let hashed = steady[0].hashed;
     let hashing = LIMIT_PER_BYTE * hashed;
-    let [limit, verdict] = Cell::limit(busy.median, (restart == Restart::Hot).then_some(LIMIT + hashing));
+    let [limit, verdict] =
+        Cell::limit(busy.median, (restart == Restart::Hot).then_some(LIMIT + hashing));
     Ok([
         machine.into(),
         restart.to_string().as_str().into(),
@@ -125,7 +139,8 @@ fn phases(lives: &[Life], steady: &[Span], mut row: impl FnMut(&str, f64)) -> Re
     let mut sum = 0.0;
     // The first is where the time begins.
     for (name, _) in names.iter().skip(1) {
-        let values: Vec<f64> = last.iter().map(|life| phase(life, name).map(|ns| ns as f64)).collect::<Result<_>>()?;
+        let values: Vec<f64> =
+            last.iter().map(|life| phase(life, name).map(|ns| ns as f64)).collect::<Result<_>>()?;
         let median = spread(values).map_or(0.0, |of| of.median);
         sum += median;
         row(name, median);
@@ -139,7 +154,8 @@ fn drift(machine: &str, lives: &[Life], steady: &[Span]) -> Result<[Cell; 10]> {
     let second = lives.iter().find(|life| life.number == STEADY).context("no generation 2")?;
     let last = lives.last().context("no generation")?;
     let (free, tree) = ((second.free, last.free), (second.tree, last.tree));
-    let (Some(from), Some(to)) = (steady.first().map(Span::busy), steady.last().map(Span::busy)) else {
+    let (Some(from), Some(to)) = (steady.first().map(Span::busy), steady.last().map(Span::busy))
+    else {
         anyhow::bail!("too few generations");
     };
     let change = to / from - 1.0;
@@ -187,7 +203,10 @@ mod tests {
         let lives: Vec<_> = (0..5).map(|n| life(n, u64::from(n) * 2_033_500, 1)).collect();
         let row = instructions("m", Restart::Hot, &all(&lives), &steady(&lives)).unwrap();
         assert_eq!(row[2..4], [Cell::Count(2), Cell::Count(2_033_000)]);
-        assert_eq!(row[8..], [Cell::Count(2_033_000), Cell::Kept(true), Cell::Count(2_000_000), Cell::Count(500)]);
+        assert_eq!(
+            row[8..],
+            [Cell::Count(2_033_000), Cell::Kept(true), Cell::Count(2_000_000), Cell::Count(500)]
+        );
     }
 
     #[test]

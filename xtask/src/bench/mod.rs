@@ -105,8 +105,11 @@ impl BenchOptions {
     pub fn perform(&self) -> Result<u8> {
         let config = Arc::new(Config::read(&crate::root())?);
         self.machine.iter().try_for_each(|name| config.machine(name).map(drop))?;
-        let machines =
-            if self.machine.is_empty() { config.machines.keys().cloned().collect() } else { self.machine.clone() };
+        let machines = if self.machine.is_empty() {
+            config.machines.keys().cloned().collect()
+        } else {
+            self.machine.clone()
+        };
         setup::ensure_target(self.yes)?;
         setup::ensure_qemu(self.yes)?;
         let kernel = Arc::new(kernel_build::build()?);
@@ -130,7 +133,9 @@ impl BenchOptions {
                 match measure(&setting, machine, &mut filled) {
                     Ok(()) => {}
                     Err(error) if error.is::<Interrupted>() => return Err(error),
-                    Err(error) => lacks.push(format!("{machine}: {part:?} not measured: {error:#}")),
+                    Err(error) => {
+                        lacks.push(format!("{machine}: {part:?} not measured: {error:#}"))
+                    }
                 }
             }
             filled.iter().for_each(|table| println!("{table}"));
@@ -141,7 +146,8 @@ impl BenchOptions {
             let all = serde_json::json!({
                 "qemu": qemu, "kernel": setting.kernel.build_id, "quick": self.quick, "tables": tables, "not_measured": lacks,
             });
-            std::fs::write(path, format!("{all:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+            std::fs::write(path, format!("{all:#}\n"))
+                .with_context(|| format!("cannot write {}", path.display()))?;
         }
         lacks.iter().for_each(|lack| eprintln!("{lack}"));
         Ok(if lacks.is_empty() { 0 } else { 1 })
@@ -166,7 +172,10 @@ impl Setting {
     /// Makes a run in which guest time counts instructions, and gives its generations.
     fn counted(&self, machine: &str, measured: Measured) -> Result<Vec<Life>> {
         let Measured { generations, restart, memory, disk, timeout } = measured;
-        eprintln!("{machine}: {generations} generations, {restart}, disk of {} KiB", disk.len() >> 10);
+        eprintln!(
+            "{machine}: {generations} generations, {restart}, disk of {} KiB",
+            disk.len() >> 10
+        );
         let mut request = self.request(machine, generations, restart)?;
         request.memory = memory.map(str::to_owned);
         request.disk = Disk::Bytes(Arc::new(disk));
@@ -186,9 +195,13 @@ mod tests {
 
     #[test]
     fn each_table_has_columns_and_a_title_of_its_own() {
-        let tables: Vec<_> =
-            MEASUREMENTS.iter().flat_map(|(_, tables, _)| tables()).map(|table| table.to_string()).collect();
-        let titles: std::collections::BTreeSet<_> = tables.iter().filter_map(|table| table.lines().next()).collect();
+        let tables: Vec<_> = MEASUREMENTS
+            .iter()
+            .flat_map(|(_, tables, _)| tables())
+            .map(|table| table.to_string())
+            .collect();
+        let titles: std::collections::BTreeSet<_> =
+            tables.iter().filter_map(|table| table.lines().next()).collect();
         assert_eq!(titles.len(), tables.len());
         assert!(tables.iter().all(|table| table.contains("| machine ")));
     }

@@ -36,12 +36,15 @@ const MEMORY: &str = "1G";
 const LOAD: u64 = 0x5000_0000;
 
 /// What is measured: its name, the phases that make it, and its limit per MiB of a hot restart.
-const MEASURES: [(&str, &[&str], u64); 2] =
-    [("copy and maintenance", &["copied", "maintained"], 140_000), ("checksum afterwards", &["verified"], 250_000)];
+const MEASURES: [(&str, &[&str], u64); 2] = [
+    ("copy and maintenance", &["copied", "maintained"], 140_000),
+    ("checksum afterwards", &["verified"], 250_000),
+];
 
 /// One table.
 pub fn tables() -> Vec<Table> {
-    let columns = &["machine", "restart", "what", "payloads up to, MiB", "per MiB", "r²", "limit", "verdict"];
+    let columns =
+        &["machine", "restart", "what", "payloads up to, MiB", "per MiB", "r²", "limit", "verdict"];
     vec![Table::new("Instructions per MiB of payload: least squares over payload sizes", columns)]
 }
 
@@ -54,12 +57,14 @@ pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result
             // Hashing alone is 35 million instructions for each MiB.
             let timeout = Duration::from_secs(60 + 10 * size as u64);
             let disk = with_payload(setting, size);
-            let measured = Measured { generations: 2, restart, memory: Some(MEMORY), disk, timeout };
+            let measured =
+                Measured { generations: 2, restart, memory: Some(MEMORY), disk, timeout };
             lives.push((size as f64, setting.counted(machine, measured)?));
         }
         let mut row = |what: &str, points: &[(f64, f64)], limit: u64| {
             let line = line(points).context("a slope needs two sizes")?;
-            let [limit, verdict] = Cell::limit(line.slope, (restart == Restart::Hot).then_some(limit));
+            let [limit, verdict] =
+                Cell::limit(line.slope, (restart == Restart::Hot).then_some(limit));
             let largest = points.iter().map(|point| point.0).fold(0.0, f64::max);
             let (restart, slope) = (restart.to_string(), Cell::rounded(line.slope));
             let measured = [Cell::rounded(largest), slope, Cell::Real(line.r2, 6)];
@@ -72,13 +77,19 @@ pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result
             Ok::<_, anyhow::Error>(())
         };
         for (what, names, limit) in MEASURES {
-            let points =
-                (lives.iter()).map(|(size, lives)| Ok((*size, phases(lives, names)?))).collect::<Result<Vec<_>>>()?;
+            let points = (lives.iter())
+                .map(|(size, lives)| Ok((*size, phases(lives, names)?)))
+                .collect::<Result<Vec<_>>>()?;
             row(what, &points, limit)?;
         }
         // The whole generation, hashing included: what the limit of a generation allows for each byte.
-        let whole = |lives: &[Life]| -> Result<f64> { Ok(spans(lives).next().context("no restart")??.busy()) };
-        let points = lives.iter().map(|(size, lives)| Ok((*size, whole(lives)?))).collect::<Result<Vec<_>>>()?;
+        let whole = |lives: &[Life]| -> Result<f64> {
+            Ok(spans(lives).next().context("no restart")??.busy())
+        };
+        let points = lives
+            .iter()
+            .map(|(size, lives)| Ok((*size, whole(lives)?)))
+            .collect::<Result<Vec<_>>>()?;
         row("whole generation, with hashing", &points, LIMIT_PER_BYTE * MIB)?;
     }
     Ok(())
@@ -89,7 +100,8 @@ fn with_payload(setting: &Setting, mib: usize) -> Vec<u8> {
     let mut payloads = vec![disk::own(&setting.kernel, None)];
     if mib > 0 {
         // What the bytes are does not matter to any instruction; that pages differ would show one in another's place.
-        let data = (0..mib * MIB as usize / 8).flat_map(|word| (word as u64).to_le_bytes()).collect();
+        let data =
+            (0..mib * MIB as usize / 8).flat_map(|word| (word as u64).to_le_bytes()).collect();
         let description = format!("{mib} MiB to relocate");
         let kind = Kind::Loadable { load: LOAD };
         payloads.push(Payload { description, kind, ..disk::payload("payload", data, None) });
@@ -109,7 +121,8 @@ mod tests {
 
     #[test]
     fn a_measure_is_the_sum_of_its_phases() {
-        let phases_told = [("copied", 100), ("maintained", 23)].map(|(name, ns)| (name.to_owned(), ns)).into();
+        let phases_told =
+            [("copied", 100), ("maintained", 23)].map(|(name, ns)| (name.to_owned(), ns)).into();
         let lives = [Life::default(), Life { number: 1, phases: phases_told, ..Life::default() }];
         assert_eq!(phases(&lives, &["copied", "maintained"]).unwrap(), 123.0);
         assert!(phases(&lives, &["verified"]).is_err());

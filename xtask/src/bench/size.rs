@@ -55,7 +55,8 @@ impl Lines {
 /// The lines of code in all files below `folder`.
 fn lines_in(folder: &Path) -> Result<Lines> {
     let mut lines = Lines::default();
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot read the folder {}", folder.display()))?;
+    let entries = fs::read_dir(folder)
+        .with_context(|| format!("cannot read the folder {}", folder.display()))?;
     for entry in entries {
         let path = entry?.path();
         if path.file_stem().is_some_and(|stem| stem == "tests") {
@@ -65,10 +66,13 @@ fn lines_in(folder: &Path) -> Result<Lines> {
             lines.add(lines_in(&path)?);
             continue;
         }
-        let text = || fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()));
+        let text =
+            || fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()));
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("rs") => lines.add(in_rust(&text()?)),
-            Some("S") => lines.assembly += text()?.lines().filter(|line| is_code(line)).count() as u64,
+            Some("S") => {
+                lines.assembly += text()?.lines().filter(|line| is_code(line)).count() as u64
+            }
             _ => {}
         }
     }
@@ -113,13 +117,17 @@ mod tests {
 
     #[test]
     fn a_module_of_tests_in_a_file_of_its_own_ends_with_its_line() {
-        assert_eq!(in_rust("#[cfg(test)]\nmod tests;\nfn f() {}\n"), Lines { rust: 1, assembly: 0 });
+        assert_eq!(
+            in_rust("#[cfg(test)]\nmod tests;\nfn f() {}\n"),
+            Lines { rust: 1, assembly: 0 }
+        );
         assert_eq!(in_rust("#[cfg(test)]\n#[path = \"t.rs\"]\nmod tests;\n"), Lines::default());
     }
 
     #[test]
     fn assembler_text_in_a_raw_string_is_assembly() {
-        let text = "concat!(\n    r#\"\n    .macro m\n    // What for.\n    nop\n    .endm\n    \"#\n)\n";
+        let text =
+            "concat!(\n    r#\"\n    .macro m\n    // What for.\n    nop\n    .endm\n    \"#\n)\n";
         assert_eq!(in_rust(text), Lines { rust: 4, assembly: 3 });
     }
 

@@ -29,7 +29,9 @@ impl Span {
 /// How long the phase called `name` took on the way to a generation, in nanoseconds.
 pub fn phase(life: &Life, name: &str) -> Result<u64> {
     let found = life.phases.iter().find(|(phase, _)| phase == name);
-    found.map(|(_, ns)| *ns).with_context(|| format!("generation {} does not tell of `{name}`", life.number))
+    found
+        .map(|(_, ns)| *ns)
+        .with_context(|| format!("generation {} does not tell of `{name}`", life.number))
 }
 
 /// The spans between generations of which the second follows the first, or what was not told.
@@ -44,7 +46,8 @@ fn span(from: &Life, to: &Life) -> Result<Span> {
         field.with_context(|| format!("the console of generation {number} does not tell {what}"))
     };
     let whole = to.entered.checked_sub(from.entered);
-    let whole = whole.with_context(|| format!("the counter went backwards after generation {number}"))?;
+    let whole =
+        whole.with_context(|| format!("the counter went backwards after generation {number}"))?;
     let waited = told(from.waited, "how long it waited for the disk")?;
     Ok(Span { number, whole, waited, hashed: told(from.hashed, "how much it hashed")? })
 }

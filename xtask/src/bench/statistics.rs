@@ -29,7 +29,14 @@ pub fn spread(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
         let (below, above) = (values[place.floor() as usize], values[place.ceil() as usize]);
         below + (above - below) * place.fract()
     };
-    Some(Spread { count: values.len(), least, low: at(0.1), median: at(0.5), high: at(0.9), greatest })
+    Some(Spread {
+        count: values.len(),
+        least,
+        low: at(0.1),
+        median: at(0.5),
+        high: at(0.9),
+        greatest,
+    })
 }
 
 /// A straight line through points, by least squares.
@@ -46,7 +53,9 @@ pub fn line(points: &[(f64, f64)]) -> Option<Line> {
     let count = points.len() as f64;
     let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
     let (x_mean, y_mean) = (mean(|point| point.0), mean(|point| point.1));
-    let sum = |of: &dyn Fn(f64, f64) -> f64| points.iter().map(|(x, y)| of(x - x_mean, y - y_mean)).sum::<f64>();
+    let sum = |of: &dyn Fn(f64, f64) -> f64| {
+        points.iter().map(|(x, y)| of(x - x_mean, y - y_mean)).sum::<f64>()
+    };
     let (xx, xy, yy) = (sum(&|x, _| x * x), sum(&|x, y| x * y), sum(&|_, y| y * y));
     // A level line explains all of a y that does not vary.
     let r2 = if yy == 0.0 { 1.0 } else { xy * xy / (xx * yy) };

@@ -71,7 +71,11 @@ impl fmt::Display for Cell {
             Self::Count(count) => {
                 let digits = count.to_string();
                 for (place, digit) in digits.char_indices() {
-                    let comma = if place > 0 && (digits.len() - place).is_multiple_of(3) { "," } else { "" };
+                    let comma = if place > 0 && (digits.len() - place).is_multiple_of(3) {
+                        ","
+                    } else {
+                        ""
+                    };
                     write!(f, "{comma}{digit}")?;
                 }
                 Ok(())
@@ -124,16 +128,25 @@ impl Table {
 /// As Markdown, which reads well on a terminal when its columns are padded.
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows: Vec<Vec<String>> = self.rows.iter().map(|row| row.iter().map(Cell::to_string).collect()).collect();
+        let rows: Vec<Vec<String>> =
+            self.rows.iter().map(|row| row.iter().map(Cell::to_string).collect()).collect();
         let widths: Vec<usize> = (self.columns.iter().enumerate())
-            .map(|(i, name)| rows.iter().map(|row| row[i].chars().count()).fold(name.chars().count(), usize::max))
+            .map(|(i, name)| {
+                rows.iter().map(|row| row[i].chars().count()).fold(name.chars().count(), usize::max)
+            })
             .collect();
         // Numbers to the right, so that their digits stand under each other.
-        let right = |i: usize| self.rows.iter().any(|row| matches!(row[i], Cell::Count(_) | Cell::Real(..)));
+        let right = |i: usize| {
+            self.rows.iter().any(|row| matches!(row[i], Cell::Count(_) | Cell::Real(..)))
+        };
         let line = |f: &mut fmt::Formatter<'_>, cells: &[&str]| {
             for (i, cell) in cells.iter().enumerate() {
                 let width = widths[i];
-                if right(i) { write!(f, "| {cell:>width$} ")? } else { write!(f, "| {cell:width$} ")? }
+                if right(i) {
+                    write!(f, "| {cell:>width$} ")?
+                } else {
+                    write!(f, "| {cell:width$} ")?
+                }
             }
             writeln!(f, "|")
         };

@@ -50,14 +50,19 @@ pub fn tables() -> Vec<Table> {
         "10 % below ",
         "10 % above ",
     ];
-    vec![Table::new("Wall time, ms: a hot generation, and QEMU's own reset to the first line", columns)]
+    vec![Table::new(
+        "Wall time, ms: a hot generation, and QEMU's own reset to the first line",
+        columns,
+    )]
 }
 
 /// Fills the table for `machine`.
 pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result<()> {
     let resets = if setting.quick { 4 } else { 20 };
     for (cpus, aim) in AIMS_MS {
-        eprintln!("{machine}, {cpus} CPUs: {resets} resets, each after {BETWEEN_RESETS} generations");
+        eprintln!(
+            "{machine}, {cpus} CPUs: {resets} resets, each after {BETWEEN_RESETS} generations"
+        );
         let (console, resets) = session(setting, machine, cpus, resets)?;
         row(machine, cpus, aim, &console, &resets, &mut tables[0])?;
     }
@@ -68,7 +73,9 @@ pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result
 fn uncut(console: &str) -> String {
     let (mut whole, mut last, mut number) = (String::new(), String::new(), None);
     let first = format!("[0] {}0", marker::GENERATION);
-    for line in console.replace(&first, &format!("\n{first}")).lines().filter(|line| !line.is_empty()) {
+    for line in
+        console.replace(&first, &format!("\n{first}")).lines().filter(|line| !line.is_empty())
+    {
         let prefix = line.strip_prefix('[').and_then(|rest| rest.split_once(']'));
         let speaker = prefix.and_then(|(number, _)| number.parse::<u32>().ok()).or(number);
         if speaker != number {
@@ -84,7 +91,14 @@ fn uncut(console: &str) -> String {
     whole
 }
 
-fn row(machine: &str, cpus: u32, aim: u64, console: &str, resets: &[Duration], table: &mut Table) -> Result<()> {
+fn row(
+    machine: &str,
+    cpus: u32,
+    aim: u64,
+    console: &str,
+    resets: &[Duration],
+    table: &mut Table,
+) -> Result<()> {
     let lives = lives(&uncut(console))?;
     let steady = spans(&lives).flatten().filter(|span| span.number >= STEADY);
     let generation = spread(steady.map(|span| span.whole as f64 / 1e6)).context("no generation")?;
@@ -109,11 +123,17 @@ fn row(machine: &str, cpus: u32, aim: u64, console: &str, resets: &[Duration], t
 }
 
 /// A run on so many CPUs with `resets` resets: its console, and how long each reset took.
-fn session(setting: &Setting, machine: &str, cpus: u32, resets: usize) -> Result<(String, Vec<Duration>)> {
+fn session(
+    setting: &Setting,
+    machine: &str,
+    cpus: u32,
+    resets: usize,
+) -> Result<(String, Vec<Duration>)> {
     let mut request = setting.request(machine, WITHOUT_END, Restart::Hot)?;
     // The last word of the two wins: the common flags make of a reset the end.
     request.args = ["-action", "reboot=reset", "-smp", &cpus.to_string()].map(str::to_owned).into();
-    (request.name, request.disk) = (format!("{machine}-wall"), Disk::Bytes(setting.plain_disk().into()));
+    (request.name, request.disk) =
+        (format!("{machine}-wall"), Disk::Bytes(setting.plain_disk().into()));
     let guest = Guest::start(&request, &[])?;
     line(&guest, 0, FIRST)?;
     let mut monitor = guest.monitor(PATIENCE)?;
@@ -165,7 +185,11 @@ mod tests {
 
     #[test]
     fn what_a_reset_cut_short_is_left_out() {
-        let console = "QEMU\n[0] a\n[1] b\nc\n[2] d[0] Generation 0 of 9\n[0] f\n[1] g\n[2] h\n[3] cut";
-        assert_eq!(uncut(console), "QEMU\n[0] a\n[1] b\nc\n[0] Generation 0 of 9\n[0] f\n[1] g\n[2] h\n");
+        let console =
+            "QEMU\n[0] a\n[1] b\nc\n[2] d[0] Generation 0 of 9\n[0] f\n[1] g\n[2] h\n[3] cut";
+        assert_eq!(
+            uncut(console),
+            "QEMU\n[0] a\n[1] b\nc\n[0] Generation 0 of 9\n[0] f\n[1] g\n[2] h\n"
+        );
     }
 }

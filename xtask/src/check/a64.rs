@@ -32,7 +32,9 @@ pub fn reference(address: u64, word: u32) -> Option<Reference> {
         _ if word & 0x7e00_0000 == 0x3600_0000 => to(5, 14, 2),
         // adr: two bits more below the field
         _ if word & 0x9f00_0000 == 0x1000_0000 => match to(5, 19, 2) {
-            Some(Reference::To(base)) => Some(Reference::To(base.wrapping_add(u64::from(word >> 29 & 0b11)))),
+            Some(Reference::To(base)) => {
+                Some(Reference::To(base.wrapping_add(u64::from(word >> 29 & 0b11))))
+            }
             other => other,
         },
         // adrp
@@ -123,9 +125,11 @@ mod tests {
 
     #[test]
     fn what_never_goes_on_is_known() {
-        let ends: Vec<_> = OTHERS.iter().filter(|(word, _)| never_goes_on(*word)).map(|(_, text)| *text).collect();
+        let ends: Vec<_> =
+            OTHERS.iter().filter(|(word, _)| never_goes_on(*word)).map(|(_, text)| *text).collect();
         assert_eq!(ends, ["br x9", "ret", "ret x17", "eret"]);
-        let branches: Vec<_> = REFERENCES.iter().filter(|r| never_goes_on(r.1)).map(|r| r.3).collect();
+        let branches: Vec<_> =
+            REFERENCES.iter().filter(|r| never_goes_on(r.1)).map(|r| r.3).collect();
         assert_eq!(branches, ["b 1100", "b 4"]);
     }
 

@@ -65,7 +65,9 @@ fn label(line: &str) -> Option<(&str, &str)> {
 
 /// Does an instruction follow a label, or a macro that makes one?
 fn is_routine(behind: &str, after: &[&str]) -> bool {
-    let following = std::iter::once(behind).chain(after.iter().map(|line| code(line))).filter(|line| !line.is_empty());
+    let following = std::iter::once(behind)
+        .chain(after.iter().map(|line| code(line)))
+        .filter(|line| !line.is_empty());
     for line in following {
         match line.split_whitespace().next().unwrap_or_default() {
             ".balign" | ".p2align" | ".global" | ".globl" | ".hidden" | ".type" => {}
@@ -137,15 +139,20 @@ mod tests {
         assert_eq!(said(&routine(BLOCK)), [""; 0]);
         let lines: Vec<_> = BLOCK.lines().collect();
         for missing in [0, 1, 2, 4, 5, 6] {
-            let rest: Vec<_> = (0..lines.len()).filter(|&line| line != missing).map(|line| lines[line]).collect();
+            let rest: Vec<_> =
+                (0..lines.len()).filter(|&line| line != missing).map(|line| lines[line]).collect();
             assert_eq!(said(&routine(&(rest.join("\n") + "\n"))).len(), 1, "{}", lines[missing]);
         }
-        assert!(said(&routine(&BLOCK.replace("walk —", "run —")))[0].contains("does not begin with `// walk — …`"));
+        assert!(
+            said(&routine(&BLOCK.replace("walk —", "run —")))[0]
+                .contains("does not begin with `// walk — …`")
+        );
     }
 
     #[test]
     fn one_line_may_refer_to_another_block() {
-        let short = "// f — goes.\n//   in, assumes, out, clobbers, memory: as walk,\n//   but faster\n";
+        let short =
+            "// f — goes.\n//   in, assumes, out, clobbers, memory: as walk,\n//   but faster\n";
         assert_eq!(said(&format!("        bl f\n{short}f:      ret\n")).len(), 1, "a further key");
         let short = "// f — goes.\n//   in, assumes, out, clobbers, memory: as walk\n";
         assert_eq!(said(&format!("        bl f\n{short}f:      ret\n")), [""; 0]);

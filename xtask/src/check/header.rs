@@ -18,15 +18,21 @@ pub fn wrong(linked: &Linked) -> Vec<String> {
         Err(refused) => wrong.push(format!("the header is refused: {refused}")),
         Ok(Header { text_offset, image_size, flags, pe_offset, .. }) => {
             if flags != FLAGS || text_offset != 0 {
-                wrong.push(format!("flags {flags:#x}, text_offset {text_offset:#x}, where {FLAGS:#x} and 0 belong"));
+                wrong.push(format!(
+                    "flags {flags:#x}, text_offset {text_offset:#x}, where {FLAGS:#x} and 0 belong"
+                ));
             }
             match linked.symbol("_image_size") {
                 Ok(size) if size == image_size => {}
-                Ok(size) => wrong.push(format!("image_size is {image_size:#x}, and _image_size {size:#x}")),
+                Ok(size) => {
+                    wrong.push(format!("image_size is {image_size:#x}, and _image_size {size:#x}"))
+                }
                 Err(absent) => wrong.push(absent),
             }
             match pe::Header::parse(&linked.image, pe_offset) {
-                Err(refused) => wrong.push(format!("the PE header at {pe_offset:#x} is refused: {refused}")),
+                Err(refused) => {
+                    wrong.push(format!("the PE header at {pe_offset:#x} is refused: {refused}"))
+                }
                 Ok(header) => {
                     wrong.extend(other_than_linked(&header, linked));
                     used = u64::from(pe_offset) + pe::BYTES;
@@ -60,7 +66,9 @@ fn other_than_linked(header: &pe::Header, linked: &Linked) -> Vec<String> {
     ];
     let wrong = places.into_iter().filter_map(|(what, says, name)| match linked.symbol(name) {
         Ok(place) if place == u64::from(says) => None,
-        Ok(place) => Some(format!("the PE header: {what} at {says:#x}, and {name} lies at {place:#x}")),
+        Ok(place) => {
+            Some(format!("the PE header: {what} at {says:#x}, and {name} lies at {place:#x}"))
+        }
         Err(absent) => Some(absent),
     });
     wrong.collect()

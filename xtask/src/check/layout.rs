@@ -21,7 +21,10 @@ pub fn wrong(linked: &Linked) -> Vec<String> {
         match linked.sections.iter().find(|section| section.name == name) {
             None => wrong.push(format!("there is no section {name}")),
             Some(section) if !section.address.is_multiple_of(PAGE_SIZE) => {
-                wrong.push(format!("{name} begins at {:#x}, which is no multiple of 4 KiB", section.address));
+                wrong.push(format!(
+                    "{name} begins at {:#x}, which is no multiple of 4 KiB",
+                    section.address
+                ));
             }
             Some(_) => {}
         }
@@ -37,7 +40,9 @@ pub fn wrong(linked: &Linked) -> Vec<String> {
     }
     for (kind, flags) in &linked.segments {
         match *kind {
-            PT_INTERP => wrong.push("there is a PT_INTERP segment: nobody would start that interpreter".to_owned()),
+            PT_INTERP => wrong.push(
+                "there is a PT_INTERP segment: nobody would start that interpreter".to_owned(),
+            ),
             PT_LOAD if flags.contains(PF_W | PF_X) => {
                 wrong.push(format!("a segment is writable and executable: flags {:#x}", flags.0));
             }
@@ -47,7 +52,10 @@ pub fn wrong(linked: &Linked) -> Vec<String> {
     wrong.extend(linked.undefined.iter().map(|name| format!("nothing defines {name}")));
     if linked.image.len() > IMAGE_LIMIT {
         let over = linked.image.len() - IMAGE_LIMIT;
-        wrong.push(format!("the Image has {} bytes, {over} above the limit of {IMAGE_LIMIT}", linked.image.len()));
+        wrong.push(format!(
+            "the Image has {} bytes, {over} above the limit of {IMAGE_LIMIT}",
+            linked.image.len()
+        ));
     }
     wrong
 }
@@ -59,7 +67,9 @@ mod tests {
     use super::{super::linked::Section, *};
 
     fn good() -> Linked {
-        let pages = |names: &[&str]| (0..).step_by(0x1000).zip(names.iter().map(|&name| name.to_owned())).collect();
+        let pages = |names: &[&str]| {
+            (0..).step_by(0x1000).zip(names.iter().map(|&name| name.to_owned())).collect()
+        };
         let sections: Vec<(u64, String)> = pages(&SECTIONS);
         let symbols: Vec<(u64, String)> = pages(&BOUNDARIES);
         Linked {
@@ -95,11 +105,18 @@ mod tests {
         assert_eq!(said(|kernel| kernel.sections.pop()), "there is no section .stacks");
         let nudged = said(|kernel| *kernel.symbols.get_mut("text_end").unwrap() += 4);
         assert_eq!(nudged, "text_end lies at 0x2004, which is no multiple of 4 KiB");
-        assert_eq!(said(|kernel| kernel.symbols.remove("_image_end")), "there is no symbol _image_end");
+        assert_eq!(
+            said(|kernel| kernel.symbols.remove("_image_end")),
+            "there is no symbol _image_end"
+        );
         assert!(said(|kernel| kernel.segments.push((PT_INTERP, PF_R))).contains("PT_INTERP"));
         assert!(said(|kernel| kernel.segments[0].1 = PF_R | PF_W | PF_X).ends_with("flags 0x7"));
-        assert_eq!(said(|kernel| kernel.undefined.push("memcpy".to_owned())), "nothing defines memcpy");
-        let over = format!("the Image has {} bytes, 1 above the limit of {IMAGE_LIMIT}", IMAGE_LIMIT + 1);
+        assert_eq!(
+            said(|kernel| kernel.undefined.push("memcpy".to_owned())),
+            "nothing defines memcpy"
+        );
+        let over =
+            format!("the Image has {} bytes, 1 above the limit of {IMAGE_LIMIT}", IMAGE_LIMIT + 1);
         assert_eq!(said(|kernel| kernel.image.push(0)), over);
     }
 }

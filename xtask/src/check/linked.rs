@@ -60,17 +60,25 @@ impl Linked {
         let file = ElfFile64::<Endianness>::parse(bytes.as_slice())?;
         let endian = file.endian();
         let headers = file.elf_program_headers().iter();
-        linked.segments = headers.map(|header| (header.p_type(endian), header.p_flags(endian))).collect();
+        linked.segments =
+            headers.map(|header| (header.p_type(endian), header.p_flags(endian))).collect();
         let mut in_memory = HashSet::new();
         for section in file.sections() {
             let header = section.elf_section_header();
             if header.sh_flags(endian).contains(SHF_ALLOC) {
                 in_memory.insert(section.index());
                 let (name, kind) = (section.name()?.to_owned(), header.sh_type(endian));
-                linked.sections.push(Section { name, kind, address: section.address(), size: section.size() });
+                linked.sections.push(Section {
+                    name,
+                    kind,
+                    address: section.address(),
+                    size: section.size(),
+                });
             }
         }
-        for symbol in file.symbols().chain(file.dynamic_symbols()).filter(|symbol| symbol.name() != Ok("")) {
+        for symbol in
+            file.symbols().chain(file.dynamic_symbols()).filter(|symbol| symbol.name() != Ok(""))
+        {
             let (name, address) = (symbol.name()?, symbol.address());
             if name.starts_with("$x") || name.starts_with("$d") {
                 // Debug information has marks as well.
@@ -96,7 +104,10 @@ impl Linked {
     pub fn range(&self, start: &str, end: &str) -> Result<Range<u64>, String> {
         let range = self.symbol(start)?..self.symbol(end)?;
         if range.start > range.end {
-            return Err(format!("{start} ({:#x}) lies behind {end} ({:#x})", range.start, range.end));
+            return Err(format!(
+                "{start} ({:#x}) lies behind {end} ({:#x})",
+                range.start, range.end
+            ));
         }
         Ok(range)
     }
@@ -126,7 +137,10 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_named() {
-        let linked = Linked { symbols: [("a".to_owned(), 8), ("b".to_owned(), 4)].into(), ..Linked::default() };
+        let linked = Linked {
+            symbols: [("a".to_owned(), 8), ("b".to_owned(), 4)].into(),
+            ..Linked::default()
+        };
         assert!(linked.symbol("fish").unwrap_err().contains("fish"));
         assert!(linked.range("a", "b").unwrap_err().contains("0x8"));
         assert!(linked.words(&(0..4)).unwrap_err().contains("0x4"));
@@ -134,7 +148,8 @@ mod tests {
 
     #[test]
     fn marks_tell_code_from_data() {
-        let linked = Linked { marks: [(4, true), (8, false), (16, true)].into(), ..Linked::default() };
+        let linked =
+            Linked { marks: [(4, true), (8, false), (16, true)].into(), ..Linked::default() };
         let code: Vec<_> = (0..5).map(|word| linked.is_code(4 * word)).collect();
         assert_eq!(code, [false, true, false, false, true]);
     }

@@ -55,7 +55,9 @@ impl CheckOptions {
     pub fn perform(&self) -> Result<u8> {
         let mut steps = chosen(steps::all(), &self.steps)?;
         let left_out = chosen(steps::all(), &self.except)?;
-        steps.retain(|step| self.except.is_empty() || !left_out.iter().any(|left_out| left_out.name == step.name));
+        steps.retain(|step| {
+            self.except.is_empty() || !left_out.iter().any(|left_out| left_out.name == step.name)
+        });
         setup::ensure_target(self.yes)?;
         setup::ensure_components(self.yes)?;
         check(&steps)
@@ -97,7 +99,11 @@ fn check(steps: &[Step]) -> Result<u8> {
     for step in &failed {
         println!("\n{} failed: {}. Make it again:\n  {}", step.name, step.what, step.line());
     }
-    println!("\n{passed} passed, {} failed, {skipped} skipped in {:.0} s", failed.len(), all.elapsed().as_secs_f64());
+    println!(
+        "\n{passed} passed, {} failed, {skipped} skipped in {:.0} s",
+        failed.len(),
+        all.elapsed().as_secs_f64()
+    );
     Ok((!failed.is_empty()).into())
 }
 
@@ -106,12 +112,19 @@ fn chosen(steps: Vec<Step>, wanted: &[String]) -> Result<Vec<Step>> {
     for name in wanted {
         if !steps.iter().any(|step| step.name.starts_with(name.as_str())) {
             let names: Vec<_> = steps.iter().map(|step| step.name).collect();
-            return Err(Usage(format!("there is no step {name}: there are {}", names.join(", "))).into());
+            return Err(
+                Usage(format!("there is no step {name}: there are {}", names.join(", "))).into()
+            );
         }
     }
-    let is_wanted = |step: &Step| wanted.is_empty() || wanted.iter().any(|name| step.name.starts_with(name.as_str()));
+    let is_wanted = |step: &Step| {
+        wanted.is_empty() || wanted.iter().any(|name| step.name.starts_with(name.as_str()))
+    };
     let builds = steps.iter().any(|step| step.looks_at_the_kernel() && is_wanted(step));
-    Ok(steps.into_iter().filter(|step| is_wanted(step) || builds && step.name == steps::BUILD).collect())
+    Ok(steps
+        .into_iter()
+        .filter(|step| is_wanted(step) || builds && step.name == steps::BUILD)
+        .collect())
 }
 
 #[cfg(test)]

@@ -13,17 +13,23 @@ pub fn wrong(linked: &Linked) -> Vec<String> {
         .sections
         .iter()
         .filter(|section| matches!(section.kind, SHT_REL | SHT_RELA) && section.size != 0)
-        .map(|section| format!("{} holds {} bytes of relocations that nobody applies", section.name, section.size))
+        .map(|section| {
+            format!(
+                "{} holds {} bytes of relocations that nobody applies",
+                section.name, section.size
+            )
+        })
         .collect();
     match linked.range("text_end", "data_end").and_then(|data| Ok((data, places(linked)?))) {
         Err(absent) => wrong.push(absent),
         // No kernel is without a table of pointers; one that seems to be was linked in another way.
-        Ok((_, places)) if places.is_empty() => wrong.push("there is no RELR relocation".to_owned()),
+        Ok((_, places)) if places.is_empty() => {
+            wrong.push("there is no RELR relocation".to_owned())
+        }
         Ok((data, places)) => wrong.extend(
-            places
-                .iter()
-                .filter(|place| !data.contains(place) || data.end - **place < 8)
-                .map(|place| format!("a relocation at {place:#x}, outside of the data at {data:#x?}")),
+            places.iter().filter(|place| !data.contains(place) || data.end - **place < 8).map(
+                |place| format!("a relocation at {place:#x}, outside of the data at {data:#x?}"),
+            ),
         ),
     }
     wrong
@@ -32,7 +38,8 @@ pub fn wrong(linked: &Linked) -> Vec<String> {
 /// The addresses of the pointers that RELR names.
 pub fn places(linked: &Linked) -> Result<Vec<u64>, String> {
     let sections = linked.sections.iter().filter(|section| section.kind == SHT_RELR);
-    let bytes = sections.map(|section| linked.bytes(&(section.address..section.address + section.size)));
+    let bytes =
+        sections.map(|section| linked.bytes(&(section.address..section.address + section.size)));
     Ok(relr::places(&bytes.collect::<Result<Vec<_>, _>>()?.concat()))
 }
 
@@ -42,12 +49,16 @@ mod tests {
 
     /// A kernel with text below 0x1000, data from there to 0x2000, and these entries at 0x100.
     fn with(entries: &[u64]) -> Linked {
-        let section = |name: &str, kind, size| Section { name: name.to_owned(), kind, address: 0x100, size };
+        let section =
+            |name: &str, kind, size| Section { name: name.to_owned(), kind, address: 0x100, size };
         let mut image = vec![0; 0x2000];
         let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.to_le_bytes()).collect();
         image[0x100..][..bytes.len()].copy_from_slice(&bytes);
         Linked {
-            sections: vec![section(".relr.dyn", SHT_RELR, bytes.len() as u64), section(".rela.dyn", SHT_RELA, 0)],
+            sections: vec![
+                section(".relr.dyn", SHT_RELR, bytes.len() as u64),
+                section(".rela.dyn", SHT_RELA, 0),
+            ],
             symbols: [("text_end".to_owned(), 0x1000), ("data_end".to_owned(), 0x2000)].into(),
             image,
             ..Linked::default()
@@ -66,7 +77,10 @@ mod tests {
         let mut linked = with(&[0x1000]);
         linked.sections[1].size = 24;
         assert_eq!(wrong(&linked), [".rela.dyn holds 24 bytes of relocations that nobody applies"]);
-        assert_eq!(wrong(&with(&[0xff8])), ["a relocation at 0xff8, outside of the data at 0x1000..0x2000"]);
+        assert_eq!(
+            wrong(&with(&[0xff8])),
+            ["a relocation at 0xff8, outside of the data at 0x1000..0x2000"]
+        );
         // 63 pointers from 0x1e08 on, the last of them at 0x1ff8; with an entry more, one at 0x2000.
         assert_eq!(wrong(&with(&[0x1e00, u64::MAX])), [""; 0]);
         assert_eq!(

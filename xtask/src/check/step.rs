@@ -148,7 +148,10 @@ fn command(line: &str) -> Command {
         other => other.into(),
     };
     let mut command = Command::new(program);
-    command.current_dir(crate::root()).env("CARGO_TARGET_DIR", crate::target_dir()).args(&words[variables + 1..]);
+    command
+        .current_dir(crate::root())
+        .env("CARGO_TARGET_DIR", crate::target_dir())
+        .args(&words[variables + 1..]);
     command.envs(words[..variables].iter().filter_map(|word| word.split_once('=')));
     command
 }
@@ -157,7 +160,11 @@ fn command(line: &str) -> Command {
 mod tests {
     use super::*;
 
-    fn end(line: &str, needs: Option<(&'static str, &'static str)>, excuse: Option<&'static str>) -> End {
+    fn end(
+        line: &str,
+        needs: Option<(&'static str, &'static str)>,
+        excuse: Option<&'static str>,
+    ) -> End {
         Run { line: line.to_owned(), needs, excuse }.perform().unwrap()
     }
 
@@ -196,6 +203,9 @@ mod tests {
     #[test]
     fn what_is_found_wrong_is_a_failure() {
         assert_eq!(End::of(&[]), End::Passed);
-        assert_eq!(End::of(&["one".to_owned(), "two".to_owned()]), End::Failed("one\ntwo".to_owned()));
+        assert_eq!(
+            End::of(&["one".to_owned(), "two".to_owned()]),
+            End::Failed("one\ntwo".to_owned())
+        );
     }
 }

@@ -30,8 +30,16 @@ pub fn all() -> Vec<Step> {
     let read = |name, what, read| Step { name, what, act: Act::Read(read) };
     vec![
         run("fmt", "rustfmt would write it otherwise", "cargo fmt --all --check"),
-        run("fmt-fuzz", "rustfmt would write it otherwise", "cargo fmt --manifest-path fuzz/Cargo.toml --check"),
-        read("contracts", "an assembly routine does not say what it takes, leaves and touches", contracts::wrong),
+        run(
+            "fmt-fuzz",
+            "rustfmt would write it otherwise",
+            "cargo fmt --manifest-path fuzz/Cargo.toml --check",
+        ),
+        read(
+            "contracts",
+            "an assembly routine does not say what it takes, leaves and touches",
+            contracts::wrong,
+        ),
         read("paths", "a file names somebody's own machine", texts::homes),
         run(
             "clippy-host",
@@ -39,14 +47,22 @@ pub fn all() -> Vec<Step> {
             "cargo clippy --package boot --package efi --package relocate --package model --package xtask --all-targets -- -D warnings",
         ),
         // The kernel's binary is for the bare-metal target only.
-        run("clippy-kernel", "clippy warns", "cargo clippy --package kernel --lib --tests -- -D warnings"),
+        run(
+            "clippy-kernel",
+            "clippy warns",
+            "cargo clippy --package kernel --lib --tests -- -D warnings",
+        ),
         needing(
             "clippy-fuzz",
             "clippy warns",
             "cargo clippy --manifest-path fuzz/Cargo.toml --all-targets -- -D warnings",
             fuzz::COMPILER,
         ),
-        run("clippy-target", "clippy warns", &format!("cargo clippy {rooms} {bare} -- -D warnings")),
+        run(
+            "clippy-target",
+            "clippy warns",
+            &format!("cargo clippy {rooms} {bare} -- -D warnings"),
+        ),
         run("doc-host", "rustdoc warns", &format!("{doc} {rooms} --package model --package xtask")),
         run("doc-target", "rustdoc warns", &format!("{doc} {rooms} {bare}")),
         // `cargo doc` leaves the binary out: it has the library's name.
@@ -57,10 +73,22 @@ pub fn all() -> Vec<Step> {
                 "RUSTDOCFLAGS=-Dwarnings cargo rustdoc --package kernel --bin kernel {bare} -- --document-private-items"
             ),
         ),
-        run(BUILD, "the kernel does not build", &format!("cargo {}", kernel_build::arguments().join(" "))),
-        look("layout", "the ELF is not laid out as a loader and the kernel's map expect", layout::wrong),
+        run(
+            BUILD,
+            "the kernel does not build",
+            &format!("cargo {}", kernel_build::arguments().join(" ")),
+        ),
+        look(
+            "layout",
+            "the ELF is not laid out as a loader and the kernel's map expect",
+            layout::wrong,
+        ),
         look("header", "the header page does not describe the Image", header::wrong),
-        look("relocations", "the ELF asks for more than boot's own relocation routine does", relocations::wrong),
+        look(
+            "relocations",
+            "the ELF asks for more than boot's own relocation routine does",
+            relocations::wrong,
+        ),
         look("moved", "the relocation code cannot run from a copy", moved::wrong),
         look("vectors", "a vector table does not fit its slots", vectors::wrong),
         Step {
@@ -82,8 +110,18 @@ pub fn all() -> Vec<Step> {
             MIRI,
         ),
         // As long as it takes to run through the seeds and a little beyond; `cargo xtask fuzz` is the long form.
-        needing("fuzz", "an input breaks a promise", "cargo xtask fuzz --seconds 3", fuzz::COMPILER),
-        needing("deny", "deny.toml refuses a dependency", "cargo deny check bans licenses sources", DENY),
+        needing(
+            "fuzz",
+            "an input breaks a promise",
+            "cargo xtask fuzz --seconds 3",
+            fuzz::COMPILER,
+        ),
+        needing(
+            "deny",
+            "deny.toml refuses a dependency",
+            "cargo deny check bans licenses sources",
+            DENY,
+        ),
         // Apart from the others: the list of advisories comes over the network.
         excused(
             "advisories",
@@ -99,8 +137,17 @@ fn run(name: &'static str, what: &'static str, line: &str) -> Step {
     Step { name, what, act: Act::Run(Run { line: line.to_owned(), ..Run::default() }) }
 }
 
-fn needing(name: &'static str, what: &'static str, line: &str, needs: (&'static str, &'static str)) -> Step {
-    Step { name, what, act: Act::Run(Run { line: line.to_owned(), needs: Some(needs), excuse: None }) }
+fn needing(
+    name: &'static str,
+    what: &'static str,
+    line: &str,
+    needs: (&'static str, &'static str),
+) -> Step {
+    Step {
+        name,
+        what,
+        act: Act::Run(Run { line: line.to_owned(), needs: Some(needs), excuse: None }),
+    }
 }
 
 fn excused(
@@ -110,7 +157,11 @@ fn excused(
     needs: (&'static str, &'static str),
     excuse: &'static str,
 ) -> Step {
-    Step { name, what, act: Act::Run(Run { line: line.to_owned(), needs: Some(needs), excuse: Some(excuse) }) }
+    Step {
+        name,
+        what,
+        act: Act::Run(Run { line: line.to_owned(), needs: Some(needs), excuse: Some(excuse) }),
+    }
 }
 
 #[cfg(test)]

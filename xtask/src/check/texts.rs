@@ -22,8 +22,16 @@ const HOMES: [&str; 3] = ["home", "root", "Users"];
 pub fn all() -> Result<Option<Vec<Text>>> {
     let mut git = Command::new("git");
     // -z: names as they are, between NULs.
-    git.current_dir(crate::root()).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
-    let Some(listed) = git.output().ok().filter(|output| output.status.success()) else { return Ok(None) };
+    git.current_dir(crate::root()).args([
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]);
+    let Some(listed) = git.output().ok().filter(|output| output.status.success()) else {
+        return Ok(None);
+    };
     let mut texts = Vec::new();
     for path in String::from_utf8_lossy(&listed.stdout).split_terminator('\0') {
         let file = crate::root().join(path);
@@ -32,7 +40,8 @@ pub fn all() -> Result<Option<Vec<Text>>> {
             continue;
         }
         let bytes = std::fs::read(&file).with_context(|| format!("cannot read {path}"))?;
-        texts.extend(String::from_utf8(bytes).ok().map(|text| Text { path: path.to_owned(), text }));
+        texts
+            .extend(String::from_utf8(bytes).ok().map(|text| Text { path: path.to_owned(), text }));
     }
     Ok(Some(texts))
 }
@@ -79,7 +88,10 @@ mod tests {
     #[test]
     fn a_home_and_the_place_of_the_clone_are_told_with_file_and_line() {
         let home = format!("/{}/", HOMES[0]);
-        assert_eq!(said(&format!("see {home}me/x")), [format!("notes.md:2: names {home}: see {home}me/x")]);
+        assert_eq!(
+            said(&format!("see {home}me/x")),
+            [format!("notes.md:2: names {home}: see {home}me/x")]
+        );
         for home in HOMES {
             assert_eq!(said(&format!("(/{home}/me)")).len(), 1);
         }

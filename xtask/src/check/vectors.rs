@@ -17,15 +17,23 @@ const SLOTS: u32 = 16;
 const SLOT_WORDS: usize = 32;
 
 /// Tables that there must be; others are known by the end of their names.
-const TABLES: [&str; 5] =
-    ["emergency_vectors", "hyp_stub_vectors", "exception_vectors", "fault_vectors", "private_el2_vectors"];
+const TABLES: [&str; 5] = [
+    "emergency_vectors",
+    "hyp_stub_vectors",
+    "exception_vectors",
+    "fault_vectors",
+    "private_el2_vectors",
+];
 
 /// What is wrong.
 pub fn wrong(linked: &Linked) -> Vec<String> {
     // A name of Rust's begins with an underscore once it is mangled.
     let named = linked.symbols.keys().map(String::as_str).filter(|name| name.ends_with("_vectors"));
     let tables: BTreeSet<_> = named.filter(|name| !name.starts_with('_')).chain(TABLES).collect();
-    tables.into_iter().flat_map(|name| table(linked, name).unwrap_or_else(|lack| vec![lack])).collect()
+    tables
+        .into_iter()
+        .flat_map(|name| table(linked, name).unwrap_or_else(|lack| vec![lack]))
+        .collect()
 }
 
 fn table(linked: &Linked, name: &str) -> Result<Vec<String>, String> {
@@ -33,9 +41,14 @@ fn table(linked: &Linked, name: &str) -> Result<Vec<String>, String> {
     if !start.is_multiple_of(ALIGNMENT) {
         return Ok(vec![format!("{name} lies at {start:#x}, which is no multiple of 2 KiB")]);
     }
-    let words: Vec<_> = linked.words(&(start..start + ALIGNMENT))?.into_iter().map(|(_, word)| word).collect();
+    let words: Vec<_> =
+        linked.words(&(start..start + ALIGNMENT))?.into_iter().map(|(_, word)| word).collect();
     let slots = (0..SLOTS).zip(words.chunks(SLOT_WORDS));
-    Ok(slots.filter_map(|(number, slot)| Some(format!("{name}, slot {number}: {}", fault(number, slot)?))).collect())
+    Ok(slots
+        .filter_map(|(number, slot)| {
+            Some(format!("{name}, slot {number}: {}", fault(number, slot)?))
+        })
+        .collect())
 }
 
 /// What is wrong with one slot.
@@ -45,7 +58,11 @@ fn fault(number: u32, slot: &[u32]) -> Option<String> {
     };
     let (code, rest) = slot.split_at(end + 1);
     if let Some(behind) = rest.iter().position(|&word| word != NOP && word != 0) {
-        return Some(format!("{:#010x} lies behind its end, at byte {}", rest[behind], 4 * (code.len() + behind)));
+        return Some(format!(
+            "{:#010x} lies behind its end, at byte {}",
+            rest[behind],
+            4 * (code.len() + behind)
+        ));
     }
     let told = code.iter().find_map(|&word| loads_x1(word))?;
     (told != number).then(|| format!("it says that it is slot {told}"))
@@ -86,7 +103,10 @@ mod tests {
     fn good_tables_pass() {
         assert_eq!(said(0, &[]), "");
         assert_eq!(said(4 * 128, &[B, NOP]), "", "a slot that does not tell its number");
-        assert_eq!(said(0, &[NOP; 31]), "emergency_vectors, slot 0: its code does not end within 128 bytes");
+        assert_eq!(
+            said(0, &[NOP; 31]),
+            "emergency_vectors, slot 0: its code does not end within 128 bytes"
+        );
         let mut full = [MOV_X1; 32];
         full[31] = B;
         assert_eq!(said(0, &full), "", "a slot that is just full");
@@ -96,8 +116,14 @@ mod tests {
     fn a_slot_that_is_too_long_moves_the_others_and_is_told() {
         let mut long = vec![MOV_X1 | 3 << 5; 32];
         long.extend([B, NOP, NOP]);
-        assert_eq!(said(2048 + 3 * 128, &long), "hyp_stub_vectors, slot 3: its code does not end within 128 bytes");
-        assert_eq!(said(2048 + 128, &[MOV_X1]), "hyp_stub_vectors, slot 1: it says that it is slot 0");
+        assert_eq!(
+            said(2048 + 3 * 128, &long),
+            "hyp_stub_vectors, slot 3: its code does not end within 128 bytes"
+        );
+        assert_eq!(
+            said(2048 + 128, &[MOV_X1]),
+            "hyp_stub_vectors, slot 1: it says that it is slot 0"
+        );
         let behind = said(128, &[MOV_X1 | 1 << 5, B, NOP, B]);
         assert_eq!(behind, "emergency_vectors, slot 1: 0x14000000 lies behind its end, at byte 12");
     }

@@ -39,8 +39,8 @@ const fn by_chance(registers: &'static [&'static str], bits: u64, reason: &'stat
 
 /// x4 and up.
 const GENERAL: &[&str] = &[
-    "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15", "x16", "x17", "x18", "x19", "x20",
-    "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x29", "x30",
+    "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15", "x16", "x17",
+    "x18", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x29", "x30",
 ];
 
 /// In the order in which the way in comes to them.
@@ -98,9 +98,17 @@ mod tests {
     fn no_register_is_on_the_list_twice_and_the_protocols_own_are_not_on_it() {
         let names: Vec<_> = ALLOWED.iter().flat_map(|allowed| allowed.registers).collect();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
-        for name in
-            ["x1", "x2", "x3", "DAIF", "CurrentEL", "CNTFRQ_EL0", "CNTVOFF_EL2", "CNTV_CTL_EL0", "CNTHP_CTL_EL2"]
-        {
+        for name in [
+            "x1",
+            "x2",
+            "x3",
+            "DAIF",
+            "CurrentEL",
+            "CNTFRQ_EL0",
+            "CNTVOFF_EL2",
+            "CNTV_CTL_EL0",
+            "CNTHP_CTL_EL2",
+        ] {
             assert!(!names.contains(&&name), "{name}");
         }
         // M, A, C, I, EE.

@@ -42,7 +42,10 @@ pub fn rows(states: &[Registers]) -> Vec<Row> {
     let Some(cold) = states.first() else { return Vec::new() };
     let row = |name: &String| {
         // One that is there in some generations only differs in every bit.
-        let values = states.iter().map(|state| state.0.get(name).copied().unwrap_or(!cold.0[name])).collect();
+        let values = states
+            .iter()
+            .map(|state| state.0.get(name).copied().unwrap_or(!cold.0[name]))
+            .collect();
         let allowed = ALLOWED.iter().find(|allowed| allowed.registers.contains(&name.as_str()));
         Row { name: name.clone(), values, allowed }
     };
@@ -53,8 +56,17 @@ pub fn rows(states: &[Registers]) -> Vec<Row> {
 pub fn broken(rows: &[Row]) -> Vec<String> {
     let sentence = |row: &Row| {
         let values: Vec<_> = row.values.iter().map(|value| format!("{value:#x}")).collect();
-        let list = if row.allowed.is_some() { "its entry on the list leaves out" } else { "the list has no entry for" };
-        format!("{} is {} in turn: {list} the bits {:#x}", row.name, values.join(", "), row.beyond())
+        let list = if row.allowed.is_some() {
+            "its entry on the list leaves out"
+        } else {
+            "the list has no entry for"
+        };
+        format!(
+            "{} is {} in turn: {list} the bits {:#x}",
+            row.name,
+            values.join(", "),
+            row.beyond()
+        )
     };
     rows.iter().filter(|row| row.beyond() != 0).map(sentence).collect()
 }
@@ -64,7 +76,10 @@ pub fn too_much<'a>(rows: impl IntoIterator<Item = &'a Row> + Clone) -> Vec<Stri
     allows_too_much(ALLOWED, rows)
 }
 
-fn allows_too_much<'a>(list: &[Allowed], rows: impl IntoIterator<Item = &'a Row> + Clone) -> Vec<String> {
+fn allows_too_much<'a>(
+    list: &[Allowed],
+    rows: impl IntoIterator<Item = &'a Row> + Clone,
+) -> Vec<String> {
     let mut sentences = Vec::new();
     for Allowed { registers, bits, seen, .. } in list {
         let of_it = rows.clone().into_iter().filter(|row| registers.contains(&row.name.as_str()));
@@ -74,7 +89,9 @@ fn allows_too_much<'a>(list: &[Allowed], rows: impl IntoIterator<Item = &'a Row>
             sentences.push(format!("{name} is on the list and differs nowhere: take it off"));
         } else if *seen == Seen::Always && differed & bits != *bits {
             let unused = bits & !differed;
-            sentences.push(format!("{name}: the bits {unused:#x} are on the list and differ nowhere: take them off"));
+            sentences.push(format!(
+                "{name}: the bits {unused:#x} are on the list and differ nowhere: take them off"
+            ));
         }
     }
     sentences
@@ -111,14 +128,24 @@ mod tests {
     #[test]
     fn an_entry_or_a_bit_that_nothing_needs_is_told() {
         assert_eq!(allows_too_much(LIST, &[row("A", [0, 0b11]), row("C", [0, 1])]), [""; 0]);
-        assert_eq!(allows_too_much(LIST, &[row("A", [0, 0b01]), row("A", [0, 0b10]), row("C", [0, 1])]), [""; 0]);
-        assert!(allows_too_much(LIST, &[row("A", [0, 0b10]), row("C", [0, 1])])[0].contains("A: the bits 0x1 "));
-        assert!(allows_too_much(LIST, &[row("A", [0, 0b11]), row("C", [1, 1])])[0].contains("B is on the list"));
+        assert_eq!(
+            allows_too_much(LIST, &[row("A", [0, 0b01]), row("A", [0, 0b10]), row("C", [0, 1])]),
+            [""; 0]
+        );
+        assert!(
+            allows_too_much(LIST, &[row("A", [0, 0b10]), row("C", [0, 1])])[0]
+                .contains("A: the bits 0x1 ")
+        );
+        assert!(
+            allows_too_much(LIST, &[row("A", [0, 0b11]), row("C", [1, 1])])[0]
+                .contains("B is on the list")
+        );
     }
 
     #[test]
     fn a_register_that_goes_missing_differs() {
-        let state = |names: &[&str]| Registers(names.iter().map(|&name| (name.to_owned(), 0)).collect());
+        let state =
+            |names: &[&str]| Registers(names.iter().map(|&name| (name.to_owned(), 0)).collect());
         let rows = rows(&[state(&["E", "F"]), state(&["E"])]);
         assert_eq!((rows[0].differs(), rows[1].beyond()), (0, u64::MAX));
     }

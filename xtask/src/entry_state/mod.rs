@@ -58,7 +58,8 @@ impl Cell {
 
     /// What its generations are told.
     pub fn orders(&self, seed: u64) -> Orders {
-        let append = if self.mode == Mode::Alternate { vec!["alternate".to_owned()] } else { Vec::new() };
+        let append =
+            if self.mode == Mode::Alternate { vec!["alternate".to_owned()] } else { Vec::new() };
         Orders { generations: GENERATIONS, base: Base::Same, restart: self.restart, seed, append }
     }
 
@@ -73,7 +74,12 @@ pub fn cells(config: &Config, all_cpus: AllCpus) -> Vec<Cell> {
     let mut cells = Vec::new();
     for (name, machine) in &config.machines {
         for &mode in &machine.modes {
-            let cell = |restart, cpu: &String| Cell { machine: name.clone(), mode, restart, cpu: cpu.clone() };
+            let cell = |restart, cpu: &String| Cell {
+                machine: name.clone(),
+                mode,
+                restart,
+                cpu: cpu.clone(),
+            };
             cells.extend([Restart::Hot, Restart::Cold].map(|restart| cell(restart, &machine.cpu)));
             if all_cpus == AllCpus::Yes {
                 cells.extend(others(machine).map(|cpu| cell(Restart::Hot, cpu)));

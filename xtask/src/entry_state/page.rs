@@ -29,7 +29,8 @@ run. No debugger sees here what QEMU has no stored value of: counters, the GIC's
 
 /// The word that says which QEMU the runs were made with.
 pub fn written_with(qemu: &str) -> String {
-    let version = qemu.split_whitespace().skip_while(|&word| word != "version").nth(1).unwrap_or(qemu);
+    let version =
+        qemu.split_whitespace().skip_while(|&word| word != "version").nth(1).unwrap_or(qemu);
     let short: Vec<_> = version.split('.').take(2).collect();
     format!("Made with QEMU {}.", short.join("."))
 }
@@ -40,35 +41,63 @@ pub fn page(runs: &[(Cell, Vec<Row>)], qemu: &str) -> String {
     let lives = in_order(runs.iter().map(|(cell, _)| cell.life()));
     let cpus: BTreeSet<_> = runs.iter().map(|(cell, _)| cell.cpu.as_str()).collect();
     // Writing to a String cannot fail.
-    let _ = writeln!(page, "\n{} CPUs: {}.", written_with(qemu), cpus.into_iter().collect::<Vec<_>>().join(", "));
+    let _ = writeln!(
+        page,
+        "\n{} CPUs: {}.",
+        written_with(qemu),
+        cpus.into_iter().collect::<Vec<_>>().join(", ")
+    );
 
-    let _ = writeln!(page, "\n## What may differ, and why\n\n| register | bits | reason |\n|---|---|---|");
+    let _ = writeln!(
+        page,
+        "\n## What may differ, and why\n\n| register | bits | reason |\n|---|---|---|"
+    );
     for allowed in ALLOWED {
-        let _ = writeln!(page, "| {} | {} | {} |", names(allowed), bits(allowed.bits), allowed.reason);
+        let _ =
+            writeln!(page, "| {} | {} | {} |", names(allowed), bits(allowed.bits), allowed.reason);
     }
 
     let _ = writeln!(
         page,
         "\n## What was seen\n\nCold → the generations after, once where they are alike; more than one row of values where CPUs differ.\n"
     );
-    let _ = writeln!(page, "| register | {} |\n|---|{}", lives.join(" | "), "---|".repeat(lives.len()));
+    let _ =
+        writeln!(page, "| register | {} |\n|---|{}", lives.join(" | "), "---|".repeat(lives.len()));
     for allowed in ALLOWED {
         let seen = lives.iter().map(|life| {
             let of_life = runs.iter().filter(|(cell, _)| cell.life() == *life);
-            let rows = of_life.flat_map(|(_, rows)| rows).filter(|row| allowed.registers.contains(&row.name.as_str()));
+            let rows = of_life
+                .flat_map(|(_, rows)| rows)
+                .filter(|row| allowed.registers.contains(&row.name.as_str()));
             cell(allowed, rows)
         });
         let _ = writeln!(page, "| {} | {} |", names(allowed), seen.collect::<Vec<_>>().join(" | "));
     }
 
     let rows = || runs.iter().flat_map(|(_, rows)| rows);
-    let same: BTreeSet<_> =
-        rows().filter(|row| row.allowed.is_none() && !row.is_identification()).map(|row| row.name.as_str()).collect();
-    let identification =
-        rows().filter(|row| row.is_identification()).map(|row| row.name.as_str()).collect::<BTreeSet<_>>().len();
-    let _ = writeln!(page, "\n## What is the same\n\nIn every generation of a run, {} registers:\n", same.len());
-    let _ = writeln!(page, "{}.", same.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "));
-    let _ = writeln!(page, "\nAnd {identification} that say what the CPU is (`ID_…`, `MVFR…`, `CTR_EL0` and others).");
+    let same: BTreeSet<_> = rows()
+        .filter(|row| row.allowed.is_none() && !row.is_identification())
+        .map(|row| row.name.as_str())
+        .collect();
+    let identification = rows()
+        .filter(|row| row.is_identification())
+        .map(|row| row.name.as_str())
+        .collect::<BTreeSet<_>>()
+        .len();
+    let _ = writeln!(
+        page,
+        "\n## What is the same\n\nIn every generation of a run, {} registers:\n",
+        same.len()
+    );
+    let _ = writeln!(
+        page,
+        "{}.",
+        same.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    );
+    let _ = writeln!(
+        page,
+        "\nAnd {identification} that say what the CPU is (`ID_…`, `MVFR…`, `CTR_EL0` and others)."
+    );
     page
 }
 
@@ -122,13 +151,19 @@ mod tests {
         };
         let shown = |rows: &[Row]| cell(rows[0].allowed.unwrap(), rows.iter());
         assert_eq!(shown(&[row("MAIR_EL1", &[0, 4, 4]), row("MAIR_EL1", &[0, 4, 4])]), "0x0 → 0x4");
-        assert_eq!(shown(&[row("MAIR_EL1", &[0, 4, 5]), row("MAIR_EL1", &[0, 0, 0])]), "0x0 → 0x4 → 0x5");
+        assert_eq!(
+            shown(&[row("MAIR_EL1", &[0, 4, 5]), row("MAIR_EL1", &[0, 0, 0])]),
+            "0x0 → 0x4 → 0x5"
+        );
         assert_eq!(shown(&[row("VBAR_EL1", &[0, 4, 5])]), "differs");
         assert_eq!(shown(&[row("VBAR_EL1", &[0, 0, 0])]), "");
     }
 
     #[test]
     fn the_version_is_qemus() {
-        assert_eq!(written_with("QEMU emulator version 7.2.22 (Debian 1:7.2)"), "Made with QEMU 7.2.");
+        assert_eq!(
+            written_with("QEMU emulator version 7.2.22 (Debian 1:7.2)"),
+            "Made with QEMU 7.2."
+        );
     }
 }

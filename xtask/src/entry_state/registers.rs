@@ -26,7 +26,8 @@ const SHORT: [(&str, &str); 8] = [
 ];
 
 /// PSTATE as QEMU has it, in the fields that have names of their own to an MRS; [`REST`] is what is left of it.
-const PSTATE: [(&str, u64); 4] = [("NZCV", 0xf << 28), ("DAIF", 0xf << 6), ("CurrentEL", 0b11 << 2), ("SPSel", 1)];
+const PSTATE: [(&str, u64); 4] =
+    [("NZCV", 0xf << 28), ("DAIF", 0xf << 6), ("CurrentEL", 0b11 << 2), ("SPSel", 1)];
 const REST: &str = "PSTATE";
 
 /// Say what the CPU is, and cannot be written: they are read and compared, and shown where they differ.
@@ -56,7 +57,8 @@ impl Registers {
     pub fn read(gdb: &mut Gdb) -> Result<Self> {
         let mut found = Vec::new();
         for name in gdb.names().into_iter().filter(|name| is_ours(name)) {
-            let value = gdb.register(&[&name])?.with_context(|| format!("{name} has more than 64 bits"))?;
+            let value =
+                gdb.register(&[&name])?.with_context(|| format!("{name} has more than 64 bits"))?;
             found.push((name, value));
         }
         Self::named(found)
@@ -77,7 +79,10 @@ impl Registers {
         for (alias, value) in named.clone() {
             let Some(of) = aliased(&alias) else { continue };
             let own = named.get(&of).with_context(|| format!("QEMU has {alias} and no {of}"))?;
-            ensure!(value == *own, "QEMU shows {alias} as {value:#x} and {of} as {own:#x}: which is EL1's?");
+            ensure!(
+                value == *own,
+                "QEMU shows {alias} as {value:#x} and {of} as {own:#x}: which is EL1's?"
+            );
             named.remove(&alias);
         }
         Ok(Self(named))
@@ -86,14 +91,17 @@ impl Registers {
 
 /// Whether a register says what the CPU is.
 pub fn is_identification(name: &str) -> bool {
-    ["ID_", "RES_0_", "MVFR"].iter().any(|prefix| name.starts_with(prefix)) || IDENTIFICATION.contains(&name)
+    ["ID_", "RES_0_", "MVFR"].iter().any(|prefix| name.starts_with(prefix))
+        || IDENTIFICATION.contains(&name)
 }
 
 /// Whether a name in the stub's description is one of a register that is compared: general ones and PSTATE are written small, system registers are not.
 fn is_ours(name: &str) -> bool {
     let general = name.strip_prefix('x').is_some_and(|number| number.parse::<u8>().is_ok());
     let el3 = name.ends_with("_EL3") || name.starts_with("CNTPS_");
-    general || matches!(name, "sp" | "cpsr") || (name.starts_with(|sign: char| sign.is_ascii_uppercase()) && !el3)
+    general
+        || matches!(name, "sp" | "cpsr")
+        || (name.starts_with(|sign: char| sign.is_ascii_uppercase()) && !el3)
 }
 
 /// The register that another name of it reaches from EL2 with E2H set.
@@ -128,9 +136,15 @@ mod tests {
     #[test]
     fn an_alias_that_is_not_its_register_is_refused() {
         let Registers(found) =
-            named(&[("VBAR", 1), ("VBAR_EL12", 1), ("CNTV_CTL_EL0", 0), ("CNTV_CTL_EL02", 0)]).unwrap();
+            named(&[("VBAR", 1), ("VBAR_EL12", 1), ("CNTV_CTL_EL0", 0), ("CNTV_CTL_EL02", 0)])
+                .unwrap();
         assert_eq!(found.into_keys().collect::<Vec<_>>(), ["CNTV_CTL_EL0", "VBAR_EL1"]);
-        assert!(named(&[("VBAR", 1), ("VBAR_EL12", 2)]).unwrap_err().to_string().contains("which is EL1's"));
+        assert!(
+            named(&[("VBAR", 1), ("VBAR_EL12", 2)])
+                .unwrap_err()
+                .to_string()
+                .contains("which is EL1's")
+        );
         assert!(named(&[("VBAR_EL12", 2)]).is_err());
     }
 
@@ -152,7 +166,9 @@ mod tests {
             assert_eq!(is_ours(name), ours, "{name}");
         }
         assert!(
-            is_identification("ID_AA64PFR0_EL1") && is_identification("CTR_EL0") && !is_identification("VPIDR_EL2")
+            is_identification("ID_AA64PFR0_EL1")
+                && is_identification("CTR_EL0")
+                && !is_identification("VPIDR_EL2")
         );
     }
 }

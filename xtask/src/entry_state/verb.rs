@@ -64,13 +64,18 @@ impl DiffEntryOptions {
             if asked {
                 let rows = made(&config, &kernel, &cell).with_context(|| cell.name())?;
                 println!("{}", table(&cell, &rows));
-                told.extend(broken(&rows).into_iter().map(|sentence| format!("{}: {sentence}", cell.name())));
+                told.extend(
+                    broken(&rows)
+                        .into_iter()
+                        .map(|sentence| format!("{}: {sentence}", cell.name())),
+                );
                 all.push(document(&cell, &rows));
             }
         }
         if let Some(path) = &self.json {
             let text = serde_json::to_string_pretty(&all)?;
-            fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+            fs::write(path, text + "\n")
+                .with_context(|| format!("cannot write {}", path.display()))?;
         }
         if told.is_empty() {
             println!("What differs is on the list: docs/entry-state.md");
@@ -101,11 +106,21 @@ fn made(config: &Arc<Config>, kernel: &Arc<Built>, cell: &Cell) -> Result<Vec<Ro
 }
 
 fn table(cell: &Cell, rows: &[Row]) -> String {
-    let shown: Vec<_> = rows.iter().filter(|row| row.differs() != 0 || !row.is_identification()).collect();
-    let width = shown.iter().flat_map(|row| &row.values).map(|value| format!("{value:#x}").len()).max().unwrap_or(0);
-    let mut text = format!("{}: generation 0 was sent by QEMU's loader, the others by the one before\n", cell.name());
+    let shown: Vec<_> =
+        rows.iter().filter(|row| row.differs() != 0 || !row.is_identification()).collect();
+    let width = shown
+        .iter()
+        .flat_map(|row| &row.values)
+        .map(|value| format!("{value:#x}").len())
+        .max()
+        .unwrap_or(0);
+    let mut text = format!(
+        "{}: generation 0 was sent by QEMU's loader, the others by the one before\n",
+        cell.name()
+    );
     let generations = rows.first().map_or(0, |row| row.values.len());
-    let heads: String = (0..generations).map(|number| format!("{:>width$}  ", format!("[{number}]"))).collect();
+    let heads: String =
+        (0..generations).map(|number| format!("{:>width$}  ", format!("[{number}]"))).collect();
     // Writing to a String cannot fail.
     let _ = writeln!(text, "  {:18}{heads}", "");
     for row in &shown {
@@ -114,7 +129,8 @@ fn table(cell: &Cell, rows: &[Row]) -> String {
             (_, 0, Some(allowed)) => ('~', allowed.reason),
             (..) => ('!', "not on the list"),
         };
-        let values: String = row.values.iter().map(|value| format!("{value:>#width$x}  ")).collect();
+        let values: String =
+            row.values.iter().map(|value| format!("{value:>#width$x}  ")).collect();
         let _ = writeln!(text, "{}", format!("{mark} {:18}{values}{reason}", row.name).trim_end());
     }
     let differ = rows.iter().filter(|row| row.differs() != 0).count();
@@ -159,16 +175,25 @@ mod tests {
 
     #[test]
     fn a_line_says_whether_it_differs_and_may() {
-        let cell = Cell { machine: "el1".into(), mode: Mode::El1, restart: Restart::Hot, cpu: "c".into() };
+        let cell =
+            Cell { machine: "el1".into(), mode: Mode::El1, restart: Restart::Hot, cpu: "c".into() };
         let state = |values: [(&str, u64); 5]| {
             super::super::Registers(values.map(|(name, value)| (name.to_owned(), value)).into())
         };
-        let names = |a, b, c| [("DAIF", 0x3c0), ("ID_A", 1), ("VBAR_EL1", a), ("SCTLR_EL1", b), ("x1", c)];
+        let names =
+            |a, b, c| [("DAIF", 0x3c0), ("ID_A", 1), ("VBAR_EL1", a), ("SCTLR_EL1", b), ("x1", c)];
         let rows = rows(&[state(names(0, 0, 0)), state(names(0x800, 1, 0))]);
         let text = table(&cell, &rows);
         let begins = |mark: &str| text.lines().filter(|line| line.starts_with(mark)).count();
-        assert_eq!((begins("= "), begins("~ VBAR_EL1 "), begins("! SCTLR_EL1 ")), (2, 1, 1), "{text}");
-        assert!(text.ends_with("4 registers, 2 differ; 1 more say what the CPU is and are the same\n"), "{text}");
+        assert_eq!(
+            (begins("= "), begins("~ VBAR_EL1 "), begins("! SCTLR_EL1 ")),
+            (2, 1, 1),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("4 registers, 2 differ; 1 more say what the CPU is and are the same\n"),
+            "{text}"
+        );
         let document = document(&cell, &rows);
         assert_eq!(document["registers"][1]["identification"], true);
         assert_eq!(document["registers"][3]["differs"], "0x800");

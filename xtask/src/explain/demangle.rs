@@ -19,10 +19,17 @@ fn legacy_path(mut rest: &str) -> Option<String> {
     }
     parts.pop_if(|part| part.len() == 17 && part.starts_with('h'));
     let path = parts.join("::").replace("..", "::");
-    let path =
-        [("$LT$", "<"), ("$GT$", ">"), ("$u20$", " "), ("$RF$", "&"), ("$C$", ","), ("$u7b$", "{"), ("$u7d$", "}")]
-            .iter()
-            .fold(path, |path, (code, sign)| path.replace(code, sign));
+    let path = [
+        ("$LT$", "<"),
+        ("$GT$", ">"),
+        ("$u20$", " "),
+        ("$RF$", "&"),
+        ("$C$", ","),
+        ("$u7b$", "{"),
+        ("$u7d$", "}"),
+    ]
+    .iter()
+    .fold(path, |path, (code, sign)| path.replace(code, sign));
     Some(path.replace("::_<", "::<").trim_start_matches('_').to_owned())
 }
 
@@ -34,7 +41,11 @@ fn v0_path(rest: &mut &str) -> Option<String> {
             let space = take(rest)?;
             let parent = v0_path(rest)?;
             let name = v0_identifier(rest)?;
-            Some(if space == 'C' { format!("{parent}::{{closure}}") } else { format!("{parent}::{name}") })
+            Some(if space == 'C' {
+                format!("{parent}::{{closure}}")
+            } else {
+                format!("{parent}::{name}")
+            })
         }
         'I' => v0_path(rest),
         _ => None,
@@ -76,11 +87,17 @@ mod tests {
     fn mangled_names_become_paths() {
         for (mangled, path) in [
             ("_RNvCsfLfy6EI15iL_7___rustc12___rust_alloc", "__rustc::__rust_alloc"),
-            ("_RNvNtNtCsgEmfK2I1SDS_4core5slice5index16slice_index_fail", "core::slice::index::slice_index_fail"),
+            (
+                "_RNvNtNtCsgEmfK2I1SDS_4core5slice5index16slice_index_fail",
+                "core::slice::index::slice_index_fail",
+            ),
             ("_RNCNvCs1_6kernel4main0", "kernel::main::{closure}"),
             ("_RNvMCs1_6kernelNtB2_4Disk4load", "_RNvMCs1_6kernelNtB2_4Disk4load"),
             ("_ZN1m4disk4load17h0a0b2ac2b2288934E", "m::disk::load"),
-            ("_ZN35_$LT$u32$u20$as$u20$m..disk..Tr$GT$2go17h6bf2086e87919398E", "<u32 as m::disk::Tr>::go"),
+            (
+                "_ZN35_$LT$u32$u20$as$u20$m..disk..Tr$GT$2go17h6bf2086e87919398E",
+                "<u32 as m::disk::Tr>::go",
+            ),
             ("el2_setup", "el2_setup"),
         ] {
             assert_eq!(demangle(mangled), path);

@@ -37,11 +37,13 @@ pub struct Gdb {
 impl Gdb {
     /// Connects to the stub's socket and learns the names of its registers. Memory is read by physical address from here on.
     pub fn connect(socket: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(socket).with_context(|| format!("no gdb stub at {}", socket.display()))?;
+        let stream = UnixStream::connect(socket)
+            .with_context(|| format!("no gdb stub at {}", socket.display()))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut gdb = Self { stream, received: Vec::new(), numbers: HashMap::new() };
-        gdb.ask("qSupported:xmlRegisters=aarch64").context("does another client hold the gdb stub?")?;
+        gdb.ask("qSupported:xmlRegisters=aarch64")
+            .context("does another client hold the gdb stub?")?;
         let target = gdb.document("target.xml")?;
         let mut features = vec![target.clone()];
         for name in attributes(&target, "xi:include", "href") {
@@ -49,7 +51,8 @@ impl Gdb {
         }
         gdb.numbers = numbers(&features);
         // A broken map, or none, must not stand between the reader and the bytes.
-        gdb.expect_ok("Qqemu.PhyMemMode:1").context("QEMU is older than 4.1: it cannot read physical memory")?;
+        gdb.expect_ok("Qqemu.PhyMemMode:1")
+            .context("QEMU is older than 4.1: it cannot read physical memory")?;
         Ok(gdb)
     }
 
@@ -79,7 +82,9 @@ impl Gdb {
 
     /// The register that has one of `names`, or `None` where this CPU, or this QEMU, has none of them.
     pub fn register(&mut self, names: &[&str]) -> Result<Option<u64>> {
-        let Some(number) = names.iter().find_map(|name| self.numbers.get(*name)).copied() else { return Ok(None) };
+        let Some(number) = names.iter().find_map(|name| self.numbers.get(*name)).copied() else {
+            return Ok(None);
+        };
         let reply = self.ask(&format!("p{number:x}"))?;
         let bytes = from_hex(&reply).with_context(|| format!("register {}: {reply}", names[0]))?;
         Ok(little_endian(&bytes))
@@ -106,8 +111,9 @@ impl Gdb {
     /// The general registers: x0 to x30, SP, PC, and PSTATE as CPSR has it.
     pub fn general(&mut self) -> Result<[u64; 34]> {
         let reply = self.ask("g")?;
-        let bytes =
-            from_hex(&reply).filter(|bytes| bytes.len() >= GENERAL).with_context(|| format!("registers: {reply}"))?;
+        let bytes = from_hex(&reply)
+            .filter(|bytes| bytes.len() >= GENERAL)
+            .with_context(|| format!("registers: {reply}"))?;
         let mut registers = [0; 34];
         for (register, bytes) in registers.iter_mut().zip(bytes[..GENERAL].chunks(8)) {
             *register = little_endian(bytes).unwrap_or_default();
@@ -133,7 +139,10 @@ impl Gdb {
         self.go()?;
         self.pass_by(address)?;
         let pc = self.register(&["pc"])?;
-        ensure!(pc == Some(address), "the guest stopped at {pc:x?}, and was to run to {address:#x}");
+        ensure!(
+            pc == Some(address),
+            "the guest stopped at {pc:x?}, and was to run to {address:#x}"
+        );
         Ok(())
     }
 
@@ -161,7 +170,8 @@ impl Gdb {
 
     fn until_stopped(&mut self, command: &str) -> Result<()> {
         self.stream.set_read_timeout(Some(UNTIL_STOPPED))?;
-        let stopped = self.exchange(command, |reply| reply.starts_with(['T', 'S', 'W', 'X'])).map(drop);
+        let stopped =
+            self.exchange(command, |reply| reply.starts_with(['T', 'S', 'W', 'X'])).map(drop);
         self.stream.set_read_timeout(Some(PATIENCE))?;
         stopped
     }
@@ -169,7 +179,8 @@ impl Gdb {
     fn document(&mut self, name: &str) -> Result<String> {
         let mut document = String::new();
         loop {
-            let reply = self.ask(&format!("qXfer:features:read:{name}:{:x},800", document.len()))?;
+            let reply =
+                self.ask(&format!("qXfer:features:read:{name}:{:x},800", document.len()))?;
             match reply.split_at_checked(1) {
                 Some(("m", part)) if !part.is_empty() => document.push_str(part),
                 Some(("l", part)) => return Ok(document + part),
@@ -197,7 +208,9 @@ impl Gdb {
         loop {
             let event = decode(&mut self.received);
             if matches!(event, Some(Event::Damaged | Event::Again)) {
-                retries = retries.checked_sub(1).with_context(|| format!("gdb packet {question}: the line is bad"))?;
+                retries = retries
+                    .checked_sub(1)
+                    .with_context(|| format!("gdb packet {question}: the line is bad"))?;
             }
             match event {
                 Some(Event::Packet(reply)) => {
@@ -210,8 +223,10 @@ impl Gdb {
                 Some(Event::Again) => self.stream.write_all(&packet)?,
                 None => {
                     let mut bytes = [0; 4096];
-                    let length =
-                        self.stream.read(&mut bytes).with_context(|| format!("gdb packet {question}: no answer"))?;
+                    let length = self
+                        .stream
+                        .read(&mut bytes)
+                        .with_context(|| format!("gdb packet {question}: no answer"))?;
                     ensure!(length > 0, "gdb packet {question}: the stub hung up");
                     self.received.extend_from_slice(&bytes[..length]);
                 }
@@ -242,7 +257,8 @@ fn checksum(payload: &[u8]) -> u8 {
 /// Takes the first event off `received`; `None` where it is not all there yet. Acknowledgements and noise are dropped.
 /// Run-length encoding is not undone: QEMU does not use it.
 fn decode(received: &mut Vec<u8>) -> Option<Event> {
-    let start = received.iter().position(|byte| matches!(byte, b'$' | b'-')).unwrap_or(received.len());
+    let start =
+        received.iter().position(|byte| matches!(byte, b'$' | b'-')).unwrap_or(received.len());
     received.drain(..start);
     if received.first() == Some(&b'-') {
         received.remove(0);
@@ -254,7 +270,8 @@ fn decode(received: &mut Vec<u8>) -> Option<Event> {
     }
     let packet: Vec<u8> = received.drain(..end + 3).collect();
     let payload = &packet[1..end];
-    let sum = str::from_utf8(&packet[end + 1..]).ok().and_then(|sum| u8::from_str_radix(sum, 16).ok());
+    let sum =
+        str::from_utf8(&packet[end + 1..]).ok().and_then(|sum| u8::from_str_radix(sum, 16).ok());
     if sum != Some(checksum(payload)) {
         return Some(Event::Damaged);
     }
@@ -262,7 +279,11 @@ fn decode(received: &mut Vec<u8>) -> Option<Event> {
     let mut bytes = payload.iter();
     let mut text = Vec::with_capacity(payload.len());
     while let Some(&byte) = bytes.next() {
-        text.push(if byte == b'}' { bytes.next().copied().unwrap_or_default() ^ 0x20 } else { byte });
+        text.push(if byte == b'}' {
+            bytes.next().copied().unwrap_or_default() ^ 0x20
+        } else {
+            byte
+        });
     }
     Some(Event::Packet(String::from_utf8_lossy(&text).into_owned()))
 }
@@ -270,22 +291,32 @@ fn decode(received: &mut Vec<u8>) -> Option<Event> {
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     // An error is `E14`: three characters, where bytes come in pairs.
     let pairs = text.as_bytes().chunks(2);
-    let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?, 16).ok();
+    let byte = |pair: &[u8]| {
+        u8::from_str_radix(str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?, 16).ok()
+    };
     pairs.map(byte).collect::<Option<Vec<_>>>().filter(|bytes| !bytes.is_empty())
 }
 
 fn little_endian(bytes: &[u8]) -> Option<u64> {
-    (bytes.len() <= 8).then(|| bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+    (bytes.len() <= 8)
+        .then(|| bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
 }
 
 /// The values of `attribute` in each tag `name` of an XML document, in order: scanned for, not parsed.
-fn attributes<'a>(document: &'a str, name: &'a str, attribute: &'a str) -> impl Iterator<Item = &'a str> {
+fn attributes<'a>(
+    document: &'a str,
+    name: &'a str,
+    attribute: &'a str,
+) -> impl Iterator<Item = &'a str> {
     tags(document, name).filter_map(move |tag| value(tag, attribute))
 }
 
 fn tags<'a>(document: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
-    let tags = document.split('<').skip(1).filter_map(|rest| rest.split_once('>')).map(|(tag, _)| tag);
-    tags.filter_map(move |tag| tag.strip_prefix(name).filter(|rest| rest.starts_with(char::is_whitespace)))
+    let tags =
+        document.split('<').skip(1).filter_map(|rest| rest.split_once('>')).map(|(tag, _)| tag);
+    tags.filter_map(move |tag| {
+        tag.strip_prefix(name).filter(|rest| rest.starts_with(char::is_whitespace))
+    })
 }
 
 fn value<'a>(tag: &'a str, attribute: &str) -> Option<&'a str> {
@@ -338,7 +369,10 @@ mod tests {
 
     #[test]
     fn bytes_are_little_endian_and_errors_are_none() {
-        assert_eq!(from_hex("2820204000000000").as_deref().and_then(little_endian), Some(0x4020_2028));
+        assert_eq!(
+            from_hex("2820204000000000").as_deref().and_then(little_endian),
+            Some(0x4020_2028)
+        );
         assert_eq!(from_hex("c9030040").as_deref().and_then(little_endian), Some(0x4000_03c9));
         assert_eq!(from_hex("E14"), None);
         assert_eq!(from_hex(""), None);
@@ -348,11 +382,17 @@ mod tests {
     #[test]
     fn registers_are_numbered_on_from_the_last_regnum() {
         let target = r#"<target><architecture>aarch64</architecture><xi:include href="core.xml"/><xi:include href="sys.xml"/></target>"#;
-        assert_eq!(attributes(target, "xi:include", "href").collect::<Vec<_>>(), ["core.xml", "sys.xml"]);
+        assert_eq!(
+            attributes(target, "xi:include", "href").collect::<Vec<_>>(),
+            ["core.xml", "sys.xml"]
+        );
         let core = "<feature name=\"core\">\n <reg name=\"x0\" bitsize=\"64\"/>\n <reg name=\"x1\"\n bitsize=\"64\"/></feature>";
         let system = r#"<regs x="1"/><reg name="ESR_EL2" bitsize="64" regnum="149" group="cp_regs"/><reg name="VBAR" bitsize="64"/>"#;
         let numbers = numbers(&[core.into(), system.into()]);
-        assert_eq!([numbers["x0"], numbers["x1"], numbers["ESR_EL2"], numbers["VBAR"]], [0, 1, 149, 150]);
+        assert_eq!(
+            [numbers["x0"], numbers["x1"], numbers["ESR_EL2"], numbers["VBAR"]],
+            [0, 1, 149, 150]
+        );
         assert_eq!(numbers.len(), 4);
     }
 }

@@ -59,7 +59,9 @@ pub fn explain(target: &Target<'_>) -> Result<String> {
     });
     match &stopped {
         Ok((state, _)) if state == "running" => {}
-        Ok((state, _)) => notes.push(format!("QEMU was not running the guest: its state was '{state}'")),
+        Ok((state, _)) => {
+            notes.push(format!("QEMU was not running the guest: its state was '{state}'"))
+        }
         Err(error) => notes.push(format!("monitor: {error}")),
     }
 
@@ -76,13 +78,20 @@ pub fn explain(target: &Target<'_>) -> Result<String> {
         // Without the stub there are QEMU's own words, without system registers and memory.
         Err(error) => {
             let registers = qmp.and_then(|mut qmp| qmp.human("info registers -a"));
-            let rest = registers.with_context(|| format!("neither gdb stub ({error:#}) nor monitor answered"))?;
-            Told { first: format!("the gdb stub did not answer ({error:#}); QEMU's own view of the CPUs:"), rest }
+            let rest = registers
+                .with_context(|| format!("neither gdb stub ({error:#}) nor monitor answered"))?;
+            Told {
+                first: format!(
+                    "the gdb stub did not answer ({error:#}); QEMU's own view of the CPUs:"
+                ),
+                rest,
+            }
         }
     };
     let mut text = first + "\n";
     // The last of them: a handler that faults says the same without end.
-    let said = target.console.lines().filter_map(|line| Some((line, emergency_in_words(line, &symbols)?)));
+    let said =
+        target.console.lines().filter_map(|line| Some((line, emergency_in_words(line, &symbols)?)));
     let said: Vec<_> = said.collect();
     for (line, words) in &said[said.len().saturating_sub(EMERGENCIES)..] {
         let _ = writeln!(text, "the guest said: {}\n    which means: {words}", line.trim());
@@ -129,7 +138,10 @@ impl Witness<'_> {
             body += &details;
         }
         let first = first.unwrap_or_else(|| "no CPU was ever started".into());
-        Ok((Told { first: format!("{first}; {}", crumbs.last), rest: crumbs.all + &body }, threads.len()))
+        Ok((
+            Told { first: format!("{first}; {}", crumbs.last), rest: crumbs.all + &body },
+            threads.len(),
+        ))
     }
 
     /// One CPU: where it stands, in half a line, unless it is off; and its registers.
@@ -142,33 +154,48 @@ impl Witness<'_> {
             return Ok((None, format!("CPU {number}  off, or never started: PC is 0\n")));
         }
         let level = words::level(pstate);
-        let live =
-            [&["SCTLR_EL1", "SCTLR"], &["SCTLR_EL1", "SCTLR"], &["SCTLR_EL2"; 2], &["SCTLR_EL3"; 2]][level as usize];
+        let live = [
+            &["SCTLR_EL1", "SCTLR"],
+            &["SCTLR_EL1", "SCTLR"],
+            &["SCTLR_EL2"; 2],
+            &["SCTLR_EL3"; 2],
+        ][level as usize];
         let control = self.gdb.register(live)?;
         let mmu = match control {
             Some(control) if control & sctlr::M != 0 => "on",
             Some(_) => "off",
             None => "unknown",
         };
-        let instruction = self.memory(pc, 4).and_then(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)));
+        let instruction =
+            self.memory(pc, 4).and_then(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)));
         let place = self.place(pc);
 
-        let mut stands =
-            format!("CPU {number} stands at EL{level}{}, MMU {mmu}, ", if pstate & 1 == 1 { "h" } else { "t" });
+        let mut stands = format!(
+            "CPU {number} stands at EL{level}{}, MMU {mmu}, ",
+            if pstate & 1 == 1 { "h" } else { "t" }
+        );
         let _ = match &place {
             Some(place) => write!(stands, "at {place}"),
             None => write!(stands, "at {pc:#x}, in no copy of the kernel"),
         };
-        let mut text =
-            format!("CPU {number}  PC {pc:#018x}  {}\n", place.unwrap_or_else(|| "in no copy of the kernel".into()));
+        let mut text = format!(
+            "CPU {number}  PC {pc:#018x}  {}\n",
+            place.unwrap_or_else(|| "in no copy of the kernel".into())
+        );
         if let Some(word) = instruction {
-            let words = words::instruction(word).map(|words| format!("  {words}")).unwrap_or_default();
+            let words =
+                words::instruction(word).map(|words| format!("  {words}")).unwrap_or_default();
             let _ = writeln!(text, "       instruction {word:#010x}{words}");
         }
         let _ = writeln!(text, "       LR {}", self.named(lr));
         let _ = writeln!(text, "       PSTATE {pstate:#x}: {}", words::pstate(pstate));
         if let Some(control) = control {
-            let _ = writeln!(text, "       SCTLR_EL{} {control:#x}: {}", level.max(1), words::sctlr(control));
+            let _ = writeln!(
+                text,
+                "       SCTLR_EL{} {control:#x}: {}",
+                level.max(1),
+                words::sctlr(control)
+            );
         }
         if let Some(hcr) = self.gdb.register(&["HCR_EL2"])? {
             let _ = writeln!(text, "       HCR_EL2 {hcr:#x}: {}", words::hcr(hcr));
@@ -203,13 +230,19 @@ impl Witness<'_> {
     /// What EL`of` took last, and where its vectors are; `None` where the CPU has no such level.
     fn taken(&mut self, of: u64, names: Names) -> Result<Option<Taken>> {
         let [esr, elr, far, vbar] = names;
-        let (Some(esr), Some(elr)) = (self.gdb.register(esr)?, self.gdb.register(elr)?) else { return Ok(None) };
-        let (Some(far), Some(vbar)) = (self.gdb.register(far)?, self.gdb.register(vbar)?) else { return Ok(None) };
+        let (Some(esr), Some(elr)) = (self.gdb.register(esr)?, self.gdb.register(elr)?) else {
+            return Ok(None);
+        };
+        let (Some(far), Some(vbar)) = (self.gdb.register(far)?, self.gdb.register(vbar)?) else {
+            return Ok(None);
+        };
         let from = self.named(elr);
         // Even an UNDEFINED instruction sets ESR_ELx.IL. ELR may have been written for an ERET, without an exception.
         let what = if esr == 0 { "nothing yet".into() } else { Esr(esr).to_string() };
         let invalid = if Esr(esr).far_not_valid() { " (not valid)" } else { "" };
-        let mut text = format!("       EL{of} last took: {what}\n           ESR {esr:#x}  FAR {far:#x}{invalid}\n");
+        let mut text = format!(
+            "       EL{of} last took: {what}\n           ESR {esr:#x}  FAR {far:#x}{invalid}\n"
+        );
         let _ = writeln!(text, "           ELR {from}\n           VBAR {}", self.named(vbar));
         Ok(Some(Taken { vbar, last: format!("{what}, at {from}"), text }))
     }
@@ -221,7 +254,9 @@ impl Witness<'_> {
     }
 
     fn required(&mut self, name: &str) -> Result<u64> {
-        self.gdb.register(&[name])?.with_context(|| format!("QEMU's gdb stub has no register {name}"))
+        self.gdb
+            .register(&[name])?
+            .with_context(|| format!("QEMU's gdb stub has no register {name}"))
     }
 
     fn memory(&mut self, address: u64, size: u64) -> Option<Vec<u8>> {
@@ -233,7 +268,9 @@ impl Witness<'_> {
         // As each generation says of itself, and as an emergency line does.
         let (symbols, mut bases) = (self.symbols, numbers_after(self.console, "base 0x"));
         bases.extend(numbers_after(self.console, "base="));
-        symbols.place(address, &bases, &mut |address, size| self.memory(address, size)).map(|place| place.to_string())
+        symbols
+            .place(address, &bases, &mut |address, size| self.memory(address, size))
+            .map(|place| place.to_string())
     }
 
     /// When an entry began, and the stations that it has passed since, by its own record, unless its generation has come up and said so.
@@ -258,7 +295,11 @@ impl Witness<'_> {
         ];
         let passed: Vec<_> = passed.into_iter().filter(|&(_, stamp)| stamp != 0).collect();
         let (last, _) = passed.iter().max_by_key(|&&(_, stamp)| stamp)?;
-        let all = passed.iter().map(|(name, stamp)| format!("{name} {stamp}")).collect::<Vec<_>>().join(", ");
+        let all = passed
+            .iter()
+            .map(|(name, stamp)| format!("{name} {stamp}"))
+            .collect::<Vec<_>>()
+            .join(", ");
         Some((
             word(offset_of!(EntryRecord, entered))?,
             format!("last station of the entry at {base:#x}: '{last}'"),
@@ -269,27 +310,45 @@ impl Witness<'_> {
     /// The page that the last "Bye!" named, and the phases in it.
     fn crumbs(&mut self) -> Crumbs {
         let Some(&page) = numbers_after(self.console, "breadcrumbs 0x").last() else {
-            return Crumbs { last: "no breadcrumbs: nobody has said Bye".into(), ..Crumbs::default() };
+            return Crumbs {
+                last: "no breadcrumbs: nobody has said Bye".into(),
+                ..Crumbs::default()
+            };
         };
         let Some(bytes) = self.memory(page, PAGE_SIZE) else {
-            return Crumbs { last: format!("the breadcrumbs at {page:#x} cannot be read"), ..Crumbs::default() };
+            return Crumbs {
+                last: format!("the breadcrumbs at {page:#x} cannot be read"),
+                ..Crumbs::default()
+            };
         };
-        let words: Vec<u64> = bytes.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+        let words: Vec<u64> =
+            bytes.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
         let mut found = Default::default();
         let reached = breadcrumb::reached(&words, &mut found);
         // A generation that came up after the last Bye has the page from its predecessor.
         let since = self.console.rsplit("breadcrumbs 0x").next().unwrap_or_default();
-        let old = if since.contains(marker::GENERATION) { " of the restart before this generation" } else { "" };
+        let old = if since.contains(marker::GENERATION) {
+            " of the restart before this generation"
+        } else {
+            ""
+        };
         let Some(&(last, stamp)) = reached.last() else {
             let all = format!("breadcrumbs at {page:#x}: none\n");
             return Crumbs { last: format!("no phase reached{old}"), all, stamp: None };
         };
         let start = reached[0].1;
-        let phases = reached
-            .iter()
-            .map(|&(phase, stamp)| format!("{} +{}", breadcrumb::PHASES[phase], stamp.wrapping_sub(start)));
-        let all = format!("breadcrumbs at {page:#x}, in ticks of CNTVCT: {}\n", phases.collect::<Vec<_>>().join(", "));
-        Crumbs { last: format!("last phase{old}: {last} '{}'", breadcrumb::PHASES[last]), all, stamp: Some(stamp) }
+        let phases = reached.iter().map(|&(phase, stamp)| {
+            format!("{} +{}", breadcrumb::PHASES[phase], stamp.wrapping_sub(start))
+        });
+        let all = format!(
+            "breadcrumbs at {page:#x}, in ticks of CNTVCT: {}\n",
+            phases.collect::<Vec<_>>().join(", ")
+        );
+        Crumbs {
+            last: format!("last phase{old}: {last} '{}'", breadcrumb::PHASES[last]),
+            all,
+            stamp: Some(stamp),
+        }
     }
 }
 
@@ -316,7 +375,9 @@ const EL2: Names = [&["ESR_EL2"], &["ELR_EL2"], &["FAR_EL2"], &["VBAR_EL2"]];
 /// The hexadecimal numbers that follow `words` in `text`, in order.
 fn numbers_after(text: &str, words: &str) -> Vec<u64> {
     let after = text.split(words).skip(1);
-    let digits = after.map(|rest| &rest[..rest.find(|digit: char| !digit.is_ascii_hexdigit()).unwrap_or(rest.len())]);
+    let digits = after.map(|rest| {
+        &rest[..rest.find(|digit: char| !digit.is_ascii_hexdigit()).unwrap_or(rest.len())]
+    });
     digits.filter_map(|digits| u64::from_str_radix(digits, 16).ok()).collect()
 }
 
@@ -326,8 +387,7 @@ mod tests {
 
     #[test]
     fn numbers_are_found_behind_their_words() {
-        let console =
-            "[0] Generation 0 of 3: base 0x40200000, EL1\r\n[0] Bye! breadcrumbs 0x48010000\r\n[1] base 0x4a600000";
+        let console = "[0] Generation 0 of 3: base 0x40200000, EL1\r\n[0] Bye! breadcrumbs 0x48010000\r\n[1] base 0x4a600000";
         assert_eq!(numbers_after(console, "base 0x"), [0x4020_0000, 0x4a60_0000]);
         assert_eq!(numbers_after(console, "breadcrumbs 0x"), [0x4801_0000]);
         assert!(numbers_after("base 0x", "base 0x").is_empty());

@@ -24,10 +24,12 @@ pub struct Qmp {
 impl Qmp {
     /// Connects to the monitor's socket and goes through the greeting.
     pub fn connect(socket: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(socket).with_context(|| format!("no monitor at {}", socket.display()))?;
+        let stream = UnixStream::connect(socket)
+            .with_context(|| format!("no monitor at {}", socket.display()))?;
         let mut qmp = Self { stream: BufReader::new(stream) };
-        let greeting =
-            qmp.line(Instant::now() + PATIENCE).context("no greeting: does another client hold the monitor?")?;
+        let greeting = qmp
+            .line(Instant::now() + PATIENCE)
+            .context("no greeting: does another client hold the monitor?")?;
         if greeting.get("QMP").is_none() {
             bail!("not a QEMU monitor: {greeting}");
         }
@@ -70,7 +72,8 @@ impl Qmp {
     /// Writes `size` bytes of guest memory from physical `address` on into `file`. The file is QEMU's to write: give it an absolute
     /// path.
     pub fn physical_memory(&mut self, address: u64, size: u64, file: &Path) -> Result<()> {
-        let name = file.to_str().with_context(|| format!("{}: not a UTF-8 path", file.display()))?;
+        let name =
+            file.to_str().with_context(|| format!("{}: not a UTF-8 path", file.display()))?;
         self.execute("pmemsave", &json!({ "val": address, "size": size, "filename": name }))?;
         Ok(())
     }
@@ -89,7 +92,10 @@ impl Qmp {
 /// The answer in a line, or `None` where the line is an event.
 fn answer(mut line: Value) -> Option<Result<Value>> {
     if let Some(error) = line.get("error") {
-        return Some(Err(anyhow!("{}", error["desc"].as_str().unwrap_or("an error without a description"))));
+        return Some(Err(anyhow!(
+            "{}",
+            error["desc"].as_str().unwrap_or("an error without a description")
+        )));
     }
     line.get_mut("return").map(|value| Ok(value.take()))
 }
@@ -101,8 +107,12 @@ mod tests {
     #[test]
     fn events_are_no_answers() {
         assert!(answer(json!({ "event": "STOP", "timestamp": {} })).is_none());
-        assert_eq!(answer(json!({ "return": { "status": "paused" } })).unwrap().unwrap()["status"], "paused");
-        let refused = answer(json!({ "error": { "class": "GenericError", "desc": "no" } })).unwrap();
+        assert_eq!(
+            answer(json!({ "return": { "status": "paused" } })).unwrap().unwrap()["status"],
+            "paused"
+        );
+        let refused =
+            answer(json!({ "error": { "class": "GenericError", "desc": "no" } })).unwrap();
         assert_eq!(refused.unwrap_err().to_string(), "no");
     }
 }

@@ -17,7 +17,8 @@ use object::{Object, ObjectSegment, ObjectSymbol, SymbolKind};
 use super::demangle::demangle;
 
 /// Code that runs from a copy: what it is called, and the symbols that enclose it, on whole pages.
-const MOVED: &[(&str, &str, &str)] = &[("control page", "relocate_page_start", "relocate_page_end")];
+const MOVED: &[(&str, &str, &str)] =
+    &[("control page", "relocate_page_start", "relocate_page_end")];
 
 /// Reads physical memory: address, size. `None` where nothing can be read.
 pub type Memory<'a> = dyn FnMut(u64, u64) -> Option<Vec<u8>> + 'a;
@@ -52,7 +53,9 @@ impl fmt::Display for Place {
         }
         match self.alike {
             (alike, all) if alike == all => Ok(()),
-            (alike, all) => write!(f, ", {} of the {all} words around it differ from the ELF", all - alike),
+            (alike, all) => {
+                write!(f, ", {} of the {all} words around it differ from the ELF", all - alike)
+            }
         }
     }
 }
@@ -61,22 +64,34 @@ impl Symbols {
     /// The symbols of an ELF file.
     pub fn read(elf: &Path) -> Result<Self> {
         let bytes = fs::read(elf).with_context(|| format!("{}", elf.display()))?;
-        let file = object::File::parse(bytes.as_slice()).with_context(|| format!("{}", elf.display()))?;
+        let file =
+            object::File::parse(bytes.as_slice()).with_context(|| format!("{}", elf.display()))?;
         let mut names: Vec<(u64, bool, String)> = Vec::new();
-        for symbol in file.symbols().filter(|symbol| symbol.is_definition() && symbol.section_index().is_some()) {
+        for symbol in file
+            .symbols()
+            .filter(|symbol| symbol.is_definition() && symbol.section_index().is_some())
+        {
             let name = symbol.name().unwrap_or_default();
             // `$x` and `$d` are the assembler's, `.L…` the compiler's: nobody looks for them.
-            let known =
-                matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Data | SymbolKind::Label | SymbolKind::Unknown);
+            let known = matches!(
+                symbol.kind(),
+                SymbolKind::Text | SymbolKind::Data | SymbolKind::Label | SymbolKind::Unknown
+            );
             if known && !name.is_empty() && !name.starts_with(['$', '.']) {
                 names.push((symbol.address(), symbol.kind() != SymbolKind::Text, demangle(name)));
             }
         }
         names.sort();
         let names = names.into_iter().map(|(address, _, name)| (address, name)).collect();
-        let segments =
-            file.segments().map(|segment| Ok((segment.address(), segment.data()?.to_vec()))).collect::<Result<_>>()?;
-        let size = file.segments().map(|segment| segment.address() + segment.size()).max().unwrap_or_default();
+        let segments = file
+            .segments()
+            .map(|segment| Ok((segment.address(), segment.data()?.to_vec())))
+            .collect::<Result<_>>()?;
+        let size = file
+            .segments()
+            .map(|segment| segment.address() + segment.size())
+            .max()
+            .unwrap_or_default();
         Ok(Self { names, segments, size })
     }
 
@@ -86,7 +101,9 @@ impl Symbols {
         let nearest = self.names[..after].last()?.0;
         let (start, name) = self.names.iter().find(|&&(start, _)| start == nearest)?;
         let inside = address < self.size;
-        inside.then(|| if address == *start { name.clone() } else { format!("{name}+{:#x}", address - start) })
+        inside.then(|| {
+            if address == *start { name.clone() } else { format!("{name}+{:#x}", address - start) }
+        })
     }
 
     /// Where the symbol of that name was linked.
@@ -100,26 +117,33 @@ impl Symbols {
         let slots = (0..=self.size.div_ceil(BASE_ALIGNMENT))
             .filter_map(|n| (address & !(BASE_ALIGNMENT - 1)).checked_sub(n * BASE_ALIGNMENT));
         let headed: Vec<u64> = slots
-            .filter(|&slot| memory(slot + MAGIC_AT as u64, 4).is_some_and(|bytes| bytes == MAGIC.to_le_bytes()))
+            .filter(|&slot| {
+                memory(slot + MAGIC_AT as u64, 4).is_some_and(|bytes| bytes == MAGIC.to_le_bytes())
+            })
             .collect();
         let images = bases.iter().copied().chain(headed);
-        let images =
-            images.filter_map(|base| Some((None, base, address.checked_sub(base).filter(|&at| at < self.size)?)));
+        let images = images.filter_map(|base| {
+            Some((None, base, address.checked_sub(base).filter(|&at| at < self.size)?))
+        });
 
         let page = address & !(PAGE_SIZE - 1);
-        let moved =
-            MOVED.iter().filter_map(|&(what, start, end)| Some((what, self.address(start)?..self.address(end)?)));
+        let moved = MOVED.iter().filter_map(|&(what, start, end)| {
+            Some((what, self.address(start)?..self.address(end)?))
+        });
         let pages = moved.flat_map(|(what, linked)| {
             let offsets = (0..linked.end - linked.start).step_by(PAGE_SIZE as usize);
-            offsets.filter_map(move |at| Some((Some(what), page.checked_sub(at)?, linked.start + at + address - page)))
+            offsets.filter_map(move |at| {
+                Some((Some(what), page.checked_sub(at)?, linked.start + at + address - page))
+            })
         });
 
         let mut best: Option<(usize, Place)> = None;
         let found = memory(page, PAGE_SIZE);
         for (moved, base, linked) in images.chain(pages) {
             let Some(name) = self.name(linked) else { continue };
-            let (alike, all) =
-                found.as_ref().map_or((0, 0), |found| likeness(&self.bytes(linked & !(PAGE_SIZE - 1)), found));
+            let (alike, all) = found
+                .as_ref()
+                .map_or((0, 0), |found| likeness(&self.bytes(linked & !(PAGE_SIZE - 1)), found));
             let score = alike * 1000 / all.max(1);
             // An Image's base was announced or found by its header; a page has nothing but its looks.
             let believed = moved.is_none() || score >= 500;
@@ -154,8 +178,13 @@ impl Symbols {
 
 /// How many 32-bit words of `linked` are the same in `found`, and how many there are. Zeros are padding and say nothing.
 fn likeness(linked: &[u8], found: &[u8]) -> (usize, usize) {
-    let words = linked.chunks(4).zip(found.chunks(4)).filter(|(linked, _)| linked.iter().any(|&byte| byte != 0));
-    words.fold((0, 0), |(alike, all), (linked, found)| (alike + usize::from(linked == found), all + 1))
+    let words = linked
+        .chunks(4)
+        .zip(found.chunks(4))
+        .filter(|(linked, _)| linked.iter().any(|&byte| byte != 0));
+    words.fold((0, 0), |(alike, all), (linked, found)| {
+        (alike + usize::from(linked == found), all + 1)
+    })
 }
 
 #[cfg(test)]
@@ -167,7 +196,8 @@ mod tests {
 
     /// An image of three pages: header, code at 0x1000, the relocation code at 0x2000; every word is its own address, but 1 more.
     fn symbols() -> Symbols {
-        let mut image: Vec<u8> = (0..0x3000_u32 / 4).flat_map(|word| (word * 4 + 1).to_le_bytes()).collect();
+        let mut image: Vec<u8> =
+            (0..0x3000_u32 / 4).flat_map(|word| (word * 4 + 1).to_le_bytes()).collect();
         image[MAGIC_AT..MAGIC_AT + 4].copy_from_slice(&MAGIC.to_le_bytes());
         let names = [
             (0x1000, "el2_setup"),
@@ -184,7 +214,9 @@ mod tests {
         let copies = copies.to_vec();
         move |address, size| {
             let byte = |at: u64| {
-                let held = copies.iter().find_map(|&(start, from)| image.get((at.checked_sub(start)? + from) as usize));
+                let held = copies
+                    .iter()
+                    .find_map(|&(start, from)| image.get((at.checked_sub(start)? + from) as usize));
                 held.copied().unwrap_or_default()
             };
             (address >= 0x4000_0000).then(|| (address..address + size).map(byte).collect())
@@ -207,7 +239,9 @@ mod tests {
 
     #[test]
     fn moved_code_is_known_by_its_bytes_wherever_it_lies() {
-        let place = symbols().place(CONTROL + 0x38, &[RUN], &mut memory(&[(RUN, 0), (CONTROL, 0x2000)])).unwrap();
+        let place = symbols()
+            .place(CONTROL + 0x38, &[RUN], &mut memory(&[(RUN, 0), (CONTROL, 0x2000)]))
+            .unwrap();
         assert_eq!(place.to_string(), "control page: relocate_copy+0x34 (page 0x48003000)");
         // The same bytes inside an image are the image's.
         let place = symbols().place(RUN + 0x2038, &[], &mut memory(&[(RUN, 0)])).unwrap();

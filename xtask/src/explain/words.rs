@@ -26,14 +26,25 @@ pub fn pstate(value: u64) -> String {
         .map(|&(bit, name)| if value & 1 << bit != 0 { name } else { "" })
         .collect();
     let masked = if masked.is_empty() { " nothing" } else { &masked };
-    let illegal = if value & 1 << 20 != 0 { ", IL set: any instruction is an illegal state exception" } else { "" };
-    format!("EL{}{}, masked:{masked}{illegal}", level(value), if value & 1 == 1 { "h" } else { "t" })
+    let illegal = if value & 1 << 20 != 0 {
+        ", IL set: any instruction is an illegal state exception"
+    } else {
+        ""
+    };
+    format!(
+        "EL{}{}, masked:{masked}{illegal}",
+        level(value),
+        if value & 1 == 1 { "h" } else { "t" }
+    )
 }
 
 /// A SCTLR_ELx in words: translation, caches, W^X.
 pub fn sctlr(value: u64) -> String {
-    let names = [(sctlr::M, "MMU"), (sctlr::C, "D-cache"), (sctlr::I, "I-cache"), (sctlr::WXN, "WXN")];
-    names.map(|(bit, name)| format!("{name} {}", if value & bit == 0 { "off" } else { "on" })).join(", ")
+    let names =
+        [(sctlr::M, "MMU"), (sctlr::C, "D-cache"), (sctlr::I, "I-cache"), (sctlr::WXN, "WXN")];
+    names
+        .map(|(bit, name)| format!("{name} {}", if value & bit == 0 { "off" } else { "on" }))
+        .join(", ")
 }
 
 /// HCR_EL2 in words: which EL2 this is, and whether it translates for EL1.
@@ -82,9 +93,13 @@ pub fn emergency_in_words(line: &str, symbols: &Symbols) -> Option<String> {
     }
     if let Some(elr) = value("elr") {
         let name = value("base").and_then(|base| symbols.name(elr.checked_sub(base)?));
-        words.push(name.map_or_else(|| format!("at {elr:#x}"), |name| format!("at {name} ({elr:#x})")));
+        words.push(
+            name.map_or_else(|| format!("at {elr:#x}"), |name| format!("at {name} ({elr:#x})")),
+        );
     }
-    if let Some(far) = value("far").filter(|_| value("esr").is_none_or(|esr| !Esr(esr).far_not_valid())) {
+    if let Some(far) =
+        value("far").filter(|_| value("esr").is_none_or(|esr| !Esr(esr).far_not_valid()))
+    {
         words.push(format!("FAR {far:#x}"));
     }
     if let Some(spsr) = value("spsr") {
@@ -103,7 +118,10 @@ mod tests {
         assert_eq!(pstate(0x3c5), "EL1h, masked: D A I F");
         assert_eq!(pstate(0x8000_0084), "EL1t, masked: I");
         assert_eq!(pstate(0x5), "EL1h, masked: nothing");
-        assert_eq!(pstate(0x10_03c9), "EL2h, masked: D A I F, IL set: any instruction is an illegal state exception");
+        assert_eq!(
+            pstate(0x10_03c9),
+            "EL2h, masked: D A I F, IL set: any instruction is an illegal state exception"
+        );
         assert_eq!(pstate(0x1d3), "AArch32, mode 0x13");
         assert_eq!([level(0x3c9), level(0x3c5), level(0x3c0)], [2, 1, 0]);
     }

@@ -82,7 +82,9 @@ impl FuzzOptions {
         for (target, program) in targets.iter().zip(&programs) {
             let end = fuzz(target, program, self.seconds)?;
             let Counts { executions, coverage, features } = end.counts;
-            let counts = format!("{executions} executions, {coverage} edges and {features} features covered");
+            let counts = format!(
+                "{executions} executions, {coverage} edges and {features} features covered"
+            );
             match end.broken {
                 None => println!("  {target:<8} ok      {counts}"),
                 Some(broken) => {
@@ -98,7 +100,8 @@ impl FuzzOptions {
 /// The targets that there are, by name.
 fn targets() -> Result<Vec<String>> {
     let folder = crate::root().join("fuzz").join("fuzz_targets");
-    let files = std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let files =
+        std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut names = Vec::new();
     for file in files {
         let path = file?.path();
@@ -115,7 +118,11 @@ fn targets() -> Result<Vec<String>> {
 fn chosen(targets: Vec<String>, wanted: Option<&str>) -> Result<Vec<String>> {
     let Some(wanted) = wanted else { return Ok(targets) };
     if !targets.iter().any(|target| target == wanted) {
-        return Err(Usage(format!("there is no fuzz target {wanted}: there are {}", targets.join(", "))).into());
+        return Err(Usage(format!(
+            "there is no fuzz target {wanted}: there are {}",
+            targets.join(", ")
+        ))
+        .into());
     }
     Ok(vec![wanted.to_owned()])
 }
@@ -126,7 +133,10 @@ fn build(targets: &[String]) -> Result<Vec<PathBuf>> {
     let mut words = trial.split(' ');
     let mut compiler = Command::new(words.next().unwrap_or_default());
     compiler.args(words).stdout(Stdio::null()).stderr(Stdio::null());
-    ensure!(compiler.status().is_ok_and(|status| status.success()), "`{trial}` fails; install {mend}");
+    ensure!(
+        compiler.status().is_ok_and(|status| status.success()),
+        "`{trial}` fails; install {mend}"
+    );
 
     let host = host()?;
     let mut command = Command::new(crate::cargo());
@@ -134,7 +144,9 @@ fn build(targets: &[String]) -> Result<Vec<PathBuf>> {
     command.args(["build", "--quiet", "--release", "--manifest-path", "fuzz/Cargo.toml"]);
     // With a target named, the flags are not for build scripts and macros, which are the same as the kernel's.
     command.args(["--target", &host]).args(targets.iter().flat_map(|target| ["--bin", target]));
-    command.env_remove("CARGO_ENCODED_RUSTFLAGS").env("RUSTFLAGS", COVERAGE.join(" ") + " --cfg fuzzing");
+    command
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("RUSTFLAGS", COVERAGE.join(" ") + " --cfg fuzzing");
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
     ensure!(status.success(), "the fuzz targets do not build: cargo's words are above");
     let folder = crate::target_dir().join(host).join("release");
@@ -144,11 +156,16 @@ fn build(targets: &[String]) -> Result<Vec<PathBuf>> {
 /// The machine that we run on, as rustc calls it.
 fn host() -> Result<String> {
     let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-    let output =
-        command.current_dir(crate::root()).arg("-vV").output().with_context(|| format!("cannot start {command:?}"))?;
+    let output = command
+        .current_dir(crate::root())
+        .arg("-vV")
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))?;
     let words = String::from_utf8_lossy(&output.stdout).into_owned();
-    let host =
-        words.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc does not say what it runs on")?;
+    let host = words
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .context("rustc does not say what it runs on")?;
     Ok(host.to_owned())
 }
 
@@ -171,16 +188,19 @@ struct End {
 fn fuzz(target: &str, program: &Path, seconds: u64) -> Result<End> {
     let folder = crate::target_dir().join("ouroboros").join("fuzz").join(target);
     let found = folder.join("corpus");
-    std::fs::create_dir_all(&found).with_context(|| format!("cannot make the folder {}", found.display()))?;
+    std::fs::create_dir_all(&found)
+        .with_context(|| format!("cannot make the folder {}", found.display()))?;
     let log = folder.join("log");
-    let file = std::fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let file =
+        std::fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new(program);
     // New inputs go into the first folder; the seeds are only read.
     command.arg(&found).arg(crate::root().join("fuzz").join("corpus").join(target));
     command.arg(format!("-artifact_prefix={}/", folder.display()));
     command.arg(format!("-max_total_time={seconds}")).arg(format!("-timeout={INPUT_SECONDS}"));
     command.arg("-print_final_stats=1").stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-    let guarded = Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", program.display()))?;
+    let guarded = Guarded::spawn(&mut command)
+        .with_context(|| format!("cannot start {}", program.display()))?;
     let status = guarded.wait(Duration::from_secs(seconds) + PATIENCE)?;
     guarded.kill();
     if interrupted() {
@@ -191,7 +211,11 @@ fn fuzz(target: &str, program: &Path, seconds: u64) -> Result<End> {
         Some(status) if status.success() => Ok(End { counts: counts(&words), broken: None }),
         Some(_) => Ok(End { counts: counts(&words), broken: Some(broken(target, &words)) }),
         None => {
-            bail!("{target} did not end {} s after its time: its words are in {}", PATIENCE.as_secs(), log.display())
+            bail!(
+                "{target} did not end {} s after its time: its words are in {}",
+                PATIENCE.as_secs(),
+                log.display()
+            )
         }
     }
 }
@@ -203,7 +227,11 @@ fn counts(words: &str) -> Counts {
         rest.split_whitespace().next()?.parse().ok()
     };
     let last = |name| words.lines().rev().find_map(|line| after(line, name)).unwrap_or(0);
-    Counts { executions: last("stat::number_of_executed_units:"), coverage: last(" cov:"), features: last(" ft:") }
+    Counts {
+        executions: last("stat::number_of_executed_units:"),
+        coverage: last(" cov:"),
+        features: last(" ft:"),
+    }
 }
 
 /// What is said of the input that ended a target: the panic, or libFuzzer's own words; where it lies; how to repeat it.
@@ -213,14 +241,17 @@ fn broken(target: &str, words: &str) -> String {
     let error = lines.iter().position(|line| line.contains("ERROR: libFuzzer"));
     let said = match panic.or(error) {
         Some(at) => {
-            let panic = lines[at..]
-                .iter()
-                .take_while(|line| !line.starts_with("stack backtrace") && !line.starts_with("note:"));
+            let panic = lines[at..].iter().take_while(|line| {
+                !line.starts_with("stack backtrace") && !line.starts_with("note:")
+            });
             panic.take(6).map(|line| format!("    {line}\n")).collect()
         }
         None => tail(words, 6),
     };
-    let input = lines.iter().find_map(|line| line.split_once("Test unit written to ")).map(|(_, input)| input);
+    let input = lines
+        .iter()
+        .find_map(|line| line.split_once("Test unit written to "))
+        .map(|(_, input)| input);
     match input {
         Some(input) => {
             let again = shell_line(["cargo", "xtask", "fuzz", target, "--input", input]);
@@ -256,11 +287,19 @@ stat::number_of_executed_units: 5001
     fn what_broke_is_said_with_the_input_and_the_line_that_repeats_it() {
         let said = broken("list", WORDS);
         assert!(said.contains("src/list.rs:1:2:\n    attempt to add with overflow\n"), "{said}");
-        assert!(said.ends_with("/x/crash-1\n    Again:     cargo xtask fuzz list --input /x/crash-1\n"), "{said}");
+        assert!(
+            said.ends_with("/x/crash-1\n    Again:     cargo xtask fuzz list --input /x/crash-1\n"),
+            "{said}"
+        );
         assert!(!said.contains("backtrace"), "{said}");
-        let hung =
-            broken("list", "==7== ERROR: libFuzzer: timeout after 6 seconds\nTest unit written to /x/timeout-1\n");
-        assert!(hung.contains("timeout after 6 seconds") && hung.contains("--input /x/timeout-1"), "{hung}");
+        let hung = broken(
+            "list",
+            "==7== ERROR: libFuzzer: timeout after 6 seconds\nTest unit written to /x/timeout-1\n",
+        );
+        assert!(
+            hung.contains("timeout after 6 seconds") && hung.contains("--input /x/timeout-1"),
+            "{hung}"
+        );
     }
 
     #[test]

@@ -16,7 +16,13 @@ use crate::fit::{self, Kind, Payload};
 #[test]
 fn the_committed_seeds_are_those_that_code_makes() {
     let folder = crate::root().join("fuzz").join("corpus");
-    for (path, bytes) in images().into_iter().chain(orders()).chain(fits()).chain(gzips()).chain(trees()).chain(lists())
+    for (path, bytes) in images()
+        .into_iter()
+        .chain(orders())
+        .chain(fits())
+        .chain(gzips())
+        .chain(trees())
+        .chain(lists())
     {
         let file = folder.join(path);
         if std::env::var_os("BLESS").is_some() {
@@ -36,8 +42,20 @@ fn images() -> Vec<Seed> {
         let sizes = [0x2_8000_u64, 0x2000_0000].map(u64::to_le_bytes).concat();
         [&header.to_bytes()[..], &sizes].concat()
     };
-    let ours = Header { code: [0x1400_0010, 0], text_offset: 0, image_size: 0x8_0000, flags: FLAGS, pe_offset: 0 };
-    let old = Header { code: [0x5a4d, 0], text_offset: 0x8_0000, flags: PLACE_ANYWHERE, pe_offset: 64, ..ours };
+    let ours = Header {
+        code: [0x1400_0010, 0],
+        text_offset: 0,
+        image_size: 0x8_0000,
+        flags: FLAGS,
+        pe_offset: 0,
+    };
+    let old = Header {
+        code: [0x5a4d, 0],
+        text_offset: 0x8_0000,
+        flags: PLACE_ANYWHERE,
+        pe_offset: 64,
+        ..ours
+    };
     vec![("image/ours", image(ours)), ("image/linux", image(old))]
 }
 
@@ -64,7 +82,10 @@ fn fits() -> Vec<Seed> {
     let choices = b"\x02k\x04kern\x02s\x04seco\x00\x00\x00\x00\x48\x00\x00\x00\x00t\x00\x01";
     vec![
         ("fit/kernel.itb", disk.clone()),
-        ("fit/data-inside.itb", tree_alone(&disk, |kernel| set(kernel, "data", b"kernel's bytes".as_slice()))),
+        (
+            "fit/data-inside.itb",
+            tree_alone(&disk, |kernel| set(kernel, "data", b"kernel's bytes".as_slice())),
+        ),
         ("fit/data-offset.itb", {
             let tree = tree_alone(&disk, |kernel| {
                 set(kernel, "data-offset", 0_u32);
@@ -77,7 +98,11 @@ fn fits() -> Vec<Seed> {
         ("fit/companions.itb", {
             let kernel = Payload { bootargs: Some("console=ttyAMA0".to_owned()), ..kernel.clone() };
             let fdt = payload("fdt", b"another's tree", Kind::Fdt);
-            fit::write(&[kernel, fdt, payload("ramdisk", b"another's", Kind::Ramdisk { load: None })])
+            fit::write(&[
+                kernel,
+                fdt,
+                payload("ramdisk", b"another's", Kind::Ramdisk { load: None }),
+            ])
         }),
         ("fit/two.itb", fit::write(&[kernel, loadable])),
         ("fit/choices", choices.to_vec()),
@@ -162,7 +187,9 @@ fn trees() -> Vec<Seed> {
     });
     let stranger = tree.to_dtb();
     let chosen = tree.find_node_mut("/chosen").unwrap();
-    for name in ["ouroboros,generation", "ouroboros,seed", "ouroboros,base", boot::breadcrumb::PROPERTY] {
+    for name in
+        ["ouroboros,generation", "ouroboros,seed", "ouroboros,base", boot::breadcrumb::PROPERTY]
+    {
         set(chosen, name, 7_u64);
     }
     let mut passing = stranger.clone();

@@ -67,7 +67,13 @@ impl Region {
             return Self::chosen(kind, name, start, note);
         }
         let shown = format!("0x{:03x}x_xxxx", start >> TOLD.ilog2());
-        Self { start: start & !(TOLD - 1), kind, name: name.to_owned(), shown, note: note.to_owned() }
+        Self {
+            start: start & !(TOLD - 1),
+            kind,
+            name: name.to_owned(),
+            shown,
+            note: note.to_owned(),
+        }
     }
 
     /// Told in full: each build has it there.
@@ -83,11 +89,13 @@ pub fn address(at: u64) -> String {
 
 /// What lies in RAM, by address.
 pub fn regions(gdb: &mut Gdb, places: &Places, kernel: &Built, disk: &[u8]) -> Result<Vec<Region>> {
-    let mut found = BTreeSet::from([Region::new(Kind::Image, "Image", places.base, "image_size bytes")]);
+    let mut found =
+        BTreeSet::from([Region::new(Kind::Image, "Image", places.base, "image_size bytes")]);
 
     let tree_at = gdb.general()?[0];
     let size = flat::size(&gdb.memory(tree_at, 8)?);
-    let size = size.with_context(|| format!("x0 is {tree_at:#x}, and no device tree lies there"))?;
+    let size =
+        size.with_context(|| format!("x0 is {tree_at:#x}, and no device tree lies there"))?;
     let tree = gdb.memory(tree_at, size)?;
     let kib = (size as u64).next_multiple_of(PAGE_SIZE) >> 10;
     let note = if kib < 1024 { format!("{kib} KiB") } else { format!("{} MiB", kib >> 10) };
@@ -98,7 +106,10 @@ pub fn regions(gdb: &mut Gdb, places: &Places, kernel: &Built, disk: &[u8]) -> R
     found.insert(region);
 
     let holes = holes(&ram(&tree)?)?;
-    ensure!(holes.is_empty() || places.loaded.is_some(), "the device tree leaves RAM out, at {holes:x?}");
+    ensure!(
+        holes.is_empty() || places.loaded.is_some(),
+        "the device tree leaves RAM out, at {holes:x?}"
+    );
     for hole in holes {
         found.insert(Region::new(
             Kind::Loader,
@@ -116,7 +127,8 @@ pub fn regions(gdb: &mut Gdb, places: &Places, kernel: &Built, disk: &[u8]) -> R
 
 /// The ranges of RAM that a device tree names.
 fn ram(tree: &[u8]) -> Result<Vec<Range<u64>>> {
-    let tree = Fdt::new(tree).map_err(|error| anyhow::anyhow!("x0 names a device tree that is damaged: {error}"))?;
+    let tree = Fdt::new(tree)
+        .map_err(|error| anyhow::anyhow!("x0 names a device tree that is damaged: {error}"))?;
     let mut ranges = Vec::new();
     for node in tree.root().children().filter(|node| node.name_without_address() == "memory") {
         for reg in node.reg().ok().flatten().context("a memory node without reg")? {
@@ -132,7 +144,10 @@ fn ram(tree: &[u8]) -> Result<Vec<Range<u64>>> {
 fn holes(ranges: &[Range<u64>]) -> Result<Vec<Range<u64>>> {
     let (mut holes, mut end) = (Vec::new(), RAM.start);
     for range in ranges {
-        ensure!(range.start >= end && range.end <= RAM.end, "the device tree says that RAM is {ranges:x?}");
+        ensure!(
+            range.start >= end && range.end <= RAM.end,
+            "the device tree says that RAM is {ranges:x?}"
+        );
         holes.extend((range.start > end).then_some(end..range.start));
         end = range.end;
     }
@@ -146,9 +161,14 @@ fn of_a_restart(gdb: &mut Gdb, places: &Places) -> Result<Vec<Region>> {
     let arguments = gdb.memory(control + ARGUMENTS_OFFSET, size_of::<Arguments>())?;
     let at = std::mem::offset_of!(Arguments, head);
     let head = u64::from_le_bytes(arguments[at..at + 8].try_into()?);
-    let mut found = vec![Region::chosen(Kind::Control, "control block", control, "nobody’s destination")];
+    let mut found =
+        vec![Region::chosen(Kind::Control, "control block", control, "nobody’s destination")];
     let mut sources = Vec::new();
-    list::walk(head, |PhysAddr(at)| word(gdb, at).unwrap_or_default(), |pages| sources.push(pages))?;
+    list::walk(
+        head,
+        |PhysAddr(at)| word(gdb, at).unwrap_or_default(),
+        |pages| sources.push(pages),
+    )?;
     for pages in sources.iter().filter(|pages| pages.source != pages.destination) {
         found.push(Region::new(Kind::Source, "sources", pages.source.0, "free from now on"));
     }
@@ -156,7 +176,13 @@ fn of_a_restart(gdb: &mut Gdb, places: &Places) -> Result<Vec<Region>> {
 }
 
 /// What is left of a loader, where that can be recognised: what registers still point to, and what it took the Image from.
-fn of_a_loader(gdb: &mut Gdb, places: &Places, loader: Loader, kernel: &Built, disk: &[u8]) -> Result<Vec<Region>> {
+fn of_a_loader(
+    gdb: &mut Gdb,
+    places: &Places,
+    loader: Loader,
+    kernel: &Built,
+    disk: &[u8],
+) -> Result<Vec<Region>> {
     let mut found = Vec::new();
     if let Some(loaded) = places.loaded {
         ensure!(
@@ -170,7 +196,11 @@ fn of_a_loader(gdb: &mut Gdb, places: &Places, loader: Loader, kernel: &Built, d
         Loader::Qemu => {
             // Six instructions, then what x0 is loaded with and what is jumped to.
             let code = [gdb.general()?[0], places.base].map(u64::to_le_bytes).concat();
-            ensure!(gdb.memory(RAM.start + 24, 16)? == code, "QEMU's boot code is not at {:#x}", RAM.start);
+            ensure!(
+                gdb.memory(RAM.start + 24, 16)? == code,
+                "QEMU's boot code is not at {:#x}",
+                RAM.start
+            );
             found.push(Region::new(Kind::Loader, "QEMU’s boot code", RAM.start, "10 words"));
         }
         Loader::Uefi | Loader::UefiShell => {}
@@ -214,7 +244,8 @@ mod tests {
     fn what_the_device_tree_leaves_out_is_a_hole() {
         assert_eq!(holes(&[RAM]).unwrap(), [0..0; 0]);
         let ranges = [0x4010_0000..0x5000_0000, 0x5100_0000..0x5200_0000];
-        let expected = [0x4000_0000..0x4010_0000, 0x5000_0000..0x5100_0000, 0x5200_0000..0x6000_0000];
+        let expected =
+            [0x4000_0000..0x4010_0000, 0x5000_0000..0x5100_0000, 0x5200_0000..0x6000_0000];
         assert_eq!(holes(&ranges).unwrap(), expected);
         let (below, above) = (0x3000_0000..RAM.end, RAM.start..0x7000_0000);
         for wrong in [vec![below], vec![above], vec![RAM, RAM]] {

@@ -51,11 +51,21 @@ pub struct Way {
     pub before: &'static str,
 }
 
-const fn loader(name: &'static str, title: &'static str, loader: Loader, before: &'static str) -> Way {
+const fn loader(
+    name: &'static str,
+    title: &'static str,
+    loader: Loader,
+    before: &'static str,
+) -> Way {
     Way { name, title, machine: "nvhe", loader, own: None, before }
 }
 
-const fn own(name: &'static str, title: &'static str, machine: &'static str, restart: Restart) -> Way {
+const fn own(
+    name: &'static str,
+    title: &'static str,
+    machine: &'static str,
+    restart: Restart,
+) -> Way {
     Way { name, title, machine, loader: Loader::Qemu, own: Some(restart), before: "QEMU" }
 }
 
@@ -69,7 +79,12 @@ pub const WAYS: [Way; 9] = [
     own("kexec-el1", "Our own kexec at EL1, hot", "el1", Restart::Hot),
     own("kexec-nvhe", "Our own kexec at EL1 over the hyp-stub (nVHE), hot", "nvhe", Restart::Hot),
     own("kexec-vhe", "Our own kexec at EL2 (VHE), hot", "vhe", Restart::Hot),
-    own("kexec-nvhe-cold", "Our own kexec at EL1 over the hyp-stub (nVHE), cold", "nvhe", Restart::Cold),
+    own(
+        "kexec-nvhe-cold",
+        "Our own kexec at EL1 over the hyp-stub (nVHE), cold",
+        "nvhe",
+        Restart::Cold,
+    ),
 ];
 
 impl Way {
@@ -95,7 +110,11 @@ impl Way {
         let firmware = self.loader.firmware().and_then(|firmware| fs::read(firmware.found()?).ok());
         let loader = match (firmware, self.loader) {
             (Some(bytes), _) => {
-                let sum: String = Sha256::digest(bytes).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+                let sum: String = Sha256::digest(bytes)
+                    .iter()
+                    .take(4)
+                    .map(|byte| format!("{byte:02x}"))
+                    .collect();
                 format!("; {}, its file’s SHA-256 {sum}…", self.before)
             }
             (None, Loader::LinuxKexec) => {
@@ -103,7 +122,10 @@ impl Way {
             }
             (None, _) => String::new(),
         };
-        format!("{}, virt, 512 MiB, {cpu}{loader}", entry_state::written_with(qemu).trim_end_matches('.'))
+        format!(
+            "{}, virt, 512 MiB, {cpu}{loader}",
+            entry_state::written_with(qemu).trim_end_matches('.')
+        )
     }
 }
 
@@ -132,20 +154,31 @@ pub struct Scouted {
 /// Where kexec-tools' code begins that was left for the Image, which lies at `base`; lets the guest go.
 pub fn purgatory(mut gdb: Gdb, base: u64) -> Result<u64> {
     /// What it begins with: `adr x19, …`, `mov sp, x19`, and its only call, behind which x30 still points.
-    const BEGINS: [(u32, u32); 3] = [(0x9f00_001f, 0x1000_0013), (!0, 0x9100_027f), (0xfc00_0000, 0x9400_0000)];
+    const BEGINS: [(u32, u32); 3] =
+        [(0x9f00_001f, 0x1000_0013), (!0, 0x9100_027f), (0xfc00_0000, 0x9400_0000)];
     const SIZE: usize = BEGINS.len() * size_of::<u32>();
     gdb.run_to(base)?;
     let start = gdb.general()?[30] - SIZE as u64;
     let found = gdb.memory(start, SIZE)?;
-    let words = found.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+    let words =
+        found.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
     let is_it = words.zip(BEGINS).all(|(word, (mask, expected))| word & mask == expected);
-    ensure!(is_it, "what x30 points behind, at {start:#x}, is not kexec-tools' purgatory: {found:02x?}");
+    ensure!(
+        is_it,
+        "what x30 points behind, at {start:#x}, is not kexec-tools' purgatory: {found:02x?}"
+    );
     gdb.detach()?;
     Ok(start)
 }
 
 /// Goes along the way with the guest, which is stopped before its first instruction, and lets it go in the end.
-pub fn record(mut gdb: Gdb, way: Way, kernel: &Built, disk: &[u8], scouted: Scouted) -> Result<Recording> {
+pub fn record(
+    mut gdb: Gdb,
+    way: Way,
+    kernel: &Built,
+    disk: &[u8],
+    scouted: Scouted,
+) -> Result<Recording> {
     let mut places = Places::new(way, kernel, scouted)?;
     let (mut seen, mut regions) = (Vec::new(), Vec::new());
     for station in stations::of(way) {

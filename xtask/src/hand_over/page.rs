@@ -28,7 +28,13 @@ const fn field(at: usize, bytes: usize, name: &'static str, says: &'static str) 
 }
 
 /// A field in which the build decides these bits.
-const fn built(at: usize, bytes: usize, name: &'static str, varies: u64, says: &'static str) -> Field {
+const fn built(
+    at: usize,
+    bytes: usize,
+    name: &'static str,
+    varies: u64,
+    says: &'static str,
+) -> Field {
     Field { at, bytes, name, says, varies }
 }
 
@@ -42,8 +48,19 @@ const HEADER: [Field; 8] = [
     field(0x00, 4, "code0", "ccmp x18, #0, #0xd, pl: changes flags at most; to a PE loader \"MZ\""),
     built(0x04, 4, "code1", 0x03ff_ffff, "b entry"),
     field(0x08, 8, "text_offset", "0: at the 2 MiB boundary itself"),
-    built(0x10, 8, "image_size", PAGES, "file, tables, bss and stacks: this much from _start on is the kernel's"),
-    field(0x18, 8, "flags", "0xa: little-endian; 4 KiB pages (bits 2:1 = 1); anywhere in RAM (bit 3)"),
+    built(
+        0x10,
+        8,
+        "image_size",
+        PAGES,
+        "file, tables, bss and stacks: this much from _start on is the kernel's",
+    ),
+    field(
+        0x18,
+        8,
+        "flags",
+        "0xa: little-endian; 4 KiB pages (bits 2:1 = 1); anywhere in RAM (bit 3)",
+    ),
     field(0x20, 24, "res2 to res4", ""),
     field(0x38, 4, "magic", "\"ARM\\x64\""),
     field(0x3c, 4, "res5", "where the PE header lies; 0 without one"),
@@ -57,7 +74,12 @@ const PE: [Field; 44] = [
     field(0x48, 4, "TimeDateStamp", "none: the same sources make the same Image"),
     field(0x4c, 8, "symbol table", "none"),
     field(0x54, 2, "SizeOfOptionalHeader", "160"),
-    field(0x56, 2, "Characteristics", "executable, may lie above 2 GiB; RELOCS_STRIPPED is clear: any address will do"),
+    field(
+        0x56,
+        2,
+        "Characteristics",
+        "executable, may lie above 2 GiB; RELOCS_STRIPPED is clear: any address will do",
+    ),
     field(0x58, 2, "Magic", "0x20b, PE32+"),
     field(0x5a, 2, "linker's version", ""),
     built(0x5c, 4, "SizeOfCode", PAGES, ".text"),
@@ -83,7 +105,12 @@ const PE: [Field; 44] = [
     field(0xa0, 32, "stack and heap", "the firmware's own"),
     field(0xc0, 4, "LoaderFlags", ""),
     field(0xc4, 4, "NumberOfRvaAndSizes", "6"),
-    field(0xc8, 48, "data directories", "empty: no base relocations; the fifth is there for whoever signs"),
+    field(
+        0xc8,
+        48,
+        "data directories",
+        "empty: no base relocations; the fifth is there for whoever signs",
+    ),
     field(0xf8, 8, "Name", "\".text\""),
     built(0x100, 4, "VirtualSize", PAGES, ""),
     field(0x104, 4, "VirtualAddress", ""),
@@ -92,7 +119,12 @@ const PE: [Field; 44] = [
     field(0x110, 8, "relocations, line numbers", "none"),
     field(0x118, 4, "how many", ""),
     field(0x11c, 4, "Characteristics", "code; executed, read"),
-    field(0x120, 8, "Name", "\".data\": all behind the code, constants too, whose pointers the Image relocates itself"),
+    field(
+        0x120,
+        8,
+        "Name",
+        "\".data\": all behind the code, constants too, whose pointers the Image relocates itself",
+    ),
     built(0x128, 4, "VirtualSize", PAGES, "to image_size"),
     built(0x12c, 4, "VirtualAddress", PAGES, ""),
     built(0x130, 4, "SizeOfRawData", UNITS, "to the file's end"),
@@ -105,20 +137,36 @@ const PE: [Field; 44] = [
 /// A property of the disk's tree, and what it says; `None` for a value that the build decides.
 const FIT: [(&str, &str, &str); 19] = [
     ("/", "description", "for people"),
-    ("/", "timestamp", "mkimage -l and U-Boot insist on one; a true one would make every disk another"),
+    (
+        "/",
+        "timestamp",
+        "mkimage -l and U-Boot insist on one; a true one would make every disk another",
+    ),
     ("/", "#address-cells", "of load and entry: 64 bits"),
     ("/images/kernel", "description", BUILT),
     ("/images/kernel", "type", "goes where its header allows, not to load"),
     ("/images/kernel", "arch", "bootm refuses another one"),
     ("/images/kernel", "os", "which hand-over bootm makes: this boot protocol"),
     ("/images/kernel", "compression", "or gzip, and then uncomp-size"),
-    ("/images/kernel", "load", "0: anywhere; bootm refuses a kernel without one. base=load goes there"),
+    (
+        "/images/kernel",
+        "load",
+        "0: anywhere; bootm refuses a kernel without one. base=load goes there",
+    ),
     ("/images/kernel", "entry", "as load; to us an offset in the Image"),
-    ("/images/kernel", "data-position", "its first byte on the disk: external data, whole blocks straight into frames"),
+    (
+        "/images/kernel",
+        "data-position",
+        "its first byte on the disk: external data, whole blocks straight into frames",
+    ),
     ("/images/kernel", "data-size", BUILT),
     ("/images/kernel/hash-1", "algo", "checked when it is loaded, by us and by bootm"),
     ("/images/kernel/hash-1", "value", BUILT),
-    ("/configurations", "default", "which one is taken; bootm without a name looks for a compatible one first"),
+    (
+        "/configurations",
+        "default",
+        "which one is taken; bootm without a name looks for a compatible one first",
+    ),
     ("/configurations/conf-1", "description", "for people"),
     ("/configurations/conf-1", "kernel", "a node of /images; fdt, ramdisk and loadables likewise"),
     ("/images", "", "one node a payload"),
@@ -139,8 +187,10 @@ pub fn with_blocks(page: &str, kernel: &Built, disk: &[u8]) -> Result<String> {
 fn with_block(page: &str, name: &str, block: &str) -> Result<String> {
     const END: &str = "<!-- end -->";
     let mark = format!("<!-- written: {name} -->\n");
-    let (before, rest) = page.split_once(&mark).with_context(|| format!("it has no line {}", mark.trim_end()))?;
-    let (_, after) = rest.split_once(END).with_context(|| format!("nothing ends the block {name}"))?;
+    let (before, rest) =
+        page.split_once(&mark).with_context(|| format!("it has no line {}", mark.trim_end()))?;
+    let (_, after) =
+        rest.split_once(END).with_context(|| format!("nothing ends the block {name}"))?;
     Ok(format!("{before}{mark}```text\n{block}```\n{END}{after}"))
 }
 
@@ -148,12 +198,16 @@ fn with_block(page: &str, name: &str, block: &str) -> Result<String> {
 fn dump(image: &[u8], fields: &[Field]) -> Result<String> {
     let mut text = String::new();
     for field in fields {
-        let bytes = image.get(field.at..field.at + field.bytes).context("an Image without a header")?;
+        let bytes =
+            image.get(field.at..field.at + field.bytes).context("an Image without a header")?;
         let shown = if bytes.len() > 8 {
             ensure!(bytes.iter().all(|&byte| byte == 0), "{} is not empty any more", field.name);
             format!("00 × {}", bytes.len())
         } else {
-            let shown = bytes.iter().enumerate().map(|(at, &byte)| hexadecimal(byte, (field.varies >> (8 * at)) as u8));
+            let shown = bytes
+                .iter()
+                .enumerate()
+                .map(|(at, &byte)| hexadecimal(byte, (field.varies >> (8 * at)) as u8));
             shown.collect::<Vec<_>>().join(" ")
         };
         // Writing to a String cannot fail.
@@ -169,7 +223,11 @@ fn dump(image: &[u8], fields: &[Field]) -> Result<String> {
 /// A byte in two digits, those that have one of the bits `varies` as a dot.
 fn hexadecimal(byte: u8, varies: u8) -> String {
     let digit = |shift: u8| {
-        if varies >> shift & 0xf == 0 { format!("{:x}", byte >> shift & 0xf) } else { "·".to_owned() }
+        if varies >> shift & 0xf == 0 {
+            format!("{:x}", byte >> shift & 0xf)
+        } else {
+            "·".to_owned()
+        }
     };
     digit(4) + &digit(0)
 }
@@ -178,22 +236,29 @@ fn hexadecimal(byte: u8, varies: u8) -> String {
 fn tree(disk: &[u8]) -> Result<String> {
     let size = flat::size(disk).context("a disk without a tree")?;
     let tree = disk.get(..size).context("a tree longer than its disk")?;
-    let tree = Fdt::new(tree).map_err(|error| anyhow::anyhow!("the disk's tree is damaged: {error}"))?;
+    let tree =
+        Fdt::new(tree).map_err(|error| anyhow::anyhow!("the disk's tree is damaged: {error}"))?;
     let mut text = String::new();
     node(&mut text, tree.root(), "/", 0)?;
     Ok(text)
 }
 
 fn node(text: &mut String, of: FdtNode<'_>, path: &str, depth: usize) -> Result<()> {
-    let said =
-        |property: &str| FIT.iter().find(|(node, name, _)| (*node, *name) == (path, property)).map(|(.., says)| *says);
+    let said = |property: &str| {
+        FIT.iter()
+            .find(|(node, name, _)| (*node, *name) == (path, property))
+            .map(|(.., says)| *says)
+    };
     let indent = "    ".repeat(depth);
     let name = if depth == 0 { "/" } else { of.name() };
-    let mut line = |left: String, says: &str| _ = writeln!(text, "{}", format!("{left:44}  {says}").trim_end());
+    let mut line = |left: String, says: &str| {
+        _ = writeln!(text, "{}", format!("{left:44}  {says}").trim_end())
+    };
     line(format!("{indent}{name} {{"), said("").unwrap_or_default());
     for property in of.properties() {
         let name = property.name();
-        let says = said(name).with_context(|| format!("{path} has a property {name}, which nothing explains"))?;
+        let says = said(name)
+            .with_context(|| format!("{path} has a property {name}, which nothing explains"))?;
         let value = if says == BUILT { "··".to_owned() } else { value(property.value()) };
         line(format!("{indent}    {name} = {value}"), if says == BUILT { "" } else { says });
     }
@@ -212,9 +277,9 @@ fn value(bytes: &[u8]) -> String {
     match words {
         Some(words) => format!("{:?}", String::from_utf8_lossy(words)),
         None => {
-            let cells = bytes
-                .chunks(4)
-                .map(|cell| format!("{:#x}", cell.iter().fold(0_u32, |cell, &byte| cell << 8 | u32::from(byte))));
+            let cells = bytes.chunks(4).map(|cell| {
+                format!("{:#x}", cell.iter().fold(0_u32, |cell, &byte| cell << 8 | u32::from(byte)))
+            });
             format!("<{}>", cells.collect::<Vec<_>>().join(" "))
         }
     }
@@ -232,19 +297,27 @@ mod tests {
             end + field.bytes
         });
         // COFF header and magic, optional header with six directories, two sections.
-        assert_eq!((HEADER.last().map(|field| field.at + field.bytes), end), (Some(0x40), 0x40 + 24 + 160 + 2 * 40));
+        assert_eq!(
+            (HEADER.last().map(|field| field.at + field.bytes), end),
+            (Some(0x40), 0x40 + 24 + 160 + 2 * 40)
+        );
     }
 
     #[test]
     fn what_a_build_decides_is_dots_and_all_else_is_there() {
-        assert_eq!([hexadecimal(0x14, 0x03), hexadecimal(0xe0, 0xf0), hexadecimal(0x5a, 0)], ["1·", "·0", "5a"]);
+        assert_eq!(
+            [hexadecimal(0x14, 0x03), hexadecimal(0xe0, 0xf0), hexadecimal(0x5a, 0)],
+            ["1·", "·0", "5a"]
+        );
         let image: Vec<u8> = (0..=255).chain(0..=255).collect();
         let fields = [field(0x40, 4, "Signature", "says"), built(0x44, 2, "size", 0xff0, "")];
         assert_eq!(
             dump(&image, &fields).unwrap(),
             "0x040  40 41 42 43              Signature                  says\n0x044  ·4 4·                    size\n"
         );
-        assert!(dump(&image, &[field(0, 9, "empty", "")]).unwrap_err().to_string().contains("empty"));
+        assert!(
+            dump(&image, &[field(0, 9, "empty", "")]).unwrap_err().to_string().contains("empty")
+        );
     }
 
     #[test]
@@ -258,15 +331,24 @@ mod tests {
 
     #[test]
     fn each_property_of_the_disk_is_explained_or_refused() {
-        let payload =
-            |kind| Payload { name: "kernel".into(), description: "d".into(), data: vec![1; 100], kind, bootargs: None };
+        let payload = |kind| Payload {
+            name: "kernel".into(),
+            description: "d".into(),
+            data: vec![1; 100],
+            kind,
+            bootargs: None,
+        };
         let told = tree(&fit::write(&[payload(Kind::KernelNoload { load: None })])).unwrap();
-        for line in
-            ["data-position = <0x1000> ", "type = \"kernel_noload\" ", "data-size = ··\n", "kernel = \"kernel\" "]
-        {
+        for line in [
+            "data-position = <0x1000> ",
+            "type = \"kernel_noload\" ",
+            "data-size = ··\n",
+            "kernel = \"kernel\" ",
+        ] {
             assert!(told.contains(line), "{told}");
         }
-        let more = Payload { bootargs: Some("a".into()), ..payload(Kind::KernelNoload { load: None }) };
+        let more =
+            Payload { bootargs: Some("a".into()), ..payload(Kind::KernelNoload { load: None }) };
         assert!(tree(&fit::write(&[more])).unwrap_err().to_string().contains("bootargs"));
     }
 }

@@ -119,7 +119,9 @@ impl Places {
             (Owner::Image, Some(self.base), &image),
             (Owner::Stub, self.loaded, &image),
         ];
-        let found = places.into_iter().find_map(|(owner, base, linked)| Some((owner, within(base?, linked)?)));
+        let found = places
+            .into_iter()
+            .find_map(|(owner, base, linked)| Some((owner, within(base?, linked)?)));
         match found {
             // The name of what lies there; how far into it is the build's.
             Some((owner, at)) => {
@@ -136,12 +138,14 @@ impl State {
     /// Reads it.
     pub fn read(gdb: &mut Gdb, places: &Places, station: Station) -> Result<Self> {
         let Registers(found) = Registers::read(gdb)?;
-        let register = |name: &str| found.get(name).copied().with_context(|| format!("QEMU shows no {name}"));
+        let register =
+            |name: &str| found.get(name).copied().with_context(|| format!("QEMU shows no {name}"));
         let pc = gdb.register(&["pc"])?.context("QEMU shows no pc")?;
         let level = register("CurrentEL")? >> 2;
         let live = register(if level == 2 { "SCTLR_EL2" } else { "SCTLR_EL1" })?;
         let daif = register("DAIF")? >> 6;
-        let host = found.get("HCR_EL2").map(|value| [hcr::E2H, hcr::TGE].map(|bit| value & bit != 0));
+        let host =
+            found.get("HCR_EL2").map(|value| [hcr::E2H, hcr::TGE].map(|bit| value & bit != 0));
         let mut vectors = vec![places.owner(register("VBAR_EL1")?)];
         if places.way.has_el2() {
             vectors.push(places.owner(register("VBAR_EL2")?));
@@ -178,7 +182,9 @@ fn value(gdb: &mut Gdb, places: &Places, before: Option<u64>, value: u64) -> Val
         value if places.owner(value).0 == Owner::Control => Value::Code(places.owner(value).1),
         _ if [tree_end, image_end].contains(&Some(value)) => Value::End,
         _ if tree_size(value).is_some() => Value::DeviceTree,
-        _ if gdb.memory(value, SYSTEM_TABLE.len()).is_ok_and(|found| found == SYSTEM_TABLE) => Value::SystemTable,
+        _ if gdb.memory(value, SYSTEM_TABLE.len()).is_ok_and(|found| found == SYSTEM_TABLE) => {
+            Value::SystemTable
+        }
         _ => Value::Other,
     }
 }

@@ -61,19 +61,23 @@ const fn station(name: &'static str, place: Place, moment: Moment, arguments: us
 
 const RESET: Station = station("reset", Place::Reset, Moment::At(""), 0);
 const ENTRY: Station = station("_start", Place::Image, Moment::At("_start"), 4);
-const EL2_SET_UP: Station = station("el2_setup: eret", Place::Image, Moment::After("el2_setup", ERET), 0);
+const EL2_SET_UP: Station =
+    station("el2_setup: eret", Place::Image, Moment::After("el2_setup", ERET), 0);
 const MMU_ON: Station = station("mmu_on: ret", Place::Image, Moment::After("mmu_on", RET), 0);
 const MAIN: Station = station("kernel_main", Place::Image, Moment::At("kernel_main"), 0);
-const FINALISED: Station = station("stub_finalise: eret", Place::Image, Moment::After("stub_finalise", ERET), 0);
+const FINALISED: Station =
+    station("stub_finalise: eret", Place::Image, Moment::After("stub_finalise", ERET), 0);
 
 const EFI_ENTRY: Station = station("efi_entry", Place::Loaded, Moment::At("efi_entry"), 2);
 const EFI_LEAVE: Station = station("efi_leave", Place::Loaded, Moment::At("efi_leave"), 4);
 
 const PURGATORY: Station = station("purgatory_start", Place::Purgatory, Moment::At(""), 0);
 
-const BYE: Station = station("“Bye!”", Place::Image, Moment::At("relocate::control::code::enter"), 0);
+const BYE: Station =
+    station("“Bye!”", Place::Image, Moment::At("relocate::control::code::enter"), 0);
 const CONTROL: Station = station("relocate_enter", Place::Control, Moment::At("relocate_enter"), 0);
-const TABLES: Station = station("msr ttbr0", Place::Control, Moment::After("relocate_enter", SWITCH_TABLES), 0);
+const TABLES: Station =
+    station("msr ttbr0", Place::Control, Moment::After("relocate_enter", SWITCH_TABLES), 0);
 const COPIED: Station = station("verify", Place::Control, Moment::At("verify"), 0);
 const MMU_OFF: Station = station("mmu_off: ret", Place::Control, Moment::After("mmu_off", RET), 0);
 const STUB: Station = station("private_stub", Place::Control, Moment::At("private_stub"), 4);
@@ -120,15 +124,25 @@ impl Station {
             (Place::Reset, _) => return Ok(()),
             (Place::Purgatory, _) => (self.name, 0),
             (_, Moment::At(symbol)) => (symbol, kernel.symbol(symbol)?),
-            (_, Moment::After(symbol, word)) => (symbol, kernel_build::first(kernel, symbol, word)?),
+            (_, Moment::After(symbol, word)) => {
+                (symbol, kernel_build::first(kernel, symbol, word)?)
+            }
         };
         let base = match self.place {
             Place::Reset | Place::Image => places.base,
-            Place::Loaded => places.loaded.context("no earlier run told where the firmware loads the Image")?,
-            Place::Purgatory => places.purgatory.context("no earlier run told where purgatory lies")?,
+            Place::Loaded => {
+                places.loaded.context("no earlier run told where the firmware loads the Image")?
+            }
+            Place::Purgatory => {
+                places.purgatory.context("no earlier run told where purgatory lies")?
+            }
             Place::Control => {
-                let control = places.control.context("the control page comes after the kernel's last function")?;
-                control.checked_sub(places.page.start).context("a control page below where it was linked")?
+                let control = places
+                    .control
+                    .context("the control page comes after the kernel's last function")?;
+                control
+                    .checked_sub(places.page.start)
+                    .context("a control page below where it was linked")?
             }
         };
         gdb.run_to(base + address).with_context(of)?;
@@ -138,7 +152,10 @@ impl Station {
         }
         if self == ENTRY {
             let found = gdb.memory(base + MAGIC_AT as u64, 4)?;
-            ensure!(found == MAGIC.to_le_bytes(), "no Image lies at {base:#x}, where it was seen to be entered");
+            ensure!(
+                found == MAGIC.to_le_bytes(),
+                "no Image lies at {base:#x}, where it was seen to be entered"
+            );
         }
         if self == CONTROL {
             let linked = usize::try_from(places.page.start)?;
@@ -163,10 +180,19 @@ mod tests {
     fn each_way_comes_by_the_entry_once_and_ends_in_rust() {
         for way in WAYS {
             let stations = of(way);
-            assert_eq!(stations.iter().filter(|station| station.is_entry()).count(), 1, "{}", way.name);
+            assert_eq!(
+                stations.iter().filter(|station| station.is_entry()).count(),
+                1,
+                "{}",
+                way.name
+            );
             let names: BTreeSet<_> = stations.iter().map(|station| station.name).collect();
             assert_eq!(names.len(), stations.len(), "{}", way.name);
-            assert!(stations.contains(&MAIN) && stations.contains(&EL2_SET_UP) == way.has_el2(), "{}", way.name);
+            assert!(
+                stations.contains(&MAIN) && stations.contains(&EL2_SET_UP) == way.has_el2(),
+                "{}",
+                way.name
+            );
         }
     }
 }

@@ -47,7 +47,8 @@ pub fn init() -> String {
 }
 
 /// What the shell is asked at its prompt: it computes, so an echo of what was typed is no answer.
-pub const ANSWER: Answer = Answer { prompt: "/ # ", typed: "echo answered: $((6 * 7))\nbusybox poweroff -f\n" };
+pub const ANSWER: Answer =
+    Answer { prompt: "/ # ", typed: "echo answered: $((6 * 7))\nbusybox poweroff -f\n" };
 
 /// Its answer.
 const ANSWERED: &str = "answered: 42";
@@ -86,11 +87,17 @@ impl Facts {
         let found = |name: &str| -> Result<String> {
             let start = format!("found: {name}");
             // The console's line may have begun with something else: Linux does not wait for init.
-            let line = console.lines().find_map(|line| line.split_once(&start)).map(|(_, value)| value.trim());
+            let line = console
+                .lines()
+                .find_map(|line| line.split_once(&start))
+                .map(|(_, value)| value.trim());
             line.map(str::to_owned).with_context(|| format!("Linux's init did not tell \"{name}\""))
         };
         found("all")?;
-        ensure!(console.lines().any(|line| line.trim().ends_with(ANSWERED)), "the shell did not say \"{ANSWERED}\"");
+        ensure!(
+            console.lines().any(|line| line.trim().ends_with(ANSWERED)),
+            "the shell did not say \"{ANSWERED}\""
+        );
         let flag = |name: &str| Ok::<bool, anyhow::Error>(found(name)? != "0");
         Ok(Self {
             cpus: found("cpus")?.parse()?,
@@ -120,8 +127,16 @@ impl Facts {
         };
         ensure!(self.level == level, "Linux was entered at \"{}\", not {level}", self.level);
         ensure!(self.kvm == kvm, "KVM says \"{}\", not \"{kvm}\"", self.kvm);
-        ensure!(self.has_kaslr == has_entropy, "with an entropy device: {has_entropy}, KASLR: {}", self.has_kaslr);
-        ensure!(self.has_random == has_entropy, "with an entropy device: {has_entropy}, seeded: {}", self.has_random);
+        ensure!(
+            self.has_kaslr == has_entropy,
+            "with an entropy device: {has_entropy}, KASLR: {}",
+            self.has_kaslr
+        );
+        ensure!(
+            self.has_random == has_entropy,
+            "with an entropy device: {has_entropy}, seeded: {}",
+            self.has_random
+        );
         ensure!(self.mark == mark, "the device tree's mark is \"{}\", not \"{mark}\"", self.mark);
         Ok(())
     }
@@ -129,7 +144,10 @@ impl Facts {
     /// Holds them against what it finds when QEMU loads it.
     pub fn compare(&self, reference: &Self) -> Result<()> {
         let (memory, whole) = (self.memory, reference.memory);
-        ensure!(memory.abs_diff(whole) <= MEMORY_TOLERANCE, "Linux has {memory} KiB of memory, {whole} from QEMU");
+        ensure!(
+            memory.abs_diff(whole) <= MEMORY_TOLERANCE,
+            "Linux has {memory} KiB of memory, {whole} from QEMU"
+        );
         for (what, is, was) in [
             ("RAM", &self.ram, &reference.ram),
             ("memory nodes", &self.nodes, &reference.nodes),
@@ -140,7 +158,11 @@ impl Facts {
         // The one that is new: QEMU names the ramdisk in /chosen alone, kexec in both.
         let mut due = reference.reservations.clone();
         due.push(self.initrd.clone());
-        ensure!(self.reservations == due, "the blob reserves {:x?}, not {due:x?}", self.reservations);
+        ensure!(
+            self.reservations == due,
+            "the blob reserves {:x?}, not {due:x?}",
+            self.reservations
+        );
         Ok(())
     }
 }
@@ -152,8 +174,9 @@ fn number(digits: &str) -> Result<u64> {
 
 /// The reservations in the first bytes of a blob, in hexadecimal digits (Devicetree specification 5.3).
 fn reservations(blob: &str) -> Result<Vec<Range<u64>>> {
-    let cell =
-        |at: usize, bytes: usize| number(blob.get(2 * at..2 * (at + bytes)).context("the blob's start is too short")?);
+    let cell = |at: usize, bytes: usize| {
+        number(blob.get(2 * at..2 * (at + bytes)).context("the blob's start is too short")?)
+    };
     let (mut at, mut found) = (cell(16, 4)? as usize, Vec::new());
     loop {
         let (start, size) = (cell(at, 8)?, cell(at + 8, 8)?);
@@ -174,7 +197,13 @@ impl fmt::Display for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kvm = self.kvm.split(' ').next().filter(|_| self.kvm.ends_with("successfully"));
         let seeds = if self.has_kaslr && self.has_random { "seeds" } else { "no seeds" };
-        write!(f, "{} CPUs, {}, KVM {}, {seeds}", self.cpus, self.level, kvm.unwrap_or("none").to_lowercase())
+        write!(
+            f,
+            "{} CPUs, {}, KVM {}, {seeds}",
+            self.cpus,
+            self.level,
+            kvm.unwrap_or("none").to_lowercase()
+        )
     }
 }
 
@@ -208,7 +237,11 @@ answered: 42
     fn what_is_right_passes() {
         let facts = Facts::read(GOOD).unwrap();
         facts.check("vhe", 4, true, "").unwrap();
-        let reference = Facts { memory: facts.memory + MEMORY_TOLERANCE, reservations: Vec::new(), ..facts.clone() };
+        let reference = Facts {
+            memory: facts.memory + MEMORY_TOLERANCE,
+            reservations: Vec::new(),
+            ..facts.clone()
+        };
         facts.compare(&reference).unwrap();
         assert_eq!(facts.to_string(), "4 CPUs, EL2, KVM vhe, seeds");
     }
@@ -227,21 +260,36 @@ answered: 42
         ] {
             let doctored = GOOD.replacen(was, is, 1);
             assert_ne!(doctored, GOOD);
-            let error = Facts::read(&doctored).unwrap().check("vhe", 4, true, "").unwrap_err().to_string();
+            let error =
+                Facts::read(&doctored).unwrap().check("vhe", 4, true, "").unwrap_err().to_string();
             assert!(error.contains(why), "{error}, not {why}");
         }
         let facts = Facts::read(GOOD).unwrap();
         assert!(facts.check("vhe", 4, false, "").is_err(), "a stale seed");
         assert!(facts.check("vhe", 4, true, "x").is_err(), "another tree");
-        assert!(facts.check("nvhe", 4, true, "").is_err() && facts.check("el1", 4, true, "").is_err());
-        assert!(Facts::read(&GOOD.replace("found: all\n", "")).unwrap_err().to_string().contains("\"all\""));
-        assert!(Facts::read(&GOOD.replace("\nanswered: 42", "")).unwrap_err().to_string().contains("the shell"));
+        assert!(
+            facts.check("nvhe", 4, true, "").is_err() && facts.check("el1", 4, true, "").is_err()
+        );
+        assert!(
+            Facts::read(&GOOD.replace("found: all\n", ""))
+                .unwrap_err()
+                .to_string()
+                .contains("\"all\"")
+        );
+        assert!(
+            Facts::read(&GOOD.replace("\nanswered: 42", ""))
+                .unwrap_err()
+                .to_string()
+                .contains("the shell")
+        );
     }
 
     #[test]
     fn memory_is_that_of_a_cold_boot() {
         let reference = Facts { reservations: Vec::new(), ..Facts::read(GOOD).unwrap() };
-        let why = |doctored: &str| Facts::read(doctored).unwrap().compare(&reference).unwrap_err().to_string();
+        let why = |doctored: &str| {
+            Facts::read(doctored).unwrap().compare(&reference).unwrap_err().to_string()
+        };
         for (was, is, says) in [
             ("memory 487296", "memory 486271", "KiB of memory"),
             ("-5fffffff", "-5ffeffff", "RAM: \"40000000-5ffeffff\""),
@@ -255,6 +303,9 @@ answered: 42
             assert_ne!(doctored, GOOD, "{was}");
             assert!(why(&doctored).contains(says), "{}, not {says}", why(&doctored));
         }
-        assert!(Facts::read(&GOOD.replace("00000000000000000000000000000000\n", "\n")).is_err(), "without an end");
+        assert!(
+            Facts::read(&GOOD.replace("00000000000000000000000000000000\n", "\n")).is_err(),
+            "without an end"
+        );
     }
 }

@@ -116,8 +116,20 @@ impl ProtocolsOptions {
         let modes = if self.short { vec!["vhe"] } else { proof::MODES.to_vec() };
         let (is_short, cpus) = (self.short, self.cpus);
         let (wrong, skipped) = (Vec::new(), Vec::new());
-        Bench { config, kernel, linux, missing, packed: OnceCell::new(), modes, is_short, cpus, seed, wrong, skipped }
-            .tables()
+        Bench {
+            config,
+            kernel,
+            linux,
+            missing,
+            packed: OnceCell::new(),
+            modes,
+            is_short,
+            cpus,
+            seed,
+            wrong,
+            skipped,
+        }
+        .tables()
     }
 }
 
@@ -153,12 +165,19 @@ impl Bench {
         self.skipped.iter().for_each(|words| println!("\nskipped: {words}"));
         self.wrong.iter().for_each(|words| println!("\n{words}"));
         if self.wrong.is_empty() {
-            println!("\n{}", if self.skipped.is_empty() { "All ok." } else { "All that was made is ok." });
+            println!(
+                "\n{}",
+                if self.skipped.is_empty() { "All ok." } else { "All that was made is ok." }
+            );
         } else {
             let (cpus, seed) = (self.cpus.to_string(), format!("{:#018x}", self.seed));
             let again = ["cargo", "xtask", "protocols", "--cpus", &cpus, "--seed", &seed];
             let again = again.into_iter().chain(self.is_short.then_some("--short"));
-            println!("\n{} failed. Make it again:\n  {}", self.wrong.len(), qemu::shell_line(again));
+            println!(
+                "\n{} failed. Make it again:\n  {}",
+                self.wrong.len(),
+                qemu::shell_line(again)
+            );
         }
         Ok(u8::from(!self.wrong.is_empty()))
     }
@@ -175,9 +194,13 @@ impl Bench {
         }
         let (mut cells, mut found) = (Vec::new(), Vec::new());
         for (at, &mode) in self.modes.clone().iter().enumerate() {
-            let made = self.there(way).and_then(|()| self.run(way, mode, reference.get(at).and_then(Option::as_ref)));
+            let made = self
+                .there(way)
+                .and_then(|()| self.run(way, mode, reference.get(at).and_then(Option::as_ref)));
             let (cell, facts) = match made {
-                Ok(facts) => (facts.as_ref().map_or("ok".to_owned(), |facts| format!("ok: {facts}")), facts),
+                Ok(facts) => {
+                    (facts.as_ref().map_or("ok".to_owned(), |facts| format!("ok: {facts}")), facts)
+                }
                 Err(error) if error.is::<Interrupted>() => return Err(error),
                 Err(error) if error.is::<Skipped>() => {
                     self.skipped.push(format!("{}: {error}", way.name));
@@ -197,7 +220,8 @@ impl Bench {
 
     /// Whether there is what this way needs. An error is a [`Skipped`].
     fn there(&self, way: Way) -> Result<()> {
-        let missing = self.missing.iter().find(|(loader, _)| *loader == way.loader).map(|(_, why)| why);
+        let missing =
+            self.missing.iter().find(|(loader, _)| *loader == way.loader).map(|(_, why)| why);
         let lacks = self.linux.as_ref().err().filter(|_| way.payload).or(missing);
         lacks.map_or(Ok(()), |lacks| Err(Skipped(lacks.clone()).into()))
     }
@@ -224,26 +248,41 @@ impl Bench {
             });
         }
         self.heading("Linux's first message, ms");
-        let names = ["QEMU -kernel, from the CPU's start", "one generation, from \"Bye!\"", "aim: 20 more at most"];
-        names.iter().enumerate().for_each(|(at, name)| line(name, times.iter().map(|cells| cells[at].as_str())));
+        let names = [
+            "QEMU -kernel, from the CPU's start",
+            "one generation, from \"Bye!\"",
+            "aim: 20 more at most",
+        ];
+        names
+            .iter()
+            .enumerate()
+            .for_each(|(at, name)| line(name, times.iter().map(|cells| cells[at].as_str())));
         Ok(())
     }
 
     /// A run to be made, with these orders for Linux, and those for our generations.
     fn request(&self, way: Way, mode: &'static str, words: &str) -> Result<(Request, Orders)> {
         let (from_us, cpus) = (way.generations > 0, self.cpus);
-        let mut orders =
-            Orders { generations: way.generations.max(1), base: way.base, seed: self.seed, ..Orders::default() };
+        let mut orders = Orders {
+            generations: way.generations.max(1),
+            base: way.base,
+            seed: self.seed,
+            ..Orders::default()
+        };
         if way.payload {
             orders.append.push(format!("payload={FOREIGN}"));
         }
         let mut request = Request::new(&self.config, mode, &self.kernel)?;
         request.name = format!("protocols-{mode}");
         (request.cpus, request.seed, request.keep) = (Some(cpus), self.seed, true);
-        (request.loader, request.payload, request.semihosting) = (way.loader, from_us && way.payload, false);
+        (request.loader, request.payload, request.semihosting) =
+            (way.loader, from_us && way.payload, false);
         request.timeout = PATIENCE + Duration::from_secs(u64::from(way.generations));
         if !way.has_entropy {
-            Arc::make_mut(&mut request.config).virtio.modern.retain(|flag| !flag.arg.contains("rng"));
+            Arc::make_mut(&mut request.config)
+                .virtio
+                .modern
+                .retain(|flag| !flag.arg.contains("rng"));
         }
         if from_us {
             request.bootargs = orders.bootargs(&request.machine.bootargs, false);
@@ -270,7 +309,12 @@ impl Bench {
     }
 
     /// One run; what Linux found in it, all of it as it should be.
-    fn run(&self, way: Way, mode: &'static str, reference: Option<&Facts>) -> Result<Option<Facts>> {
+    fn run(
+        &self,
+        way: Way,
+        mode: &'static str,
+        reference: Option<&Facts>,
+    ) -> Result<Option<Facts>> {
         let (request, orders) = self.request(way, mode, WORDS)?;
         let from_us = way.generations > 0;
         let outcome = run(&request)?;
@@ -295,7 +339,8 @@ impl Bench {
             reference.map_or(Ok(()), |reference| facts.compare(reference))?;
             Ok(Some(facts))
         };
-        let kept = || format!("{}; kept in {}", outcome.verdict.words(), outcome.folder.path().display());
+        let kept =
+            || format!("{}; kept in {}", outcome.verdict.words(), outcome.folder.path().display());
         let facts = judged().with_context(kept)?;
         outcome.folder.discard()?;
         Ok(facts)

@@ -59,8 +59,19 @@ pub const PAYLOADS: [Way; 5] = [
 ];
 
 pub const ROUND_TRIPS: [Way; 2] = [
-    Way { name: "Linux's kexec, three generations", loader: Loader::LinuxKexec, generations: 3, short: true, ..PLAIN },
-    Way { name: "U-Boot's booti, three generations", loader: Loader::UBootBooti, generations: 3, ..PLAIN },
+    Way {
+        name: "Linux's kexec, three generations",
+        loader: Loader::LinuxKexec,
+        generations: 3,
+        short: true,
+        ..PLAIN
+    },
+    Way {
+        name: "U-Boot's booti, three generations",
+        loader: Loader::UBootBooti,
+        generations: 3,
+        ..PLAIN
+    },
 ];
 
 /// Three generations of ours and nothing after them.

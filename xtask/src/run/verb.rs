@@ -141,14 +141,16 @@ impl RunOptions {
         let patience = if payload.is_some() { FOR_A_PAYLOAD } else { 20 };
         // A payload could call the host as well.
         (request.payload, request.semihosting) = (payload.is_some(), payload.is_none());
-        request.bootargs = self.orders(seed).bootargs(&request.machine.bootargs, request.semihosting);
+        request.bootargs =
+            self.orders(seed).bootargs(&request.machine.bootargs, request.semihosting);
         let load = self.base == Base::Load;
         request.disk = match (disk, payload) {
             (Some(path), _) => Disk::File(path),
             (None, Some(payload)) => Disk::Bytes(Arc::new(disk::with(&kernel, load, payload))),
             (None, None) => Disk::Bytes(Arc::new(disk::of(&kernel, load))),
         };
-        request.timeout = Duration::from_secs(self.timeout.unwrap_or(patience + u64::from(self.generations)));
+        request.timeout =
+            Duration::from_secs(self.timeout.unwrap_or(patience + u64::from(self.generations)));
         request.args.clone_from(&self.qemu);
         (request.echo, request.keep, request.gdb) = (true, self.keep, self.gdb);
         request.again = Some(self.line(seed));
@@ -167,10 +169,11 @@ impl RunOptions {
     /// The payload with what goes with it, where there is one.
     fn payload(&self) -> Result<Option<Foreign>> {
         let read = |path: &PathBuf| -> Result<Vec<u8>> {
-            std::fs::read(path).map_err(|error| Usage(format!("cannot read {}: {error}", path.display())).into())
+            std::fs::read(path)
+                .map_err(|error| Usage(format!("cannot read {}: {error}", path.display())).into())
         };
-        let [image, ramdisk, fdt] =
-            [&self.payload, &self.initrd, &self.dtb].map(|path| path.as_ref().map(read).transpose());
+        let [image, ramdisk, fdt] = [&self.payload, &self.initrd, &self.dtb]
+            .map(|path| path.as_ref().map(read).transpose());
         let words = self.append.join(" ");
         let bootargs = (!words.is_empty()).then_some(words);
         let (ramdisk, fdt) = (ramdisk?, fdt?);
@@ -241,7 +244,8 @@ impl RunOptions {
 
 /// The file's absolute path, so that the run's `command` means the same file from anywhere.
 fn existing(path: &Path) -> Result<PathBuf> {
-    path.canonicalize().map_err(|error| Usage(format!("cannot take {} as a disk: {error}", path.display())).into())
+    path.canonicalize()
+        .map_err(|error| Usage(format!("cannot take {} as a disk: {error}", path.display())).into())
 }
 
 #[cfg(test)]
@@ -277,10 +281,17 @@ mod tests {
         assert_eq!(again.seed, Some(7));
         assert_eq!(again.line(7), line);
         assert!(
-            line.ends_with("--timeout 9 --append a=1 --append b --loader uefi --network --alternate -- -d int"),
+            line.ends_with(
+                "--timeout 9 --append a=1 --append b --loader uefi --network --alternate -- -d int"
+            ),
             "{line}"
         );
-        assert!(again.orders(7).bootargs("el2=vhe", true).ends_with(" semihosting el2=nvhe alternate a=1 b"));
+        assert!(
+            again
+                .orders(7)
+                .bootargs("el2=vhe", true)
+                .ends_with(" semihosting el2=nvhe alternate a=1 b")
+        );
     }
 
     #[test]
@@ -289,8 +300,16 @@ mod tests {
         let line = options(typed).line(7);
         let again = options(line.strip_prefix("cargo ").unwrap());
         assert_eq!(again.line(7), line);
-        assert!(line.ends_with("--payload /tmp/p --initrd /tmp/i --dtb /tmp/t --append a=1 --append b"), "{line}");
-        assert!(again.orders(7).bootargs("", false).ends_with(" seed=0x0000000000000007 payload=conf-2"));
+        assert!(
+            line.ends_with("--payload /tmp/p --initrd /tmp/i --dtb /tmp/t --append a=1 --append b"),
+            "{line}"
+        );
+        assert!(
+            again
+                .orders(7)
+                .bootargs("", false)
+                .ends_with(" seed=0x0000000000000007 payload=conf-2")
+        );
     }
 
     #[test]

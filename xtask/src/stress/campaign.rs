@@ -129,10 +129,14 @@ impl Campaign<'_> {
                         match made {
                             Ok(made) => {
                                 if let Some(failure) = &made.failure {
-                                    progress.say(&format!("FAILED {}: {}", failure.cell, failure.why));
+                                    progress
+                                        .say(&format!("FAILED {}: {}", failure.cell, failure.why));
                                 }
                                 let Made { lives, seconds, failure, faults } = made;
-                                setting.counters.done.fetch_add(faults.len() as u64, Ordering::Relaxed);
+                                setting
+                                    .counters
+                                    .done
+                                    .fetch_add(faults.len() as u64, Ordering::Relaxed);
                                 let tally = &mut *shared.0;
                                 tally.note(&job.cell, &lives, seconds, failure);
                                 for (kind, end) in faults {
@@ -205,7 +209,12 @@ fn queue(bound: Bound, seed: u64, cells: &[Cell]) -> Box<dyn Iterator<Item = Job
         Bound::Time(_) | Bound::Open => Box::new((0..).flat_map(move |round| {
             let mut order: Vec<_> = cells.to_vec();
             shuffle(&mut random, &mut order);
-            order.into_iter().map(move |cell| Job { cell, round, generations: A_ROUND, fault: None })
+            order.into_iter().map(move |cell| Job {
+                cell,
+                round,
+                generations: A_ROUND,
+                fault: None,
+            })
         })),
     }
 }

@@ -95,7 +95,15 @@ pub fn cells(config: &Config, axes: &Axes) -> Result<Vec<Cell>> {
                     for &virtio in or(&axes.virtio, &config.stress.virtio) {
                         for &restart in or(&axes.restart, &[Restart::Hot, Restart::Cold]) {
                             for &base in or(&axes.base, &[Base::Same, Base::Random, Base::Load]) {
-                                cells.push(Cell { machine: name.clone(), mode, cpus, gic, virtio, restart, base });
+                                cells.push(Cell {
+                                    machine: name.clone(),
+                                    mode,
+                                    cpus,
+                                    gic,
+                                    virtio,
+                                    restart,
+                                    base,
+                                });
                             }
                         }
                     }
@@ -108,11 +116,17 @@ pub fn cells(config: &Config, axes: &Axes) -> Result<Vec<Cell>> {
     let names: Vec<_> = cells.iter().map(Cell::name).collect();
     let chosen = |name: &String| {
         axes.only.is_empty()
-            || axes.only.iter().any(|only| name == only || (!names.contains(only) && name.contains(only.as_str())))
+            || axes
+                .only
+                .iter()
+                .any(|only| name == only || (!names.contains(only) && name.contains(only.as_str())))
     };
     cells.retain(|cell| chosen(&cell.name()));
     if cells.is_empty() {
-        return Err(Usage("no cell is all that was asked for; `cargo xtask stress --list` names them".into()).into());
+        return Err(Usage(
+            "no cell is all that was asked for; `cargo xtask stress --list` names them".into(),
+        )
+        .into());
     }
     Ok(cells)
 }
@@ -127,7 +141,8 @@ pub struct Shard {
 impl Shard {
     /// `2/3`.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+        let numbers =
+            text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
         match numbers {
             Some((index, count)) if 0 < index && index <= count => Ok(Self { index, count }),
             _ => Err(format!("`{text}` is no shard: type I/N with I from 1 to N, as in 1/4")),
@@ -191,8 +206,18 @@ mod tests {
         assert_eq!(cells(&config(), &only("el1-1cpu-gicv2-legacy-hot-same")).unwrap().len(), 1);
         assert!(cells(&config(), &only("hot-same")).unwrap().len() > 1);
         assert!(cells(&config(), &only("pdp11")).unwrap_err().is::<Usage>());
-        let axes = Axes { machine: vec!["nvhe".into()], cpus: vec![3], gic: vec![Gic::V3], ..Axes::default() };
-        assert!(cells(&config(), &axes).unwrap().iter().all(|cell| cell.name().starts_with("nvhe-3cpu-gicv3-")));
+        let axes = Axes {
+            machine: vec!["nvhe".into()],
+            cpus: vec![3],
+            gic: vec![Gic::V3],
+            ..Axes::default()
+        };
+        assert!(
+            cells(&config(), &axes)
+                .unwrap()
+                .iter()
+                .all(|cell| cell.name().starts_with("nvhe-3cpu-gicv3-"))
+        );
         let axes = Axes { machine: vec!["pdp11".into()], ..Axes::default() };
         assert!(cells(&config(), &axes).unwrap_err().is::<Usage>());
     }
@@ -200,8 +225,10 @@ mod tests {
     #[test]
     fn shards_are_the_whole_and_share_nothing() {
         for count in [1, 2, 3, 7, 1000] {
-            let mut names: Vec<_> =
-                (1..=count).flat_map(|index| Shard { index, count }.of(&all())).map(|cell| cell.name()).collect();
+            let mut names: Vec<_> = (1..=count)
+                .flat_map(|index| Shard { index, count }.of(&all()))
+                .map(|cell| cell.name())
+                .collect();
             names.sort();
             let mut expected: Vec<_> = all().iter().map(Cell::name).collect();
             expected.sort();

@@ -62,7 +62,8 @@ impl Job {
         let machine = config.machine(&self.cell.machine)?;
         let (seed, cpu) = (random.next_u64(), one_of(&mut random, &machine.cpus).clone());
         let memory = one_of(&mut random, &config.stress.memory).clone();
-        let words = WORDS.iter().filter(|_| random.below(2) == 1).map(|word| (*word).to_owned()).collect();
+        let words =
+            WORDS.iter().filter(|_| random.below(2) == 1).map(|word| (*word).to_owned()).collect();
         let network = random.below(2) == 1;
         Ok(Drawn { seed, cpu, memory, words, network })
     }
@@ -114,9 +115,19 @@ impl Job {
         if let Some(fault) = fault {
             words.extend(["--faults".to_owned(), "--fault".to_owned(), fault.name()]);
         }
-        words.extend(["--seed".to_owned(), format!("{:#018x}", setting.seed), "--only".to_owned(), cell.name()]);
+        words.extend([
+            "--seed".to_owned(),
+            format!("{:#018x}", setting.seed),
+            "--only".to_owned(),
+            cell.name(),
+        ]);
         // A number of CPUs that qemu.toml does not list makes no cell unless it is asked for.
-        words.extend(["--cpus".to_owned(), cell.cpus.to_string(), "--round".to_owned(), round.to_string()]);
+        words.extend([
+            "--cpus".to_owned(),
+            cell.cpus.to_string(),
+            "--round".to_owned(),
+            round.to_string(),
+        ]);
         words.extend(["--generations".to_owned(), generations.to_string()]);
         if setting.silence != SILENCE {
             words.extend(["--silence".to_owned(), setting.silence.as_secs().to_string()]);
@@ -145,11 +156,17 @@ pub fn shares(seed: u64, generations: u64, cells: &[Cell]) -> Vec<Job> {
     drawn.truncate(fit);
     let generations = generations.max(u64::from(FEWEST));
     let (each, rest) = (generations / fit as u64, generations % fit as u64);
-    let share = |place: usize| u32::try_from(each + u64::from((place as u64) < rest)).unwrap_or(u32::MAX);
+    let share =
+        |place: usize| u32::try_from(each + u64::from((place as u64) < rest)).unwrap_or(u32::MAX);
     drawn
         .into_iter()
         .enumerate()
-        .map(|(place, cell)| Job { cell: cell.clone(), round: 0, generations: share(place), fault: None })
+        .map(|(place, cell)| Job {
+            cell: cell.clone(),
+            round: 0,
+            generations: share(place),
+            fault: None,
+        })
         .collect()
 }
 
@@ -183,14 +200,18 @@ mod tests {
     #[test]
     fn a_run_is_drawn_from_seed_cell_and_round_alone() {
         let (config, cells) = all();
-        let job = |at: usize, round| Job { cell: cells[at].clone(), round, generations: 3, fault: None };
+        let job =
+            |at: usize, round| Job { cell: cells[at].clone(), round, generations: 3, fault: None };
         let drawn = job(0, 0).drawn(1, &config).unwrap();
         assert_eq!(Job { generations: 9, ..job(0, 0) }.drawn(1, &config).unwrap(), drawn);
         assert_ne!(job(0, 1).drawn(1, &config).unwrap().seed, drawn.seed);
         assert_ne!(job(1, 0).drawn(1, &config).unwrap().seed, drawn.seed);
         assert_ne!(job(0, 0).drawn(2, &config).unwrap().seed, drawn.seed);
         let of = |value: fn(Drawn) -> String| {
-            (0..100).map(|round| value(job(0, round).drawn(1, &config).unwrap())).collect::<BTreeSet<_>>().len()
+            (0..100)
+                .map(|round| value(job(0, round).drawn(1, &config).unwrap()))
+                .collect::<BTreeSet<_>>()
+                .len()
         };
         assert_eq!(of(|drawn| drawn.memory), config.stress.memory.len());
         assert!(of(|drawn| drawn.cpu) > 1);

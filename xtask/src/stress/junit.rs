@@ -15,7 +15,8 @@ use super::{
 pub fn junit(tally: &Tally) -> String {
     let suite = escaped(&tally.what);
     // What failed outside any cell's run is a case as well: nothing that failed is missing here.
-    let strays: Vec<_> = tally.failures.iter().filter(|failure| !tally.cells.contains_key(&failure.cell)).collect();
+    let strays: Vec<_> =
+        tally.failures.iter().filter(|failure| !tally.cells.contains_key(&failure.cell)).collect();
     let failing = |name: &String| tally.failures.iter().find(|failure| failure.cell == *name);
     let failed = tally.cells.keys().filter(|name| failing(name).is_some()).count() + strays.len();
     let tests = tally.cells.len() + strays.len();
@@ -51,7 +52,11 @@ pub fn junit(tally: &Tally) -> String {
         text += "</testcase>\n";
     }
     for failure in strays {
-        let _ = write!(text, "<testcase classname=\"ouroboros.{suite}\" name=\"{}\">", escaped(&failure.cell));
+        let _ = write!(
+            text,
+            "<testcase classname=\"ouroboros.{suite}\" name=\"{}\">",
+            escaped(&failure.cell)
+        );
         told(&mut text, failure);
         text += "</testcase>\n";
     }
@@ -59,7 +64,12 @@ pub fn junit(tally: &Tally) -> String {
 }
 
 fn told(text: &mut String, failure: &Failure) {
-    let _ = write!(text, "<failure message=\"{}\">{}</failure>", escaped(&failure.why), escaped(&full(failure)));
+    let _ = write!(
+        text,
+        "<failure message=\"{}\">{}</failure>",
+        escaped(&failure.why),
+        escaped(&full(failure))
+    );
 }
 
 #[cfg(test)]
@@ -80,7 +90,11 @@ mod tests {
         well_formed(&xml, &[]).unwrap();
         assert!(xml.contains("tests=\"5\" failures=\"2\" errors=\"0\" skipped=\"1\""), "{xml}");
         assert_eq!(
-            (xml.matches("<testcase").count(), xml.matches("<failure").count(), xml.matches("<skipped/>").count()),
+            (
+                xml.matches("<testcase").count(),
+                xml.matches("<failure").count(),
+                xml.matches("<skipped/>").count()
+            ),
             (5, 2, 1)
         );
         assert!(xml.contains("a &lt;b&gt; &amp; &quot;c&quot; ]]&gt; d"), "{xml}");

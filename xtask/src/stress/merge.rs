@@ -32,14 +32,15 @@ impl MergeOptions {
         let mut whole: Option<Tally> = None;
         for path in &self.from {
             let name = path.display();
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
-            let part: Tally =
-                serde_json::from_str(&text).with_context(|| format!("{name} is not what `stress --json` writes"))?;
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+            let part: Tally = serde_json::from_str(&text)
+                .with_context(|| format!("{name} is not what `stress --json` writes"))?;
             match &mut whole {
                 None => whole = Some(part),
-                Some(whole) => {
-                    whole.merge(part).with_context(|| format!("{name} does not belong to those before it"))?
-                }
+                Some(whole) => whole
+                    .merge(part)
+                    .with_context(|| format!("{name} does not belong to those before it"))?,
             }
         }
         let whole = whole.context("there is nothing to merge")?;

@@ -202,7 +202,13 @@ impl StressOptions {
         println!("{part}; {} cells", mine.len());
         let counters = Counters::default();
         let silence = Duration::from_secs(self.silence);
-        let setting = Setting { config: Arc::clone(config), kernel: Arc::clone(kernel), seed, silence, counters };
+        let setting = Setting {
+            config: Arc::clone(config),
+            kernel: Arc::clone(kernel),
+            seed,
+            silence,
+            counters,
+        };
         let mut tally = Tally {
             what: if self.faults.is_some() { "faults" } else { "stress" }.to_owned(),
             kernel: kernel.build_id.clone(),
@@ -225,7 +231,9 @@ impl StressOptions {
         println!("\n{}", report::screen(&tally));
         self.files.write(&tally)?;
         if let Some(folder) = &self.report {
-            pack::pack_all(&tally, folder)?.iter().for_each(|packed| println!("packed {}", packed.display()));
+            pack::pack_all(&tally, folder)?
+                .iter()
+                .for_each(|packed| println!("packed {}", packed.display()));
         }
         ended.map(|()| tally)
     }
@@ -236,7 +244,10 @@ impl StressOptions {
             let generations = u32::try_from(generations).unwrap_or(u32::MAX);
             let job = |cell: &Cell, fault| Job { cell: cell.clone(), round, generations, fault };
             let jobs = match self.faults {
-                Some(_) => mine.iter().flat_map(|cell| self.fault.iter().map(|&kind| job(cell, Some(kind)))).collect(),
+                Some(_) => mine
+                    .iter()
+                    .flat_map(|cell| self.fault.iter().map(|&kind| job(cell, Some(kind))))
+                    .collect(),
                 None => mine.iter().map(|cell| job(cell, None)).collect(),
             };
             return counted(jobs);
@@ -258,7 +269,9 @@ impl StressOptions {
 
 /// Runs, with how many generations or faults they have in all.
 fn counted(jobs: Vec<Job>) -> Bound {
-    let of = |job: &Job| if job.fault.is_some() { faults::cases(job) as u64 } else { u64::from(job.generations) };
+    let of = |job: &Job| {
+        if job.fault.is_some() { faults::cases(job) as u64 } else { u64::from(job.generations) }
+    };
     let count = jobs.iter().map(of).sum();
     Bound::Jobs(jobs, count)
 }
@@ -268,7 +281,10 @@ impl Files {
     fn check(&self) -> Result<()> {
         for path in [&self.json, &self.junit, &self.html].into_iter().flatten() {
             let mut file = std::fs::OpenOptions::new();
-            file.create(true).append(true).open(path).with_context(|| format!("cannot write {}", path.display()))?;
+            file.create(true)
+                .append(true)
+                .open(path)
+                .with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(())
     }
@@ -276,10 +292,12 @@ impl Files {
     /// Writes what was asked for, and where continuous integration asks for it, its summary.
     fn write(&self, tally: &Tally) -> Result<()> {
         let write = |path: &Option<PathBuf>, text: &dyn Fn() -> String| match path {
-            Some(path) => std::fs::write(path, text()).with_context(|| format!("cannot write {}", path.display())),
+            Some(path) => std::fs::write(path, text())
+                .with_context(|| format!("cannot write {}", path.display())),
             None => Ok(()),
         };
-        let json = serde_json::to_string_pretty(tally).context("cannot put the report into JSON")?;
+        let json =
+            serde_json::to_string_pretty(tally).context("cannot put the report into JSON")?;
         write(&self.json, &|| json.clone() + "\n")?;
         write(&self.junit, &|| junit::junit(tally))?;
         write(&self.html, &|| html::page(tally))?;
@@ -293,13 +311,17 @@ impl Files {
 fn append(path: &Path, text: &str) -> Result<()> {
     let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
     let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
-    written.with_context(|| format!("cannot append to {}, which GITHUB_STEP_SUMMARY names", path.display()))
+    written.with_context(|| {
+        format!("cannot append to {}, which GITHUB_STEP_SUMMARY names", path.display())
+    })
 }
 
 /// The commit of the tree, with a `+` where the tree was changed since; empty where there is no git.
 fn commit() -> String {
     let mut command = Command::new("git");
-    command.args(["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]).current_dir(crate::root());
+    command
+        .args(["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"])
+        .current_dir(crate::root());
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output();
     output.map_or(String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
@@ -310,15 +332,20 @@ fn cores() -> usize {
 
 /// `90s`, `10m`, `2h`, or seconds alone.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let (number, unit) =
+        text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let seconds = match unit {
         "" | "s" => Some(1),
         "m" => Some(60),
         "h" => Some(3600),
         _ => None,
     };
-    let whole = seconds.and_then(|seconds| number.parse::<u64>().ok()?.checked_mul(seconds)).filter(|&whole| whole > 0);
-    whole.map(Duration::from_secs).ok_or_else(|| format!("`{text}` is no time: type 90s, 10m or 2h"))
+    let whole = seconds
+        .and_then(|seconds| number.parse::<u64>().ok()?.checked_mul(seconds))
+        .filter(|&whole| whole > 0);
+    whole
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("`{text}` is no time: type 90s, 10m or 2h"))
 }
 
 #[cfg(test)]

@@ -36,19 +36,24 @@ const CASE: &str = "case.json";
 
 /// Packs every failure into a file of its own in `folder`; gives the files.
 pub fn pack_all(tally: &Tally, folder: &Path) -> Result<Vec<PathBuf>> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     tally.failures.iter().map(|failure| pack(tally, failure, folder)).collect()
 }
 
 fn pack(tally: &Tally, failure: &Failure, folder: &Path) -> Result<PathBuf> {
     let run = Path::new(&failure.folder);
     // The run's folder has a name that no other has.
-    let name = run.file_name().map_or_else(|| failure.cell.clone(), |name| name.to_string_lossy().into_owned());
+    let name = run
+        .file_name()
+        .map_or_else(|| failure.cell.clone(), |name| name.to_string_lossy().into_owned());
     let path = folder.join(format!("{name}.zip"));
     let written = || -> Result<()> {
         let mut zip = ZipWriter::new(File::create(&path)?);
         // Stored: an Image and a log of a few MiB do not pay for a compressor.
-        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(true);
+        let options = SimpleFileOptions::default()
+            .compression_method(CompressionMethod::Stored)
+            .large_file(true);
         let case = Case {
             again: failure.again.clone(),
             why: failure.why.clone(),
@@ -80,10 +85,13 @@ pub fn unpack(path: &Path, folder: &Path) -> Result<(Case, Built)> {
         let mut zip = ZipArchive::new(File::open(path)?)?;
         let mut part = |name: &str| -> Result<Vec<u8>> {
             let mut bytes = Vec::new();
-            zip.by_name(name).with_context(|| format!("it has no {name}"))?.read_to_end(&mut bytes)?;
+            zip.by_name(name)
+                .with_context(|| format!("it has no {name}"))?
+                .read_to_end(&mut bytes)?;
             Ok(bytes)
         };
-        let case: Case = serde_json::from_slice(&part(CASE)?).with_context(|| format!("its {CASE} is not ours"))?;
+        let case: Case = serde_json::from_slice(&part(CASE)?)
+            .with_context(|| format!("its {CASE} is not ours"))?;
         let elf = folder.join("kernel.elf");
         std::fs::write(&elf, part(&format!("kernel-{}.elf", case.kernel))?)?;
         let kernel = Built { elf, image: part("Image")?, build_id: case.kernel.clone() };
@@ -101,21 +109,30 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let run = folder.path().join("20261122-el1");
         std::fs::create_dir(&run).unwrap();
-        for (name, bytes) in [("Image", "image"), ("kernel-ab.elf", "elf"), ("console.log", "[0]")] {
+        for (name, bytes) in [("Image", "image"), ("kernel-ab.elf", "elf"), ("console.log", "[0]")]
+        {
             std::fs::write(run.join(name), bytes).unwrap();
         }
-        let failure =
-            Failure { again: "cargo xtask stress".into(), folder: run.display().to_string(), ..Failure::default() };
-        let packed = pack_all(&tally("a", 1, Some(failure)), &folder.path().join("reports")).unwrap();
+        let failure = Failure {
+            again: "cargo xtask stress".into(),
+            folder: run.display().to_string(),
+            ..Failure::default()
+        };
+        let packed =
+            pack_all(&tally("a", 1, Some(failure)), &folder.path().join("reports")).unwrap();
         let [packed] = packed.as_slice() else { panic!("{packed:?}") };
         assert!(packed.ends_with("20261122-el1.zip"));
         let (case, kernel) = unpack(packed, folder.path()).unwrap();
-        assert_eq!((case.again.as_str(), kernel.image.as_slice()), ("cargo xtask stress", b"image".as_slice()));
+        assert_eq!(
+            (case.again.as_str(), kernel.image.as_slice()),
+            ("cargo xtask stress", b"image".as_slice())
+        );
         assert_eq!(std::fs::read(kernel.elf).unwrap(), b"elf");
 
         std::fs::write(packed, "no zip").unwrap();
         assert!(
-            format!("{:#}", unpack(packed, folder.path()).unwrap_err()).contains("is not what `stress --report` packs")
+            format!("{:#}", unpack(packed, folder.path()).unwrap_err())
+                .contains("is not what `stress --report` packs")
         );
     }
 }

@@ -59,7 +59,13 @@ impl Progress {
             let tick = if bar.is_some() { TICK } else { LINE };
             while stopped.recv_timeout(tick) == Err(mpsc::RecvTimeoutError::Timeout) {
                 let done = counters.done.load(Ordering::Relaxed);
-                let line = line(goal, unit, done, counters.failed.load(Ordering::Relaxed), started.elapsed());
+                let line = line(
+                    goal,
+                    unit,
+                    done,
+                    counters.failed.load(Ordering::Relaxed),
+                    started.elapsed(),
+                );
                 match &bar {
                     Some(bar) => {
                         bar.set_position(match goal {
@@ -109,7 +115,9 @@ fn line(goal: Goal, unit: &str, done: u64, failed: u64, elapsed: Duration) -> St
     let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
     let (of, left) = match goal {
         Goal::Count(count) if done == 0 => (format!(" of {count}"), None),
-        Goal::Count(count) => (format!(" of {count}"), Some(count.saturating_sub(done) as f64 / rate)),
+        Goal::Count(count) => {
+            (format!(" of {count}"), Some(count.saturating_sub(done) as f64 / rate))
+        }
         Goal::Time(time) => (String::new(), Some(time.saturating_sub(elapsed).as_secs_f64())),
         Goal::Open => (String::new(), None),
     };
@@ -125,7 +133,10 @@ mod tests {
     fn the_rest_is_estimated_where_it_can_be() {
         let ten = Duration::from_secs(10);
         let said = |goal, done| line(goal, "generations", done, 1, ten);
-        assert_eq!(said(Goal::Count(500), 100), "100 of 500 generations, 10.0/s, 40 s left, 1 failed");
+        assert_eq!(
+            said(Goal::Count(500), 100),
+            "100 of 500 generations, 10.0/s, 40 s left, 1 failed"
+        );
         assert_eq!(said(Goal::Count(500), 0), "0 of 500 generations, 0.0/s, 1 failed");
         assert_eq!(said(Goal::Time(3 * ten), 100), "100 generations, 10.0/s, 20 s left, 1 failed");
         assert_eq!(said(Goal::Open, 100), "100 generations, 10.0/s, 1 failed");

@@ -15,7 +15,8 @@ struct Row {
     failed: u64,
 }
 
-const HEAD: [&str; 8] = ["machine", "restart", "cells", "runs", "generations", "median ms", "p99 ms", "failed"];
+const HEAD: [&str; 8] =
+    ["machine", "restart", "cells", "runs", "generations", "median ms", "p99 ms", "failed"];
 
 /// The rows of the table, each cell of it as text.
 fn rows(tally: &Tally) -> Vec<Vec<String>> {
@@ -30,10 +31,18 @@ fn rows(tally: &Tally) -> Vec<Vec<String>> {
     rows.into_iter()
         .map(|(group, row)| {
             let mut ages = super::histogram::Histogram::default();
-            tally.ages.get(&group).into_iter().flat_map(|ages| ages.values()).for_each(|times| ages.merge(times));
-            let ms = |part: f64| ages.quantile(part).map_or("-".to_owned(), |ns| format!("{:.1}", ns / 1e6));
+            tally
+                .ages
+                .get(&group)
+                .into_iter()
+                .flat_map(|ages| ages.values())
+                .for_each(|times| ages.merge(times));
+            let ms = |part: f64| {
+                ages.quantile(part).map_or("-".to_owned(), |ns| format!("{:.1}", ns / 1e6))
+            };
             let (machine, restart) = group.split_once(' ').unwrap_or((&group, ""));
-            let counts = [row.cells as u64, row.runs, row.generations].map(|count| count.to_string());
+            let counts =
+                [row.cells as u64, row.runs, row.generations].map(|count| count.to_string());
             [machine.to_owned(), restart.to_owned()]
                 .into_iter()
                 .chain(counts)
@@ -83,7 +92,8 @@ pub fn screen(tally: &Tally) -> String {
         };
     }
     if tally.left_out() > 0 {
-        let _ = writeln!(text, "\n{} of {} cells were not run", tally.left_out(), tally.cells.len());
+        let _ =
+            writeln!(text, "\n{} of {} cells were not run", tally.left_out(), tally.cells.len());
     }
     let _ = writeln!(text, "\n{} ({})", tally.sentence(), tally.parts.join("; "));
     text
@@ -130,7 +140,11 @@ pub fn full(failure: &Failure) -> String {
 pub fn markdown(tally: &Tally) -> String {
     let mut text = format!("### Ouroboros {}\n\n{}\n\n", tally.what, plain(&tally.sentence()));
     let mut line = |cells: Vec<String>| {
-        let _ = writeln!(text, "| {} |", cells.iter().map(|cell| plain(cell)).collect::<Vec<_>>().join(" | "));
+        let _ = writeln!(
+            text,
+            "| {} |",
+            cells.iter().map(|cell| plain(cell)).collect::<Vec<_>>().join(" | ")
+        );
     };
     line(HEAD.map(str::to_owned).to_vec());
     line(vec!["---".to_owned(); HEAD.len()]);
@@ -142,7 +156,13 @@ pub fn markdown(tally: &Tally) -> String {
         }
     }
     for failure in &tally.failures {
-        let _ = writeln!(text, "\n**{}**: {}\n\n    {}", failure.cell, plain(&failure.why), failure.again);
+        let _ = writeln!(
+            text,
+            "\n**{}**: {}\n\n    {}",
+            failure.cell,
+            plain(&failure.why),
+            failure.again
+        );
     }
     text
 }
@@ -151,7 +171,8 @@ pub fn markdown(tally: &Tally) -> String {
 fn plain(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
-            let escaped = matches!(c, '|' | '*' | '_' | '`' | '<' | '>' | '[' | ']' | '\\').then_some('\\');
+            let escaped =
+                matches!(c, '|' | '*' | '_' | '`' | '<' | '>' | '[' | ']' | '\\').then_some('\\');
             escaped.into_iter().chain([if c.is_control() { ' ' } else { c }])
         })
         .collect()
@@ -167,9 +188,15 @@ mod tests {
     #[test]
     fn the_screen_tells_what_ran_and_what_failed() {
         let words = screen(&tally("seed 0x1", 2, None));
-        assert!(words.contains("el1") && words.contains("passed: 6 generations in 2 runs"), "{words}");
+        assert!(
+            words.contains("el1") && words.contains("passed: 6 generations in 2 runs"),
+            "{words}"
+        );
         let words = screen(&tally("seed 0x1", 2, Some(failure())));
-        assert!(words.contains("FAILED: 1 run") && words.contains("cargo xtask stress --seed '0x1'"), "{words}");
+        assert!(
+            words.contains("FAILED: 1 run") && words.contains("cargo xtask stress --seed '0x1'"),
+            "{words}"
+        );
         assert!(words.contains("[2] Generation 2"), "{words}");
     }
 
@@ -183,8 +210,11 @@ mod tests {
     fn markdown_is_not_broken_by_what_a_console_says() {
         let words = markdown(&tally("seed 0x1", 2, Some(failure())));
         assert!(words.contains("a \\<b\\> & \"c\" \\]\\]\\> d"), "{words}");
-        let columns: std::collections::BTreeSet<_> =
-            words.lines().filter(|line| line.starts_with('|')).map(|line| line.matches(" |").count()).collect();
+        let columns: std::collections::BTreeSet<_> = words
+            .lines()
+            .filter(|line| line.starts_with('|'))
+            .map(|line| line.matches(" |").count())
+            .collect();
         assert_eq!(columns.len(), 1, "{words}");
     }
 }

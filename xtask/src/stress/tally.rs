@@ -117,7 +117,12 @@ impl Tally {
 
     /// Adds what another campaign found. Refuses another kernel's, another kind of campaign's, and one that is in already.
     pub fn merge(&mut self, other: Self) -> Result<()> {
-        ensure!(self.what == other.what, "one is of `{}`, another of `{}`: merge them apart", self.what, other.what);
+        ensure!(
+            self.what == other.what,
+            "one is of `{}`, another of `{}`: merge them apart",
+            self.what,
+            other.what
+        );
         ensure!(
             self.kernel == other.kernel,
             "one is of the kernel {}, another of {}: they say nothing about each other",
@@ -125,7 +130,11 @@ impl Tally {
             other.kernel
         );
         let twice = other.parts.iter().find(|part| self.parts.contains(part));
-        ensure!(twice.is_none(), "\"{}\" would be counted twice", twice.map_or("", |part| part.as_str()));
+        ensure!(
+            twice.is_none(),
+            "\"{}\" would be counted twice",
+            twice.map_or("", |part| part.as_str())
+        );
         self.parts.extend(other.parts);
         self.seconds += other.seconds;
         self.interrupted |= other.interrupted;
@@ -138,7 +147,9 @@ impl Tally {
         }
         for (group, phases) in other.phases {
             let mine = self.phases.entry(group).or_default();
-            phases.into_iter().for_each(|(name, times)| mine.entry(name).or_default().merge(&times));
+            phases
+                .into_iter()
+                .for_each(|(name, times)| mine.entry(name).or_default().merge(&times));
         }
         for (group, ages) in other.ages {
             let mine = self.ages.entry(group).or_default();
@@ -195,7 +206,11 @@ impl Tally {
             faults => format!("{faults} faults, "),
         };
         let rate = generations as f64 / seconds.max(0.001);
-        let left_out = if self.left_out() == 0 { String::new() } else { format!(" (of {} chosen)", self.cells.len()) };
+        let left_out = if self.left_out() == 0 {
+            String::new()
+        } else {
+            format!(" (of {} chosen)", self.cells.len())
+        };
         format!(
             "{word}{faults}{generations} generations in {runs} runs of {ran} cells{left_out}, {seconds:.0} s, {rate:.1} generations/s"
         )
@@ -259,18 +274,25 @@ pub mod tests {
         assert_eq!(merged.generations(), 15);
         assert_eq!(merged.cells.values().map(|cell| cell.runs).sum::<u64>(), 6);
         assert_eq!((merged.seconds, merged.failures.len(), merged.parts.len()), (4.0, 1, 2));
-        let counts =
-            |tally: &Tally| tally.phases.values().flat_map(BTreeMap::values).map(Histogram::count).sum::<u64>();
+        let counts = |tally: &Tally| {
+            tally.phases.values().flat_map(BTreeMap::values).map(Histogram::count).sum::<u64>()
+        };
         assert_eq!(counts(&merged), counts(&tally("a", 2, None)) + counts(&tally("b", 3, None)));
         assert!(!merged.passed() && tally("a", 2, None).passed());
         assert_eq!((merged.exit_code(), tally("a", 2, None).exit_code()), (1, 0));
-        assert!(merged.sentence().starts_with("FAILED: 1 run; 15 generations in 6 runs"), "{}", merged.sentence());
+        assert!(
+            merged.sentence().starts_with("FAILED: 1 run; 15 generations in 6 runs"),
+            "{}",
+            merged.sentence()
+        );
     }
 
     #[test]
     fn what_does_not_belong_together_is_not_merged() {
         let first = tally("a", 1, None);
-        assert!(first.clone().merge(tally("a", 1, None)).unwrap_err().to_string().contains("twice"));
+        assert!(
+            first.clone().merge(tally("a", 1, None)).unwrap_err().to_string().contains("twice")
+        );
         let other = Tally { kernel: "cd".into(), ..tally("b", 1, None) };
         assert!(first.clone().merge(other).unwrap_err().to_string().contains("kernel ab"));
         let faults = Tally { what: "faults".into(), ..tally("b", 1, None) };

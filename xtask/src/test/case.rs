@@ -33,7 +33,10 @@ pub struct Case {
 }
 
 /// A case on a machine.
-pub fn case(name: impl Into<String>, check: impl Fn(&mut Trial<'_>) -> Result<()> + Send + Sync + 'static) -> Case {
+pub fn case(
+    name: impl Into<String>,
+    check: impl Fn(&mut Trial<'_>) -> Result<()> + Send + Sync + 'static,
+) -> Case {
     Case { name: name.into(), on_host: false, check: Box::new(check) }
 }
 
@@ -137,7 +140,11 @@ impl<'a> Trial<'a> {
     pub fn ends(&mut self, request: &Request, expected: Verdict) -> Result<&Outcome> {
         let outcome = self.run(request)?;
         if outcome.verdict != expected {
-            bail!("the run's end is \"{}\", and should be \"{}\"", outcome.verdict.words(), expected.words());
+            bail!(
+                "the run's end is \"{}\", and should be \"{}\"",
+                outcome.verdict.words(),
+                expected.words()
+            );
         }
         Ok(outcome)
     }

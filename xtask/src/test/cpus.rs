@@ -35,7 +35,8 @@ type Patch = for<'a> fn(Patched<'a>) -> Result<Patched<'a>>;
 const COUNTS: [u32; 4] = [2, 3, 4, 8];
 
 /// Beside nothing: another CPU goes, and interrupts are left hard to leave.
-const WORDS: [&str; 3] = ["restart-cpu=random", "selftest=interrupts", "restart-cpu=random selftest=interrupts"];
+const WORDS: [&str; 3] =
+    ["restart-cpu=random", "selftest=interrupts", "restart-cpu=random selftest=interrupts"];
 
 /// `mov w1, #2`, of CPU_OFF's number; and `mov w1, #5`, of MIGRATE's, which QEMU refuses.
 const CPU_OFF: u32 = 0x5280_0041;
@@ -65,7 +66,10 @@ pub fn cases() -> Vec<Case> {
                     ensure!(lives.iter().all(|life| life.cpus.1 == cpus), "not {cpus} CPUs");
                     let provoked = lives.iter().filter(|life| life.says("provoked: ")).count();
                     let expected = if words.contains("interrupts") { lives.len() - 1 } else { 0 };
-                    ensure!(provoked == expected, "{provoked} generations provoked interrupts, and {expected} were to");
+                    ensure!(
+                        provoked == expected,
+                        "{provoked} generations provoked interrupts, and {expected} were to"
+                    );
                     Ok(())
                 }));
             }
@@ -76,7 +80,11 @@ pub fn cases() -> Vec<Case> {
     }
     cases.extend([
         case("cpus/one-will-not-stop", |trial| {
-            stays(trial, |kernel| kernel.at("kernel::cpus::work::leave", 0, HANG), "CPU 1 (MPIDR 0x1) does not stop")
+            stays(
+                trial,
+                |kernel| kernel.at("kernel::cpus::work::leave", 0, HANG),
+                "CPU 1 (MPIDR 0x1) does not stop",
+            )
         }),
         case("cpus/one-is-denied", |trial| {
             stays(
@@ -100,7 +108,10 @@ pub fn cases() -> Vec<Case> {
                 Ok(())
             })?;
             ensure!(
-                lives.iter().all(|life| life.cpus == (3, 4) && life.says("CPU 3 (MPIDR 0x7) was not started: ")),
+                lives
+                    .iter()
+                    .all(|life| life.cpus == (3, 4)
+                        && life.says("CPU 3 (MPIDR 0x7) was not started: ")),
                 "the CPU that is none is not told"
             );
             Ok(())
@@ -110,7 +121,10 @@ pub fn cases() -> Vec<Case> {
                 tree.root.remove_child("intc@8000000").context("no GIC")?;
                 Ok(())
             })?;
-            ensure!(lives.iter().all(|life| life.cpus == (3, 3) && life.says("; no interrupts: ")), "not 3 of 3 up");
+            ensure!(
+                lives.iter().all(|life| life.cpus == (3, 3) && life.says("; no interrupts: ")),
+                "not 3 of 3 up"
+            );
             Ok(())
         }),
         case("cpus/exception-on-a-secondary", |trial| {
@@ -122,9 +136,13 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("cpus/exception-in-a-secondary-s-first-instructions", |trial| {
-            let line = fails(trial, |kernel| kernel.at("secondary_entry", BEHIND_SETUP, UNDEFINED))?;
+            let line =
+                fails(trial, |kernel| kernel.at("secondary_entry", BEHIND_SETUP, UNDEFINED))?;
             ensure!(line.contains("esr=0000000002000000"), "told as \"{line}\"");
-            ensure!(!line.contains("mpidr=0000000080000000"), "told as the first CPU's: \"{line}\"");
+            ensure!(
+                !line.contains("mpidr=0000000080000000"),
+                "told as the first CPU's: \"{line}\""
+            );
             Ok(())
         }),
         case("cpus/restart-by-one-that-is-none", |trial| {
@@ -133,9 +151,9 @@ pub fn cases() -> Vec<Case> {
             with_cpus(&mut request, 3, Gic::V3);
             let outcome = trial.ends(&request, Verdict::Failed(1))?;
             ensure!(
-                outcome
-                    .console
-                    .contains("restart-cpu: that CPU is not up, or none of the 3 that the device tree names"),
+                outcome.console.contains(
+                    "restart-cpu: that CPU is not up, or none of the 3 that the device tree names"
+                ),
                 "the refusal is another"
             );
             Ok(())
@@ -179,9 +197,18 @@ fn stays(trial: &mut Trial<'_>, patch: Patch, says: &str) -> Result<()> {
     let request = wrong(trial, "", patch)?;
     let outcome = trial.ends(&request, Verdict::Failed(1))?;
     let lives = transcript::lives(&outcome.console)?;
-    let [life] = &lives[..] else { anyhow::bail!("{} generations, and should be one", lives.len()) };
-    ensure!(life.refused.len() == 1 && life.refused[0].starts_with(says), "refused: {:?}", life.refused);
-    ensure!(life.says("lives on, all its memory given back") && life.bye.is_none(), "it does not live on");
+    let [life] = &lives[..] else {
+        anyhow::bail!("{} generations, and should be one", lives.len())
+    };
+    ensure!(
+        life.refused.len() == 1 && life.refused[0].starts_with(says),
+        "refused: {:?}",
+        life.refused
+    );
+    ensure!(
+        life.says("lives on, all its memory given back") && life.bye.is_none(),
+        "it does not live on"
+    );
     Ok(())
 }
 
@@ -215,13 +242,17 @@ fn one_denied(trial: &mut Trial<'_>) -> Result<()> {
 
 /// While the CPU that goes stops the rest, interrupts come that are nobody's; each generation is entered in quiet all the same.
 fn storm(trial: &mut Trial<'_>, gic: Gic) -> Result<()> {
-    let orders = Orders { append: vec!["selftest=storm restart-cpu=random".to_owned()], ..trial.orders() };
+    let orders =
+        Orders { append: vec!["selftest=storm restart-cpu=random".to_owned()], ..trial.orders() };
     let mut request = trial.request("nvhe", &orders)?;
     with_cpus(&mut request, 3, gic);
     let lives = trial.lives(&request)?;
     check(&lives, &orders, Modes::All("nvhe"))?;
     let taken: Vec<_> = lives.iter().map(|life| life.strays).collect();
-    ensure!(taken[..2].iter().all(|&strays| strays >= 32) && taken[2] == 0, "storms of {taken:?} interrupts");
+    ensure!(
+        taken[..2].iter().all(|&strays| strays >= 32) && taken[2] == 0,
+        "storms of {taken:?} interrupts"
+    );
     Ok(())
 }
 
@@ -244,10 +275,16 @@ fn no_memory(trial: &mut Trial<'_>) -> Result<()> {
         reserve(tree_of, "beyond", tree + (64 << 10), (384 << 20) - (64 << 10), false)
     })?;
     let lives = trial.lives(&request)?;
-    let [life] = &lives[..] else { anyhow::bail!("{} generations, and should be one", lives.len()) };
-    let left = life.lines.iter().filter(|line| line.contains(" was not started: RAM holds no ")).count();
+    let [life] = &lives[..] else {
+        anyhow::bail!("{} generations, and should be one", lives.len())
+    };
+    let left =
+        life.lines.iter().filter(|line| line.contains(" was not started: RAM holds no ")).count();
     let (up, all) = life.cpus;
-    ensure!(all == 4 && (1..4).contains(&up) && left == (all - up) as usize, "{up} of {all} up, {left} named");
+    ensure!(
+        all == 4 && (1..4).contains(&up) && left == (all - up) as usize,
+        "{up} of {all} up, {left} named"
+    );
     Ok(())
 }
 
@@ -255,10 +292,16 @@ fn no_memory(trial: &mut Trial<'_>) -> Result<()> {
 fn forced(trial: &mut Trial<'_>) -> Result<()> {
     let request = wrong(trial, "force", |kernel| kernel.at("kernel::cpus::work::leave", 0, HANG))?;
     let lives = trial.lives(&request)?;
-    let [first, second] = &lives[..] else { anyhow::bail!("{} generations, and should be two", lives.len()) };
+    let [first, second] = &lives[..] else {
+        anyhow::bail!("{} generations, and should be two", lives.len())
+    };
     let risk = "it would run on in memory that is overwritten: going on, as `force` orders";
     ensure!(first.says(risk) && first.bye.is_some(), "the risk is not told");
-    ensure!(second.cpus == (1, 3) && second.says("was not started: "), "the next one has {:?} CPUs", second.cpus);
+    ensure!(
+        second.cpus == (1, 3) && second.says("was not started: "),
+        "the next one has {:?} CPUs",
+        second.cpus
+    );
     Ok(())
 }
 
@@ -274,7 +317,10 @@ fn edited(
     with_cpus(&mut request, 3, Gic::V3);
     edit_tree(&mut request, edit)?;
     let lives = trial.lives(&request)?;
-    ensure!(lives.len() == 3 && lives.iter().all(|life| life.found.is_empty()), "not three quiet generations");
+    ensure!(
+        lives.len() == 3 && lives.iter().all(|life| life.found.is_empty()),
+        "not three quiet generations"
+    );
     Ok(lives)
 }
 

@@ -37,28 +37,40 @@ const NEEDS_RESET: u32 = 0x5280_0800;
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for mode in proof::MODES {
-        for (virtio, restart) in
-            [(Virtio::Legacy, Restart::Hot), (Virtio::Modern, Restart::Cold), (Virtio::Pci, Restart::Hot)]
-        {
+        for (virtio, restart) in [
+            (Virtio::Legacy, Restart::Hot),
+            (Virtio::Modern, Restart::Cold),
+            (Virtio::Pci, Restart::Hot),
+        ] {
             let name = format!("devices/traffic-{mode}-{virtio}");
             cases.push(case(name, move |trial| traffic(trial, mode, virtio, restart)));
         }
     }
     for virtio in [Virtio::Modern, Virtio::Pci] {
         cases.push(case(format!("devices/seed-{virtio}"), move |trial| seed(trial, virtio)));
-        cases.push(case(format!("devices/reset-left-out-{virtio}"), move |trial| reset_left_out(trial, virtio)));
-        cases.push(case(format!("devices/never-resets-{virtio}"), move |trial| never_resets(trial, virtio)));
+        cases.push(case(format!("devices/reset-left-out-{virtio}"), move |trial| {
+            reset_left_out(trial, virtio)
+        }));
+        cases.push(case(format!("devices/never-resets-{virtio}"), move |trial| {
+            never_resets(trial, virtio)
+        }));
     }
     cases.push(case("devices/no-entropy", no_entropy));
     cases.push(case("devices/two-disks", two_disks));
     cases.push(case("devices/quiet-before-the-jump", quiet));
     cases.push(case("devices/without-reset", |trial| without_reset(trial, Virtio::Modern)));
-    cases.push(case("devices/without-reset-off-the-bus", |trial| without_reset(trial, Virtio::Pci)));
+    cases
+        .push(case("devices/without-reset-off-the-bus", |trial| without_reset(trial, Virtio::Pci)));
     cases
 }
 
 /// Twenty generations while frames arrive, in most of them.
-fn traffic(trial: &mut Trial<'_>, mode: &'static str, virtio: Virtio, restart: Restart) -> Result<()> {
+fn traffic(
+    trial: &mut Trial<'_>,
+    mode: &'static str,
+    virtio: Virtio,
+    restart: Restart,
+) -> Result<()> {
     let orders = Orders { generations: 20, base: Base::Random, restart, ..trial.orders() };
     let mut request = trial.request(mode, &orders)?;
     (request.virtio, request.network) = (Some(virtio), true);
@@ -68,15 +80,21 @@ fn traffic(trial: &mut Trial<'_>, mode: &'static str, virtio: Virtio, restart: R
     // A busy host may not let the sender send for as long as one of them takes.
     let arrived = gone.iter().map(frames).collect::<Result<Vec<_>>>()?;
     let under_fire = arrived.iter().filter(|frames| **frames > 0).count();
-    ensure!(under_fire * 2 > gone.len(), "frames arrived in {under_fire} of {} generations: {arrived:?}", gone.len());
+    ensure!(
+        under_fire * 2 > gone.len(),
+        "frames arrived in {under_fire} of {} generations: {arrived:?}",
+        gone.len()
+    );
     Ok(())
 }
 
 /// How many frames arrived.
 fn frames(life: &Life) -> Result<u64> {
     let line = life.lines.iter().find(|line| line.starts_with("the network device at "));
-    let line = line.with_context(|| format!("generation {} does not tell of frames", life.number))?;
-    let count = line.split_once(" has written ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+    let line =
+        line.with_context(|| format!("generation {} does not tell of frames", life.number))?;
+    let count =
+        line.split_once(" has written ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
     count.with_context(|| format!("no count in \"{line}\""))
 }
 
@@ -93,15 +111,22 @@ fn seed(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
     let mut last = Vec::new();
     for _ in 0..2 {
         last = trial.lives(&request)?;
-        ensure!(last[0].says("the entropy device at ") && last[0].says(" gives the seed"), "nobody gave the seed");
-        ensure!(last[1..].iter().all(|life| !life.says("entropy device")), "a later generation drew again");
+        ensure!(
+            last[0].says("the entropy device at ") && last[0].says(" gives the seed"),
+            "nobody gave the seed"
+        );
+        ensure!(
+            last[1..].iter().all(|life| !life.says("entropy device")),
+            "a later generation drew again"
+        );
         let orders = Orders { seed: last[0].seed, ..orders.clone() };
         check(&last, &orders, Modes::All("vhe"))?;
         drawn.insert(last[0].seed);
     }
     ensure!(drawn.len() == 2, "two runs drew the same seed, {drawn:#x?}");
     request.bootargs = with.replace(&given, &format!(" seed={:#018x}", last[0].seed));
-    let places = |lives: &[Life]| lives.iter().map(|life| (life.base, life.control)).collect::<Vec<_>>();
+    let places =
+        |lives: &[Life]| lives.iter().map(|life| (life.base, life.control)).collect::<Vec<_>>();
     let again = trial.lives(&request)?;
     ensure!(places(&again) == places(&last), "the same seed, given, led to {:x?}", places(&again));
     Ok(())
@@ -125,7 +150,8 @@ fn two_disks(trial: &mut Trial<'_>) -> Result<()> {
     let orders = trial.orders();
     let mut request = trial.request("nvhe", &orders)?;
     request.args.extend(
-        ["-drive", "if=none,id=d1,driver=null-co,size=1M", "-device", "virtio-blk-pci,drive=d1"].map(str::to_owned),
+        ["-drive", "if=none,id=d1,driver=null-co,size=1M", "-device", "virtio-blk-pci,drive=d1"]
+            .map(str::to_owned),
     );
     check(&trial.lives(&request)?, &orders, Modes::All("nvhe"))
 }
@@ -139,8 +165,8 @@ const BUS_MASTER: u8 = 1 << 2;
 /// nobody drives, and a function's bus mastering.
 fn quiet(trial: &mut Trial<'_>) -> Result<()> {
     let kernel = trial.kernel();
-    let [crc, enter, page] =
-        ["relocate_crc32c", "relocate_enter", "relocate_page_start"].map(|name| kernel.symbol(name));
+    let [crc, enter, page] = ["relocate_crc32c", "relocate_enter", "relocate_page_start"]
+        .map(|name| kernel.symbol(name));
     let (crc, enter, page) = (crc?, enter?, page?);
     let args = ["-device", "e1000e,romfile="].map(str::to_owned);
     // A run of one generation tells where the control pages are.
@@ -155,7 +181,10 @@ fn quiet(trial: &mut Trial<'_>) -> Result<()> {
         let status = entropy_device(&mut gdb)?;
         // Status is read as it must be, by the word.
         let is_on = |gdb: &mut Gdb| {
-            Ok::<_, anyhow::Error>((gdb.memory(status, 4)?[0], gdb.memory(COMMAND, 1)?[0] & BUS_MASTER))
+            Ok::<_, anyhow::Error>((
+                gdb.memory(status, 4)?[0],
+                gdb.memory(COMMAND, 1)?[0] & BUS_MASTER,
+            ))
         };
         let leave_on = |gdb: &mut Gdb| -> Result<()> {
             gdb.write(status, &[1, 0, 0, 0])?;
@@ -168,11 +197,17 @@ fn quiet(trial: &mut Trial<'_>) -> Result<()> {
         // Sources are checksummed for the first time: every device has been found and brought into reset.
         gdb.run_to(LOADED + crc)?;
         let found = is_on(&mut gdb)?;
-        ensure!(found == (0, 0), "what was left on is on in the middle of a life: Status, bus mastering {found:?}");
+        ensure!(
+            found == (0, 0),
+            "what was left on is on in the middle of a life: Status, bus mastering {found:?}"
+        );
         leave_on(&mut gdb)?;
         gdb.run_to(control + (enter - page))?;
         let found = is_on(&mut gdb)?;
-        ensure!(found == (0, 0), "what was left on is on at the jump: Status, bus mastering {found:?}");
+        ensure!(
+            found == (0, 0),
+            "what was left on is on at the jump: Status, bus mastering {found:?}"
+        );
         gdb.detach()
     })?;
     ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
@@ -189,15 +224,19 @@ fn place(virtio: Virtio) -> &'static str {
 
 /// The booted kernel does not reset its disk: that is seen, and the generation lives on without what the disk could write to.
 fn reset_left_out(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
-    let patched = Patched::new(trial.kernel()).at("kernel::devices::device::device_reset", 0, RET)?;
+    let patched =
+        Patched::new(trial.kernel()).at("kernel::devices::device::device_reset", 0, RET)?;
     let life = refused(trial, virtio, patched.image)?;
     // A function that may not write any more is no longer DRIVER_OK to QEMU.
     let status = if virtio == Virtio::Pci { 0xb } else { 0xf };
-    let says =
-        format!("{} is not in reset (Status {status:#x}): it could write to memory after the jump", place(virtio));
+    let says = format!(
+        "{} is not in reset (Status {status:#x}): it could write to memory after the jump",
+        place(virtio)
+    );
     ensure!(life.refused == [says], "it refused with {:?}", life.refused);
     let kept = life.lines.iter().any(|line| {
-        line.starts_with("generation 0 lives on without ") && line.ends_with(" bytes that a device may write to")
+        line.starts_with("generation 0 lives on without ")
+            && line.ends_with(" bytes that a device may write to")
     });
     ensure!(kept, "it does not say that it keeps the disk's memory");
     Ok(())
@@ -205,15 +244,21 @@ fn reset_left_out(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
 
 /// No device resets, whatever is written to it: the first that is needed is named.
 fn never_resets(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
-    let patched = Patched::new(trial.kernel()).at("kernel::devices::device::device_status", 0, NEEDS_RESET)?.at(
-        "kernel::devices::device::device_status",
-        4,
-        RET,
-    )?;
+    let patched = Patched::new(trial.kernel())
+        .at("kernel::devices::device::device_status", 0, NEEDS_RESET)?
+        .at("kernel::devices::device::device_status", 4, RET)?;
     let life = refused(trial, virtio, patched.image)?;
-    let says = format!("no disk: {} is not in reset (Status 0x40): it could write to", place(virtio));
-    ensure!(life.refused.len() == 1 && life.refused[0].starts_with(&says), "it refused with {:?}", life.refused);
-    ensure!(life.says("generation 0 lives on, all its memory given back"), "it does not say that it lives on");
+    let says =
+        format!("no disk: {} is not in reset (Status 0x40): it could write to", place(virtio));
+    ensure!(
+        life.refused.len() == 1 && life.refused[0].starts_with(&says),
+        "it refused with {:?}",
+        life.refused
+    );
+    ensure!(
+        life.says("generation 0 lives on, all its memory given back"),
+        "it does not say that it lives on"
+    );
     Ok(())
 }
 
@@ -246,7 +291,8 @@ fn without_reset(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
     let orders = Orders { generations: 2, base: Base::Load, ..trial.orders() };
     let request = |trial: &Trial<'_>, disk| -> Result<Request> {
         let mut request = trial.request("nvhe", &orders)?;
-        (request.virtio, request.network, request.memory) = (Some(virtio), true, Some("200M".to_owned()));
+        (request.virtio, request.network, request.memory) =
+            (Some(virtio), true, Some("200M".to_owned()));
         request.semihosting = false;
         request.bootargs = orders.bootargs(&request.machine.bootargs, false);
         request.disk = Disk::Bytes(disk);
@@ -259,9 +305,11 @@ fn without_reset(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
     };
     // Where the first generation's receive buffers are: the same orders lead to the same places.
     let long = Arc::new(fit::write(&[kernel.clone(), loadable("long".to_owned(), LONG.0, LONG.1)]));
-    let (_, ram) = last_look(trial, request(trial, long)?, |qmp| memory(qmp, RAM.start, RAM.end - RAM.start))?;
+    let (_, ram) =
+        last_look(trial, request(trial, long)?, |qmp| memory(qmp, RAM.start, RAM.end - RAM.start))?;
     let found = found_in(&ram);
-    let mut buffers: Vec<_> = found.chunk_by(|one, next| next - one <= 2 * 4096).map(pages).collect();
+    let mut buffers: Vec<_> =
+        found.chunk_by(|one, next| next - one <= 2 * 4096).map(pages).collect();
     buffers.sort_by_key(|range| Reverse(range.end - range.start));
     buffers.truncate(MOST_RANGES);
     ensure!(found.len() >= 32 && !buffers.is_empty(), "{} frames are in memory", found.len());
@@ -275,17 +323,21 @@ fn without_reset(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
         let mut request = request(trial, Arc::clone(&disk))?;
         request.image = image;
         let look = |qmp: &mut Qmp| {
-            let each = buffers.iter().map(|range| memory(qmp, range.start, range.end - range.start));
+            let each =
+                buffers.iter().map(|range| memory(qmp, range.start, range.end - range.start));
             each.collect::<Result<Vec<_>>>()
         };
         match last_look(trial, request, look) {
             Ok((_, memory)) => Ok(memory.iter().any(|memory| !found_in(memory).is_empty())),
-            Err(_) if trial.last_run().contains("!! what arrived is not what was loaded: ") => Ok(true),
+            Err(_) if trial.last_run().contains("!! what arrived is not what was loaded: ") => {
+                Ok(true)
+            }
             Err(error) => Err(error),
         }
     };
     ensure!(!look(trial, None)?, "a frame was written after the reset");
-    let patched = Patched::new(trial.kernel()).at("kernel::devices::device::device_reset", 0, RET)?;
+    let patched =
+        Patched::new(trial.kernel()).at("kernel::devices::device::device_reset", 0, RET)?;
     let patched = patched.at("kernel::devices::device::device_status", 0, IN_RESET)?.at(
         "kernel::devices::device::device_status",
         4,
@@ -296,13 +348,17 @@ fn without_reset(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
     for _ in 0..TRIES {
         damaged = damaged || look(trial, Some(patched.image.clone()))?;
     }
-    ensure!(damaged == (virtio != Virtio::Pci), "without a reset, on {virtio}, {TRIES} times: damage is {damaged}");
+    ensure!(
+        damaged == (virtio != Virtio::Pci),
+        "without a reset, on {virtio}, {TRIES} times: damage is {damaged}"
+    );
     Ok(())
 }
 
 /// The pages of frames that begin there.
 fn pages(near: &[usize]) -> Range<u64> {
-    let (first, last) = (near[0] & !0xfff, (near[near.len() - 1] + frame().len()).next_multiple_of(4096));
+    let (first, last) =
+        (near[0] & !0xfff, (near[near.len() - 1] + frame().len()).next_multiple_of(4096));
     RAM.start + first as u64..RAM.start + last as u64
 }
 

@@ -43,7 +43,11 @@ pub fn cases(config: &Config, seen: &Arc<Seen>) -> Vec<Case> {
                 let rows = recorded(trial, &cell, None)?;
                 let told = entry_state::broken(&rows);
                 ensure!(told.is_empty(), "{}", told.join("\n"));
-                seen.0.lock().unwrap_or_else(PoisonError::into_inner).push((at, cell.clone(), rows));
+                seen.0.lock().unwrap_or_else(PoisonError::into_inner).push((
+                    at,
+                    cell.clone(),
+                    rows,
+                ));
                 Ok(())
             })
         })
@@ -71,7 +75,10 @@ fn recorded(trial: &mut Trial<'_>, cell: &Cell, booted: Option<Vec<u8>>) -> Resu
 /// The booted generation shifts EL1's view of the counter, and leaves it so: nothing in its life fails, nor in the next one's, which sets it right. The list tells.
 fn offset_left(trial: &mut Trial<'_>) -> Result<()> {
     let cells = entry_state::cells(trial.config(), AllCpus::No);
-    let cell = cells.into_iter().find(|cell| cell.life() == "nvhe").context("qemu.toml has no machine nvhe")?;
+    let cell = cells
+        .into_iter()
+        .find(|cell| cell.life() == "nvhe")
+        .context("qemu.toml has no machine nvhe")?;
     let image = Patched::new(trial.kernel()).replace("el2_setup", CLEAR_OFFSET, SET_OFFSET)?.image;
     let told = entry_state::broken(&recorded(trial, &cell, Some(image))?);
     match told.as_slice() {
@@ -85,11 +92,15 @@ impl Seen {
     pub fn close(&self, config: &Config, bless: bool) -> Result<bool> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() < entry_state::cells(config, AllCpus::Yes).len() {
-            ensure!(!bless || seen.is_empty(), "{PAGE} is written from a run in which every cell passed");
+            ensure!(
+                !bless || seen.is_empty(),
+                "{PAGE} is written from a run in which every cell passed"
+            );
             return Ok(false);
         }
         seen.sort_by_key(|&(at, ..)| at);
-        let runs: Vec<_> = seen.iter().map(|(_, cell, rows)| (cell.clone(), rows.clone())).collect();
+        let runs: Vec<_> =
+            seen.iter().map(|(_, cell, rows)| (cell.clone(), rows.clone())).collect();
         let told = entry_state::too_much(runs.iter().flat_map(|(_, rows)| rows));
         ensure!(told.is_empty(), "xtask/src/entry_state/allowed.rs:\n{}", told.join("\n"));
         let qemu = setup::qemu_version().context("QEMU does not say its version")?;

@@ -31,7 +31,12 @@ pub fn cases() -> Vec<Case> {
     for (mode, machine, modes) in MODES {
         for restart in [Restart::Hot, Restart::Cold] {
             cases.push(case(format!("exceptions/{mode}-{restart}"), move |trial| {
-                let orders = Orders { generations: GENERATIONS, restart, append: words_for(modes), ..trial.orders() };
+                let orders = Orders {
+                    generations: GENERATIONS,
+                    restart,
+                    append: words_for(modes),
+                    ..trial.orders()
+                };
                 pass(trial, machine, &orders, modes)
             }));
         }
@@ -48,7 +53,8 @@ fn pass(trial: &mut Trial<'_>, machine: &str, orders: &Orders, modes: Modes) -> 
     let log = outcome.folder.file("exceptions.log");
     ensure!(outcome.verdict.exit_code() == 0, "{}", outcome.verdict.words());
     let lives = transcript::lives(&outcome.console)?;
-    let log = std::fs::read_to_string(&log).with_context(|| format!("QEMU left no {}", log.display()))?;
+    let log =
+        std::fs::read_to_string(&log).with_context(|| format!("QEMU left no {}", log.display()))?;
     check(&lives, orders, modes)?;
     let mut calls = calls(&log)?;
     calls.retain(|call| !call.is_interrupt());
@@ -64,9 +70,15 @@ pub fn strangers(log: &str, lives: &[Life], stub: u64) -> Result<Vec<String>> {
     let mut words = Vec::new();
     for (index, (life, bye)) in left.enumerate() {
         let number = life.number;
-        let call = calls.get(index).with_context(|| format!("the log has no SOFT_RESTART of generation {number}"))?;
+        let call = calls
+            .get(index)
+            .with_context(|| format!("the log has no SOFT_RESTART of generation {number}"))?;
         if call.vector != Some(bye.control + PRIVATE_VECTORS + FROM_BELOW) {
-            let who = if call.vector == Some(life.base + stub + FROM_BELOW) { "the stub's" } else { "unknown" };
+            let who = if call.vector == Some(life.base + stub + FROM_BELOW) {
+                "the stub's"
+            } else {
+                "unknown"
+            };
             words.push(format!(
                 "generation {number}'s SOFT_RESTART was answered by {who} vectors, not the private ones"
             ));
@@ -104,13 +116,18 @@ fn calls(log: &str) -> Result<Vec<Call>> {
     let mut open = false;
     for line in log.lines() {
         if let Some(rest) = line.strip_prefix("Taking exception ") {
-            let kind = rest.split_once('[').and_then(|(_, rest)| rest.split_once(']')).context("no name")?.0;
+            let kind = rest
+                .split_once('[')
+                .and_then(|(_, rest)| rest.split_once(']'))
+                .context("no name")?
+                .0;
             calls.push(Call { kind: kind.to_owned(), ..Call::default() });
             open = true;
         } else if let Some(levels) = line.strip_prefix("Exception return from ") {
             let pc = hex(line, " PC ")?;
             if let Some(call) = calls.last_mut().filter(|call| open && call.elr == pc) {
-                call.returned = Some(levels.split(" PC").next().unwrap_or_default().replace("AArch64 ", ""));
+                call.returned =
+                    Some(levels.split(" PC").next().unwrap_or_default().replace("AArch64 ", ""));
             }
             open = false;
         } else if let Some(call) = calls.last_mut() {
@@ -134,7 +151,9 @@ fn judge(calls: &[Call], lives: &[Life], stub: u64) -> Result<()> {
     let mut calls = calls.iter();
     for life in lives {
         let mut expect = |what: &str, vectors: u64, returned: Option<&str>| {
-            let call = calls.next().with_context(|| format!("generation {} did not call {what}", life.number))?;
+            let call = calls
+                .next()
+                .with_context(|| format!("generation {} did not call {what}", life.number))?;
             let expected = Call {
                 kind: "Hypervisor Call".to_owned(),
                 levels: "EL1 to EL2".to_owned(),
@@ -142,7 +161,11 @@ fn judge(calls: &[Call], lives: &[Life], stub: u64) -> Result<()> {
                 vector: Some(vectors + FROM_BELOW),
                 returned: returned.map(str::to_owned),
             };
-            ensure!(*call == expected, "generation {}: {call:x?}, and should be {what}, {expected:x?}", life.number);
+            ensure!(
+                *call == expected,
+                "generation {}: {call:x?}, and should be {what}, {expected:x?}",
+                life.number
+            );
             Ok(())
         };
         if life.mode == "vhe" {
@@ -201,7 +224,8 @@ Taking exception 13 [Secure Monitor Call] on CPU 0
     #[test]
     fn one_call_returns_and_one_does_not() {
         judged(LOG).unwrap();
-        let returned: Vec<_> = calls(LOG).unwrap().into_iter().map(|call| call.returned.is_some()).collect();
+        let returned: Vec<_> =
+            calls(LOG).unwrap().into_iter().map(|call| call.returned.is_some()).collect();
         assert_eq!(returned, [true, false, true, false, false]);
     }
 
@@ -211,7 +235,10 @@ Taking exception 13 [Secure Monitor Call] on CPU 0
         for (was, is) in [
             // The public stub answers the last call; that call comes back; the first does not.
             ("...to EL2 PC 0x5ffc1c00", "...to EL2 PC 0x40203c00"),
-            ("0x5ffc1c00 PSTATE 0x3c9\nExcep", "0x5ffc1c00\nException return from EL2 to EL1 PC 0x5ffc00f8\nExcep"),
+            (
+                "0x5ffc1c00 PSTATE 0x3c9\nExcep",
+                "0x5ffc1c00\nException return from EL2 to EL1 PC 0x5ffc00f8\nExcep",
+            ),
             ("EL1 PC 0x4021154c", "EL1 PC 0x40211550"),
             // Something else happens, or it does not end by PSCI.
             ("Taking exception 13", &format!("{fault}Taking exception 13")),

@@ -116,7 +116,10 @@ const FAILINGS: &[Failing] = &[
 
 /// All of them.
 pub fn cases() -> Vec<Case> {
-    FAILINGS.iter().map(|failing| case(format!("failing/{}", failing.name), |trial| failing.pass(trial))).collect()
+    FAILINGS
+        .iter()
+        .map(|failing| case(format!("failing/{}", failing.name), |trial| failing.pass(trial)))
+        .collect()
 }
 
 impl Failing {
@@ -134,10 +137,16 @@ impl Failing {
         line.with_context(|| format!("no line of the console begins \"{}\"", self.line))?;
         let told = outcome.explanation.as_deref().unwrap_or_default();
         for words in self.more {
-            ensure!(outcome.console.contains(words) || told.contains(words), "nothing says \"{words}\"");
+            ensure!(
+                outcome.console.contains(words) || told.contains(words),
+                "nothing says \"{words}\""
+            );
         }
         let in_words = SYNDROME.to_string();
-        ensure!(self.line != EXCEPTION || told.contains(&in_words), "the explanation does not say \"{in_words}\"");
+        ensure!(
+            self.line != EXCEPTION || told.contains(&in_words),
+            "the explanation does not say \"{in_words}\""
+        );
         // A CPU that failed came up at most once, and never as the next.
         let next = format!("{}1 of", marker::GENERATION);
         ensure!(!outcome.console.contains(&next), "it went on to the next generation");

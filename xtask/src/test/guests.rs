@@ -30,15 +30,24 @@ use super::{
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
         case("guests/vhe-asked-of-a-cpu-without", |trial| {
-            noted(trial, "nvhe", "el2=vhe", "this CPU has no VHE (ID_AA64MMFR1_EL1.VH = 0): going on as nvhe")
+            noted(
+                trial,
+                "nvhe",
+                "el2=vhe",
+                "this CPU has no VHE (ID_AA64MMFR1_EL1.VH = 0): going on as nvhe",
+            )
         }),
         case("guests/nvhe-asked-at-el1", |trial| {
             noted(trial, "el1", "el2=nvhe", "the image was entered at EL1: going on as el1")
         }),
         case("guests/plain-line", plain::pass),
         case("guests/psci-off", |trial| runs(trial, "vhe", |request| request.bootargs.clear())),
-        case("guests/disk-behind-others", |trial| runs(trial, "nvhe", |request| request.args.extend(others()))),
-        case("guests/disk-before-others", |trial| runs(trial, "nvhe", |request| flag(request, &others().join(" ")))),
+        case("guests/disk-behind-others", |trial| {
+            runs(trial, "nvhe", |request| request.args.extend(others()))
+        }),
+        case("guests/disk-before-others", |trial| {
+            runs(trial, "nvhe", |request| flag(request, &others().join(" ")))
+        }),
         case("guests/four-cpus", |trial| runs(trial, "nvhe", |request| request.cpus = Some(4))),
         case("guests/five-gib", |trial| {
             let orders = Orders { generations: 8, base: Base::Random, ..trial.orders() };
@@ -50,8 +59,11 @@ pub fn cases() -> Vec<Case> {
         case("guests/reservations", reservations),
         case("guests/same-seed-same-run", same_seed),
         case("guests/unaligned-data", |trial| {
-            let disk =
-                shifted(&fit::write(&[payload("kernel", trial.kernel().image.clone(), None)]), 100, &["kernel"])?;
+            let disk = shifted(
+                &fit::write(&[payload("kernel", trial.kernel().image.clone(), None)]),
+                100,
+                &["kernel"],
+            )?;
             from_disk(trial, disk)
         }),
         case("guests/many-loadables", |trial| {
@@ -107,7 +119,10 @@ fn from_disk(trial: &mut Trial<'_>, disk: Vec<u8>) -> Result<()> {
 }
 
 fn flag(request: &mut Request, arg: &str) {
-    request.machine.flags.push(Flag { arg: arg.to_owned(), why: "what this case is about".to_owned() });
+    request
+        .machine
+        .flags
+        .push(Flag { arg: arg.to_owned(), why: "what this case is about".to_owned() });
 }
 
 /// Other words in the machine's flags.
@@ -128,7 +143,11 @@ fn noted(trial: &mut Trial<'_>, machine: &'static str, word: &str, note: &str) -
     let lives = trial.lives(&request)?;
     check(&lives, &orders, Modes::All(machine))?;
     let silent = lives.iter().find(|life| !life.says(note));
-    ensure!(silent.is_none(), "generation {:?} does not say \"{note}\"", silent.map(|life| life.number));
+    ensure!(
+        silent.is_none(),
+        "generation {:?} does not say \"{note}\"",
+        silent.map(|life| life.number)
+    );
     Ok(())
 }
 
@@ -156,15 +175,23 @@ fn reservations(trial: &mut Trial<'_>) -> Result<()> {
     let mut request = trial.request("vhe", &orders)?;
     request.memory = Some("200M".to_owned());
     edit_tree(&mut request, |tree| {
-        RESERVED.into_iter().try_for_each(|(name, start, size, no_map)| reserve(tree, name, start, size, no_map))
+        RESERVED
+            .into_iter()
+            .try_for_each(|(name, start, size, no_map)| reserve(tree, name, start, size, no_map))
     })?;
     let lives = trial.lives(&request)?;
     check(&lives, &orders, Modes::All("vhe"))?;
     for Life { number, base, image, control, .. } in &lives {
         for (name, start, size, _) in RESERVED {
             let free_of = |at: u64, bytes: u64| at + bytes <= start || start + size <= at;
-            ensure!(free_of(*base, *image), "generation {number} at {base:#x} lies over the reservation \"{name}\"");
-            ensure!(free_of(*control, 1), "generation {number}'s control pages at {control:#x} lie in \"{name}\"");
+            ensure!(
+                free_of(*base, *image),
+                "generation {number} at {base:#x} lies over the reservation \"{name}\""
+            );
+            ensure!(
+                free_of(*control, 1),
+                "generation {number}'s control pages at {control:#x} lie in \"{name}\""
+            );
         }
     }
     Ok(())
@@ -175,7 +202,11 @@ fn same_seed(trial: &mut Trial<'_>) -> Result<()> {
     let orders = Orders { generations: 8, base: Base::Random, ..trial.orders() };
     let request = trial.request("nvhe", &orders)?;
     let mut places = || -> Result<Vec<_>> {
-        Ok(trial.lives(&request)?.into_iter().map(|life| (life.base, life.control, life.free)).collect())
+        Ok(trial
+            .lives(&request)?
+            .into_iter()
+            .map(|life| (life.base, life.control, life.free))
+            .collect())
     };
     let (first, second) = (places()?, places()?);
     ensure!(first == second, "the same seed led to {first:x?} and then to {second:x?}");
@@ -218,7 +249,8 @@ fn mkimage(kernel: &Built, words: &[&str]) -> Result<Vec<u8>> {
     write("Image", &kernel.image)?;
     write("its", SOURCE.as_bytes())?;
     let mut command = Command::new("mkimage");
-    let output = command.current_dir(folder.path()).args(["-f", "its"]).args(words).arg("itb").output()?;
+    let output =
+        command.current_dir(folder.path()).args(["-f", "its"]).args(words).arg("itb").output()?;
     ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     let mut disk = std::fs::read(Path::new(folder.path()).join("itb"))?;
     disk.resize(disk.len().next_multiple_of(fit::SECTOR), 0);

@@ -59,7 +59,8 @@ pub fn cases(seen: &Arc<Seen>) -> Vec<Case> {
         .into();
     let seen = Arc::clone(seen);
     cases.push(case("hand-over/bytes", move |trial| {
-        let committed = fs::read_to_string(page::path(PAGE)).with_context(|| format!("cannot read {PAGE}"))?;
+        let committed =
+            fs::read_to_string(page::path(PAGE)).with_context(|| format!("cannot read {PAGE}"))?;
         let disk = disk::of(trial.kernel(), false);
         let text = hand_over::with_blocks(&committed, trial.kernel(), &disk).context(PAGE)?;
         seen.add(Made { path: PAGE.to_owned(), text, recorded_on: None });
@@ -118,7 +119,9 @@ impl Seen {
             let committed = fs::read_to_string(page::path(path)).unwrap_or_default();
             match recorded_on {
                 Some(line) if !bless && !committed.is_empty() && !committed.contains(line) => {
-                    println!("{path} is of another loader or QEMU than this one ({line}): not compared");
+                    println!(
+                        "{path} is of another loader or QEMU than this one ({line}): not compared"
+                    );
                 }
                 _ => page::hold(path, text, "hand-over/", bless)?,
             }

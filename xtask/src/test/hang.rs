@@ -64,7 +64,10 @@ const HANGS: [Hang; 9] = [
 
 /// The three places, in several modes.
 pub fn cases() -> Vec<Case> {
-    HANGS.into_iter().map(|hang| case(format!("hang/{}", hang.name), move |trial| hang.pass(trial))).collect()
+    HANGS
+        .into_iter()
+        .map(|hang| case(format!("hang/{}", hang.name), move |trial| hang.pass(trial)))
+        .collect()
 }
 
 impl Hang {
@@ -81,7 +84,11 @@ impl Hang {
         let outcome = trial.ends(&request, Verdict::TimedOut)?;
         let told = outcome.explanation.as_deref().unwrap_or_default();
         let first = told.lines().next().unwrap_or_default();
-        ensure!(first.starts_with(self.stands), "the explanation begins \"{first}\", not \"{}\"", self.stands);
+        ensure!(
+            first.starts_with(self.stands),
+            "the explanation begins \"{first}\", not \"{}\"",
+            self.stands
+        );
         ensure!(
             first.ends_with(self.phase),
             "the explanation begins \"{first}\", which does not end \"{}\"",

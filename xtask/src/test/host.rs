@@ -19,8 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// One for each crate.
 pub fn cases() -> Vec<Case> {
-    let crates: [(&str, &[&str]); 6] =
-        [("boot", &[]), ("efi", &[]), ("relocate", &[]), ("model", &[]), ("kernel", &["--lib"]), ("xtask", &[])];
+    let crates: [(&str, &[&str]); 6] = [
+        ("boot", &[]),
+        ("efi", &[]),
+        ("relocate", &[]),
+        ("model", &[]),
+        ("kernel", &["--lib"]),
+        ("xtask", &[]),
+    ];
     let host = |(name, words): (&'static str, &'static [&'static str])| Case {
         on_host: true,
         ..case(format!("host/{name}"), move |_| cargo_test(name, words))
@@ -36,12 +42,19 @@ fn cargo_test(package: &str, words: &[&str]) -> Result<()> {
     command.current_dir(crate::root()).env("CARGO_TARGET_DIR", crate::target_dir());
     command.args(["test", "--quiet", "--package", package]).args(words);
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    let cargo = Guarded::spawn(&mut command).with_context(|| format!("cannot start {command:?}"))?;
+    let cargo =
+        Guarded::spawn(&mut command).with_context(|| format!("cannot start {command:?}"))?;
     let status = cargo.wait(PATIENCE)?;
     let said = String::from_utf8_lossy(&std::fs::read(&said)?).into_owned();
     match status {
         Some(status) if status.success() => Ok(()),
-        Some(status) => bail!("cargo test ended with {status}; its last words:\n{}", tail(&said, 60)),
-        None => bail!("cargo test did not end within {} s; its last words:\n{}", PATIENCE.as_secs(), tail(&said, 60)),
+        Some(status) => {
+            bail!("cargo test ended with {status}; its last words:\n{}", tail(&said, 60))
+        }
+        None => bail!(
+            "cargo test did not end within {} s; its last words:\n{}",
+            PATIENCE.as_secs(),
+            tail(&said, 60)
+        ),
     }
 }

@@ -66,6 +66,10 @@ pub fn memory(qmp: &mut Qmp, address: u64, size: u64) -> Result<Vec<u8>> {
     let file = tempfile::NamedTempFile::new().context("cannot make a file for a guest's memory")?;
     qmp.physical_memory(address, size, file.path())?;
     let bytes = std::fs::read(file.path())?;
-    ensure!(bytes.len() as u64 == size, "QEMU wrote {} bytes of memory, and {size} were asked for", bytes.len());
+    ensure!(
+        bytes.len() as u64 == size,
+        "QEMU wrote {} bytes of memory, and {size} were asked for",
+        bytes.len()
+    );
     Ok(bytes)
 }

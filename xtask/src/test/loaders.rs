@@ -98,7 +98,8 @@ fn leaves(trial: &mut Trial<'_>, loader: Loader, machine: &str, level: u64) -> R
     })?;
     same(kernel, &found, base, 0..rodata_end)?;
 
-    let field = |at: usize| u64::from_le_bytes(found[record + at..][..8].try_into().expect("eight bytes"));
+    let field =
+        |at: usize| u64::from_le_bytes(found[record + at..][..8].try_into().expect("eight bytes"));
     // U-Boot takes SErrors, and leaves them unmasked.
     let u_boot = matches!(loader, Loader::UBootBooti | Loader::UBootBootm);
     let daif = spsr::DAIF & if u_boot { !A } else { !0 };
@@ -115,20 +116,29 @@ fn leaves(trial: &mut Trial<'_>, loader: Loader, machine: &str, level: u64) -> R
         ("CNTVOFF_EL2", field(offset_of!(EntryRecord, cntvoff_el2)), 0),
     ];
     for (what, found, expected) in expected {
-        ensure!(found == expected, "it was entered with {what} = {found:#x}, and should be with {expected:#x}");
+        ensure!(
+            found == expected,
+            "it was entered with {what} = {found:#x}, and should be with {expected:#x}"
+        );
     }
     Ok(())
 }
 
 /// Linux's network is up and takes frames when it goes, and they go on arriving. The checker looks before our own reset: the devices are in reset.
 fn with_frames(trial: &mut Trial<'_>) -> Result<()> {
-    let orders = Orders { generations: GENERATIONS, append: vec!["check".to_owned()], ..trial.orders() };
+    let orders =
+        Orders { generations: GENERATIONS, append: vec!["check".to_owned()], ..trial.orders() };
     let mut request = started(trial, Loader::LinuxKexec, "nvhe", &orders)?;
     request.network = true;
     let outcome = trial.ends(&request, Verdict::Success)?;
     // Bytes, then frames.
-    let device = outcome.console.lines().find_map(|line| line.trim().strip_prefix("eth0:")).unwrap_or_default();
-    let frames: u64 = device.split_whitespace().nth(1).and_then(|frames| frames.parse().ok()).unwrap_or_default();
+    let device = outcome
+        .console
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("eth0:"))
+        .unwrap_or_default();
+    let frames: u64 =
+        device.split_whitespace().nth(1).and_then(|frames| frames.parse().ok()).unwrap_or_default();
     ensure!(frames > 0, "Linux took no frames");
     let mut lives = lives(&outcome.console)?;
     let rule = |line: &&String| line.contains(" no device can write to memory: ");
@@ -140,7 +150,8 @@ fn with_frames(trial: &mut Trial<'_>) -> Result<()> {
 
 /// Linux in vhe ticks by EL2's physical timer, which a kernel at EL1 cannot turn off any more: the entry does.
 fn vhe_to_nvhe(trial: &mut Trial<'_>) -> Result<()> {
-    let orders = Orders { generations: GENERATIONS, append: vec!["el2=nvhe".to_owned()], ..trial.orders() };
+    let orders =
+        Orders { generations: GENERATIONS, append: vec!["el2=nvhe".to_owned()], ..trial.orders() };
     let mut request = started(trial, Loader::LinuxKexec, "vhe", &orders)?;
     request.cpus = Some(4);
     let mut lives = trial.lives(&request)?;
@@ -149,7 +160,8 @@ fn vhe_to_nvhe(trial: &mut Trial<'_>) -> Result<()> {
 }
 
 fn four_cpus(trial: &mut Trial<'_>) -> Result<()> {
-    let orders = Orders { generations: 6, base: Base::Random, restart: Restart::Cold, ..trial.orders() };
+    let orders =
+        Orders { generations: 6, base: Base::Random, restart: Restart::Cold, ..trial.orders() };
     let mut request = started(trial, Loader::Uefi, "vhe", &orders)?;
     (request.cpu, request.cpus) = (Some("max".to_owned()), Some(4));
     let lives = trial.lives(&request)?;
@@ -161,12 +173,16 @@ fn four_cpus(trial: &mut Trial<'_>) -> Result<()> {
 fn keeps_its_own(trial: &mut Trial<'_>) -> Result<()> {
     let orders = Orders { generations: 2, ..trial.orders() };
     let request = started(trial, Loader::Uefi, "nvhe", &orders)?;
-    let free = |lives: &[crate::transcript::Life]| lives.iter().map(|life| life.free).collect::<Vec<_>>();
+    let free =
+        |lives: &[crate::transcript::Life]| lives.iter().map(|life| life.free).collect::<Vec<_>>();
     let uefi = free(&trial.lives(&request)?);
     let qemu = free(&trial.lives(&Request { loader: Loader::Qemu, ..request })?);
     for (uefi, qemu) in uefi.iter().zip(&qemu) {
         let kept = qemu.saturating_sub(*uefi);
-        ensure!((1 << 20..MEMORY / 8).contains(&kept), "{uefi} bytes free, and {qemu} where QEMU is the loader");
+        ensure!(
+            (1 << 20..MEMORY / 8).contains(&kept),
+            "{uefi} bytes free, and {qemu} where QEMU is the loader"
+        );
     }
     Ok(())
 }
@@ -180,7 +196,10 @@ fn without_a_tree(trial: &mut Trial<'_>) -> Result<()> {
     let outcome = trial.ends(&request, Verdict::TimedOut)?;
     let said = outcome.console.find("EFI stub: Refused: the firmware has no device tree");
     let on = outcome.console.find("BdsDxe: failed to load");
-    ensure!(said.is_some() && said < on, "it does not say so, or the firmware does not go on after it");
+    ensure!(
+        said.is_some() && said < on,
+        "it does not say so, or the firmware does not go on after it"
+    );
     ensure!(!outcome.console.contains("Generation "), "a generation lives");
     Ok(())
 }
@@ -190,7 +209,8 @@ fn does_not_let_go(trial: &mut Trial<'_>) -> Result<()> {
     let orders = Orders { generations: 2, ..trial.orders() };
     let mut request = started(trial, Loader::Uefi, "nvhe", &orders)?;
     // Err, with whatever status.
-    let patched = Patched::new(trial.kernel()).answer("efi::stub::Firmware::exit_boot_services", 1)?;
+    let patched =
+        Patched::new(trial.kernel()).answer("efi::stub::Firmware::exit_boot_services", 1)?;
     request.image = Some(patched.image);
     let outcome = trial.ends(&request, Verdict::Failed(0))?;
     let last = outcome.console.lines().last().unwrap_or_default();

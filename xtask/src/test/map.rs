@@ -46,7 +46,10 @@ const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
 /// One for each mode.
 pub fn cases() -> Vec<Case> {
-    proof::MODES.into_iter().map(|mode| case(format!("map/{mode}"), move |trial| pass(trial, mode))).collect()
+    proof::MODES
+        .into_iter()
+        .map(|mode| case(format!("map/{mode}"), move |trial| pass(trial, mode)))
+        .collect()
 }
 
 fn pass(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
@@ -64,7 +67,9 @@ fn pass(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
     };
     let reserved = |request: &mut Request| {
         request.virtio = Some(Virtio::Pci);
-        edit_tree(request, |tree| reserve(tree, "firmware", FIRMWARE.start, FIRMWARE.end - FIRMWARE.start, true))
+        edit_tree(request, |tree| {
+            reserve(tree, "firmware", FIRMWARE.start, FIRMWARE.end - FIRMWARE.start, true)
+        })
     };
     // A run of one generation tells where the control pages are.
     let mut request = trial.request(machine, &Orders { generations: 1, ..trial.orders() })?;
@@ -119,25 +124,43 @@ impl Image {
             let expected = match &leaf.range {
                 range if within(range, &self.text) || within(range, code) => descriptor::TEXT,
                 range if within(range, &self.constants) => descriptor::READ,
-                range if DEVICES.iter().chain([&WINDOW]).any(|device| within(range, device)) => descriptor::DEVICE,
+                range if DEVICES.iter().chain([&WINDOW]).any(|device| within(range, device)) => {
+                    descriptor::DEVICE
+                }
                 range => {
                     ensure!(within(range, &RAM), "{range:#x?} is mapped, and nothing is there");
                     for hole in self.guards.iter().chain([&FIRMWARE]) {
-                        ensure!(!overlap(range, hole), "{range:#x?} is mapped, over the hole at {hole:#x?}");
+                        ensure!(
+                            !overlap(range, hole),
+                            "{range:#x?} is mapped, over the hole at {hole:#x?}"
+                        );
                     }
                     descriptor::DATA
                 }
             };
             leaf.expect(expected)?;
         }
-        [&self.text, &self.constants, code].into_iter().chain(&DEVICES).try_for_each(|range| covered(leaves, range))?;
+        [&self.text, &self.constants, code]
+            .into_iter()
+            .chain(&DEVICES)
+            .try_for_each(|range| covered(leaves, range))?;
         // Disk and entropy device as functions: two BARs each, of 4 and of 16 KiB.
-        let bars = leaves.iter().filter(|leaf| within(&leaf.range, &WINDOW)).map(Leaf::bytes).sum::<u64>();
-        ensure!(bars == 2 * (0x1000 + 0x4000), "{bars:#x} bytes of the functions' memory are mapped");
-        let holes = self.guards.iter().chain([&FIRMWARE]).map(|hole| hole.end - hole.start).sum::<u64>();
-        let ram = leaves.iter().filter(|leaf| within(&leaf.range, &RAM)).map(Leaf::bytes).sum::<u64>();
+        let bars =
+            leaves.iter().filter(|leaf| within(&leaf.range, &WINDOW)).map(Leaf::bytes).sum::<u64>();
+        ensure!(
+            bars == 2 * (0x1000 + 0x4000),
+            "{bars:#x} bytes of the functions' memory are mapped"
+        );
+        let holes =
+            self.guards.iter().chain([&FIRMWARE]).map(|hole| hole.end - hole.start).sum::<u64>();
+        let ram =
+            leaves.iter().filter(|leaf| within(&leaf.range, &RAM)).map(Leaf::bytes).sum::<u64>();
         let all = RAM.end - RAM.start;
-        ensure!(ram + holes == all, "{ram:#x} bytes of RAM are mapped, and should be {:#x}", all - holes);
+        ensure!(
+            ram + holes == all,
+            "{ram:#x} bytes of RAM are mapped, and should be {:#x}",
+            all - holes
+        );
         Ok(())
     }
 }
@@ -150,7 +173,10 @@ fn check_copy(leaves: &[Leaf], code: &Range<u64>) -> Result<()> {
             range if within(range, &DEVICES[0]) => descriptor::DEVICE,
             range => {
                 ensure!(within(range, &RAM), "{range:#x?} is mapped, and nothing is there");
-                ensure!(!overlap(range, &FIRMWARE), "{range:#x?} is mapped, over the hole at {FIRMWARE:#x?}");
+                ensure!(
+                    !overlap(range, &FIRMWARE),
+                    "{range:#x?} is mapped, over the hole at {FIRMWARE:#x?}"
+                );
                 descriptor::DATA
             }
         };
@@ -177,7 +203,10 @@ impl Leaf {
     fn expect(&self, expected: u64) -> Result<()> {
         let Self { range, descriptor } = self;
         let (found, expected) = (descriptor & ATTRIBUTES, expected & ATTRIBUTES);
-        ensure!(found == expected, "{range:#x?} has the attributes {found:#x}, and should have {expected:#x}");
+        ensure!(
+            found == expected,
+            "{range:#x?} has the attributes {found:#x}, and should have {expected:#x}"
+        );
         let output = descriptor & ADDRESS & !(self.bytes() - 1);
         ensure!(output == range.start, "{range:#x?} is mapped to {output:#x}, and not to itself");
         Ok(())
@@ -187,7 +216,8 @@ impl Leaf {
 /// The leaves of the map that is live.
 fn leaves(gdb: &mut Gdb, at_el2: bool) -> Result<Vec<Leaf>> {
     let name = if at_el2 { "TTBR0_EL2" } else { "TTBR0_EL1" };
-    let root = gdb.register(&[name])?.with_context(|| format!("QEMU's gdb stub has no {name}"))? & ADDRESS;
+    let root =
+        gdb.register(&[name])?.with_context(|| format!("QEMU's gdb stub has no {name}"))? & ADDRESS;
     let mut leaves = Vec::new();
     walk(root, ROOT_LEVEL, 0, &mut |table| gdb.memory(table, 4096), &mut leaves)?;
     Ok(leaves)
@@ -206,7 +236,9 @@ fn walk(
         let (descriptor, start) = (u64::from_le_bytes(*word), from + index * size);
         match (descriptor & 0b11, level) {
             (0b11, 0..=2) => walk(descriptor & ADDRESS, level + 1, start, read, leaves)?,
-            (0b11, _) | (0b01, 1 | 2) => leaves.push(Leaf { range: start..start + size, descriptor }),
+            (0b11, _) | (0b01, 1 | 2) => {
+                leaves.push(Leaf { range: start..start + size, descriptor })
+            }
             (0b00 | 0b10, _) => {}
             _ => anyhow::bail!("a descriptor that is none at level {level}: {descriptor:#x}"),
         }
@@ -224,10 +256,14 @@ fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
 
 /// All of `range` is mapped.
 fn covered(leaves: &[Leaf], range: &Range<u64>) -> Result<()> {
-    let mapped = leaves.iter().filter(|leaf| within(&leaf.range, range)).map(Leaf::bytes).sum::<u64>();
+    let mapped =
+        leaves.iter().filter(|leaf| within(&leaf.range, range)).map(Leaf::bytes).sum::<u64>();
     // A larger leaf may hold it with what lies around it.
     let held = leaves.iter().any(|leaf| within(range, &leaf.range));
-    ensure!(held || mapped == range.end - range.start, "of {range:#x?} only {mapped:#x} bytes are mapped");
+    ensure!(
+        held || mapped == range.end - range.start,
+        "of {range:#x?} only {mapped:#x} bytes are mapped"
+    );
     Ok(())
 }
 
@@ -246,8 +282,9 @@ mod tests {
     /// A map for the copy as it should be.
     fn copy() -> Vec<Leaf> {
         let ram = [RAM.start..FIRMWARE.start, FIRMWARE.end..CODE.start, CODE.end..RAM.end];
-        let pages =
-            ram.into_iter().flat_map(|range| range.step_by(4096).map(|page| leaf(page..page + 4096, descriptor::DATA)));
+        let pages = ram.into_iter().flat_map(|range| {
+            range.step_by(4096).map(|page| leaf(page..page + 4096, descriptor::DATA))
+        });
         let code = CODE.step_by(4096).map(|page| leaf(page..page + 4096, descriptor::TEXT));
         pages.chain(code).chain([leaf(DEVICES[0].clone(), descriptor::DEVICE)]).collect()
     }
@@ -262,7 +299,8 @@ mod tests {
         };
         // Writable code, executable data, a global page, another page's, a hole, memory that must not be mapped.
         assert!(
-            doctored(&|leaves| leaves.iter_mut().for_each(|leaf| leaf.descriptor &= !(1 << 7))).contains("attributes")
+            doctored(&|leaves| leaves.iter_mut().for_each(|leaf| leaf.descriptor &= !(1 << 7)))
+                .contains("attributes")
         );
         assert!(doctored(&|leaves| leaves[7].descriptor &= !(1 << 53)).contains("attributes"));
         assert!(doctored(&|leaves| leaves[7].descriptor &= !(1 << 11)).contains("attributes"));
@@ -270,7 +308,10 @@ mod tests {
         assert!(doctored(&|leaves| leaves.truncate(leaves.len() - 1)).contains("only"));
         let firmware = leaf(FIRMWARE.start..FIRMWARE.start + 4096, descriptor::DATA);
         assert!(doctored(&|leaves| leaves.push(firmware.clone())).contains("over the hole"));
-        assert!(doctored(&|leaves| leaves.push(leaf(0..4096, descriptor::DATA))).contains("nothing is there"));
+        assert!(
+            doctored(&|leaves| leaves.push(leaf(0..4096, descriptor::DATA)))
+                .contains("nothing is there")
+        );
     }
 
     #[test]

@@ -48,7 +48,9 @@ pub fn cases(config: &Config) -> Vec<Case> {
     let mut cases = Vec::new();
     let mut turn = 0;
     for (mode, machine, modes) in MODES {
-        let Some(cpus) = config.machines.get(machine).map(|machine| &machine.cpus) else { continue };
+        let Some(cpus) = config.machines.get(machine).map(|machine| &machine.cpus) else {
+            continue;
+        };
         for restart in [Restart::Hot, Restart::Cold] {
             for base in [Base::Same, Base::Random, Base::Load] {
                 for virtio in Virtio::ALL {
@@ -65,7 +67,9 @@ pub fn cases(config: &Config) -> Vec<Case> {
     for (name, machine) in &config.machines {
         for cpu in &machine.cpus {
             let (machine, cpu) = (name.clone(), cpu.clone());
-            cases.push(case(format!("machines/{machine}-{cpu}"), move |trial| plainly(trial, &machine, &cpu)));
+            cases.push(case(format!("machines/{machine}-{cpu}"), move |trial| {
+                plainly(trial, &machine, &cpu)
+            }));
         }
     }
     cases
@@ -74,9 +78,16 @@ pub fn cases(config: &Config) -> Vec<Case> {
 impl Point {
     fn pass(&self, trial: &mut Trial<'_>) -> Result<()> {
         let Self { machine, modes, restart, base, virtio, cpu, memory } = self.clone();
-        let orders = Orders { generations: GENERATIONS, base, restart, append: words_for(modes), ..trial.orders() };
+        let orders = Orders {
+            generations: GENERATIONS,
+            base,
+            restart,
+            append: words_for(modes),
+            ..trial.orders()
+        };
         let mut request = trial.request(machine, &orders)?;
-        (request.cpu, request.memory, request.virtio) = (Some(cpu), Some(memory.to_owned()), Some(virtio));
+        (request.cpu, request.memory, request.virtio) =
+            (Some(cpu), Some(memory.to_owned()), Some(virtio));
         check(&trial.lives(&request)?, &orders, modes)
     }
 }

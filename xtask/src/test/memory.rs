@@ -40,14 +40,20 @@ pub fn cases() -> Vec<Case> {
     for (mode, modes) in proof::MODES.map(|mode| (mode, Modes::All(mode))) {
         for restart in [Restart::Hot, Restart::Cold] {
             cases.push(case(format!("memory/image-{mode}-{restart}"), move |trial| {
-                let orders = Orders { generations: GENERATIONS, base: Base::Random, restart, ..trial.orders() };
+                let orders = Orders {
+                    generations: GENERATIONS,
+                    base: Base::Random,
+                    restart,
+                    ..trial.orders()
+                };
                 let request = trial.request_psci(mode, &orders)?;
                 image(trial, request, &orders, modes)
             }));
             cases.push(case(format!("memory/loadables-{mode}-{restart}"), move |trial| {
                 let orders = Orders { generations: GENERATIONS, restart, ..trial.orders() };
                 let mut request = trial.request_psci(mode, &orders)?;
-                request.disk = Disk::Bytes(fit::write(&with_loadables(&trial.kernel().image)).into());
+                request.disk =
+                    Disk::Bytes(fit::write(&with_loadables(&trial.kernel().image)).into());
                 loadables(trial, request, &orders, modes)
             }));
         }
@@ -59,14 +65,19 @@ pub fn cases() -> Vec<Case> {
 pub fn image(trial: &mut Trial<'_>, request: Request, orders: &Orders, modes: Modes) -> Result<()> {
     let kernel = trial.kernel();
     let of = |name: &str| kernel.symbol(name);
-    let (rodata_end, image_end, record) = (of("rodata_end")?, of("_image_end")?, of("entry_record")?);
+    let (rodata_end, image_end, record) =
+        (of("rodata_end")?, of("_image_end")?, of("entry_record")?);
     let (lives, (base, found)) = last_look(trial, request, |qmp| {
         let base = program_counter(qmp)? & !(BASE_ALIGNMENT - 1);
         Ok((base, memory(qmp, base, image_end)?))
     })?;
     check(&lives, orders, modes)?;
     let [.., before, last] = lives.as_slice() else { anyhow::bail!("one generation alone") };
-    ensure!(base == last.base, "the CPU ended in the slot {base:#x}, the last generation lies at {:#x}", last.base);
+    ensure!(
+        base == last.base,
+        "the CPU ended in the slot {base:#x}, the last generation lies at {:#x}",
+        last.base
+    );
     same(kernel, &found, base, 0..rodata_end)?;
     entered_well(&found[usize::try_from(record)?..], before, last)
 }
@@ -98,7 +109,10 @@ fn entered_well(record: &[u8], before: &Life, last: &Life) -> Result<()> {
         };
     }
     let expect = |what: &str, found: u64, expected: u64| {
-        ensure!(found == expected, "the last generation found {what} = {found:#x}, and should have {expected:#x}");
+        ensure!(
+            found == expected,
+            "the last generation found {what} = {found:#x}, and should have {expected:#x}"
+        );
         Ok(())
     };
     let off = |value: u64| value & (sctlr::M | sctlr::C);
@@ -122,20 +136,37 @@ fn entered_well(record: &[u8], before: &Life, last: &Life) -> Result<()> {
 }
 
 /// Each loadable lies where it was sent, and the rest of its last page is zero.
-pub fn loadables(trial: &mut Trial<'_>, request: Request, orders: &Orders, modes: Modes) -> Result<()> {
+pub fn loadables(
+    trial: &mut Trial<'_>,
+    request: Request,
+    orders: &Orders,
+    modes: Modes,
+) -> Result<()> {
     let payloads = with_loadables(&[]);
     let sent = &payloads[1..];
     let (lives, found) = last_look(trial, request, |qmp| {
         let pages = |payload: &Payload| payload.data.len().next_multiple_of(4096) as u64;
-        sent.iter().zip(LOADS).map(|(payload, load)| memory(qmp, load, pages(payload))).collect::<Result<Vec<_>>>()
+        sent.iter()
+            .zip(LOADS)
+            .map(|(payload, load)| memory(qmp, load, pages(payload)))
+            .collect::<Result<Vec<_>>>()
     })?;
     check(&lives, orders, modes)?;
     for (payload, found) in sent.iter().zip(found) {
         let (data, tail) = found.split_at(payload.data.len());
-        let differs = data.iter().zip(&payload.data).position(|(found, expected)| found != expected);
-        ensure!(differs.is_none(), "{} differs from the disk, first at byte {differs:x?}", payload.name);
+        let differs =
+            data.iter().zip(&payload.data).position(|(found, expected)| found != expected);
+        ensure!(
+            differs.is_none(),
+            "{} differs from the disk, first at byte {differs:x?}",
+            payload.name
+        );
         let nonzero = tail.iter().position(|byte| *byte != 0);
-        ensure!(nonzero.is_none(), "{}'s last page is not zero at byte {nonzero:x?} behind its end", payload.name);
+        ensure!(
+            nonzero.is_none(),
+            "{}'s last page is not zero at byte {nonzero:x?} behind its end",
+            payload.name
+        );
     }
     Ok(())
 }
@@ -146,7 +177,9 @@ pub fn with_loadables(kernel: &[u8]) -> Vec<Payload> {
         name: format!("loadable-{number}"),
         description: "numbers that no memory holds by chance".to_owned(),
         // The last run of frames is too large for the heap's first arena, which lies in bss: no other memory is zero by itself.
-        data: (0..(number << 21) + (508 << 10) + 1).map(|byte| (byte * 7 + byte / 251 + number) as u8 | 1).collect(),
+        data: (0..(number << 21) + (508 << 10) + 1)
+            .map(|byte| (byte * 7 + byte / 251 + number) as u8 | 1)
+            .collect(),
         kind: Kind::Loadable { load },
         bootargs: None,
     };

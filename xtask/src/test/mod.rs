@@ -89,7 +89,8 @@ impl TestOptions {
             chosen.iter().for_each(|case| println!("{}", case.name));
             return Ok(0);
         }
-        let (on_host, on_machines): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|case| case.on_host);
+        let (on_host, on_machines): (Vec<_>, Vec<_>) =
+            chosen.into_iter().partition(|case| case.on_host);
         if !on_machines.is_empty() {
             // Before the host's tests take their minute.
             setup::ensure_target(self.yes)?;
@@ -100,7 +101,8 @@ impl TestOptions {
         let mut tally = runner::Tally::new(seed);
         runner::one_by_one(&on_host, &mut tally)?;
         if !on_machines.is_empty() {
-            let lab = Lab { config: Arc::clone(&config), kernel: Arc::new(kernel_build::build()?), seed };
+            let lab =
+                Lab { config: Arc::clone(&config), kernel: Arc::new(kernel_build::build()?), seed };
             runner::side_by_side(&on_machines, &lab, &mut tally)?;
             seen.close(&config, self.bless, &mut tally);
         }
@@ -168,7 +170,10 @@ fn choose(mut cases: Vec<Case>, filter: Option<&str>) -> Result<Vec<Case>> {
         cases.retain(|case| case.name.contains(filter));
     }
     if cases.is_empty() {
-        return Err(Usage(format!("no case has `{filter}` in its name; `cargo xtask test --list` names them")).into());
+        return Err(Usage(format!(
+            "no case has `{filter}` in its name; `cargo xtask test --list` names them"
+        ))
+        .into());
     }
     Ok(cases)
 }
@@ -181,7 +186,11 @@ mod tests {
 
     fn names(filter: &str) -> Vec<String> {
         let config = Config::read(&crate::root()).unwrap();
-        choose(cases(&config, &Seen::default()), Some(filter)).unwrap().into_iter().map(|case| case.name).collect()
+        choose(cases(&config, &Seen::default()), Some(filter))
+            .unwrap()
+            .into_iter()
+            .map(|case| case.name)
+            .collect()
     }
 
     #[test]

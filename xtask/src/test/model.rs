@@ -75,7 +75,8 @@ pub fn cases() -> Vec<Case> {
 
 fn pass(trial: &mut Trial<'_>) -> Result<()> {
     let kernel = trial.kernel();
-    let own = own_words(&kernel.image, kernel.symbol("text_start")?..kernel.symbol("exception_to_rust")?);
+    let own =
+        own_words(&kernel.image, kernel.symbol("text_start")?..kernel.symbol("exception_to_rust")?);
     let mut random = SplitMix64::new(trial.seed());
     let request = trial.request("nvhe", &Orders { generations: 1, ..trial.orders() })?;
     let outcome = debugged(trial, request, |mut gdb| {
@@ -87,15 +88,23 @@ fn pass(trial: &mut Trial<'_>) -> Result<()> {
         let mut kinds = BTreeSet::new();
         for (name, value, mask) in PATTERNS {
             for _ in 0..RANDOM {
-                let word =
-                    (0..100_000).map(|_| random.next_u64() as u32 & !mask | value).find(|word| is_comparable(*word));
+                let word = (0..100_000)
+                    .map(|_| random.next_u64() as u32 & !mask | value)
+                    .find(|word| is_comparable(*word));
                 let word = word.with_context(|| format!("{name}: the model accepts none"))?;
-                kinds.insert(format!("{:?}", decode(word).map(|instruction| discriminant(&instruction))));
+                kinds.insert(format!(
+                    "{:?}",
+                    decode(word).map(|instruction| discriminant(&instruction))
+                ));
                 compare(&mut gdb, &mut random, &[word]).with_context(|| (*name).to_owned())?;
             }
         }
         // All that decode knows, but for those of the sequences: hvc, eret, mrs, msr, SPSel, and maintenance.
-        ensure!(kinds.len() == KINDS, "{} kinds of instructions were compared, and there are {KINDS}", kinds.len());
+        ensure!(
+            kinds.len() == KINDS,
+            "{} kinds of instructions were compared, and there are {KINDS}",
+            kinds.len()
+        );
         for sequence in SEQUENCES {
             for _ in 0..RANDOM {
                 compare(&mut gdb, &mut random, sequence)?;
@@ -104,7 +113,11 @@ fn pass(trial: &mut Trial<'_>) -> Result<()> {
         gdb.set_general(&before)?;
         gdb.detach()
     })?;
-    ensure!(outcome.verdict == Verdict::Success, "the guest's own run, afterwards: {}", outcome.verdict.words());
+    ensure!(
+        outcome.verdict == Verdict::Success,
+        "the guest's own run, afterwards: {}",
+        outcome.verdict.words()
+    );
     Ok(())
 }
 
@@ -136,14 +149,28 @@ const SEQUENCES: &[&[u32]] = &[
         0xd400_0002,
     ],
     // dc civac, x1; dc cvac, x1; dc ivac, x1; dsb sy; dsb nsh; dmb sy; isb; ic iallu
-    &[0xd50b_7e21, 0xd50b_7a21, 0xd508_7621, 0xd503_3f9f, 0xd503_379f, 0xd503_3fbf, 0xd503_3fdf, 0xd508_751f],
+    &[
+        0xd50b_7e21,
+        0xd50b_7a21,
+        0xd508_7621,
+        0xd503_3f9f,
+        0xd503_379f,
+        0xd503_3fbf,
+        0xd503_3fdf,
+        0xd508_751f,
+    ],
     // tlbi alle2; tlbi alle1; tlbi vmalle1; msr SPSel, #1
     &[0xd50c_871f, 0xd50c_879f, 0xd508_871f, 0xd500_41bf],
 ];
 
 /// The distinct words of the kernel's own code that can be compared one by one.
 fn own_words(image: &[u8], code: std::ops::Range<u64>) -> BTreeSet<u32> {
-    let words = image[code.start as usize..code.end as usize].as_chunks().0.iter().copied().map(u32::from_le_bytes);
+    let words = image[code.start as usize..code.end as usize]
+        .as_chunks()
+        .0
+        .iter()
+        .copied()
+        .map(u32::from_le_bytes);
     words.filter(|word| is_comparable(*word)).collect()
 }
 
@@ -151,11 +178,15 @@ fn own_words(image: &[u8], code: std::ops::Range<u64>) -> BTreeSet<u32> {
 fn is_comparable(word: u32) -> bool {
     use Instruction::*;
     match decode(word) {
-        None | Some(Hvc | Eret | ReadSystem { .. } | WriteSystem { .. } | SelectStack { .. }) => false,
+        None | Some(Hvc | Eret | ReadSystem { .. } | WriteSystem { .. } | SelectStack { .. }) => {
+            false
+        }
         Some(Isb | Dsb(_) | Dmb | Dc { .. } | Ic | Tlbi(_)) => false,
         // In a sequence: one alone would leave its result where nobody looks.
         Some(Pair { size: 16, .. }) => false,
-        Some(Single { rn, place: Place::Indexed { index, .. }, .. }) => index != rn && index != ZERO,
+        Some(Single { rn, place: Place::Indexed { index, .. }, .. }) => {
+            index != rn && index != ZERO
+        }
         Some(Single { place: Place::At(offset), .. }) => (0..0x400).contains(&offset),
         Some(_) => true,
     }
@@ -219,14 +250,24 @@ fn compare(gdb: &mut Gdb, random: &mut SplitMix64, words: &[u32]) -> Result<()> 
         gdb.step()?;
         let theirs = gdb.general()?;
         for (number, (ours, theirs)) in cpu.x.iter().zip(&theirs).enumerate() {
-            ensure!(ours == theirs, "x{number} is {ours:#x} in the model, {theirs:#x} in QEMU: {}", said());
+            ensure!(
+                ours == theirs,
+                "x{number} is {ours:#x} in the model, {theirs:#x} in QEMU: {}",
+                said()
+            );
         }
         let mode = if cpu.level == Level::El1 { spsr::EL1H } else { spsr::EL2H };
         let state = cpu.flags | cpu.daif | mode;
         // QEMU clears NZCV on an exception; the architecture does not, and no handler here looks.
         let flags = if words[..=step].contains(&HVC) { 0 } else { 0xf000_0000 };
         let kept = flags | spsr::DAIF | 0xf;
-        ensure!(cpu.pc == theirs[32], "PC is {:#x} in the model, {:#x} in QEMU: {}", cpu.pc, theirs[32], said());
+        ensure!(
+            cpu.pc == theirs[32],
+            "PC is {:#x} in the model, {:#x} in QEMU: {}",
+            cpu.pc,
+            theirs[32],
+            said()
+        );
         ensure!(
             state & kept == theirs[33] & kept,
             "PSTATE is {state:#x} in the model, {:#x} in QEMU: {}",
@@ -244,7 +285,15 @@ fn compare(gdb: &mut Gdb, random: &mut SplitMix64, words: &[u32]) -> Result<()> 
         }
     }
     let theirs = gdb.memory(DATA, (END - DATA) as usize)?;
-    let differs = cpu.memory.beneath(&(DATA..END)).iter().zip(&theirs).position(|(ours, theirs)| ours != theirs);
-    ensure!(differs.is_none(), "memory differs at DATA + {differs:x?}: {words:08x?} from {registers:#x?}");
+    let differs = cpu
+        .memory
+        .beneath(&(DATA..END))
+        .iter()
+        .zip(&theirs)
+        .position(|(ours, theirs)| ours != theirs);
+    ensure!(
+        differs.is_none(),
+        "memory differs at DATA + {differs:x?}: {words:08x?} from {registers:#x?}"
+    );
     Ok(())
 }

@@ -20,11 +20,13 @@ pub fn hold(page: &str, made: &str, suite: &str, bless: bool) -> Result<()> {
     if bless {
         return fs::write(&path, made).with_context(|| format!("cannot write {}", path.display()));
     }
-    same(&path, made).with_context(|| format!("{page}; `cargo xtask test {suite} --bless` writes it anew"))
+    same(&path, made)
+        .with_context(|| format!("{page}; `cargo xtask test {suite} --bless` writes it anew"))
 }
 
 fn same(path: &Path, made: &str) -> Result<()> {
-    let found = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let found =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let differs = found.lines().zip(made.lines()).find(|(found, made)| found != made);
     if let Some((found, made)) = differs {
         bail!("it says\n  {found}\nand this run\n  {made}\nLook at it");
@@ -42,7 +44,12 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "one\ntwo\n").unwrap();
         same(file.path(), "one\ntwo\n").unwrap();
-        assert!(same(file.path(), "one\n2\n").unwrap_err().to_string().contains("  two\nand this run\n  2\n"));
+        assert!(
+            same(file.path(), "one\n2\n")
+                .unwrap_err()
+                .to_string()
+                .contains("  two\nand this run\n  2\n")
+        );
         assert!(same(file.path(), "one\ntwo\nthree\n").is_err());
     }
 }

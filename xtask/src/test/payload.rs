@@ -30,7 +30,9 @@ const RAMDISK: usize = (3 << 20) + 1;
 /// All of them.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (machine, restart) in [("el1", Restart::Hot), ("nvhe", Restart::Cold), ("vhe", Restart::Hot)] {
+    for (machine, restart) in
+        [("el1", Restart::Hot), ("nvhe", Restart::Cold), ("vhe", Restart::Hot)]
+    {
         for base in [Base::Same, Base::Random, Base::Load] {
             cases.push(case(format!("payload/{machine}-{base}"), move |trial| {
                 let orders = Orders { base, restart, ..trial.orders() };
@@ -44,35 +46,50 @@ pub fn cases() -> Vec<Case> {
     }
     cases.push(case("payload/large-ramdisk", large_ramdisk));
     cases.push(case("payload/own-tree", own_tree));
-    cases.push(case("payload/damaged-kernel-while-it-moves", |trial| damaged(trial, |sources| sources.first())));
-    cases.push(case("payload/damaged-ramdisk-while-it-moves", |trial| damaged(trial, |sources| sources.last())));
+    cases.push(case("payload/damaged-kernel-while-it-moves", |trial| {
+        damaged(trial, |sources| sources.first())
+    }));
+    cases.push(case("payload/damaged-ramdisk-while-it-moves", |trial| {
+        damaged(trial, |sources| sources.last())
+    }));
     for (name, cpu, says) in [
         ("rndr", "max", "RNDR gives kaslr-seed and rng-seed"),
         ("no-seeds", "cortex-a72", "no entropy device and no RNDR: no kaslr-seed and rng-seed"),
     ] {
-        cases.push(case(format!("payload/{name}"), move |trial| without_entropy_device(trial, cpu, says)));
+        cases.push(case(format!("payload/{name}"), move |trial| {
+            without_entropy_device(trial, cpu, says)
+        }));
     }
     cases
 }
 
 /// A run whose last generation goes to this very kernel, with orders for two generations of its own.
-fn request(trial: &Trial<'_>, machine: &'static str, mut orders: Orders) -> Result<(Request, Orders)> {
+fn request(
+    trial: &Trial<'_>,
+    machine: &'static str,
+    mut orders: Orders,
+) -> Result<(Request, Orders)> {
     orders.append.push(format!("payload={FOREIGN}"));
     let mut request = trial.request_psci(machine, &orders)?;
     let foreign = ourselves_as_payload(trial, &request);
-    request.disk = Disk::Bytes(Arc::new(disk::with(trial.kernel(), orders.base == Base::Load, foreign)));
+    request.disk =
+        Disk::Bytes(Arc::new(disk::with(trial.kernel(), orders.base == Base::Load, foreign)));
     Ok((request, orders))
 }
 
 fn ourselves_as_payload(trial: &Trial<'_>, request: &Request) -> Foreign {
-    let bootargs = format!("{} generations=2 seed=0x77", request.machine.bootargs).trim().to_owned();
+    let bootargs =
+        format!("{} generations=2 seed=0x77", request.machine.bootargs).trim().to_owned();
     let image = trial.kernel().image.clone();
     Foreign { image, ramdisk: Some(vec![0xa5; RAMDISK]), fdt: None, bootargs: Some(bootargs) }
 }
 
 /// A byte of a source that is not in place is turned over once the last check is made: the control page verifies what it has moved, of the kernel, all of
 /// which moves, as of the ramdisk, of which the ends do.
-fn damaged(trial: &mut Trial<'_>, choose: impl Fn(&[Range<u64>]) -> Option<&Range<u64>> + Send + Sync) -> Result<()> {
+fn damaged(
+    trial: &mut Trial<'_>,
+    choose: impl Fn(&[Range<u64>]) -> Option<&Range<u64>> + Send + Sync,
+) -> Result<()> {
     let (request, _) = request(trial, "el1", Orders { generations: 1, ..trial.orders() })?;
     let checksum = Checksum::of(trial.kernel())?;
     let outcome = debugged(trial, request, |mut gdb| {
@@ -86,7 +103,10 @@ fn damaged(trial: &mut Trial<'_>, choose: impl Fn(&[Range<u64>]) -> Option<&Rang
     })?;
     let says = "!! what arrived is not what was loaded: ";
     ensure!(outcome.verdict == Verdict::Stopped, "the end is \"{}\"", outcome.verdict.words());
-    ensure!(outcome.console.contains(says), "the control page does not say that what arrived is damaged");
+    ensure!(
+        outcome.console.contains(says),
+        "the control page does not say that what arrived is damaged"
+    );
     Ok(())
 }
 
@@ -106,21 +126,41 @@ fn both(
     Ok([before, after])
 }
 
-fn ourselves(trial: &mut Trial<'_>, request: &Request, machine: &'static str, orders: &Orders) -> Result<()> {
+fn ourselves(
+    trial: &mut Trial<'_>,
+    request: &Request,
+    machine: &'static str,
+    orders: &Orders,
+) -> Result<()> {
     let then = Orders { generations: 2, seed: 0x77, append: Vec::new(), ..Orders::default() };
     let [before, after] = both(trial, request, Modes::All(machine), orders, &then)?;
     let (last, first) = (before.last().context("no generation")?, &after[0]);
     let bye = last.bye.as_ref().context("no Bye!")?;
     ensure!(first.base == bye.entry, "sent to {:#x}, it lies at {:#x}", bye.entry, first.base);
-    ensure!(first.stations()[0] == "first instruction", "it was told of breadcrumbs: {:?}", first.stations());
+    ensure!(
+        first.stations()[0] == "first instruction",
+        "it was told of breadcrumbs: {:?}",
+        first.stations()
+    );
     match orders.base {
-        Base::Same => ensure!(first.base == 0x4000_0000, "it lies at {:#x}, not at the lowest place", first.base),
-        Base::Load => ensure!(first.base == disk::LOAD, "it lies at {:#x}, not where the FIT says", first.base),
+        Base::Same => ensure!(
+            first.base == 0x4000_0000,
+            "it lies at {:#x}, not at the lowest place",
+            first.base
+        ),
+        Base::Load => ensure!(
+            first.base == disk::LOAD,
+            "it lies at {:#x}, not where the FIT says",
+            first.base
+        ),
         Base::Random => {}
     }
     // The ramdisk is reserved. (A map elsewhere may take tables more or less.)
     let missing = before[0].free - first.free;
-    ensure!(missing.abs_diff(RAMDISK as u64) < 64 << 10, "{missing} bytes are missing, of a ramdisk of {RAMDISK}");
+    ensure!(
+        missing.abs_diff(RAMDISK as u64) < 64 << 10,
+        "{missing} bytes are missing, of a ramdisk of {RAMDISK}"
+    );
     ensure!(last.says("gives kaslr-seed and rng-seed"), "nobody gives seeds");
     Ok(())
 }
@@ -144,21 +184,34 @@ fn packed(trial: &mut Trial<'_>, is_stated: bool) -> Result<()> {
 /// 512 MiB of ramdisk on 2 GiB of RAM: what the way there holds beyond its segments is within 0.5 % of them, and they are read into their place.
 fn large_ramdisk(trial: &mut Trial<'_>) -> Result<()> {
     const LARGE: usize = 512 << 20;
-    let (mut request, orders) = request(trial, "nvhe", Orders { generations: 1, ..trial.orders() })?;
-    let foreign = Foreign { ramdisk: Some(vec![0xa5; LARGE]), ..ourselves_as_payload(trial, &request) };
+    let (mut request, orders) =
+        request(trial, "nvhe", Orders { generations: 1, ..trial.orders() })?;
+    let foreign =
+        Foreign { ramdisk: Some(vec![0xa5; LARGE]), ..ourselves_as_payload(trial, &request) };
     request.disk = Disk::Bytes(Arc::new(disk::with(trial.kernel(), false, foreign)));
     (request.memory, request.timeout) = (Some("2G".to_owned()), Duration::from_secs(300));
     let then = Orders { generations: 2, seed: 0x77, append: Vec::new(), ..Orders::default() };
     let [before, after] = both(trial, &request, Modes::All("nvhe"), &orders, &then)?;
     let missing = before[0].free - after[0].free;
-    ensure!(missing.abs_diff(LARGE as u64) < 64 << 10, "{missing} bytes are missing, of a ramdisk of {LARGE}");
+    ensure!(
+        missing.abs_diff(LARGE as u64) < 64 << 10,
+        "{missing} bytes are missing, of a ramdisk of {LARGE}"
+    );
 
-    let line =
-        before[0].lines.iter().find_map(|line| line.split_once(" holds ")).context("no line of what it holds")?;
+    let line = before[0]
+        .lines
+        .iter()
+        .find_map(|line| line.split_once(" holds "))
+        .context("no line of what it holds")?;
     let numbers: Vec<u64> = line.1.split(' ').filter_map(|word| word.parse().ok()).collect();
-    let [held, segments, in_place] = numbers[..] else { anyhow::bail!("{numbers:?} are not three numbers") };
+    let [held, segments, in_place] = numbers[..] else {
+        anyhow::bail!("{numbers:?} are not three numbers")
+    };
     ensure!(segments > LARGE as u64, "segments of {segments} bytes");
-    ensure!(held >= segments && (held - segments) * 200 <= segments, "{held} bytes are held for {segments}");
+    ensure!(
+        held >= segments && (held - segments) * 200 <= segments,
+        "{held} bytes are held for {segments}"
+    );
     // All but the kernel itself and what the ramdisk has beside whole megabytes.
     ensure!(segments - in_place <= 4 << 20, "{in_place} of {segments} bytes are in place");
     Ok(())
@@ -177,10 +230,20 @@ fn own_tree(trial: &mut Trial<'_>) -> Result<()> {
     request.disk = Disk::Bytes(Arc::new(disk::with(trial.kernel(), false, foreign)));
     let then = Orders { generations: 2, seed: 0x77, append: Vec::new(), ..Orders::default() };
     let [before, after] = both(trial, &request, Modes::All("vhe"), &orders, &then)?;
-    ensure!(!LOW.contains(&after[0].base), "it lies at {:#x}, which its tree reserves", after[0].base);
+    ensure!(
+        !LOW.contains(&after[0].base),
+        "it lies at {:#x}, which its tree reserves",
+        after[0].base
+    );
     // If the ramdisk lay on a reservation, less would be missing.
-    let (missing, due) = (before[0].free - after[0].free, RAMDISK as u64 + LOW.end - LOW.start + HIGH.end - HIGH.start);
-    ensure!(missing.abs_diff(due) < 64 << 10, "{missing} bytes are missing, of {due} that are reserved");
+    let (missing, due) = (
+        before[0].free - after[0].free,
+        RAMDISK as u64 + LOW.end - LOW.start + HIGH.end - HIGH.start,
+    );
+    ensure!(
+        missing.abs_diff(due) < 64 << 10,
+        "{missing} bytes are missing, of {due} that are reserved"
+    );
     Ok(())
 }
 

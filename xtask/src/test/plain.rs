@@ -42,12 +42,22 @@ pub fn pass(trial: &mut Trial<'_>) -> Result<()> {
     let console = console.finish();
 
     let shown = || format!("{command:?}\n{}", tail(&console, 20));
-    let status = status.with_context(|| format!("QEMU did not end within {} s: {}", LIMIT.as_secs(), shown()))?;
+    let status = status
+        .with_context(|| format!("QEMU did not end within {} s: {}", LIMIT.as_secs(), shown()))?;
     ensure!(status.success(), "QEMU ended with {status}: {}", shown());
     let lives = transcript::lives(&console).with_context(shown)?;
     let [.., last] = lives.as_slice() else { anyhow::bail!("no generation: {}", shown()) };
-    ensure!(lives.len() == 5 && last.number == 4, "{} generations, and 5 were ordered: {}", lives.len(), shown());
-    ensure!(last.lines.last().is_some_and(|line| line == marker::SUCCESS), "no success: {}", shown());
+    ensure!(
+        lives.len() == 5 && last.number == 4,
+        "{} generations, and 5 were ordered: {}",
+        lives.len(),
+        shown()
+    );
+    ensure!(
+        last.lines.last().is_some_and(|line| line == marker::SUCCESS),
+        "no success: {}",
+        shown()
+    );
     // Without el2= the CPU decides, and this one has no VHE.
     ensure!(lives.iter().all(|life| life.mode == "nvhe"), "it does not live in nvhe: {}", shown());
     Ok(())

@@ -85,7 +85,8 @@ impl Tally {
             let again = qemu::shell_line(["cargo", "xtask", "test", name, "--seed", &seed]);
             println!("\n{name}: {}\n\nRun it again:\n  {again}", words.trim_end());
         }
-        let skipped = if self.skipped == 0 { String::new() } else { format!(", {} skipped", self.skipped) };
+        let skipped =
+            if self.skipped == 0 { String::new() } else { format!(", {} skipped", self.skipped) };
         println!(
             "\n{} passed, {} failed{skipped} (in {:.0} s)",
             self.passed,
@@ -106,14 +107,16 @@ pub fn one_by_one(cases: &[Case], tally: &mut Tally) -> Result<()> {
 
 /// Makes the cases of the machines, several at a time.
 pub fn side_by_side(cases: &[Case], lab: &Lab, tally: &mut Tally) -> Result<()> {
-    let jobs = thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS).min(cases.len());
+    let jobs =
+        thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS).min(cases.len());
     let next = AtomicUsize::new(0);
     let tally = Mutex::new(tally);
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(|| work(cases, lab, &next, &tally))).collect();
-        workers
-            .into_iter()
-            .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        let workers: Vec<_> =
+            (0..jobs).map(|_| scope.spawn(|| work(cases, lab, &next, &tally))).collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     })
 }
 

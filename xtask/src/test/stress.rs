@@ -38,8 +38,7 @@ const UNVERIFIED: Patch = |kernel| kernel.at("verify", 0, RET);
 pub fn cases() -> Vec<Case> {
     vec![
         case("stress/hang", |trial| {
-            let line =
-                "--machine nvhe --cpus 1 --gic 3 --virtio modern --restart hot --base same --generations 3 --silence 4";
+            let line = "--machine nvhe --cpus 1 --gic 3 --virtio modern --restart hot --base same --generations 3 --silence 4";
             fails(trial, HANGS, line, &["out of time"], Some(0), "CPU 0 stands at EL1h")
         }),
         case("stress/breaks-a-rule", |trial| {
@@ -54,8 +53,7 @@ pub fn cases() -> Vec<Case> {
             )
         }),
         case("stress/fault-not-noticed", |trial| {
-            let line =
-                "--machine el1 --cpus 1 --gic 3 --virtio modern --restart hot --base same --faults 1 --fault late-bit";
+            let line = "--machine el1 --cpus 1 --gic 3 --virtio modern --restart hot --base same --faults 1 --fault late-bit";
             fails(trial, UNVERIFIED, line, &["late-bit: "], None, "")
         }),
         case("stress/shards", shards),
@@ -66,8 +64,13 @@ pub fn cases() -> Vec<Case> {
 
 /// Stresses `kernel` as `line` says.
 fn stress(trial: &Trial<'_>, kernel: &Arc<Built>, line: &str) -> Result<Tally> {
-    let seed = if line.contains("--seed") { String::new() } else { format!(" --seed {:#x}", trial.seed()) };
-    StressOptions::read_line(&format!("cargo xtask stress {line}{seed}"))?.stress(trial.config(), kernel)
+    let seed = if line.contains("--seed") {
+        String::new()
+    } else {
+        format!(" --seed {:#x}", trial.seed())
+    };
+    StressOptions::read_line(&format!("cargo xtask stress {line}{seed}"))?
+        .stress(trial.config(), kernel)
 }
 
 /// The harness fails the patched kernel for `whys`, and does so again by the line that it prints and by the file that it packs; by the same
@@ -87,7 +90,11 @@ fn fails(
     let tally = stress(trial, &wrong, &format!("{line} --report {}", reports.path().display()))?;
     let first = failure(&tally)?;
     for why in whys {
-        ensure!(first.why.contains(why), "the failure is \"{}\", which does not say \"{why}\"", first.why);
+        ensure!(
+            first.why.contains(why),
+            "the failure is \"{}\", which does not say \"{why}\"",
+            first.why
+        );
     }
     if generation.is_some() {
         ensure!(
@@ -97,9 +104,16 @@ fn fails(
         );
     }
     ensure!(first.stood.contains(stood), "it stood elsewhere: {}", first.stood);
-    ensure!(first.exceptions.contains("Exception return from"), "no exceptions were told: {}", first.exceptions);
+    ensure!(
+        first.exceptions.contains("Exception return from"),
+        "no exceptions were told: {}",
+        first.exceptions
+    );
     // The last lines: a generation's own words, or an exception's registers, which fill them all.
-    ensure!(["[0] ", "!! "].iter().any(|start| first.console.contains(start)), "no console was told");
+    ensure!(
+        ["[0] ", "!! "].iter().any(|start| first.console.contains(start)),
+        "no console was told"
+    );
 
     let again = StressOptions::read_line(&first.again)?;
     let second = again.stress(trial.config(), &wrong)?;
@@ -113,7 +127,11 @@ fn fails(
 
     let packed = std::fs::read_dir(reports.path())?.next().context("nothing was packed")??.path();
     let third = StressOptions::repeat(&packed, trial.config())?;
-    ensure!(failure(&third)?.why == first.why, "made again by its file it failed otherwise: {}", failure(&third)?.why);
+    ensure!(
+        failure(&third)?.why == first.why,
+        "made again by its file it failed otherwise: {}",
+        failure(&third)?.why
+    );
     for tally in [&tally, &second, &third] {
         // What failed here failed on purpose.
         let _ = std::fs::remove_dir_all(&failure(tally)?.folder);
@@ -122,7 +140,11 @@ fn fails(
 }
 
 fn failure(tally: &Tally) -> Result<&Failure> {
-    ensure!(!tally.passed() && tally.exit_code() == 1, "the harness passed it: {}", tally.sentence());
+    ensure!(
+        !tally.passed() && tally.exit_code() == 1,
+        "the harness passed it: {}",
+        tally.sentence()
+    );
     tally.failures.first().context("the harness failed it and does not say why")
 }
 
@@ -157,7 +179,11 @@ fn shards(trial: &mut Trial<'_>) -> Result<()> {
     ensure!(code == 0, "merged, they end with {code}");
     let merged: Tally = serde_json::from_slice(&std::fs::read(file("merged.json"))?)?;
     let counts = |tally: &Tally| -> Vec<_> {
-        tally.cells.iter().map(|(name, lives)| (name.clone(), lives.runs, lives.generations, lives.failed)).collect()
+        tally
+            .cells
+            .iter()
+            .map(|(name, lives)| (name.clone(), lives.runs, lives.generations, lives.failed))
+            .collect()
     };
     ensure!(
         counts(&merged) == counts(&whole),
@@ -165,12 +191,19 @@ fn shards(trial: &mut Trial<'_>) -> Result<()> {
         counts(&merged),
         counts(&whole)
     );
-    let (html, xml) = (std::fs::read_to_string(file("merged.html"))?, std::fs::read_to_string(file("merged.xml"))?);
+    let (html, xml) = (
+        std::fs::read_to_string(file("merged.html"))?,
+        std::fs::read_to_string(file("merged.xml"))?,
+    );
     for name in whole.cells.keys() {
-        ensure!(html.contains(name.as_str()) && xml.contains(name.as_str()), "{name} is missing in a report");
+        ensure!(
+            html.contains(name.as_str()) && xml.contains(name.as_str()),
+            "{name} is missing in a report"
+        );
     }
     ensure!(
-        html.contains("<svg") && xml.contains(&format!("tests=\"{}\" failures=\"0\"", whole.cells.len())),
+        html.contains("<svg")
+            && xml.contains(&format!("tests=\"{}\" failures=\"0\"", whole.cells.len())),
         "odd reports"
     );
     Ok(())
@@ -181,7 +214,12 @@ fn faults(trial: &mut Trial<'_>) -> Result<()> {
     let tally = stress(trial, trial.kernel(), "--machine nvhe --faults 55 --cpus 1,2")?;
     ensure!(tally.passed(), "{}: {:?}", tally.sentence(), tally.failures.first());
     let kinds: usize = tally.faults.values().map(|kinds| kinds.len()).sum();
-    ensure!(tally.injected() >= 55 && kinds >= 10, "{} faults of {kinds} kinds: {:?}", tally.injected(), tally.faults);
+    ensure!(
+        tally.injected() >= 55 && kinds >= 10,
+        "{} faults of {kinds} kinds: {:?}",
+        tally.injected(),
+        tally.faults
+    );
     Ok(())
 }
 
@@ -194,7 +232,8 @@ fn interrupted(trial: &mut Trial<'_>) -> Result<()> {
     let said = folder.path().join("said");
     let mut command = Command::new(std::env::current_exe()?);
     command.args(line.split(' ')).arg(trial.seed().to_string()).stdin(Stdio::null());
-    let child = Guarded::spawn(command.stdout(std::fs::File::create(&said)?).stderr(Stdio::null()))?;
+    let child =
+        Guarded::spawn(command.stdout(std::fs::File::create(&said)?).stderr(Stdio::null()))?;
     let started = Instant::now();
     while ours(&said)? == 0 {
         ensure!(started.elapsed() < LIMIT, "it started no QEMU");
@@ -215,9 +254,16 @@ fn interrupted(trial: &mut Trial<'_>) -> Result<()> {
 fn ours(said: &Path) -> Result<usize> {
     let Ok(processes) = std::fs::read_dir("/proc") else {
         return Ok(usize::from(
-            !std::fs::read_to_string(said)?.contains("passed") && std::fs::metadata(said)?.len() > 0,
+            !std::fs::read_to_string(said)?.contains("passed")
+                && std::fs::metadata(said)?.len() > 0,
         ));
     };
-    let lines = processes.flatten().filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
-    Ok(lines.filter(|line| line.starts_with(b"qemu") && line.windows(8).any(|words| words == b"-smp\x007\0-")).count())
+    let lines = processes
+        .flatten()
+        .filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    Ok(lines
+        .filter(|line| {
+            line.starts_with(b"qemu") && line.windows(8).any(|words| words == b"-smp\x007\0-")
+        })
+        .count())
 }

@@ -22,8 +22,11 @@ pub fn cases() -> Vec<Case> {
     let one = machines.map(|(machine, cpu)| (machine, cpu, 1));
     let all = one.chain([("nvhe", NVHE[0], 4), ("vhe", VHE[0], 4)]);
     let named = |(machine, cpu, cpus)| {
-        let name =
-            if cpus == 1 { format!("stub/{machine}-{cpu}") } else { format!("stub/{machine}-{cpu}-{cpus}-cpus") };
+        let name = if cpus == 1 {
+            format!("stub/{machine}-{cpu}")
+        } else {
+            format!("stub/{machine}-{cpu}-{cpus}-cpus")
+        };
         case(name, move |trial| pass(trial, machine, cpu, cpus))
     };
     all.map(named).collect()
@@ -52,7 +55,9 @@ fn pass(trial: &mut Trial<'_>, machine: &str, cpu: &str, cpus: u32) -> Result<()
 /// All checks passed, and then the trap was told, where there is to be one.
 fn judge(console: &str, traps: bool) -> Result<()> {
     ensure!(!console.contains("FAILED"), "a check failed");
-    let passed = console.lines().filter(|line| line.contains("selftest: stub: ") && line.ends_with(" checks passed"));
+    let passed = console
+        .lines()
+        .filter(|line| line.contains("selftest: stub: ") && line.ends_with(" checks passed"));
     ensure!(passed.count() == 1, "the suite did not say once that its checks passed");
     let exception = format!("{}exception slot=", marker::EMERGENCY);
     let exceptions: Vec<_> = console.lines().filter(|line| line.starts_with(&exception)).collect();
@@ -60,7 +65,11 @@ fn judge(console: &str, traps: bool) -> Result<()> {
     for line in exceptions {
         let syndrome = hex(&line.replace("esr=", "esr=0x"), "esr=")?;
         let class = esr::ec(syndrome);
-        ensure!(class == esr::EC_SYSREG, "the trap's class is {class:#x}, and should be {:#x}", esr::EC_SYSREG);
+        ensure!(
+            class == esr::EC_SYSREG,
+            "the trap's class is {class:#x}, and should be {:#x}",
+            esr::EC_SYSREG
+        );
     }
     Ok(())
 }
@@ -69,7 +78,8 @@ fn judge(console: &str, traps: bool) -> Result<()> {
 mod tests {
     use super::*;
 
-    const GOOD: &str = "[0] selftest: stub: 43 checks passed\n!! exception slot=8 esr=0000000062300129 elr=1\n";
+    const GOOD: &str =
+        "[0] selftest: stub: 43 checks passed\n!! exception slot=8 esr=0000000062300129 elr=1\n";
 
     #[test]
     fn a_suite_that_passed_and_trapped_is_good() {

@@ -70,7 +70,9 @@ impl Font {
         let mut lines: Vec<String> = Vec::new();
         for part in text.split_inclusive([' ', '_']) {
             match lines.last_mut() {
-                Some(line) if self.width((line.clone() + part).trim_end()) <= width => line.push_str(part),
+                Some(line) if self.width((line.clone() + part).trim_end()) <= width => {
+                    line.push_str(part)
+                }
                 _ => lines.push(part.to_owned()),
             }
         }
@@ -118,7 +120,10 @@ impl Area {
     }
 
     fn meets(self, other: Self) -> bool {
-        self.x < other.right() && other.x < self.right() && self.y < other.bottom() && other.y < self.bottom()
+        self.x < other.right()
+            && other.x < self.right()
+            && self.y < other.bottom()
+            && other.y < self.bottom()
     }
 }
 
@@ -166,7 +171,8 @@ impl Canvas {
             "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\" fill=\"{colour}\" text-anchor=\"{word}\"{class}>{}</text>",
             escaped(text)
         );
-        self.texts.push((Area { x: left, y: y - size * 0.8, width, height: size }, text.to_owned()));
+        self.texts
+            .push((Area { x: left, y: y - size * 0.8, width, height: size }, text.to_owned()));
     }
 
     /// Text in the middle of an area, in as many lines as it takes to keep off the edges.
@@ -184,10 +190,14 @@ impl Canvas {
     pub fn close(self, height: f64, title: &str) -> Result<String> {
         let paper = Area { x: 0.0, y: 0.0, width: WIDTH, height };
         for (number, (area, text)) in self.texts.iter().enumerate() {
-            let inside =
-                area.x >= paper.x && area.right() <= paper.right() && area.y >= paper.y && area.bottom() <= height;
+            let inside = area.x >= paper.x
+                && area.right() <= paper.right()
+                && area.y >= paper.y
+                && area.bottom() <= height;
             ensure!(inside, "{text:?} leaves the paper: {area:?}");
-            if let Some((_, other)) = self.texts[..number].iter().find(|(other, _)| other.meets(*area)) {
+            if let Some((_, other)) =
+                self.texts[..number].iter().find(|(other, _)| other.meets(*area))
+            {
                 anyhow::bail!("{text:?} lies on {other:?}: {area:?}");
             }
         }
@@ -219,7 +229,9 @@ mod tests {
     fn text_on_text_and_text_off_the_paper_are_refused() {
         let closed = |texts: &[(f64, f64)]| {
             let mut canvas = Canvas::default();
-            texts.iter().for_each(|&(x, y)| canvas.text(x, y, Anchor::Start, Font::plain(12.0), "words"));
+            texts
+                .iter()
+                .for_each(|&(x, y)| canvas.text(x, y, Anchor::Start, Font::plain(12.0), "words"));
             canvas.close(100.0, "").map_err(|error| error.to_string())
         };
         closed(&[(10.0, 20.0), (10.0, 40.0)]).unwrap();

@@ -71,7 +71,9 @@ pub fn draw(canvas: &mut Canvas, recording: &Recording, top: f64) -> f64 {
         }
     }
     if lanes.states.iter().all(|state| state.host.is_some()) {
-        let host = |state: &State| ["E2H", "TGE"].into_iter().zip(state.host.unwrap_or_default()).collect();
+        let host = |state: &State| {
+            ["E2H", "TGE"].into_iter().zip(state.host.unwrap_or_default()).collect()
+        };
         lanes.bits("HCR_EL2", 30.0, RULE, host);
     }
     lanes.arguments();
@@ -108,7 +110,12 @@ impl Lanes<'_> {
 
     /// A box over `count` columns from `first` on.
     fn area(&self, first: usize, count: usize, height: f64) -> Area {
-        Area { x: self.x(first) + GAP / 2.0, y: self.y, width: count as f64 * self.width() - GAP, height }
+        Area {
+            x: self.x(first) + GAP / 2.0,
+            y: self.y,
+            width: count as f64 * self.width() - GAP,
+            height,
+        }
     }
 
     fn label(&mut self, height: f64, name: &str) {
@@ -120,12 +127,23 @@ impl Lanes<'_> {
     fn names(&mut self) {
         let font = Font::mono(12.0);
         let width = self.width() - 10.0;
-        let names: Vec<_> = self.recording.seen.iter().map(|(station, _)| font.lines(station.name, width)).collect();
+        let names: Vec<_> = self
+            .recording
+            .seen
+            .iter()
+            .map(|(station, _)| font.lines(station.name, width))
+            .collect();
         self.y += names.iter().map(Vec::len).max().unwrap_or(0) as f64 * font.line() + 8.0;
         for (column, lines) in names.iter().enumerate() {
             let middle = self.area(column, 1, 0.0).middle();
             for (above, line) in lines.iter().rev().enumerate() {
-                self.canvas.text(middle, self.y - 8.0 - above as f64 * font.line(), Anchor::Middle, font, line);
+                self.canvas.text(
+                    middle,
+                    self.y - 8.0 - above as f64 * font.line(),
+                    Anchor::Middle,
+                    font,
+                    line,
+                );
             }
         }
     }
@@ -151,7 +169,9 @@ impl Lanes<'_> {
         let is_ours = self.recording.way.own.is_some();
         let cell = |(column, (station, state)): (usize, &(Station, State))| {
             let text = match state.who {
-                Owner::Nobody | Owner::Loader => station.runs().unwrap_or(self.recording.way.before),
+                Owner::Nobody | Owner::Loader => {
+                    station.runs().unwrap_or(self.recording.way.before)
+                }
                 Owner::Stub => "EFI stub",
                 Owner::Control => "control page",
                 Owner::Image if !is_ours => "the Image",
@@ -163,19 +183,27 @@ impl Lanes<'_> {
         let cells: Vec<_> = self.recording.seen.iter().enumerate().map(cell).collect();
         if self.from_reset {
             let unseen = self.x(0) + self.width() + UNSEEN / 2.0;
-            self.canvas.text(unseen, self.y + 16.0, Anchor::Middle, Font::bold(14.0).coloured(SOFT), "…");
+            self.canvas.text(
+                unseen,
+                self.y + 16.0,
+                Anchor::Middle,
+                Font::bold(14.0).coloured(SOFT),
+                "…",
+            );
         }
         self.boxes("runs", 26.0, &cells);
     }
 
     /// Two rails; the box lies on that of the level.
     fn level(&mut self) {
-        let rails: &[u64] = if self.states.iter().any(|state| state.level == 2) { &[2, 1] } else { &[1] };
+        let rails: &[u64] =
+            if self.states.iter().any(|state| state.level == 2) { &[2, 1] } else { &[1] };
         for &rail in rails {
             self.label(ONE, &format!("EL{rail}"));
             let middle = self.y + ONE / 2.0;
             self.canvas.line(&[(LEFT, middle), (RIGHT, middle)], RULE, 1.0);
-            let levels: Vec<_> = self.states.iter().map(|state| (state.level, state.own_stack_pointer)).collect();
+            let levels: Vec<_> =
+                self.states.iter().map(|state| (state.level, state.own_stack_pointer)).collect();
             for (first, count) in self.runs_of(&levels) {
                 let (level, own) = levels[first];
                 if level == rail {
@@ -202,11 +230,21 @@ impl Lanes<'_> {
         self.label(HEIGHT, name);
         for column in 0..self.states.len() {
             let bits = bits(self.states[column]);
-            let left = self.area(column, 1, HEIGHT).middle() - bits.len() as f64 * (width + 2.0) / 2.0;
+            let left =
+                self.area(column, 1, HEIGHT).middle() - bits.len() as f64 * (width + 2.0) / 2.0;
             for (number, (name, set)) in bits.into_iter().enumerate() {
-                let area = Area { x: left + number as f64 * (width + 2.0) + 1.0, y: self.y, width, height: HEIGHT };
+                let area = Area {
+                    x: left + number as f64 * (width + 2.0) + 1.0,
+                    y: self.y,
+                    width,
+                    height: HEIGHT,
+                };
                 self.canvas.area(area, if set { DARK } else { PAPER }, (!set).then_some(clear));
-                self.canvas.centred(area, if set { NAMES.coloured(PAPER) } else { NAMES.coloured(SOFT) }, name);
+                self.canvas.centred(
+                    area,
+                    if set { NAMES.coloured(PAPER) } else { NAMES.coloured(SOFT) },
+                    name,
+                );
             }
         }
         self.y += HEIGHT + BELOW;
@@ -226,7 +264,13 @@ impl Lanes<'_> {
             self.canvas.area(area, PAPER, Some(RULE));
             for (number, value) in values.iter().enumerate() {
                 let line = area.y + 8.0 + (number as f64 + 0.5) * NAMES.line();
-                self.canvas.text(area.x + 6.0, line, Anchor::Start, NAMES.coloured(SOFT), &format!("x{number}"));
+                self.canvas.text(
+                    area.x + 6.0,
+                    line,
+                    Anchor::Start,
+                    NAMES.coloured(SOFT),
+                    &format!("x{number}"),
+                );
                 self.canvas.text(area.x + 26.0, line, Anchor::Start, NAMES, &words(value));
             }
         }

@@ -7,7 +7,8 @@ use super::{
         Recording,
         memory::{Kind, RAM, Region, address},
     },
-    Anchor, Area, CONTROL, Canvas, DEVICE_TREE, EDGE, Font, IMAGE, LOADER, PAPER, RIGHT, RULE, SOFT,
+    Anchor, Area, CONTROL, Canvas, DEVICE_TREE, EDGE, Font, IMAGE, LOADER, PAPER, RIGHT, RULE,
+    SOFT,
 };
 
 /// The bar's height; how wide a thing is in it, whose size is the build's; the widest box; how many parts are marked.
@@ -42,13 +43,16 @@ pub fn draw(canvas: &mut Canvas, recording: &Recording, top: f64) -> f64 {
             (Font::mono(11.0), &region.shown),
             (Font::plain(11.0).coloured(SOFT), &region.note),
         ];
-        let lines = parts.map(|(font, text)| font.lines(text, width).into_iter().map(move |line| (font, line)));
+        let lines = parts
+            .map(|(font, text)| font.lines(text, width).into_iter().map(move |line| (font, line)));
         lines.into_iter().flatten().collect::<Vec<_>>()
     };
     let count = regions.len().max(1) as f64;
     let pitch = (bar.width / count).min(WIDEST);
     let inner = pitch - 16.0;
-    let tall = regions.iter().map(|region| texts(region, inner).iter().map(|(font, _)| font.line()).sum::<f64>());
+    let tall = regions
+        .iter()
+        .map(|region| texts(region, inner).iter().map(|(font, _)| font.line()).sum::<f64>());
     let height = tall.fold(0.0, f64::max) + 14.0;
     // The boxes lie below what they name, as far as there is room.
     let place = |region: &Region| x(region.start).min(RIGHT - THING);
@@ -62,7 +66,10 @@ pub fn draw(canvas: &mut Canvas, recording: &Recording, top: f64) -> f64 {
             Kind::Source | Kind::Control => CONTROL,
             Kind::Loader => LOADER,
         };
-        let (at, area) = (place(region), Area { x: left + number as f64 * pitch + 3.0, y, width: pitch - 6.0, height });
+        let (at, area) = (
+            place(region),
+            Area { x: left + number as f64 * pitch + 3.0, y, width: pitch - 6.0, height },
+        );
         canvas.line(&[(at + THING / 2.0, bar.bottom()), (area.middle(), y)], SOFT, 1.0);
         canvas.area(Area { x: at, width: THING, ..bar }, colour, Some(SOFT));
         canvas.area(area, colour, None);

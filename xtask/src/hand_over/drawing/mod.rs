@@ -29,7 +29,8 @@ const MARK: &str = "#c9342b";
 pub fn drawing(recording: &Recording, recorded_on: &str) -> Result<String> {
     let mut canvas = Canvas::default();
     canvas.text(EDGE, 32.0, Anchor::Start, Font::bold(17.0), recording.way.title);
-    let from_reset = if recording.way.own.is_none() { " Across “…” nobody looked." } else { "" };
+    let from_reset =
+        if recording.way.own.is_none() { " Across “…” nobody looked." } else { "" };
     let said = format!(
         "A column is the state before that instruction; behind it, where a colon names the routine.{from_reset}"
     );
@@ -38,7 +39,10 @@ pub fn drawing(recording: &Recording, recorded_on: &str) -> Result<String> {
     let bottom = map::draw(&mut canvas, recording, bottom + 28.0);
     let bottom = legend(&mut canvas, recording, bottom + 18.0);
     canvas.text(EDGE, bottom + 20.0, Anchor::Start, Font::plain(11.0).coloured(SOFT), recorded_on);
-    canvas.close(bottom + 34.0, &format!("{}: the hand-over, and RAM at its end", recording.way.title))
+    canvas.close(
+        bottom + 34.0,
+        &format!("{}: the hand-over, and RAM at its end", recording.way.title),
+    )
 }
 
 fn fill(owner: &Owner) -> &'static str {
@@ -61,7 +65,11 @@ fn legend(canvas: &mut Canvas, recording: &Recording, top: f64) -> f64 {
     let mut entries = vec![(IMAGE, None, "the Image"), (DEVICE_TREE, None, "device tree")];
     entries.extend(has(Kind::Loader).then_some(loader));
     entries.extend(has(Kind::Control).then_some(control));
-    entries.extend([(ON, None, "on"), (DARK, None, "masked, set"), (PAPER, Some(MARK), "not masked")]);
+    entries.extend([
+        (ON, None, "on"),
+        (DARK, None, "masked, set"),
+        (PAPER, Some(MARK), "not masked"),
+    ]);
     let mut x = EDGE;
     for (colour, frame, name) in entries {
         canvas.area(Area { x, y: top + 12.0, width: SWATCH, height: SWATCH }, colour, frame);
@@ -95,11 +103,15 @@ mod tests {
             daif: [true, number.is_multiple_of(2), true, true],
             on: [number.is_multiple_of(3); 3],
             host: way.has_el2().then_some([number.is_multiple_of(2); 2]),
-            vectors: vec![(Owner::Control, "private_el2_vectors".to_owned()); if way.has_el2() { 2 } else { 1 }],
+            vectors: vec![
+                (Owner::Control, "private_el2_vectors".to_owned());
+                if way.has_el2() { 2 } else { 1 }
+            ],
             arguments: vec![Value::End; arguments],
         };
         let stations = stations::of(way).into_iter().enumerate();
-        let seen = stations.map(|(number, station)| (station, state(number, station.arguments))).collect();
+        let seen =
+            stations.map(|(number, station)| (station, state(number, station.arguments))).collect();
         let region = |at: u64| Region {
             start: 0x4000_0000 + (at << 24),
             kind: Kind::Loader,

@@ -50,7 +50,8 @@ pub fn between(run: &Run<'_>) -> Result<Cases> {
         },
         |way| {
             batch(way, &names, |at, words| {
-                words.contains(PLACES[places[at]].1) && words.contains(" changed between load and jump ")
+                words.contains(PLACES[places[at]].1)
+                    && words.contains(" changed between load and jump ")
             })
         },
     )
@@ -74,7 +75,10 @@ pub fn late(run: &Run<'_>) -> Result<Cases> {
         },
         |way| match way {
             Way::Stopped(words) => {
-                ensure!(words.starts_with("!! what arrived is not what was loaded: "), "the control page said {words}");
+                ensure!(
+                    words.starts_with("!! what arrived is not what was loaded: "),
+                    "the control page said {words}"
+                );
                 Ok(vec![(name, End::Stopped)])
             }
             way => bail!("the control page should have stopped, and the run is {way}"),

@@ -14,7 +14,8 @@ pub fn stuck(run: &Run<'_>) -> Result<Cases> {
     /// Where nobody comes any more: the first line of Rust.
     const NOWHERE: &str = "kernel_main";
     let kernel = &run.setting.kernel;
-    let (leave, nowhere) = (LOADED + kernel.symbol("kernel::cpus::work::leave")?, LOADED + kernel.symbol(NOWHERE)?);
+    let (leave, nowhere) =
+        (LOADED + kernel.symbol("kernel::cpus::work::leave")?, LOADED + kernel.symbol(NOWHERE)?);
     bits::injected(
         run,
         run.request()?,
@@ -52,7 +53,9 @@ pub fn storm(run: &Run<'_>) -> Result<Cases> {
         taken.extend(life.bye.map(|_| life.strays));
     }
     if cases.wrong.is_none() && taken.iter().any(|&strays| strays < FEWEST) {
-        cases.wrong = Some(format!("storms of {taken:?} interrupts, and each should have had {FEWEST} at the least"));
+        cases.wrong = Some(format!(
+            "storms of {taken:?} interrupts, and each should have had {FEWEST} at the least"
+        ));
     }
     Ok(cases)
 }

@@ -35,7 +35,8 @@ pub fn bits(run: &Run<'_>) -> Result<Cases> {
     request.disk = Disk::Bytes(disk.into());
     run.judged(&request, |way| {
         batch(way, &["bit on the disk"; BATCH], |at, words| {
-            places[at] < HEADER || words.contains(&format!("\"{}\" is not what the FIT says: sha256 ", name(at)))
+            places[at] < HEADER
+                || words.contains(&format!("\"{}\" is not what the FIT says: sha256 ", name(at)))
         })
     })
 }
@@ -49,7 +50,9 @@ pub fn contents_bit(run: &Run<'_>) -> Result<Cases> {
     let mut request = run.request()?;
     request.disk = Disk::Bytes(disk.into());
     run.judged(&request, |way| match way {
-        Way::Gone(refused) if refused.iter().all(Vec::is_empty) => Ok(vec![("bit in the contents", End::Gone)]),
+        Way::Gone(refused) if refused.iter().all(Vec::is_empty) => {
+            Ok(vec![("bit in the contents", End::Gone)])
+        }
         Way::Gone(_) | Way::Refused(_) => Ok(vec![("bit in the contents", End::Refused)]),
         Way::Stopped(words) => bail!("the control page stopped: {words}"),
     })
@@ -67,14 +70,17 @@ pub fn read_errors(run: &Run<'_>) -> Result<Cases> {
     request.drive = qemu::failing_drive(bad);
     request.disk = Disk::Bytes(disk.into());
     run.judged(&request, |way| {
-        batch(way, &["read error"; BATCH], |_, words| words.contains("the disk fails to read block "))
+        batch(way, &["read error"; BATCH], |_, words| {
+            words.contains("the disk fails to read block ")
+        })
     })
 }
 
 /// The default configuration lies last, on a disk that ends somewhere within it, or within the tree.
 pub fn short(run: &Run<'_>) -> Result<Cases> {
     let mut random = run.job.random(run.setting.seed);
-    let disk = edited(&kernels(run, 2), |tree| set(node(tree, "/configurations")?, "default", "conf-2"))?;
+    let disk =
+        edited(&kernels(run, 2), |tree| set(node(tree, "/configurations")?, "default", "conf-2"))?;
     let start = position(&disk, &name(1))?;
     let tree = u32::from_be_bytes(disk[4..8].try_into()?) as usize;
     // One in eight: without its tree a disk is nothing, wherever it ends.
@@ -90,10 +96,14 @@ pub fn short(run: &Run<'_>) -> Result<Cases> {
             Way::Refused(refused) if in_tree => {
                 (refused, &["the FIT's tree has ", "the disk has 0 bytes", "the disk has "])
             }
-            Way::Gone(mut refused) if !in_tree => (refused.swap_remove(0), &["the disk ends at byte "]),
+            Way::Gone(mut refused) if !in_tree => {
+                (refused.swap_remove(0), &["the disk ends at byte "])
+            }
             way => bail!("the disk ended at byte {kept}, and the run is {way}"),
         };
-        let [words] = refused.as_slice() else { bail!("one refusal was due, and there are {refused:?}") };
+        let [words] = refused.as_slice() else {
+            bail!("one refusal was due, and there are {refused:?}")
+        };
         ensure!(right.iter().any(|right| words.contains(right)), "it was refused with \"{words}\"");
         Ok(vec![("short disk", End::Refused)])
     })
@@ -135,6 +145,7 @@ fn name(number: usize) -> String {
 pub fn kernels(run: &Run<'_>, count: usize) -> Vec<u8> {
     let load = (run.job.cell.base == Base::Load).then_some(crate::disk::LOAD);
     let image = &run.setting.kernel.image;
-    let kernels: Vec<_> = (0..count).map(|number| payload(&name(number), image.clone(), load)).collect();
+    let kernels: Vec<_> =
+        (0..count).map(|number| payload(&name(number), image.clone(), load)).collect();
     fit::write(&kernels)
 }

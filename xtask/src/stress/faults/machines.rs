@@ -39,18 +39,26 @@ pub fn little_memory(run: &Run<'_>) -> Result<Cases> {
     let behind = SLOT.start + (life + random.below(0x140)) * PAGE;
     let around = TREE + random.below(0x100) * PAGE;
     edit_tree(&mut request, |tree| {
-        for (name, range) in [("below", RAM..SLOT.start), ("behind", behind..TREE), ("beyond", around..END)] {
+        for (name, range) in
+            [("below", RAM..SLOT.start), ("behind", behind..TREE), ("beyond", around..END)]
+        {
             reserve(tree, name, range.start, range.end - range.start, false)?;
         }
         Ok(())
     })?;
     run.judged(&request, |way| match way {
         Way::Gone(refused) if refused.iter().all(Vec::is_empty) => Ok(vec![(NAME, End::Gone)]),
-        Way::Gone(refused) => bail!("there is one configuration, and a generation went on after {refused:?}"),
+        Way::Gone(refused) => {
+            bail!("there is one configuration, and a generation went on after {refused:?}")
+        }
         Way::Refused(refused) => {
-            let right = ["not enough memory: ", "lies over reserved memory, ", "no configuration after "];
+            let right =
+                ["not enough memory: ", "lies over reserved memory, ", "no configuration after "];
             for words in &refused {
-                ensure!(right.iter().any(|right| words.contains(right)), "it was refused with \"{words}\"");
+                ensure!(
+                    right.iter().any(|right| words.contains(right)),
+                    "it was refused with \"{words}\""
+                );
             }
             Ok(vec![(NAME, End::Refused)])
         }
@@ -70,10 +78,15 @@ pub fn damaged_tree(run: &Run<'_>) -> Result<Cases> {
     let outcome: Outcome = debugged(request, run::run, |mut gdb| {
         meddled = (|| {
             let header = gdb.memory(TREE, 40)?;
-            let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+            let word = |at: usize| {
+                u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+            };
             // QEMU pads: what lies behind strings and structure means nothing.
             let used = (word(12) + word(32)).max(word(8) + word(36));
-            ensure!(word(0) == boot::flat::MAGIC && used <= 1 << 20, "no device tree lies at {TREE:#x}");
+            ensure!(
+                word(0) == boot::flat::MAGIC && used <= 1 << 20,
+                "no device tree lies at {TREE:#x}"
+            );
             let mut blob = gdb.memory(TREE, used as usize)?;
             for _ in 0..=random.below(4) {
                 let at = random.below(used.into()) as usize;
@@ -92,9 +105,11 @@ pub fn damaged_tree(run: &Run<'_>) -> Result<Cases> {
             wrong: Some(format!("the fault could not be injected: {error:#}")),
         });
     }
-    let told = outcome.console.lines().find(|line| line.starts_with("!! panic at ")).unwrap_or_default();
+    let told =
+        outcome.console.lines().find(|line| line.starts_with("!! panic at ")).unwrap_or_default();
     let ended = matches!(outcome.verdict, Verdict::Failed(_) | Verdict::Stopped);
-    let named = told.contains("device tree") || outcome.console.lines().any(|line| line.starts_with("device tree"));
+    let named = told.contains("device tree")
+        || outcome.console.lines().any(|line| line.starts_with("device tree"));
     if ended && !told.is_empty() && named && !outcome.console.contains(marker::BYE) {
         return Ok(Cases { ends: vec![(NAME, End::Told)], outcome, wrong: None });
     }
@@ -123,7 +138,8 @@ fn structure(blob: &[u8]) -> Option<()> {
     };
     let (tree, strings) = (block(8, 36)?, block(12, 32)?);
     // 17 is the version that everybody writes; 16 does not say how long the structure is.
-    let header = word(0)? == boot::flat::MAGIC && word(24)? <= 17 && word(20)? >= 17 && word(4)? >= 40;
+    let header =
+        word(0)? == boot::flat::MAGIC && word(24)? <= 17 && word(20)? >= 17 && word(4)? >= 40;
     let (mut at, mut depth, mut nodes) = (0_usize, 0_usize, 0_usize);
     if !header {
         return None;

@@ -153,10 +153,14 @@ pub fn jobs(count: usize, kinds: &[Kind], cells: &[Cell]) -> Vec<Job> {
     lives.dedup();
     let mut jobs = Vec::new();
     for life in lives {
-        let fitting =
-            |kind: Kind| -> Vec<_> { cells.iter().filter(|cell| cell.life() == life && kind.fits(cell)).collect() };
-        let kinds: Vec<_> =
-            asked.iter().map(|&kind| (kind, fitting(kind))).filter(|(_, cells)| !cells.is_empty()).collect();
+        let fitting = |kind: Kind| -> Vec<_> {
+            cells.iter().filter(|cell| cell.life() == life && kind.fits(cell)).collect()
+        };
+        let kinds: Vec<_> = asked
+            .iter()
+            .map(|&kind| (kind, fitting(kind)))
+            .filter(|(_, cells)| !cells.is_empty())
+            .collect();
         let (mut cases, mut turn) = (0, 0);
         while cases < count && !kinds.is_empty() {
             let (kind, cells) = &kinds[turn % kinds.len()];
@@ -181,7 +185,8 @@ pub fn cases(job: &Job) -> usize {
 pub fn make(setting: &Setting, job: &Job, more: &[String]) -> Result<Made> {
     let Some(kind) = job.fault else { bail!("a run without a fault") };
     let drawn = job.drawn(setting.seed, &setting.config)?;
-    let Cases { ends, outcome, wrong } = (kind.row().make)(&Run { setting, job, drawn: &drawn, more })?;
+    let Cases { ends, outcome, wrong } =
+        (kind.row().make)(&Run { setting, job, drawn: &drawn, more })?;
     let lives = transcript::lives(&outcome.console).unwrap_or_default();
     let seconds = outcome.elapsed.as_secs_f64();
     let failure = wrong.map(|why| super::tally::Failure {
@@ -242,11 +247,19 @@ impl Run<'_> {
     }
 
     /// Makes the run and judges it: `ends` says how the cases ended, or why they did not as they may.
-    fn judged(&self, request: &Request, ends: impl FnOnce(Way) -> Result<Vec<(&'static str, End)>>) -> Result<Cases> {
+    fn judged(
+        &self,
+        request: &Request,
+        ends: impl FnOnce(Way) -> Result<Vec<(&'static str, End)>>,
+    ) -> Result<Cases> {
         self.judge(run(request)?, ends)
     }
 
-    fn judge(&self, outcome: Outcome, ends: impl FnOnce(Way) -> Result<Vec<(&'static str, End)>>) -> Result<Cases> {
+    fn judge(
+        &self,
+        outcome: Outcome,
+        ends: impl FnOnce(Way) -> Result<Vec<(&'static str, End)>>,
+    ) -> Result<Cases> {
         Ok(match self.way(&outcome).and_then(ends) {
             Ok(ends) => Cases { ends, outcome, wrong: None },
             Err(why) => Cases { ends: Vec::new(), outcome, wrong: Some(format!("{why:#}")) },
@@ -258,8 +271,11 @@ impl Run<'_> {
         let lives = transcript::lives(&outcome.console)?;
         let (orders, modes) = (self.orders(), self.job.cell.modes());
         for life in &lives {
-            let lived_on =
-                life.lines.iter().filter(|line| line.contains(" lives on, all its memory given back")).count();
+            let lived_on = life
+                .lines
+                .iter()
+                .filter(|line| line.contains(" lives on, all its memory given back"))
+                .count();
             let refused = life.refused.len();
             ensure!(
                 lived_on == refused,
@@ -267,7 +283,11 @@ impl Run<'_> {
                 life.number
             );
         }
-        let emergency = outcome.console.lines().find(|line| line.starts_with(marker::EMERGENCY)).unwrap_or_default();
+        let emergency = outcome
+            .console
+            .lines()
+            .find(|line| line.starts_with(marker::EMERGENCY))
+            .unwrap_or_default();
         match outcome.verdict {
             Verdict::Success => {
                 prove(&lives, &orders, modes, self.cpus())?;
@@ -280,16 +300,27 @@ impl Run<'_> {
                     last.lines.last().is_some_and(|line| line == marker::FAILURE),
                     "it did not end with its marker"
                 );
-                ensure!(!last.refused.is_empty(), "generation {} ended without a reason", last.number);
+                ensure!(
+                    !last.refused.is_empty(),
+                    "generation {} ended without a reason",
+                    last.number
+                );
                 prove_each(&lives, &orders, modes, None)?;
                 Ok(Way::Refused(last.refused.clone()))
             }
             Verdict::Stopped if STOPS.iter().any(|start| emergency.starts_with(start)) => {
-                ensure!(lives.last().is_some_and(|last| last.bye.is_some()), "nobody had said Bye!");
+                ensure!(
+                    lives.last().is_some_and(|last| last.bye.is_some()),
+                    "nobody had said Bye!"
+                );
                 prove_each(&lives, &orders, modes, None)?;
                 Ok(Way::Stopped(emergency.to_owned()))
             }
-            _ => bail!("{}{}{emergency}", outcome.verdict.words(), if emergency.is_empty() { "" } else { ": " }),
+            _ => bail!(
+                "{}{}{emergency}",
+                outcome.verdict.words(),
+                if emergency.is_empty() { "" } else { ": " }
+            ),
         }
     }
 }
@@ -302,12 +333,21 @@ const STOPS: [&str; 3] = [
 ];
 
 /// Every generation that restarted refused a whole batch, each time with one of `says`; `names` are the cases.
-fn batch(way: Way, names: &[&'static str], says: impl Fn(usize, &str) -> bool) -> Result<Vec<(&'static str, End)>> {
+fn batch(
+    way: Way,
+    names: &[&'static str],
+    says: impl Fn(usize, &str) -> bool,
+) -> Result<Vec<(&'static str, End)>> {
     let Way::Gone(refused) = way else {
         bail!("the run should have gone on with the last configuration, and is {way}")
     };
     let first = &refused[0];
-    ensure!(first.len() == names.len(), "{} faults, and generation 0 refused {} times", names.len(), first.len());
+    ensure!(
+        first.len() == names.len(),
+        "{} faults, and generation 0 refused {} times",
+        names.len(),
+        first.len()
+    );
     for (at, (words, name)) in first.iter().zip(names).enumerate() {
         ensure!(says(at, words), "fault {at}, {name}, was refused with \"{words}\"");
     }
@@ -334,11 +374,16 @@ mod tests {
             let of: Vec<_> = jobs.iter().filter(|job| job.cell.life() == life).collect();
             let sum: usize = of.iter().map(|job| cases(job)).sum();
             assert!((2000..2000 + BATCH).contains(&sum), "{life}: {sum}");
-            let kinds: BTreeSet<_> = of.iter().filter_map(|job| job.fault).map(Kind::name).collect();
+            let kinds: BTreeSet<_> =
+                of.iter().filter_map(|job| job.fault).map(Kind::name).collect();
             assert_eq!(kinds.len(), KINDS.len());
             let cells: BTreeSet<_> = of.iter().map(|job| job.cell.name()).collect();
             assert!(cells.len() > 48, "{life}: {} cells", cells.len());
         }
-        assert!(self::jobs(1, &[Kind::SlowDisk], &cells).iter().all(|job| job.fault == Some(Kind::SlowDisk)));
+        assert!(
+            self::jobs(1, &[Kind::SlowDisk], &cells)
+                .iter()
+                .all(|job| job.fault == Some(Kind::SlowDisk))
+        );
     }
 }

@@ -106,13 +106,18 @@ fn ends_of_faults(text: &mut String, tally: &Tally) {
     }
     *text += "<h2>How the faults ended</h2><div class=\"scroll\"><table><tr><th>machine</th><th>fault</th><th>ended</th></tr>";
     for row in faults(tally) {
-        let _ = write!(text, "<tr>{}</tr>", row.map(|cell| format!("<td>{}</td>", escaped(&cell))).concat());
+        let _ = write!(
+            text,
+            "<tr>{}</tr>",
+            row.map(|cell| format!("<td>{}</td>", escaped(&cell))).concat()
+        );
     }
     *text += "</table></div>\n";
 }
 
 fn how_fast(text: &mut String, tally: &Tally) {
-    let (mut phases, mut ages) = (BTreeMap::<String, Histogram>::new(), BTreeMap::<u32, Histogram>::new());
+    let (mut phases, mut ages) =
+        (BTreeMap::<String, Histogram>::new(), BTreeMap::<u32, Histogram>::new());
     for (name, times) in tally.phases.values().flatten() {
         phases.entry(name.clone()).or_default().merge(times);
     }
@@ -129,7 +134,8 @@ fn how_fast(text: &mut String, tally: &Tally) {
               band that eight of ten lie in. A line that climbs is drift.</p>\n";
     *text += &plot::ages(&ages);
     for (group, phases) in &tally.phases {
-        let _ = write!(text, "<details><summary>{}</summary>{}", escaped(group), plot::phases(phases));
+        let _ =
+            write!(text, "<details><summary>{}</summary>{}", escaped(group), plot::phases(phases));
         *text += &tally.ages.get(group).map_or(String::new(), plot::ages);
         *text += "</details>\n";
     }
@@ -141,8 +147,10 @@ fn failures(text: &mut String, tally: &Tally) {
     }
     *text += "<h2>What failed</h2>\n";
     for failure in &tally.failures {
-        let Failure { cell, machine, seed, why, console, stood, exceptions, again, folder, .. } = failure;
-        let _ = write!(text, "<article><b>{}</b><p class=\"bad\">{}</p>", escaped(cell), escaped(why));
+        let Failure { cell, machine, seed, why, console, stood, exceptions, again, folder, .. } =
+            failure;
+        let _ =
+            write!(text, "<article><b>{}</b><p class=\"bad\">{}</p>", escaped(cell), escaped(why));
         let _ = write!(
             text,
             "<p><small>{}, seed {}</small></p><pre>{}</pre>",
@@ -200,7 +208,9 @@ mod tests {
         whole.choose("vhe-1cpu-gicv3-modern-hot-same");
         for page in [page(&whole), page(&tally("seed 0x1", 2, None)), page(&Tally::default())] {
             well_formed(&page, &["meta", "br"]).unwrap();
-            for word in ["http:", "https:", "src=", "href=", "url(", "@import", "<script", "NaN", "inf"] {
+            for word in
+                ["http:", "https:", "src=", "href=", "url(", "@import", "<script", "NaN", "inf"]
+            {
                 assert!(!page.contains(word), "{word}");
             }
         }
@@ -221,6 +231,10 @@ mod tests {
             assert!(page.contains(words), "{words}");
         }
         let good = super::page(&tally("seed 0x1", 3, None));
-        assert!(good.contains(">passed</b>") && !good.contains("What failed") && !good.contains("fill=\"var(--bad)\""));
+        assert!(
+            good.contains(">passed</b>")
+                && !good.contains("What failed")
+                && !good.contains("fill=\"var(--bad)\"")
+        );
     }
 }

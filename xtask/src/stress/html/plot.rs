@@ -38,7 +38,9 @@ pub fn phases(phases: &BTreeMap<String, Histogram>) -> String {
     };
     let mut lanes: Vec<_> = phases.iter().filter(|(_, times)| times.count() > 0).collect();
     lanes.sort_by_key(|(name, _)| order(name));
-    let Some(scale) = Scale::of(lanes.iter().flat_map(|(_, times)| times.steps()).map(|(value, _)| value)) else {
+    let Some(scale) =
+        Scale::of(lanes.iter().flat_map(|(_, times)| times.steps()).map(|(value, _)| value))
+    else {
         return String::new();
     };
     let height = lanes.len() as f64 * LANE;
@@ -46,7 +48,8 @@ pub fn phases(phases: &BTreeMap<String, Histogram>) -> String {
     scale.grid(&mut text, height);
     for (number, (name, times)) in lanes.iter().enumerate() {
         let top = number as f64 * LANE;
-        let (median, late) = (times.quantile(0.5).unwrap_or_default(), times.quantile(0.99).unwrap_or_default());
+        let (median, late) =
+            (times.quantile(0.5).unwrap_or_default(), times.quantile(0.99).unwrap_or_default());
         let _ = write!(
             text,
             "<text x=\"0\" y=\"{:.1}\">{}: median {}, p99 {}</text>",
@@ -84,10 +87,15 @@ pub fn ages(ages: &BTreeMap<u32, Histogram>) -> String {
     let points: Vec<_> = ages
         .iter()
         .filter_map(|(&age, times)| {
-            Some((f64::from(age.max(1)), [times.quantile(0.1)?, times.quantile(0.5)?, times.quantile(0.9)?]))
+            Some((
+                f64::from(age.max(1)),
+                [times.quantile(0.1)?, times.quantile(0.5)?, times.quantile(0.9)?],
+            ))
         })
         .collect();
-    let Some(of) = Scale::of(points.iter().flat_map(|(_, times)| *times)) else { return String::new() };
+    let Some(of) = Scale::of(points.iter().flat_map(|(_, times)| *times)) else {
+        return String::new();
+    };
     let Some(along) = Scale::of(points.iter().map(|&(age, _)| age)) else { return String::new() };
     let x = |age: f64| LEFT + along.x(age) * (WIDTH - LEFT - 4.0) / WIDTH;
     let y = |value: f64| 6.0 + (WIDTH - of.x(value)) * (HEIGHT - 12.0) / WIDTH;
@@ -105,9 +113,13 @@ pub fn ages(ages: &BTreeMap<u32, Histogram>) -> String {
     let low = points.iter().map(|(age, times)| place(*age, times[0]));
     let high = points.iter().rev().map(|(age, times)| place(*age, times[2]));
     let band = low.chain(high).collect::<Vec<_>>().join(" ");
-    let median = points.iter().map(|(age, times)| place(*age, times[1])).collect::<Vec<_>>().join(" ");
+    let median =
+        points.iter().map(|(age, times)| place(*age, times[1])).collect::<Vec<_>>().join(" ");
     let _ = write!(text, "<polygon points=\"{band}\" fill=\"var(--mark)\" opacity=\".25\"/>");
-    let _ = write!(text, "<polyline points=\"{median}\" fill=\"none\" stroke=\"var(--mark)\" stroke-width=\"2\"/>");
+    let _ = write!(
+        text,
+        "<polyline points=\"{median}\" fill=\"none\" stroke=\"var(--mark)\" stroke-width=\"2\"/>"
+    );
     let ends = [("start", points.first()), ("end", points.last())];
     for (anchor, point) in ends.into_iter().take(points.len()) {
         let Some((age, _)) = point else { continue };
@@ -130,7 +142,8 @@ struct Scale {
 impl Scale {
     /// From the least of `values` to the greatest, with room for a step at both ends; without values there is none.
     fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
-        let (low, high) = values.fold((f64::MAX, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
+        let (low, high) = values
+            .fold((f64::MAX, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
         (high > 0.0).then(|| Self { low: (low * 0.9).log10(), high: (high * 1.1).log10() })
     }
 
@@ -145,9 +158,14 @@ impl Scale {
 
     /// The powers of ten that it covers, or where there are none, its ends.
     fn decades(&self) -> Vec<f64> {
-        let decades: Vec<_> =
-            (self.low.ceil() as i32..=self.high.floor() as i32).map(|power| 10_f64.powi(power)).collect();
-        if decades.is_empty() { vec![10_f64.powf(self.low), 10_f64.powf(self.high)] } else { decades }
+        let decades: Vec<_> = (self.low.ceil() as i32..=self.high.floor() as i32)
+            .map(|power| 10_f64.powi(power))
+            .collect();
+        if decades.is_empty() {
+            vec![10_f64.powf(self.low), 10_f64.powf(self.high)]
+        } else {
+            decades
+        }
     }
 
     fn grid(&self, text: &mut String, height: f64) {
@@ -177,7 +195,11 @@ fn time(ns: f64) -> String {
         ns if ns < 1e9 => (ns / 1e6, "ms"),
         ns => (ns / 1e9, "s"),
     };
-    if value < 10.0 && value.fract() != 0.0 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
+    if value < 10.0 && value.fract() != 0.0 {
+        format!("{value:.1} {unit}")
+    } else {
+        format!("{value:.0} {unit}")
+    }
 }
 
 #[cfg(test)]

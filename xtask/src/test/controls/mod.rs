@@ -136,7 +136,9 @@ pub fn cases(seen: &Arc<Seen>) -> Vec<Case> {
 /// The cases of other suites that show a step.
 #[cfg(test)]
 pub fn elsewhere() -> impl Iterator<Item = &'static str> {
-    steps::STEPS.iter().filter_map(|step| if let Shown::By(case, _) = step.shown { Some(case) } else { None })
+    steps::STEPS
+        .iter()
+        .filter_map(|step| if let Shown::By(case, _) = step.shown { Some(case) } else { None })
 }
 
 impl Experiment {
@@ -145,14 +147,23 @@ impl Experiment {
         let green = self.told(trial, WHOLE)?;
         match self.green {
             None => ensure!(green.is_empty(), "with the step, this is told: {green:#?}"),
-            Some(words) => ensure!(has(&green, words).is_some(), "with the step, \"{words}\" is not among {green:#?}"),
+            Some(words) => ensure!(
+                has(&green, words).is_some(),
+                "with the step, \"{words}\" is not among {green:#?}"
+            ),
         }
         let red = self.told(trial, self.omitted)?;
         let Some(words) = self.red else {
-            ensure!(red.is_empty(), "without the step this is told, and nothing was expected: {red:#?}");
+            ensure!(
+                red.is_empty(),
+                "without the step this is told, and nothing was expected: {red:#?}"
+            );
             return Ok(String::new());
         };
-        ensure!(has(&green, words).is_none(), "with the step, \"{words}\" is told all the same: {green:#?}");
+        ensure!(
+            has(&green, words).is_none(),
+            "with the step, \"{words}\" is told all the same: {green:#?}"
+        );
         let Some(evidence) = has(&red, words) else {
             bail!("without the step, \"{words}\" is not among what is told: {red:#?}")
         };
@@ -170,8 +181,13 @@ impl Experiment {
         let booted = (omitted.booted)((self.provoked.booted)(Patched::new(kernel))?)?.image;
         let next = (omitted.next)((self.provoked.next)(Patched::new(kernel))?)?.image;
         let append = self.append.iter().map(|&word| word.to_owned()).collect();
-        let orders =
-            Orders { generations: self.generations, restart: self.restart, base: self.base, append, ..trial.orders() };
+        let orders = Orders {
+            generations: self.generations,
+            restart: self.restart,
+            base: self.base,
+            append,
+            ..trial.orders()
+        };
         let mut request = trial.request_psci(self.machine, &orders)?;
         request.timeout = LIMIT;
         request.image = Some(booted);

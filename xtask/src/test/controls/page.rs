@@ -50,7 +50,9 @@ impl Seen {
                 println!("  {:34} {evidence}", step.name);
             }
         }
-        let whole = STEPS.iter().all(|step| !matches!(step.shown, Shown::Here(_)) || seen.contains_key(step.name));
+        let whole = STEPS
+            .iter()
+            .all(|step| !matches!(step.shown, Shown::Here(_)) || seen.contains_key(step.name));
         if !whole {
             ensure!(!bless, "{PAGE} is written from a run in which every control passed");
             return Ok(false);
@@ -82,7 +84,8 @@ fn page(seen: &BTreeMap<&'static str, String>) -> String {
                 experiment.how,
                 match (experiment.red, seen.get(name)) {
                     (None, _) => ".\n".to_owned(),
-                    (Some(_), evidence) => format!(":\n\n      {}\n\n", evidence.map_or("", String::as_str)),
+                    (Some(_), evidence) =>
+                        format!(":\n\n      {}\n\n", evidence.map_or("", String::as_str)),
                 }
             ),
             Shown::By(case, words) => writeln!(
@@ -95,7 +98,11 @@ fn page(seen: &BTreeMap<&'static str, String>) -> String {
                 capital(without)
             ),
             Shown::Assumed => {
-                writeln!(page, "- {}, and the model of `cargo xtask check model` begins behind it.", capital(without))
+                writeln!(
+                    page,
+                    "- {}, and the model of `cargo xtask check model` begins behind it.",
+                    capital(without)
+                )
             }
         };
     }
@@ -118,11 +125,13 @@ fn masked(line: &str) -> String {
     let mut rest = line;
     while let Some(start) = rest.find(|sign: char| sign.is_ascii_digit()) {
         let digits = &rest[start..];
-        let (prefix, number) = digits.strip_prefix("0x").map_or(("", digits), |number| ("0x", number));
+        let (prefix, number) =
+            digits.strip_prefix("0x").map_or(("", digits), |number| ("0x", number));
         let end = number.find(|sign: char| !sign.is_ascii_hexdigit()).unwrap_or(number.len());
         masked += &rest[..start];
         masked += prefix;
-        let stays = (end < 4 && !is_line(&masked)) || masked.ends_with("slot=") || masked.ends_with("esr=");
+        let stays =
+            (end < 4 && !is_line(&masked)) || masked.ends_with("slot=") || masked.ends_with("esr=");
         masked += if stays { &number[..end] } else { "…" };
         rest = &number[end..];
     }
@@ -143,7 +152,10 @@ mod tests {
                 "slot=0000000000000004 esr=000000008600000f elr=00000000402000ab",
                 "slot=0000000000000004 esr=000000008600000f elr=…",
             ),
-            ("panic at kernel/src/main.rs:94:9: 7 of 12", "panic at kernel/src/main.rs:…:…: 7 of 12"),
+            (
+                "panic at kernel/src/main.rs:94:9: 7 of 12",
+                "panic at kernel/src/main.rs:…:…: 7 of 12",
+            ),
             ("CPU 1 (MPIDR 0x1) had 536217920 bytes", "CPU 1 (MPIDR 0x1) had … bytes"),
         ] {
             assert_eq!(masked(line), expected);

@@ -506,18 +506,27 @@ const fn model(name: &'static str, does: &'static str, at: [&'static str; 2]) ->
 
 /// The kernel, and a loadable sent where the kernel's frames are found: by halves of MiBs, near the end of RAM.
 fn over_the_kernels_frames(image: Vec<u8>) -> Vec<u8> {
-    fit::write(&[payload("kernel", image, Some(LOAD)), loadable("loadable", 0x5ff0_0000, vec![0xa5; 512 << 10])])
+    fit::write(&[
+        payload("kernel", image, Some(LOAD)),
+        loadable("loadable", 0x5ff0_0000, vec![0xa5; 512 << 10]),
+    ])
 }
 
 /// The kernel, sent where a loadable's frames are found: by whole MiBs. The kernel is copied first.
 fn over_the_loadables_frames(image: Vec<u8>) -> Vec<u8> {
     let data = (0..1_u32 << 20).flat_map(u32::to_le_bytes).collect();
-    fit::write(&[payload("kernel", image, Some(0x5fe0_0000)), loadable("loadable", 0x4a00_0000, data)])
+    fit::write(&[
+        payload("kernel", image, Some(0x5fe0_0000)),
+        loadable("loadable", 0x4a00_0000, data),
+    ])
 }
 
 /// The kernel, and a loadable over the last MiB of 512 MiB of RAM, where the control pages are.
 fn over_control(image: Vec<u8>) -> Vec<u8> {
-    fit::write(&[payload("kernel", image, None), loadable("loadable", 0x5ff0_0000, vec![0xa5; 1 << 20])])
+    fit::write(&[
+        payload("kernel", image, None),
+        loadable("loadable", 0x5ff0_0000, vec![0xa5; 1 << 20]),
+    ])
 }
 
 fn loadable(name: &str, load: u64, data: Vec<u8>) -> Payload {
@@ -529,7 +538,8 @@ fn bit_lost(image: Vec<u8>) -> Vec<u8> {
     const RES2: usize = 32;
     let start = image[..64].to_vec();
     let mut disk = fit::write(&[payload("kernel", image, None)]);
-    let at = disk.windows(64).position(|window| window == start).expect("the disk holds the kernel");
+    let at =
+        disk.windows(64).position(|window| window == start).expect("the disk holds the kernel");
     disk[at + RES2] ^= 1;
     disk
 }
@@ -537,11 +547,15 @@ fn bit_lost(image: Vec<u8>) -> Vec<u8> {
 /// Fills RAM before the machine starts.
 fn dirty(request: &mut Request, start: u64, bytes: usize) -> Result<()> {
     let folder = crate::target_dir().join("ouroboros").join("dirt");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let file = folder.join(&request.name);
-    fs::write(&file, vec![0xa5; bytes]).with_context(|| format!("cannot write {}", file.display()))?;
+    fs::write(&file, vec![0xa5; bytes])
+        .with_context(|| format!("cannot write {}", file.display()))?;
     let path = file.display().to_string().replace(',', ",,");
-    request.args.extend(["-device".to_owned(), format!("loader,file={path},addr={start:#x},force-raw=on")]);
+    request
+        .args
+        .extend(["-device".to_owned(), format!("loader,file={path},addr={start:#x},force-raw=on")]);
     Ok(())
 }
 

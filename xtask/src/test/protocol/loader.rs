@@ -34,7 +34,9 @@ pub fn image(kernel: &Built, name: &str, distance: usize) -> Result<Vec<u8>> {
     let file = object::File::parse(object.as_slice())?;
     let section = |name: &str| {
         let section = file.section_by_name(&format!(".loader.{name}"));
-        Ok::<_, anyhow::Error>(section.with_context(|| format!("loaders.S has no {name}"))?.data()?.to_vec())
+        Ok::<_, anyhow::Error>(
+            section.with_context(|| format!("loaders.S has no {name}"))?.data()?.to_vec(),
+        )
     };
     let mut image = vec![0; distance];
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
@@ -50,7 +52,8 @@ pub fn image(kernel: &Built, name: &str, distance: usize) -> Result<Vec<u8>> {
     put(VECTORS, &section("vectors")?);
     put(FIRMWARE_VECTORS, &section("firmware-vectors")?);
     // Two blocks of 1 GiB, AF set: devices, and RAM, inner shareable.
-    for (gib, attributes) in [mair::DEVICE << 2, mair::NORMAL << 2 | 3 << 8].into_iter().enumerate() {
+    for (gib, attributes) in [mair::DEVICE << 2, mair::NORMAL << 2 | 3 << 8].into_iter().enumerate()
+    {
         put(TABLE + 8 * gib, &((gib as u64) << 30 | attributes | 1 << 10 | 1).to_le_bytes());
     }
     image.extend(&kernel.image);
@@ -58,8 +61,16 @@ pub fn image(kernel: &Built, name: &str, distance: usize) -> Result<Vec<u8>> {
 }
 
 /// SCR_EL3: non-secure, and nothing trapped: NS, RES1, HCE, RW, APK, API, EnSCXT, ATA, FGTEn, ECVEn, HXEn, GCSEn, EnTP2, TCR2En, SCTLR2En, PIEn, FGTEn2.
-const SCR_OPEN: u64 =
-    1 | 3 << 4 | 1 << 8 | 1 << 10 | 3 << 16 | 0b1111 << 25 | 3 << 38 | 1 << 41 | 0b111 << 43 | 1 << 59;
+const SCR_OPEN: u64 = 1
+    | 3 << 4
+    | 1 << 8
+    | 1 << 10
+    | 3 << 16
+    | 0b1111 << 25
+    | 3 << 38
+    | 1 << 41
+    | 0b111 << 43
+    | 1 << 59;
 
 /// The numbers that loaders.S has names for.
 fn numbers() -> Vec<(&'static str, u64)> {
@@ -130,12 +141,21 @@ fn numbers() -> Vec<(&'static str, u64)> {
 fn assemble() -> Result<Vec<u8>> {
     let folder = tempfile::tempdir().context("cannot make a folder for the loaders")?;
     let (source, object) = (folder.path().join("loaders.rs"), folder.path().join("loaders.o"));
-    let sets: String = numbers().iter().map(|(name, value)| format!(".set {name}, {value:#x}\n")).collect();
-    let text =
-        format!("#![no_std]\ncore::arch::global_asm!(r##\"{sets}{}\"##, options(raw));\n", include_str!("loaders.S"));
+    let sets: String =
+        numbers().iter().map(|(name, value)| format!(".set {name}, {value:#x}\n")).collect();
+    let text = format!(
+        "#![no_std]\ncore::arch::global_asm!(r##\"{sets}{}\"##, options(raw));\n",
+        include_str!("loaders.S")
+    );
     std::fs::write(&source, text)?;
     let mut command = Command::new(Path::new(&crate::cargo()).with_file_name("rustc"));
-    command.current_dir(crate::root()).args(["--edition=2024", "--crate-type=lib", "--emit=obj", "--target", TARGET]);
+    command.current_dir(crate::root()).args([
+        "--edition=2024",
+        "--crate-type=lib",
+        "--emit=obj",
+        "--target",
+        TARGET,
+    ]);
     command.arg("-o").arg(&object).arg(&source);
     let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     ensure!(output.status.success(), "loaders.S: {}", String::from_utf8_lossy(&output.stderr));

@@ -86,7 +86,13 @@ const fn firmware(name: &'static str, breaks: u32) -> Bad {
 const ALL: [Bad; 45] = [
     Bad { leaves: Leaves::LastWords, ..bad("dtb-unaligned", 1) },
     Bad { leaves: Leaves::LastWords, ..bad("dtb-size", 2) },
-    Bad { name: "misplaced", loader: Some("good"), distance: loader::NEXT_SLOT + 0x1_0000, breaks: 3, ..BAD },
+    Bad {
+        name: "misplaced",
+        loader: Some("good"),
+        distance: loader::NEXT_SLOT + 0x1_0000,
+        breaks: 3,
+        ..BAD
+    },
     Bad { name: "reserved", breaks: 4, alter: reserved, ..BAD },
     Bad { name: "initrd-far", breaks: 6, alter: |request| initrd(request, 0x10_4000_0000), ..BAD },
     Bad { name: "initrd-inside", breaks: 5, alter: |request| initrd(request, 0x4020_0000), ..BAD },
@@ -105,7 +111,12 @@ const ALL: [Bad; 45] = [
     Bad { machine: "nvhe", ..bad("cntvoff", 18) },
     firmware("firmware-stays", 13),
     firmware("firmware-hvc", 21),
-    Bad { name: "firmware-hvc-vhe", machine: "vhe", loader: Some("firmware-hvc"), ..firmware("", 21) },
+    Bad {
+        name: "firmware-hvc-vhe",
+        machine: "vhe",
+        loader: Some("firmware-hvc"),
+        ..firmware("", 21)
+    },
     firmware("firmware-fp", 23),
     trap("trap-counter", 19),
     Bad { leaves: Leaves::OneLine, ..trap("trap-gic", 22) },
@@ -143,13 +154,20 @@ pub fn cases() -> Vec<Case> {
     }));
     for machine in ["nvhe", "vhe"] {
         cases.push(case(format!("protocol/firmware-{machine}"), move |trial| {
-            let good =
-                Bad { name: "firmware", loader: Some("firmware"), machine, leaves: Leaves::Life, ..firmware("", 0) };
+            let good = Bad {
+                name: "firmware",
+                loader: Some("firmware"),
+                machine,
+                leaves: Leaves::Life,
+                ..firmware("", 0)
+            };
             breaks(trial, &good, &[])
         }));
     }
     for bad in ALL {
-        cases.push(case(format!("protocol/bad-{}", bad.name), move |trial| breaks(trial, &bad, &[bad.breaks])));
+        cases.push(case(format!("protocol/bad-{}", bad.name), move |trial| {
+            breaks(trial, &bad, &[bad.breaks])
+        }));
     }
     cases.push(case("protocol/bad-cpu-missing", |trial| {
         breaks(trial, &Bad { name: "cpu-missing", alter: missing_cpu, ..BAD }, &[38])
@@ -169,12 +187,21 @@ fn all_kept(trial: &mut Trial<'_>, machine: &'static str) -> Result<()> {
     let lives = trial.lives(&request)?;
     check(&lives, &orders, Modes::All(machine))?;
     let reports = reports(&trial.last().context("it was just made")?.console)?;
-    ensure!(reports.len() == lives.len(), "{} reports of {} generations", reports.len(), lives.len());
+    ensure!(
+        reports.len() == lives.len(),
+        "{} reports of {} generations",
+        reports.len(),
+        lives.len()
+    );
     for report in &reports {
         ensure!(report.len() == RULES, "{} rules", report.len());
         let broken = report.iter().find(|told| told.verdict == Verdict::Broken);
         ensure!(broken.is_none(), "{broken:?}");
-        ensure!(with(report, Verdict::Unseen) == NEVER_SEEN, "unseen: {:?}", with(report, Verdict::Unseen));
+        ensure!(
+            with(report, Verdict::Unseen) == NEVER_SEEN,
+            "unseen: {:?}",
+            with(report, Verdict::Unseen)
+        );
     }
     Ok(())
 }
@@ -184,24 +211,37 @@ fn breaks(trial: &mut Trial<'_>, bad: &Bad, rules: &[u32]) -> Result<()> {
     let orders = Orders { generations: 1, append: vec!["check".to_owned()], ..trial.orders() };
     let mut request = trial.request(bad.machine, &orders)?;
     // The rules about other CPUs are seen as well, but for a loader that enters them at another level.
-    request.cpus = Some(if bad.machine == "el1" || matches!(rules, [18 | 39 | 40]) { 2 } else { 1 });
+    request.cpus =
+        Some(if bad.machine == "el1" || matches!(rules, [18 | 39 | 40]) { 2 } else { 1 });
     (bad.alter)(&mut request)?;
-    request.image = bad.loader.map(|name| loader::image(trial.kernel(), name, bad.distance)).transpose()?;
+    request.image =
+        bad.loader.map(|name| loader::image(trial.kernel(), name, bad.distance)).transpose()?;
     let outcome = trial.run(&request)?;
     if bad.leaves == Leaves::OneLine && outcome.verdict != verdict::Verdict::Success {
         let said = outcome.console.lines().filter_map(|line| line.strip_prefix(marker::BROKEN));
-        let said: Vec<_> = said.map(|said| said.split_once(':').map_or(said, |(number, _)| number)).collect();
-        ensure!(said == [rules[0].to_string()], "the last words name {said:?}, and should name {rules:?}");
+        let said: Vec<_> =
+            said.map(|said| said.split_once(':').map_or(said, |(number, _)| number)).collect();
+        ensure!(
+            said == [rules[0].to_string()],
+            "the last words name {said:?}, and should name {rules:?}"
+        );
         return Ok(());
     }
-    let expected = if bad.leaves == Leaves::LastWords { verdict::Verdict::Stopped } else { verdict::Verdict::Success };
+    let expected = if bad.leaves == Leaves::LastWords {
+        verdict::Verdict::Stopped
+    } else {
+        verdict::Verdict::Success
+    };
     ensure!(outcome.verdict == expected, "the end is \"{}\"", outcome.verdict.words());
-    let [report] = <[_; 1]>::try_from(reports(&outcome.console)?).map_err(|_| anyhow::anyhow!("not one report"))?;
+    let [report] = <[_; 1]>::try_from(reports(&outcome.console)?)
+        .map_err(|_| anyhow::anyhow!("not one report"))?;
     ensure!(report.len() == RULES, "{} rules", report.len());
     let lacks = report.iter().filter(|told| rules.contains(&told.rule) || told.rule == bad.by);
     let lacks = lacks.map(|told| (told.rule, &told.value)).find(|(_, value)| *value == LACKS);
     if let Some((rule, _)) = lacks {
-        return Err(Skipped(format!("this QEMU's CPU has nothing that rule {rule} is about")).into());
+        return Err(
+            Skipped(format!("this QEMU's CPU has nothing that rule {rule} is about")).into()
+        );
     }
     let broken = with(&report, Verdict::Broken);
     if broken != rules {
@@ -214,15 +254,26 @@ fn breaks(trial: &mut Trial<'_>, bad: &Bad, rules: &[u32]) -> Result<()> {
 /// A CPU with tags, and all else that QEMU has.
 fn rich(request: &mut Request) -> Result<()> {
     request.cpu = Some("max".to_owned());
-    request.machine.flags.iter_mut().for_each(|flag| flag.arg = flag.arg.replacen("virt,", "virt,mte=on,", 1));
+    request
+        .machine
+        .flags
+        .iter_mut()
+        .for_each(|flag| flag.arg = flag.arg.replacen("virt,", "virt,mte=on,", 1));
     Ok(())
 }
 
 /// A machine with EL3, entered there: the reset is told to begin at the loader.
 fn at_el3(request: &mut Request) -> Result<()> {
     rich(request)?;
-    request.machine.flags.iter_mut().for_each(|flag| flag.arg = flag.arg.replacen("virt,", "virt,secure=on,", 1));
-    request.args.extend(["-device".to_owned(), format!("loader,addr={:#x},cpu-num=0", crate::debugger::LOADED)]);
+    request
+        .machine
+        .flags
+        .iter_mut()
+        .for_each(|flag| flag.arg = flag.arg.replacen("virt,", "virt,secure=on,", 1));
+    request.args.extend([
+        "-device".to_owned(),
+        format!("loader,addr={:#x},cpu-num=0", crate::debugger::LOADED),
+    ]);
     Ok(())
 }
 

@@ -71,7 +71,8 @@ pub fn two(kernel: &Built) -> Vec<u8> {
 
 /// The default one lies last on a disk that ends too early.
 fn short(kernel: &Built) -> Result<Vec<u8>> {
-    let mut disk = edited(&two(kernel), |tree| set(node(tree, "/configurations")?, "default", "conf-2"))?;
+    let mut disk =
+        edited(&two(kernel), |tree| set(node(tree, "/configurations")?, "default", "conf-2"))?;
     let end = position(&disk, "second")? + 8192;
     disk.truncate(end);
     Ok(disk)
@@ -86,7 +87,10 @@ fn over_tree(kernel: &Built) -> Result<Vec<u8>> {
 }
 
 fn no_kernel(kernel: &Built) -> Result<Vec<u8>> {
-    let loadable = Payload { kind: Kind::Loadable { load: 0x4800_0000 }, ..payload("first", vec![1; 64], None) };
+    let loadable = Payload {
+        kind: Kind::Loadable { load: 0x4800_0000 },
+        ..payload("first", vec![1; 64], None)
+    };
     Ok(fit::write(&[loadable, payload("second", kernel.image.clone(), None)]))
 }
 
@@ -105,7 +109,9 @@ fn no_default(kernel: &Built) -> Result<Vec<u8>> {
 }
 
 fn two_kernels(kernel: &Built) -> Result<Vec<u8>> {
-    edited(&two(kernel), |tree| set(node(tree, "/configurations/conf-1")?, "kernel", vec!["first", "second"]))
+    edited(&two(kernel), |tree| {
+        set(node(tree, "/configurations/conf-1")?, "kernel", vec!["first", "second"])
+    })
 }
 
 fn unknown_hash(kernel: &Built) -> Result<Vec<u8>> {
@@ -171,7 +177,8 @@ fn no_contents(trial: &mut Trial<'_>) -> Result<()> {
 
 /// Where no configuration is good, the last refusal says so.
 fn all_configurations(trial: &mut Trial<'_>) -> Result<()> {
-    let mut images = ["first", "second"].map(|name| payload(name, trial.kernel().image.clone(), None));
+    let mut images =
+        ["first", "second"].map(|name| payload(name, trial.kernel().image.clone(), None));
     images.iter_mut().for_each(|image| image.data[boot::image::MAGIC_AT] ^= 1);
     let orders = Orders { append: vec!["on-refusal=continue".to_owned()], ..trial.orders() };
     let mut request = trial.request("nvhe", &orders)?;
@@ -180,7 +187,11 @@ fn all_configurations(trial: &mut Trial<'_>) -> Result<()> {
     let lives = transcript::lives(&outcome.console)?;
     let refused: Vec<_> = lives.iter().flat_map(|life| &life.refused).collect();
     ensure!(refused.len() == 3, "refusals: {refused:#?}");
-    ensure!(refused[2].contains("no configuration after the 2 that were refused"), "{}", refused[2]);
+    ensure!(
+        refused[2].contains("no configuration after the 2 that were refused"),
+        "{}",
+        refused[2]
+    );
     Ok(())
 }
 

@@ -41,7 +41,9 @@ pub(super) fn cases() -> Vec<Case> {
             case(format!("refused/{name}"), move |trial| changed(trial, from_last, says, None))
         })
         // Whoever leads goes on with its own stack, and starts the one that it was entered on once more.
-        .chain([case("refused/source-differs-and-another-cpu-leads", |trial| changed(trial, 3, CHANGES[3].2, Some(1)))])
+        .chain([case("refused/source-differs-and-another-cpu-leads", |trial| {
+            changed(trial, 3, CHANGES[3].2, Some(1))
+        })])
         .collect()
 }
 
@@ -65,9 +67,15 @@ fn changed(trial: &mut Trial<'_>, from_last: usize, says: &str, leader: Option<u
     let lives = transcript::lives(&outcome.console)?;
     check(&lives, &orders, Modes::All("nvhe"))?;
     alive(&lives[0], &[says])?;
-    ensure!(lives[1..].iter().all(|life| life.refused.is_empty()), "a later generation refused as well");
+    ensure!(
+        lives[1..].iter().all(|life| life.refused.is_empty()),
+        "a later generation refused as well"
+    );
     let up = lives[0].lines.iter().filter(|line| line.starts_with("CPUs: 3 of 3 up")).count();
-    ensure!(leader.is_none() || up == 2, "all CPUs came up {up} times, and should once more after the refusal");
+    ensure!(
+        leader.is_none() || up == 2,
+        "all CPUs came up {up} times, and should once more after the refusal"
+    );
     Ok(())
 }
 

@@ -56,8 +56,9 @@ const PLAIN: Refusal = Refusal {
 pub fn cases() -> Vec<Case> {
     let tables = [disks::REFUSALS, images::REFUSALS, places::REFUSALS];
     let table = tables.into_iter().flatten();
-    let mut cases: Vec<_> =
-        table.map(|refusal| case(format!("refused/{}", refusal.name), |trial| refusal.pass(trial))).collect();
+    let mut cases: Vec<_> = table
+        .map(|refusal| case(format!("refused/{}", refusal.name), |trial| refusal.pass(trial)))
+        .collect();
     cases.extend(disks::cases());
     cases.extend(images::cases());
     cases.extend(places::cases());
@@ -90,10 +91,17 @@ impl Refusal {
 fn alive(life: &Life, says: &[&str]) -> Result<()> {
     let number = life.number;
     let [refused] = life.refused.as_slice() else {
-        anyhow::bail!("generation {number} refused {} times, not once: {:?}", life.refused.len(), life.refused)
+        anyhow::bail!(
+            "generation {number} refused {} times, not once: {:?}",
+            life.refused.len(),
+            life.refused
+        )
     };
     for words in says {
-        ensure!(refused.contains(words), "generation {number}'s refusal does not say \"{words}\": {refused}");
+        ensure!(
+            refused.contains(words),
+            "generation {number}'s refusal does not say \"{words}\": {refused}"
+        );
     }
     let lives_on = format!("generation {number} lives on, all its memory given back");
     ensure!(life.says(&lives_on), "generation {number} does not say that it lives on");
@@ -104,9 +112,14 @@ fn alive(life: &Life, says: &[&str]) -> Result<()> {
 fn failed(trial: &mut Trial<'_>, request: &Request, says: &[&str]) -> Result<()> {
     let outcome = trial.ends(request, Verdict::Failed(1))?;
     let lives = transcript::lives(&outcome.console)?;
-    let [life] = lives.as_slice() else { anyhow::bail!("{} generations, and one was to be", lives.len()) };
+    let [life] = lives.as_slice() else {
+        anyhow::bail!("{} generations, and one was to be", lives.len())
+    };
     alive(life, says)?;
     ensure!(life.bye.is_none(), "it said Bye!");
-    ensure!(life.lines.last().is_some_and(|line| line == marker::FAILURE), "it did not end with its marker");
+    ensure!(
+        life.lines.last().is_some_and(|line| line == marker::FAILURE),
+        "it did not end with its marker"
+    );
     Ok(())
 }

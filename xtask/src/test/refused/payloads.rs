@@ -49,7 +49,8 @@ struct Bad {
     says: &'static [&'static str],
 }
 
-const GOOD: Bad = Bad { name: "", base: Base::Same, spoil: |_| (), edit: Ok, alter: |_| Ok(()), says: &[] };
+const GOOD: Bad =
+    Bad { name: "", base: Base::Same, spoil: |_| (), edit: Ok, alter: |_| Ok(()), says: &[] };
 
 #[rustfmt::skip]
 const TABLE: &[Bad] = &[
@@ -111,7 +112,9 @@ const TABLE: &[Bad] = &[
 
 /// All of them.
 pub(super) fn cases() -> Vec<Case> {
-    let table = TABLE.iter().map(|bad| case(format!("refused/payload-{}", bad.name), |trial| bad.pass(trial)));
+    let table = TABLE
+        .iter()
+        .map(|bad| case(format!("refused/payload-{}", bad.name), |trial| bad.pass(trial)));
     table.chain([case("refused/payload-unknown", unknown)]).collect()
 }
 
@@ -125,7 +128,12 @@ impl Bad {
         let console = trial.ends(&request, Verdict::Success)?.console.clone();
         let (before, after) = parted(&console, 1)?;
         let [before, after] = [lives(before)?, lives(after)?];
-        ensure!(before.len() == 1 && after.len() == 1, "{} lives, then {}", before.len(), after.len());
+        ensure!(
+            before.len() == 1 && after.len() == 1,
+            "{} lives, then {}",
+            before.len(),
+            after.len()
+        );
         alive(&before[0], self.says)?;
         ensure!(after[0].says(marker::SUCCESS), "the other payload did not end well");
         Ok(())
@@ -136,7 +144,8 @@ impl Bad {
         let (ramdisk, fdt) = (Some(vec![0x5a; 5001]), Some(memory_at(0x4000_0000)));
         let bad = Foreign { image: image(), ramdisk, fdt, bootargs: None };
         let payloads = disk::both(kernel, self.base == Base::Load, bad);
-        let [own, kernel, tree, ramdisk] = payloads.try_into().expect("two kernels, a device tree and a ramdisk");
+        let [own, kernel, tree, ramdisk] =
+            payloads.try_into().expect("two kernels, a device tree and a ramdisk");
         let mut bad = [kernel, tree, ramdisk];
         (self.spoil)(&mut bad);
         let bootargs = Some("el2=nvhe generations=1".to_owned());
@@ -228,6 +237,11 @@ fn damaged_at(mut disk: Vec<u8>, name: &str, at: usize) -> Result<Vec<u8>> {
     Ok(disk)
 }
 
-fn of_image(disk: Vec<u8>, name: &str, property: &str, value: impl ToPropertyValue) -> Result<Vec<u8>> {
+fn of_image(
+    disk: Vec<u8>,
+    name: &str,
+    property: &str,
+    value: impl ToPropertyValue,
+) -> Result<Vec<u8>> {
     edited(&disk, |tree| set(node(tree, &format!("/images/{name}"))?, property, value))
 }

@@ -75,11 +75,21 @@ fn sent_elsewhere(trial: &mut Trial<'_>) -> Result<()> {
     let mut request = trial.request("nvhe", &Orders { generations: 9, ..trial.orders() })?;
     edit_tree(&mut request, |tree| {
         let chosen = node(tree, "/chosen")?;
-        let numbers = [("generation", 3_u64), ("seed", 7), ("base", 0x4400_0000), ("breadcrumbs", 0x5000_0000)];
-        numbers.into_iter().try_for_each(|(name, number)| set(chosen, &format!("ouroboros,{name}"), number))
+        let numbers = [
+            ("generation", 3_u64),
+            ("seed", 7),
+            ("base", 0x4400_0000),
+            ("breadcrumbs", 0x5000_0000),
+        ];
+        numbers
+            .into_iter()
+            .try_for_each(|(name, number)| set(chosen, &format!("ouroboros,{name}"), number))
     })?;
     let outcome = trial.ends(&request, Verdict::Failed(1))?;
-    let refused = format!("[3] {}this generation was sent to 0x44000000 and lies at 0x40200000", marker::REFUSED);
+    let refused = format!(
+        "[3] {}this generation was sent to 0x44000000 and lies at 0x40200000",
+        marker::REFUSED
+    );
     ensure!(outcome.console.lines().any(|line| line == refused), "nothing says \"{refused}\"");
     ensure!(!outcome.console.contains(marker::BYE), "it said Bye!");
     Ok(())
