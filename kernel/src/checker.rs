@@ -1,7 +1,12 @@
-//! The checker: what this generation was entered with, held against the boot protocol and told.
+//! Report of the arm64 boot protocol's rules, checked against this kernel's entry state.
 //!
-//! *When:* `check` in bootargs, once all CPUs are up: a table for people, then a line of JSON for each rule. A kernel that was handed no device tree
-//! has no orders; its last words hold what can be told without ([`Early`]). *Leaves:* the machine as it was. The rules are `kernel::protocol`'s.
+//! - When: with the `check` parameter, once all CPUs are up. Prints a table for people, then a line
+//!   of JSON for each rule.
+//! - Without a device tree there is no command line. Then the panic message includes what the entry
+//!   record alone shows ([`Early`]).
+//! - Leaves: the machine as it was.
+//!
+//! The rules are in `kernel::protocol`.
 #![expect(unsafe_code, reason = "reads ID registers, and calls the stub")]
 
 use crate::image::Parts;
@@ -23,10 +28,11 @@ use kernel::protocol::{
 use kernel::tree::Gic;
 use log::info;
 
-/// Tells what became of each rule.
+/// Prints the verdict on each rule.
 pub fn tell(record: &EntryRecord, life: &Life) {
     info!(
-        "boot protocol: next, what a higher level may trap is tried; where that ends here, it was not opened"
+        "boot protocol: next, what a higher level may trap is tried; \
+         where that ends here, it was not opened"
     );
     crate::console::flush();
     let facts = Facts { tree: Some(tree(life)), lived: Some(lived(record, life)), ..early(record) };
@@ -35,7 +41,7 @@ pub fn tell(record: &EntryRecord, life: &Life) {
     info!("{}", summary(&facts));
 }
 
-/// What the record alone tells, in the last words of a kernel without a device tree.
+/// Verdicts from the entry record alone, for the panic message of a kernel without a device tree.
 pub struct Early<'a>(pub &'a EntryRecord);
 
 impl fmt::Display for Early<'_> {
@@ -49,7 +55,7 @@ impl fmt::Display for Early<'_> {
 
 fn early(record: &EntryRecord) -> Facts {
     let image_size = Parts::of_this_image().whole.bytes();
-    // _start is the Image's own header, whose text_offset is 0.
+    // The Image header is at the start of the image, and its text_offset is 0.
     Facts { record: *record, text_offset: 0, image_size, tree: None, lived: None }
 }
 
@@ -76,7 +82,7 @@ fn lived(record: &EntryRecord, life: &Life) -> Lived {
     Lived {
         running,
         others: life.cpus.entered(),
-        // Whoever got here has used them.
+        // If the GIC is driven, this CPU has used its registers: a trap would have ended the run.
         gic_registers: is_v3.then(|| crate::interrupts::driven().is_some()),
         hvc: (record.current_el == current_el::EL2)
             .then(|| life.mode == Mode::Vhe || stub_answers()),
@@ -85,20 +91,21 @@ fn lived(record: &EntryRecord, life: &Life) -> Lived {
     }
 }
 
-/// Whether the stub refuses a number that it does not know.
+/// Returns whether the stub refuses a function number that it does not know.
 fn stub_answers() -> bool {
     const UNKNOWN: u64 = 0xffff;
-    // SAFETY: this kernel lives at EL1 over its own stub, which changes nothing for a number that it does not know.
+    // SAFETY: this kernel runs at EL1 over its own stub [I3], which changes nothing for an unknown
+    // number.
     unsafe { hyp_stub::call(UNKNOWN, [0; 4]) == STUB_ERR }
 }
 
-/// Tries whatever this CPU has.
+/// Tries every access that this CPU has.
 fn accesses(record: &EntryRecord, mode: Mode) -> [Access; ACCESSES] {
     let (ids, at_el2) = (ids(), record.current_el == current_el::EL2);
     core::array::from_fn(|number| match number {
         _ if !ids.has(number) => Access::Absent,
         LATER_TRAPS | PROBES.. if !at_el2 => Access::NotAsked,
-        // The EL2 set-up has come by.
+        // The EL2 set-up has made these accesses already.
         PROBES.. => Access::Free,
         LATER_TRAPS if mode != Mode::Vhe => Access::OutOfReach,
         _ if probe::is_trapped(number) => Access::Trapped,
@@ -106,11 +113,11 @@ fn accesses(record: &EntryRecord, mode: Mode) -> [Access; ACCESSES] {
     })
 }
 
-/// GCSCR_EL1, or under E2H GCSCR_EL2, which nobody has written since the entry.
+/// Reads GCSCR_EL1, or under E2H GCSCR_EL2; this kernel never writes either.
 fn gcscr(accesses: &[Access; ACCESSES]) -> Option<u64> {
     (accesses[CONTROL_STACKS] == Access::Free).then(|| {
         let value: u64;
-        // SAFETY: reading it has no side effects, and has just been tried.
+        // SAFETY: reading GCSCR has no side effects, and the probe has shown that it does not trap.
         unsafe { asm!("mrs {}, s3_0_c2_c5_0", out(reg) value, options(nomem, nostack)) };
         value
     })
@@ -120,7 +127,7 @@ fn ids() -> Ids {
     macro_rules! id {
         ($name:literal) => {{
             let value: u64;
-            // SAFETY: an identification register has no side effects.
+            // SAFETY: reading an ID register has no side effects.
             unsafe { asm!(concat!("mrs {}, ", $name), out(reg) value, options(nomem, nostack)) };
             value
         }};
@@ -131,7 +138,7 @@ fn ids() -> Ids {
         isar1: id!("id_aa64isar1_el1"),
         mmfr0: id!("id_aa64mmfr0_el1"),
         mmfr1: id!("id_aa64mmfr1_el1"),
-        // ID_AA64ISAR2_EL1 and ID_AA64MMFR3_EL1, by encodings for older assemblers.
+        // ID_AA64ISAR2_EL1 and ID_AA64MMFR3_EL1, by encoding: older assemblers lack the names.
         isar2: id!("s3_0_c0_c6_2"),
         mmfr3: id!("s3_0_c0_c7_3"),
         dfr0: id!("id_aa64dfr0_el1"),

@@ -1,11 +1,14 @@
-//! The device tree that a payload gets: ours or its own, written anew with what it is told in /chosen.
+//! Device tree for a payload: ours or the payload's own, rewritten with a new /chosen.
 //!
-//! *When:* once, by the last generation, where it goes to a kernel that is not ours. *On entry:* a blob, and what is to be said. *Leaves:* a blob
-//! without padding, with one of each property and one reservation for the ramdisk, whatever stood there before. *Refuses:* a blob that is no tree,
-//! and one that is larger than the boot protocol allows.
+//! - When: once, in the last generation, if it kexecs another kernel.
+//! - Expects: a blob, and the new contents of /chosen.
+//! - Leaves: a blob without padding, with each /chosen property once and one reservation for the
+//!   initrd, whatever the old blob contained.
+//! - Refuses: an invalid blob, and a result larger than the boot protocol allows.
 //!
-//! It is written in one pass instead of edited in place: reservations can grow, /chosen may be missing, and nothing costs a kernel that goes to
-//! itself ([`handover`](crate::handover) is what that uses).
+//! This code writes the blob anew in one pass, since reservations can grow and /chosen may be
+//! missing. A kernel that only kexecs itself uses the cheaper [`handover`](crate::handover), which
+//! edits in place.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -16,7 +19,7 @@ use core::fmt;
 use core::ops::Range;
 use dtoolkit::fdt::Fdt;
 
-/// How many random bytes a payload gets: kaslr-seed, then rng-seed.
+/// Number of random bytes for a payload: kaslr-seed, then rng-seed.
 pub const SEED_BYTES: usize = KASLR_SEED_BYTES + 32;
 
 const KASLR_SEED_BYTES: usize = 8;
@@ -27,7 +30,8 @@ const INITRD_END: &str = "linux,initrd-end";
 const KASLR_SEED: &str = "kaslr-seed";
 const RNG_SEED: &str = "rng-seed";
 
-/// What was said to whoever had the machine before, and would be wrong now: it is told anew or not at all. A seed is for one kernel.
+/// Properties for the previous kernel that would be wrong for the next one. They are written anew
+/// or left out; a seed, for one, must not serve two kernels.
 pub(crate) const STALE: [&str; 10] = [
     INITRD_START,
     INITRD_END,
@@ -41,31 +45,29 @@ pub(crate) const STALE: [&str; 10] = [
     "linux,kho-scratch",
 ];
 
-/// What our own generations tell each other; and where Linux's EFI stub found UEFI, which is a memory map of then, and services in memory that is
-/// no longer theirs.
+/// Prefixes of stale properties. `ouroboros,` is for our own generations. `linux,uefi-` is from
+/// Linux's EFI stub: an outdated memory map, and runtime services in memory that is theirs no
+/// longer.
 const STALE_PREFIXES: [&str; 2] = ["ouroboros,", "linux,uefi-"];
 
-/// What a payload is told.
+/// New contents of /chosen.
 #[derive(Clone, Debug, Default)]
 pub struct Chosen<'a> {
-    /// Its orders; without any, those that are there stay.
+    /// Command line; `None` keeps the old one.
     pub bootargs: Option<&'a str>,
-    /// Its ramdisk, to the byte.
+    /// Exact range of the initrd.
     pub ramdisk: Option<Range<PhysAddr>>,
-    /// Random bytes that nobody has seen; none rather than old ones.
+    /// Fresh random bytes. `None` leaves the seeds out, since old ones must not be reused.
     pub seeds: Option<[u8; SEED_BYTES]>,
 }
 
-/// A tree that no payload could be given.
+/// A device tree that cannot be passed to a payload.
 #[derive(Clone, Debug, Eq, PartialEq)]
-#[expect(
-    missing_docs,
-    reason = "a variant's line says what its fields hold; they are named for it"
-)]
+#[expect(missing_docs, reason = "each variant's comment describes its fields")]
 pub enum Refused {
-    /// Not a tree: dtoolkit's own words, or those of [`flat::blocks`].
+    /// An invalid tree: dtoolkit's error text, or that of [`flat::blocks`].
     Damaged { why: String },
-    /// More bytes than a kernel need map (boot protocol, 2).
+    /// More bytes than a kernel has to map (boot protocol, 2).
     TooLarge { bytes: u64 },
 }
 
@@ -78,7 +80,8 @@ impl fmt::Display for Refused {
             Self::TooLarge { bytes } => {
                 write!(
                     f,
-                    "the payload's device tree has {bytes} bytes, {DTB_MAX_SIZE} are the most by the boot protocol: leave nodes out"
+                    "the payload's device tree has {bytes} bytes, {DTB_MAX_SIZE} are the most \
+                     by the boot protocol: leave nodes out"
                 )
             }
         }
@@ -87,20 +90,20 @@ impl fmt::Display for Refused {
 
 impl core::error::Error for Refused {}
 
-/// Whether so many bytes may be a device tree's.
+/// Checks a device tree's size against the boot protocol's limit.
 ///
 /// # Errors
 ///
-/// [`Refused::TooLarge`].
+/// Returns [`Refused::TooLarge`].
 pub const fn check_size(bytes: u64) -> Result<(), Refused> {
     if bytes > DTB_MAX_SIZE { Err(Refused::TooLarge { bytes }) } else { Ok(()) }
 }
 
-/// The blob for a payload.
+/// Writes the blob for a payload.
 ///
 /// # Errors
 ///
-/// [`Refused`].
+/// Returns [`Refused`] if the old blob is invalid or the new one too large.
 pub fn write(blob: &[u8], chosen: &Chosen<'_>) -> Result<Vec<u8>, Refused> {
     let damaged = |why: &dyn ToString| Refused::Damaged { why: why.to_string() };
     Fdt::new(blob).map_err(|error| damaged(&error))?;
@@ -120,12 +123,12 @@ struct Writer<'a> {
     chosen: &'a Chosen<'a>,
     structure: Vec<u8>,
     strings: Vec<u8>,
-    /// The ramdisk that was there before: start, end.
+    /// Start and end of the previous initrd.
     old: [u64; 2],
 }
 
 impl Writer<'_> {
-    /// The structure block, token by token.
+    /// Copies the structure block, token by token, with the new /chosen properties.
     fn structure(&mut self) -> Option<()> {
         let (mut at, mut depth, mut in_chosen, mut told) =
             (self.blocks.structure.start, 0_usize, false, false);
@@ -166,7 +169,8 @@ impl Writer<'_> {
         }
     }
 
-    /// Whether the property of /chosen at `at` must not be handed on. Notes where the ramdisk was that it names.
+    /// Returns whether the property of /chosen at `at` must be left out. Notes the previous
+    /// initrd's addresses.
     fn is_stale(&mut self, at: usize) -> Option<bool> {
         let strings = self.blob.get(self.blocks.strings.clone())?;
         let name = str::from_utf8(flat::name(strings, word(self.blob, at + 8)?)?).ok()?;
@@ -181,7 +185,7 @@ impl Writer<'_> {
         Some(STALE.contains(&name) || STALE_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
     }
 
-    /// What the payload is told, as properties.
+    /// Writes the new /chosen properties.
     fn tell(&mut self) {
         let Chosen { bootargs, ramdisk, seeds } = self.chosen;
         if let Some(bootargs) = bootargs {
@@ -198,7 +202,7 @@ impl Writer<'_> {
     }
 
     fn property(&mut self, name: &str, value: &[&[u8]]) {
-        // A name that is there already is shared.
+        // Reuse a name that the strings block has already.
         let whole = [name.as_bytes(), &[0]].concat();
         let found = self.strings.windows(whole.len()).position(|known| known == whole);
         let name = found.unwrap_or(self.strings.len());
@@ -216,7 +220,8 @@ impl Writer<'_> {
         self.structure.extend(word.to_be_bytes());
     }
 
-    /// The reservations, without that of a ramdisk that is no more, and with the new one's.
+    /// Returns the memory reservations, with the previous initrd's left out and the new initrd's
+    /// added.
     fn reservations(&self) -> Option<Vec<u8>> {
         let old = (self.old[0] & !(PAGE_SIZE - 1))
             ..self.old[1].checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX);
@@ -245,7 +250,7 @@ impl Writer<'_> {
         Some(reservations)
     }
 
-    /// Header, reservations, structure, strings.
+    /// Joins header, reservations, structure and strings to a blob.
     fn joined(&self, reservations: &[u8]) -> Result<Vec<u8>, Refused> {
         let structure = HEADER_BYTES + reservations.len();
         let strings = structure + self.structure.len();

@@ -1,8 +1,11 @@
-//! What one generation tells the next: four numbers of fixed width in /chosen, edited in place.
+//! Four /chosen properties that one generation passes to the next, edited in place.
 //!
-//! *When:* [`Handed::read`] in the first lines of Rust; [`shrink`] once, by a generation that finds no numbers; [`Handed::write`] when
-//! the next one is planned. *Leaves:* a blob that keeps its size however many generations edit it. Numbers of fixed width are
-//! properties of cells, not words in bootargs: an order is what a person wrote, and stays as it was written.
+//! - When: [`Handed::read`] in the first lines of Rust; [`shrink`] once, in a generation that finds
+//!   no such properties; [`Handed::write`] when the next generation is planned.
+//! - Leaves: a blob of constant size, however many generations edit it.
+//!
+//! These are properties of fixed width, not parameters in bootargs: bootargs stay as the user wrote
+//! them.
 
 use crate::chosen::STALE;
 use crate::tree::{Refused, Tree};
@@ -18,21 +21,22 @@ const GENERATION: &str = "ouroboros,generation";
 const SEED: &str = "ouroboros,seed";
 const BASE: &str = "ouroboros,base";
 
-/// What the predecessor handed over, all of it in /chosen.
+/// The properties that the previous generation left in /chosen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Handed {
-    /// `ouroboros,generation`: which life this is; the first is 0.
+    /// `ouroboros,generation`: number of this generation; the first is 0.
     pub generation: u32,
-    /// `ouroboros,seed`: what every generation draws from.
+    /// `ouroboros,seed`: seed of every generation's random numbers.
     pub seed: u64,
-    /// `ouroboros,base`: where this generation was sent.
+    /// `ouroboros,base`: address that this generation was meant to run at.
     pub base: PhysAddr,
-    /// `ouroboros,breadcrumbs`: the page of the way here.
+    /// `ouroboros,breadcrumbs`: address of the breadcrumb page.
     pub breadcrumbs: PhysAddr,
 }
 
 impl Handed {
-    /// What a predecessor of ours left, or `None` where the loader was another.
+    /// Reads the previous generation's properties. Returns `None` if another loader started this
+    /// one.
     #[must_use]
     pub fn read(tree: &Tree<'_>) -> Option<Self> {
         Some(Self {
@@ -43,13 +47,15 @@ impl Handed {
         })
     }
 
-    /// Writes the numbers into a valid blob that [`shrink`] made room in.
+    /// Writes the properties into a valid blob in which [`shrink`] has made room for them.
     ///
     /// # Errors
     ///
-    /// [`Refused::Damaged`] where the blob is no tree or has no such room.
+    /// Returns [`Refused::Damaged`] if the blob lacks one of the properties, and
+    /// [`Refused::NoChosen`].
     pub fn write(&self, blob: &mut [u8]) -> Result<(), Refused> {
-        // Unchecked: it was checked when this generation opened it. What this writes is checked by the next one.
+        // Unchecked: this generation checked the blob when it opened it, and the next one will
+        // check this result.
         let mut tree = FdtMut::from_slice_unchecked(blob);
         let mut chosen = tree.find_node_mut("/chosen").ok_or(Refused::NoChosen)?;
         for (name, value) in self.properties() {
@@ -71,12 +77,12 @@ impl Handed {
     }
 }
 
-/// A copy of the blob without padding and without what was said to this kernel alone, with room for the four numbers, all of them zero: what is
-/// handed on from generation to generation.
+/// Copies the blob without padding and without the stale properties of /chosen. Adds the four
+/// properties, all zero; later generations only edit them.
 ///
 /// # Errors
 ///
-/// [`Refused::Damaged`], [`Refused::NoChosen`].
+/// Returns [`Refused::Damaged`] or [`Refused::NoChosen`].
 pub fn shrink(blob: &[u8]) -> Result<Vec<u8>, Refused> {
     const ZERO: u64 = 0;
     let damaged = |error: &dyn ToString| Refused::Damaged(error.to_string());
@@ -84,7 +90,7 @@ pub fn shrink(blob: &[u8]) -> Result<Vec<u8>, Refused> {
     set_total_size(&mut copy)?;
     let numbers =
         Handed { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) }.properties();
-    // Room for each: property header, value, and at worst its name among the strings.
+    // Room for each: property header, value, and in the worst case its name in the strings block.
     let room = numbers
         .iter()
         .map(|(name, _)| 12 + ZERO.property_value_len() + name.len() + 1)
@@ -113,14 +119,15 @@ fn has(node: &mut FdtNodeMut<'_, impl FdtBuffer>, name: &str) -> bool {
     node.property_mut(name).is_some()
 }
 
-/// Whether one of ours handed over: then the blob is shrunk, and has the room that it needs.
+/// Returns whether a previous generation started this one. Then the blob is shrunk already and has
+/// room for the properties.
 #[must_use]
 #[inline(never)]
 pub fn is_ours(handed: Option<&Handed>) -> bool {
     handed.is_some()
 }
 
-/// How many bytes of a blob hold anything.
+/// Returns the number of bytes up to the end of the blob's last block.
 fn used(blob: &[u8]) -> Result<usize, Refused> {
     Ok(flat::blocks(blob).map_err(|what| Refused::Damaged(what.into()))?.end())
 }
@@ -128,7 +135,7 @@ fn used(blob: &[u8]) -> Result<usize, Refused> {
 fn set_total_size(blob: &mut [u8]) -> Result<(), Refused> {
     let size =
         u32::try_from(blob.len()).map_err(|_| Refused::Damaged("larger than 4 GiB".into()))?;
-    // Blocks that end before the header does are no blocks.
+    // Fails if all blocks end within the header: then there are no blocks.
     let field = blob.get_mut(4..8).ok_or(Refused::Damaged("blocks within the header".into()))?;
     field.copy_from_slice(&size.to_be_bytes());
     Ok(())
@@ -148,7 +155,7 @@ mod tests {
         breadcrumbs: PhysAddr(0x5ffc_2000),
     };
 
-    /// A blob as QEMU makes it: padded to 1 MiB.
+    /// Makes a blob like QEMU's: padded to 1 MiB.
     fn padded() -> Vec<u8> {
         let mut blob = virt().to_dtb();
         blob.resize(1 << 20, 0);
@@ -200,7 +207,7 @@ mod tests {
             blob = blob.to_vec();
         }
         assert_eq!(blob.len(), size);
-        // Shrunk again by someone else's leave, it still has one of each.
+        // Shrinking it once more keeps one property of each.
         assert_eq!(shrink(&blob).unwrap().len(), size);
     }
 
@@ -240,7 +247,7 @@ mod tests {
         let mut blob = virt().to_dtb();
         let size = word(&blob, 36).unwrap() as u32;
         blob[36..40].copy_from_slice(&(size - 4).to_be_bytes());
-        assert!(Tree::open(&blob).is_ok(), "dtoolkit goes on to the end");
+        assert!(Tree::open(&blob).is_ok(), "dtoolkit reads on to the end");
         assert!(matches!(shrink(&blob), Err(Refused::Damaged(_))));
     }
 

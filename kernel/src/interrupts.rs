@@ -1,8 +1,11 @@
-//! Interrupts: taken over for this life, and left so that the next one takes none of ours.
+//! Takes over the interrupts at entry, and silences them before the kexec.
 //!
-//! *When:* what all CPUs share once a life, the rest on each CPU; [`leave`] and [`end`] are the way out's. *On entry:* whatever a predecessor left,
-//! which is read before it is changed: [`Found`]. *Leaves,* at the end: every interrupt disabled, neither pending nor active, no priority
-//! running, interfaces, distributor and timers off. *Refuses:* nothing; an interrupt that is not ours is counted and turned off.
+//! - When: [`begin`] once per generation, [`enter`] on each CPU; before the kexec [`leave`] on each
+//!   CPU, then [`end`] once.
+//! - Expects: whatever a predecessor left. Reads it before changing it: [`Found`].
+//! - Leaves, after `end`: every interrupt disabled, not pending, not active; no running priority;
+//!   CPU interfaces, distributor and timers off.
+//! - Refuses nothing: counts and disables an interrupt that this kernel does not handle.
 #![expect(unsafe_code, reason = "orders memory before a call")]
 
 use crate::cpus::Cpu;
@@ -18,14 +21,14 @@ use kernel::tree::{self, Reservation};
 use log::info;
 use spin::Once;
 
-/// The software-generated interrupt that makes a CPU look at its orders.
+/// The wake-up SGI, which makes a CPU read its command.
 const CALL: IntId = IntId::sgi(0);
 
-/// What is driven.
+/// The GIC and timer that this kernel drives.
 struct Driven {
     gic: Gic,
     timer: Timer,
-    /// The timer's, a private peripheral interrupt.
+    /// The timer's interrupt, a PPI.
     tick: IntId,
 }
 
@@ -38,13 +41,13 @@ impl fmt::Display for Driven {
     }
 }
 
-/// What a predecessor left: the first INTID of each kind.
+/// Stale interrupts that a predecessor left: the first INTID of each kind.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Found {
     enabled: Option<u32>,
     pending: Option<u32>,
     active: Option<u32>,
-    /// An interrupt was taken and never ended.
+    /// An interrupt was acknowledged and never ended.
     running: bool,
     /// The timer was on.
     timer: bool,
@@ -55,7 +58,7 @@ impl Found {
         Self { enabled, pending, active, ..Self::default() }
     }
 
-    /// Whether there was nothing.
+    /// Returns whether the predecessor left nothing.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         *self == Self::default()
@@ -77,17 +80,17 @@ impl fmt::Display for Found {
     }
 }
 
-/// What a predecessor left of LPIs.
+/// LPI state that a predecessor left.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LpisFound {
-    /// So many CPUs' were on, and are off.
+    /// Number of redistributors whose LPIs were on, and are off now.
     pub turned_off: usize,
-    /// So many translation services do not become quiescent.
+    /// Number of ITSs that do not become quiescent.
     pub restless: usize,
 }
 
-/// Makes the GIC let go of memory that a predecessor gave it for LPIs. Where it does not, that memory is reserved for good; and so in each later
-/// generation, which finds the same.
+/// Makes the GIC stop using memory that a predecessor gave it for LPIs. If a redistributor keeps
+/// its LPIs on, reserves its tables. Each later generation finds and reserves the same tables.
 pub fn turn_lpis_off(machine: &mut tree::Machine) -> LpisFound {
     let Some(gic @ tree::Gic::V3 { .. }) = &machine.gic else { return LpisFound::default() };
     let regions = gic.registers();
@@ -106,7 +109,8 @@ pub fn turn_lpis_off(machine: &mut tree::Machine) -> LpisFound {
     found
 }
 
-/// Takes over what all CPUs share, where this machine has a GIC and a timer that are known. Returns what it was found in.
+/// Takes over the distributor and shared interrupts, if the machine has a known GIC and timer.
+/// Returns the stale interrupts.
 pub fn begin(gic: Option<tree::Gic>, timer: Option<tree::Timer>, at_el2: bool) -> Found {
     let (Some(gic), Some(numbers)) = (gic, timer) else { return Found::default() };
     let (timer, number) = match at_el2 {
@@ -115,7 +119,7 @@ pub fn begin(gic: Option<tree::Gic>, timer: Option<tree::Timer>, at_el2: bool) -
     };
     let driven =
         DRIVEN.call_once(|| Driven { gic: Gic(gic), timer, tick: IntId::ppi(number - 16) });
-    // The first bank that has some tells it: an extended interrupt is told where there is no plain one.
+    // Report the first bank with a set bit: an extended interrupt only if there is no plain one.
     let shared = driven.gic.shared().map(|bank| bank.found());
     let found = Found::of(
         shared.fold([None; 3], |first, more| [0, 1, 2].map(|state| first[state].or(more[state]))),
@@ -124,14 +128,15 @@ pub fn begin(gic: Option<tree::Gic>, timer: Option<tree::Timer>, at_el2: bool) -
     found
 }
 
-/// Sets up what all CPUs share.
+/// Sets up the distributor and shared interrupts.
 pub fn resume() {
     if let Some(driven) = DRIVEN.get() {
         driven.gic.set_up();
     }
 }
 
-/// Takes this CPU's own over, and starts its timer. IRQs are masked. Returns what they were found in.
+/// Takes over this CPU's private interrupts and starts its timer. Expects IRQs masked. Returns the
+/// stale interrupts.
 pub fn enter(cpu: &Cpu) -> Found {
     let Some(Driven { gic, timer, tick }) = DRIVEN.get() else { return Found::default() };
     let (running, on) = (gic.priority_runs(), timer.is_on());
@@ -143,13 +148,14 @@ pub fn enter(cpu: &Cpu) -> Found {
     found
 }
 
-/// Takes one interrupt. No lock is taken: it may have come anywhere.
+/// Handles one interrupt. Takes no lock, since the interrupted code may hold any.
 pub fn take(cpu: &Cpu) {
     let Some(Driven { gic, timer, tick }) = DRIVEN.get() else { return };
     let Some(interrupt) = gic.acknowledge() else { return };
     let number = gic.number(interrupt);
     if number == tick.raw_value() {
-        // A level that had fallen may be shown once more: nothing to do for it.
+        // If the timer has not expired, the GIC has signalled again a level that has already
+        // fallen. Ignore it.
         if timer.has_expired() {
             cpu.ticks.fetch_add(1, Relaxed);
             timer.arm();
@@ -167,21 +173,22 @@ pub fn take(cpu: &Cpu) {
     gic.end(interrupt);
 }
 
-/// Makes another CPU look at its orders.
+/// Makes another CPU read its command.
 pub fn call(cpu: &Cpu) {
-    // What it is to read is written before it is called.
-    // SAFETY: a barrier, and an event for a CPU that has no interrupts to wait for.
+    // DSB: the command is visible before the SGI is sent. SEV: wakes a CPU in WFE, without a GIC.
+    // SAFETY: the barrier only orders memory accesses, and the event only ends a WFE.
     unsafe { asm!("dsb ish", "sev", options(nostack)) };
     if let Some(driven) = DRIVEN.get() {
         driven.gic.send(CALL, cpu.mpidr, cpu.gicv2_target.load(Relaxed));
     }
 }
 
-/// Makes it hard to leave well, for the self-test: on this CPU a shared interrupt taken and never ended, a call to itself pending, the timer
-/// expired. IRQs are masked.
+/// Provokes states that are hard to silence, for the self-test. On this CPU: a shared interrupt
+/// acknowledged and never ended, an SGI to itself pending, the timer expired. Expects IRQs masked.
 pub fn provoke(cpu: &Cpu) {
     let Some(Driven { gic, timer, .. }) = DRIVEN.get() else { return };
-    // Level-sensitive, and first in line: while it is expired nothing else would be taken.
+    // Turn the timer off first: expired, its level-sensitive interrupt would be acknowledged before
+    // any other.
     timer.off();
     let kept = gic.take_and_keep(cpu.mpidr);
     gic.send(CALL, cpu.mpidr, gic.target());
@@ -193,7 +200,8 @@ pub fn provoke(cpu: &Cpu) {
     );
 }
 
-/// From now on each tick of this CPU has 32 interrupts behind it that nobody drives, until IRQs are masked. For the self-test.
+/// Makes each tick of this CPU raise 32 interrupts that no driver handles, until IRQs are masked.
+/// For the self-test.
 pub fn storm(cpu: &Cpu) {
     if let Some(Driven { gic, .. }) = DRIVEN.get() {
         cpu.storms.store(true, Relaxed);
@@ -201,7 +209,8 @@ pub fn storm(cpu: &Cpu) {
     }
 }
 
-/// Leaves LPIs on, as a kernel does that cannot turn them off, with tables in memory that nobody uses. For the self-test.
+/// Leaves LPIs on, with tables in leaked memory, like a kernel that cannot turn them off. For the
+/// self-test.
 pub fn keep_lpis(cpu: &Cpu) {
     const TABLES: usize = 128 << 10;
     let Some(Driven { gic, .. }) = DRIVEN.get() else { return };
@@ -213,7 +222,7 @@ pub fn keep_lpis(cpu: &Cpu) {
     info!("LPIs left on, with tables at {start}");
 }
 
-/// Leaves this CPU's own as a kernel wants to find them. IRQs are masked.
+/// Silences this CPU's private interrupts, timer and interface. Expects IRQs masked.
 pub fn leave(cpu: &Cpu) {
     cpu.storms.store(false, Relaxed);
     if let Some(Driven { gic, timer, .. }) = DRIVEN.get() {
@@ -222,14 +231,14 @@ pub fn leave(cpu: &Cpu) {
     }
 }
 
-/// Leaves what all CPUs share, when each of them has left.
+/// Silences the distributor and shared interrupts. Expects that every CPU has called [`leave`].
 pub fn end() {
     if let Some(driven) = DRIVEN.get() {
         driven.gic.leave();
     }
 }
 
-/// What is driven, in words.
+/// Returns a description of the GIC and timer in use; `None` without a GIC.
 #[must_use]
 pub fn driven() -> Option<impl fmt::Display> {
     DRIVEN.get()

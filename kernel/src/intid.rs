@@ -1,28 +1,30 @@
-//! Where a GIC keeps the bits of each interrupt: which bank of registers, which word of it, which bit.
+//! INTID arithmetic: the register bank, word and bit of each interrupt in a GIC.
 //!
-//! *When:* whenever interrupts are enabled, silenced or looked at. Pure, because no emulator at hand has the extended ranges of GICv3.1
-//! (IHI 0069, 2.2.1 and 12.8), and a kexec must leave those silent too where there are any.
+//! - When: whenever interrupts are enabled, silenced or read.
+//!
+//! Pure, so that host tests cover the extended ranges of GICv3.1 (IHI 0069, 2.2.1 and 12.8). No
+//! emulator at hand has them, and a kexec must silence them too.
 
 /// The first extended private peripheral interrupt.
 const EXTENDED_PPI: u32 = 1056;
 
-/// The first extended shared peripheral interrupt, and the first number behind them.
+/// The first extended shared peripheral interrupt, and the first INTID after them.
 const EXTENDED_SPI: u32 = 4096;
 const EXTENDED_SPI_END: u32 = 5120;
 
-/// Registers of one meaning for interrupts of one kind, 32 to a word.
+/// A kind of interrupts whose enabled, pending and active bits share register banks, 32 to a word.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
-    /// One CPU's: SGIs and PPIs, and extended PPIs behind them.
+    /// One CPU's SGIs and PPIs, followed by its extended PPIs.
     Private,
-    /// SPIs; the distributor's word 0 is the CPU's that asks.
+    /// SPIs. Word 0 of the distributor's bank belongs to the CPU that reads it.
     Shared,
     /// Extended SPIs.
     Extended,
 }
 
 impl Kind {
-    /// Which bank holds an interrupt, with its word and its bit; none holds an LPI.
+    /// Returns the bank, word and bit mask of an interrupt; `None` for an LPI or a reserved INTID.
     #[must_use]
     pub const fn of(intid: u32) -> Option<(Self, u64, u32)> {
         let (kind, word) = match intid {
@@ -35,7 +37,7 @@ impl Kind {
         Some((kind, word as u64, 1 << (intid % 32)))
     }
 
-    /// The INTID of a word's first bit.
+    /// Returns the INTID of a word's first bit.
     #[must_use]
     pub const fn first(self, word: u64) -> u32 {
         match (self, word as u32) {
@@ -45,28 +47,32 @@ impl Kind {
         }
     }
 
-    /// Where word number `word` of the bank lies whose plain one begins at `bank`: GICx_IGROUPR's at 0x80, GICx_ISENABLER's at 0x100, and so on.
+    /// Returns the offset of word number `word`. `bank` is the offset of the plain bank: 0x80 for
+    /// GICx_IGROUPR, 0x100 for GICx_ISENABLER, and so on.
     #[must_use]
     pub const fn offset(self, bank: u64, word: u64) -> u64 {
         let start = match self {
             Self::Private | Self::Shared => bank,
-            // 0x1000, 0x1200, …: each four times as far from the next.
+            // 0x1000, 0x1200, …: the extended banks are four times as far apart.
             Self::Extended => 0x1000 + 4 * (bank - 0x80),
         };
         start + 4 * word
     }
 
-    /// How many words there are, by GICD_TYPER, or for private interrupts GICR_TYPER's lower half.
+    /// Returns the number of words, from GICD_TYPER, or for private interrupts from GICR_TYPER's
+    /// lower half.
     #[must_use]
     pub const fn words(self, typer: u32) -> u64 {
         let five_bits = (typer >> 27) as u64;
         match self {
-            // PPInum: as many words more, and two of them mean something.
+            // PPInum: the number of further words; values above 2 are reserved.
             Self::Private if five_bits < 2 => 1 + five_bits,
             Self::Private => 3,
-            // ITLinesNumber, less one; 1020 and above are no SPIs, and have no more than bits that are ignored.
+            // ITLinesNumber is one less than the number of words. INTIDs from 1020 are no SPIs;
+            // their bits, if any, ignore writes.
             Self::Shared => (typer & 0x1f) as u64 + 1,
-            // ESPI, and ESPI_range, less one.
+            // ESPI says that extended SPIs exist; ESPI_range is one less than their number of
+            // words.
             Self::Extended if typer & 1 << 8 != 0 => five_bits + 1,
             Self::Extended => 0,
         }
@@ -94,7 +100,8 @@ mod tests {
 
     #[test]
     fn registers_lie_where_the_specification_has_them() {
-        // GICD_ICENABLER1, GICR_ISPENDR1E, GICD_ISENABLER0E, GICD_ICACTIVER31E (IHI 0069, tables 12-25 and 12-30).
+        // IHI 0069, tables 12-25 and 12-30: GICD_ICENABLER1, GICR_ISPENDR1E, GICD_ISENABLER0E, …,
+        // GICD_ICACTIVER31E.
         assert_eq!(Kind::Shared.offset(0x180, 1), 0x184);
         assert_eq!(Kind::Private.offset(0x200, 1), 0x204);
         assert_eq!(Kind::Extended.offset(0x100, 0), 0x1200);
@@ -107,7 +114,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_has_no_words() {
-        // 288 interrupts, no extended ones, whatever the upper bits mean then.
+        // 288 interrupts and no extended ones; without ESPI, ESPI_range is ignored.
         assert_eq!((Kind::Shared.words(0x0378_0008), Kind::Extended.words(0xf800_0008)), (9, 0));
         assert_eq!(Kind::Private.words(0), 1);
         let most = 31 << 27 | 1 << 8 | 31;

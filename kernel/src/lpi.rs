@@ -1,8 +1,11 @@
-//! LPIs that a predecessor left on: a GICv3 that reads and writes tables in memory which is ours by now.
+//! Turns off LPIs that a predecessor left on, so that the GIC stops using their tables in RAM.
 //!
-//! *When:* before any memory is handed out. *On entry:* what a kernel left that used an ITS, as Linux does over kexec. *Leaves:* translation services
-//! quiescent, LPIs disabled, and so no access to their tables; or, where a redistributor does not let go, those tables' places, which must
-//! stay what they are for ever (IHI 0069, 12.11.2: whether EnableLPIs can be cleared is IMPLEMENTATION DEFINED).
+//! - When: before any memory is allocated.
+//! - Expects: the state that a kernel with an ITS leaves; Linux leaves LPIs on across kexec.
+//! - Leaves: ITSs quiescent and LPIs disabled, and so no access to their tables.
+//! - If a redistributor keeps LPIs enabled, returns the ranges of its tables, which must stay
+//!   reserved permanently. Whether EnableLPIs can be cleared is IMPLEMENTATION DEFINED (IHI 0069,
+//!   12.11.2).
 
 use boot::phys::PhysAddr;
 use core::ops::Range;
@@ -17,32 +20,33 @@ const RWP: u32 = 1 << 3;
 const GICR_PROPBASER: u64 = 0x70;
 const GICR_PENDBASER: u64 = 0x78;
 
-/// LPIs begin with this INTID; a property table has a byte for each of them.
+/// The first LPI's INTID; the property table has one byte for each LPI.
 const FIRST: u64 = 8192;
 
-/// How often a register is read that is to change; each read of a device takes its time.
+/// Number of reads before we give up on a register change; each read of a device takes its time.
 const PATIENCE: u32 = 1_000_000;
 
-/// Registers of a GIC, by their offsets.
+/// Access to a GIC frame's registers by offset.
 pub trait Registers {
-    /// Reads one.
+    /// Reads a register.
     fn read(&self, offset: u64) -> u32;
-    /// Writes one.
+    /// Writes a register.
     fn write(&mut self, offset: u64, value: u32);
 }
 
-/// What became of a redistributor's LPIs.
+/// The result of turning off a redistributor's LPIs.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Lpis {
-    /// They were off.
+    /// LPIs were off already.
     Off,
-    /// They were on, and are off.
+    /// LPIs were on, and are off now.
     TurnedOff,
-    /// They stay on: the tables of properties and of pending bits, which it reads and writes.
+    /// LPIs stay on. Holds the property table and the pending table, which the redistributor
+    /// accesses.
     Stuck([Range<PhysAddr>; 2]),
 }
 
-/// Quiesces a translation service. Returns whether it did.
+/// Disables an ITS. Returns whether it became quiescent.
 pub fn quiesce(its: &mut impl Registers) -> bool {
     let control = its.read(GITS_CTLR);
     if control & GITS_ENABLED != 0 {
@@ -51,7 +55,7 @@ pub fn quiesce(its: &mut impl Registers) -> bool {
     comes(|| its.read(GITS_CTLR) & GITS_QUIESCENT != 0)
 }
 
-/// Turns a redistributor's LPIs off. The translation services are quiescent.
+/// Turns off a redistributor's LPIs. Expects the ITSs quiescent.
 pub fn turn_off(redistributor: &mut impl Registers) -> Lpis {
     let control = redistributor.read(GICR_CTLR);
     if control & ENABLE_LPIS == 0 {
@@ -67,7 +71,7 @@ pub fn turn_off(redistributor: &mut impl Registers) -> Lpis {
         u64::from(high) << 32 | u64::from(low)
     };
     let (properties, pending) = (base(GICR_PROPBASER), base(GICR_PENDBASER));
-    // IDbits, less one. At most 32 of them mean something.
+    // IDbits is one less than the number of INTID bits. At most 32 bits make sense.
     let interrupts = 1_u64 << ((properties & 0x1f) + 1);
     let table =
         |base: u64, mask: u64, bytes: u64| PhysAddr(base & mask)..PhysAddr((base & mask) + bytes);
@@ -88,16 +92,16 @@ mod tests {
     use std::collections::BTreeMap;
     use std::vec::Vec;
 
-    /// Registers with a will of their own.
+    /// Registers that can be slow or refuse to change.
     #[derive(Default)]
     struct Mock {
         words: BTreeMap<u64, u32>,
         written: Vec<(u64, u32)>,
         /// Bits of the control register that cannot be cleared.
         sticky: u32,
-        /// So many reads after a write RWP is set, or Quiescent is clear.
+        /// Number of reads after a write for which RWP stays set, or Quiescent clear.
         slow: Cell<u32>,
-        /// Both for ever.
+        /// RWP never clears, and Quiescent is never set.
         never: bool,
         is_its: bool,
     }
@@ -127,7 +131,7 @@ mod tests {
     }
 
     fn redistributor(control: u32) -> Mock {
-        // 16 bits of INTIDs; tables at 0x4567_8000 and 0x1_89ab_0000; attributes around them.
+        // 16 bits of INTIDs; tables at 0x4567_8000 and 0x1_89ab_0000, surrounded by attribute bits.
         let words = [
             (0, control),
             (0x70, 0x4567_8000 | 7 << 7 | 15),

@@ -1,27 +1,30 @@
-//! The generic timer that this kernel ticks by (Arm ARM D11.2).
+//! The generic timer behind this kernel's tick (Arm ARM D11.2).
 //!
-//! *When:* from the moment that a CPU takes its interrupts over until it leaves. *Leaves:* off.
+//! - When: from the moment that a CPU takes over its interrupts until it silences them.
+//! - Leaves: the timer off.
 //!
-//! EL1's virtual timer in el1 and nvhe, because a hypervisor above may keep the physical one for itself. In vhe EL2's physical one: its name is
-//! CNTP's under E2H, and every machine wires it, which cannot be said of EL2's virtual timer.
+//! In el1 and nvhe this is EL1's virtual timer, because a hypervisor above may keep the physical
+//! timer for itself. In vhe it is EL2's physical timer, which E2H accesses as CNTP. Every machine
+//! wires that timer's interrupt; not every machine wires EL2's virtual timer.
 #![expect(unsafe_code, reason = "reads and writes timer registers")]
 
 use crate::clock;
 use core::arch::asm;
 use core::fmt;
 
-/// How often it ticks in a second.
+/// Ticks per second.
 const TICKS: u64 = 1000;
 
-/// The shortest tick, in counts, for a frequency that nobody has set: an interrupt that comes again at once leaves no time for anything else.
+/// The shortest tick, in counts, in case firmware left CNTFRQ unset. An interrupt that returns at
+/// once would leave no time for anything else.
 const SHORTEST: u64 = 1000;
 
-/// CNTx_CTL: the timer is on.
+/// CNTx_CTL.ENABLE: the timer is on.
 const ENABLE: u64 = 1 << 0;
-/// Its time has come.
+/// CNTx_CTL.ISTATUS: the timer has expired.
 const EXPIRED: u64 = 1 << 2;
 
-/// Which one.
+/// The timer in use.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Timer {
     /// EL1's virtual timer.
@@ -31,21 +34,21 @@ pub enum Timer {
 }
 
 impl Timer {
-    /// Whether it is on.
+    /// Returns whether the timer is on.
     pub fn is_on(self) -> bool {
         self.control() & ENABLE != 0
     }
 
-    /// Whether its time has come.
+    /// Returns whether the timer has expired.
     pub fn has_expired(self) -> bool {
         self.control() & EXPIRED != 0
     }
 
-    /// On, for one tick from now.
+    /// Starts the timer for one tick from now.
     pub fn arm(self) {
         let ticks = (clock::frequency() / TICKS).max(SHORTEST);
         match self {
-            // SAFETY: this CPU's own timer.
+            // SAFETY: this kernel alone uses this CPU's own timer.
             Self::VirtualEl1 => unsafe {
                 asm!("msr cntv_tval_el0, {}", in(reg) ticks, options(nostack))
             },
@@ -57,7 +60,7 @@ impl Timer {
         self.set_control(ENABLE);
     }
 
-    /// Off.
+    /// Turns the timer off.
     #[inline(never)]
     pub fn off(self) {
         self.set_control(0);
@@ -66,7 +69,7 @@ impl Timer {
     fn control(self) -> u64 {
         let control;
         match self {
-            // SAFETY: what it says has no side effects.
+            // SAFETY: reading the control register has no side effects.
             Self::VirtualEl1 => unsafe {
                 asm!("mrs {}, cntv_ctl_el0", out(reg) control, options(nomem, nostack))
             },
@@ -78,10 +81,11 @@ impl Timer {
         control
     }
 
-    /// In effect when this returns: an interrupt that is still to come is known to the GIC.
+    /// Writes the control register. The ISB puts the write into effect before this returns: an
+    /// interrupt that can still arrive after that is already pending in the GIC.
     fn set_control(self, control: u64) {
         match self {
-            // SAFETY: this CPU's own timer.
+            // SAFETY: this kernel alone uses this CPU's own timer.
             Self::VirtualEl1 => unsafe {
                 asm!("msr cntv_ctl_el0, {}", "isb", in(reg) control, options(nostack))
             },

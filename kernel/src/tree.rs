@@ -1,8 +1,12 @@
-//! The device tree, read: CPUs, RAM, reservations, devices, interrupts, the console, the PSCI conduit, and the words for this generation.
+//! Device tree reader: RAM, reservations, CPUs, devices, GIC, timer, console, PSCI, bootargs.
 //!
-//! *When:* first thing in Rust, out of the blob as it was handed over. *Leaves:* owned ranges; nothing points into the blob afterwards.
-//! *Refuses:* a blob that is no valid tree, a tree without RAM or without /chosen (nothing could be handed on), a `reg` wider than
-//! 64 bits, buses within buses without end. Buses are followed where their `ranges` is empty, which maps one to one; others hold nothing that this kernel drives.
+//! - When: in the first lines of Rust, from the blob that the loader passed.
+//! - Leaves: owned values; nothing points into the blob afterwards.
+//! - Refuses: an invalid blob; a tree without RAM or without /chosen, which the next generation
+//!   needs; a `reg` wider than 64 bits; buses nested more than [`MAX_DEPTH`] deep.
+//!
+//! The reader follows a bus only if its `ranges` is empty, which maps addresses 1:1. Other buses
+//! hold no device that this kernel drives.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -15,23 +19,23 @@ use node::{Cells, Facts, number};
 
 mod node;
 
-/// How PSCI is called.
+/// Conduit of PSCI calls.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Conduit {
-    /// By SMC: the firmware is above EL2.
+    /// SMC: the firmware is above EL2.
     Smc,
-    /// By HVC: it stands at EL2.
+    /// HVC: the firmware is at EL2.
     Hvc,
 }
 
-/// A range of RAM that is not ours, and why.
+/// A range of RAM that this kernel must not use.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Reservation {
-    /// Where.
+    /// The reserved range.
     pub range: Range<PhysAddr>,
-    /// The node's name, or /memreserve/.
+    /// The node's name, or `/memreserve/`.
     pub name: String,
-    /// Not even to be mapped: speculation alone could do harm.
+    /// The range must not even be mapped: a speculative access could do harm.
     pub no_map: bool,
 }
 
@@ -45,17 +49,17 @@ pub enum Gic {
         /// GICC.
         cpu_interface: Range<PhysAddr>,
     },
-    /// GICv3 or v4: distributor and regions of redistributors; the CPU interface is system registers.
+    /// GICv3 or v4: distributor and redistributor regions. The CPU interface is system registers.
     V3 {
         /// GICD.
         distributor: Range<PhysAddr>,
-        /// GICR, in regions.
+        /// GICR regions.
         redistributors: Vec<Range<PhysAddr>>,
     },
 }
 
 impl Gic {
-    /// Its registers.
+    /// Returns the ranges of its registers.
     #[must_use]
     pub fn registers(&self) -> Vec<Range<PhysAddr>> {
         let (first, rest) = match self {
@@ -67,9 +71,9 @@ impl Gic {
         core::iter::once(first).chain(rest).cloned().collect()
     }
 
-    /// Cuts regions of redistributors to what so many CPUs need: there may be room for hundreds.
+    /// Shortens redistributor regions to what `cpus` CPUs need: some have room for hundreds.
     fn cut(&mut self, cpus: usize) {
-        // GICv4's four frames of 64 KiB, which is the most.
+        // At most four frames of 64 KiB each, on a GICv4.
         const REDISTRIBUTOR: u64 = 256 << 10;
         if let Self::V3 { redistributors, .. } = self {
             for region in redistributors {
@@ -81,7 +85,7 @@ impl Gic {
     }
 }
 
-/// The generic timer's interrupts as INTIDs, in the order of the binding `arm,armv8-timer`.
+/// The generic timer's interrupts as INTIDs (binding `arm,armv8-timer`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Timer {
     /// EL1's virtual timer.
@@ -90,24 +94,24 @@ pub struct Timer {
     pub physical_el2: u32,
 }
 
-/// How deep buses may lie within each other: as deep as Linux reads a tree, and no deeper than the boot stack.
+/// Limit of nested buses: as deep as Linux reads a tree, and shallow enough for the boot stack.
 const MAX_DEPTH: usize = 64;
 
-/// A PCI host whose configuration space is memory, `pci-host-ecam-generic`.
+/// A PCI host with memory-mapped configuration space, `pci-host-ecam-generic`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PciHost {
     /// Configuration space, from the first bus on.
     pub ecam: Range<PhysAddr>,
-    /// Where the memory of its functions may lie: windows that have the same address on the bus.
+    /// Memory windows for functions' BARs, with the same address on both sides of the host.
     pub windows: Vec<Range<PhysAddr>>,
 }
 
-/// What the machine is, as the tree says.
+/// The machine, as the device tree describes it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Machine {
-    /// RAM, in order, joined where it touches.
+    /// RAM in ascending order, adjacent ranges joined.
     pub ram: Vec<Range<PhysAddr>>,
-    /// What of it is reserved.
+    /// Reserved ranges of RAM.
     pub reserved: Vec<Reservation>,
     /// The registers of every device.
     pub devices: Vec<Range<PhysAddr>>,
@@ -117,35 +121,35 @@ pub struct Machine {
     pub virtio: Vec<Range<PhysAddr>>,
     /// Every PCI host with an ECAM.
     pub pci: Vec<PciHost>,
-    /// /psci, where there is one.
+    /// PSCI's conduit, if there is a /psci.
     pub conduit: Option<Conduit>,
-    /// MPIDR_EL1's affinity of every CPU, in the tree's order.
+    /// Affinity bits of every CPU's MPIDR_EL1, in the tree's order.
     pub cpus: Vec<u64>,
     /// The interrupt controller.
     pub gic: Option<Gic>,
-    /// GICv3's interrupt translation services.
+    /// GICv3's ITSs.
     pub its: Vec<Range<PhysAddr>>,
     /// The generic timer.
     pub timer: Option<Timer>,
 }
 
-/// What Linux's own EFI stub writes to /chosen, and its kexec hands on.
+/// A /chosen property that Linux's EFI stub writes, and that Linux's kexec passes on.
 const FIRMWARE_MAP: &str = "linux,uefi-mmap-start";
 
-/// A tree that this kernel cannot live by.
+/// A reason why this kernel cannot run with a device tree.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Refused {
-    /// Not a valid tree: dtoolkit's own words.
+    /// Not a valid tree: dtoolkit's error text.
     Damaged(String),
     /// No memory node with a range.
     NoRam,
-    /// Linux's word that UEFI's memory map counts and not the memory nodes.
+    /// Linux's mark that UEFI's memory map describes RAM, and the memory nodes do not.
     FirmwareMap,
     /// No /chosen.
     NoChosen,
     /// A node whose `reg` is malformed or wider than 64 bits.
     Reg(String),
-    /// A node that lies behind more than [`MAX_DEPTH`] buses.
+    /// A node behind more than [`MAX_DEPTH`] buses.
     TooDeep(String),
 }
 
@@ -158,8 +162,8 @@ impl fmt::Display for Refused {
             Self::NoRam => f.write_str("device tree: no memory node names any RAM"),
             Self::FirmwareMap => write!(
                 f,
-                "device tree: {FIRMWARE_MAP} says that UEFI's memory map tells RAM from what the firmware keeps, and this kernel reads the \
-                 memory nodes: start it from UEFI itself"
+                "device tree: {FIRMWARE_MAP} says that UEFI's memory map describes RAM, \
+                 and this kernel reads the memory nodes: start it from UEFI itself"
             ),
             Self::NoChosen => {
                 f.write_str("device tree: no /chosen node: nothing could be handed on in it")
@@ -168,7 +172,7 @@ impl fmt::Display for Refused {
                 write!(f, "device tree: {node}: `reg` is not pairs of at most 64 bits")
             }
             Self::TooDeep(node) => {
-                write!(f, "device tree: {node} lies behind more than {MAX_DEPTH} buses")
+                write!(f, "device tree: {node} is behind more than {MAX_DEPTH} buses")
             }
         }
     }
@@ -176,7 +180,7 @@ impl fmt::Display for Refused {
 
 impl core::error::Error for Refused {}
 
-/// A valid tree, and its /chosen.
+/// A valid tree with its /chosen node.
 #[derive(Clone, Copy, Debug)]
 pub struct Tree<'a> {
     fdt: Fdt<'a>,
@@ -188,26 +192,26 @@ impl<'a> Tree<'a> {
     ///
     /// # Errors
     ///
-    /// [`Refused::Damaged`] where it is no valid tree, [`Refused::NoChosen`].
+    /// Returns [`Refused::Damaged`] if the blob is no valid tree, or [`Refused::NoChosen`].
     pub fn open(blob: &'a [u8]) -> Result<Self, Refused> {
         let fdt = Fdt::new(blob).map_err(|error| Refused::Damaged(error.to_string()))?;
         let chosen = fdt.find_node("/chosen").ok_or(Refused::NoChosen)?;
         Ok(Self { fdt, chosen })
     }
 
-    /// /chosen/bootargs, or nothing.
+    /// Returns /chosen/bootargs, or an empty string.
     #[must_use]
     pub fn bootargs(&self) -> &'a str {
         self.chosen_text("bootargs").unwrap_or_default()
     }
 
-    /// A 64-bit property of /chosen.
+    /// Returns a 64-bit property of /chosen.
     #[must_use]
     pub fn chosen_u64(&self, name: &str) -> Option<u64> {
         self.chosen.property(name)?.value_as().ok()
     }
 
-    /// linux,initrd-start to linux,initrd-end of /chosen, each of one cell or two.
+    /// Returns linux,initrd-start to linux,initrd-end of /chosen, each one cell or two.
     #[must_use]
     pub fn initrd(&self) -> Option<Range<PhysAddr>> {
         let at = |name| {
@@ -218,11 +222,11 @@ impl<'a> Tree<'a> {
     }
 
     fn chosen_text(&self, name: &str) -> Option<&'a str> {
-        // It ends with its first zero byte; kexec-tools pads it with up to three more.
+        // Stop at the first zero byte; kexec-tools pads bootargs with up to three more.
         self.chosen.property(name)?.value_as::<&str>().ok()?.split('\0').next()
     }
 
-    /// The name of the node that stdout-path names, by a path or by an alias, options left out.
+    /// Returns the name of the node that stdout-path names, by path or alias, without options.
     fn stdout(&self) -> Option<&'a str> {
         let path = self.chosen_text("stdout-path")?.split(':').next()?;
         let path = match self.fdt.find_node("/aliases").and_then(|aliases| aliases.property(path)) {
@@ -234,11 +238,12 @@ impl<'a> Tree<'a> {
 }
 
 impl Machine {
-    /// Reads what the machine is.
+    /// Reads the machine from the device tree.
     ///
     /// # Errors
     ///
-    /// [`Refused::FirmwareMap`], [`Refused::NoRam`], [`Refused::Reg`], [`Refused::TooDeep`].
+    /// Returns [`Refused::FirmwareMap`], [`Refused::NoRam`], [`Refused::Reg`] or
+    /// [`Refused::TooDeep`].
     pub fn read(tree: &Tree<'_>) -> Result<Self, Refused> {
         if tree.chosen.property(FIRMWARE_MAP).is_some() {
             return Err(Refused::FirmwareMap);
@@ -293,8 +298,8 @@ impl Machine {
         if machine.ram.is_empty() { Err(Refused::NoRam) } else { Ok(machine) }
     }
 
-    /// Adds a device that lies behind `depth` buses and, where its own maps one to one, those behind it. `stdout` is the name of the
-    /// console's node.
+    /// Adds a device behind `depth` buses, and, if it is a bus that maps 1:1, the devices behind
+    /// it. `stdout` is the name of the console's node.
     fn add_device(
         &mut self,
         node: &FdtNode<'_>,
@@ -316,7 +321,7 @@ impl Machine {
         if let [distributor, rest @ ..] = &ranges[..] {
             let distributor = distributor.clone();
             if facts.is_compatible("arm,gic-v3") {
-                // Behind the regions of redistributors a GICv2-compatible CPU interface may be named.
+                // After the redistributor regions, `reg` may name a GICv2-compatible CPU interface.
                 let regions = facts.redistributor_regions.min(rest.len());
                 self.gic = Some(Gic::V3 { distributor, redistributors: rest[..regions].into() });
             } else if let [cpu_interface, ..] = rest
@@ -347,7 +352,7 @@ impl Machine {
     }
 }
 
-/// Adds a range to ranges that are in order, making one of those that touch.
+/// Adds a range to ordered ranges, merging those that touch.
 fn join(ranges: &mut Vec<Range<PhysAddr>>, mut range: Range<PhysAddr>) {
     ranges.retain(|other| {
         let touch = other.start <= range.end && range.start <= other.end;

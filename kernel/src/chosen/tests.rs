@@ -1,4 +1,4 @@
-//! What a payload is told, what it is not told, and that a tree which is none is refused.
+//! Tests of a payload's device tree: what is written, what is left out, what is refused.
 
 use super::*;
 use crate::handover::{Handed, shrink};
@@ -16,7 +16,7 @@ const TOLD: Chosen<'_> = Chosen {
     seeds: Some([7; SEED_BYTES]),
 };
 
-/// The tree with these properties in /chosen as well.
+/// Returns [`virt`] with these properties in /chosen as well.
 fn with(properties: &[(&str, Vec<u8>)]) -> DeviceTree {
     let mut tree = virt();
     let chosen = tree.find_node_mut("/chosen").unwrap();
@@ -26,7 +26,7 @@ fn with(properties: &[(&str, Vec<u8>)]) -> DeviceTree {
     tree
 }
 
-/// /chosen as it is in a blob: names and values, in the order of the names.
+/// Returns the properties of a blob's only /chosen, ordered by name.
 fn chosen(blob: &[u8]) -> Vec<(String, Vec<u8>)> {
     let tree = Fdt::new(blob).unwrap();
     let chosen = tree.root().children().filter(|node| node.name() == "chosen").collect::<Vec<_>>();
@@ -62,7 +62,7 @@ fn a_payload_is_told_all_of_it_once() {
     let written = write(&blob, &TOLD).unwrap();
     assert_eq!(chosen(&written), told());
     assert_eq!(reservations(&written), [(0x4800_0000, 0x12_3457)]);
-    // The rest is as it was, but for the reservation.
+    // All else is as before, except for the reservation.
     let [mut before, mut after] =
         [&blob, &written].map(|blob| Machine::read(&Tree::open(blob).unwrap()).unwrap());
     after.reserved.retain(|reserved| reserved.range.start != PhysAddr(0x4800_0000));
@@ -81,7 +81,7 @@ fn nothing_of_a_predecessors_is_left() {
     old.push((BOOTARGS, text("generations=3 payload=conf-2")));
     let written = write(&with(&old).to_dtb(), &TOLD).unwrap();
     assert_eq!(chosen(&written), told());
-    // What our own generations hand on is that, and their numbers.
+    // Our own generations' properties are left out as well.
     let blob = shrink(&virt().to_dtb()).unwrap();
     assert!(Handed::read(&Tree::open(&blob).unwrap()).is_some());
     let written = write(&blob, &TOLD).unwrap();
@@ -92,7 +92,7 @@ fn nothing_of_a_predecessors_is_left() {
 fn what_nobody_says_is_not_said_and_orders_stay() {
     let old = [(KASLR_SEED, vec![1; 8]), (RNG_SEED, vec![1; 32]), (INITRD_START, vec![1; 4])];
     let written = write(&with(&old).to_dtb(), &Chosen::default()).unwrap();
-    // With the zero bytes that kexec-tools pads with, as they came.
+    // The old command line stays as it was, with the zero bytes that kexec-tools pads with.
     let orders = text("generations=3 base=random\0\0\0");
     assert_eq!(
         chosen(&written),
@@ -206,18 +206,24 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_damage_is_refused_or_harmless(changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
-        let mut blob = shrink(&with(&[(INITRD_START, vec![1; 8]), (INITRD_END, vec![1; 8])]).to_dtb()).unwrap();
+    fn any_damage_is_refused_or_harmless(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut blob = shrink(
+            &with(&[(INITRD_START, vec![1; 8]), (INITRD_END, vec![1; 8])]).to_dtb(),
+        )
+        .unwrap();
         for (index, byte) in changes {
             let at = index.index(blob.len());
             blob[at] = byte;
         }
         if let Ok(written) = write(&blob, &TOLD) {
-            // One of each, and it can be written again.
+            // Each property is there once, and the result can be written again.
             let tree = Fdt::new(&written).unwrap();
             let chosen = tree.root().children().find(|node| node.name() == "chosen").unwrap();
             for (name, value) in told().iter().filter(|(name, _)| name != "stdout-path") {
-                let found: Vec<_> = chosen.properties().filter(|property| property.name() == *name).collect();
+                let found: Vec<_> =
+                    chosen.properties().filter(|property| property.name() == *name).collect();
                 prop_assert_eq!(found.len(), 1, "{}", name);
                 prop_assert_eq!(found[0].value_as::<&[u8]>().unwrap(), &value[..]);
             }

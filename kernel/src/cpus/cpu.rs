@@ -1,6 +1,7 @@
-//! A CPU: what it and the others know of it.
+//! Per-CPU state that this CPU and the other CPUs share: state, command, counters.
 //!
-//! *When:* from [`Cpus::new`](super::Cpus::new) on. One CPU at a time gives orders, the one that leads; every other one reads its own.
+//! - When: from [`Cpus::new`](super::Cpus::new) on.
+//! - Only the leading CPU writes commands; every other CPU reads its own.
 #![expect(unsafe_code, reason = "finds this CPU's page, and masks interrupts")]
 
 use crate::interrupts::{self, Found};
@@ -14,7 +15,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use kernel::mode::Mode;
 use spin::Mutex;
 
-/// What a CPU is to do next. Each CPU has one order at a time, given by the CPU that leads.
+/// Commands from the leading CPU. Each CPU has one at a time.
 pub mod order {
     pub const WORK: u8 = 0;
     pub const STOP: u8 = 1;
@@ -22,63 +23,63 @@ pub mod order {
     pub const SELFTEST: u8 = 3;
 }
 
-/// Where a CPU is.
+/// States of a CPU, as the others see it.
 pub mod state {
     pub const OFF: u8 = 0;
     pub const STARTING: u8 = 1;
     pub const UP: u8 = 2;
     pub const LEAVING: u8 = 3;
-    /// PSCI would not turn it off.
+    /// PSCI denied CPU_OFF.
     pub const DENIED: u8 = 4;
-    /// PSCI would not turn it on.
+    /// Not started, and reported: PSCI refused CPU_ON, or there was no memory for its stacks.
     pub const LOST: u8 = 5;
-    /// There is no memory for its stacks, and nobody was told yet.
+    /// Without memory for its stacks; [`Cpus::start`](super::Cpus::start) has yet to report it.
     pub const HOMELESS: u8 = 6;
 }
 
-/// A CPU: what it and the others know of it. At the top of its exception stack, where TPIDR_EL1 points.
+/// A CPU, at the top of its exception stack, where TPIDR_EL1 points.
 #[repr(C)]
 pub struct Cpu {
-    /// What the entry and the vectors find there.
+    /// The part that the entry code and the vectors read, at the start of the page.
     pub own: Own,
-    /// Its place in the device tree's order.
+    /// Position in the device tree's /cpus.
     pub index: usize,
-    /// MPIDR_EL1's affinity.
+    /// Affinity bits of MPIDR_EL1.
     pub mpidr: u64,
-    /// What it lives in.
+    /// The mode that this kernel runs in.
     pub mode: Mode,
-    /// Where it is, of [`state`].
+    /// Current state, of [`state`].
     pub state: AtomicU8,
-    /// What it is to do, of [`order`].
+    /// Current command, of [`order`].
     pub order: AtomicU8,
     /// Timer interrupts taken.
     pub ticks: AtomicU64,
-    /// Units of work done: one for each time that it woke.
+    /// Units of work done: one for each wake-up.
     pub work: AtomicU64,
-    /// Another CPU calls it, and it has not taken that interrupt yet.
+    /// Another CPU has sent the wake-up SGI, and this CPU has not acknowledged it yet.
     pub is_called: AtomicBool,
-    /// Interrupts taken that were not ours, and the last one's INTID.
+    /// Number of interrupts taken that this kernel does not handle.
     pub strays: AtomicU32,
-    /// See `strays`.
+    /// INTID of the last of these `strays`.
     pub stray: AtomicU32,
-    /// Which bit of GICv2's target lists it is.
+    /// This CPU's bit in GICv2's target lists.
     pub gicv2_target: AtomicU32,
-    /// Each of its ticks brings interrupts with it that are nobody's.
+    /// Each timer tick also raises 32 interrupts that this kernel does not handle (self-test).
     pub storms: AtomicBool,
-    /// What its interrupts were found in.
+    /// Stale interrupts that a predecessor left on this CPU.
     pub found: Mutex<Found>,
-    /// Its counter when it came up.
+    /// CNTVCT when this CPU came up.
     pub came: AtomicU64,
-    /// Its CNTFRQ_EL0.
+    /// CNTFRQ_EL0 of this CPU.
     pub frequency: AtomicU64,
-    /// What it counted when it came did not lie between what the CPU that started it read.
+    /// `came` was outside the interval between the two counter readings of the CPU that started it.
     pub differs: AtomicBool,
 }
 
 const _: () = assert!(size_of::<Cpu>() <= PAGE_SIZE as usize);
 
 impl Cpu {
-    /// One that is in `state`, with nothing done and nothing to do.
+    /// Creates a CPU in `state`, with all counters zero and no command.
     pub fn new(own: Own, index: usize, mpidr: u64, mode: Mode, state: u8) -> Self {
         Self {
             own,
@@ -101,38 +102,40 @@ impl Cpu {
         }
     }
 
-    /// The one that asks.
+    /// Returns the CPU that executes this.
     pub fn current() -> &'static Self {
         let own: u64;
-        // SAFETY: reading it has no side effects. At EL2 too it is this register that holds the page's address.
+        // SAFETY: reading TPIDR_EL1 has no side effects. This kernel uses TPIDR_EL1 at EL2 too.
         unsafe { asm!("mrs {}, tpidr_el1", out(reg) own, options(nomem, nostack)) };
-        // SAFETY: on every CPU that runs Rust, and takes interrupts or orders, the page holds its `Cpu`, which is never moved.
+        // SAFETY: on every CPU that runs Rust and takes interrupts or commands, TPIDR_EL1 is the
+        // address of its `Cpu`, which never moves.
         unsafe { &*pointer(PhysAddr(own)).cast() }
     }
 
-    /// Whether it is the one that asks.
+    /// Returns whether this is the CPU that executes the call.
     pub fn is_current(&self) -> bool {
         core::ptr::eq(self, Self::current())
     }
 
-    /// Gives it an order, and calls it.
+    /// Sets the command and sends the wake-up SGI.
     pub fn give(&self, order: u8) {
         self.is_called.store(interrupts::driven().is_some(), Relaxed);
         self.order.store(order, Release);
         interrupts::call(self);
     }
 
-    /// The order that it was given. None before the call was taken: if it were obeyed earlier, at a tick, the call would be left to the next
-    /// kernel.
+    /// Returns [`order::WORK`] until the wake-up SGI is acknowledged, then the command. Acting on
+    /// the command earlier, at a tick, would leave that SGI pending for the next kernel.
     pub fn given(&self) -> u8 {
         let order = self.order.load(Acquire);
         if self.is_called.load(Acquire) { order::WORK } else { order }
     }
 
-    /// Takes its interrupts over, and lets them come.
+    /// Takes over this CPU's interrupts and unmasks IRQs.
     pub fn enter(&self) {
         *self.found.lock() = interrupts::enter(self);
-        // A call that came before this CPU could be called is lost, and must not be waited for. One that came since is pending.
+        // An SGI sent before this CPU could receive it is lost, so do not wait for it. One sent
+        // since then is pending and will be taken.
         self.is_called.store(false, Release);
         unmask();
     }
@@ -144,23 +147,24 @@ impl fmt::Display for Cpu {
     }
 }
 
-/// MPIDR_EL1.
+/// Reads MPIDR_EL1.
 pub fn mpidr() -> u64 {
     let mpidr;
-    // SAFETY: reading it has no side effects.
+    // SAFETY: reading MPIDR_EL1 has no side effects.
     unsafe { asm!("mrs {}, mpidr_el1", out(reg) mpidr, options(nomem, nostack)) };
     mpidr
 }
 
 /// Masks IRQs on this CPU.
 pub fn mask() {
-    // SAFETY: only delays interrupts.
+    // SAFETY: masking only delays interrupts.
     unsafe { asm!("msr daifset, #2", options(nostack)) };
 }
 
-/// Lets IRQs come to this CPU.
+/// Unmasks IRQs on this CPU.
 pub fn unmask() {
-    // What is pending is taken here, and not perhaps later: the work loop masks again at once.
-    // SAFETY: the vectors handle them.
+    // ISB: take pending interrupts here. Without it the CPU might not take them before the work
+    // loop masks again.
+    // SAFETY: the kernel's vectors handle every interrupt that may be pending.
     unsafe { asm!("msr daifclr, #2", "isb", options(nostack)) };
 }

@@ -1,12 +1,17 @@
-//! CPUs: every one that the device tree names is brought up, works while the kernel lives, and is off before it goes.
+//! Bring-up and shutdown of all CPUs that the device tree names.
 //!
-//! *When:* [`Cpus::start`] once there is a heap and a map to share; [`Cpus::stop`] on the way out, from whichever CPU goes. *On entry:* PSCI keeps the
-//! others. *Leaves:* a secondary in the same mode and map as the first, with a stack, vectors and (in nvhe) a stub of its own; after
-//! `stop`, one CPU that runs, the others off by PSCI's own word. *Refuses:* a restart while a CPU will not stop, which is named.
+//! - When: [`Cpus::start`] once there is a heap and a shared map; [`Cpus::stop`] before the kexec,
+//!   on whichever CPU performs it.
+//! - Expects: every other CPU is off, under PSCI's control.
+//! - Leaves, after `start`: each secondary in the same mode and map as the first CPU, with its own
+//!   stack, vectors and (in nvhe) hyp-stub.
+//! - Leaves, after `stop`: one running CPU; PSCI's AFFINITY_INFO reports the others off.
+//! - Refuses: a restart while a CPU does not stop; the error names that CPU.
 //!
-//! Linux moves to the boot CPU before it kexecs. Here whoever is ordered goes: nothing ties a generation to CPU 0, and the next one starts the CPUs
-//! that it finds off, that one among them.
-#![expect(unsafe_code, reason = "makes the pages that other CPUs live on")]
+//! Linux migrates to the boot CPU before it kexecs. This kernel can kexec from any CPU, since no
+//! generation depends on CPU 0. The next generation starts every CPU that is off, the former boot
+//! CPU included.
+#![expect(unsafe_code, reason = "writes the pages of the other CPUs")]
 
 mod cpu;
 mod work;
@@ -35,20 +40,21 @@ pub use self::cpu::{Cpu, mask, mpidr};
 use self::cpu::{order, state};
 pub use self::work::hand_over;
 
-/// What a secondary's block holds, from the bottom: a guard page, its stack, a guard page, its exception stack, its [`Cpu`].
+/// Size of a secondary's block. From the bottom: guard page, stack, guard page, exception stack,
+/// [`Cpu`].
 pub const BLOCK_SIZE: u64 = 64 << 10;
 
 const EXCEPTION_STACK: u64 = 16 << 10;
 
-/// How long a CPU may take to come up, to tick, or to go off.
+/// Time limit for a CPU to come up, to tick, or to go off.
 const PATIENCE_NS: u64 = 2_000_000_000;
 
-/// Why the others cannot be stopped.
+/// A reason why the other CPUs cannot be stopped.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Refused {
-    /// It did not leave its work, or did not go off, in time.
+    /// The CPU did not act on the stop command, or did not go off, in time.
     Running(usize, u64),
-    /// PSCI CPU_OFF was denied.
+    /// PSCI denied CPU_OFF.
     Denied(usize, u64),
 }
 
@@ -72,16 +78,18 @@ pub struct Cpus {
 }
 
 impl Cpus {
-    /// Makes a [`Cpu`] for each of the device tree's, in `blocks` as far as they go, and takes this CPU's interrupts over.
+    /// Makes a [`Cpu`] for each CPU of the device tree and takes over this CPU's interrupts. CPUs
+    /// for which `blocks` has no block left stay off.
     ///
     /// # Safety
     ///
-    /// Each of `blocks` is [`BLOCK_SIZE`] of RAM, mapped but for the [`guards`], and for ever its CPU's. `ttbr0` is the map that this CPU lives
-    /// in, as EL1 would use it. `stack` is the top of the stack that this CPU may start on once more, when it was stopped.
+    /// Each of `blocks` is [`BLOCK_SIZE`] of RAM, mapped except for its [`guards`], and permanently
+    /// reserved for its CPU. `ttbr0` is this CPU's map, as EL1 would use it. `stack` is the top of
+    /// a stack on which this CPU may start again after a stop.
     ///
     /// # Panics
     ///
-    /// Where the device tree does not name this CPU, once.
+    /// If the device tree does not name this CPU exactly once.
     pub unsafe fn new(
         mpidrs: &[u64],
         blocks: &[Range<PhysAddr>],
@@ -90,9 +98,9 @@ impl Cpus {
         mode: Mode,
     ) -> Self {
         let own: u64;
-        // SAFETY: reading it has no side effects.
+        // SAFETY: reading TPIDR_EL1 has no side effects.
         unsafe { asm!("mrs {}, tpidr_el1", out(reg) own, options(nomem, nostack)) };
-        // Aff3 and Aff2 to Aff0, as the device tree has them.
+        // Aff3 and Aff2 to Aff0: the bits that the device tree's `reg` holds.
         let this = mpidr() & 0xff_00ff_ffff;
         let named = mpidrs.iter().filter(|&&mpidr| mpidr == this).count();
         assert!(named == 1, "the device tree names this CPU, MPIDR {this:#x}, {named} times");
@@ -105,7 +113,7 @@ impl Cpus {
                 let page = PhysAddr(block.end.0 - PAGE_SIZE);
                 (page, state::OFF, page.0 - EXCEPTION_STACK - PAGE_SIZE)
             } else {
-                // Never entered: it is only known by name.
+                // No block: this CPU is never started, and only needs a name for messages.
                 let own = Own {
                     frame: Default::default(),
                     ttbr0: 0,
@@ -117,31 +125,32 @@ impl Cpus {
             };
             let own = Own { frame: Default::default(), ttbr0, stack, entered: Entered::default() };
             let cpu: *mut Cpu = pointer(page).cast();
-            // SAFETY: a page of the CPU's own, aligned, and nobody's before.
+            // SAFETY: the page is aligned and writable, and belongs to this CPU alone.
             unsafe { cpu.write(Cpu::new(own, index, mpidr, mode, state)) };
-            // SAFETY: it was just made, and stays.
+            // SAFETY: the write above initialised it, and it never moves or goes away.
             all.push(unsafe { &*cpu });
         }
         Cpu::current().enter();
         Self { all }
     }
 
-    /// How many there are.
+    /// Returns the number of CPUs in the device tree.
     #[must_use]
     pub fn count(&self) -> usize {
         self.all.len()
     }
 
-    /// Those that are up, in the device tree's order.
+    /// Returns the CPUs that are up, in device-tree order.
     #[must_use]
     pub fn up(&self) -> Vec<&'static Cpu> {
         self.all.iter().copied().filter(|cpu| cpu.state.load(Acquire) == state::UP).collect()
     }
 
-    /// The others, as they were entered.
+    /// Returns the entry state of every other CPU.
     pub fn entered(&self) -> Vec<Other> {
         let entered = |cpu: &Cpu| {
-            // Up first: what it was entered in was written before.
+            // Read `state` first: Acquire makes the entry state visible, which the CPU wrote before
+            // it set UP.
             let came = cpu.state.load(Acquire) == state::UP;
             let Entered { current_el, daif, sctlr, cntvoff_el2 } = &cpu.own.entered;
             Other {
@@ -162,13 +171,14 @@ impl Cpus {
         self.all.iter().copied().filter(|cpu| !cpu.is_current())
     }
 
-    /// Brings up those that are off, and waits until each has taken its own interrupts over and ticked. One that does not come is reported, and the
-    /// generation lives on without it.
+    /// Starts the CPUs that are off, and waits until each has taken over its own interrupts and
+    /// ticked. Reports a CPU that does not come up; the generation continues without it.
     pub fn start(&self) {
         let begun = clock::now();
         for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == state::HOMELESS) {
             warn!(
-                "{cpu} was not started: RAM holds no {BLOCK_SIZE} bytes for its stacks: going on without it"
+                "{cpu} was not started: RAM holds no {BLOCK_SIZE} bytes for its stacks: \
+                 going on without it"
             );
             cpu.state.store(state::LOST, Relaxed);
         }
@@ -176,7 +186,7 @@ impl Cpus {
             cpu.order.store(order::WORK, Relaxed);
             cpu.ticks.store(0, Relaxed);
             cpu.state.store(state::STARTING, Release);
-            // It reads its page with its MMU off.
+            // The CPU reads its page with its MMU off.
             let page = PhysAddr((&raw const *cpu).expose_provenance() as u64);
             cache::clean_and_invalidate(&(page..PhysAddr(page.0 + PAGE_SIZE)));
             let entry = secondary_entry as *const () as u64;
@@ -192,7 +202,8 @@ impl Cpus {
                 warn!("{cpu} was started and does not work: going on without it");
                 continue;
             }
-            // One counter and one CNTVOFF for all: what it read lies between what this CPU read before and after.
+            // All CPUs share one counter and one CNTVOFF. So the CPU's reading must be between this
+            // CPU's readings before and after.
             let (came, now) = (cpu.came.load(Relaxed), clock::now());
             if !(begun..=now).contains(&came) {
                 cpu.differs.store(true, Relaxed);
@@ -207,7 +218,8 @@ impl Cpus {
             Some(driven) => info!("CPUs: {up} of {} up; {driven}", self.all.len()),
             None => {
                 info!(
-                    "CPUs: {up} of {} up; no interrupts: the device tree names no GIC that is known",
+                    "CPUs: {up} of {} up; no interrupts: \
+                     the device tree names no GIC that is known",
                     self.all.len()
                 )
             }
@@ -220,11 +232,13 @@ impl Cpus {
         }
     }
 
-    /// Stops the others: they leave their work, take their interrupts down and go off. Returns the nanoseconds that it took.
+    /// Stops the other CPUs: each leaves its work loop, silences its interrupts and calls CPU_OFF.
+    /// Returns the time that this took, in nanoseconds.
     ///
     /// # Errors
     ///
-    /// The first that is not off in time, unless `force` says to go all the same. Others may be; [`resume`](Self::resume) brings them back.
+    /// Returns the first CPU that is not off in time, unless `force` permits to continue without
+    /// it. Other CPUs may be off already; [`resume`](Self::resume) starts them again.
     pub fn stop(&self, force: bool) -> Result<u64, Refused> {
         let begun = clock::now();
         let on = || self.others().filter(|cpu| cpu.state.load(Acquire) != state::OFF);
@@ -234,7 +248,8 @@ impl Cpus {
         }
         let mut first = None;
         for cpu in on() {
-            // What it says of itself is not enough: AFFINITY_INFO is asked until it says OFF, for only then can it be turned on again.
+            // The CPU's own LEAVING is not enough. Poll AFFINITY_INFO until it reports OFF: only
+            // then can CPU_ON succeed again.
             let off = match cpu.state.load(Acquire) {
                 state::LOST => !is_on(cpu),
                 _ => in_time(|| {
@@ -254,7 +269,8 @@ impl Cpus {
             if force {
                 warn!("{refused}: going on, as `force` orders");
             } else {
-                // It is not to stop later, when nobody waits for it.
+                // Withdraw the stop command, or the CPU would power off after we gave up waiting
+                // for it.
                 cpu.order.store(order::WORK, Release);
                 first = first.or(Some(refused));
             }
@@ -265,7 +281,8 @@ impl Cpus {
         Ok(clock::nanoseconds(clock::now() - begun))
     }
 
-    /// Takes this CPU's interrupts and the distributor down. IRQs are masked, and the others off.
+    /// Silences this CPU's interrupts and the distributor. Expects IRQs masked and the other CPUs
+    /// off.
     pub fn quiet(&self) {
         let cpu = Cpu::current();
         interrupts::leave(cpu);
@@ -273,7 +290,7 @@ impl Cpus {
         cpu.state.store(state::LEAVING, Relaxed);
     }
 
-    /// Takes back what [`stop`](Self::stop) and [`quiet`](Self::quiet) did.
+    /// Undoes [`stop`](Self::stop) and [`quiet`](Self::quiet).
     pub fn resume(&self) {
         let cpu = Cpu::current();
         cpu.storms.store(false, Relaxed);
@@ -283,9 +300,9 @@ impl Cpus {
         }
         for other in self.others() {
             match other.state.load(Acquire) {
-                // It went back to its work.
+                // It returned to its work loop.
                 state::DENIED => other.state.store(state::UP, Relaxed),
-                // It stopped after all, when nobody waited for it any more.
+                // It powered off after `stop` had given up waiting.
                 state::LEAVING if is_off(other) => other.state.store(state::OFF, Relaxed),
                 _ => {}
             }
@@ -293,11 +310,11 @@ impl Cpus {
         self.start();
     }
 
-    /// Runs the hyp-stub's conformance suite on each of the others, one after the other.
+    /// Runs the hyp-stub's conformance suite on each other CPU, one after another.
     ///
     /// # Panics
     ///
-    /// Where one does not come to an end.
+    /// If a CPU does not finish the suite in time.
     pub fn selftest(&self) {
         for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == state::UP) {
             cpu.give(order::SELFTEST);
@@ -308,7 +325,8 @@ impl Cpus {
         }
     }
 
-    /// What was taken: each CPU's ticks and units of work, and what was nobody's.
+    /// Logs each CPU's ticks and units of work, and the interrupts that this kernel does not
+    /// handle.
     pub fn tell(&self, stopped: u64) {
         let (mut ticks, mut work, mut strays) = (Vec::new(), Vec::new(), 0);
         for cpu in &self.all {
@@ -317,7 +335,8 @@ impl Cpus {
             strays += cpu.strays.load(Relaxed);
         }
         info!(
-            "others off in {stopped} ns; ticks {ticks:?}, work {work:?}, interrupts not ours {strays}"
+            "others off in {stopped} ns; ticks {ticks:?}, work {work:?}, \
+             interrupts not ours {strays}"
         );
         for cpu in self.all.iter().filter(|cpu| cpu.strays.load(Relaxed) > 0) {
             warn!("{cpu} took an interrupt that is not ours: INTID {}", cpu.stray.load(Relaxed));
@@ -325,25 +344,25 @@ impl Cpus {
     }
 }
 
-/// The pages of a block that no map holds: below each stack.
+/// Returns the two pages of a block that stay unmapped, one below each stack.
 pub fn guards(block: &Range<PhysAddr>) -> [Range<PhysAddr>; 2] {
     let exception = block.end.0 - PAGE_SIZE - EXCEPTION_STACK - PAGE_SIZE;
     [block.start.0, exception].map(|guard| PhysAddr(guard)..PhysAddr(guard + PAGE_SIZE))
 }
 
-/// Whether PSCI says that the CPU is off.
+/// Returns whether AFFINITY_INFO reports the CPU off.
 #[inline(never)]
 fn is_off(cpu: &Cpu) -> bool {
     psci::affinity_info::<Firmware>(cpu.mpidr, LowestAffinityLevel::All) == Ok(AffinityState::Off)
 }
 
-/// Whether PSCI says that it is on, or about to be.
+/// Returns whether AFFINITY_INFO reports the CPU on or about to be on.
 fn is_on(cpu: &Cpu) -> bool {
     let state = psci::affinity_info::<Firmware>(cpu.mpidr, LowestAffinityLevel::All);
     matches!(state, Ok(AffinityState::On | AffinityState::OnPending))
 }
 
-/// Without interrupts nothing ticks.
+/// Returns whether there is no GIC that this kernel drives, and so no tick.
 fn no_ticks() -> bool {
     interrupts::driven().is_none()
 }

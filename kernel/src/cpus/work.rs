@@ -1,8 +1,10 @@
-//! What a CPU does that does not lead: it comes, works, and goes off when it is told to.
+//! Work loop of every CPU that does not lead: wake up, act on the command, sleep.
 //!
-//! *When:* from PSCI's CPU_ON, or from the moment that another one leads, until CPU_OFF. *On entry:* what `boot::secondary` says. *Leaves:* its
-//! interrupts quiet, when it goes. *Refuses:* nothing; that PSCI will not turn it off, it says, and works on.
-#![expect(unsafe_code, reason = "takes a life over, and waits for interrupts")]
+//! - When: from CPU_ON, or from the moment that another CPU takes over, until CPU_OFF.
+//! - Expects: the state that `boot::secondary` establishes.
+//! - Leaves: this CPU's interrupts quiet before CPU_OFF. If PSCI denies CPU_OFF, the CPU reports
+//!   that and returns to work.
+#![expect(unsafe_code, reason = "takes over the state of this kernel, and waits for interrupts")]
 
 use super::cpu::{Cpu, mask, order, state, unmask};
 use super::no_ticks;
@@ -19,23 +21,24 @@ use kernel::mode::Mode;
 use log::warn;
 use smccc::psci;
 
-/// Makes `cpu` lead the life, on its own stack; this CPU works from now on.
+/// Makes `cpu` run the generation from here on, on its own stack. This CPU enters the work loop.
 pub fn hand_over(cpu: &'static Cpu, life: &'static mut Life) -> ! {
     LED.store(life, Release);
     cpu.give(order::LEAD);
     work(Cpu::current())
 }
 
-/// A life on its way to another CPU.
+/// The generation's state, on its way to another CPU.
 static LED: AtomicPtr<Life> = AtomicPtr::new(core::ptr::null_mut());
 
-/// A secondary's first line of Rust.
+/// First Rust function of a secondary CPU.
 #[unsafe(no_mangle)]
 fn kernel_secondary(own: &'static Own) -> ! {
     let cpu = Cpu::current();
     debug_assert!(core::ptr::eq(own, &cpu.own));
     if cpu.mode == Mode::Vhe {
-        // SAFETY: the stub's text is mapped 1:1 and executable in the kernel's map [I2]; only the level changes.
+        // SAFETY: the kernel's map holds the stub's text 1:1 and executable [I2]; only the
+        // exception level changes.
         let answer = unsafe { hyp_stub::call(hyp::FINALISE_EL2, [0; 4]) };
         assert!(
             answer == 0,
@@ -49,7 +52,7 @@ fn kernel_secondary(own: &'static Own) -> ! {
     work(cpu)
 }
 
-/// What a CPU does that does not lead: it wakes, works, looks at its orders, sleeps.
+/// Wakes, acts on the command, does a unit of work, sleeps. Never returns.
 fn work(cpu: &'static Cpu) -> ! {
     loop {
         mask();
@@ -62,7 +65,8 @@ fn work(cpu: &'static Cpu) -> ! {
                 cpu.order.store(order::WORK, Relaxed);
                 unmask();
                 let life = LED.swap(core::ptr::null_mut(), Acquire);
-                // SAFETY: whoever handed it over has let go of it for good, and it lives for ever.
+                // SAFETY: `hand_over` stored a leaked `Life` and kept no reference to it; after
+                // the swap this CPU holds the only one.
                 crate::lead(unsafe { &mut *life });
             }
             order::SELFTEST => {
@@ -72,13 +76,13 @@ fn work(cpu: &'static Cpu) -> ! {
             _ => {}
         }
         cpu.work.fetch_add(1, Relaxed);
-        // An interrupt that came since the order was read wakes it all the same, masked as it is.
+        // WFI wakes for masked IRQs too: none that arrived since `given` is missed.
         wait_for_interrupt();
         unmask();
     }
 }
 
-/// Takes this CPU down. Returns only if PSCI will not.
+/// Silences this CPU's interrupts and turns it off. Returns only if PSCI denies CPU_OFF.
 #[inline(never)]
 fn leave(cpu: &Cpu) {
     interrupts::leave(cpu);
@@ -91,25 +95,27 @@ fn leave(cpu: &Cpu) {
     }
 }
 
-/// PSCI CPU_OFF. Returns only if it will not.
+/// Calls PSCI CPU_OFF. Returns only if PSCI denies it.
 #[inline(never)]
 fn turn_off() -> Result<(), psci::error::Error> {
     psci::cpu_off::<Firmware>()
 }
 
-/// An interrupt.
+/// Handles an interrupt; the vectors call this.
 #[unsafe(no_mangle)]
 fn kernel_interrupt() {
     interrupts::take(Cpu::current());
 }
 
-/// Sleeps until there is an interrupt, masked or not; without interrupts, until [`interrupts::call`] sends an event.
+/// Sleeps until an interrupt is pending, masked or not. Without a GIC, sleeps until
+/// [`interrupts::call`] sends an event.
 fn wait_for_interrupt() {
     if no_ticks() {
-        // SAFETY: waits.
+        // SAFETY: WFE only waits.
         unsafe { asm!("wfe", options(nostack)) };
     } else {
-        // SAFETY: waits.
+        // DSB: complete this CPU's memory accesses before it sleeps.
+        // SAFETY: WFI only waits.
         unsafe { asm!("dsb sy", "wfi", options(nostack)) };
     }
 }

@@ -1,7 +1,9 @@
-//! One device: where it lies, what it is, whether it runs, and its reset.
+//! A single virtio device or PCI function: its registers, whether it runs, its reset.
 //!
-//! *When:* as it is found, whenever a driver takes it or gives it back, and as the life's last act but one. *Leaves:* a virtio device whose
-//! Status reads 0, a function without bus mastering. *Refuses:* one that is not so in time, by its place.
+//! - When: at discovery, whenever a driver takes or returns the device, and shortly before the
+//!   kexec.
+//! - Leaves: Status 0 on a virtio device, no bus mastering on a PCI function.
+//! - Refuses: a device that does not get there in time; the error names its place.
 #![expect(unsafe_code, reason = "touches registers that the device tree names")]
 
 use super::pci;
@@ -16,17 +18,17 @@ use safe_mmio::fields::ReadPureWrite;
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::{DeviceType, SomeTransport};
 
-/// How long a device may take to reset. QEMU's take no time, hardware's some milliseconds.
+/// Time limit for a reset, in ns. QEMU's devices take no time, hardware takes some milliseconds.
 const TO_RESET: u64 = 1_000_000_000;
 
-/// Where a slot's DeviceID and Status registers lie (virtio 1.2, 4.2.2).
+/// Offsets of a slot's DeviceID and Status registers (virtio 1.2, 4.2.2).
 const DEVICE_ID: u64 = 0x8;
 const STATUS: u64 = 0x70;
 
-/// Status: the driver is ready, and the device may use its queues (virtio 1.2, 2.1).
+/// Status bit DRIVER_OK: the device may use its queues (virtio 1.2, 2.1).
 const DRIVER_OK: u32 = 1 << 2;
 
-/// Where a device's registers are reached.
+/// The bus address of a device's registers.
 #[derive(Clone, Debug)]
 pub enum Place {
     /// A virtio-mmio slot.
@@ -44,16 +46,17 @@ impl fmt::Display for Place {
     }
 }
 
-/// A device's Status register: what virtio-mmio and virtio-pci differ in.
+/// A device's Status register; virtio-mmio and virtio-pci differ in its width.
 #[derive(Clone, Copy, Debug)]
 pub enum Status {
-    /// Of 32 bits.
+    /// 32 bits, virtio-mmio.
     Word(PhysAddr),
-    /// Of 8.
+    /// 8 bits, virtio-pci.
     Byte(PhysAddr),
 }
 
-/// Writes 0 to a Status register, which resets the device (virtio 1.2, 2.1.2). By its name a test can leave it out.
+/// Writes 0 to a Status register, which resets the device (virtio 1.2, 2.1.2). A test finds this
+/// function by name and leaves it out.
 #[inline(never)]
 fn device_reset(register: u64, is_byte: bool) {
     if is_byte {
@@ -63,7 +66,8 @@ fn device_reset(register: u64, is_byte: bool) {
     }
 }
 
-/// Reads a Status register. By its name a test can make a device that never resets.
+/// Reads a Status register. A test finds this function by name and fakes a device that never
+/// resets.
 #[inline(never)]
 fn device_status(register: u64, is_byte: bool) -> u32 {
     if is_byte {
@@ -73,12 +77,13 @@ fn device_status(register: u64, is_byte: bool) -> u32 {
     }
 }
 
-/// A register of a device that no driver uses meanwhile.
+/// Returns a register of a device that no driver uses meanwhile.
 pub fn register_at<T>(address: u64) -> UniqueMmioPointer<'static, ReadPureWrite<T>> {
     let register =
         NonNull::new(pointer(PhysAddr(address)).cast()).expect("device registers at address 0");
-    // SAFETY: the device tree, or a BAR of a function that it leads to, says that registers lie there; they are mapped as device memory,
-    // and whoever drives the device waits for us.
+    // SAFETY: the device tree, or a BAR of a function on a bus that it names, says that registers
+    // are here. The kernel maps them as device memory. A driver of this device does nothing while
+    // we run.
     unsafe { UniqueMmioPointer::new(register) }
 }
 
@@ -90,7 +95,7 @@ impl Status {
         }
     }
 
-    /// Resets the device, and waits until it says so.
+    /// Resets the device, and waits until Status reads 0. Returns Status if it does not in time.
     fn reset(self) -> Result<(), u32> {
         let (register, is_byte) = self.parts();
         device_reset(register, is_byte);
@@ -110,9 +115,9 @@ impl Status {
 /// A device that could write to memory after the jump.
 #[derive(Clone, Debug)]
 pub enum Busy {
-    /// It does not reset: its place, and its Status.
+    /// The device does not reset: its place and its Status.
     Status(Place, u32),
-    /// The function keeps bus mastering on: its place, and its Command.
+    /// The function keeps bus mastering on: its place and its Command register.
     BusMaster(Place, u16),
 }
 
@@ -130,19 +135,20 @@ impl fmt::Display for Busy {
     }
 }
 
-/// A device, whether or not anybody here can drive it.
+/// A device, with or without a driver in this kernel.
 #[derive(Clone, Debug)]
 pub struct Device {
-    /// Where.
+    /// The address of its registers.
     pub place: Place,
-    /// What, where it is a virtio device of a kind that virtio-drivers knows, with registers that can be reached.
+    /// Virtio device type; `None` if virtio-drivers does not know it or its registers are
+    /// unreachable.
     pub kind: Option<DeviceType>,
-    /// None where it is a function without virtio's registers.
+    /// Status register; `None` on a PCI function without virtio's registers.
     pub status: Option<Status>,
 }
 
 impl Device {
-    /// What lies in a slot, if anything does.
+    /// Returns the device in a virtio-mmio slot, or `None` for an empty slot.
     pub fn in_slot(slot: &Range<PhysAddr>) -> Option<Self> {
         let id = register_at::<u32>(slot.start.0 + DEVICE_ID).read();
         let status = Some(Status::Word(PhysAddr(slot.start.0 + STATUS)));
@@ -153,14 +159,14 @@ impl Device {
         })
     }
 
-    /// Where it lies and what its Status is, if somebody drives it.
+    /// Returns the device's place and Status if a driver has it running.
     pub fn running(&self) -> Option<(Place, u32)> {
         let (register, is_byte) = self.status?.parts();
         let status = device_status(register, is_byte);
         (status & DRIVER_OK != 0).then(|| (self.place.clone(), status))
     }
 
-    /// Brings the device into reset and, where it is a function, off the bus.
+    /// Resets the device and turns off a PCI function's bus mastering.
     pub fn reset(&self) -> Result<(), Busy> {
         let reset = self.status.map_or(Ok(()), Status::reset);
         if let Place::Pci(function) = &self.place {
@@ -170,13 +176,13 @@ impl Device {
         reset.map_err(|status| Busy::Status(self.place.clone(), status))
     }
 
-    /// Its transport, where it has what a driver needs.
+    /// Opens the device's transport, if it has all that a driver needs.
     pub fn open(&self) -> Option<SomeTransport<'static>> {
         match &self.place {
             Place::Mmio(slot) => {
                 let header = NonNull::new(pointer(slot.start).cast::<VirtIOHeader>())?;
-                // SAFETY: the device tree says that a virtio-mmio slot of this size lies there, and the map holds it as device memory; one
-                // transport for each slot at a time.
+                // SAFETY: the device tree says that a virtio-mmio slot of this size is here, and
+                // the kernel maps it as device memory. Each slot has one transport at a time.
                 unsafe { MmioTransport::new(header, slot.bytes() as usize) }.ok().map(Into::into)
             }
             Place::Pci(function) => function.transport().map(Into::into),

@@ -1,10 +1,14 @@
-//! Devices: all that could write to memory behind the CPU's back, each in reset unless a driver holds it.
+//! Discovery and reset of every device that could write to memory by DMA.
 //!
-//! *When:* found once in a life, as soon as there is a heap; driven in between; reset for good as the life's last act but one. *On entry:*
-//! as firmware, a loader or a predecessor left them. *Leaves:* every virtio device in reset and read back as that, every PCI function
-//! without bus mastering. *Refuses:* a device that is not in reset in time, by its place.
+//! - When: found once per generation, as soon as there is a heap; driven in between; reset shortly
+//!   before the kexec.
+//! - Expects: devices as firmware, a loader or a predecessor left them.
+//! - Leaves: every virtio device reset, with Status read back as 0; every PCI function without bus
+//!   mastering.
+//! - Refuses: a restart while a device does not reset in time; the error names its place.
 //!
-//! A device's memory is given back once the device is in reset, and not before: what does not reset keeps it for ever.
+//! A device's memory returns to the heap only after the device is reset. A device that does not
+//! reset keeps its memory permanently.
 #![expect(unsafe_code, reason = "implements virtio-drivers' Hal, and drops a driver by hand")]
 
 mod device;
@@ -30,14 +34,14 @@ use virtio_drivers::device::rng::VirtIORng;
 use virtio_drivers::transport::{DeviceType, SomeTransport};
 use virtio_drivers::{BufferDirection, Error, Hal};
 
-/// Why a driver has no device.
+/// A reason why a driver has no device.
 #[derive(Clone, Debug)]
 pub enum Undriven {
-    /// None of so many is of its kind.
+    /// None of the devices, whose number this is, has the required type.
     None(usize),
-    /// It does not reset.
+    /// The device does not reset.
     Busy(Busy),
-    /// It cannot be set up.
+    /// The device cannot be set up.
     Setup(Error),
 }
 
@@ -53,18 +57,19 @@ impl fmt::Display for Undriven {
     }
 }
 
-/// A driver at work on a device. Dropped, it brings the device into reset first; where that fails its memory stays the device's.
+/// A driver and its device. Drop resets the device first; if that fails, the device keeps its
+/// memory.
 pub struct Driven<D> {
     device: Device,
     driver: ManuallyDrop<D>,
-    /// What the driver took from the heap.
+    /// Bytes that the driver allocated from the heap.
     bytes: u64,
 }
 
-/// Bytes that were not given back, since a device may write to them for ever.
+/// Bytes that stay allocated because a device may still write to them.
 static KEPT: AtomicU64 = AtomicU64::new(0);
 
-/// How much memory devices that do not reset have kept so far.
+/// Returns the number of bytes that devices which do not reset have kept so far.
 pub fn kept() -> u64 {
     KEPT.load(Ordering::Relaxed)
 }
@@ -84,9 +89,10 @@ impl<D> DerefMut for Driven<D> {
 
 impl<D> Drop for Driven<D> {
     fn drop(&mut self) {
-        // The transport's own drop would wait for a PCI device for ever, and not at all for another.
+        // Reset here, not in the transport's drop: that waits without limit for a PCI device, and
+        // does not wait for a virtio-mmio device.
         if self.device.reset().is_ok() {
-            // SAFETY: nothing uses the driver after this.
+            // SAFETY: nothing uses the driver after this drop.
             unsafe { ManuallyDrop::drop(&mut self.driver) };
         } else {
             KEPT.fetch_add(self.bytes, Ordering::Relaxed);
@@ -97,14 +103,16 @@ impl<D> Drop for Driven<D> {
 /// Every device of the machine.
 pub struct Devices {
     all: Vec<Device>,
-    /// Where a device was found that could write to memory, and the register that says so: Status, or a function's Command.
+    /// Devices found able to write to memory, each with the register that shows it: Status, or a
+    /// PCI function's Command.
     pub running: Vec<(Place, u32)>,
     receiver: Option<Receiver>,
 }
 
 impl Devices {
-    /// Finds every device, maps its registers, and brings it into reset: whoever drove it before could let it write to memory for ever. One
-    /// that does not reset is refused when it matters, before the jump.
+    /// Finds every device, maps its registers and resets it: a driver of a predecessor may have
+    /// left it writing to memory. [`Self::quiesce`], before the kexec, refuses a device that does
+    /// not reset; this function does not.
     pub fn find(machine: &Machine, map: &mut LifeMap) -> Self {
         let mut all: Vec<_> = machine.virtio.iter().filter_map(Device::in_slot).collect();
         let mut running: Vec<_> = all.iter().filter_map(Device::running).collect();
@@ -114,11 +122,12 @@ impl Devices {
         devices
     }
 
-    /// Lets `start` drive the first device of that kind: slots come before functions.
+    /// Lets `start` drive the first device of type `kind`; virtio-mmio slots come before PCI
+    /// functions.
     ///
     /// # Errors
     ///
-    /// [`Undriven`].
+    /// Returns [`Undriven`] if there is no such device, or it cannot be reset or set up.
     pub fn drive<D>(
         &self,
         kind: DeviceType,
@@ -134,7 +143,7 @@ impl Devices {
         Ok(Driven { device, driver: ManuallyDrop::new(driver), bytes })
     }
 
-    /// Fills `bytes` from an entropy device, if there is one, and says what they are for.
+    /// Fills `bytes` from an entropy device, if there is one, and logs `what` they are for.
     #[must_use]
     pub fn entropy(&self, what: &str, bytes: &mut [u8]) -> Option<()> {
         let mut source =
@@ -147,7 +156,8 @@ impl Devices {
         Some(())
     }
 
-    /// Posts receive buffers on the network device, if there is one: from now on it writes to memory whenever a frame arrives.
+    /// Posts receive buffers on the network device, if there is one. From then on it writes to
+    /// memory whenever a frame arrives.
     pub fn listen(&mut self) {
         self.receiver = None;
         match self.drive(DeviceType::Network, Receive::start) {
@@ -157,16 +167,16 @@ impl Devices {
         }
     }
 
-    /// Brings every device into reset, for good: the last act but one.
+    /// Resets every device, shortly before the kexec; no driver runs after this.
     ///
     /// # Errors
     ///
-    /// The first that does not reset, the others being in reset all the same.
+    /// Returns the first device that does not reset. All other devices are reset nevertheless.
     pub fn quiesce(&mut self) -> Result<(), Busy> {
         if let Some(receiver) = &mut self.receiver {
             let frames = receiver.poll();
             info!(
-                "the network device at {} has written {frames} frames, and goes on until its reset",
+                "the network device at {} has written {frames} frames, and continues until its reset",
                 receiver.device.place
             );
         }
@@ -178,11 +188,11 @@ impl Devices {
     }
 }
 
-/// Memory for devices in an identity map, and coherent with them, which is an assumption.
+/// DMA memory in an identity map. Assumes that devices are cache-coherent.
 pub struct Identity;
 
-// SAFETY: memory comes from the allocator, page aligned and zeroed, is used by nothing else until it is given back, and lies at the
-// same address for CPU and device.
+// SAFETY: the memory comes from the allocator, page aligned and zeroed. Nothing else uses it until
+// it is freed. CPU and device use the same address for it.
 unsafe impl Hal for Identity {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (u64, NonNull<u8>) {
         // SAFETY: the layout's size is not zero: a queue has at least one page.
@@ -193,7 +203,7 @@ unsafe impl Hal for Identity {
     }
 
     unsafe fn dma_dealloc(_: u64, memory: NonNull<u8>, pages: usize) -> i32 {
-        // SAFETY: the driver gives back what dma_alloc gave it.
+        // SAFETY: the driver returns memory from `dma_alloc`, with the same number of pages.
         unsafe { dealloc(memory.as_ptr(), layout(pages)) };
         0
     }

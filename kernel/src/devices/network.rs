@@ -1,45 +1,48 @@
-//! The network device, as the device that never rests: its receive buffers are posted for as long as the kernel goes.
+//! Receive-only driver that keeps the network device writing to memory.
 //!
-//! *When:* from the start of a life to the devices' last reset. Nobody here reads a frame. What matters is that the device writes to memory
-//! by itself, whenever somebody sends one: a block device writes when it is asked to, and rests in between. *Leaves:* its buffers the device's until
-//! it is in reset.
+//! - When: from the start of a generation to the devices' last reset.
+//! - Leaves: the receive buffers with the device until it is reset.
+//!
+//! This kernel reads no frame. It posts buffers to have a device that writes to memory on its own,
+//! whenever a frame arrives. A block device cannot serve for that: it writes only on request.
 
 use super::{Driven, Identity};
 use virtio_drivers::Error;
 use virtio_drivers::queue::{OwningQueue, VirtQueue};
 use virtio_drivers::transport::{DeviceStatus, SomeTransport, Transport};
 
-/// How many frames may arrive between two looks.
+/// Number of receive buffers: how many frames may arrive between two polls.
 const BUFFERS: usize = 64;
 
-/// A frame's largest size with the header that virtio puts before it, rounded up.
+/// Buffer size: the largest frame with virtio's header before it, rounded up.
 const BUFFER_SIZE: usize = 2048;
 
-/// The queue that frames are received from (virtio 1.2, 5.1.2).
+/// The receive queue (virtio 1.2, 5.1.2).
 const RECEIVE: u16 = 0;
 
-/// VIRTIO_F_VERSION_1: to be accepted where it is offered (virtio 1.2, 6.1).
+/// VIRTIO_F_VERSION_1: a driver must accept it if it is offered (virtio 1.2, 6.1).
 const VERSION_1: u64 = 1 << 32;
 
-/// The pages that a legacy device counts queues in.
+/// The page size that a legacy device uses for queue addresses.
 const PAGE_SIZE: u32 = 4096;
 
-/// Receives, and forgets.
+/// A driver that counts received frames and discards them.
 pub struct Receive {
     transport: SomeTransport<'static>,
     queue: OwningQueue<Identity, BUFFERS, BUFFER_SIZE>,
     frames: u64,
 }
 
-/// One at work.
+/// The receive driver with its device.
 pub type Receiver = Driven<Receive>;
 
 impl Receive {
-    /// Sets the device up, all buffers posted. (virtio-drivers' own network driver sends as well, and needs a second queue for that.)
+    /// Sets the device up and posts all buffers. (virtio-drivers' own network driver also sends,
+    /// for which it needs a second queue.)
     ///
     /// # Errors
     ///
-    /// The queue cannot be set up.
+    /// Returns an error if the queue cannot be set up.
     pub fn start(mut transport: SomeTransport<'static>) -> Result<Self, Error> {
         let found = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
         transport.set_status(found);
@@ -54,8 +57,8 @@ impl Receive {
         Ok(Self { transport, queue, frames: 0 })
     }
 
-    /// Takes note of the frames that have arrived and posts their buffers again, once around the queue at most. Returns how many there
-    /// have been.
+    /// Counts the frames that have arrived and reposts their buffers, at most once around the
+    /// queue. Returns the total number of frames.
     pub fn poll(&mut self) -> u64 {
         for _ in 0..BUFFERS {
             match self.queue.poll(&mut self.transport, |_| Ok(Some(()))) {

@@ -1,10 +1,12 @@
-//! PCI: the functions of each host's first bus, behind an ECAM.
+//! PCI functions on each host's first bus, reached through an ECAM.
 //!
-//! *When:* found once in a life. *Leaves:* virtio functions with BARs, which whoever booted us may not have assigned (QEMU's `-kernel` does
-//! not), and with their memory decoded; no function with bus mastering but those that a driver holds.
+//! - When: discovery, once per generation; then on behalf of a device that is driven or reset.
+//! - Leaves: virtio functions with BARs assigned and memory decoding on. QEMU's `-kernel`, for one,
+//!   assigns no BARs.
+//! - Leaves: bus mastering off, except on functions that a driver uses.
 //!
-//! Functions on further buses are left alone: each lies behind a bridge on the first one, and a bridge without bus mastering
-//! forwards nothing up.
+//! Functions on further buses stay as they are. Each is behind a bridge on the first bus, and a
+//! bridge without bus mastering forwards no writes upstream.
 
 use super::Identity;
 use super::device::{Device, Place, Status, register_at};
@@ -21,13 +23,14 @@ use virtio_drivers::transport::pci::bus::{
 };
 use virtio_drivers::transport::pci::{PciTransport, VIRTIO_PCI_CAP_COMMON_CFG, virtio_device_type};
 
-/// Where device_status lies in virtio's common configuration (virtio 1.2, 4.1.4.3).
+/// Offset of device_status in virtio's common configuration (virtio 1.2, 4.1.4.3).
 const STATUS: u64 = 0x14;
 
-/// Class and subclass of a host bridge: it masters nothing by itself, and some cannot clear the bit.
+/// Class and subclass of a host bridge: it masters nothing by itself, and some cannot clear the
+/// bit.
 const HOST_BRIDGE: (u8, u8) = (6, 0);
 
-/// A function's place in configuration space, and its name.
+/// A function's place in configuration space, with its IDs.
 #[derive(Clone, Copy, Debug)]
 pub struct Function {
     ecam: PhysAddr,
@@ -43,14 +46,15 @@ impl fmt::Display for Function {
     }
 }
 
-/// A memory BAR: where it lies, or would with an address of 0.
+/// A memory BAR. Unassigned, its range starts at 0.
 struct Bar {
     index: u8,
     is_wide: bool,
     range: Range<PhysAddr>,
 }
 
-/// Configuration space as memory. (virtio-drivers' `MmioCam` wants 256 buses mapped; a machine may have fewer.)
+/// Configuration space as memory. (virtio-drivers' `MmioCam` needs all 256 buses mapped; a machine
+/// may have fewer.)
 struct Ecam(PhysAddr);
 
 impl Ecam {
@@ -83,7 +87,7 @@ impl Function {
         PciRoot::new(Ecam(self.ecam))
     }
 
-    /// Sets and clears bits of Command; returns what it reads then.
+    /// Sets and clears bits of the Command register. Returns what the register reads afterwards.
     fn command(&self, set: Command, clear: Command) -> Command {
         let mut root = self.root();
         let (_, command) = root.get_status_command(self.at);
@@ -91,24 +95,24 @@ impl Function {
         root.get_status_command(self.at).1
     }
 
-    /// Takes bus mastering away.
+    /// Turns bus mastering off.
     ///
     /// # Errors
     ///
-    /// Command, where it keeps the bit.
+    /// Returns Command if the function keeps the bit set.
     pub fn stop_mastering(&self) -> Result<(), u16> {
         let command = self.command(Command::empty(), Command::BUS_MASTER);
         if command.contains(Command::BUS_MASTER) { Err(command.bits()) } else { Ok(()) }
     }
 
-    /// The function as a virtio transport, its bus mastering on.
+    /// Opens the function as a virtio transport and turns bus mastering on.
     pub fn transport(&self) -> Option<PciTransport> {
         let transport = PciTransport::new::<Identity, _>(&mut self.root(), self.at).ok()?;
         self.command(Command::BUS_MASTER, Command::empty());
         Some(transport)
     }
 
-    /// Its memory BARs.
+    /// Returns the function's memory BARs.
     fn bars(&self) -> Vec<Bar> {
         let bars = self.root().bars(self.at).unwrap_or_default();
         let memory = (0..).zip(bars).filter_map(|(index, bar)| match bar? {
@@ -121,9 +125,11 @@ impl Function {
         memory.collect()
     }
 
-    /// Gives an address to each memory BAR that lies in no window, outside of what is taken. Returns false where there is no room.
+    /// Assigns an address to each memory BAR that is in no window, avoiding `taken`. Returns false
+    /// if there is no room.
     fn assign(&self, windows: &[Range<PhysAddr>], taken: &mut Vec<Range<PhysAddr>>) -> bool {
-        // A narrow BAR reaches 4 GiB, and a wide one is as well off there.
+        // Try windows below 4 GiB first: a 32-bit BAR reaches no higher, and a 64-bit BAR works
+        // there too.
         let low: Vec<_> =
             windows.iter().filter(|window| window.end.0 <= 1 << 32).cloned().collect();
         let is_assigned = |bar: &Bar| windows.iter().any(|window| window.covers(&bar.range));
@@ -144,7 +150,8 @@ impl Function {
         })
     }
 
-    /// Where the function's Status register lies, if it has virtio's structures (virtio 1.2, 4.1.4) and a memory that can be decoded.
+    /// Returns the address of the Status register, if the function has virtio's structures (virtio
+    /// 1.2, 4.1.4) in a memory BAR.
     fn status(&self) -> Option<PhysAddr> {
         let (root, ecam) = (self.root(), Ecam(self.ecam));
         let common = root.capabilities(self.at).find(|capability| {
@@ -161,8 +168,8 @@ impl Function {
     }
 }
 
-/// Adds every function of the host's first bus to `all`, with the registers of virtio's mapped; and to `running` those that were found with
-/// bus mastering on.
+/// Adds every function of the host's first bus to `all` and maps the registers of virtio functions.
+/// Adds to `running` those that were found with bus mastering on.
 pub fn find(
     host: &PciHost,
     map: &mut LifeMap,
@@ -192,7 +199,7 @@ pub fn find(
         if command.contains(Command::BUS_MASTER) {
             running.push((Place::Pci(*function), command.bits().into()));
         }
-        // Nobody writes to memory while BARs are sized and moved.
+        // No function may write to memory while BARs are sized and moved.
         let _ = function.stop_mastering();
         if info.header_type == HeaderType::Standard {
             taken.extend(function.bars().into_iter().map(|bar| bar.range));

@@ -1,6 +1,7 @@
-//! A GIC's banks: what is enabled, pending and active, 32 interrupts to a word; and the way to any of its registers.
+//! A GIC's register banks: enabled, pending and active bits, 32 interrupts to a word.
 //!
-//! *When:* under [`Gic`](super::Gic). *Leaves:* after [`Bank::silence`], nothing of a bank enabled, pending or active.
+//! - When: whenever [`Gic`](super::Gic) reads or silences interrupts.
+//! - Leaves, after [`Bank::silence`]: no interrupt of the bank enabled, pending or active.
 #![expect(unsafe_code, reason = "claims the GIC's registers")]
 
 use crate::memory::pointer;
@@ -13,7 +14,8 @@ use core::ptr::NonNull;
 use kernel::intid::Kind;
 use safe_mmio::fields::ReadPureWrite;
 
-// Registers by their offsets, where banks are walked alike in GICD and in GICR's SGI frame (GICv3: IHI 0069, 12.9 and 12.11; GICv2: IHI 0048, 4.3).
+// Register offsets, valid for banks in GICD and in GICR's SGI frame alike (GICv3: IHI 0069, 12.9
+// and 12.11; GICv2: IHI 0048, 4.3).
 const ISENABLER: u64 = 0x100;
 const ICENABLER: u64 = 0x180;
 pub const ISPENDR: u64 = 0x200;
@@ -23,26 +25,26 @@ const ICACTIVER: u64 = 0x380;
 const GICD_CPENDSGIR: u64 = 0xf10;
 pub const GICR_SGI: u64 = 0x1_0000;
 
-/// Enable, pending and active bits, 32 interrupts to a word.
+/// Enabled, pending and active bits of one kind of interrupt, 32 to a word.
 pub struct Bank {
-    /// Where its registers begin.
+    /// The frame's base address.
     pub base: PhysAddr,
-    /// Of which kind its interrupts are.
+    /// The kind of interrupts in this bank.
     pub kind: Kind,
-    /// Its words.
+    /// The words of this bank.
     pub words: Range<u64>,
-    /// Where RWP is, and which bit.
+    /// The register that holds RWP, and the bit; `None` on a GICv2.
     pub control: Option<(PhysAddr, u32)>,
-    /// Of a GICv2.
+    /// Whether this is a GICv2.
     pub is_v2: bool,
 }
 
 impl Bank {
-    /// The first INTID that is enabled, that is pending, that is active.
+    /// Returns the first enabled, the first pending and the first active INTID.
     pub fn found(&self) -> [Option<u32>; 3] {
         [ISENABLER, ISPENDR, ISACTIVER].map(|offset| {
             self.words.clone().find_map(|nth| {
-                // SGIs of a GICv2 may be enabled for good, which is nobody's doing.
+                // Some GICv2s have their SGIs permanently enabled: not a predecessor's doing.
                 let ours = if self.is_v2 && nth == 0 && offset == ISENABLER {
                     0xffff_0000
                 } else {
@@ -54,7 +56,7 @@ impl Bank {
         })
     }
 
-    /// Everything disabled, not pending, not active.
+    /// Disables all interrupts and clears their pending and active bits.
     pub fn silence(&self) {
         self.disable_all();
         self.clear_pending();
@@ -71,7 +73,7 @@ impl Bank {
     fn clear_pending(&self) {
         self.fill(ICPENDR);
         if self.is_v2 && self.words.start == 0 {
-            // A pending SGI of a GICv2 is cleared for each sender.
+            // A GICv2 keeps one pending bit of an SGI for each sender.
             (0..4).for_each(|nth| word(self.base, GICD_CPENDSGIR + 4 * nth).write(u32::MAX));
         }
     }
@@ -85,7 +87,7 @@ impl Bank {
         self.words.clone().for_each(|nth| self.word(offset, nth).write(u32::MAX));
     }
 
-    /// Disables the interrupt that has `bit` of word `nth`.
+    /// Disables the interrupt at `bit` of word `nth`.
     pub fn disable(&self, nth: u64, bit: u32) {
         self.word(ICENABLER, nth).write(bit);
     }
@@ -94,30 +96,32 @@ impl Bank {
         word(self.base, self.kind.offset(bank, nth))
     }
 
-    /// The redistributor whose private interrupts these are.
+    /// Returns the redistributor of this bank of private interrupts.
     pub fn redistributor(&self) -> GicRedistributor<'static> {
         let frames = pointer(PhysAddr(self.base.0 - GICR_SGI)).cast::<GicrSgi>();
         let frames = NonNull::new(frames).expect("a GIC at address 0");
-        // SAFETY: as for `word`; both frames of this CPU's own redistributor.
+        // SAFETY: as for `register`; these are both frames of one CPU's own redistributor.
         GicRedistributor::new(unsafe { UniqueMmioPointer::new(frames) })
     }
 }
 
-/// A register of a word.
+/// Returns the 32-bit register at `base + offset`.
 pub fn word(base: PhysAddr, offset: u64) -> UniqueMmioPointer<'static, ReadPureWrite<u32>> {
     register(base, offset)
 }
 
-/// A register.
+/// Returns the register at `base + offset`.
 pub fn register<T>(base: PhysAddr, offset: u64) -> UniqueMmioPointer<'static, ReadPureWrite<T>> {
     let register =
         NonNull::new(pointer(PhysAddr(base.0 + offset)).cast()).expect("a GIC at address 0");
-    // SAFETY: the device tree says that the GIC's registers lie there; they are mapped as device memory. Those of one CPU are that CPU's alone;
-    // those that all share are set up before the others are on and left after they are off, or written one bit at a time.
+    // SAFETY: the device tree says that the GIC's registers are here; the kernel maps them as
+    // device memory. Only the CPU itself accesses its private registers. Shared registers are set
+    // up before the other CPUs start and left after they stop; in between, only single bits are
+    // written.
     unsafe { UniqueMmioPointer::new(register) }
 }
 
-/// Waits until what was written is in effect.
+/// Waits until RWP is clear, and so all earlier writes are in effect.
 pub fn settle(control: Option<(PhysAddr, u32)>) {
     if let Some((register, pending)) = control {
         while word(register, 0).read() & pending != 0 {}

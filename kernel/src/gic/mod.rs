@@ -1,7 +1,9 @@
-//! The interrupt controller: GICv2 or GICv3, by what the device tree names, behind one set of questions and orders.
+//! GICv2 and GICv3 behind one interface, chosen by the device tree.
 //!
-//! *When:* while a life takes interrupts; what is asked of it when is [`crate::interrupts`]'s. Set-up, acknowledge and end are `arm-gic`'s. What a driver
-//! need not do and a kexec must is here: to read what a predecessor left, and to leave nothing enabled, pending, active or running.
+//! - When: while this kernel takes interrupts; [`crate::interrupts`] decides what happens when.
+//! - `arm-gic` does set-up, acknowledge and end of interrupt.
+//! - This module does what only a kexec needs: it reads the state that a predecessor left, and
+//!   leaves nothing enabled, pending, active or running.
 #![expect(unsafe_code, reason = "claims the GIC's registers")]
 
 mod bank;
@@ -33,21 +35,22 @@ const GICC_RPR: u64 = 0x14;
 const GICC_APR: u64 = 0xd0;
 const GICR_TYPER: u64 = 8;
 
-/// RWP: a write is still on its way.
+/// RWP: the register write is still in progress.
 const GICD_RWP: u32 = 1 << 31;
 const GICR_RWP: u32 = 1 << 3;
 
-/// The enables of all groups in GICD_CTLR, whichever view it is; of both in GICC_CTLR.
+/// Enables of all interrupt groups in GICD_CTLR, in either security view.
 const GICD_GROUPS: u32 = 0b111;
+/// Bit 0 of GICC_CTLR: group 1 in the non-secure view, group 0 without security extensions.
 const GICC_ENABLE: u32 = 0b1;
 
-/// The priority of four interrupts, above what a mask of 0xff lets through.
+/// Priority 0xa0 for four interrupts, which a priority mask of 0xff lets through.
 const PRIORITY: u32 = 0xa0a0_a0a0;
 
-/// The running priority where nothing runs.
+/// Running priority when no interrupt is running.
 const IDLE: u32 = 0xff;
 
-/// The one of this machine.
+/// The GIC of this machine.
 pub struct Gic(pub tree::Gic);
 
 impl fmt::Display for Gic {
@@ -57,20 +60,21 @@ impl fmt::Display for Gic {
 }
 
 impl Gic {
-    /// Sets the distributor up: on, every interrupt disabled.
+    /// Turns the distributor on, with every interrupt disabled.
     pub fn set_up(&self) {
         self.shared().for_each(|bank| bank.silence());
         if self.is_v2() {
             let mut gic = self.v2();
             gic.setup();
-            // With security extensions group 1 is bit 0 in the non-secure view, which is ours.
+            // Bit 0 enables group 0 without security extensions. With them, we see the non-secure
+            // view, where the same bit enables group 1.
             gic.enable_group0(true);
         } else {
             self.distributor().configure_default_settings();
         }
     }
 
-    /// Sets up what this CPU has of its own, with these private interrupts enabled.
+    /// Sets up this CPU's banked registers and CPU interface, and enables these private interrupts.
     pub fn set_up_cpu(&self, mpidr: u64, enabled: [IntId; 2]) {
         let bank = self.private(mpidr);
         bank.silence();
@@ -84,7 +88,7 @@ impl Gic {
             }
         } else {
             let mut redistributor = bank.redistributor();
-            // It may be awake already.
+            // An error means that the redistributor is awake already.
             let _ = redistributor.mark_core_awake();
             redistributor.configure_default_settings();
             for interrupt in enabled {
@@ -95,7 +99,8 @@ impl Gic {
         }
     }
 
-    /// Leaves what this CPU has of its own: nothing enabled, pending, active or running, its interface off.
+    /// Leaves this CPU's private interrupts disabled, not pending, not active, not running, and its
+    /// interface off.
     #[inline(never)]
     pub fn leave_cpu(&self, mpidr: u64) {
         self.private(mpidr).silence();
@@ -108,17 +113,17 @@ impl Gic {
         }
     }
 
-    /// Leaves the distributor: nothing enabled, pending or active, and off.
+    /// Leaves the distributor off, with every shared interrupt disabled, not pending, not active.
     #[inline(never)]
     pub fn leave(&self) {
         self.shared().for_each(|bank| bank.silence());
-        // The groups alone: whether affinity routing is on is not changed on the way.
+        // Clear only the group enables: the affinity routing bits stay as they are.
         let control = word(self.gicd(), GICD_CTLR).read();
         word(self.gicd(), GICD_CTLR).write(control & !GICD_GROUPS);
         self.settle();
     }
 
-    /// Takes the interrupt that is pending for this CPU; `None` where it was withdrawn meanwhile.
+    /// Acknowledges the pending interrupt of this CPU; `None` if it was withdrawn meanwhile.
     pub fn acknowledge(&self) -> Option<IntId> {
         if self.is_v2() {
             self.v2().get_and_acknowledge_interrupt(InterruptGroup::Group0)
@@ -127,12 +132,12 @@ impl Gic {
         }
     }
 
-    /// The INTID that was acknowledged. GICv2 tells an SGI's sender in the upper bits.
+    /// Returns the acknowledged INTID. A GICv2 reports an SGI's sender in the upper bits.
     pub fn number(&self, interrupt: IntId) -> u32 {
         if self.is_v2() { interrupt.raw_value() & 0x3ff } else { interrupt.raw_value() }
     }
 
-    /// Ends the interrupt that was taken.
+    /// Writes end-of-interrupt for an acknowledged interrupt.
     pub fn end(&self, interrupt: IntId) {
         if self.is_v2() {
             self.v2().end_interrupt(interrupt, InterruptGroup::Group0);
@@ -141,7 +146,8 @@ impl Gic {
         }
     }
 
-    /// Sends a software-generated interrupt to the CPU of this affinity and, on a GICv2, of this [`target`](Self::target).
+    /// Sends an SGI to the CPU with this affinity and, on a GICv2, with this
+    /// [`target`](Self::target).
     pub fn send(&self, interrupt: IntId, mpidr: u64, target: u32) {
         if self.is_v2() {
             let target_list_filter = gicv2::SgiTargetListFilter::CPUTargetList;
@@ -151,36 +157,39 @@ impl Gic {
         } else {
             let [affinity0, affinity1, affinity2, _, affinity3, ..] =
                 mpidr.to_le_bytes().map(u64::from);
-            // ICC_SGI1R_EL1, which arm-gic's writer cannot give a range selector: CPUs of one Aff1 come in ranges of sixteen.
+            // ICC_SGI1R_EL1. arm-gic's writer cannot set the range selector, which picks 16 CPUs of
+            // one Aff1.
             let target =
                 affinity3 << 48 | (affinity0 >> 4) << 44 | affinity2 << 32 | affinity1 << 16;
             let value = target | u64::from(interrupt.raw_value()) << 24 | 1 << (affinity0 & 0xf);
-            // SAFETY: sends an interrupt, which its receiver handles.
+            // SAFETY: this only sends an SGI, which its receiver handles.
             unsafe { asm!("msr s3_0_c12_c11_5, {}", "isb", in(reg) value, options(nostack)) };
         }
     }
 
-    /// Which bit of GICv2's target lists this CPU is: its private interrupts say where they go.
+    /// Returns this CPU's bit in GICv2's target lists, which GICD_ITARGETSR0 reports for its
+    /// private interrupts.
     pub fn target(&self) -> u32 {
         if self.is_v2() { word(self.gicd(), GICD_ITARGETSR).read() & 0xff } else { 0 }
     }
 
-    /// Whether an interrupt of this CPU was taken and never ended.
+    /// Returns whether this CPU has an interrupt that was acknowledged and never ended.
     pub fn priority_runs(&self) -> bool {
         if self.is_v2() {
             return word(self.gicc(), GICC_RPR).read() & 0xff != IDLE;
         }
         system_registers();
         let priority: u64;
-        // SAFETY: reading ICC_RPR_EL1 has no side effects.
+        // SAFETY: reading ICC_RPR_EL1 has no side effects; `system_registers` made it accessible.
         unsafe { asm!("mrs {}, s3_0_c12_c11_3", out(reg) priority, options(nomem, nostack)) };
         priority & 0xff != u64::from(IDLE)
     }
 
-    /// The interrupts that all CPUs share, the extended ones last.
+    /// Returns the banks of shared interrupts, the extended ones last.
     pub fn shared(&self) -> impl Iterator<Item = Bank> {
         let typer = word(self.gicd(), GICD_TYPER).read();
-        // Word 0 is the CPU's that asks; GICv2 has nothing extended, and other meanings for those bits.
+        // Word 0 belongs to the CPU that reads it. A GICv2 has no extended interrupts and uses
+        // those GICD_TYPER bits for something else.
         let kinds = [(Kind::Shared, 1), (Kind::Extended, 0)].into_iter().take(if self.is_v2() {
             1
         } else {
@@ -193,11 +202,11 @@ impl Gic {
         })
     }
 
-    /// Those of one CPU; on a GICv2, of the one that asks.
+    /// Returns the bank of one CPU's private interrupts; on a GICv2, of the CPU that executes this.
     ///
     /// # Panics
     ///
-    /// Where a GICv3 has no redistributor for it.
+    /// If a GICv3 has no redistributor for that CPU.
     pub fn private(&self, mpidr: u64) -> Bank {
         match &self.0 {
             tree::Gic::V2 { .. } => self.bank(self.gicd()),
@@ -215,7 +224,7 @@ impl Gic {
         }
     }
 
-    /// Disables the interrupt that this CPU was given.
+    /// Disables an interrupt that this CPU has acknowledged.
     pub fn disable(&self, number: u32, mpidr: u64) {
         match Kind::of(number) {
             Some((Kind::Private, word, bit)) => self.private(mpidr).disable(word, bit),
@@ -224,12 +233,12 @@ impl Gic {
                     .filter(|bank| bank.kind == kind)
                     .for_each(|bank| bank.disable(word, bit));
             }
-            // An LPI, and those are off.
+            // This is an LPI: LPIs are off already.
             None => {}
         }
     }
 
-    /// A bank of one word, the distributor's.
+    /// Returns a bank of one word, with the distributor's RWP.
     fn bank(&self, base: PhysAddr) -> Bank {
         Bank {
             base,
@@ -256,7 +265,7 @@ impl Gic {
         }
     }
 
-    /// Where the distributor says that a write is on its way.
+    /// Returns the distributor's RWP register and bit.
     fn control(&self) -> Option<(PhysAddr, u32)> {
         (!self.is_v2()).then(|| (self.gicd(), GICD_RWP))
     }
@@ -266,11 +275,13 @@ impl Gic {
     }
 
     fn v2(&self) -> GicV2<'static> {
-        // SAFETY: the device tree says that a GICv2 lies there; see `word` for who else touches it.
+        // SAFETY: the device tree says that a GICv2 is at these addresses; `register` says who else
+        // accesses it.
         unsafe { GicV2::new(pointer(self.gicd()).cast(), pointer(self.gicc()).cast()) }
     }
 
-    /// Turns this CPU's interface on or off, and leaves alone what it does with interrupts meanwhile: the bypass is firmware's.
+    /// Turns this CPU's interface on or off. Keeps the other bits: firmware owns the bypass
+    /// settings.
     fn set_interface_v2(&self, enable: u32) {
         let control = word(self.gicc(), GICC_CTLR).read();
         word(self.gicc(), GICC_CTLR).write(control & !GICC_ENABLE | enable);
@@ -278,11 +289,13 @@ impl Gic {
 
     fn distributor(&self) -> GicDistributor<'static> {
         let registers = NonNull::new(pointer(self.gicd()).cast()).expect("a GIC at address 0");
-        // SAFETY: as for `v2`.
+        // SAFETY: as for `v2`, of a GICv3's distributor.
         GicDistributor::new(unsafe { UniqueMmioPointer::new(registers) })
     }
 
-    /// No priority runs at this CPU's interface any more, whatever was taken and never ended; and an end of interrupt is one, not two.
+    /// Clears this CPU's active priorities, which interrupts that were never ended have left. On a
+    /// GICv3 also clears EOImode, so that one end-of-interrupt write drops the priority and
+    /// deactivates.
     #[inline(never)]
     fn no_priority_runs(&self) {
         if self.is_v2() {
@@ -290,21 +303,23 @@ impl Gic {
         } else {
             system_registers();
             let control: u64;
-            // SAFETY: ICC_CTLR_EL1 of this CPU; reading it has no side effects.
+            // SAFETY: reading ICC_CTLR_EL1 has no side effects.
             unsafe { asm!("mrs {}, s3_0_c12_c12_4", out(reg) control, options(nomem, nostack)) };
-            // One ICC_AP1Rn_EL1 for 5 bits of preemption, two for 6, four for 7.
+            // PRIbits: ICC_AP1R0_EL1 alone for 5 bits of preemption; also R1 for 6 bits; R0 to R3
+            // for 7.
             let bits = (control >> 8 & 7) + 1;
             if bits >= 6 {
-                // SAFETY: ICC_AP1R1_EL1, where no interrupt of ours runs.
+                // SAFETY: writes ICC_AP1R1_EL1, which 6 bits imply; no interrupt of ours is
+                // running.
                 unsafe { asm!("msr s3_0_c12_c9_1, xzr", options(nostack)) };
             }
             if bits >= 7 {
-                // SAFETY: ICC_AP1R2_EL1 and ICC_AP1R3_EL1, as above.
+                // SAFETY: as above, ICC_AP1R2_EL1 and ICC_AP1R3_EL1, which 7 bits imply.
                 unsafe {
                     asm!("msr s3_0_c12_c9_2, xzr", "msr s3_0_c12_c9_3, xzr", options(nostack))
                 };
             }
-            // SAFETY: ICC_AP1R0_EL1 and ICC_CTLR_EL1, as above.
+            // SAFETY: as above, ICC_AP1R0_EL1; and ICC_CTLR_EL1, in effect after the ISB.
             unsafe {
                 asm!("msr s3_0_c12_c9_0, xzr", "msr s3_0_c12_c12_4, xzr", "isb", options(nostack))
             };
@@ -312,7 +327,7 @@ impl Gic {
     }
 }
 
-/// The control frame of a redistributor, or a translation service's.
+/// The control frame of a redistributor or of an ITS.
 struct Frame(PhysAddr);
 
 impl lpi::Registers for Frame {
@@ -325,30 +340,30 @@ impl lpi::Registers for Frame {
     }
 }
 
-/// ICC_SRE_EL1.SRE, in effect: the interface is system registers from the next instruction on.
+/// Sets ICC_SRE_EL1.SRE: from the next instruction on, the CPU interface is system registers.
 fn system_registers() {
     GicCpuInterface::enable_system_register_el1();
-    // SAFETY: a barrier.
+    // SAFETY: an ISB only synchronises: it puts SRE into effect before the next ICC_* access.
     unsafe { asm!("isb", options(nostack)) };
 }
 
-/// Makes the translation services quiescent. Returns how many do not become so.
+/// Makes the ITSs quiescent. Returns how many do not become quiescent.
 pub fn quiesce(its: &[Range<PhysAddr>]) -> usize {
     its.iter().filter(|its| !lpi::quiesce(&mut Frame(its.start))).count()
 }
 
-/// Turns the LPIs of every redistributor in `regions` off. Returns what became of each.
+/// Turns off the LPIs of every redistributor in `regions`. Returns the result for each.
 pub fn turn_lpis_off(regions: &[Range<PhysAddr>]) -> Vec<Lpis> {
     redistributors(regions).map(|frame| lpi::turn_off(&mut Frame(frame))).collect()
 }
 
-/// The redistributor whose GICR_TYPER names this affinity.
+/// Returns the redistributor whose GICR_TYPER names this affinity.
 fn redistributor(regions: &[Range<PhysAddr>], mpidr: u64) -> Option<PhysAddr> {
     let affinity = (mpidr >> 8 & 0xff00_0000) as u32 | (mpidr & 0x00ff_ffff) as u32;
     redistributors(regions).find(|&frame| word(frame, GICR_TYPER + 4).read() == affinity)
 }
 
-/// Every redistributor's first frame.
+/// Returns the first frame of every redistributor.
 fn redistributors(regions: &[Range<PhysAddr>]) -> impl Iterator<Item = PhysAddr> {
     const LAST: u32 = 1 << 4;
     const VLPIS: u32 = 1 << 1;

@@ -1,6 +1,6 @@
-//! States that the next kernel must not find, made on purpose.
+//! Interrupt states for the self-tests, which the next kernel must not find.
 //!
-//! *When:* by the self-tests alone (`selftest=interrupts`, `lpis`, `storm`), just before a restart.
+//! - When: just before a restart, with `selftest=interrupts`, `lpis` or `storm` only.
 
 use super::bank::{ISPENDR, register, word};
 use super::{GICD_ITARGETSR, GICD_TYPER, Gic, redistributor};
@@ -10,8 +10,8 @@ use kernel::intid::Kind;
 use kernel::tree;
 
 impl Gic {
-    /// Takes a shared interrupt on this CPU and never ends it: the last one that the distributor has, which no device is likely to use. IRQs are
-    /// masked. Returns its INTID.
+    /// Acknowledges a shared interrupt on this CPU and never ends it. Takes the distributor's last
+    /// one, which no device is likely to use. Expects IRQs masked. Returns its INTID.
     pub fn take_and_keep(&self, mpidr: u64) -> u32 {
         let number = self.end_of_shared() - 1;
         self.send_shared(number, mpidr);
@@ -25,13 +25,13 @@ impl Gic {
         }
     }
 
-    /// Makes the last 32 interrupts that the distributor has come to this CPU.
+    /// Makes the distributor's last 32 interrupts pending for this CPU.
     pub fn raise(&self, mpidr: u64) {
         let end = self.end_of_shared();
         (end - 32..end).for_each(|number| self.send_shared(number, mpidr));
     }
 
-    /// Makes a shared interrupt come to the CPU of this affinity, which is this one.
+    /// Makes a shared interrupt pending for this CPU, whose affinity is `mpidr`.
     fn send_shared(&self, number: u32, mpidr: u64) {
         let interrupt = IntId::spi(number - 32);
         if self.is_v2() {
@@ -47,7 +47,8 @@ impl Gic {
         word(self.gicd(), ISPENDR + 4 * u64::from(number / 32)).write(1 << (number % 32));
     }
 
-    /// Turns the LPIs of this CPU's redistributor on, with tables in `memory`, 128 KiB on 64 KiB.
+    /// Turns on the LPIs of this CPU's redistributor, with tables in `memory`: 128 KiB, 64 KiB
+    /// aligned.
     pub fn keep_tables(&self, mpidr: u64, memory: PhysAddr) {
         let tree::Gic::V3 { redistributors, .. } = &self.0 else { return };
         let Some(frame) = redistributor(redistributors, mpidr) else { return };
@@ -59,7 +60,7 @@ impl Gic {
         word(frame, 0).write(1);
     }
 
-    /// The number behind the last plain SPI.
+    /// Returns the first INTID after the plain SPIs that this distributor has.
     fn end_of_shared(&self) -> u32 {
         (32 * Kind::Shared.words(word(self.gicd(), GICD_TYPER).read()) as u32).min(1020)
     }

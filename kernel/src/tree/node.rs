@@ -1,6 +1,7 @@
-//! One node of the device tree: its cells, its addresses, what it is compatible with, its interrupts.
+//! One node of the device tree: addresses, compatible strings, interrupts, child cells.
 //!
-//! *When:* for each node that [`Machine::read`](super::Machine::read) comes to. *Refuses:* a `reg` that is not made of its parent's cells, or of more than 64 bits.
+//! - When: for each node that [`Machine::read`](super::Machine::read) visits.
+//! - Refuses: a `reg` that does not fit the parent's cell counts, or is wider than 64 bits.
 
 use super::{Refused, Timer};
 use alloc::vec::Vec;
@@ -9,7 +10,7 @@ use core::ops::Range;
 use dtoolkit::fdt::FdtNode;
 use dtoolkit::{Node, Property};
 
-/// The affinities of /cpus, without those that have failed.
+/// Returns the affinities of /cpus, without CPUs whose `status` is "fail".
 pub fn cpus(node: &FdtNode<'_>) -> Result<Vec<u64>, Refused> {
     let address = Facts::of(node, Cells::DEFAULT).child_cells.address;
     let cells = Cells { address, size: 0 };
@@ -27,12 +28,12 @@ pub fn cpus(node: &FdtNode<'_>) -> Result<Vec<u64>, Refused> {
     Ok(cpus)
 }
 
-/// Big-endian cells as one number.
+/// Reads big-endian cells as one number.
 pub fn number(cells: &[u8]) -> u64 {
     cells.iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 
-/// How many 32-bit cells an address and a size take.
+/// Numbers of 32-bit cells in an address and in a size.
 #[derive(Clone, Copy)]
 pub struct Cells {
     address: usize,
@@ -40,11 +41,11 @@ pub struct Cells {
 }
 
 impl Cells {
-    /// Where a parent says nothing (Devicetree specification 2.3.5).
+    /// Defaults for a parent without these properties (Devicetree specification 2.3.5).
     pub const DEFAULT: Self = Self { address: 2, size: 1 };
 }
 
-/// What a device's properties say, collected in one pass: each look-up by name would be one of its own.
+/// Properties of a node, collected in one pass; each look-up by name would take a pass of its own.
 pub struct Facts<'a> {
     pub name: &'a str,
     reg: &'a [u8],
@@ -58,7 +59,7 @@ pub struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    /// Those of `node`, whose parent has these cells.
+    /// Collects the properties of `node`, whose parent has these cells.
     pub fn of(node: &FdtNode<'a>, cells: Cells) -> Self {
         let child_cells = Cells::DEFAULT;
         let name = node.name();
@@ -94,13 +95,14 @@ impl<'a> Facts<'a> {
         facts
     }
 
-    /// Whether it can be driven as a `model`.
+    /// Returns whether the node is enabled and compatible with `model`.
     pub fn is_compatible(&self, model: &str) -> bool {
         !self.is_disabled
             && self.compatible.split(|&byte| byte == 0).any(|word| word == model.as_bytes())
     }
 
-    /// The generic timer's interrupts: three cells each, the first 1 for a PPI, the second its number.
+    /// Returns the generic timer's interrupts. Each is three cells: first 1 for a PPI, then its
+    /// number.
     pub fn timer(&self) -> Option<Timer> {
         let intid = |nth: usize| match number(self.interrupts.get(12 * nth..12 * nth + 8)?) {
             ppi @ 0x1_0000_0000..0x1_0000_0010 => Some(16 + (ppi as u32)),
@@ -109,13 +111,13 @@ impl<'a> Facts<'a> {
         Some(Timer { virtual_el1: intid(2)?, physical_el2: intid(3)? })
     }
 
-    /// The ranges of its `reg`, without empty ones.
+    /// Returns the ranges of `reg`, without empty ones.
     pub fn regs(&self) -> Result<Vec<Range<PhysAddr>>, Refused> {
         let Cells { address, size } = self.cells;
         let (wide, whole) = (address > 2 || size > 2, 4 * (address + size));
         let mut ranges = Vec::new();
         if self.reg.is_empty() || size == 0 {
-            // A number that is no address: a CPU's, a bus device's.
+            // `reg` is no address: the number of a CPU, or of a device on its bus.
             return Ok(ranges);
         }
         if wide || !self.reg.len().is_multiple_of(whole) {
@@ -130,8 +132,8 @@ impl<'a> Facts<'a> {
         Ok(ranges)
     }
 
-    /// Of a PCI host's `ranges` those that are memory with the same address on both sides (PCI Bus Binding, 2.2.1.1: the space is in
-    /// bits 25:24 of the first of three cells).
+    /// Returns the memory windows of a PCI host's `ranges` that have the same address on both
+    /// sides. Bits 25:24 of the first of three cells are the space (PCI Bus Binding, 2.2.1.1).
     pub fn windows(&self) -> Vec<Range<PhysAddr>> {
         const MEMORY: u64 = 2;
         let Cells { address, .. } = self.cells;

@@ -1,10 +1,10 @@
-//! The device tree read, on trees like QEMU virt's and on worse ones.
+//! Tests of the device tree reader, on trees like QEMU virt's and on malformed ones.
 
 use super::*;
 use alloc::vec;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 
-/// A node with properties.
+/// Makes a node with properties.
 pub(crate) fn node(name: &str, properties: &[(&str, Vec<u8>)]) -> DeviceTreeNode {
     let mut node = DeviceTreeNode::new(name).unwrap();
     for (name, value) in properties {
@@ -13,17 +13,17 @@ pub(crate) fn node(name: &str, properties: &[(&str, Vec<u8>)]) -> DeviceTreeNode
     node
 }
 
-/// Cells as a property's value.
+/// Makes a property value from cells.
 pub(crate) fn cells(cells: &[u32]) -> Vec<u8> {
     cells.iter().flat_map(|cell| cell.to_be_bytes()).collect()
 }
 
-/// A string as a property's value.
+/// Makes a property value from a string.
 pub(crate) fn text(text: &str) -> Vec<u8> {
     text.bytes().chain([0]).collect()
 }
 
-/// A machine like QEMU virt.
+/// Makes the tree of a machine like QEMU virt.
 pub(crate) fn virt() -> DeviceTree {
     let mut tree = DeviceTree::new();
     let root = &mut tree.root;
@@ -84,7 +84,7 @@ pub(crate) fn virt() -> DeviceTree {
             ("#address-cells", cells(&[3])),
             ("#size-cells", cells(&[2])),
             ("reg", cells(&[0x40, 0x1000_0000, 0, 0x1000_0000])),
-            // I/O, 32-bit memory, 64-bit memory, and one that lies elsewhere on the bus.
+            // I/O, 32-bit memory, 64-bit memory, and memory at another address on the bus.
             (
                 "ranges",
                 cells(&[
@@ -183,7 +183,7 @@ fn an_initrd_is_named_by_one_cell_each_or_two() {
 fn a_machine_is_what_its_tree_says() {
     let blob = virt().to_dtb();
     let tree = Tree::open(&blob).unwrap();
-    assert_eq!(tree.bootargs(), "generations=3 base=random", "what pads it is not of it");
+    assert_eq!(tree.bootargs(), "generations=3 base=random", "padding is left out");
     let machine = Machine::read(&tree).unwrap();
     assert_eq!(
         machine.ram,
@@ -216,7 +216,7 @@ fn cpus_interrupts_and_the_timer_are_found() {
     let blob = virt().to_dtb();
     let machine = Machine::read(&Tree::open(&blob).unwrap()).unwrap();
     assert_eq!(machine.cpus, [0, 1, 0x100], "without the one that failed");
-    // A region for hundreds of CPUs, as far as three need it; behind it is a CPU interface that is none.
+    // A region for hundreds of CPUs, cut to three. The CPU interface that follows it is left out.
     let distributor = range(0x0800_0000, 0x1_0000);
     assert_eq!(
         machine.gic,
@@ -228,7 +228,8 @@ fn cpus_interrupts_and_the_timer_are_found() {
 
 #[test]
 fn a_timer_without_private_interrupts_is_none() {
-    // The virtual timer's cells: shared, not among the sixteen, past 32 bits once 16 is added.
+    // The virtual timer's cells: an SPI; a PPI number above 15; one that overflows 32 bits once 16
+    // is added.
     for odd in [[0, 11, 4], [1, 16, 4], [1, u32::MAX, 4]] {
         let mut tree = virt();
         let interrupts = cells(&[[1, 13, 4], [1, 14, 4], odd, [1, 10, 4]].concat());
@@ -255,7 +256,7 @@ fn a_gicv2_is_two_ranges() {
     assert_eq!(machine.gic, Some(Gic::V2 { distributor, cpu_interface }));
 }
 
-/// The fuzz target `tree` starts from these, one of them QEMU's own.
+/// Reads the seeds of the fuzz target `tree`; one is QEMU's own blob.
 #[test]
 fn the_fuzzers_trees_are_machines() {
     let mut trees = 0;
@@ -336,7 +337,7 @@ fn a_tree_that_nobody_can_live_by_is_refused() {
 
 #[test]
 fn buses_within_buses_come_to_an_end() {
-    // A device behind as many buses, each with its name and empty ranges.
+    // A device behind this many buses, each with its own name and empty ranges.
     let machine = |buses: usize| {
         let mut inner = node("timer@8000000", &[("reg", cells(&[0x0800_0000, 0x1000]))]);
         for bus in 0..buses {
