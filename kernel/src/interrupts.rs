@@ -6,7 +6,7 @@
 //! - Leaves, after `end`: every interrupt disabled, not pending, not active; no running priority;
 //!   CPU interfaces, distributor and timers off.
 //! - Refuses nothing: counts and disables an interrupt that this kernel does not handle.
-#![expect(unsafe_code, reason = "orders memory before a call")]
+#![expect(unsafe_code, reason = "orders memory before the wake-up SGI")]
 
 use crate::cpus::Cpu;
 use crate::gic::{self, Gic};

@@ -1,4 +1,4 @@
-//! Turns off LPIs that a predecessor left on, so that the GIC stops using their tables in RAM.
+//! Turns off LPIs that a predecessor left on, with tables in RAM.
 //!
 //! - When: before any memory is allocated.
 //! - Expects: the state that a kernel with an ITS leaves; Linux leaves LPIs on across kexec.

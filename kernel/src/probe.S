@@ -1,21 +1,21 @@
-// Probes: one access each, and the way back when it is trapped.
+// Probes: one access each, and the return from the exception if the access is trapped.
 
         .section .text, "ax"
 
-// probe_try — makes the access of a number.
+// probe_try — performs the access with a given number.
 //   in        x0 = number, below the count of probes
 //   assumes   EL1h or EL2h with E2H, exceptions go to exception_vectors
-//   out       x0 = 0, or 1 where it was trapped
+//   out       x0 = 0 if the access succeeded, 1 if it was trapped
 //   clobbers  x1–x4, flags
 //   memory    touches none
         .global probe_try
 probe_try:
-        // Our own level does not trap what is tried.
+        // Open CPACR, so that only a higher level can trap the access.
         mrs     x3, cpacr_el1
         mov     x1, #{CPACR_ALL}
         orr     x1, x1, x3
         msr     cpacr_el1, x1
-        // In effect before the probe.
+        // ISB: the CPACR write takes effect before the probe.
         isb
         mov     x4, x30
         adrp    x1, probes
@@ -28,13 +28,14 @@ probe_try:
         isb
         ret     x4
 
-        // All by their names, which the assembler holds to be right; whether the CPU has them is asked before.
+        // Register names, not encodings: the assembler checks them. The caller makes sure that the
+        // CPU has the registers.
         .arch   armv9.5-a+gcs+mops+brbe+sme2+memtag
 
-// probes — is a table of accesses, by the numbers of kernel::protocol.
-//   in        nothing
-//   assumes   the CPU has what is accessed
-//   out       x0 as it was, or 1 where it was trapped
+// probes — holds the accesses, one per slot, in the order of kernel::protocol's numbers.
+//   in        x0 = 0; x2 = 0, the size for setp
+//   assumes   the CPU has the accessed feature
+//   out       x0 = 0 if the access succeeded, 1 if it was trapped
 //   clobbers  x1, x2, flags
 //   memory    touches none
         .global probes
@@ -57,7 +58,7 @@ probes:
         ret
         mrs     x1, brbcr_el1
         ret
-        setp    [x1]!, x2!, xzr                 // no bytes
+        setp    [x1]!, x2!, xzr                 // size 0: writes no bytes
         ret
         mrs     x1, tcr2_el1
         ret
@@ -69,7 +70,7 @@ probes:
         ret
         mrs     x1, mdscr_el1
         ret
-        mrs     x1, hfgrtr2_el2                 // FGT2, at EL2 alone
+        mrs     x1, hfgrtr2_el2                 // FGT2, only at EL2
         ret
         mrs     x1, tpidr2_el0                  // SME
         ret
@@ -80,10 +81,11 @@ probes:
 
         .arch   armv8-a
 
-// probe_go_on — returns from the exception that a probe's instruction raised, to the one behind it.
-//   in        x0 = its boot::vectors::Frame
-//   assumes   the exception's level and stack
-//   out       does not return; behind the instruction: x0 = 1, x1–x4 and what a callee keeps as they were, the rest as the handler left it
+// probe_go_on — returns from a probe's exception to the instruction after the trapped one.
+//   in        x0 = the exception's boot::vectors::Frame
+//   assumes   the level and stack of the exception
+//   out       does not return; at the next instruction: x0 = 1, x1–x4 and callee-saved registers as
+//             they were, all others as the handler left them
 //   clobbers  TPIDR_EL0, TPIDRRO_EL0
 //   memory    reads the frame
         .global probe_go_on

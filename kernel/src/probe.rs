@@ -1,8 +1,11 @@
-//! Probes: accesses that a higher level may have forgotten to open, tried without harm.
+//! Trial accesses that a higher exception level may trap.
 //!
-//! *When:* by the checker. *On entry:* the kernel's own vectors. *Leaves:* everything as it was: an exception from a probe's instruction skips it, and
-//! the probe answers that it was trapped. *Refuses:* an exception from anywhere else, which stays a failure.
-#![expect(unsafe_code, reason = "assembly, and going on behind an exception")]
+//! - When: the checker runs ([`is_trapped`]), and in every exception handler ([`is_one`]).
+//! - Expects: the kernel's own vectors.
+//! - Leaves: all state as it was. An exception from a probe skips the instruction, and the probe
+//!   reports that it was trapped.
+//! - Refuses: an exception from any other code, which remains a failure.
+#![expect(unsafe_code, reason = "assembly, and returning past an exception")]
 
 use boot::sysreg::cptr;
 use boot::vectors::Frame;
@@ -19,10 +22,10 @@ global_asm!(
     PROBE_SHIFT = const PROBE_SIZE.trailing_zeros(),
 );
 
-/// The vector slot of synchronous exceptions from the level that takes them, with SP_ELx.
+/// Vector slot for synchronous exceptions from the current EL with SP_ELx.
 const SYNCHRONOUS: u64 = 4;
 
-/// How long a probe is: two instructions.
+/// Size of a probe: two instructions.
 const PROBE_SIZE: u64 = 8;
 
 unsafe extern "C" {
@@ -35,32 +38,36 @@ fn start() -> u64 {
     (&raw const probes).addr() as u64
 }
 
-/// Whether access number `number` ends in an exception. It is one that the CPU has.
+/// Returns whether access number `number` raises an exception. The CPU must have that access.
 pub fn is_trapped(number: usize) -> bool {
     assert!(number < PROBES);
     let trapped: u64;
-    // SAFETY: a probe reads one register, or does nothing to memory; if that is trapped, the instruction behind it is next. Vector registers are
-    // named because a handler that is left half-way does not give them back.
+    // SAFETY: a probe reads a register or runs a store of no bytes, and a trapped one is skipped.
+    // The callee-saved vector registers are clobbers because `probe_go_on` leaves the handler
+    // without restoring them.
     unsafe {
         asm!(
             "bl {probe_try}",
             probe_try = sym probe_try,
             inout("x0") number as u64 => trapped,
-            out("v8") _, out("v9") _, out("v10") _, out("v11") _, out("v12") _, out("v13") _, out("v14") _, out("v15") _,
+            out("v8") _, out("v9") _, out("v10") _, out("v11") _,
+            out("v12") _, out("v13") _, out("v14") _, out("v15") _,
             clobber_abi("C"),
         );
     }
     trapped != 0
 }
 
-/// Whether the exception is a probe's: one that its instruction raised, and no SError that came meanwhile.
+/// Returns whether a probe's instruction raised the exception. An SError at the same place does not
+/// count.
 pub fn is_one(frame: &Frame) -> bool {
     frame.slot == SYNCHRONOUS
         && (start()..start() + PROBE_SIZE * PROBES as u64).contains(&frame.elr)
 }
 
-/// Goes on behind the probe's instruction, and says that it was trapped.
+/// Returns from the exception to the instruction after the probe's, with x0 = 1 for "trapped".
 pub fn go_on(frame: &Frame) -> ! {
-    // SAFETY: the frame is of a probe's instruction, and whoever called the probe takes as they were only the registers that a callee keeps.
+    // SAFETY: `is_one` has shown that the frame is a probe's, and a probe's caller relies only on
+    // callee-saved registers.
     unsafe { probe_go_on(frame) }
 }

@@ -1,9 +1,13 @@
-//! The arm64 boot protocol as rules, and what was found held against them.
+//! Rules of the arm64 boot protocol, and their check against a kernel's entry state.
 //!
-//! *When:* `check` in bootargs, once all CPUs are up; and in the last words of a kernel that was handed no device tree to read orders from. Pure:
-//! the binary's `checker` gathers [`Facts`]. The document is Linux's `Documentation/arch/arm64/booting.rst`; a place in it is its section's
-//! number and, within section 4, the heading. A rule about what is not there (a feature that the CPU lacks, an initrd) is kept.
-//! *Refuses:* nothing; a rule is broken, and life goes on.
+//! - When: with the `check` parameter, once all CPUs are up. Also in the panic of a kernel that got
+//!   no device tree, and so no command line.
+//! - Pure: the binary's `checker` gathers the [`Facts`].
+//! - Refuses nothing: after a broken rule the kernel continues.
+//!
+//! The document is Linux's `Documentation/arch/arm64/booting.rst`. [`Rule::place`] is a section's
+//! number and, within section 4, the heading. A rule about something absent (a feature that the CPU
+//! lacks, an initrd) counts as kept.
 
 use crate::tree::Conduit;
 use alloc::format;
@@ -20,24 +24,24 @@ mod rules;
 /// A rule of the protocol.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
-    /// What it is known by; it never changes.
+    /// Permanent number of the rule.
     pub number: u8,
-    /// What it asks, in our words.
+    /// The requirement, in our words.
     pub text: &'static str,
-    /// Where the document asks it.
+    /// Section of the document that requires it.
     pub place: &'static str,
-    /// Holds what was found against it.
+    /// Function that checks the facts.
     pub hold: fn(&Facts) -> Finding,
 }
 
-/// What came of a rule.
+/// Result of checking a rule.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verdict {
-    /// It was kept, as far as can be seen.
+    /// The loader kept the rule, as far as a kernel can see.
     Kept,
-    /// It was not.
+    /// The loader broke the rule.
     Broken,
-    /// Nothing that a kernel can look at would tell.
+    /// Nothing that a kernel can read shows it.
     Unseen,
 }
 
@@ -51,12 +55,12 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// A verdict, and the value that led to it.
+/// A verdict and the value that led to it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Finding {
-    /// Kept or not.
+    /// The verdict.
     pub verdict: Verdict,
-    /// What was found.
+    /// The value found.
     pub value: String,
 }
 
@@ -70,89 +74,90 @@ impl Finding {
     }
 }
 
-/// What a loader, and whoever was there before it, left.
+/// State that the loader, and any software before it, left.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// What the first instruction found.
+    /// Registers at the first instruction.
     pub record: EntryRecord,
-    /// The Image's header: how far above a 2 MiB boundary it wants to lie.
+    /// The Image header's text_offset: required distance from a 2 MiB boundary.
     pub text_offset: u64,
-    /// The Image's header: how much memory is the kernel's.
+    /// The Image header's image_size: bytes from the Image's start that belong to the kernel.
     pub image_size: u64,
-    /// What the device tree says, where there is one.
+    /// Facts from the device tree; `None` without one.
     pub tree: Option<TreeFacts>,
-    /// What only a life finds out; none where the kernel could not come to live.
+    /// Facts that a running kernel collects; `None` if this kernel does not get that far.
     pub lived: Option<Lived>,
 }
 
-/// What the device tree says.
+/// Facts from the device tree.
 #[derive(Clone, Debug, Default)]
 pub struct TreeFacts {
     /// RAM.
     pub ram: Vec<Range<PhysAddr>>,
-    /// What of it is reserved.
+    /// Reserved ranges of RAM.
     pub reserved: Vec<Range<PhysAddr>>,
     /// linux,initrd-start to linux,initrd-end.
     pub initrd: Option<Range<PhysAddr>>,
-    /// /psci.
+    /// PSCI's conduit, from /psci.
     pub conduit: Option<Conduit>,
 }
 
-/// What a life finds out.
+/// Facts that a running kernel collects.
 #[derive(Clone, Debug, Default)]
 pub struct Lived {
-    /// Devices that could write to memory: where, and the register that says so.
+    /// Devices found able to write to memory, each with the register that shows it.
     pub running: Vec<String>,
-    /// The CPUs besides the one that was entered first.
+    /// Every CPU except the one that was entered first.
     pub others: Vec<Other>,
-    /// Whether the GIC's system registers were used; none without a GICv3.
+    /// True if the kernel has used the GIC's system registers; `None` without a GICv3.
     pub gic_registers: Option<bool>,
-    /// Whether HVC reaches EL2; none where the entry was at EL1.
+    /// True if HVC reaches EL2; `None` after an entry at EL1.
     pub hvc: Option<bool>,
-    /// GCSCR_ELx of the level that the kernel lives at; none where the CPU has no control stacks, or they are trapped.
+    /// GCSCR_ELx of the kernel's level; `None` if the CPU has no control stacks or they are
+    /// trapped.
     pub gcscr: Option<u64>,
-    /// What became of each of [`ACCESSES`].
+    /// Result of each of the [`ACCESSES`].
     pub accesses: [Access; ACCESSES],
 }
 
-/// A CPU that was started by PSCI.
+/// A CPU that this kernel started by PSCI.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Other {
-    /// MPIDR_EL1's affinity.
+    /// Affinity bits of MPIDR_EL1.
     pub mpidr: u64,
-    /// It came.
+    /// True if the CPU came up.
     pub came: bool,
-    /// CurrentEL, as it was entered.
+    /// CurrentEL at entry.
     pub current_el: u64,
-    /// DAIF, as it was entered.
+    /// DAIF at entry.
     pub daif: u64,
-    /// SCTLR_ELx of that level.
+    /// SCTLR_ELx of the level of entry.
     pub sctlr: u64,
-    /// CNTVOFF_EL2, entered at EL2.
+    /// CNTVOFF_EL2; zero after an entry at EL1.
     pub cntvoff_el2: u64,
     /// CNTFRQ_EL0.
     pub cntfrq: u64,
-    /// Its CNTVCT lay between two readings of the first CPU's.
+    /// True if its CNTVCT was between two readings of the first CPU's.
     pub counts_alike: bool,
 }
 
-/// What became of an access that a higher level may trap.
+/// Result of an access that a higher level may trap.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Access {
-    /// The CPU has no such thing.
+    /// The CPU does not have the feature.
     #[default]
     Absent,
-    /// Done.
+    /// The access succeeded.
     Free,
-    /// An exception instead.
+    /// The access raised an exception.
     Trapped,
-    /// Of a register that only EL2 has: entered at EL1.
+    /// Not tried: only EL2 has the register, and the entry was at EL1.
     NotAsked,
-    /// The same: entered at EL2, and the kernel lives below.
+    /// Not tried: only EL2 has the register; the entry was at EL2, but the kernel runs at EL1.
     OutOfReach,
 }
 
-/// The ID registers that say what may be tried.
+/// ID registers that say which accesses the CPU has.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Ids {
     /// ID_AA64PFR0_EL1.
@@ -174,8 +179,9 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// Whether access number `access` is one that this CPU has. They are those of rule 19, of rules 23 to 36 and of
-    /// rules 43 to 46, in order; those of 41 and 42, which the entry makes, are last.
+    /// Returns whether the CPU has access number `access`. In order, the accesses belong to rule
+    /// 19, rules 23 to 36, and rules 43 to 46. Last are those of rules 41 and 42, which the entry
+    /// code makes.
     #[must_use]
     pub const fn has(&self, access: usize) -> bool {
         const fn field(register: u64, shift: u32) -> u64 {
@@ -199,7 +205,7 @@ impl Ids {
             TCR2 => field(self.mmfr3, 0) != 0,
             PERMISSIONS => field(self.mmfr3, 8) != 0,
             CONTROL_STACKS => field(self.pfr1, 44) != 0,
-            // 0xf is a PMU that is not the architecture's.
+            // 0xf is an IMPLEMENTATION DEFINED PMU.
             EVENTS => matches!(field(self.dfr0, 8), 1..0xf),
             LATER_TRAPS => field(self.mmfr0, 56) >= 2,
             THREAD_POINTER | PRIORITIES => field(self.pfr1, 24) != 0,
@@ -211,9 +217,9 @@ impl Ids {
     }
 }
 
-/// How many accesses there are.
+/// Number of accesses.
 pub const ACCESSES: usize = 21;
-/// How many of them, the first ones, are tried: the entry has made the others, or nobody would ask.
+/// Number of accesses that have a probe, from the first on. The entry code has made the others.
 pub const PROBES: usize = 19;
 const COUNTER: usize = 0;
 const FP: usize = 1;
@@ -227,11 +233,11 @@ const BRANCHES: usize = 8;
 const COPIES: usize = 9;
 const TCR2: usize = 10;
 const PERMISSIONS: usize = 11;
-/// Whose control register is looked at as well.
+/// Guarded control stacks; rule 47 also checks their control register.
 pub const CONTROL_STACKS: usize = 12;
 const EVENTS: usize = 13;
 const DEBUG: usize = 14;
-/// Of EL2 alone, as the last two.
+/// FGT2, whose register only EL2 has; so do the last two accesses.
 pub const LATER_TRAPS: usize = 15;
 const THREAD_POINTER: usize = 16;
 const PRIORITIES: usize = 17;
@@ -259,7 +265,7 @@ impl Facts {
         self.lived.iter().flat_map(|lived| &lived.others)
     }
 
-    /// Each CPU but the first: what is told is the first one that breaks the rule, or the last.
+    /// Checks every CPU but the first. Reports the first that breaks the rule, or else the last.
     fn each_of_all(
         &self,
         is_kept: impl Fn(&Other) -> bool,
@@ -274,7 +280,7 @@ impl Facts {
         })
     }
 
-    /// The same of those that came.
+    /// Checks every CPU but the first that came up, like [`Self::each_of_all`].
     fn each_other(
         &self,
         is_kept: impl Fn(&Other) -> bool,
@@ -288,14 +294,14 @@ impl Facts {
     }
 }
 
-/// A rule and what came of it, for people; `{:#}` is one line of JSON for programs.
+/// A rule and its finding, for people; `{:#}` prints one line of JSON for programs.
 #[derive(Clone, Debug)]
 pub struct Line {
     rule: &'static Rule,
     finding: Finding,
 }
 
-/// Holds the facts against every rule.
+/// Checks the facts against every rule.
 pub fn held(facts: &Facts) -> impl Iterator<Item = Line> {
     RULES.iter().map(|rule| Line { rule, finding: (rule.hold)(facts) })
 }
@@ -305,7 +311,7 @@ impl fmt::Display for Line {
         let Self { rule: Rule { number, text, place, .. }, finding: Finding { verdict, value } } =
             self;
         if f.alternate() {
-            // Neither text nor value holds anything that JSON would write in another way than Rust.
+            // Texts and values hold no character for which Rust's escaping differs from JSON's.
             write!(f, "{}{number},\"text\":{text:?},\"place\":{place:?},", boot::marker::RULE)?;
             write!(f, "\"value\":{value:?},\"verdict\":\"{verdict}\"}}")
         } else {
@@ -314,7 +320,7 @@ impl fmt::Display for Line {
     }
 }
 
-/// How many were kept, how many broken, and how many cannot be seen.
+/// Counts the rules that are kept, that are broken, and that cannot be seen.
 #[must_use]
 pub fn summary(facts: &Facts) -> String {
     let count =

@@ -1,13 +1,14 @@
-// The far side of the hyp-stub's conformance suite: what is seen at EL2 itself.
+// EL2 half of the hyp-stub's conformance suite: it records the state that EL2 code sees.
 //
-// All state comes back in registers: at EL2 the MMU is off, and memory that EL1 has in its cache is better left alone.
+// All state returns in registers: EL2's MMU is off here, so EL2 must not write memory that EL1 may
+// have in its cache.
 
         .section .text, "ax"
 
-// selftest_call — calls the stub with a pattern in every register that it must keep.
-//   in        x0 = number, x1–x4 = arguments
+// selftest_call — calls the stub with a pattern in every register that it must preserve.
+//   in        x0 = function number, x1–x4 = arguments
 //   assumes   EL1h or EL2h, the stub's vectors at EL2
-//   out       x0 = answer; x1 = 0 where x19–x30 came back as they went
+//   out       x0 = result; x1 = 0 if x19–x30 were preserved
 //   clobbers  as a function call
 //   memory    uses the stack
         .global selftest_call
@@ -36,8 +37,8 @@ selftest_call:
         ldp     x29, x30, [sp], #96
         ret
 
-// selftest_restart — restarts softly onto a landing pad, which sees what the next kernel would see and comes back.
-//   in        x0 = where to store nine words; x1, x2, x3 = SOFT_RESTART's arguments
+// selftest_restart — calls SOFT_RESTART to a landing pad, which records its state and returns.
+//   in        x0 = address for nine words of results; x1, x2, x3 = SOFT_RESTART's arguments
 //   assumes   EL1h, the stub at EL2
 //   out       stored: x0–x4, CurrentEL, DAIF, SCTLR_EL2, SPSel at the pad
 //   clobbers  as a function call
@@ -52,7 +53,7 @@ selftest_restart:
         adr     x1, 1f
         mov     x0, #{SOFT_RESTART}
         hvc     #0
-        // The stub must not come back: a state that no pad can see.
+        // The stub must not return here. Store CurrentEL = 0, which no pad can read.
         mov     x5, xzr
         b       2f
 1:      mrs     x5, CurrentEL
@@ -72,10 +73,10 @@ selftest_restart:
         ldp     x19, x30, [sp], #16
         ret
 
-// selftest_at_el2 — runs a routine at EL2, MMU off, and comes back.
+// selftest_at_el2 — runs a routine at EL2 with the MMU off, and returns to EL1.
 //   in        x0 = routine, x1, x2 = its arguments
-//   assumes   EL1h, the stub at EL2; the routine uses no stack and keeps x19 and up
-//   out       x0, x1 = its answers
+//   assumes   EL1h, the stub at EL2; the routine uses no stack and preserves x19 and up
+//   out       x0, x1 = the routine's results
 //   clobbers  as a function call
 //   memory    uses the stack at EL1
         .global selftest_at_el2
@@ -99,12 +100,12 @@ selftest_at_el2:
 2:      ldp     x29, x30, [sp], #16
         ret
 
-// Routines for selftest_at_el2: x0, x1 in; x0, x1 out; clobber x0–x18.
+// Routines for selftest_at_el2: arguments and results in x0 and x1, clobber x0–x18.
 
 // selftest_hvc_at_el2 — calls the stub from EL2h.
-//   in        x0 = number, x1 = its first argument
+//   in        x0 = function number, x1 = its first argument
 //   assumes   EL2h, the stub's vectors at EL2
-//   out       x0 = answer
+//   out       x0 = result
 //   clobbers  x0–x18
 //   memory    touches none
         .global selftest_hvc_at_el2
@@ -112,10 +113,10 @@ selftest_hvc_at_el2:
         hvc     #0
         ret
 
-// selftest_restart_at_el2 — restarts softly from EL2h, and lands behind the call.
+// selftest_restart_at_el2 — calls SOFT_RESTART from EL2h, to the instruction after the call.
 //   in        nothing
 //   assumes   EL2h, the stub's vectors at EL2
-//   out       x0, x1 as the restart left them | x0 = 0: the call came back
+//   out       x0, x1 as the restart left them | x0 = 0 if the call returned
 //   clobbers  x0–x18
 //   memory    touches none
         .global selftest_restart_at_el2
@@ -130,8 +131,8 @@ selftest_restart_at_el2:
 1:      ret
 
 // selftest_mmu_at_el2 — turns EL2's MMU and caches on.
-//   in        x0 = TTBR0_EL2, x1 = TCR_EL2; what the tables map is of the kernel's MAIR
-//   assumes   EL2h without E2H, MMU off; the tables map this code 1:1 and lie in memory past the caches  [I2]
+//   in        x0 = TTBR0_EL2, x1 = TCR_EL2; the tables' attributes refer to the kernel's MAIR
+//   assumes   EL2h without E2H, MMU off; the tables map this code 1:1 and are clean to PoC  [I2]
 //   out       EL2's MMU, D-cache and I-cache on
 //   clobbers  x9, x10
 //   memory    touches none
@@ -141,7 +142,8 @@ selftest_mmu_at_el2:
         msr     mair_el2, x9
         msr     tcr_el2, x1
         msr     ttbr0_el2, x0
-        // All that a table walk uses is in effect, and nothing older is left in the TLB, before the MMU is on.
+        // First ISB: MAIR, TCR and TTBR0 take effect before the TLBI and before the MMU is enabled.
+        // TLBI, DSB, second ISB: the TLB holds no older EL2 translation when the MMU is enabled.
         isb
         tlbi    alle2
         dsb     nsh
@@ -150,11 +152,11 @@ selftest_mmu_at_el2:
         mov     x10, #{SCTLR_MCI}
         orr     x9, x9, x10
         msr     sctlr_el2, x9
-        // On before the next instruction is fetched.
+        // ISB: the next instruction is fetched with the MMU on.
         isb
         ret
 
-// selftest_trap_at_el2 — lets reads of ID registers by EL1 trap to EL2.
+// selftest_trap_at_el2 — traps EL1's reads of ID registers to EL2.
 //   in        nothing
 //   assumes   EL2h
 //   out       HCR_EL2.TID3 set
@@ -165,14 +167,14 @@ selftest_trap_at_el2:
         mrs     x9, hcr_el2
         orr     x9, x9, #{HCR_TID3}
         msr     hcr_el2, x9
-        // Traps from the next instruction on.
+        // ISB: the trap is in effect before this routine returns.
         isb
         ret
 
-// selftest_trapped_read — reads a trapped ID register as if it were a SOFT_RESTART to a place that tells on it.
+// selftest_trapped_read — reads a trapped ID register with SOFT_RESTART's arguments in x0 and x1.
 //   in        nothing
 //   assumes   EL1h; selftest_trap_at_el2 has run
-//   out       x0 = 1: the trap restarted, or nothing trapped | does not return
+//   out       x0 = 1 if the stub took the trap for a restart, or nothing trapped | does not return
 //   clobbers  x0, x1, x9
 //   memory    touches none
         .global selftest_trapped_read

@@ -1,8 +1,12 @@
-//! The hyp-stub's conformance suite (`selftest=stub`), run against the ABI of [`boot::hyp`].
+//! Conformance suite of the hyp-stub (`selftest=stub`), against the ABI in [`boot::hyp`].
 //!
-//! *When:* instead of a life. *On entry:* mode nvhe, where it calls from EL1 and, over a landing pad, from EL2h; or mode vhe, where it
-//! puts the stub's vectors back and calls from EL2h. *Leaves:* one line for each check that failed, a count, and the end. In nvhe the
-//! end is the last check: a trapped register read with x0 = 1, which only the emergency printer may answer.
+//! - When: instead of the rest of the generation, on every CPU.
+//! - Expects: mode nvhe or vhe. In nvhe the suite calls the stub from EL1 and, by way of a landing
+//!   pad, from EL2h. In vhe it installs the stub's vectors again and calls from EL2h.
+//! - Leaves: a line for each failed check, a count, and the end of the run.
+//!
+//! In nvhe the run ends with the last check, a trapped register read with x0 = 1. The stub must not
+//! take that for SOFT_RESTART: the early console has to report an exception.
 #![expect(unsafe_code, reason = "calls the stub in every way that a kernel must not")]
 
 use crate::cpus::{self, Cpu};
@@ -38,7 +42,7 @@ unsafe extern "C" {
     static hyp_stub_vectors: u8;
 }
 
-/// What comes back in x0 and x1.
+/// The results in x0 and x1.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Answers {
@@ -46,8 +50,8 @@ struct Answers {
     x1: u64,
 }
 
-/// Numbers that no stub of ours knows: the one that newer kernels have, the first free one, the old "get vectors", and one whose low
-/// half is SOFT_RESTART's.
+/// Numbers that our stub must refuse: the one that newer kernels have, the first free one, the old
+/// "get vectors", and one with SOFT_RESTART in its low half.
 const UNKNOWN: [u64; 4] = [4, 5, 0xffff_ffff, 1 << 32 | SOFT_RESTART];
 
 /// A table of 1 GiB blocks for EL2's own regime.
@@ -70,17 +74,19 @@ impl Suite {
         }
     }
 
-    /// Calls from the level that this runs at; x19 and up are checked with each call.
+    /// Calls the stub from the current level. Each call also checks that x19 to x30 are preserved.
     fn call(&mut self, number: u64, argument: u64, expected: u64) {
-        // SAFETY: every number here comes back, by the ABI under test, and the arguments are the stub's own vectors or refused.
+        // SAFETY: by the ABI under test each of these calls returns. The stub refuses the
+        // arguments, or they are its own vectors.
         let answers = unsafe { selftest_call(number, argument, 0, 0, 0) };
         self.expect(format_args!("x0 = {number:#x}, x1 = {argument:#x}"), answers.x0, expected);
         self.expect(format_args!("x0 = {number:#x}: x19 to x30"), answers.x1, 0);
     }
 
-    /// Calls from EL2h.
+    /// Calls the stub from EL2h.
     fn call_at_el2(&mut self, number: u64, argument: u64, expected: u64) {
-        // SAFETY: as for `call`; the routine makes one call.
+        // SAFETY: as for `call`; the routine makes one call, uses no stack and preserves x19 and
+        // up.
         let answers = unsafe { selftest_at_el2(selftest_hvc_at_el2, number, argument) };
         self.expect(
             format_args!("EL2h, x0 = {number:#x}, x1 = {argument:#x}"),
@@ -89,10 +95,11 @@ impl Suite {
         );
     }
 
-    /// SOFT_RESTART's promises, seen by the landing pad: the shuffle, x3 and x4 left alone, EL2h, DAIF masked, SCTLR_EL2 = MMU-off value.
+    /// Checks SOFT_RESTART at the landing pad: x0 to x2 from x2 to x4, x3 and x4 unchanged, EL2h,
+    /// DAIF masked, SCTLR_EL2 at its MMU-off value.
     fn restart(&mut self) {
         let mut seen = [0; 9];
-        // SAFETY: the pad is in this image, which lies 1:1, and comes back.
+        // SAFETY: the pad is in this image, which is mapped 1:1, and it returns here.
         unsafe { selftest_restart(&raw mut seen, 0x1111, 0x2222, 0x3333) };
         let state = [current_el::EL2, spsr::DAIF, sctlr::EL2_MMU_OFF, 1];
         let expected = [0x1111, 0x2222, 0x3333, 0x2222, 0x3333].into_iter().chain(state);
@@ -109,12 +116,12 @@ impl Suite {
 static CHECKS: AtomicU32 = AtomicU32::new(0);
 static FAILED: AtomicU32 = AtomicU32::new(0);
 
-/// How many checks have failed so far, on any CPU.
+/// Returns how many checks have failed so far, on all CPUs.
 pub fn failed() -> u32 {
     FAILED.load(Relaxed)
 }
 
-/// Runs the suite on this CPU, whose stub is its own. IRQs are masked.
+/// Runs the suite on this CPU, against its own stub. Expects IRQs masked.
 pub fn on_this_cpu(mode: Mode) {
     let mut suite = Suite { checks: 0, failed: 0 };
     let vectors = (&raw const hyp_stub_vectors).addr() as u64;
@@ -133,7 +140,7 @@ pub fn on_this_cpu(mode: Mode) {
     }
 }
 
-/// Runs the suite on every CPU, this one last, and ends.
+/// Runs the suite on every CPU, on this one last, and ends the run.
 pub fn stub(life: &Life) -> ! {
     life.cpus.selftest();
     cpus::mask();
@@ -147,9 +154,9 @@ pub fn stub(life: &Life) -> ! {
     if life.mode == Mode::Nvhe {
         info!("selftest: next, a trapped read with x0 = 1");
         crate::console::flush();
-        // SAFETY: the routine sets a trap that nothing but the read below springs.
+        // SAFETY: the routine sets a trap that only the read below triggers.
         unsafe { selftest_at_el2(selftest_trap_at_el2, 0, 0) };
-        // SAFETY: it traps, or comes back.
+        // SAFETY: the read traps to the early console, or returns.
         let restarted = unsafe { selftest_trapped_read() };
         error!("selftest: FAILED: the trapped read restarted, or did not trap: {restarted}");
         end::failure();
@@ -175,51 +182,60 @@ fn from_el1(suite: &mut Suite, vectors: u64) {
     suite.call_at_el2(SET_VECTORS, vectors, 0);
     suite.call_at_el2(SET_VECTORS, vectors + 8, STUB_ERR);
     suite.call_at_el2(RESET_VECTORS, 0, 0);
-    // From EL2h it would install EL1 state that nobody set.
+    // From EL2h the stub would install EL1 state that this kernel has not set up.
     suite.call_at_el2(FINALISE_EL2, 0, STUB_ERR);
-    // SAFETY: the routine restarts onto itself.
+    // SAFETY: the routine's SOFT_RESTART has the routine itself as its target.
     let answers = unsafe { selftest_at_el2(selftest_restart_at_el2, 0, 0) };
     suite.expect(format_args!("EL2h, SOFT_RESTART"), answers.x0, 0x11);
 
-    // With EL2's MMU on, as under a hypervisor: FINALISE refuses, SOFT_RESTART turns it off.
+    // With EL2's MMU on, as under a hypervisor, FINALISE_EL2 is refused and SOFT_RESTART turns the
+    // MMU off.
     let (ttbr0, tcr) = el2_map();
-    // SAFETY: the table maps this image 1:1 and executable for EL2.
+    // SAFETY: the table maps this image 1:1 and executable at EL2 [I2].
     unsafe { selftest_at_el2(selftest_mmu_at_el2, ttbr0, tcr) };
     suite.call(FINALISE_EL2, 0, STUB_ERR);
     suite.restart();
 
     let mmfr1: u64;
-    // SAFETY: an identification register.
+    // SAFETY: reading an ID register has no side effects.
     unsafe { asm!("mrs {}, id_aa64mmfr1_el1", out(reg) mmfr1, options(nomem, nostack)) };
     if (mmfr1 >> 8) & 0xf == 0 {
-        // No VHE to go to.
+        // Without VHE the stub must refuse FINALISE_EL2.
         suite.call(FINALISE_EL2, 0, STUB_ERR);
     }
 }
 
 fn from_el2_with_e2h(suite: &mut Suite, vectors: u64) {
     let mine: u64;
-    // SAFETY: the stub's vectors, mapped 1:1 and executable, answer HVC; nothing else may happen until this kernel's are back.
+    // SAFETY: the stub's vectors are mapped 1:1 and executable, and answer HVC. IRQs are masked,
+    // and this code raises no other exception until this kernel's vectors are back.
     unsafe {
-        asm!("mrs {mine}, vbar_el2", "msr vbar_el2, {stub}", "isb", mine = out(reg) mine, stub = in(reg) vectors);
+        asm!(
+            "mrs {mine}, vbar_el2",
+            "msr vbar_el2, {stub}",
+            "isb",
+            mine = out(reg) mine,
+            stub = in(reg) vectors
+        );
     }
     common(suite, vectors);
     suite.call(FINALISE_EL2, 0, STUB_ERR);
-    // SAFETY: this kernel's own vectors.
+    // SAFETY: restores this kernel's own vectors.
     unsafe { asm!("msr vbar_el2, {mine}", "isb", mine = in(reg) mine) };
 }
 
-/// TTBR0_EL2 and TCR_EL2 of a map that holds this image 1:1, in EL2's own format: one VA range, XN, RES1 AP\[1\].
+/// Builds a map of this image, 1:1, in the format of EL2 without E2H: one VA range, XN, AP\[1\]
+/// RES1. Returns TTBR0_EL2 and TCR_EL2.
 fn el2_map() -> (u64, u64) {
     const GIB: u64 = 1 << 30;
     let mut table = TABLE.lock();
     let address = (&raw const table.0).addr() as u64;
-    // Block, AF, inner shareable, AP[1], attribute 1: this image's GiB, which is RAM, and nothing else.
+    // Block, AF, inner shareable, AP[1], attribute 1: only the GiB of this image, which is RAM.
     let gib = address / GIB;
     table.0[(gib % 512) as usize] = (gib * GIB) | 1 << 10 | 3 << 8 | 1 << 6 | mair::NORMAL << 2 | 1;
-    // RES1 bits 31 and 23, 39 bits of address, write-back inner-shareable walks, 40 bits of physical address.
+    // RES1 bits 31 and 23, 39-bit VA, write-back inner-shareable walks, 40-bit PA.
     let tcr = 1 << 31 | 1 << 23 | (64 - 39) | 1 << 8 | 1 << 10 | 3 << 12 | 2 << 16;
-    // EL2 walks it with caches off until its own are on.
+    // Clean to PoC: EL2 walks the table before its caches are on.
     let start = boot::phys::PhysAddr(address);
     boot::cache::clean_and_invalidate(&(start..boot::phys::PhysAddr(address + 4096)));
     (address, tcr)

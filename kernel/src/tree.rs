@@ -1,4 +1,4 @@
-//! Device tree reader: RAM, reservations, CPUs, devices, GIC, timer, console, PSCI, bootargs.
+//! Device tree reader: RAM, CPUs, devices, interrupts, console, PSCI, bootargs.
 //!
 //! - When: in the first lines of Rust, from the blob that the loader passed.
 //! - Leaves: owned values; nothing points into the blob afterwards.

@@ -1,7 +1,7 @@
 //! Per-CPU state that this CPU and the other CPUs share: state, command, counters.
 //!
 //! - When: from [`Cpus::new`](super::Cpus::new) on.
-//! - Only the leading CPU writes commands; every other CPU reads its own.
+//! - The leading CPU, which runs `crate::lead`, writes commands; each other CPU reads its own.
 #![expect(unsafe_code, reason = "finds this CPU's page, and masks interrupts")]
 
 use crate::interrupts::{self, Found};
@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use kernel::mode::Mode;
 use spin::Mutex;
 
-/// Commands from the leading CPU. Each CPU has one at a time.
+/// Commands from the leading CPU. Each CPU has one command at a time.
 pub mod order {
     pub const WORK: u8 = 0;
     pub const STOP: u8 = 1;
@@ -56,7 +56,7 @@ pub struct Cpu {
     pub ticks: AtomicU64,
     /// Units of work done: one for each wake-up.
     pub work: AtomicU64,
-    /// Another CPU has sent the wake-up SGI, and this CPU has not acknowledged it yet.
+    /// Set from the moment that another CPU sends the wake-up SGI until this CPU acknowledges it.
     pub is_called: AtomicBool,
     /// Number of interrupts taken that this kernel does not handle.
     pub strays: AtomicU32,
@@ -64,7 +64,7 @@ pub struct Cpu {
     pub stray: AtomicU32,
     /// This CPU's bit in GICv2's target lists.
     pub gicv2_target: AtomicU32,
-    /// Each timer tick also raises 32 interrupts that this kernel does not handle (self-test).
+    /// Set if each tick also raises 32 interrupts that this kernel does not handle (self-test).
     pub storms: AtomicBool,
     /// Stale interrupts that a predecessor left on this CPU.
     pub found: Mutex<Found>,
@@ -72,7 +72,7 @@ pub struct Cpu {
     pub came: AtomicU64,
     /// CNTFRQ_EL0 of this CPU.
     pub frequency: AtomicU64,
-    /// `came` was outside the interval between the two counter readings of the CPU that started it.
+    /// Set if `came` is not between the counter readings, before and after, of the starting CPU.
     pub differs: AtomicBool,
 }
 

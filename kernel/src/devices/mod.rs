@@ -111,8 +111,8 @@ pub struct Devices {
 
 impl Devices {
     /// Finds every device, maps its registers and resets it: a driver of a predecessor may have
-    /// left it writing to memory. [`Self::quiesce`], before the kexec, refuses a device that does
-    /// not reset; this function does not.
+    /// left it writing to memory. Keeps a device that does not reset: [`Self::quiesce`] will refuse
+    /// the restart.
     pub fn find(machine: &Machine, map: &mut LifeMap) -> Self {
         let mut all: Vec<_> = machine.virtio.iter().filter_map(Device::in_slot).collect();
         let mut running: Vec<_> = all.iter().filter_map(Device::running).collect();
@@ -176,7 +176,8 @@ impl Devices {
         if let Some(receiver) = &mut self.receiver {
             let frames = receiver.poll();
             info!(
-                "the network device at {} has written {frames} frames, and continues until its reset",
+                "the network device at {} has written {frames} frames, \
+                 and continues until its reset",
                 receiver.device.place
             );
         }

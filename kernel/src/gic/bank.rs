@@ -35,7 +35,7 @@ pub struct Bank {
     pub words: Range<u64>,
     /// The register that holds RWP, and the bit; `None` on a GICv2.
     pub control: Option<(PhysAddr, u32)>,
-    /// Whether this is a GICv2.
+    /// True on a GICv2.
     pub is_v2: bool,
 }
 

@@ -1,6 +1,6 @@
-//! The rules themselves, in the document's order; behind them those that came later.
+//! Table of the boot protocol's rules, in the document's order; later additions follow.
 //!
-//! *When:* whenever facts are held. A rule is a line; its number is what it is known by, and never changes.
+//! A rule's number is its permanent name.
 
 use super::{
     ACTIVITY, Access, BRANCHES, CONTROL_STACKS, COPIES, COUNTER, DEBUG, EVENTS, FINE_TRAPS, FP,
@@ -38,36 +38,35 @@ const fn rule(
     Rule { number, text, place, hold }
 }
 
-/// All of them. No rule: GICv5, which this kernel does not drive; SPE's data sources, and SME2's ZT0, whose registers tell that they are there only where
-/// they are open; activity monitors' enables, which are a platform's own; the memory around the dtb, which this kernel maps by pages; that the CPU is in
-/// the non-secure state.
+/// Every rule that this kernel checks. Not checked:
+///
+/// - GICv5: this kernel does not drive it.
+/// - SPE's data sources, and SME2's ZT0: their ID registers show them only if they are open.
+/// - Enables of the activity monitors: they depend on the platform.
+/// - Memory around the dtb: this kernel maps the dtb by pages.
+/// - The non-secure state of the CPU.
 pub const RULES: [Rule; 47] = [
-    rule(1, TREE, "the dtb lies on an 8-byte boundary", |facts| {
+    rule(1, TREE, "the dtb is on an 8-byte boundary", |facts| {
         Finding::of(facts.record.x0.is_multiple_of(8), hex(facts.record.x0))
     }),
     rule(2, TREE, "the dtb has at most 2 MiB", |facts| match facts.record.dtb_size {
         0 => Finding::unseen("no dtb"),
         size => Finding::of(size <= DTB_MAX_SIZE, format!("{size} bytes")),
     }),
-    rule(3, HEADER, "the Image lies text_offset above a 2 MiB boundary", |facts| {
+    rule(3, HEADER, "the Image is text_offset above a 2 MiB boundary", |facts| {
         let at = facts.record.load_address;
         Finding::of(at.wrapping_sub(facts.text_offset).is_multiple_of(BASE_ALIGNMENT), hex(at))
     }),
-    rule(
-        4,
-        HEADER,
-        "image_size bytes from the Image's start on are RAM that nobody reserved",
-        |facts| {
-            let Some(tree) = &facts.tree else { return Finding::unseen(NO_TREE) };
-            let image = facts.image();
-            match tree.reserved.iter().find(|reserved| reserved.overlaps(&image)) {
-                Some(reserved) => Finding::of(false, format!("{} reserved", span(reserved))),
-                None => Finding::of(tree.ram.iter().any(|ram| ram.covers(&image)), span(&image)),
-            }
-        },
-    ),
-    rule(5, HEADER, "the dtb and the initrd lie outside of those bytes", |facts| {
-        // Whatever lay there, the entry has written over it.
+    rule(4, HEADER, "image_size bytes from the Image's start on are unreserved RAM", |facts| {
+        let Some(tree) = &facts.tree else { return Finding::unseen(NO_TREE) };
+        let image = facts.image();
+        match tree.reserved.iter().find(|reserved| reserved.overlaps(&image)) {
+            Some(reserved) => Finding::of(false, format!("{} reserved", span(reserved))),
+            None => Finding::of(tree.ram.iter().any(|ram| ram.covers(&image)), span(&image)),
+        }
+    }),
+    rule(5, HEADER, "the dtb and the initrd are outside of those bytes", |facts| {
+        // The entry code has already overwritten a dtb inside the image.
         if facts.image().contains(&PhysAddr(facts.record.x0)) {
             return Finding::of(false, hex(facts.record.x0));
         }
@@ -125,8 +124,8 @@ pub const RULES: [Rule; 47] = [
     rule(15, CACHES, "the D-cache is off (implied)", |facts| {
         Finding::of(facts.record.sctlr & sctlr::C == 0, format!("SCTLR {:#x}", facts.record.sctlr))
     }),
-    rule(16, CACHES, "the Image is clean to PoC, no I-cache holds what lay there before", |_| {
-        Finding::unseen("no register tells")
+    rule(16, CACHES, "the Image is clean to PoC, no I-cache holds older contents", |_| {
+        Finding::unseen("no register shows it")
     }),
     rule(17, TIMERS, "CNTFRQ is the counter's frequency on all CPUs", |facts| {
         let frequency = facts.record.cntfrq;
@@ -152,12 +151,12 @@ pub const RULES: [Rule; 47] = [
         access(facts, COUNTER)
     }),
     rule(20, COHERENCY, "all CPUs are in one coherency domain", |_| {
-        Finding::unseen("no register tells")
+        Finding::unseen("no register shows it")
     }),
     rule(rule::HVC, SYSTEM, "entered at EL2, HVC is there", |facts| {
         facts.lived(|lived| match lived.hvc {
             None => Finding::of(true, "entered at EL1"),
-            // Where it is UNDEFINED, no kernel gets so far: its last words name this rule.
+            // If HVC is UNDEFINED, the entry code stops and its message names this rule.
             Some(answers) => Finding::of(
                 answers,
                 if answers { "the stub answers" } else { "not the stub answers" },
@@ -168,7 +167,7 @@ pub const RULES: [Rule; 47] = [
         facts.lived(|lived| match lived.gic_registers {
             None => Finding::of(true, "no GICv3"),
             Some(true) => Finding::of(true, "driven"),
-            // Where they are trapped, the kernel's last words name this rule.
+            // If they are trapped, the kernel panics and its message names this rule.
             Some(false) => Finding::unseen("not driven: the device tree names no timer"),
         })
     }),
@@ -193,7 +192,7 @@ pub const RULES: [Rule; 47] = [
     rule(rule::EVENTS, SYSTEM, "the PMU is not trapped", |facts| access(facts, EVENTS)),
     rule(rule::DEBUG, SYSTEM, "debug registers are not trapped", |facts| access(facts, DEBUG)),
     rule(37, SYSTEM, "SCR_EL3.FIQ and vector lengths are the same on all CPUs", |_| {
-        Finding::unseen("no register tells the one; the other is not asked for")
+        Finding::unseen("no register shows the former; the latter is not checked")
     }),
     rule(38, ENTERING, "each CPU of the device tree can be started", |facts| {
         let method = match facts.tree.as_ref().and_then(|tree| tree.conduit) {
@@ -259,7 +258,7 @@ fn access(facts: &Facts, number: usize) -> Finding {
         Access::Free => Finding::of(true, "tried"),
         Access::Trapped => Finding::of(false, "an exception"),
         Access::NotAsked => Finding::of(true, "entered at EL1"),
-        Access::OutOfReach => Finding::unseen("the kernel lives at EL1"),
+        Access::OutOfReach => Finding::unseen("the kernel runs at EL1"),
     })
 }
 

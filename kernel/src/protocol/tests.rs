@@ -1,3 +1,5 @@
+//! Tests of the rules: each one kept, broken alone, or unseen.
+
 use super::*;
 use alloc::vec;
 
@@ -5,7 +7,7 @@ fn range(start: u64, end: u64) -> Range<PhysAddr> {
     PhysAddr(start)..PhysAddr(end)
 }
 
-/// A loader that keeps every rule: 512 MiB of RAM, an initrd, two CPUs at EL2.
+/// Facts after a loader that keeps every rule: 512 MiB of RAM, an initrd, two CPUs at EL2.
 fn good() -> Facts {
     let record = EntryRecord {
         x0: 0x4800_0000,
@@ -60,7 +62,7 @@ fn lived(facts: &mut Facts) -> &mut Lived {
     facts.lived.as_mut().unwrap()
 }
 
-/// What no kernel can look at.
+/// Rules about state that no kernel can read.
 const NEVER_SEEN: [u8; 3] = [16, 20, 37];
 
 #[test]
@@ -120,7 +122,7 @@ fn each_rule_can_be_broken_alone() {
         let mut facts = good();
         change(&mut facts);
         let broken = with(Verdict::Broken, &facts);
-        // All CPUs are at EL2, which is where a CPU at EL3 is not.
+        // Rule 13's case puts the first CPU at EL3, the other stays at EL2: rule 39 breaks too.
         assert!(broken == [*number] || *number == 13 && broken == [13, 39], "{number}: {broken:?}");
     }
     for (access, number) in
@@ -216,7 +218,10 @@ fn a_line_is_read_by_people_and_by_programs() {
     );
     assert_eq!(
         format!("{line:#}"),
-        r#"{"rule":9,"text":"x1 is zero","place":"4, general-purpose registers","value":"0x1","verdict":"broken"}"#
+        concat!(
+            r#"{"rule":9,"text":"x1 is zero","place":"4, general-purpose registers","#,
+            r#""value":"0x1","verdict":"broken"}"#
+        )
     );
     let plain = |text: &str| {
         text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\')
