@@ -58,7 +58,7 @@ impl Found {
         Self { enabled, pending, active, ..Self::default() }
     }
 
-    /// Returns whether the predecessor left nothing.
+    /// Returns whether the predecessor left no stale interrupt.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         *self == Self::default()

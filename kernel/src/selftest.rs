@@ -50,8 +50,8 @@ struct Answers {
     x1: u64,
 }
 
-/// Numbers that our stub must refuse: the one that newer kernels have, the first free one, the old
-/// "get vectors", and one with SOFT_RESTART in its low half.
+/// Numbers that our stub must refuse. Newer kernels define 4; 5 is free; 0xffff_ffff was "get
+/// vectors"; the last one has SOFT_RESTART in its low half.
 const UNKNOWN: [u64; 4] = [4, 5, 0xffff_ffff, 1 << 32 | SOFT_RESTART];
 
 /// A table of 1 GiB blocks for EL2's own regime.

@@ -28,7 +28,7 @@ const STATUS: u64 = 0x70;
 /// Status bit DRIVER_OK: the device may use its queues (virtio 1.2, 2.1).
 const DRIVER_OK: u32 = 1 << 2;
 
-/// The bus address of a device's registers.
+/// The place of a device's registers.
 #[derive(Clone, Debug)]
 pub enum Place {
     /// A virtio-mmio slot.
@@ -138,7 +138,7 @@ impl fmt::Display for Busy {
 /// A device, with or without a driver in this kernel.
 #[derive(Clone, Debug)]
 pub struct Device {
-    /// The address of its registers.
+    /// The place of its registers.
     pub place: Place,
     /// Virtio device type; `None` if virtio-drivers does not know it or its registers are
     /// unreachable.
