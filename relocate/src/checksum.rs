@@ -1,13 +1,15 @@
-//! CRC-32C, the checksum that the relocation code holds every destination against.
+//! CRC-32C, the checksum that every destination must match after the copy.
 //!
-//! *When:* taken at load and once more as the last act before the point of no return; the control page's own loop is in `control.S`.
-//! Castagnoli's polynomial, reflected, because the CPU has instructions for it (FEAT_CRC32, Arm ARM C6.2 CRC32CX), which no software
-//! loop comes near. It finds damage, not malice; what the disk holds is held against SHA-256.
+//! The kernel computes it when it loads a segment, and again just before "Bye!". The relocation
+//! code computes it in `control.S`, just before it enters the next image. We use Castagnoli's
+//! polynomial, reflected, because the CPU has instructions for it (FEAT_CRC32, Arm ARM C6.2
+//! CRC32CX), far faster than any software loop. A CRC detects damage but not tampering. Files on
+//! the disk are therefore checked against SHA-256.
 
-/// How many bytes the loop takes in at a time.
+/// The granule of the loop, in bytes.
 pub const BLOCK: usize = 64;
 
-/// A running CRC-32C over bytes that come in pieces.
+/// A running CRC-32C over data that arrives in pieces.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Crc32c(u32);
 
@@ -18,11 +20,11 @@ impl Default for Crc32c {
 }
 
 impl Crc32c {
-    /// Takes in the next piece, whole [`BLOCK`]s: what is checked is whole pages.
+    /// Adds the next piece. It must be whole [`BLOCK`]s; callers pass whole pages.
     ///
     /// # Panics
     ///
-    /// Where the piece ends within a block.
+    /// Panics if the piece ends within a block.
     #[must_use]
     pub fn update(self, bytes: &[u8]) -> Self {
         let (blocks, rest) = bytes.as_chunks();
@@ -30,22 +32,26 @@ impl Crc32c {
         Self(imp::blocks(self.0, blocks))
     }
 
-    /// The checksum of all that came in.
+    /// Returns the checksum of all data so far.
     #[must_use]
     pub const fn value(self) -> u32 {
         !self.0
     }
 }
 
-/// Whether this CPU has the instructions: ID_AA64ISAR0_EL1.CRC32.
+/// Returns whether this CPU has the instructions: ID_AA64ISAR0_EL1.CRC32.
 #[cfg(target_os = "none")]
 #[must_use]
 #[expect(unsafe_code, reason = "reads a system register")]
 pub fn is_available() -> bool {
     let isar0: u64;
-    // SAFETY: an identification register has no side effects.
+    // SAFETY: reading an ID register has no side effects.
     unsafe {
-        core::arch::asm!("mrs {}, id_aa64isar0_el1", out(reg) isar0, options(nomem, nostack, preserves_flags))
+        core::arch::asm!(
+            "mrs {}, id_aa64isar0_el1",
+            out(reg) isar0,
+            options(nomem, nostack, preserves_flags)
+        )
     };
     isar0 >> 16 & 0xf != 0
 }
@@ -54,14 +60,15 @@ pub fn is_available() -> bool {
 #[expect(unsafe_code, reason = "the relocation code's own routine")]
 mod imp {
     unsafe extern "C" {
-        /// In `control.S`: goes on with `crc` over `start..end`, which are a positive multiple of 64 bytes apart.
+        /// Extends `crc` over `start..end`, a positive multiple of 64 bytes apart; in `control.S`.
         fn relocate_crc32c(crc: u32, start: *const u8, end: *const u8) -> u32;
     }
 
     pub(super) fn blocks(crc: u32, blocks: &[[u8; super::BLOCK]]) -> u32 {
         let range = blocks.as_flattened().as_ptr_range();
-        // SAFETY: the range is borrowed and a positive multiple of 64 bytes; the kernel refuses to restart on a CPU without
-        // FEAT_CRC32 before it takes a checksum.
+        // SAFETY: `relocate_crc32c` requires FEAT_CRC32 and a readable range whose length is a
+        // positive multiple of 64 bytes. `blocks` is borrowed and not empty. The kernel refuses to
+        // kexec on a CPU without FEAT_CRC32 before it takes a checksum.
         if blocks.is_empty() {
             crc
         } else {
@@ -88,7 +95,8 @@ mod tests {
 
     #[test]
     fn values_are_those_of_the_polynomial() {
-        // RFC 3720, B.4, knows 32 bytes of zeroes, of ones, ascending and descending; a block of them all, by the same bitwise definition.
+        // RFC 3720, B.4, lists the values for 32 bytes of zeroes, of ones, and ascending. They
+        // confirm the bitwise reference, which then gives the expected value for a whole block.
         let mut block = [0; BLOCK];
         block[..32].copy_from_slice(&core::array::from_fn::<u8, 32, _>(|i| i as u8));
         let reference = |bytes: &[u8]| {

@@ -1,18 +1,25 @@
-// The relocation code: what runs in the control page, from the last act of one kernel to the first instruction of the next.
+// The relocation code: runs from "Bye!" to the first instruction of the next image.
 //
-// Two pages that are copied together and hold no relocations: code with its arguments, then vectors. While it runs nothing of the old
-// kernel is needed: no stack, no table, no vector, no text. x19–x28 hold what the routines share:
+// Two pages that the kernel copies into the control pages: code with its arguments, then vectors.
+// They contain no relocations and use nothing of the old kernel: no text, no stack, no page table,
+// no vector. The moves may therefore overwrite all of it. There are two sequences:
+//
+// - hot: switch to the relocation idmap, copy through the caches, clean, then turn the MMU off;
+// - cold: turn the MMU off, clean, copy uncached, then clean once more.
+//
+// The routines share these registers in x19–x28:
 
         args    .req x19                        // the arguments, in this page
-        entry   .req x21                        // the next image's first instruction, physical
+        entry   .req x21                        // first instruction of the next image, physical
         dtb     .req x22                        // its device tree, physical
         crumbs  .req x24                        // the breadcrumb page
         flags   .req x26                        // COLD, HVC
         line    .req x27                        // smallest D-cache line in bytes
         action  .req x28                        // what walk does with each run
 
-        // Leaves a breadcrumb: the phase's number and a stamp, in memory by the next dsb, MMU on or off. [I6] Its isb, which keeps the counter
-        // from being read early, is also the one that what stands before it needs. Clobbers x9–x11.
+        // Writes breadcrumb \number with a timestamp. It is in memory after the next dsb, with the
+        // MMU on or off. [I6] The isb keeps the counter from being read early. It is also the
+        // context synchronization that the code before the macro needs. Clobbers x9–x11.
         .macro  crumb number
         isb
         mrs     x9, cntvct_el0
@@ -22,7 +29,8 @@
         dc      civac, x11
         .endm
 
-        // Cleans and invalidates, to PoC, `bytes` bytes from \start on, which is a whole number of pages. Clobbers \start, \end, flags.
+        // Cleans and invalidates to PoC `bytes` bytes from \start, a whole number of pages.
+        // Clobbers \start, \end, flags.
         .macro  clean_pages start, end
         add     \end, \start, bytes
         .Lclean\@:
@@ -40,17 +48,21 @@
         .global relocate_page_start
 relocate_page_start:
 
-// relocate_enter — moves the segments to their destinations, proves that they arrived, and enters the next image.
-//   in        nothing: its arguments lie in this page
-//   assumes   EL1, or EL2 with E2H; MMU on, this page executable, at the same address in the live map and in the copy's; control pages
-//             clean to PoC; every source page is its own destination or nobody's; on nVHE the private EL2 vectors answer  [I2–I7]
-//   out       does not return; at the entry: EL2, or EL1 where there is no EL2; MMU and D-cache off; x0 = dtb, x1 = x2 = x3 = 0
+// relocate_enter — copies the segments, verifies their checksums, and enters the next image.
+//   in        nothing; the arguments are in this page
+//   assumes   EL1, or EL2 with E2H; MMU on; this page executable, at the same address in the
+//             kernel's map and in the relocation idmap; control pages clean to PoC; every source
+//             page is its own destination or in no destination; on nVHE, VBAR_EL2 points to
+//             private_el2_vectors  [I2–I7]
+//   out       does not return; at the entry: EL2, or EL1 if there is no EL2; MMU and D-cache off;
+//             x0 = dtb, x1 = x2 = x3 = 0
 //   clobbers  all
-//   memory    reads the list and the sources, writes the destinations and breadcrumbs; uses no stack
+//   memory    reads the list and the sources, writes the destinations and breadcrumbs; uses no
+//             stack
         .global relocate_enter
 relocate_enter:
         msr     daifset, #0xf
-        // A fault from here on is told by vectors that no copy overwrites. Under E2H this name is VBAR_EL2.
+        // Point the vectors at code that no move overwrites. With E2H set this is VBAR_EL2.
         adr     x9, fault_vectors
         msr     vbar_el1, x9
         adr     args, relocate_page_start + {ARGUMENTS}
@@ -60,19 +72,22 @@ relocate_enter:
         crumb   {CONTROL}
         tbnz    flags, #{COLD_BIT}, cold
 
-        // Hot: the copy's own tables, under their own ASID; every leaf of both maps is nG, so no old translation is used and none has
-        // to be invalidated. This page lies the same in both.  [I4]
+        // Hot: switch to the relocation idmap, under its own ASID. Every leaf of both maps is nG:
+        // no TLB entry of the kernel's map can match, so no TLBI is needed. Both map this page at
+        // the same address. [I2, I4]
         ldr     x9, [args, #{COPY_TTBR0}]
         msr     ttbr0_el1, x9
-        // The next access, to the list, already goes through the new tables.
+        // The new TTBR0 takes effect before walk reads the list.
         isb
         mov     action, #{COPY} | {CLEAN_DESTINATION}
         bl      walk
         crumb   {COPIED}
-        // Every destination is in memory before an instruction may be fetched from there.
+        // The cleans complete, and so every destination is in memory, before the I-cache is
+        // invalidated: a fetch from there then finds the new code.
         dsb     sy
         ic      iallu
-        // And nothing older is left in this CPU's I-cache, nor behind the breadcrumb's isb.
+        // The invalidation completes on this CPU. The breadcrumb's isb then discards whatever was
+        // already fetched.
         dsb     nsh
         crumb   {MAINTAINED}
         bl      verify
@@ -80,22 +95,25 @@ relocate_enter:
         bl      mmu_off
         tbz     flags, #{HVC_BIT}, leave
 
-        // nVHE: as leave, but to EL2. The stub leaves x3 alone, so it is zero there already.
+        // nVHE: leave by HVC_SOFT_RESTART, which enters the next image at EL2. The stub preserves
+        // x3, so the next image gets the zero that soft_restart sets.
         crumb   {LEAVING}
         dsb     sy
         mov     x1, entry
         mov     x2, dtb
         b       soft_restart
 
-        // Cold: the MMU goes off first. What is read from then on lies in the control pages, which are clean; sources and destinations
-        // are cleaned with the MMU already off, when no speculation can bring a line back: no dirty line may fall onto the copy later,
-        // and no clean one may hide it.
+        // Cold: turn the MMU off first. Until the caches are clean, we read only the control pages,
+        // and those are clean already. Clean sources and destinations with the MMU off, when
+        // speculation on this CPU cannot refill a line. The copy then reads the sources from
+        // memory. A dirty line over a destination could be written back onto the copy later; a
+        // clean one would hide the copy.
 cold:   bl      mmu_off
         tbz     flags, #{HVC_BIT}, cold_copy
         adr     x1, cold_copy
         mov     x2, xzr
 
-        // EL2 is entered at x1, with x0 = x2, by its own vectors and by nothing else.
+        // Enters EL2 at x1 with x0 = x2. A call to the vectors is the only way to EL2.
 soft_restart:
         mov     x0, #{SOFT_RESTART}
         mov     x3, xzr
@@ -107,31 +125,32 @@ returned:
         say     relocate, "\r\n!! HVC_SOFT_RESTART returned: x0=", x14
         b       stop
 
-        // At EL2 on nVHE: SOFT_RESTART keeps x19 and up.
+        // On nVHE this runs at EL2: SOFT_RESTART preserves x19 and up.
 cold_copy:
         mov     action, #{CLEAN_SOURCE} | {CLEAN_DESTINATION}
         bl      walk
-        // The lines are out of the cache before memory is written behind it.
+        // The lines leave the caches before the copy stores to memory past them.
         dsb     sy
         crumb   {MAINTAINED}
         mov     action, #{COPY}
         bl      walk
         crumb   {COPIED}
-        // The copy is in memory before a line that hides it is dropped: what another observer's speculation brought in meanwhile is clean,
-        // but older.
+        // The copy is in memory before its lines are invalidated once more. Another observer (such
+        // as a hypervisor) may have fetched clean lines since the first pass. They hold the old
+        // data, and would hide the copy.
         dsb     sy
         mov     action, #{CLEAN_DESTINATION}
         bl      walk
-        // Those lines are gone before the I-cache forgets, which may be filled from a cache that held them.
+        // The old lines are invalid before the I-cache is, which could be refilled from them.
         dsb     sy
         ic      iallu
-        // And that before the branch. The isb that belongs to it is the next breadcrumb's.
+        // The invalidation completes before the branch. The next breadcrumb's isb belongs to it.
         dsb     nsh
         bl      verify
         crumb   {VERIFIED}
 
 leave:  crumb   {LEAVING}
-        // The last breadcrumb is in memory before another kernel looks.
+        // The last breadcrumb is in memory before the next kernel reads the page.
         dsb     sy
         mov     x0, dtb
         mov     x1, xzr
@@ -139,29 +158,32 @@ leave:  crumb   {LEAVING}
         mov     x3, xzr
         br      entry
 
-// mmu_off — turns the live regime off: at EL1 that is EL1&0, under E2H the same name reaches EL2&0.
+// mmu_off — turns off the MMU and caches of the current regime: EL1&0, or EL2&0 with E2H set.
 //   in        nothing
-//   assumes   this page at the same address with and without translation  [I2]
+//   assumes   this page is mapped 1:1  [I2]
 //   out       MMU, D-cache and I-cache off
 //   clobbers  x9–x11
 //   memory    writes a breadcrumb
 mmu_off:
-        // What the old kernel stored last, on its stack for one, is complete before cold_copy cleans it: a store and a dc of one line keep their
-        // order by themselves only where both take it for cacheable memory (Arm ARM B2, "Ordering and completion of data and instruction cache
-        // instructions").
+        // The old kernel's last stores, for example to its stack, complete before cold_copy cleans
+        // their lines. Only where a store and a dc of its line both see cacheable memory are they
+        // ordered without a barrier (Arm ARM B2, "Ordering and completion of data and instruction
+        // cache instructions").
         dsb     sy
         mov_q   x9, {SCTLR_MMU_OFF}
-        // No speculative fetch from after the write runs under the old value (Falkor erratum 1041).
+        // No speculative fetch from after the write runs under the old translation (Falkor erratum
+        // 1041).
         isb
+        // With E2H set this reaches SCTLR_EL2.
         msr     sctlr_el1, x9
-        // Off at the breadcrumb's isb, before its store.
+        // The breadcrumb's isb makes the write take effect before the breadcrumb is stored.
         crumb   {MMU_OFF}
         ret
 
-// walk — goes through the list and copies, cleans, or both, run by run.
-//   in        action = COPY, CLEAN_SOURCE, CLEAN_DESTINATION
-//   assumes   the list is well-formed, and none of it in a destination  [I7]
-//   out       returns at DONE; says so and stops at an entry that is none
+// walk — walks the kimage list, and copies each run, cleans it, or both.
+//   in        action = COPY, CLEAN_SOURCE, CLEAN_DESTINATION, or several of them
+//   assumes   the list is well-formed, and no part of it is in a destination  [I7]
+//   out       returns at DONE; at an invalid entry, prints it and stops
 //   clobbers  x0–x7, q0–q7, flags
 //   memory    reads the list and sources, writes destinations
 walk:
@@ -185,7 +207,7 @@ walk:
         add     bytes, bytes, #1
         lsl     bytes, bytes, #{PAGE_SHIFT}
 
-        // A source page that is its own destination stays where it is.
+        // A source that is its own destination is cleaned but not copied.
         tbz     action, #{COPY_BIT}, 6f
         cmp     dest, source
         b.eq    6f
@@ -224,16 +246,16 @@ damaged:
         .unreq  source
         .unreq  bytes
 
-// verify — holds every destination against the checksum that was taken at load.
+// verify — checks every destination against the checksum taken at load.
 //   in        nothing
 //   assumes   as relocate_crc32c
-//   out       returns where all match; says which does not and stops
+//   out       returns if all match; otherwise prints the first mismatch and stops
 //   clobbers  x0–x17, flags
 //   memory    reads the destinations and the arguments
 verify:
-        left    .req x13                        // how many checks there are still to be made
-        check   .req x14                        // the next one
-        found   .req x15                        // what the destination holds
+        left    .req x13                        // checks still to make
+        check   .req x14                        // the next check
+        found   .req x15                        // CRC-32C of its destination
         mov     x17, x30
         ldr     left, [args, #{CHECKS_USED}]
         add     check, args, #{CHECKS}
@@ -264,7 +286,7 @@ mismatch:
         .unreq  check
         .unreq  found
 
-// relocate_crc32c — goes on with a CRC-32C over a range; the kernel calls it in its own text as well.
+// relocate_crc32c — extends a CRC-32C over a range; the kernel calls its own linked copy too.
 //   in        w0 = the running value; x1 = start, x2 = end, a positive multiple of 64 bytes apart
 //   assumes   the CPU has FEAT_CRC32
 //   out       w0 = the value after the range
@@ -288,12 +310,12 @@ relocate_crc32c:
         b.lo    1b
         ret
 
-// relocate_fault — tells of an exception during the copy, and stops.
+// relocate_fault — prints the syndrome of an exception during relocation, and stops.
 //   in        x1 = vector slot
-//   assumes   the UART of the arguments is reachable
+//   assumes   the UART named in the arguments is reachable
 //   out       does not return
 //   clobbers  all
-//   memory    touches none but the arguments
+//   memory    reads the arguments only
 relocate_fault:
         mov     x18, x1
         syndrome x14, x15, x16, x17, relocate, silence
@@ -310,7 +332,7 @@ silence:
 // uart — loads the UART's address for the printer.
 //   in        nothing
 //   assumes   nothing
-//   out       x8 = the UART that the device tree named
+//   out       x8 = the UART named by the device tree
 //   clobbers  x8
 //   memory    reads the arguments
 uart:   adr     x8, relocate_page_start + {ARGUMENTS}
@@ -319,12 +341,12 @@ uart:   adr     x8, relocate_page_start + {ARGUMENTS}
 
         printer relocate
 
-// private_stub — answers SET_VECTORS and SOFT_RESTART while the hyp-stub's own page is being overwritten.
+// private_stub — answers SET_VECTORS and SOFT_RESTART while the hyp-stub may be overwritten.
 //   in        x0 = number, x1–x4 = arguments
 //   assumes   as hyp_stub_vectors in boot
-//   out       x0 = answer, at the caller | does not return (SOFT_RESTART, and what is no call)
+//   out       x0 = answer, at the caller | does not return (SOFT_RESTART, or not an HVC)
 //   clobbers  x0–x18, TPIDR_EL2
-//   memory    touches none
+//   memory    accesses none
 private_stub:
         stub_calls relocate_fault
         mov_q   x0, {STUB_ERR}
@@ -332,23 +354,23 @@ private_stub:
 
         .global relocate_code_end
 relocate_code_end:
-        // Code that ran into its arguments would make this directive go backwards, which is an error.
+        // Fails to assemble if the code grows into the arguments: .org cannot move backwards.
         .org    relocate_page_start + {ARGUMENTS}, 0
         .org    relocate_page_start + {PAGE_SIZE}, 0
 
-// fault_vectors — the live level's vectors while the copy runs.
+// fault_vectors — handles exceptions at the current EL while the relocation code runs.
 //   in        an exception
 //   assumes   as relocate_fault
 //   out       does not return
 //   clobbers  all, TPIDR_EL0, TPIDRRO_EL0
-//   memory    touches none but the arguments
+//   memory    reads the arguments only
 fault_vectors:
         .irp    slot, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
         vector  \slot, relocate_fault
         .endr
         .balign 128
 
-// private_el2_vectors — EL2's vectors from the last act of an nVHE kernel to the next one's first instructions.
+// private_el2_vectors — handles exceptions to EL2 on nVHE, until the next kernel sets VBAR_EL2.
 //   in        an exception to EL2
 //   assumes   as hyp_stub_vectors in boot
 //   out       as private_stub, or relocate_fault

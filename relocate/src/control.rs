@@ -1,63 +1,66 @@
-//! The control block: the frames that are nobody's destination, and the relocation code that runs in them.
+//! The control pages: the memory that no move overwrites, and the relocation code that runs there.
 //!
-//! *When:* staged while the kernel lives, entered as its last act. The block is contiguous: [`CODE_PAGES`] pages of code (with the
-//! [`Arguments`] at their place in the first) and vectors, then the breadcrumb page, then list pages and the copy's page tables.
-//! *Refuses,* by the relocation code on the UART: a damaged list, a destination that does not match its checksum, a fault, a
-//! SOFT_RESTART that returns. It then stops and never jumps.
+//! - *When:* staged while the kernel still runs; entered as its last act.
+//! - *Layout:* one contiguous block. [`CODE_PAGES`] pages hold the code (with its [`Arguments`] in
+//!   the first page) and the vectors. The breadcrumb page follows, then list pages, then the page
+//!   tables of the relocation idmap.
+//! - *Refuses:* a damaged list, a destination that does not match its checksum, a fault, or a
+//!   SOFT_RESTART that returns. The relocation code then prints the reason on the UART and stops;
+//!   it does not enter the next image.
 
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use core::ops::Range;
 
-/// Pages of relocation code: the code itself with its arguments, and the vectors.
+/// The number of pages of relocation code: one of code and arguments, one of vectors.
 pub const CODE_PAGES: u64 = 2;
 
-/// Where the arguments lie in the first page.
+/// Offset of the arguments in the first page.
 pub const ARGUMENTS_OFFSET: u64 = 0xd00;
 
-/// [`Arguments::flags`]: the copy runs with the MMU off.
+/// [`Arguments::flags`]: copy with the MMU off.
 pub const COLD: u64 = 1 << 0;
 
-/// [`Arguments::flags`]: the way to the next image is HVC_SOFT_RESTART, not a branch.
+/// [`Arguments::flags`]: enter the next image by HVC_SOFT_RESTART instead of a branch.
 pub const HVC: u64 = 1 << 1;
 
-/// A destination and what it must hold before the jump.
+/// A destination, and the checksum that it must match before the next image is entered.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub struct Check {
-    /// First byte, physical.
+    /// Address of the first byte, physical.
     pub start: u64,
-    /// Byte past the last, physical.
+    /// Address past the last byte, physical.
     pub end: u64,
     /// CRC-32C of the range.
     pub crc32c: u64,
 }
 
-/// What the relocation code knows. All addresses are physical.
+/// The arguments of the relocation code. All addresses are physical.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(C)]
 pub struct Arguments {
     /// The list's head entry, as Linux's `kimage->head`.
     pub head: u64,
-    /// TTBR0 with the ASID of the map that the copy runs on (hot only).
+    /// TTBR0 for the relocation idmap, including its ASID (hot only).
     pub copy_ttbr0: u64,
-    /// The next image's first instruction.
+    /// First instruction of the next image.
     pub entry: u64,
-    /// Its device tree.
+    /// Device tree of the next image.
     pub dtb: u64,
-    /// The breadcrumb page.
+    /// Breadcrumb page.
     pub breadcrumbs: u64,
     /// [`COLD`], [`HVC`].
     pub flags: u64,
-    /// A PL011.
+    /// PL011 UART, for error messages.
     pub uart: u64,
-    /// How many of `checks` are in use.
+    /// Number of `checks` in use.
     pub checks_used: u64,
-    /// Every destination, once.
+    /// One check for each destination.
     pub checks: [Check; crate::segment::MAX_SEGMENTS],
 }
 
 impl Check {
-    /// The check of a destination whose bytes have this CRC-32C.
+    /// Makes the check of a destination whose bytes have this CRC-32C.
     #[must_use]
     pub const fn new(destination: &Range<PhysAddr>, crc32c: u32) -> Self {
         Self { start: destination.start.0, end: destination.end.0, crc32c: crc32c as u64 }
@@ -66,28 +69,28 @@ impl Check {
 
 const _: () = assert!(ARGUMENTS_OFFSET as usize + size_of::<Arguments>() <= PAGE_SIZE as usize);
 
-/// Where the parts of a control block lie.
+/// The parts of the control pages.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Layout {
-    /// Relocation code and vectors: read-only and executable once staged.
+    /// Relocation code and vectors; mapped read-only and executable once staged.
     pub code: Range<PhysAddr>,
-    /// The page of breadcrumbs, the only one that the next generation reads.
+    /// Breadcrumb page, the only one that the next kernel reads.
     pub breadcrumbs: Range<PhysAddr>,
-    /// What is left, for list pages and page tables.
+    /// Remaining pages, for list pages and page tables.
     pub rest: Range<PhysAddr>,
 }
 
 impl Layout {
-    /// Divides a block of at least four pages, 4 KiB aligned.
+    /// Divides a block of at least four pages, aligned to 4 KiB.
     ///
     /// # Panics
     ///
-    /// Where the block is smaller: its size is the kernel's own choice.
+    /// Panics if the block is too small or misaligned; the kernel itself chooses its size.
     #[must_use]
     pub fn of(block: &Range<PhysAddr>) -> Self {
         assert!(
             block.bytes() >= (CODE_PAGES + 2) * PAGE_SIZE && block.start.is_aligned(PAGE_SIZE),
-            "a control block too small"
+            "the control pages are too few or misaligned"
         );
         let code_end = PhysAddr(block.start.0 + CODE_PAGES * PAGE_SIZE);
         let crumbs_end = PhysAddr(code_end.0 + PAGE_SIZE);
@@ -98,14 +101,16 @@ impl Layout {
         }
     }
 
-    /// The private EL2 vectors' address, 2 KiB aligned: the second half of the code's second page.
+    /// Returns the address of the private EL2 vectors: the second half of the second code page.
+    ///
+    /// It is 2 KiB aligned.
     #[must_use]
     pub fn private_el2_vectors(&self) -> PhysAddr {
         PhysAddr(self.code.end.0 - PAGE_SIZE / 2)
     }
 }
 
-/// The assembly half: the code itself, and the way into its copy.
+/// The assembly code, and the jump into its copy.
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "assembly, its bytes, and the jump into a copy of them")]
 mod code {
@@ -117,11 +122,11 @@ mod code {
     use core::arch::asm;
     use core::mem::offset_of;
 
-    /// What [`walk`](self) does with a run: copy it.
+    /// Action of `walk` in `control.S` on each run: copy it.
     const COPY: u64 = 1 << 0;
-    /// Clean and invalidate its source to PoC.
+    /// Action: clean and invalidate the source to PoC.
     const CLEAN_SOURCE: u64 = 1 << 1;
-    /// Clean and invalidate its destination to PoC.
+    /// Action: clean and invalidate the destination to PoC.
     const CLEAN_DESTINATION: u64 = 1 << 2;
 
     boot::assembly!(
@@ -169,10 +174,11 @@ mod code {
         static relocate_page_start: [u8; (CODE_PAGES * PAGE_SIZE) as usize];
     }
 
-    /// The relocation code as it is linked, to be copied into a control block.
+    /// Returns the relocation code as linked, to be copied into the control pages.
     #[must_use]
     pub fn pages() -> &'static [u8; (CODE_PAGES * PAGE_SIZE) as usize] {
-        // SAFETY: the symbol is the start of that many bytes of the image's text, which nothing writes.
+        // SAFETY: the symbol marks the start of that many bytes of this image's text, which is
+        // never written.
         unsafe { &relocate_page_start }
     }
 
@@ -180,12 +186,16 @@ mod code {
     ///
     /// # Safety
     ///
-    /// The control block at `code` is staged as [`super`] says, executable in the live map, and clean to PoC; its list and arguments
-    /// were checked; no device writes to memory any more; on nVHE the private EL2 vectors are installed. Nothing of this program
-    /// runs again.
+    /// - The control pages at `code` are staged as [`super`] describes, executable in the current
+    ///   map, and clean to PoC.
+    /// - Their list and arguments have been checked.
+    /// - No device writes to memory any more.
+    /// - On nVHE, VBAR_EL2 points to the private EL2 vectors.
+    /// - Nothing of this kernel runs again.
     #[inline(never)]
     pub unsafe fn enter(code: PhysAddr) -> ! {
-        // SAFETY: the caller stands for the code and for what it does; it does not return.
+        // SAFETY: the caller guarantees that the code at `code` is staged and may take over the
+        // machine. It does not return, as `noreturn` requires.
         unsafe {
             asm!("msr daifset, #0xf", "br {code}", code = in(reg) code.0, options(noreturn));
         }
@@ -210,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "too small")]
+    #[should_panic(expected = "too few or misaligned")]
     fn a_block_without_room_is_refused() {
         let _ = Layout::of(&(PhysAddr(0x4000_0000)..PhysAddr(0x4000_3000)));
     }

@@ -1,28 +1,31 @@
-//! The kimage list: which page goes where, in the words of Linux's kexec.
+//! The kimage list: says which page to move where, in the format of Linux's kexec.
 //!
-//! *When:* [`build`] while a generation plans its successor; [`check`] and [`walk()`] in Rust before "Bye!"; the relocation code
-//! in the control page walks it after. *On entry:* the segments have passed [`segment::check`](crate::segment::check).
-//! *Leaves behind:* list pages, which must be in nobody's destination, and a head entry. *Refuses:* too few pages to build in;
-//! a list that is damaged or does not say what the segments say.
+//! - *When:* [`build`] runs while this kernel plans its successor, [`check`] and [`walk()`] before
+//!   "Bye!". The relocation code walks the list after that.
+//! - *Expects:* segments that have passed [`segment::check`](crate::segment::check).
+//! - *Leaves:* list pages, which must be in no destination, and a head entry.
+//! - *Refuses:* too few pages to build in; a list that is damaged or differs from the segments.
 //!
-//! An entry is 64 bits: a page's address and a flag in the twelve bits below it.
+//! An entry is 64 bits: the address of a page, and one flag in the low twelve bits.
 //!
-//! | flag | what to do |
+//! | flag | action |
 //! |---|---|
-//! | [`DESTINATION`] | the next page goes to this address |
-//! | [`INDIRECTION`] | go on with the first entry of the list page at this address |
-//! | [`DONE`] | the end |
-//! | [`SOURCE`] | move the page at this address to the destination, and the destination on by a page |
+//! | [`DESTINATION`] | set the destination to this address |
+//! | [`INDIRECTION`] | continue with the first entry of the list page at this address |
+//! | [`DONE`] | stop |
+//! | [`SOURCE`] | move the page at this address to the destination, then advance that by a page |
 //!
-//! One thing is added to Linux: bits 11:4 of a [`SOURCE`] entry hold the number of *further* pages that follow contiguously, so
-//! that one entry moves 1 to [`RUN_PAGES`] pages; where they are zero the entry is Linux's.
+//! We extend Linux's format in one way: bits 11:4 of a [`SOURCE`] entry hold the number of
+//! *further* contiguous pages. One entry thus moves 1 to [`RUN_PAGES`] pages; with zero there it is
+//! Linux's.
 //!
-//! As in Linux the list is reached by a head entry that lies in no list page: a link to the first one, or [`DONE`] where there
-//! is nothing to move. A list page holds 511 entries and a link to the next page in its last place; a list that fills its last
-//! page exactly has [`DONE`] there.
+//! As in Linux, the list starts at a head entry outside the list pages. The head links to the first
+//! list page, or is [`DONE`] if there is nothing to move. A list page holds 511 entries and, in its
+//! last place, a link to the next page. If the entries fill the last page exactly, [`DONE`] takes
+//! the place of that link.
 //!
-//! Pages that are in place already are listed like any other: what walks the list cleans each destination to the point of
-//! coherency, those pages as well.
+//! Pages already in place are listed too, because the relocation code cleans every listed
+//! destination to the point of coherency.
 
 mod walk;
 
@@ -35,26 +38,26 @@ use crate::segment::Segment;
 
 pub use walk::{Damaged, Move, Unfaithful, check, walk};
 
-/// Flag: the address is where the next page goes.
+/// Flag: the address is the destination of the next page.
 pub const DESTINATION: u64 = 1 << 0;
-/// Flag: the address is that of the list page to go on with.
+/// Flag: the address is that of the next list page.
 pub const INDIRECTION: u64 = 1 << 1;
-/// Flag: the list ends here. Has no address.
+/// Flag: the list ends here. The address is zero.
 pub const DONE: u64 = 1 << 2;
 /// Flag: the address is that of the first page to move.
 pub const SOURCE: u64 = 1 << 3;
-/// The address.
+/// Mask of the address.
 pub const ADDRESS: u64 = !(PAGE_SIZE - 1);
-/// Where a [`SOURCE`] entry's number of further pages lies.
+/// Position of the number of further pages in a [`SOURCE`] entry.
 pub const RUN_SHIFT: u32 = 4;
-/// How many bits it has.
+/// Width of the number of further pages.
 pub const RUN_BITS: u32 = 8;
-/// How many pages one [`SOURCE`] entry can move.
+/// The largest number of pages that one [`SOURCE`] entry can move.
 pub const RUN_PAGES: u64 = 1 << RUN_BITS;
-/// 64-bit words in a list page: the entries, and a link in the last place.
+/// The number of 64-bit words in a list page: entries, and a link in the last place.
 pub const ENTRIES_PER_PAGE: usize = PAGE_SIZE as usize / size_of::<u64>();
 
-/// Where the link lies: after as many entries.
+/// Index of the link in a list page.
 const LINK: usize = ENTRIES_PER_PAGE - 1;
 const FLAGS: u64 = DESTINATION | INDIRECTION | DONE | SOURCE;
 
@@ -63,14 +66,14 @@ const FLAGS: u64 = DESTINATION | INDIRECTION | DONE | SOURCE;
 #[repr(transparent)]
 pub struct Entry(pub u64);
 
-/// What an entry says.
+/// A decoded entry.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Decoded {
-    /// The next page goes here.
+    /// Move the next page to this address.
     Destination(PhysAddr),
-    /// Go on with the list page here.
+    /// Continue with the list page at this address.
     Indirection(PhysAddr),
-    /// The end.
+    /// Stop.
     Done,
     /// Move these pages.
     Source(Range<PhysAddr>),
@@ -80,31 +83,37 @@ impl Entry {
     /// The end of the list.
     pub const DONE: Self = Self(DONE);
 
-    /// What follows goes to `page`.
+    /// Returns the entry that sets the destination to `page`.
     #[must_use]
     pub const fn destination(page: PhysAddr) -> Self {
         Self(page_address(page) | DESTINATION)
     }
 
-    /// The list goes on at `page`.
+    /// Returns the link to the list page at `page`.
     #[must_use]
     pub const fn indirection(page: PhysAddr) -> Self {
         Self(page_address(page) | INDIRECTION)
     }
 
-    /// Move `pages` pages, 1 to [`RUN_PAGES`], from `start` on.
+    /// Returns the entry that moves `pages` pages, 1 to [`RUN_PAGES`], from `start` on.
     ///
     /// # Panics
     ///
-    /// Where an entry cannot hold that number.
+    /// Panics if `pages` is out of that range.
     #[must_use]
     pub const fn source(start: PhysAddr, pages: u64) -> Self {
-        assert!(0 < pages && pages <= RUN_PAGES, "a run of as many pages as no entry holds");
+        assert!(0 < pages && pages <= RUN_PAGES, "an entry moves 1 to RUN_PAGES pages");
         Self(page_address(start) | (pages - 1) << RUN_SHIFT | SOURCE)
     }
 
-    /// What the entry says, or `None` where it is none: no flag or several, a number of pages where none belongs, an address
-    /// with [`DONE`], a run past the end of the 64-bit space. (Linux's code tests single bits and would not notice.)
+    /// Decodes the entry, or returns `None` if it is invalid.
+    ///
+    /// These are invalid, though Linux, which tests single bits, does not notice:
+    ///
+    /// - no flag, or more than one;
+    /// - a number of further pages without [`SOURCE`];
+    /// - an address with [`DONE`];
+    /// - a run past the end of the 64-bit space.
     #[must_use]
     pub const fn decode(self) -> Option<Decoded> {
         let page = PhysAddr(self.0).align_down(PAGE_SIZE);
@@ -122,18 +131,18 @@ impl Entry {
     }
 }
 
-/// The address of a page, which leaves the bits for flags free.
+/// Returns the address of `page`, checked to leave the flag bits zero.
 const fn page_address(page: PhysAddr) -> u64 {
-    assert!(page.is_aligned(PAGE_SIZE), "an entry for what is no page");
+    assert!(page.is_aligned(PAGE_SIZE), "an entry's address must be page-aligned");
     page.0
 }
 
-/// The list needs more pages than it was given.
+/// The list needs more pages than the caller provides.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TooFewPages {
-    /// How many it needs.
+    /// The number of pages needed.
     pub needed: usize,
-    /// How many it was given.
+    /// The number of pages provided.
     pub given: usize,
 }
 
@@ -142,18 +151,19 @@ impl fmt::Display for TooFewPages {
         let Self { needed, given } = self;
         write!(
             f,
-            "the list needs {needed} pages and was given {given}: load into longer runs of frames or reserve more"
+            "the list needs {needed} pages and was given {given}: load into longer runs of frames \
+             or reserve more"
         )
     }
 }
 
 impl core::error::Error for TooFewPages {}
 
-/// How many list pages [`build`] needs for these segments, exactly.
+/// Returns exactly how many list pages [`build`] needs for these segments.
 ///
 /// # Panics
 ///
-/// As [`build`].
+/// Panics if a destination or a source run does not begin at a page boundary.
 #[must_use]
 pub fn pages_needed(segments: &[Segment<'_>]) -> usize {
     let mut count = 0_usize;
@@ -161,18 +171,20 @@ pub fn pages_needed(segments: &[Segment<'_>]) -> usize {
     count.div_ceil(LINK)
 }
 
-/// Builds the list in `pages`, which lie at `base` and on, and answers with its head entry.
+/// Builds the list in `pages`, which are at address `base`, and returns its head entry.
 ///
-/// Pages are moved in the order of the segments; runs that follow each other in the source are made one, up to [`RUN_PAGES`].
-/// Of `pages` the first [`pages_needed`] are written, all of each: what lies beyond the end is 0, which is no entry.
+/// The list moves pages in the order of the segments. Adjacent source runs of a segment are merged,
+/// up to [`RUN_PAGES`] per entry. Exactly [`pages_needed`] pages are written, each one completely;
+/// words after [`DONE`] are 0, which is no valid entry.
 ///
 /// # Errors
 ///
-/// Where `pages` are too few; none is written then.
+/// Returns [`TooFewPages`] if `pages` are too few; none is written then.
 ///
 /// # Panics
 ///
-/// Where an address that [`segment::check`](crate::segment::check) would have refused, or `base`, is not aligned to pages.
+/// Panics if `base`, a destination or a source run is not page-aligned.
+/// [`segment::check`](crate::segment::check) refuses such segments.
 pub fn build(
     segments: &[Segment<'_>],
     pages: &mut [[u64; ENTRIES_PER_PAGE]],
@@ -193,12 +205,12 @@ pub fn build(
         index += 1;
     });
     let Some(last) = pages.last_mut() else { return Ok(DONE) };
-    // After the last entry, which is in the last page: in the link's place where that page is full.
+    // `DONE` follows the last entry, in the link's place if the last page is full.
     last[(index - 1) % LINK + 1] = DONE;
     Ok(Entry::indirection(base).0)
 }
 
-/// The entries for `segments`, links and end not counted.
+/// Emits the entries for `segments`, without links and `DONE`.
 fn each_entry(segments: &[Segment<'_>], mut emit: impl FnMut(Entry)) {
     for segment in segments {
         emit(Entry::destination(segment.destination.start));
@@ -222,23 +234,23 @@ mod tests {
 
     pub(super) const BASE: PhysAddr = PhysAddr(0x4000_0000);
 
-    /// Page number `n`.
+    /// Returns the address of page number `n`.
     pub(super) fn page(n: u64) -> PhysAddr {
         PhysAddr(n * PAGE_SIZE)
     }
 
-    /// The pages from number `first` on.
+    /// Returns the range of `pages` pages from page number `first` on.
     pub(super) fn run(first: u64, pages: u64) -> Range<PhysAddr> {
         page(first)..page(first + pages)
     }
 
-    /// One word of a list that lies at [`BASE`]; 0 elsewhere.
+    /// Returns the word at address `at` of a list at [`BASE`], or 0 outside the list.
     pub(super) fn word(pages: &[[u64; ENTRIES_PER_PAGE]], at: PhysAddr) -> u64 {
         let index = (at.0.wrapping_sub(BASE.0) / 8) as usize;
         pages.as_flattened().get(index).copied().unwrap_or(0)
     }
 
-    /// What a walk through words that lie at [`BASE`] shows, and how it ends.
+    /// Walks the list `words` at [`BASE`]; returns the moves and the result.
     pub(super) fn walked(head: u64, words: &[u64]) -> (Vec<Move>, Result<(), Damaged>) {
         let mut moves = Vec::new();
         let read = |at: PhysAddr| {
@@ -248,7 +260,7 @@ mod tests {
         (moves, end)
     }
 
-    /// A segment of scattered pages: no two of the source can be moved by one entry.
+    /// Source runs of one page each, none adjacent to another: each needs its own entry.
     pub(super) fn scattered(pages: u64) -> Vec<Range<PhysAddr>> {
         (0..pages).map(|n| run(0x1000 + 2 * n, 1)).collect()
     }
@@ -286,7 +298,8 @@ mod tests {
 
     #[test]
     fn what_is_no_entry_is_not_decoded() {
-        // None or several flags, further pages or an address where none belongs, a run past the end of the address space.
+        // No flag or several; further pages or an address where neither is allowed; a run past the
+        // end of the address space.
         for word in [
             0,
             0x1000,
@@ -307,19 +320,19 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "as many pages as no entry holds")]
+    #[should_panic(expected = "1 to RUN_PAGES pages")]
     fn a_run_of_257_pages_is_no_entry() {
         let _ = Entry::source(PhysAddr(0), 257);
     }
 
     #[test]
-    #[should_panic(expected = "as many pages as no entry holds")]
+    #[should_panic(expected = "1 to RUN_PAGES pages")]
     fn a_run_of_no_pages_is_no_entry() {
         let _ = Entry::source(PhysAddr(0), 0);
     }
 
     #[test]
-    #[should_panic(expected = "what is no page")]
+    #[should_panic(expected = "must be page-aligned")]
     fn a_misaligned_address_is_no_entry() {
         let _ = Entry::destination(PhysAddr(0x1008));
     }
@@ -343,7 +356,7 @@ mod tests {
         let mut pages = [[u64::MAX; ENTRIES_PER_PAGE]; 2];
         assert_eq!(pages_needed(&segments), 1);
         assert_eq!(build(&segments, &mut pages, BASE), Ok(0x4000_0002));
-        // The first two runs have become one; the dtb is in place and is listed all the same.
+        // The first two runs are merged; the dtb is in place but is listed all the same.
         assert_eq!(pages[0][..6], [0x1_0001, 0x10_0028, 0x20_0008, 0x30_0001, 0x30_0008, 4]);
         assert!(pages[0][6..].iter().all(|&word| word == 0));
         assert!(pages[1].iter().all(|&word| word == u64::MAX), "written beyond what was needed");
@@ -364,7 +377,7 @@ mod tests {
     fn runs_are_cut_at_256_pages() {
         let cases = [(1, 1), (255, 1), (256, 1), (257, 2), (511, 2), (512, 2), (513, 3), (1024, 4)];
         for (pages, entries) in if cfg!(miri) { &cases[2..4] } else { &cases[..] }.iter().copied() {
-            // As one run and page by page: the same list.
+            // One run and single pages must give the same list.
             let one = [run(0x1000, pages)];
             let many: Vec<Range<PhysAddr>> = (0..pages).map(|n| run(0x1000 + n, 1)).collect();
             let lists = [&one[..], &many[..]].map(|source| {
@@ -414,7 +427,7 @@ mod tests {
 
     #[test]
     fn lists_that_end_at_a_list_pages_boundary() {
-        // Entries with the DESTINATION, without links and DONE; how many pages; where DONE stands.
+        // Entries including DESTINATION, without links and DONE; pages needed; index of DONE.
         let cases = [
             (2, 1, 2),
             (509, 1, 509),

@@ -1,11 +1,15 @@
-//! Placement: where the next image and the control pages may lie.
+//! Placement: finds addresses for the next image and the control pages.
 //!
-//! *When:* while a generation plans its successor. *On entry:* RAM and what lies in it are known. *Leaves behind:* nothing;
-//! everything here answers a question, without memory of its own. *Refuses:* nothing; what fits nowhere has no place, `None`.
+//! - *When:* while this kernel plans its successor.
+//! - *Expects:* RAM, and the ranges to avoid.
+//! - *Leaves:* nothing; every function computes its result without allocating.
+//! - *Refuses:* nothing; a block that fits nowhere gets `None`.
 //!
-//! Sizes are taken as whole pages, RAM is rounded inwards to them and what is to be avoided outwards. RAM's ranges must not
-//! overlap each other; what is to be avoided may, and comes in any order. One question takes time in the square of how many
-//! ranges there are to avoid (some tens), which is less than sorting would need without memory to sort in.
+//! Sizes are rounded up to whole pages, RAM is rounded inwards, and ranges to avoid outwards. RAM
+//! ranges must not overlap. Ranges to avoid may overlap, and come in any order.
+//!
+//! The cost is quadratic in the number of ranges to avoid, which is some tens. Sorting them would
+//! need memory to sort in.
 
 use core::ops::Range;
 
@@ -13,11 +17,13 @@ use boot::phys::{PAGE_SIZE, PhysAddr};
 
 use crate::random::SplitMix64;
 
-/// What an image's base is a multiple of: Linux's arm64 boot protocol asks for 2 MiB.
+/// The alignment of an image's base: Linux's arm64 boot protocol requires 2 MiB.
 pub const SLOT: u64 = boot::image::BASE_ALIGNMENT;
 
-/// How many slots there are for `size` bytes: multiples of [`SLOT`] at which they lie in one range of RAM and over nothing to
-/// avoid.
+/// Returns the number of slots for `size` bytes.
+///
+/// A slot is a multiple of [`SLOT`] at which the block is within one range of RAM and overlaps no
+/// range to avoid.
 #[must_use]
 pub fn slots(ram: &[Range<PhysAddr>], avoid: &[Range<PhysAddr>], size: u64) -> u64 {
     let mut count = 0;
@@ -25,7 +31,7 @@ pub fn slots(ram: &[Range<PhysAddr>], avoid: &[Range<PhysAddr>], size: u64) -> u
     count
 }
 
-/// Any of the [`slots`], each as likely as the others.
+/// Returns one of the [`slots`], chosen uniformly.
 pub fn random_slot(
     random: &mut SplitMix64,
     ram: &[Range<PhysAddr>],
@@ -35,8 +41,10 @@ pub fn random_slot(
     random_block(random, ram, avoid, size, SLOT)
 }
 
-/// A place for `size` bytes at any multiple of `align`, a power of two from a page on, in one range of RAM and over nothing to
-/// avoid: each such place as likely as the others.
+/// Returns a uniformly chosen address for a block of `size` bytes, within one range of RAM and
+/// clear of the ranges to avoid.
+///
+/// `align`, which the address is a multiple of, is a power of two of at least a page.
 pub fn random_block(
     random: &mut SplitMix64,
     ram: &[Range<PhysAddr>],
@@ -63,8 +71,10 @@ pub fn random_block(
     place
 }
 
-/// The highest place for `size` bytes at a multiple of `align`, a power of two from a page on, in one range of RAM and over
-/// nothing to avoid.
+/// Returns the highest address for a block of `size` bytes, within one range of RAM and clear of
+/// the ranges to avoid.
+///
+/// `align`, which the address is a multiple of, is a power of two of at least a page.
 #[must_use]
 pub fn highest_block(
     ram: &[Range<PhysAddr>],
@@ -79,8 +89,10 @@ pub fn highest_block(
     highest
 }
 
-/// The lowest place for `size` bytes at a multiple of `align`, a power of two from a page on, in one range of RAM and over
-/// nothing to avoid.
+/// Returns the lowest address for a block of `size` bytes, within one range of RAM and clear of the
+/// ranges to avoid.
+///
+/// `align`, which the address is a multiple of, is a power of two of at least a page.
 #[must_use]
 pub fn lowest_block(
     ram: &[Range<PhysAddr>],
@@ -95,7 +107,9 @@ pub fn lowest_block(
     lowest
 }
 
-/// RAM without the holes: emits the free ranges of whole pages, as long as they can be, by RAM range and upwards in each.
+/// Emits RAM without the holes, as maximal ranges of whole pages.
+///
+/// The ranges come by RAM range, and in ascending order within each.
 pub fn subtract(
     ram: &[Range<PhysAddr>],
     holes: &[Range<PhysAddr>],
@@ -108,8 +122,9 @@ pub fn subtract(
         }
         let mut at = ram.start.align_up(PAGE_SIZE);
         while at < end {
-            // Of the holes not yet passed, the one that starts first. Ends are cut to RAM's before they are rounded up: a hole
-            // may reach the last page of the address space, which has no end.
+            // Find the first hole that is not yet passed. Ends are cut to RAM's before they are
+            // rounded up, because a hole may reach the last page of the address space, whose end
+            // has no address.
             let next = holes
                 .iter()
                 .filter(|hole| !hole.is_empty() && hole.end > at && hole.start < end)
@@ -127,13 +142,13 @@ pub fn subtract(
     }
 }
 
-/// The places in one free range: `first` and `count - 1` more, `align` apart.
+/// The candidate addresses in one free range: `first` and `count - 1` more, `align` apart.
 struct Fit {
     first: PhysAddr,
     count: u64,
 }
 
-/// Emits the places for `size` bytes at multiples of `align`, by free range; ranges without a place are left out.
+/// Emits the candidate addresses for `size` bytes, by free range; skips ranges that have none.
 fn each_fit(
     ram: &[Range<PhysAddr>],
     avoid: &[Range<PhysAddr>],
@@ -143,7 +158,7 @@ fn each_fit(
 ) {
     assert!(
         align.is_power_of_two() && align >= PAGE_SIZE,
-        "an alignment that is no power of two from a page on"
+        "the alignment must be a power of two of at least a page"
     );
     let Some(size) = size.max(1).checked_next_multiple_of(PAGE_SIZE) else { return };
     subtract(ram, avoid, |free| {
@@ -175,7 +190,7 @@ mod tests {
         free
     }
 
-    /// Every place there is, by trying every multiple of `align` against the definition.
+    /// Finds every address by testing each multiple of `align` against the definition.
     fn tried(
         ram: &[Range<PhysAddr>],
         avoid: &[Range<PhysAddr>],
@@ -252,7 +267,7 @@ mod tests {
 
     #[test]
     fn slots_are_whole_and_in_one_range_of_ram() {
-        // 8 MiB that begin 64 KiB late: slots at 2, 4 and 6 MiB.
+        // 8 MiB that begin 64 KiB late have slots at 2, 4 and 6 MiB.
         let ram = [range(64 * KIB, 8 * MIB)];
         assert_eq!(slots(&ram, &[], 1), 3);
         assert_eq!(slots(&ram, &[], 0), 3);
@@ -263,7 +278,7 @@ mod tests {
         assert_eq!(slots(&ram, &[range(4 * MIB - 1, 4 * MIB)], MIB), 3);
         assert_eq!(slots(&ram, &[range(4 * MIB - 1, 4 * MIB)], 2 * MIB), 2);
         assert_eq!(slots(&ram, &[range(4 * MIB, 4 * MIB + 1)], 4 * KIB), 2);
-        // What touches is not one: the caller joins ranges that are.
+        // Ranges that touch are not merged here: the caller does that.
         assert_eq!(slots(&[range(0, 2 * MIB), range(2 * MIB, 4 * MIB)], &[], 4 * MIB), 0);
     }
 
@@ -279,7 +294,7 @@ mod tests {
 
     #[test]
     fn every_slot_is_as_likely_as_the_others() {
-        // Ten slots in gaps of three, one and six.
+        // Ten slots, in gaps of three, one and six.
         let ram = [range(0, 10 * MIB), range(100 * MIB, 112 * MIB)];
         let avoid = [range(6 * MIB, 8 * MIB)];
         let draws = if cfg!(miri) { 500 } else { 100_000 };
@@ -297,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "no power of two")]
+    #[should_panic(expected = "must be a power of two")]
     fn an_alignment_of_three_pages_is_a_mistake() {
         let _ = highest_block(&[range(0, MIB)], &[], 1, 3 * PAGE_SIZE);
     }
@@ -306,8 +321,8 @@ mod tests {
     fn random_memories_agree_with_trying_everything() {
         let mut random = SplitMix64::new(5);
         for case in 0..if cfg!(miri) { 20 } else { 20_000 } {
-            // Up to 128 pages of address space in a few ranges that may touch, and up to eight holes anywhere; ends at any
-            // multiple of 512 bytes.
+            // Up to 128 pages of address space: a few RAM ranges that may touch, and up to eight
+            // holes anywhere. Ends are at multiples of 512 bytes.
             let mut ram = Vec::new();
             let mut at = random.below(16);
             while at < 1024 && random.below(5) > 0 {

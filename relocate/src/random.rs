@@ -1,23 +1,24 @@
-//! Numbers that look random and can be had again: SplitMix64.
+//! SplitMix64: reproducible pseudorandom numbers, for placement.
 //!
-//! *When:* while a generation plans its successor. The seed comes in by `/chosen/bootargs` and is printed, so that any placement
-//! can be repeated. *Not* for secrets: who has seen one number knows all that follow.
+//! - *When:* while this kernel plans its successor. The seed comes from `/chosen/bootargs` and is
+//!   printed, so any placement can be reproduced.
+//! - *Not* for secrets: one number reveals all that follow.
 //!
-//! G. L. Steele, D. Lea, C. H. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014; the constants are the
-//! paper's "variant 13" of MurmurHash3's finaliser, due to D. Stafford.
+//! G. L. Steele, D. Lea, C. H. Flood, "Fast splittable pseudorandom number generators", OOPSLA
+//! 2014. The constants are the paper's "variant 13" of MurmurHash3's finaliser, due to D. Stafford.
 
 /// A SplitMix64 generator: 64 bits of state, a period of 2⁶⁴, every seed as good as any other.
 #[derive(Clone, Debug)]
 pub struct SplitMix64(u64);
 
 impl SplitMix64 {
-    /// The generator that `seed` stands for.
+    /// Creates a generator from `seed`.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next number, uniform over all of `u64`.
+    /// Returns the next number, uniform over all of `u64`.
     pub const fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -26,17 +27,18 @@ impl SplitMix64 {
         z ^ (z >> 31)
     }
 
-    /// A number in `0..n`, each exactly as likely as the others.
+    /// Returns a number in `0..n`, uniformly.
     ///
-    /// The high half of a 128-bit product, with the few draws that would make some results likelier thrown away (D. Lemire,
-    /// "Fast random integer generation in an interval", 2019): a plain remainder would favour the low numbers.
+    /// We take the high half of a 128-bit product, and discard the few draws that would favour some
+    /// results (D. Lemire, "Fast random integer generation in an interval", 2019). A plain
+    /// remainder would favour low numbers.
     ///
     /// # Panics
     ///
-    /// Where `n` is 0: nothing lies in `0..0`.
+    /// Panics if `n` is 0.
     pub const fn below(&mut self, n: u64) -> u64 {
         assert!(n > 0, "a random number below 0");
-        // 2^64 modulo n: so many low halves belong to an interval that is one draw longer than it should be.
+        // 2^64 modulo n: this many low halves belong to intervals that are one draw too long.
         let surplus = n.wrapping_neg() % n;
         loop {
             let product = self.next_u64() as u128 * n as u128;
@@ -82,8 +84,8 @@ mod tests {
 
     #[test]
     fn below_has_no_bias() {
-        // With n = 3 * 2^62 and no draw thrown away, numbers divisible by three would come up in every second draw: the
-        // products of two in four draws fall on them. Unbiased it is one in three.
+        // Without discarding draws, n = 3 * 2^62 would give multiples of three in half of the
+        // draws: two products in four fall on them. Without bias they are one in three.
         let draws = if cfg!(miri) { 3_000 } else { 300_000 };
         let mut random = SplitMix64::new(2);
         let hits = (0..draws).filter(|_| random.below(3 << 62).is_multiple_of(3)).count();

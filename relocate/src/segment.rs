@@ -1,97 +1,106 @@
-//! Segments: what the next image consists of, and the rules that make it safe to move there.
+//! The segments of the next image, and the rules that make it safe to move them.
 //!
-//! *When:* while a generation plans its successor, before the list is built and long before "Bye!".
-//! *On entry:* the payloads have been loaded into frames; RAM, reservations and devices are known from the device tree.
-//! *Leaves behind:* nothing; [`check`] reads and judges. What passes may be given to [`list::build`](crate::list::build).
-//! *Refuses:* each rule of Linux's `sanity_check_segment_list` and of this crate by a [`Refused`] that carries the value.
+//! - *When:* while this kernel plans its successor, before the list is built and long before
+//!   "Bye!".
+//! - *Expects:* payloads loaded into frames; RAM, reservations and devices read from the device
+//!   tree.
+//! - *Leaves:* nothing. [`check`] only reads; segments that pass may go to
+//!   [`list::build`](crate::list::build).
+//! - *Refuses:* segments that break a rule of Linux's `sanity_check_segment_list`, or one of ours.
+//!   The [`Refused`] names the rule and carries the value.
 //!
-//! The rule that everything leans on is Linux's: **a source page is its own destination, or no segment's destination.** No page
-//! is then overwritten before it has been copied, whatever the order of the moves and however the segments overlap the kernel
-//! that runs. It is asked of each move: a page that stays in place may not also be copied elsewhere.
+//! The central rule is Linux's: **a source page is its own destination, or no segment's
+//! destination.** It ensures that no page is overwritten before it has been copied. The order of
+//! the moves does not matter then, nor does any overlap between segments and the running kernel. We
+//! check each move by itself: a page that stays in place may not also be copied elsewhere.
 
 use core::fmt;
 use core::ops::Range;
 
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 
-/// How many segments there may be: Linux's `KEXEC_SEGMENT_MAX`.
+/// The largest number of segments: Linux's `KEXEC_SEGMENT_MAX`.
 pub const MAX_SEGMENTS: usize = 16;
 
-/// A part of the next image: where it goes, and the frames it waits in.
+/// A part of the next image: its destination, and the frames that hold it until then.
 #[derive(Clone, Debug)]
 pub struct Segment<'a> {
-    /// What it is called in messages.
+    /// The name used in messages.
     pub name: &'a str,
-    /// Where it goes: whole pages, all of its size in memory, the zeroed tail beyond the file included.
+    /// The destination: whole pages for the full size in memory, including the zeroed tail.
     pub destination: Range<PhysAddr>,
-    /// Where it lies now: runs of whole frames, in the order of the destination and together exactly as long. A run may be
-    /// its own destination (in place).
+    /// The frames that hold the segment now, as runs in the order of the destination.
+    ///
+    /// Together they are exactly as long as the destination. A run may be its own destination (in
+    /// place).
     pub source: &'a [Range<PhysAddr>],
 }
 
-/// Memory that nothing may be moved over, and what it is called in messages.
+/// Memory that no segment may overwrite.
 #[derive(Clone, Debug)]
 pub struct Reserved<'a> {
-    /// Where it lies; need not be whole pages.
+    /// The addresses; need not be whole pages.
     pub range: Range<PhysAddr>,
-    /// What it is called in messages.
+    /// The name used in messages.
     pub name: &'a str,
 }
 
-/// What segments are held against.
+/// The memory map that segments are checked against.
 #[derive(Clone, Debug)]
 pub struct Memory<'a> {
-    /// All RAM: no two ranges overlap, and ranges that touch have been made one.
+    /// All RAM: ranges neither overlap nor touch (the caller has merged adjacent ones).
     pub ram: &'a [Range<PhysAddr>],
-    /// RAM that must survive the restart.
+    /// RAM that must survive the kexec.
     pub reserved: &'a [Reserved<'a>],
     /// Device registers.
     pub devices: &'a [Range<PhysAddr>],
-    /// The control pages: relocation code, list, tables, vectors, breadcrumbs.
+    /// The control pages: relocation code, vectors, breadcrumbs, list, page tables.
     pub control: Range<PhysAddr>,
 }
 
-/// Why segments were refused: the rule, and the value that broke it.
+/// A rule that the segments break, and the value that breaks it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[expect(
     missing_docs,
     reason = "a variant's line says what its fields hold; they are named for it"
 )]
 pub enum Refused<'a> {
-    /// More than [`MAX_SEGMENTS`] segments.
+    /// There are more than [`MAX_SEGMENTS`] segments.
     TooManySegments { given: usize },
-    /// A destination that does not consist of whole pages.
+    /// The destination does not consist of whole pages.
     DestinationMisaligned { segment: &'a str, destination: Range<PhysAddr> },
-    /// A destination without a page.
+    /// The destination is empty.
     DestinationEmpty { segment: &'a str, destination: Range<PhysAddr> },
-    /// A segment larger than `limit`, half of RAM.
+    /// The segment is larger than `limit`, half of RAM.
     SegmentTooLarge { segment: &'a str, bytes: u64, limit: u64 },
-    /// Segments together larger than `limit`, half of RAM.
+    /// The segments together are larger than `limit`, half of RAM.
     TotalTooLarge { bytes: u64, limit: u64 },
-    /// A destination over a device's registers.
+    /// The destination overlaps a device's registers.
     OverDevice { segment: &'a str, destination: Range<PhysAddr>, device: Range<PhysAddr> },
-    /// A destination that is not wholly in one range of RAM.
+    /// The destination is not within one range of RAM.
     OutsideRam { segment: &'a str, destination: Range<PhysAddr> },
-    /// A destination over memory that is reserved.
+    /// The destination overlaps reserved memory.
     OverReserved {
         segment: &'a str,
         destination: Range<PhysAddr>,
         reserved: &'a str,
         range: Range<PhysAddr>,
     },
-    /// A destination over the control pages.
+    /// The destination overlaps the control pages.
     OverControl { segment: &'a str, destination: Range<PhysAddr>, control: Range<PhysAddr> },
-    /// Two destinations that overlap, from `page` on.
+    /// Two destinations overlap, from `page` on.
     Overlap { first: &'a str, second: &'a str, page: PhysAddr },
-    /// A source run that does not consist of whole pages.
+    /// A source run does not consist of whole pages.
     SourceMisaligned { segment: &'a str, run: Range<PhysAddr> },
-    /// A source run that is not wholly in one range of RAM.
+    /// A source run is not within one range of RAM.
     SourceOutsideRam { segment: &'a str, run: Range<PhysAddr> },
-    /// A source shorter or longer than its destination, both in bytes.
+    /// Source and destination differ in length; both are in bytes.
     SourceLength { segment: &'a str, source: u64, destination: u64 },
-    /// A source page among the control pages.
+    /// A source page is one of the control pages.
     SourceInControl { segment: &'a str, page: PhysAddr, control: Range<PhysAddr> },
-    /// A source page that is another page's source and itself the destination of `target`: it would be overwritten too early.
+    /// A source page is in the destination of `target`, but is not moved in place.
+    ///
+    /// It might be overwritten before it is copied.
     SourceIsDestination { segment: &'a str, page: PhysAddr, target: &'a str },
 }
 
@@ -106,7 +115,8 @@ impl fmt::Display for Refused<'_> {
             }
             Self::DestinationMisaligned { segment, destination } => write!(
                 f,
-                "segment \"{segment}\": the destination {} does not consist of whole pages: align both ends to {PAGE_SIZE:#x}",
+                "segment \"{segment}\": the destination {} does not consist of whole pages: align \
+                 both ends to {PAGE_SIZE:#x}",
                 span(destination)
             ),
             Self::DestinationEmpty { segment, destination } => {
@@ -118,34 +128,38 @@ impl fmt::Display for Refused<'_> {
             }
             Self::SegmentTooLarge { segment, bytes, limit } => write!(
                 f,
-                "segment \"{segment}\": {bytes} bytes are more than half of RAM, {limit} bytes: make it smaller or give the \
-                 machine more memory"
+                "segment \"{segment}\": {bytes} bytes are more than half of RAM, {limit} bytes: \
+                 make it smaller or give the machine more memory"
             ),
             Self::TotalTooLarge { bytes, limit } => write!(
                 f,
-                "the segments' {bytes} bytes are together more than half of RAM, {limit} bytes: make them smaller or give the \
-                 machine more memory"
+                "the segments' {bytes} bytes are together more than half of RAM, {limit} bytes: \
+                 make them smaller or give the machine more memory"
             ),
             Self::OverDevice { segment, destination, device } => write!(
                 f,
-                "segment \"{segment}\": the destination {} lies over the device at {}: choose a place in RAM",
+                "segment \"{segment}\": the destination {} lies over the device at {}: choose a \
+                 place in RAM",
                 span(destination),
                 span(device)
             ),
             Self::OutsideRam { segment, destination } => write!(
                 f,
-                "segment \"{segment}\": the destination {} is not wholly in one range of RAM: choose a place that is",
+                "segment \"{segment}\": the destination {} is not wholly in one range of RAM: \
+                 choose a place that is",
                 span(destination)
             ),
             Self::OverReserved { segment, destination, reserved, range } => write!(
                 f,
-                "segment \"{segment}\": the destination {} lies over reserved memory, \"{reserved}\" at {}: choose another place",
+                "segment \"{segment}\": the destination {} lies over reserved memory, \
+                 \"{reserved}\" at {}: choose another place",
                 span(destination),
                 span(range)
             ),
             Self::OverControl { segment, destination, control } => write!(
                 f,
-                "segment \"{segment}\": the destination {} lies over the control pages at {}: move either",
+                "segment \"{segment}\": the destination {} lies over the control pages at {}: move \
+                 either",
                 span(destination),
                 span(control)
             ),
@@ -154,28 +168,33 @@ impl fmt::Display for Refused<'_> {
             }
             Self::SourceMisaligned { segment, run } => write!(
                 f,
-                "segment \"{segment}\": the source run {} does not consist of whole pages: load it into whole frames",
+                "segment \"{segment}\": the source run {} does not consist of whole pages: load it \
+                 into whole frames",
                 span(run)
             ),
             Self::SourceOutsideRam { segment, run } => write!(
                 f,
-                "segment \"{segment}\": the source run {} is not wholly in one range of RAM: load it into frames that are",
+                "segment \"{segment}\": the source run {} is not wholly in one range of RAM: load \
+                 it into frames that are",
                 span(run)
             ),
             Self::SourceLength { segment, source, destination } => write!(
                 f,
-                "segment \"{segment}\": the source's {source} bytes are {} than the destination's {destination}: make them equal",
+                "segment \"{segment}\": the source's {source} bytes are {} than the destination's \
+                 {destination}: make them equal",
                 if source < destination { "shorter" } else { "longer" }
             ),
             Self::SourceInControl { segment, page, control } => write!(
                 f,
-                "segment \"{segment}\": the source page {page} is one of the control pages at {}: load it elsewhere",
+                "segment \"{segment}\": the source page {page} is one of the control pages at {}: \
+                 load it elsewhere",
                 span(control)
             ),
             Self::SourceIsDestination { segment, page, target } => write!(
                 f,
-                "segment \"{segment}\": the source page {page} lies in the destination of \"{target}\" and could be overwritten \
-                 before it is copied: load it into a frame that is nobody's destination"
+                "segment \"{segment}\": the source page {page} lies in the destination of \
+                 \"{target}\" and could be overwritten before it is copied: load it into a frame \
+                 that is nobody's destination"
             ),
         }
     }
@@ -183,20 +202,20 @@ impl fmt::Display for Refused<'_> {
 
 impl core::error::Error for Refused<'_> {}
 
-/// A range as messages show it.
+/// Formats a range for messages.
 fn span(range: &Range<PhysAddr>) -> impl fmt::Display {
     let Range { start, end } = *range;
     fmt::from_fn(move |f| write!(f, "{start}..{end}"))
 }
 
-/// Holds `segments` against every rule.
+/// Checks `segments` against every rule.
 ///
-/// Takes time in the number of source runs times the number of segments.
+/// The cost is proportional to the number of source runs times the number of segments.
 ///
 /// # Errors
 ///
-/// The first rule broken: the number of segments, then each destination by itself, then destinations against each other and
-/// together, then the sources.
+/// Returns the first broken rule, in this order: the number of segments; each destination by
+/// itself; destinations against each other and in total; the sources.
 pub fn check<'a>(segments: &[Segment<'a>], memory: &Memory<'a>) -> Result<(), Refused<'a>> {
     if segments.len() > MAX_SEGMENTS {
         return Err(Refused::TooManySegments { given: segments.len() });
@@ -213,7 +232,7 @@ pub fn check<'a>(segments: &[Segment<'a>], memory: &Memory<'a>) -> Result<(), Re
             return Err(Refused::Overlap { first: first.name, second: second.name, page });
         }
     }
-    // Disjoint ranges: their sum fits 64 bits.
+    // The sum cannot overflow: the destinations are disjoint.
     let bytes = segments.iter().map(|segment| segment.destination.bytes()).sum();
     if bytes > limit {
         return Err(Refused::TotalTooLarge { bytes, limit });
@@ -221,7 +240,7 @@ pub fn check<'a>(segments: &[Segment<'a>], memory: &Memory<'a>) -> Result<(), Re
     segments.iter().try_for_each(|segment| check_source(segment, segments, memory))
 }
 
-/// The rules for one destination by itself.
+/// Checks one destination by itself.
 fn check_destination<'a>(
     segment: &Segment<'a>,
     memory: &Memory<'a>,
@@ -238,7 +257,7 @@ fn check_destination<'a>(
     if bytes > limit {
         return Err(Refused::SegmentTooLarge { segment, bytes, limit });
     }
-    // Before RAM is asked about: a device is outside RAM too, and its address says more.
+    // Check devices before RAM: they are outside RAM too, but this error is more specific.
     if let Some(device) = memory.devices.iter().find(|device| device.overlaps(destination)) {
         return Err(Refused::OverDevice {
             segment,
@@ -267,7 +286,7 @@ fn check_destination<'a>(
     Ok(())
 }
 
-/// The rules for one segment's source, all destinations being good.
+/// Checks one segment's source; all destinations have passed.
 fn check_source<'a>(
     segment: &Segment<'a>,
     segments: &[Segment<'a>],
@@ -294,7 +313,8 @@ fn check_source<'a>(
     }
     let mut to = segment.destination.start;
     for run in segment.source {
-        // A run in place lies in its own destination, since the lengths agree, and so in no other.
+        // The lengths are equal, so a run in place is within its own destination, which overlaps no
+        // other.
         let in_place = run.start == to;
         if !in_place && let Some(target) = overwritten_by(run, segments) {
             let page = run.start.max(target.destination.start);
@@ -305,7 +325,7 @@ fn check_source<'a>(
     Ok(())
 }
 
-/// The segment whose destination a run lies in, or a part of it.
+/// Returns the segment whose destination overlaps `run`.
 #[inline(never)]
 fn overwritten_by<'s, 'a>(
     run: &Range<PhysAddr>,
@@ -319,7 +339,7 @@ fn is_over_control(destination: &Range<PhysAddr>, memory: &Memory<'_>) -> bool {
     memory.control.overlaps(destination)
 }
 
-/// Whether both ends lie on a page's start.
+/// Returns whether both ends are page-aligned.
 fn is_whole_pages(range: &Range<PhysAddr>) -> bool {
     range.start.is_aligned(PAGE_SIZE) && range.end.is_aligned(PAGE_SIZE)
 }
@@ -332,7 +352,7 @@ mod tests {
         PhysAddr(start)..PhysAddr(end)
     }
 
-    /// 16 MiB of RAM in two ranges, with something reserved, a UART and control pages.
+    /// 16 MiB of RAM in two ranges, with a reservation, a UART and control pages.
     const RAM: &[Range<PhysAddr>] = &[
         PhysAddr(0x4000_0000)..PhysAddr(0x4080_0000),
         PhysAddr(0x8000_0000)..PhysAddr(0x8080_0000),
@@ -347,7 +367,7 @@ mod tests {
         control: PhysAddr(0x4040_0000)..PhysAddr(0x4041_0000),
     };
 
-    /// What becomes of one segment called "kernel": the sentence of its refusal, or nothing.
+    /// Checks one segment called "kernel"; returns the error message, or an empty string.
     fn judge(destination: Range<PhysAddr>, source: &[Range<PhysAddr>]) -> String {
         judge_all(&[Segment { name: "kernel", destination, source }])
     }
@@ -356,7 +376,7 @@ mod tests {
         check(segments, &MEMORY).map_or_else(|refused| refused.to_string(), |()| String::new())
     }
 
-    /// A segment that is where it goes.
+    /// A segment that is already at its destination.
     fn in_place<'a>(name: &'a str, run: &'a [Range<PhysAddr>; 1]) -> Segment<'a> {
         Segment { name, destination: run[0].clone(), source: run }
     }
@@ -364,7 +384,7 @@ mod tests {
     #[test]
     fn what_keeps_the_rules_passes() {
         assert_eq!(judge_all(&[]), "");
-        // From scattered frames, the last of them in place, right beside everything that is forbidden.
+        // Scattered frames, the last one in place; each range borders on a forbidden one.
         let source = [
             range(0x8000_0000, 0x8000_1000),
             range(0x8070_0000, 0x8070_1000),
@@ -373,10 +393,10 @@ mod tests {
         assert_eq!(judge(range(0x402f_d000, 0x4030_0000), &source), "");
         assert_eq!(judge(range(0x4030_1000, 0x4040_0000), &[range(0x8000_0000, 0x800f_f000)]), "");
         assert_eq!(judge(range(0x4041_0000, 0x4042_0000), &[range(0x8000_0000, 0x8001_0000)]), "");
-        // One page may be the source of two: nobody writes it.
+        // Two pages may share one source page, because no move writes to it.
         let twice = [range(0x8000_0000, 0x8000_1000), range(0x8000_0000, 0x8000_1000)];
         assert_eq!(judge(range(0x4000_0000, 0x4000_2000), &twice), "");
-        // Half of RAM, exactly.
+        // Exactly half of RAM.
         assert_eq!(judge(range(0x8000_0000, 0x8080_0000), &[range(0x8000_0000, 0x8080_0000)]), "");
     }
 
@@ -397,7 +417,8 @@ mod tests {
     fn a_misaligned_destination_is_refused() {
         assert_eq!(
             judge(range(0x4000_0800, 0x4000_2000), &[]),
-            "segment \"kernel\": the destination 0x40000800..0x40002000 does not consist of whole pages: align both ends to 0x1000"
+            "segment \"kernel\": the destination 0x40000800..0x40002000 does not consist of whole \
+             pages: align both ends to 0x1000"
         );
         assert!(
             judge(range(0x4000_0000, 0x4000_1fff), &[])
@@ -409,7 +430,8 @@ mod tests {
     fn an_empty_destination_is_refused() {
         assert_eq!(
             judge(range(0x4000_0000, 0x4000_0000), &[]),
-            "segment \"kernel\": the destination 0x40000000..0x40000000 is empty: leave the segment out"
+            "segment \"kernel\": the destination 0x40000000..0x40000000 is empty: leave the \
+             segment out"
         );
         assert!(
             judge(range(0x4000_1000, 0x4000_0000), &[]).contains("0x40001000..0x40000000 is empty")
@@ -420,8 +442,8 @@ mod tests {
     fn a_segment_above_half_of_ram_is_refused() {
         assert_eq!(
             judge(range(0x8000_0000, 0x8080_1000), &[]),
-            "segment \"kernel\": 8392704 bytes are more than half of RAM, 8388608 bytes: make it smaller or give the machine \
-             more memory"
+            "segment \"kernel\": 8392704 bytes are more than half of RAM, 8388608 bytes: make it \
+             smaller or give the machine more memory"
         );
     }
 
@@ -431,8 +453,8 @@ mod tests {
             ([range(0x8000_0000, 0x8080_0000)], [range(0x4000_0000, 0x4000_1000)]);
         assert_eq!(
             judge_all(&[in_place("kernel", &first), in_place("dtb", &second)]),
-            "the segments' 8392704 bytes are together more than half of RAM, 8388608 bytes: make them smaller or give the machine \
-             more memory"
+            "the segments' 8392704 bytes are together more than half of RAM, 8388608 bytes: make \
+             them smaller or give the machine more memory"
         );
     }
 
@@ -440,8 +462,8 @@ mod tests {
     fn a_destination_over_a_device_is_refused() {
         assert_eq!(
             judge(range(0x0900_0000, 0x0900_2000), &[]),
-            "segment \"kernel\": the destination 0x9000000..0x9002000 lies over the device at 0x9000000..0x9001000: choose a place \
-             in RAM"
+            "segment \"kernel\": the destination 0x9000000..0x9002000 lies over the device at \
+             0x9000000..0x9001000: choose a place in RAM"
         );
     }
 
@@ -453,7 +475,8 @@ mod tests {
             assert_eq!(
                 judge(range(start, end), &[]),
                 format!(
-                    "segment \"kernel\": the destination {start:#x}..{end:#x} is not wholly in one range of RAM: choose a place that is"
+                    "segment \"kernel\": the destination {start:#x}..{end:#x} is not wholly in one \
+                     range of RAM: choose a place that is"
                 )
             );
         }
@@ -463,8 +486,8 @@ mod tests {
     fn a_destination_over_reserved_memory_is_refused() {
         assert_eq!(
             judge(range(0x4030_0000, 0x4030_1000), &[]),
-            "segment \"kernel\": the destination 0x40300000..0x40301000 lies over reserved memory, \"breadcrumbs\" at \
-             0x40300800..0x40300900: choose another place"
+            "segment \"kernel\": the destination 0x40300000..0x40301000 lies over reserved memory, \
+             \"breadcrumbs\" at 0x40300800..0x40300900: choose another place"
         );
     }
 
@@ -476,8 +499,8 @@ mod tests {
             assert_eq!(
                 judge(range(start, end), &[]),
                 format!(
-                    "segment \"kernel\": the destination {start:#x}..{end:#x} lies over the control pages at \
-                     0x40400000..0x40410000: move either"
+                    "segment \"kernel\": the destination {start:#x}..{end:#x} lies over the \
+                     control pages at 0x40400000..0x40410000: move either"
                 )
             );
         }
@@ -498,7 +521,8 @@ mod tests {
     fn a_misaligned_source_is_refused() {
         assert_eq!(
             judge(range(0x4000_0000, 0x4000_1000), &[range(0x8000_0010, 0x8000_1010)]),
-            "segment \"kernel\": the source run 0x80000010..0x80001010 does not consist of whole pages: load it into whole frames"
+            "segment \"kernel\": the source run 0x80000010..0x80001010 does not consist of whole \
+             pages: load it into whole frames"
         );
     }
 
@@ -506,8 +530,8 @@ mod tests {
     fn a_source_outside_ram_is_refused() {
         assert_eq!(
             judge(range(0x4000_0000, 0x4000_1000), &[range(0x9000_0000, 0x9000_1000)]),
-            "segment \"kernel\": the source run 0x90000000..0x90001000 is not wholly in one range of RAM: load it into frames that \
-             are"
+            "segment \"kernel\": the source run 0x90000000..0x90001000 is not wholly in one range \
+             of RAM: load it into frames that are"
         );
     }
 
@@ -516,11 +540,13 @@ mod tests {
         let source = [range(0x8000_0000, 0x8000_1000), range(0x8001_0000, 0x8001_2000)];
         assert_eq!(
             judge(range(0x4000_0000, 0x4000_4000), &source),
-            "segment \"kernel\": the source's 12288 bytes are shorter than the destination's 16384: make them equal"
+            "segment \"kernel\": the source's 12288 bytes are shorter than the destination's \
+             16384: make them equal"
         );
         assert_eq!(
             judge(range(0x4000_0000, 0x4000_2000), &source),
-            "segment \"kernel\": the source's 12288 bytes are longer than the destination's 8192: make them equal"
+            "segment \"kernel\": the source's 12288 bytes are longer than the destination's 8192: \
+             make them equal"
         );
     }
 
@@ -528,7 +554,8 @@ mod tests {
     fn a_source_in_the_control_pages_is_refused() {
         assert_eq!(
             judge(range(0x4000_0000, 0x4000_2000), &[range(0x403f_f000, 0x4040_1000)]),
-            "segment \"kernel\": the source page 0x40400000 is one of the control pages at 0x40400000..0x40410000: load it elsewhere"
+            "segment \"kernel\": the source page 0x40400000 is one of the control pages at \
+             0x40400000..0x40410000: load it elsewhere"
         );
     }
 
@@ -544,10 +571,12 @@ mod tests {
                 source: &kernel,
             },
         ];
-        let sentence = "segment \"dtb\": the source page 0x40000000 lies in the destination of \"kernel\" and could be overwritten \
-                        before it is copied: load it into a frame that is nobody's destination";
+        let sentence = "segment \"dtb\": the source page 0x40000000 lies in the destination of \
+                        \"kernel\" and could be overwritten before it is copied: load it into a \
+                        frame that is nobody's destination";
         assert_eq!(judge_all(&segments), sentence);
-        // In place it is overwritten by nobody, but the rule is asked of each move, whatever the other one is.
+        // The second segment is in place and overwrites nothing, but `check` still refuses the
+        // move.
         let segments = [segments[0].clone(), in_place("kernel", &dtb)];
         assert_eq!(judge_all(&segments), sentence);
     }
@@ -568,7 +597,7 @@ mod tests {
 
     #[test]
     fn the_in_place_part_of_a_source_does_not_excuse_the_rest() {
-        // Pages 0 and 1 in place, then page 2's place filled from page 1.
+        // Pages 0 and 1 are in place; page 2 is filled from page 1.
         let source = [range(0x4000_0000, 0x4000_2000), range(0x4000_1000, 0x4000_2000)];
         assert!(
             judge(range(0x4000_0000, 0x4000_3000), &source)

@@ -1,7 +1,8 @@
-//! The list, built, walked and carried out in place, against a plain copy of a snapshot.
+//! Test oracle: builds the list, walks it in place, and compares with a plain copy of a snapshot.
 //!
-//! A page of the model's memory is one number, and its list lies beside it. Every case comes from a stream of choices: from
-//! SplitMix64 for the million, from proptest for those that can be shrunk.
+//! In the model, one number represents one page of memory; the list is kept outside that memory.
+//! Every case comes from a stream of choices: from SplitMix64 for the million cases, from proptest
+//! for those that must shrink.
 
 use std::ops::Range;
 
@@ -12,31 +13,31 @@ use relocate::list::{self, ENTRIES_PER_PAGE, Move};
 use relocate::random::SplitMix64;
 use relocate::segment::{self, MAX_SEGMENTS, Memory, Refused, Segment};
 
-/// Where the model's memory begins.
+/// Start of the model's memory.
 const RAM: u64 = 0x4000_0000;
-/// Where its control pages are: the list lies there.
+/// Start of the model's control pages, which hold the list.
 const CONTROL: u64 = 0x8000_0000;
-/// The end of RAM: more than twice the largest model, so that no segment is above half of it.
+/// End of RAM: more than twice the largest model, so that no segment exceeds half of RAM.
 const END: u64 = 0x9000_0000;
 
-/// The largest model.
+/// Pages in the largest model.
 const LARGE: u64 = if cfg!(miri) { 600 } else { 4096 };
 const _: () = assert!(RAM + LARGE * PAGE_SIZE <= CONTROL && 2 * LARGE * PAGE_SIZE <= END - RAM);
 
-/// What the million cases start from; each has this seed and its own number.
+/// Seed of the first of the million cases; each case adds its number.
 const SEED: u64 = 0x0b0e_5000_0000;
 
-/// A source of choices: a number below `n`, which is not 0.
+/// A source of choices: returns a number below `n`, which is not 0.
 type Choose<'a> = &'a mut dyn FnMut(u64) -> u64;
 
-/// One segment of the model, in numbers of pages.
+/// One segment of the model, in page numbers.
 #[derive(Debug, Default)]
 struct Part {
     destination: Range<u64>,
     source: Vec<Range<u64>>,
 }
 
-/// Segments in a memory of `pages` pages.
+/// The segments of a case, in a memory of `pages` pages.
 #[derive(Debug)]
 struct Case {
     pages: u64,
@@ -52,7 +53,9 @@ fn number(page: PhysAddr) -> usize {
 }
 
 impl Case {
-    /// Segments that do not overlap, in any order; sources in place or out of the way, or, `anywhere`, in any pages at all.
+    /// Chooses segments that do not overlap, in any order.
+    ///
+    /// Their sources are in place or in no destination; with `anywhere` they may be any pages.
     fn choose(pages: u64, anywhere: bool, choose: Choose<'_>) -> Self {
         let most = if choose(8) == 0 { MAX_SEGMENTS as u64 } else { 4 };
         let count = choose(most + 1);
@@ -99,7 +102,7 @@ impl Case {
         case
     }
 
-    /// Which pages are some segment's destination.
+    /// Returns for each page whether it is in a destination.
     fn taken(&self) -> Vec<bool> {
         let mut taken = vec![false; self.pages as usize];
         for part in &self.parts {
@@ -108,7 +111,7 @@ impl Case {
         taken
     }
 
-    /// Every page's destination and source, in order.
+    /// Returns the destination and source of every page, in order.
     fn moves(&self) -> impl Iterator<Item = (usize, usize)> {
         self.parts.iter().flat_map(|part| {
             let sources = part.source.iter().cloned().flatten();
@@ -116,13 +119,13 @@ impl Case {
         })
     }
 
-    /// The invariant, by its definition.
+    /// Returns whether the case keeps invariant I7, by its definition.
     fn is_safe(&self) -> bool {
         let taken = self.taken();
         self.moves().all(|(to, from)| to == from || !taken[from])
     }
 
-    /// How many entries the list has, links and end not counted, by counting pages.
+    /// Counts the list's entries page by page, without links and `DONE`.
     fn entries(&self) -> usize {
         let mut entries = 0;
         for part in &self.parts {
@@ -137,7 +140,7 @@ impl Case {
         entries
     }
 
-    /// Memory afterwards, by copies of what it was before.
+    /// Returns the memory that results from copying out of a snapshot.
     fn expected(&self, before: &[u64]) -> Vec<u64> {
         let mut after = before.to_vec();
         for (to, from) in self.moves() {
@@ -147,7 +150,7 @@ impl Case {
     }
 }
 
-/// What has been seen: a test that never met what it is about has shown nothing.
+/// Counts of what the cases covered; the tests require a minimum, or they would prove nothing.
 #[derive(Debug, Default)]
 struct Seen {
     done_only: usize,
@@ -169,7 +172,7 @@ struct Model {
 
 impl Model {
     fn new(pages: u64) -> Self {
-        // The worst list: an entry for each page, and for each segment.
+        // The longest list has an entry for each page and for each segment.
         let list = (pages as usize + MAX_SEGMENTS).div_ceil(ENTRIES_PER_PAGE - 1);
         Self {
             before: (0..pages).map(|page| 0xace0_0000 + page).collect(),
@@ -179,7 +182,9 @@ impl Model {
         }
     }
 
-    /// Checks and builds; what [`segment::check`] says, and memory as the walk leaves it when carried out in place.
+    /// Checks the segments, builds the list and walks it in place.
+    ///
+    /// Returns the result of [`segment::check`], and the memory after the walk.
     fn relocate(&mut self, case: &Case) -> (Result<(), Refused<'static>>, Vec<u64>) {
         self.runs.clear();
         self.runs.extend(
@@ -223,7 +228,8 @@ impl Model {
         (verdict, memory)
     }
 
-    /// Memory as the moves of the last walk leave it when they are made in the opposite order, each page by page downwards.
+    /// Makes the moves of the last walk in the opposite order, each page by page downwards, and
+    /// returns the memory after them.
     fn backwards(&self) -> Vec<u64> {
         let mut memory = self.before.clone();
         for moved in self.moves.iter().rev() {
@@ -235,13 +241,13 @@ impl Model {
         memory
     }
 
-    /// Holds a safe case against the copy.
+    /// Checks that a safe case gives the same memory as the plain copy.
     fn hold(&mut self, case: &Case, seen: &mut Seen) {
         let (verdict, after) = self.relocate(case);
         assert_eq!(verdict, Ok(()));
         let expected = case.expected(&self.before);
         assert_eq!(after, expected);
-        // Nobody's page is overwritten before it is read: so the order does not matter at all.
+        // No page is overwritten before it is read, so the order of the moves does not matter.
         assert_eq!(self.backwards(), expected);
 
         let entries = case.entries();
@@ -255,7 +261,7 @@ impl Model {
     }
 }
 
-/// `cases` cases in a memory of `pages` pages; a failure says which one it was.
+/// Runs `cases` cases in a memory of `pages` pages; a failure names the seed.
 fn hold_many(pages: u64, cases: u64) -> Seen {
     let mut model = Model::new(pages);
     let mut seen = Seen::default();
@@ -291,7 +297,9 @@ fn large_memories_with_long_runs_and_several_list_pages() {
     }
 }
 
-/// Sources anywhere: [`segment::check`] refuses exactly those that break the invariant, and with good reason.
+/// With sources anywhere, [`segment::check`] refuses exactly the cases that break the invariant.
+///
+/// Many of those cases really give a wrong result.
 #[test]
 fn where_the_invariant_is_broken_check_refuses() {
     let mut model = Model::new(64);
@@ -323,7 +331,7 @@ fn where_the_invariant_is_broken_check_refuses() {
     assert!(cfg!(miri) || wrong > 10_000, "{wrong}");
 }
 
-/// The smallest example of what the invariant is for: two pages that change places.
+/// The smallest violation of the invariant: two pages that change places.
 #[test]
 fn two_pages_that_change_places_come_out_wrong_and_are_refused() {
     let parts = [(0, 1), (1, 0)].map(|(to, from)| Part {
@@ -343,12 +351,13 @@ fn two_pages_that_change_places_come_out_wrong_and_are_refused() {
 }
 
 fn config() -> ProptestConfig {
-    // No file of past failures: beside an integration test proptest finds no place for it, and under miri no file system.
+    // Keep no file of past failures: proptest finds no place for it in an integration test, and
+    // Miri has no file system.
     let cases = if cfg!(miri) { 2 } else { 2_000 };
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// Choices from a list that proptest can shrink; where it ends, zeros.
+/// Returns choices from a list that proptest can shrink; zeros after its end.
 fn chosen(choices: &[u32]) -> impl FnMut(u64) -> u64 {
     let mut choices = choices.iter();
     move |n| choices.next().map_or(0, |&choice| u64::from(choice) % n)
@@ -365,7 +374,10 @@ proptest! {
     }
 
     #[test]
-    fn shrinkable_memories_with_sources_anywhere(choices in vec(any::<u32>(), 0..400), pages in 8_u64..200) {
+    fn shrinkable_memories_with_sources_anywhere(
+        choices in vec(any::<u32>(), 0..400),
+        pages in 8_u64..200,
+    ) {
         let case = Case::choose(pages, true, &mut chosen(&choices));
         let mut model = Model::new(pages);
         let (verdict, after) = model.relocate(&case);
@@ -373,9 +385,12 @@ proptest! {
         prop_assert!(verdict.is_err() || after == case.expected(&model.before));
     }
 
-    /// Whatever lies in the list pages, a walk comes to an end and stays within them or is answered with 0.
+    /// Over arbitrary list pages, a walk ends. Reads outside the list pages return 0.
     #[test]
-    fn a_walk_through_anything_ends(words in vec((0_u64..6, any::<u8>(), 0_u64..16), 1024), head in any::<u64>()) {
+    fn a_walk_through_anything_ends(
+        words in vec((0_u64..6, any::<u8>(), 0_u64..16), 1024),
+        head in any::<u64>(),
+    ) {
         // Mostly links and moves among few pages, so that walks get far.
         let list: Vec<u64> = words.iter().map(|&(page, run, flag)| {
             let flag = [2, 1, 8, 8, 8, 1, 8, 8, 8, 8, 1, 8, 4, 8, 8, 2][flag as usize];

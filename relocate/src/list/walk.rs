@@ -1,7 +1,9 @@
-//! The list walked: what the relocation code does with it, in Rust, and whether it says what the segments say.
+//! A walk of the list as the relocation code does it, and a check of the list against the segments.
 //!
-//! *When:* before "Bye!". *On entry:* a list, sound or not. *Leaves behind:* nothing. *Refuses:* a list that is [`Damaged`], and
-//! one that is [`Unfaithful`] to the segments.
+//! - *When:* before "Bye!".
+//! - *Expects:* a list, sound or damaged.
+//! - *Leaves:* nothing.
+//! - *Refuses:* a list that is [`Damaged`] or [`Unfaithful`] to the segments.
 
 use core::fmt;
 use core::ops::Range;
@@ -11,35 +13,35 @@ use boot::phys::{PAGE_SIZE, PhysAddr};
 use super::{Decoded, Entry};
 use crate::segment::Segment;
 
-/// What one [`SOURCE`](super::SOURCE) entry asks for.
+/// One [`SOURCE`](super::SOURCE) entry, with the destination that it applies to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Move {
-    /// Where the first page goes.
+    /// Destination of the first page.
     pub destination: PhysAddr,
-    /// Where the first page is.
+    /// Address of the first page now.
     pub source: PhysAddr,
-    /// How many there are, 1 to [`RUN_PAGES`](super::RUN_PAGES), contiguous in both.
+    /// Number of pages, 1 to [`RUN_PAGES`](super::RUN_PAGES), contiguous in both places.
     pub pages: u64,
 }
 
-/// What is wrong with a list; `at` is where the word stands, `None` for the head.
+/// A fault in the list itself; `at` is the address of the word, or `None` for the head.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[expect(
     missing_docs,
     reason = "a variant's line says what its fields hold; they are named for it"
 )]
 pub enum Damaged {
-    /// A word that is no entry.
+    /// The word is no valid entry.
     NotAnEntry { word: u64, at: Option<PhysAddr> },
-    /// A source entry before any destination.
+    /// A source entry comes before any destination.
     NoDestination { word: u64, at: Option<PhysAddr> },
-    /// A move that would go past the end of the 64-bit space.
+    /// The move would go past the end of the 64-bit space.
     PastTheEnd { pages: Move },
-    /// A head that is neither a link nor the end: nothing says where the list goes on.
+    /// The head is neither a link nor [`DONE`](super::DONE).
     NoListPage { head: u64 },
-    /// A list page with neither a link nor the end in its last place.
+    /// The list page has neither a link nor [`DONE`](super::DONE) in its last place.
     NoLink { page: PhysAddr },
-    /// A list that comes back to a page it has left.
+    /// The list returns to a page that it has left.
     Loop { page: PhysAddr },
 }
 
@@ -85,15 +87,16 @@ impl fmt::Display for Move {
     }
 }
 
-/// Walks the list from its head entry on and shows every move in order: what the relocation code does, in Rust.
+/// Walks the list from its head entry and visits every move in order, as the relocation code does.
 ///
-/// `read` answers with the word at an address; where no list page lies it may answer with 0, which is no entry. Always comes
-/// to an end, since a list that loops is found out (by R. P. Brent's landmark, moved at every power of two), though only
-/// after moves have been shown again: who would act on them [`check`]s first.
+/// `read` returns the word at an address. Outside the list pages it may return 0, which is no valid
+/// entry. The walk always ends: R. P. Brent's algorithm, with a landmark moved at every power of
+/// two, detects loops. It visits some moves again before it does, so a caller that acts on moves
+/// must [`check`] the list first.
 ///
 /// # Errors
 ///
-/// The first damage, once the moves before it have been shown.
+/// Returns the first damage, after visiting the moves before it.
 pub fn walk<R, V>(head: u64, mut read: R, mut visit: V) -> Result<(), Damaged>
 where
     R: FnMut(PhysAddr) -> u64,
@@ -132,7 +135,11 @@ where
     }
 }
 
-/// Where the entry after the one `at` this address stands. The head has none after it, nor has a list page's last place.
+/// Returns the address of the entry after the one at `at`.
+///
+/// # Errors
+///
+/// The head is followed by no entry, nor is the last place of a list page.
 fn after(at: Option<PhysAddr>, head: u64) -> Result<PhysAddr, Damaged> {
     let at = at.ok_or(Damaged::NoListPage { head })?;
     let next = PhysAddr(at.0.wrapping_add(size_of::<u64>() as u64));
@@ -143,16 +150,17 @@ fn after(at: Option<PhysAddr>, head: u64) -> Result<PhysAddr, Damaged> {
     }
 }
 
-/// How a list fails to say what the segments say.
+/// A difference between the list and the segments.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Unfaithful {
-    /// It is damaged.
+    /// The list is damaged.
     Damaged(Damaged),
-    /// The first page in which they differ, as a move of one page; `None` where one of them has come to its end.
+    /// The list and the segments differ. Both fields describe the first page that differs, as a
+    /// move of one page.
     Differs {
-        /// What the segments ask for.
+        /// The segments' next move; `None` if they have ended.
         expected: Option<Move>,
-        /// What the list says.
+        /// The list's next move; `None` if it has ended.
         found: Option<Move>,
     },
 }
@@ -181,11 +189,12 @@ impl fmt::Display for Unfaithful {
 
 impl core::error::Error for Unfaithful {}
 
-/// Walks the list and holds it against the segments: every page of theirs, in their order, and no other.
+/// Walks the list and compares it with the segments: the same pages in the same order, and no
+/// other.
 ///
 /// # Errors
 ///
-/// The first difference, or the damage.
+/// Returns the first difference, or the damage.
 pub fn check(
     segments: &[Segment<'_>],
     head: u64,
@@ -209,7 +218,8 @@ pub fn check(
     difference.or(missing).map_or(Ok(()), Err)
 }
 
-/// A segment's pages, one by one: no runs are made, so that [`check`] does not lean on what [`build`](super::build) leans on.
+/// Returns a segment's moves page by page. Unlike [`build`](super::build) it merges no runs, so
+/// that [`check`] does not share its logic.
 fn pages(segment: &Segment<'_>) -> impl Iterator<Item = Move> {
     let count = |range: &Range<PhysAddr>| range.end.0.saturating_sub(range.start.0) / PAGE_SIZE;
     let destinations = addresses(segment.destination.start, count(&segment.destination));
@@ -217,7 +227,7 @@ fn pages(segment: &Segment<'_>) -> impl Iterator<Item = Move> {
     destinations.zip(sources).map(|(destination, source)| Move { destination, source, pages: 1 })
 }
 
-/// The addresses of `pages` pages from `start` on.
+/// Returns the addresses of `pages` pages from `start` on.
 fn addresses(start: PhysAddr, pages: u64) -> impl Iterator<Item = PhysAddr> {
     (0..pages).map(move |page| PhysAddr(start.0 + page * PAGE_SIZE))
 }
@@ -231,13 +241,13 @@ mod tests {
     #[test]
     fn a_head_of_any_kind() {
         let done = [DONE];
-        // A link to a page which begins with a link.
+        // The head links to a page that begins with a link.
         let mut pages = [[0; ENTRIES_PER_PAGE]; 2];
         pages[0][0] = Entry::indirection(PhysAddr(BASE.0 + PAGE_SIZE)).0;
         pages[1][..3].copy_from_slice(&[0x1_0001, 0x10_0008, 4]);
         let moved = Move { destination: page(0x10), source: page(0x100), pages: 1 };
         assert_eq!(walked(Entry::indirection(BASE).0, pages.as_flattened()), (vec![moved], Ok(())));
-        // Nothing says where the list goes on.
+        // The head is neither a link nor `DONE`.
         assert_eq!(walked(0x1_0001, &done), (vec![], Err(Damaged::NoListPage { head: 0x1_0001 })));
         assert_eq!(
             walked(0x1_0008, &done),
@@ -253,7 +263,8 @@ mod tests {
         assert_eq!(walked(0x4000_0002, &words), (vec![], Err(damaged)));
         assert_eq!(
             damaged.to_string(),
-            "the list is damaged: the source 0x100008 at 0x40000000 has no destination: build it again"
+            "the list is damaged: the source 0x100008 at 0x40000000 has no destination: build it \
+             again"
         );
     }
 
@@ -288,7 +299,8 @@ mod tests {
 
     #[test]
     fn a_list_that_loops_is_found_out() {
-        // Page n links to page n + 1; the last one back to any of them, the loop entered at once or later.
+        // Page n links to page n + 1. The last page links back to some page, so that the walk
+        // enters the loop at once or later.
         for length in 1..if cfg!(miri) { 6 } else { 20 } {
             for back in 0..length {
                 let mut pages = vec![[0; ENTRIES_PER_PAGE]; length];
@@ -325,13 +337,14 @@ mod tests {
         assert_eq!(judge(&[0x1_0001, 0x10_0008, DONE]), Err(short));
         assert_eq!(
             short.to_string(),
-            "the list has its end where the segments ask for a move of 1 page from 0x101000 to 0x11000: build it again"
+            "the list has its end where the segments ask for a move of 1 page from 0x101000 to \
+             0x11000: build it again"
         );
         let long = Unfaithful::Differs { expected: None, found: moved(0x12, 0x102) };
         assert_eq!(judge(&[0x1_0001, 0x10_0028, DONE]), Err(long));
         let other = Unfaithful::Differs { expected: moved(0x11, 0x101), found: moved(0x11, 0x102) };
         assert_eq!(judge(&[0x1_0001, 0x10_0008, 0x10_2008, DONE]), Err(other));
-        // Of several differences the first.
+        // Several differences: the first is reported.
         let first = Unfaithful::Differs { expected: moved(0x10, 0x100), found: moved(0x10, 0x200) };
         assert_eq!(judge(&[0x1_0001, 0x20_0028, DONE]), Err(first));
         let damaged = Damaged::NotAnEntry { word: 0, at: Some(PhysAddr(0x4000_0010)) };
@@ -359,7 +372,7 @@ mod tests {
         let used =
             pages.as_flattened().iter().position(|&word| word == DONE).expect("a list ends") + 1;
         assert!(used > ENTRIES_PER_PAGE);
-        // Under miri, a few about the link.
+        // Under Miri, test only a few words around the link.
         let (indices, bits) = if cfg!(miri) { (510..513, 29) } else { (0..used, 1) };
         for index in indices {
             for bit in (0..64).step_by(bits) {
