@@ -1,43 +1,47 @@
-//! The adversary: every freedom that the architecture leaves to an implementation, used against the code.
+//! The adversary: uses every freedom that the architecture leaves to an implementation.
 //!
-//! *When:* at each step that leaves a choice. [`Adversary::lazy`] puts everything off as long as it may, [`Adversary::eager`] does everything at
-//! once, and those that are [drawn](Adversary::drawn) from a seed mix: each freedom is used lazily, eagerly, or as a coin falls.
+//! It decides at each step that leaves a choice. [`Adversary::lazy`] puts everything off as long as
+//! allowed, [`Adversary::eager`] does everything at once. Adversaries [drawn](Adversary::drawn)
+//! from a seed mix: they use each freedom lazily, eagerly, or by a coin toss.
 
 use std::hash::{Hash, Hasher};
 
 use relocate::random::SplitMix64;
 
-/// How one freedom is used.
+/// The use of one freedom.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Mood {
     /// As late as the architecture allows.
     Lazy,
     /// At once.
     Eager,
-    /// By the fall of a coin, each time.
+    /// By a coin toss, each time.
     Random,
 }
 
-/// What one run of the code is up against.
+/// The choices that one run of the code faces.
 #[derive(Clone, Debug)]
 pub struct Adversary {
-    /// What it is called in messages.
+    /// The name used in messages.
     pub name: String,
     /// When a store past the caches, a dc, an ic or a tlbi completes.
     pub completion: Mood,
-    /// Which of them go first where a barrier waits for several: cleans and invalidations (lazy), stores (eager).
+    /// The order in which a barrier completes several: dc first (lazy), or stores first (eager).
     pub order: Mood,
-    /// When a dirty line is written back. Lazy: never, unless told to.
+    /// When a dirty line is written back. Lazy: only by maintenance.
     pub eviction: Mood,
-    /// When a clean line is brought in that nobody asked for. Eager: always just before memory changes beneath it. Lazy: never.
+    /// When a clean line is brought in without an access. Eager: always just before memory below it
+    /// changes. Lazy: never.
     pub speculation: Mood,
     /// When a write to a system register takes effect.
     pub registers: Mood,
-    /// How long a translation is kept. Lazy: for ever. Eager: not at all.
+    /// How long a translation is kept. Lazy: until invalidated. Eager: not at all.
     pub translations: Mood,
-    /// How long an instruction stays in the I-cache, and in the pipeline. Lazy: until told otherwise. Eager: not at all.
+    /// How long an instruction stays in the I-cache and in the pipeline. Lazy: until invalidated.
+    /// Eager: not at all.
     pub instructions: Mood,
-    /// Whether dc ivac writes a dirty line back. Lazy: it is lost. Eager: it is written back, as an implementation may.
+    /// The effect of dc ivac on a dirty line. Lazy: the data is lost. Eager: it is written back, as
+    /// an implementation may.
     pub ivac: Mood,
     random: SplitMix64,
 }
@@ -58,19 +62,21 @@ impl Adversary {
         }
     }
 
-    /// Puts everything off, but for the speculation, which is always a step ahead.
+    /// Puts everything off, except for speculation, which is always a step ahead.
     #[must_use]
     pub fn lazy() -> Self {
         Self { speculation: Mood::Eager, ..Self::all("lazy", Mood::Lazy, 0) }
     }
 
-    /// The same, but where a barrier waits for stores and for maintenance, the stores go first.
+    /// Is [`lazy`](Self::lazy), but a barrier completes stores before maintenance.
     #[must_use]
     pub fn lazy_stores_first() -> Self {
         Self { name: "lazy, stores first".to_owned(), order: Mood::Eager, ..Self::lazy() }
     }
 
-    /// The same, but each store and each operation is complete at once: what follows too late finds nothing pending to ride on.
+    /// Is [`lazy`](Self::lazy), but completes each store and operation at once.
+    ///
+    /// A missing barrier later on then finds nothing pending that could hide the mistake.
     #[must_use]
     pub fn prompt() -> Self {
         Self { name: "prompt".to_owned(), completion: Mood::Eager, ..Self::lazy() }
@@ -82,7 +88,9 @@ impl Adversary {
         Self::all("eager", Mood::Eager, 0)
     }
 
-    /// Draws how each freedom is used. What is complete at once hides every missing barrier, so that is left to [`Self::eager`].
+    /// Draws how each freedom is used.
+    ///
+    /// Eager completion hides every missing barrier, so only [`Self::eager`] has it.
     #[must_use]
     pub fn drawn(seed: u64) -> Self {
         use Mood::{Eager, Lazy, Random};
@@ -101,18 +109,18 @@ impl Adversary {
         }
     }
 
-    /// A coin that falls so one time in `n`.
+    /// Returns true one time in `n`.
     pub fn one_in(&mut self, n: u64) -> bool {
         self.random.below(n) == 0
     }
 
-    /// A number below `n`.
+    /// Returns a number below `n`.
     pub fn below(&mut self, n: usize) -> usize {
         self.random.below(n as u64) as usize
     }
 }
 
-/// By what it will do next.
+/// Hashes the adversary by its next random number.
 impl Hash for Adversary {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.random.clone().next_u64().hash(state);

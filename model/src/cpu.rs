@@ -1,7 +1,8 @@
-//! The CPU: one instruction after the other, over [`Memory`] and [`System`].
+//! The CPU: executes instructions one by one over [`Memory`] and [`System`].
 //!
-//! *When:* from a symbol of the kernel until the code reaches the place where its contract is due. Semantics: Arm ARM, C6; exceptions are an HVC
-//! and its return, any other would be a failure of the code. *Refuses* what any of its parts refuses.
+//! It runs from a symbol of the kernel until the code reaches the point where its contract is
+//! checked. The semantics are those of the Arm ARM, C6. The only exceptions are HVC and ERET: any
+//! other would be a failure of the code.
 
 use crate::decode::{Dc, Instruction, Logical, Move, Place, Shifted, Tlbi, ZERO, decode};
 use crate::failure::Wrong;
@@ -18,11 +19,12 @@ const Z: u64 = 1 << 30;
 const C: u64 = 1 << 29;
 const V: u64 = 1 << 28;
 
-/// Where the synchronous slot of a vector table lies, for an exception of the same level and of a lower one.
+/// Offset of a vector table's synchronous slot, for exceptions from the same and from a lower
+/// level.
 const FROM_HERE: u64 = 0x200;
 const FROM_BELOW: u64 = 0x400;
 
-/// A CPU and what it works on.
+/// A CPU, with its registers and memory.
 #[derive(Clone, Debug, Hash)]
 #[expect(missing_docs, reason = "named as in the Arm ARM")]
 pub struct Cpu {
@@ -37,17 +39,17 @@ pub struct Cpu {
     pub sp_el2: u64,
     pub system: System,
     pub memory: Memory,
-    /// How many instructions were executed: the time.
+    /// The number of instructions executed, which is also the time.
     pub steps: u64,
-    /// When the last load, store or maintenance was, and the last context synchronisation event.
+    /// The steps of the last memory access and of the last context synchronization event.
     touched: u64,
     synchronised: u64,
-    /// How many readings of the counter may tell an earlier time than that of what precedes them: those that say when all began.
+    /// The number of early counter reads allowed: those that record the time of the entry.
     pub early_readings: u32,
 }
 
 impl Cpu {
-    /// A CPU about to execute at `pc`, exceptions masked.
+    /// Makes a CPU about to execute at `pc`, with exceptions masked.
     #[must_use]
     pub fn new(system: System, memory: Memory, level: Level, pc: u64) -> Self {
         Self {
@@ -79,7 +81,7 @@ impl Cpu {
         Ok(())
     }
 
-    /// Two states with one fingerprint go on in one way.
+    /// Returns a hash of the state: two equal states continue in the same way.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
@@ -87,12 +89,12 @@ impl Cpu {
         hasher.finish()
     }
 
-    /// Loads as the code would, through map and caches.
+    /// Loads as the code would, through the map and the caches.
     pub fn read(&mut self, address: u64) -> Result<u64, Wrong> {
         self.load(address, 8).map(|value| value as u64)
     }
 
-    /// The leaf through which an address is reached, or the fault.
+    /// Translates an address; returns the physical address and whether the access is cacheable.
     pub fn translate(&mut self, access: Access, address: u64) -> Result<(u64, bool), Wrong> {
         if access != Access::Execute {
             self.touched = self.steps;
@@ -199,7 +201,7 @@ impl Cpu {
         }
     }
 
-    /// AddWithCarry; a subtraction adds the complement and one.
+    /// Computes AddWithCarry; a subtraction adds the complement and one.
     fn add(&mut self, wide: bool, a: u64, b: u64, subtract: bool, flags: bool) -> u64 {
         let bits = if wide { 64 } else { 32 };
         let mask = u64::MAX >> (64 - bits);
@@ -244,7 +246,7 @@ impl Cpu {
         self.memory.synchronise();
     }
 
-    /// CNTVCT_EL0: it may be read as early as the last context synchronisation event.
+    /// Reads CNTVCT_EL0, which may be read as early as the last context synchronization event.
     fn time(&mut self) -> Result<u64, Wrong> {
         if self.synchronised < self.touched {
             self.early_readings = self.early_readings.checked_sub(1).ok_or(Wrong::EarlyReading)?;
@@ -415,7 +417,7 @@ impl Cpu {
             Instruction::Dsb(domain) => self.memory.dsb(domain),
             Instruction::Dmb => self.memory.dmb(),
             Instruction::Dc { operation, rt } => {
-                // To invalidate without cleaning takes leave to write.
+                // Invalidating without cleaning requires write permission.
                 let access = if operation == Dc::Invalidate { Access::Write } else { Access::Read };
                 let (place, _) = self.translate(access, self.get(rt))?;
                 self.memory.dc(operation, place)?;
@@ -440,7 +442,7 @@ impl Cpu {
         result
     }
 
-    /// hvc: an exception to EL2.
+    /// Executes hvc: takes an exception to EL2.
     pub fn call(&mut self, next: u64) -> u64 {
         self.synchronise();
         let (mode, slot) = match self.level {
@@ -489,7 +491,10 @@ impl Cpu {
     }
 }
 
-/// ubfm, sbfm: bits `rotate` to `last` down to 0, or bits 0 to `last` up to where `rotate` says.
+/// Executes ubfm and sbfm.
+///
+/// Moves bits `rotate` to `last` down to bit 0, or bits 0 to `last` up to the place that `rotate`
+/// gives.
 fn bitfield(wide: bool, signed: bool, value: u64, rotate: u32, last: u32) -> u64 {
     let size = if wide { 64 } else { 32 };
     let (length, lsb) =
@@ -500,7 +505,7 @@ fn bitfield(wide: bool, signed: bool, value: u64, rotate: u32, last: u32) -> u64
     extended << lsb
 }
 
-/// crc32cx: the running value over eight bytes, without its complements.
+/// Executes crc32cx: extends the running value by eight bytes, without complements.
 fn crc32c(crc: u32, value: u64) -> u32 {
     const POLYNOMIAL: u32 = 0x82f6_3b78;
     const TABLE: [u32; 256] = {

@@ -1,9 +1,10 @@
-//! The closed list: the A64 instructions that the way out and the way in are made of, and no other.
+//! The closed list: the A64 instructions that the modelled code consists of.
 //!
-//! *When:* each word before it is executed. Encodings: Arm ARM, C4.1. *Refuses* everything else, which is how the model knows that
-//! nothing went where no contract leads: a printer's byte store, a stack, an instruction that this memory has no answer for.
+//! Each word is decoded before it is executed. Encodings are those of the Arm ARM, C4.1. Any other
+//! word is an error. This shows that the code does not run outside its contracts: a byte store of
+//! the printer, a use of a stack, or any instruction that the model cannot execute.
 
-/// Register 31: zero, or the stack pointer, as the instruction has it.
+/// Register 31: zero or the stack pointer, depending on the instruction.
 pub const ZERO: usize = 31;
 
 /// One instruction, decoded. Offsets are in bytes; `wide` means 64 bits.
@@ -174,7 +175,7 @@ pub enum Instruction {
     Tlbi(Tlbi),
 }
 
-/// A register operand, shifted.
+/// A shifted register operand.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[expect(missing_docs, reason = "named as in the Arm ARM: 0 lsl, 1 lsr, 2 asr, 3 ror")]
 pub struct Shifted {
@@ -202,7 +203,7 @@ pub enum Move {
     Keep,
 }
 
-/// Where a load or store of one register goes, and what becomes of its base.
+/// The address of a load or store of one register, with the update of its base.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Place {
     /// `[rn, #offset]`
@@ -218,7 +219,7 @@ pub enum Place {
     },
 }
 
-/// How far a barrier reaches.
+/// The domain of a barrier.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Domain {
     /// nsh: this CPU's own operations, on its own TLB and I-cache.
@@ -238,7 +239,7 @@ pub enum Dc {
     Invalidate,
 }
 
-/// What a tlbi forgets.
+/// The scope of a tlbi.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Tlbi {
     /// vmalle1: EL1&0, or at EL2 under E2H and TGE, EL2&0.
@@ -249,7 +250,8 @@ pub enum Tlbi {
     Alle2,
 }
 
-/// A system register by its encoding: op0, op1, CRn, CRm and op2 as in bits 20:5 of the instruction.
+/// A system register by its encoding: op0, op1, CRn, CRm and op2, as in the instruction's bits
+/// 20:5.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SystemRegister(pub u16);
 
@@ -260,20 +262,20 @@ impl SystemRegister {
         Self(0b11 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2)
     }
 
-    /// The same register under another op1, which in most names tells the exception level.
+    /// Returns the register under another op1, which in most names gives the exception level.
     #[must_use]
     pub const fn with_op1(self, op1: u16) -> Self {
         Self(self.0 & !(0b111 << 11) | op1 << 11)
     }
 
-    /// op1.
+    /// Returns op1.
     #[must_use]
     pub const fn op1(self) -> u16 {
         self.0 >> 11 & 0b111
     }
 }
 
-/// The instruction, if it is on the list.
+/// Decodes the instruction if it is in the list.
 #[must_use]
 pub fn decode(word: u32) -> Option<Instruction> {
     system(word)
@@ -283,12 +285,12 @@ pub fn decode(word: u32) -> Option<Instruction> {
         .or_else(|| memory(word))
 }
 
-/// A field of the word.
+/// Returns a field of the word.
 const fn field(word: u32, lsb: u32, bits: u32) -> u32 {
     word >> lsb & ((1 << bits) - 1)
 }
 
-/// The same, signed.
+/// Returns a field of the word as a signed number.
 const fn signed(word: u32, lsb: u32, bits: u32) -> i64 {
     ((word << (32 - lsb - bits)) as i32 >> (32 - bits)) as i64
 }
@@ -420,7 +422,7 @@ fn logical(word: u32) -> Logical {
     [Logical::And, Logical::Orr, Logical::Eor, Logical::Ands][field(word, 29, 2) as usize]
 }
 
-/// DecodeBitMasks: an element of 2 to 64 bits that holds a rotated run of ones, repeated.
+/// Computes DecodeBitMasks: an element of 2 to 64 bits, with a rotated run of ones, repeated.
 fn bitmask(wide: bool, n: u32, rotate: u32, ones: u32) -> Option<u64> {
     let length = 31_u32.checked_sub((n << 6 | !ones & 0x3f).leading_zeros())?;
     let size = (1..=6).contains(&length).then_some(1 << length)?;
@@ -479,13 +481,14 @@ fn register(word: u32) -> Option<Instruction> {
 
 fn memory(word: u32) -> Option<Instruction> {
     let (rt, rn, rt2, load) = (at(word, 0), at(word, 5), at(word, 10), field(word, 22, 1) == 1);
-    // A base of 31 is the stack pointer, and nobody here has a stack.
+    // A base of 31 is the stack pointer; the modelled code has no stack.
     if rn == ZERO {
         return None;
     }
     let pair = |size: u64, after| {
         let offset = signed(word, 15, 7) * size as i64;
-        // What is written back to, or loaded twice, is CONSTRAINED UNPREDICTABLE.
+        // Writing back to a transferred register, or loading one twice, is CONSTRAINED
+        // UNPREDICTABLE.
         let clash = size < 16 && after && (rt == rn || rt2 == rn) || load && rt == rt2;
         (!clash).then_some(Instruction::Pair { load, size, rt, rt2, rn, offset, after })
     };

@@ -1,9 +1,11 @@
-//! The way out of the firmware's map: from `efi_leave` to the Image's first instruction.
+//! The EFI stub's exit: from `efi_leave`, in the firmware's map, to the Image's first instruction.
 //!
-//! *When:* boot services have been left, at EL1, and at EL2 with E2H clear or set. *On entry* the Image's copy and the device tree lie in the cache
-//! alone, as the stub wrote them, and the routine itself as the firmware loaded it, which had to clean it no further than to where
-//! instructions are fetched with the caches on; memory beneath holds junk, and the I-cache what lay in the copy's place before.
-//! *Leaves* what the arm64 boot protocol promises an image, and nothing of the routine in the cache alone.
+//! - *When:* after ExitBootServices, at EL1, and at EL2 with E2H clear or set.
+//! - *Expects:* the Image's copy and the device tree only in the cache, as the stub wrote them. The
+//!   routine itself is as the firmware loaded it: cleaned only far enough to be fetched with the
+//!   caches on. Memory holds junk, and the I-cache holds what was in the copy's place before.
+//! - *Leaves:* what the arm64 boot protocol promises an image, and no part of the routine only in
+//!   the cache.
 
 use std::ops::Range;
 
@@ -21,11 +23,11 @@ use crate::system::{Level, Processor, System};
 const BASE: u64 = 0x4020_0000;
 const PAGES: u64 = 16;
 const WINDOW: Range<u64> = pages(0, PAGES);
-/// The copy: its file ends within a page, and within a line.
+/// The copy; its file ends within a page and within a line.
 const IMAGE: Range<u64> = BASE..pages(2, 0).end + 0x208;
-/// The device tree, as long as it says that it is.
+/// The device tree, as long as its header says.
 const TREE: Range<u64> = pages(4, 0).start..pages(5, 0).start + 0x38;
-/// The firmware's, with EL2's MMU in whatever layout.
+/// The firmware's tables, for either layout of EL2's registers.
 const TABLES: u64 = pages(8, 4).start;
 const CODE: Range<u64> = pages(12, 2);
 
@@ -33,7 +35,7 @@ const fn pages(first: u64, number: u64) -> Range<u64> {
     BASE + first * PAGE_SIZE..BASE + (first + number) * PAGE_SIZE
 }
 
-/// All of them.
+/// Returns all EFI scenes.
 #[must_use]
 pub fn scenes(kernel: &Kernel) -> Vec<Scene> {
     [
@@ -79,7 +81,7 @@ fn scene(kernel: &Kernel, name: &str, processor: Processor, level: Level, hcr: u
     system.set(HCR_EL2, hcr);
 
     let mut start = Cpu::new(system, memory, level, placed);
-    // As boot services leave it.
+    // Boot services leave interrupts unmasked.
     start.daif = 0;
     start.x[..4].copy_from_slice(&[TREE.start, TREE.end, IMAGE.start, IMAGE.end]);
     let contract = move |cpu: &mut Cpu| {
@@ -97,7 +99,7 @@ fn scene(kernel: &Kernel, name: &str, processor: Processor, level: Level, hcr: u
     }
 }
 
-/// The lines that a range lies in.
+/// Returns the cache lines that overlap `range`.
 fn whole_lines(range: &Range<u64>) -> Range<u64> {
     range.start & !(LINE as u64 - 1)..range.end.next_multiple_of(LINE as u64)
 }

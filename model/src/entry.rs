@@ -1,10 +1,13 @@
-//! The way in: from the Image's first byte to the first line of Rust.
+//! The entry: from the Image's first byte to the first line of Rust.
 //!
-//! *When:* entered at EL1, and at EL2 with E2H clear or still set by a VHE kernel, on CPUs with and without what the EL2 set-up looks
-//! for. *On entry* what the arm64 boot protocol promises \[I1\] and not a bit more: the file is clean to PoC and the I-cache holds
-//! nothing old of it; what lies beyond the file is dirty with somebody's data, the device tree lies in the cache alone, every register
-//! that the protocol does not name holds junk, and the TLB a former kernel's entries. *Leaves* record, tables, bss and pointers, read
-//! through the map that was built, as they were written; and nothing of a former kernel in the TLB.
+//! - *When:* entered at EL1, and at EL2 with E2H clear or still set by a VHE kernel, on CPUs with
+//!   and without the features that the EL2 set-up checks for.
+//! - *Expects:* only what the arm64 boot protocol promises \[I1\]. The file is clean to PoC, and
+//!   the I-cache holds nothing old over it. Memory past the file has dirty lines with other data.
+//!   The device tree is only in the cache. Every register that the protocol does not name holds
+//!   junk, and the TLB holds a previous kernel's entries.
+//! - *Leaves:* record, tables, bss and pointers, which read as written through the new map; and no
+//!   entry of a previous kernel in the TLB.
 
 use core::mem::offset_of;
 use std::ops::Range;
@@ -23,21 +26,21 @@ use crate::system::registers::*;
 use crate::system::{E2H, Level, Processor, System};
 use crate::translation::Regime;
 
-/// Where the loader put the Image.
+/// The address at which the loader put the Image.
 pub const BASE: u64 = 0x4020_0000;
 const WINDOW: u64 = 0x10_0000;
-/// The device tree, two pages of it, behind the image.
+/// The first two pages of the device tree, after the image.
 const TREE: Range<u64> = BASE + 0xf_0000..BASE + 0xf_2000;
-/// What the protocol does not promise.
+/// The value of registers about which the protocol promises nothing.
 pub const JUNK: u64 = 0x5ca1_ab1e_0dd5_eed5;
 
-/// How the CPU arrives.
+/// The state of the CPU at the entry.
 #[derive(Clone, Copy)]
 struct Arrival {
     name: &'static str,
     processor: Processor,
     level: Level,
-    /// HCR_EL2, and SCTLR_ELx of that level.
+    /// HCR_EL2, and SCTLR_ELx of the level entered.
     hcr: u64,
     sctlr: u64,
 }
@@ -76,7 +79,7 @@ const ARRIVALS: [Arrival; 6] = [
         processor: Processor::Rich,
         level: Level::El2,
         hcr: hcr::VHE,
-        // As `mmu_off` leaves it.
+        // `mmu_off` leaves this value.
         sctlr: sctlr::EL1_MMU_OFF,
     },
     Arrival {
@@ -88,7 +91,7 @@ const ARRIVALS: [Arrival; 6] = [
     },
 ];
 
-/// All of them.
+/// Returns all entry scenes.
 #[must_use]
 pub fn scenes(kernel: &Kernel) -> Vec<Scene> {
     ARRIVALS.iter().map(|arrival| scene(kernel, *arrival)).collect()
@@ -106,7 +109,7 @@ fn scene(kernel: &Kernel, arrival: Arrival) -> Scene {
     let beyond = (BASE + file).next_multiple_of(LINE as u64);
     memory.dirty(beyond, &junk(6, image.end - beyond));
     memory.dirty(TREE.start, &tree);
-    // The predecessor's, under the E2H that it ran with.
+    // The previous kernel's entries, under the E2H that it ran with.
     let at_el2 = if arrival.hcr & E2H == 0 { Regime::El2 } else { Regime::El20 };
     memory
         .tlb
@@ -115,7 +118,7 @@ fn scene(kernel: &Kernel, arrival: Arrival) -> Scene {
     memory.allow(Access::Execute, BASE..BASE + PAGE_SIZE);
     memory.allow(Access::Execute, range("text_start", "text_end"));
     memory.allow(Access::Read, image.clone());
-    // The size that the device tree says of itself, and no more.
+    // The code may read the device tree's header up to its size, and no more.
     memory.allow(Access::Read, TREE.start..TREE.start + 8);
     for written in [
         placed("entry_record")..placed("entry_record") + size_of::<EntryRecord>() as u64,
@@ -153,14 +156,14 @@ fn scene(kernel: &Kernel, arrival: Arrival) -> Scene {
         }
         system.set(SCTLR_EL2, arrival.sctlr);
         system.set(HCR_EL2, arrival.hcr);
-        // Somebody ticks by each timer.
+        // Each timer is enabled by the previous kernel.
         timers(arrival.processor).for_each(|(_, register)| system.set(register, 1));
     }
 
     let mut start = Cpu::new(system, memory, arrival.level, BASE);
     start.x = [JUNK; 31];
     start.x[..4].copy_from_slice(&[TREE.start, 0, 0, 0]);
-    // The record's first stamp says when all began.
+    // The record's first stamp is the time of the entry, so it may be early.
     start.early_readings = 1;
     let stop = BASE + kernel.into_rust("entry").unwrap_or_default();
     let checked = kernel.clone();
@@ -175,7 +178,7 @@ fn scene(kernel: &Kernel, arrival: Arrival) -> Scene {
     }
 }
 
-/// Something that calls itself a device tree.
+/// Makes two pages with the header of a device tree.
 fn tree() -> Vec<u8> {
     let mut tree = junk(7, TREE.end - TREE.start);
     tree[..4].copy_from_slice(&boot::flat::MAGIC.to_be_bytes());
@@ -183,7 +186,7 @@ fn tree() -> Vec<u8> {
     tree
 }
 
-/// What Rust is promised.
+/// Checks everything that Rust relies on.
 fn contract(cpu: &mut Cpu, kernel: &Kernel, arrival: Arrival, tree: &[u8]) -> Result<(), Wrong> {
     let placed = |name| BASE + kernel.symbol(name);
     if !cpu.memory.is_quiet() {
@@ -249,7 +252,7 @@ fn contract(cpu: &mut Cpu, kernel: &Kernel, arrival: Arrival, tree: &[u8]) -> Re
     Ok(())
 }
 
-/// The timers that EL2 can reach, by the registers that turn them off.
+/// Returns the timers that EL2 can reach, as the registers that turn them off.
 fn timers(processor: Processor) -> impl Iterator<Item = (&'static str, SystemRegister)> {
     let all = [
         ("CNTP_CTL_EL0", CNTP_CTL_EL0),
@@ -257,11 +260,11 @@ fn timers(processor: Processor) -> impl Iterator<Item = (&'static str, SystemReg
         ("CNTHP_CTL_EL2", CNTHP_CTL_EL2),
         ("CNTHV_CTL_EL2", CNTHV_CTL_EL2),
     ];
-    // The last comes with VHE.
+    // CNTHV exists only with VHE.
     all.into_iter().take(if processor == Processor::Plain { 3 } else { 4 })
 }
 
-/// The entry record, as `boot::record` says it.
+/// Checks the entry record against `boot::record`.
 fn record(cpu: &mut Cpu, at: u64, arrival: Arrival) -> Result<(), Wrong> {
     let el2 = arrival.level == Level::El2;
     let stuck = if arrival.processor == Processor::VheOnly { E2H } else { 0 };
@@ -306,7 +309,8 @@ fn record(cpu: &mut Cpu, at: u64, arrival: Arrival) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// The early map: each page of the image and of the device tree by its attributes, and nothing at its edges.
+/// Checks the early idmap: the attributes of each page of the image and of the device tree, and
+/// that the pages around them are not mapped.
 fn map(cpu: &mut Cpu, root: u64, text: &Range<u64>, image: &Range<u64>) -> Result<(), Wrong> {
     let mut leaf = |page: u64| {
         let mut table = root;

@@ -1,6 +1,4 @@
-//! What the model notices, in words.
-//!
-//! *When:* a run of the code ends in anything but its contract.
+//! The failures that the model reports: a run that ends in anything but its contract.
 
 use std::fmt;
 
@@ -9,50 +7,50 @@ use crate::memory::Access;
 use crate::system;
 use crate::translation::Regime;
 
-/// What went wrong.
+/// A violation of the contract or of the architecture.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Wrong {
-    /// A word that is not on the closed list.
+    /// The word is not in the closed list of instructions.
     Instruction(u32),
-    /// A system register that is not.
+    /// The system register is not in the list of registers.
     Register(SystemRegister),
-    /// A name that the level does not have.
+    /// The register name does not exist at this exception level.
     Undefined(SystemRegister),
-    /// A register whose layout E2H decides, written while E2H is on its way.
+    /// E2H decides the register's layout, and a change of E2H is not in effect yet.
     Layout(SystemRegister),
-    /// A register written with bits clear that are RES1.
+    /// The value written has RES1 bits clear.
     Reserved(SystemRegister, u64),
-    /// An access to what the contract does not name.
+    /// The contract does not allow this access.
     Access(Access, u64),
-    /// An access that is not within a cache line: unaligned.
+    /// The access crosses a cache line, so it is unaligned.
     Straddles(u64),
-    /// A descriptor that ends the walk of an address in a fault.
+    /// The walk for an address ends in a fault at this descriptor.
     Translation(u64, u64),
-    /// A leaf without nG.
+    /// The leaf has nG clear.
     GlobalLeaf(u64),
-    /// A translation that a former kernel left.
+    /// A previous kernel's TLB entry translates this address.
     StaleTranslation(u64),
-    /// An access that the leaf forbids.
+    /// The leaf forbids this access.
     Permission(Access, u64),
-    /// Data accessed in the wrong byte order.
+    /// The data access has the wrong byte order.
     BigEndian(u64),
-    /// The counter, read where it may tell an earlier time than that of what precedes it.
+    /// The counter is read where it may return an earlier time than that of preceding accesses.
     EarlyReading,
-    /// More steps than any run of the code takes.
+    /// The run takes more steps than any correct run.
     Endless,
-    /// The state at the end is not what the contract says: what.
+    /// A value at the end differs from the contract: which, and what it is.
     State(&'static str, u64),
-    /// Something is pending at the end.
+    /// A store or maintenance operation is pending at the end.
     Pending,
-    /// A dirty line at the end where none may be.
+    /// A line is dirty at the end that must not be.
     DirtyLine(u64),
-    /// A line at the end that hides what memory holds.
+    /// A line at the end hides the contents of memory.
     StaleLine(u64),
-    /// An instruction at the end that would not be fetched as it lies in memory.
+    /// A fetch at the end would return something other than memory holds.
     StaleInstruction(u64),
-    /// A byte at the end that is not what was to be there: where.
+    /// A byte at the end is wrong: which object, and its address.
     Content(&'static str, u64),
-    /// A regime whose TLB still holds a former kernel's entries at the end.
+    /// The TLB still holds a previous kernel's entries of this regime at the end.
     LeftBehind(Regime),
 }
 
@@ -107,11 +105,11 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// What went wrong, and where the program counter was.
+/// A failure, and the program counter where it happened.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Failure {
-    /// The address of the instruction, where the code lies linked; none where the contract was due.
+    /// Address of the instruction as linked; `None` if the contract failed at the end.
     pub at: Option<u64>,
-    /// What.
+    /// The violation.
     pub wrong: Wrong,
 }

@@ -1,21 +1,19 @@
-//! The linked kernel: its bytes and its symbols, as the linker made them.
-//!
-//! *When:* handed in by whoever has read the ELF. All addresses here are those of the link, at 0.
+//! The linked kernel: its bytes and symbols. All addresses are as linked, from 0.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// What the model takes of an ELF.
+/// The parts of the kernel's ELF that the model uses.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     /// The flat Image.
     pub image: Vec<u8>,
-    /// Where the pointers lie that RELR names.
+    /// Addresses of the pointers that RELR lists.
     pub pointers: Vec<u64>,
     symbols: BTreeMap<String, u64>,
 }
 
-/// What the scenes are set up by.
+/// The symbols that the scenes need.
 const NEEDED: &[&str] = &[
     "_image_end",
     "boot_stack_end",
@@ -42,11 +40,11 @@ const NEEDED: &[&str] = &[
 ];
 
 impl Kernel {
-    /// A kernel of these bytes and symbols.
+    /// Makes a kernel from these bytes, symbols and pointers.
     ///
     /// # Errors
     ///
-    /// A symbol that the model needs and the kernel does not have: where it was renamed, tell the model.
+    /// Returns the name of a missing symbol. If it was renamed in the kernel, rename it here.
     pub fn new(
         image: Vec<u8>,
         symbols: BTreeMap<String, u64>,
@@ -59,22 +57,23 @@ impl Kernel {
         match missing.copied().or(into_rust) {
             None => Ok(kernel),
             Some(name) => Err(format!(
-                "the kernel has no symbol {name} (or no enter_kernel of that name), by which the model is set up"
+                "the kernel has no symbol {name} (or no enter_kernel of that name), by which the \
+                 model is set up"
             )),
         }
     }
 
-    /// Where the symbol lies; it is one of those that were asked for.
+    /// Returns the address of a symbol listed in `NEEDED`.
     ///
     /// # Panics
     ///
-    /// Where it is none of those.
+    /// Panics if `NEEDED` does not list it.
     #[must_use]
     pub fn symbol(&self, name: &str) -> u64 {
         *self.symbols.get(name).unwrap_or_else(|| panic!("NEEDED does not name {name}"))
     }
 
-    /// Where a module of boot goes into Rust.
+    /// Returns the address at which a module of `boot` enters Rust.
     #[must_use]
     pub fn into_rust(&self, module: &str) -> Option<u64> {
         let mut named = self
@@ -84,20 +83,23 @@ impl Kernel {
         named.next().map(|(_, address)| *address)
     }
 
-    /// From one symbol to another.
+    /// Returns the range from one symbol to another.
     #[must_use]
     pub fn range(&self, start: &str, end: &str) -> Range<u64> {
         self.symbol(start)..self.symbol(end)
     }
 
-    /// The word at an address.
+    /// Returns the instruction word at an address.
     #[must_use]
     pub fn word(&self, address: u64) -> u32 {
         let at = address as usize;
         u32::from_le_bytes(self.image[at..at + 4].try_into().expect("four bytes"))
     }
 
-    /// The routine that an address lies in: the nearest symbol before it, but for those that only mark where something begins or ends.
+    /// Returns the routine that contains an address, and its start.
+    ///
+    /// The routine is the nearest symbol at or before the address, except for symbols that only
+    /// mark the start or end of something.
     #[must_use]
     pub fn routine(&self, address: u64) -> (&str, u64) {
         let marks = |name: &str| name.ends_with("_start") || name.ends_with("_end");

@@ -1,28 +1,49 @@
-//! The host's proof: the kernel's own instructions, over a memory as hostile as the architecture allows.
+//! A model of caches, TLBs and system registers, in which the kernel's own instructions run.
 //!
-//! QEMU has no caches: delete every `dc` and `ic`, and each run still passes. Hardware finds that mistake years later. So the bytes of the way
-//! out, of the way in and of the hyp-stub are taken out of the linked kernel and interpreted here, between a D-cache that is not coherent with
-//! what goes past it, maintenance that is pending until a barrier, an I-cache and a pipeline that remember, a TLB that a former kernel
-//! has used, and system registers that take effect when they please ([`memory`], [`system`], [`translation`]). Wherever the architecture leaves
-//! a choice an [`adversary`] makes it, lazily, eagerly, or by a seed.
+//! QEMU has no caches: you can delete every `dc` and `ic`, and each run still passes. Only hardware
+//! finds that mistake, perhaps years later. So we take the bytes of the kexec path, the entry and
+//! the hyp-stub out of the linked kernel and interpret them here. The model ([`memory`],
+//! [`system`], [`translation`]) has:
 //!
-//! A [`scene`] is code, the state that it is entered in, and the contract that holds where it ends:
+//! - a D-cache that is not coherent with accesses past it;
+//! - stores and maintenance that stay pending until a barrier;
+//! - an I-cache and a pipeline that keep old instructions;
+//! - a TLB that a previous kernel has used;
+//! - system registers whose writes take effect late.
 //!
-//! | scenes | from | to | contract |
-//! |---|---|---|---|
-//! | [`restart`] | `relocate_enter`, hot and cold, EL1, nVHE, VHE | the next image's first instruction | MMU and caches off; the image in memory, no line above it that is dirty or older, no old instruction to fetch, nothing pending; every breadcrumb in memory |
-//! | [`entry`] | the Image's first byte, at EL1 and EL2 | the first line of Rust | record, tables, bss and pointers read through the map as they were written |
-//! | [`mod@secondary`] | `secondary_entry` | a secondary's first line of Rust | the same, in the map that it joins |
-//! | [`mod@efi`] | `efi_leave`, with the firmware's map and caches on | the Image's first instruction | as `restart`'s, and the routine itself in memory |
-//! | [`stub`] | an HVC | its caller, or the address that it named | what the ABI promises |
+//! An [`adversary`] makes every choice that the architecture leaves: lazily, eagerly, or by a seed.
 //!
-//! Then each word of maintenance is [taken away](mutate): deleted, weakened, swapped with its neighbour. A [`trial`] passes if somebody notices, or if
-//! the mutation stands in `survivors.txt` with the reason why nobody can. The closed world does the rest: an instruction that
-//! [`mod@decode`] does not list, an access that no contract names, a stack, are failures.
+//! A [`scene`] is code, the state in which it is entered, and the contract that must hold at its
+//! end:
 //!
-//! What it does not have: other CPUs (but for their speculation), exceptions (but for HVC and its return), shareability other than local and
-//! all, set and way, levels of cache, errata. `dc ivac` may lose a dirty line or write it back. CTR_EL0.IDC and DIC are zero. That the interpreter
-//! computes what a CPU computes is held against QEMU (`cargo xtask test model/qemu`).
+//! - [`restart`]: from `relocate_enter` to the next image's first instruction, hot and cold, at
+//!   EL1, with nVHE and with VHE. At the end the MMU and the caches are off. The image is in
+//!   memory, with no dirty or older line over it, and no old instruction can be fetched. Nothing is
+//!   pending, and every breadcrumb is in memory.
+//! - [`entry`]: from the Image's first byte, at EL1 and EL2, to the first line of Rust. The record,
+//!   tables, bss and pointers read through the map as they were written.
+//! - [`mod@secondary`]: from `secondary_entry` to a secondary's first line of Rust. The contract is
+//!   that of `entry`, in the map that the CPU joins.
+//! - [`mod@efi`]: from `efi_leave`, with the firmware's map and caches on, to the Image's first
+//!   instruction. The contract is that of `restart`, and the routine itself is in memory.
+//! - [`stub`]: from an HVC to its caller, or to the address that it named. The ABI's promises hold.
+//!
+//! Then each maintenance instruction is [mutated](mutate): deleted, weakened, swapped with its
+//! neighbour. A [`trial`] passes if a scene fails for every mutation that `survivors.txt` does not
+//! list. For each mutation on its list, the file gives the reason why no scene can notice it. A
+//! scene also fails at an instruction that [`mod@decode`] does not list, and at an access that its
+//! contract does not allow, such as a use of the stack.
+//!
+//! The model does not have:
+//!
+//! - other CPUs, except for their speculation;
+//! - exceptions, except for HVC and ERET;
+//! - shareability domains other than local and system;
+//! - maintenance by set and way, levels of cache, errata.
+//!
+//! `dc ivac` may lose a dirty line or write it back. CTR_EL0.IDC and DIC are zero.
+//!
+//! `cargo xtask test model/qemu` checks the interpreter against QEMU.
 #![forbid(unsafe_code)]
 
 pub mod adversary;

@@ -1,17 +1,22 @@
-//! Memory, and everything that stands between it and an access: D-cache, buffered stores and maintenance, I-cache, pipeline.
+//! Memory, and what is between it and the CPU: D-cache, pending operations, I-cache, pipeline.
 //!
-//! *When:* each load, store, fetch and maintenance instruction, by physical address. What is in memory, in a line above it, in the I-cache and
-//! in the pipeline are four things, and only maintenance makes them one:
+//! It serves each load, store, fetch and maintenance instruction, by physical address. Memory,
+//! D-cache, I-cache and pipeline can all hold different data, and only maintenance makes them
+//! agree:
 //!
-//! - An access that is cacheable uses the D-cache, and allocates; any other goes past it. A line stays until it is evicted or maintained.
-//! - A store past the caches, a `dc`, an `ic` and a `tlbi` are pending until a DSB, which completes them in the order that hurts. Stores keep their
-//!   order among themselves (they are to Device memory), a DMB keeps stores and `dc` on its two sides apart, and an `ic` keeps to nothing: it
-//!   may have been before all of them.
-//! - A clean line may be brought in at any time, with what memory holds then, by this CPU's speculation or another observer's.
-//! - Fetches ask the pipeline, which holds what was there to fetch at the last context synchronisation event; then the I-cache, which
-//!   holds what was in memory when it was last invalidated; then memory. Never the D-cache.
+//! - A cacheable access uses the D-cache and allocates a line. Any other access goes past it. A
+//!   line stays until it is evicted or maintained.
+//! - A store past the caches, a `dc`, an `ic` and a `tlbi` are pending until a DSB, which completes
+//!   them in the most harmful order. Stores keep their order among themselves (they are to Device
+//!   memory). A DMB separates the stores and `dc` before it from those after it. An `ic` is not
+//!   ordered at all: it may complete before everything else.
+//! - Speculation, by this CPU or another observer, may bring in a clean line at any time, with what
+//!   memory holds then.
+//! - Fetches read the pipeline first, which holds what there was to fetch at the last context
+//!   synchronization event. Next is the I-cache, which holds what was in memory at its last
+//!   invalidation, and then memory. They never read the D-cache.
 //!
-//! *Refuses* an access to what its contract does not name.
+//! An access that the contract does not allow is an error.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -24,7 +29,7 @@ use crate::translation::{Regime, Tlb};
 /// Bytes in a cache line.
 pub const LINE: usize = 64;
 
-/// What the D-cache holds of a line.
+/// The state of a line in the D-cache.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Line {
     Absent,
@@ -32,7 +37,7 @@ enum Line {
     Dirty,
 }
 
-/// What is pending until a barrier.
+/// An operation that is pending until a barrier.
 #[derive(Clone, Copy, Debug, Hash)]
 enum Operation {
     Store { at: usize, bytes: [u8; 16], length: usize },
@@ -41,14 +46,14 @@ enum Operation {
     Tlbi(Regime),
 }
 
-/// An operation, and how many DMBs were before it.
+/// A pending operation, and the number of DMBs before it.
 #[derive(Clone, Copy, Debug, Hash)]
 struct Pending {
     barriers: u32,
     operation: Operation,
 }
 
-/// What code may do with a range.
+/// A kind of access that a contract can allow.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[expect(missing_docs, reason = "they are what they are called")]
 pub enum Access {
@@ -57,32 +62,32 @@ pub enum Access {
     Execute,
 }
 
-/// A window of RAM, and the caches above it.
+/// A window of RAM, and the caches over it.
 #[derive(Clone, Debug, Hash)]
 pub struct Memory {
     start: u64,
     bytes: Vec<u8>,
     lines: Vec<Line>,
     cached: Vec<u8>,
-    /// Lines that the I-cache holds otherwise than memory does.
+    /// Lines for which the I-cache and memory differ.
     instructions: BTreeMap<usize, [u8; LINE]>,
-    /// Lines that were fetched since the last synchronisation, and would be fetched otherwise now.
+    /// Lines fetched since the last synchronization that would be fetched differently now.
     pipeline: BTreeMap<usize, [u8; LINE]>,
     pending: VecDeque<Pending>,
-    /// The stores among them, by line: their place, their length and their bytes, in order.
+    /// The pending stores by line: offset, length and bytes, in order.
     buffered: BTreeMap<usize, VecDeque<(usize, usize, [u8; 16])>>,
     barriers: u32,
     contract: Vec<(Access, Range<u64>)>,
-    /// Where the code was last.
+    /// Offset of the last access.
     last: usize,
-    /// Translations.
+    /// The TLB.
     pub tlb: Tlb,
-    /// Who decides where the architecture does not.
+    /// Decides wherever the architecture leaves a choice.
     pub adversary: Adversary,
 }
 
 impl Memory {
-    /// RAM from `start` on that holds these bytes, all caches empty, everything forbidden.
+    /// Makes RAM at `start` with these bytes: all caches are empty, and no access is allowed.
     #[must_use]
     pub fn new(start: u64, bytes: Vec<u8>) -> Self {
         Self {
@@ -102,7 +107,7 @@ impl Memory {
         }
     }
 
-    /// Sets the scene: who decides from now on.
+    /// Sets the adversary that decides from now on.
     pub fn face(&mut self, adversary: Adversary) {
         if adversary.instructions == Mood::Eager {
             self.instructions.clear();
@@ -115,18 +120,18 @@ impl Memory {
         self.contract.push((access, range));
     }
 
-    /// What memory itself holds.
+    /// Returns what memory itself holds, below the caches.
     #[must_use]
     pub fn beneath(&self, range: &Range<u64>) -> &[u8] {
         &self.bytes[(range.start - self.start) as usize..(range.end - self.start) as usize]
     }
 
-    /// The same, to be set up.
+    /// Returns memory below the caches for a scene to fill.
     pub fn beneath_mut(&mut self, range: &Range<u64>) -> &mut [u8] {
         &mut self.bytes[(range.start - self.start) as usize..(range.end - self.start) as usize]
     }
 
-    /// Sets the scene: puts a word in the place of another, in memory and in the line above it.
+    /// Replaces a word in memory and in the D-cache line over it; returns the old word.
     pub fn exchange(&mut self, address: u64, word: u32) -> u32 {
         let at = (address - self.start) as usize;
         let place = &mut self.bytes[at..at + 4];
@@ -136,7 +141,7 @@ impl Memory {
         u32::from_le_bytes(was)
     }
 
-    /// Sets the scene: all lines written back, and gone.
+    /// Writes back and invalidates all lines.
     pub fn settle(&mut self) {
         for line in 0..self.lines.len() {
             self.write_back(line);
@@ -144,7 +149,7 @@ impl Memory {
         self.lines.fill(Line::Absent);
     }
 
-    /// Sets the scene: dirty lines over `range` that hold these bytes, whatever memory holds.
+    /// Makes dirty lines at `start` that hold these bytes, whatever memory holds.
     pub fn dirty(&mut self, start: u64, bytes: &[u8]) {
         let at = (start - self.start) as usize;
         assert!(at.is_multiple_of(LINE) && bytes.len().is_multiple_of(LINE), "whole lines");
@@ -152,7 +157,7 @@ impl Memory {
         self.lines[at / LINE..(at + bytes.len()) / LINE].fill(Line::Dirty);
     }
 
-    /// Sets the scene: the I-cache holds these bytes for `range`.
+    /// Puts these bytes into the I-cache for the lines at `start`.
     pub fn remember(&mut self, start: u64, bytes: &[u8]) {
         let first = (start - self.start) as usize / LINE;
         self.instructions.extend(
@@ -160,7 +165,7 @@ impl Memory {
         );
     }
 
-    /// What a freedom that is used at random does between two instructions.
+    /// Does what the adversary's random freedoms may do between two instructions.
     pub fn meddle(&mut self) {
         if self.adversary.completion == Mood::Random
             && !self.pending.is_empty()
@@ -185,7 +190,7 @@ impl Memory {
         }
     }
 
-    /// A line near to where the code was last, or anywhere.
+    /// Returns a line near the last access, or any line.
     fn any_line(&mut self) -> usize {
         let lines = self.lines.len();
         if self.adversary.one_in(2) {
@@ -241,7 +246,7 @@ impl Memory {
         Ok(())
     }
 
-    /// What a fetch gets.
+    /// Fetches an instruction word.
     pub fn fetch(&mut self, address: u64) -> Result<u32, Wrong> {
         let at = self.place(Access::Execute, address, 4)?;
         let (line, within) = (at / LINE, at % LINE);
@@ -250,7 +255,7 @@ impl Memory {
         Ok(u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
     }
 
-    /// What would be fetched at an address to which nobody has gone yet.
+    /// Returns the first line in `range` that would be fetched differently from memory.
     #[must_use]
     pub fn would_fetch(&self, range: &Range<u64>) -> Option<u64> {
         let lines =
@@ -263,34 +268,36 @@ impl Memory {
         old.next().map(|line| self.start + (line * LINE) as u64)
     }
 
-    /// dc by VA, the address translated.
+    /// Issues dc by VA; the address is already translated.
     pub fn dc(&mut self, operation: Dc, address: u64) -> Result<(), Wrong> {
         let line = self.place(Access::Read, address & !(LINE as u64 - 1), 1)? / LINE;
         self.issue(Operation::Dc { operation, line });
         Ok(())
     }
 
-    /// ic iallu.
+    /// Issues ic iallu.
     pub fn ic(&mut self) {
         self.issue(Operation::Ic);
     }
 
-    /// tlbi of a whole regime.
+    /// Issues tlbi of a whole regime.
     pub fn tlbi(&mut self, regime: Regime) {
         self.issue(Operation::Tlbi(regime));
     }
 
-    /// A context synchronisation event: what was fetched is fetched anew.
+    /// Performs a context synchronization event: discards what was fetched.
     pub fn synchronise(&mut self) {
         self.pipeline.clear();
     }
 
-    /// DMB: stores and dc before it are before those after it.
+    /// Performs a DMB: stores and dc before it come before those after it.
     pub fn dmb(&mut self) {
         self.barriers += 1;
     }
 
-    /// DSB: what is pending is complete, in the order that hurts. A local one waits for this CPU's own ic and tlbi alone.
+    /// Performs a DSB: completes what is pending, in the most harmful order.
+    ///
+    /// A local one waits only for this CPU's own ic and tlbi.
     pub fn dsb(&mut self, domain: Domain) {
         let is_local =
             |pending: &Pending| matches!(pending.operation, Operation::Ic | Operation::Tlbi(_));
@@ -309,7 +316,7 @@ impl Memory {
                 matches!(pending.operation, Operation::Store { .. }) == stores_first
             }) {
                 Some(preferred) => self.complete(preferred),
-                // All of one kind.
+                // The group has operations of one kind only.
                 None => (0..self
                     .pending
                     .iter()
@@ -320,19 +327,19 @@ impl Memory {
         }
     }
 
-    /// Is anything pending?
+    /// Returns whether nothing is pending.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.pending.is_empty()
     }
 
-    /// The first dirty line over a range.
+    /// Returns the first dirty line in `range`.
     #[must_use]
     pub fn dirty_line(&self, range: &Range<u64>) -> Option<u64> {
         self.find(range, |line| self.lines[line] == Line::Dirty)
     }
 
-    /// The first line over a range that is valid and differs from memory.
+    /// Returns the first valid line in `range` that differs from memory.
     #[must_use]
     pub fn stale_line(&self, range: &Range<u64>) -> Option<u64> {
         self.find(range, |line| {
@@ -375,7 +382,7 @@ impl Memory {
         }
     }
 
-    /// May this one complete before those that were issued before it?
+    /// Returns whether this operation may complete before those issued earlier.
     fn may_complete(&self, chosen: usize) -> bool {
         let Pending { barriers, operation } = self.pending[chosen];
         let mut before = self.pending.iter().take(chosen);
@@ -397,13 +404,13 @@ impl Memory {
         let Some(pending) = self.pending.remove(chosen) else { return };
         match pending.operation {
             Operation::Store { at, bytes, length } => {
-                // Stores keep their order, so it is the line's first.
+                // Stores keep their order, so this is the first one of its line.
                 self.buffered.get_mut(&(at / LINE)).map(VecDeque::pop_front);
                 self.change(at, &bytes[..length]);
             }
             Operation::Dc { operation, line } => self.maintain(operation, line),
             Operation::Ic => {
-                // What was fetched from it before is in the pipeline still.
+                // The pipeline still holds what was fetched from the I-cache before.
                 for (line, old) in std::mem::take(&mut self.instructions) {
                     self.pipeline.entry(line).or_insert(old);
                 }
@@ -443,7 +450,7 @@ impl Memory {
         }
     }
 
-    /// Memory changes.
+    /// Changes memory, and lets speculation and the I-cache keep the old contents.
     fn change(&mut self, at: usize, bytes: &[u8]) {
         let line = at / LINE;
         let ahead = match self.adversary.speculation {
@@ -543,7 +550,7 @@ mod tests {
         assert_eq!(
             memory.fetch(START).unwrap(),
             0,
-            "the ic was before the store: nothing stood between them"
+            "the ic was before the store: no barrier separates them"
         );
         memory.ic();
         memory.dsb(Domain::Local);

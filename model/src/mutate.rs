@@ -1,7 +1,8 @@
-//! The words that are taken away: every maintenance word of the code deleted, weakened, and swapped with its neighbour.
+//! Mutations: every maintenance instruction deleted, weakened, and swapped with its neighbour.
 //!
-//! *When:* the code as it is has passed every scene. A word is maintenance if it is a barrier, a `dc`, `ic` or `tlbi`, or writes an SCTLR. A mutation
-//! is known by routine, instruction and number (the second `isb` of `mmu_off`), so that its name outlives edits around it.
+//! They run after the code as linked has passed every scene. Maintenance instructions are barriers,
+//! `dc`, `ic`, `tlbi`, and writes of an SCTLR. A mutation is named by routine, instruction and
+//! number (the second `isb` of `mmu_off`), so that the name survives edits around it.
 
 use std::fmt;
 use std::ops::Range;
@@ -15,27 +16,27 @@ const DSB_SY: u32 = 0xd503_3f9f;
 const DSB_NSH: u32 = 0xd503_379f;
 const DMB_SY: u32 = 0xd503_3fbf;
 
-/// A word of maintenance.
+/// A maintenance instruction.
 #[derive(Clone, Debug)]
 pub struct Site {
-    /// Where it lies linked.
+    /// Linked address.
     pub address: u64,
-    /// `mmu_off: isb #2`
+    /// Name, such as `mmu_off: isb #2`.
     pub name: String,
-    /// What can be done to it.
+    /// The mutations of this instruction.
     pub mutations: Vec<Mutation>,
 }
 
-/// One change.
+/// One change to the code.
 #[derive(Clone, Debug)]
 pub struct Mutation {
-    /// `deleted`, `becomes dmb sy`, `after mov x0, …`
+    /// Description: `deleted`, `becomes dmb sy`, `swapped with the word before`.
     pub how: String,
-    /// The words by their addresses.
+    /// The changed words, with their addresses.
     pub words: Vec<(u64, u32)>,
 }
 
-/// All of them in the given ranges, in their order.
+/// Returns all maintenance instructions in the given ranges, in order.
 #[must_use]
 pub fn sites(kernel: &Kernel, ranges: &[Range<u64>]) -> Vec<Site> {
     let mut sites: Vec<Site> = Vec::new();
@@ -62,7 +63,7 @@ fn mutations(kernel: &Kernel, address: u64, word: u32) -> Vec<Mutation> {
         let how = format!("becomes {}", maintenance(weaker).unwrap_or_default());
         all.push(Mutation { how, words: vec![(address, weaker)] });
     }
-    // Where two words of maintenance follow each other, the first one's turn is enough.
+    // Two adjacent maintenance instructions need only one swap: the first one makes it.
     let before = kernel.word(address - 4);
     if maintenance(before).is_none() && swaps(before, word) {
         all.push(Mutation {
@@ -80,7 +81,7 @@ fn mutations(kernel: &Kernel, address: u64, word: u32) -> Vec<Mutation> {
     all
 }
 
-/// What does less, of the same kind.
+/// Returns instructions of the same kind that do less.
 fn weaker(word: u32) -> Vec<u32> {
     let rt = word & 0x1f;
     match decode(word) {
@@ -90,14 +91,17 @@ fn weaker(word: u32) -> Vec<u32> {
         Some(Instruction::Dc { operation: decode::Dc::CleanInvalidate, .. }) => {
             vec![0xd50b_7a20 | rt, 0xd508_7620 | rt]
         }
-        // Dropping a line is what it is for; a clean leaves it.
+        // `dc ivac` is used to discard a line; a clean leaves the line.
         Some(Instruction::Dc { operation: decode::Dc::Invalidate, .. }) => vec![0xd50b_7a20 | rt],
         _ => vec![],
     }
 }
 
-/// Is it worth swapping these two? What goes elsewhere, or names a place relative to itself, would not do the same a word further on; and
-/// what only computes, without touching the register that the word of maintenance takes, does the same on either side of it.
+/// Returns whether swapping the two instructions is worth a run.
+///
+/// Branches and PC-relative instructions would do something else one word further on. Pure
+/// computation is unaffected by the swap, unless it sets the register that the maintenance
+/// instruction takes.
 fn swaps(neighbour: u32, word: u32) -> bool {
     use Instruction::*;
     let taken = match decode(word) {
@@ -120,7 +124,7 @@ fn swaps(neighbour: u32, word: u32) -> bool {
     }
 }
 
-/// The instruction as one writes it, if it is one of maintenance.
+/// Returns the instruction's assembly text if it is a maintenance instruction.
 fn maintenance(word: u32) -> Option<String> {
     let written = |name: &str, rt: usize| {
         if rt == 31 { format!("{name}, xzr") } else { format!("{name}, x{rt}") }
@@ -151,7 +155,7 @@ fn maintenance(word: u32) -> Option<String> {
 }
 
 impl Site {
-    /// The routine that it lies in.
+    /// Returns the routine that contains the instruction.
     #[must_use]
     pub fn routine(&self) -> &str {
         self.name.split(':').next().unwrap_or_default()

@@ -1,9 +1,12 @@
-//! The way out: from `relocate_enter` in the control page to the next image's first instruction.
+//! The kexec path: from `relocate_enter` in the control pages to the next image's first
+//! instruction.
 //!
-//! *When:* eight scenes, hot and cold, at EL1, over the private vectors (nVHE, with EL2 as the stub left it and with its MMU on) and under
-//! VHE. *On entry* all that the old kernel did not clean is dirty: its own text, tables and data over the destinations, the payloads in the
-//! source frames, the device tree that stays in place; memory beneath holds junk, and the I-cache the old kernel's text. *Leaves* what the
-//! arm64 boot protocol promises an image, and every breadcrumb in memory.
+//! - *When:* eight scenes, hot and cold: at EL1; on nVHE over the private EL2 vectors, with EL2's
+//!   MMU off as the stub left it, or on; and with VHE.
+//! - *Expects:* dirty lines over all that the old kernel did not clean: its own text, tables and
+//!   data over the destinations, the payloads in the source frames, the device tree that stays in
+//!   place. Memory below holds junk, and the I-cache the old kernel's text.
+//! - *Leaves:* what the arm64 boot protocol promises an image, and every breadcrumb in memory.
 
 use core::mem::offset_of;
 use std::ops::Range;
@@ -25,40 +28,40 @@ use crate::system::registers::*;
 use crate::system::{Level, Processor, System};
 use crate::translation::{Leaf, Regime};
 
-/// Where the window of RAM begins, and how many pages it has.
+/// Start of the RAM window.
 const BASE: u64 = 0x4020_0000;
 const PAGES: u64 = 32;
 const IMAGE: Range<u64> = pages(0, 5);
 const TREE: Range<u64> = pages(5, 1);
-/// Two runs of frames for the image's first four pages; its last stays in place.
+/// Two runs of frames for the image's first four pages; the last page stays in place.
 const SOURCES: [Range<u64>; 3] = [pages(8, 3), pages(6, 1), pages(4, 1)];
-/// Code and vectors, breadcrumbs, list, the copy's tables.
+/// Control pages: code and vectors, breadcrumbs, list, relocation idmap.
 const CONTROL: Range<u64> = pages(16, 8);
 const CODE: Range<u64> = pages(16, 2);
 const CRUMBS: Range<u64> = pages(18, 1);
 const LIST: Range<u64> = pages(19, 1);
 const COPY_TABLES: u64 = pages(20, 4).start;
-/// The running kernel's tables lie where the next image is copied to.
+/// The running kernel's tables; the next image is copied over them.
 const LIFE_TABLES: u64 = IMAGE.start;
-/// Those of whoever had EL2 before.
+/// Tables of a hypervisor that had EL2 before.
 const EL2_TABLES: u64 = pages(24, 4).start;
 
 const fn pages(first: u64, number: u64) -> Range<u64> {
     BASE + first * PAGE_SIZE..BASE + (first + number) * PAGE_SIZE
 }
 
-/// How the kernel lives that leaves.
+/// The mode of the old kernel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Mode {
     El1,
-    /// Over the stub; EL2's MMU as a resident hypervisor may have left it.
+    /// With the hyp-stub at EL2; EL2's MMU may be on, as a resident hypervisor left it.
     Nvhe {
         el2_on: bool,
     },
     Vhe,
 }
 
-/// All of them.
+/// Returns all kexec scenes.
 #[must_use]
 pub fn scenes(kernel: &Kernel) -> Vec<Scene> {
     let modes = [
@@ -80,7 +83,7 @@ fn scene(kernel: &Kernel, name: &str, mode: Mode, cold: bool) -> Scene {
     let tree = junk(2, PAGE_SIZE);
     let mut memory = Memory::new(BASE, junk(3, PAGES * PAGE_SIZE));
 
-    // The control block: in memory, as `Staged::new` leaves it.
+    // The control pages are in memory, as `Staged::new` leaves them.
     let moved = kernel.range("relocate_page_start", "relocate_page_end");
     let mut code = kernel.image[moved.start as usize..moved.end as usize].to_vec();
     let flags =
@@ -98,7 +101,7 @@ fn scene(kernel: &Kernel, name: &str, mode: Mode, cold: bool) -> Scene {
         .beneath_mut(&(EL2_TABLES..EL2_TABLES + 4 * PAGE_SIZE))
         .copy_from_slice(&tables(EL2_TABLES));
 
-    // What the kernel wrote and did not clean.
+    // The old kernel wrote this and did not clean it.
     memory.dirty(IMAGE.start, &tables(LIFE_TABLES));
     memory.dirty(TREE.start, &tree);
     let mut rest = image.as_slice();
@@ -136,7 +139,7 @@ fn scene(kernel: &Kernel, name: &str, mode: Mode, cold: bool) -> Scene {
             .into_iter()
             .for_each(|(register, value)| system.set(register, value));
     }
-    // The kernel has used its map, and the TLB remembers.
+    // The old kernel has used its map, so the TLB holds its entries.
     for page in (BASE..pages(PAGES, 0).start).step_by(PAGE_SIZE as usize) {
         let executable = CODE.contains(&page);
         let leaf = Leaf { page, normal: true, writable: !executable, executable };
@@ -196,16 +199,16 @@ fn arguments(bytes: &mut [u8], head: u64, flags: u64, image: &[u8], tree: &[u8])
     }
 }
 
-/// Four tables that map the window 1:1: the control page's code executable, the rest writable.
+/// Makes four tables that map the window 1:1: the relocation code executable, the rest writable.
 fn tables(at: u64) -> Vec<u8> {
     scene::tables(at, &(BASE..pages(PAGES, 0).start), &CODE)
 }
 
-/// What the next image is promised.
+/// Checks everything that the next image is promised.
 fn contract(cpu: &mut Cpu, mode: Mode, image: &[u8], tree: &[u8]) -> Result<(), Wrong> {
     let level = if mode == Mode::El1 { Level::El1 } else { Level::El2 };
     protocol(cpu, level, (&IMAGE, image), (&TREE, tree))?;
-    // Clean lines that are older than the page do not matter: its reader invalidates it first. [I6]
+    // Older clean lines over the page do not matter: its reader invalidates it first. [I6]
     if let Some(line) = cpu.memory.dirty_line(&CRUMBS) {
         return Err(Wrong::DirtyLine(line));
     }

@@ -1,6 +1,6 @@
-//! A scene: code about to run, the memory that it finds, and what must be so when it is through.
+//! A scene: code to run, the state in which it starts, and the contract for its end.
 //!
-//! *When:* set up once, then played against every adversary, as the code is linked and with a word of it changed.
+//! A scene is set up once, then played against every adversary: as linked, and with mutations.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,42 +15,43 @@ use crate::failure::{Failure, Wrong};
 use crate::system::Level;
 use crate::system::registers::{SCTLR_EL1, SCTLR_EL2};
 
-/// Many times what the longest takes.
+/// A limit far above what the longest scene takes.
 const STEPS: u64 = 400_000;
 
-/// What must be so at the end; it may look through the CPU's own eyes.
+/// A check of the final state; it may read memory through the CPU's own map and caches.
 pub type Contract = Box<dyn Fn(&mut Cpu) -> Result<(), Wrong> + Send + Sync>;
 
-/// Code, the state that it starts in, and its contract.
+/// Code, the state in which it starts, and its contract.
 pub struct Scene {
-    /// What it is called.
+    /// The name used in messages.
     pub name: String,
-    /// The code that runs, where it is linked.
+    /// The code that runs, at its linked addresses.
     pub code: Range<u64>,
-    /// Where that code lies.
+    /// The address at which the code is placed.
     pub placed: u64,
-    /// The first state.
+    /// The initial state.
     pub start: Cpu,
-    /// The instruction at which the contract is due.
+    /// The instruction at which the contract is checked.
     pub stop: u64,
     /// The contract.
     pub contract: Contract,
-    /// Where, at the latest, a run with a word changed is compared with the run as linked: it need not go on if nothing is left of the
-    /// difference.
+    /// Addresses at which a mutated run is compared with the run as linked.
+    ///
+    /// If the two states are equal, the mutated run can stop there.
     pub milestones: Vec<u64>,
 }
 
-/// The run of the code as it is linked.
+/// A record of the run of the code as linked.
 #[derive(Clone, Debug, Default)]
 pub struct Linked {
-    /// When it was last at each word.
+    /// The step at which each word was last executed.
     pub last: BTreeMap<u64, u64>,
-    /// When it first came to each milestone, and what it was like there.
+    /// The step at which each milestone was first reached, and the fingerprint there.
     milestones: BTreeMap<u64, (u64, u64)>,
 }
 
 impl Scene {
-    /// Plays it as the kernel is linked.
+    /// Plays the scene with the kernel as linked.
     pub fn play(&self, adversary: Adversary) -> Result<(Cpu, Linked), Failure> {
         let mut linked = Linked::default();
         let mut cpu = self.start.clone();
@@ -70,8 +71,10 @@ impl Scene {
         Ok((cpu, linked))
     }
 
-    /// Plays it against the same adversary with these words, by the address of the link, in place of the kernel's own. Where nothing is left of
-    /// the difference at a milestone, and the run as linked does not come back to these words, the rest of it has been seen.
+    /// Plays the scene with these words, by linked address, in place of the kernel's own.
+    ///
+    /// The run ends early at a milestone if no difference from the run as linked remains, and if
+    /// that run does not execute these words again: the rest would be the same.
     pub fn play_changed(
         &self,
         adversary: Adversary,
@@ -124,19 +127,19 @@ impl Scene {
     }
 }
 
-/// Bytes that mean nothing.
+/// Returns meaningless bytes.
 #[must_use]
 pub fn junk(seed: u64, length: u64) -> Vec<u8> {
     let mut random = SplitMix64::new(seed);
     (0..length / 8).flat_map(|_| random.next_u64().to_le_bytes()).collect()
 }
 
-/// Puts a number into bytes.
+/// Writes a number into `bytes`.
 pub fn put(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }
 
-/// Four tables at `at` that map a window 1:1, page by page: code executable, the rest writable.
+/// Makes four tables at `at` that map `window` 1:1 in pages: `code` executable, the rest writable.
 #[must_use]
 pub fn tables(at: u64, window: &Range<u64>, code: &Range<u64>) -> Vec<u8> {
     let mut bytes = vec![0; 4 * PAGE_SIZE as usize];
@@ -152,8 +155,10 @@ pub fn tables(at: u64, window: &Range<u64>, code: &Range<u64>) -> Vec<u8> {
     bytes
 }
 
-/// What the arm64 boot protocol promises an image at its first instruction: the state of the CPU, and image and device tree in memory
-/// as they were written, with no line above them that is dirty or older, and no old instruction to fetch.
+/// Checks the promises of the arm64 boot protocol at an image's first instruction.
+///
+/// The CPU's state must be right. Image and device tree must be in memory as they were written,
+/// with no dirty or older line over them, and no old instruction may be fetched.
 pub fn protocol(
     cpu: &mut Cpu,
     level: Level,
@@ -187,7 +192,7 @@ pub fn protocol(
     cpu.memory.would_fetch(image.0).map_or(Ok(()), |line| Err(Wrong::StaleInstruction(line)))
 }
 
-/// Checks a value of the state at the end.
+/// Checks a value of the final state.
 pub fn expect(what: &'static str, value: u64, wanted: u64) -> Result<(), Wrong> {
     if value == wanted { Ok(()) } else { Err(Wrong::State(what, value)) }
 }

@@ -1,7 +1,10 @@
-//! The way in of a secondary CPU: from PSCI's CPU_ON to its first line of Rust, in the map of the CPU that started it.
+//! The entry of a secondary CPU: from PSCI CPU_ON to its first line of Rust.
 //!
-//! *When:* entered at EL1, and at EL2 with and without what the EL2 set-up looks for. *On entry* the first CPU's map and this CPU's own page
-//! are clean to PoC, as the one that starts it promises; the TLB holds what a former kernel left.
+//! - *When:* entered at EL1, and at EL2 with and without the features that the EL2 set-up checks
+//!   for.
+//! - *Expects:* the first CPU's map, and this CPU's own page, clean to PoC as the starting CPU
+//!   promises; a TLB with a previous kernel's entries.
+//! - *Leaves:* the CPU at EL1, in the map of the CPU that started it.
 
 use core::mem::offset_of;
 
@@ -18,11 +21,11 @@ use crate::scene::{Scene, expect, put};
 use crate::system::Level;
 use crate::system::registers::*;
 
-/// All of them.
+/// Returns all secondary scenes.
 ///
 /// # Panics
 ///
-/// Where the first CPU's entry does not even hold against the friendliest of adversaries.
+/// Panics if the first CPU's entry fails even against the eager adversary.
 #[must_use]
 pub fn scenes(kernel: &Kernel) -> Vec<Scene> {
     entry::scenes(kernel).iter().map(|entry| scene(kernel, entry)).collect()
@@ -33,7 +36,7 @@ fn scene(kernel: &Kernel, entry: &Scene) -> Scene {
     let (lived, _) = entry.play(Adversary::eager()).expect("the entry, undisturbed");
     let mut memory = lived.memory.clone();
     memory.settle();
-    // As the first CPU was entered.
+    // This CPU starts with the TLB that the first CPU had at its entry.
     memory.tlb = entry.start.memory.tlb.clone();
     let own = placed("bss_start");
     let root = placed("early_tables") | asid::LIFE << asid::SHIFT;
@@ -48,7 +51,7 @@ fn scene(kernel: &Kernel, entry: &Scene) -> Scene {
     let mut start = Cpu::new(start.system.clone(), memory, start.level, placed("secondary_entry"));
     start.x = [JUNK; 31];
     start.x[0] = own;
-    // PSCI's byte order is the caller's, which is ours.
+    // PSCI enters the CPU with its caller's byte order, which is ours.
     let live = if start.level == Level::El1 { SCTLR_EL1 } else { SCTLR_EL2 };
     start.system.set(live, start.system.get(live) & !sctlr::EE);
     let contract = {

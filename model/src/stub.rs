@@ -1,7 +1,9 @@
-//! The hyp-stub: the two of its calls that turn a regime on or off.
+//! The hyp-stub scenes: the two calls that turn a translation regime on or off.
 //!
-//! *When:* FINALISE_EL2, from the state that the entry leaves, on CPUs that have VHE; SOFT_RESTART, from EL1 and from EL2h, with EL2's MMU as a
-//! hypervisor may have left it. *On entry* the regime that is to be used may have been used before. *Leaves* what the ABI promises.
+//! - *When:* FINALISE_EL2, from the state that the entry leaves, on CPUs with VHE; SOFT_RESTART,
+//!   from EL1 and from EL2h, with EL2's MMU as a hypervisor may have left it.
+//! - *Expects:* a regime that may have been used before.
+//! - *Leaves:* the state that the ABI promises.
 
 use boot::hyp::{FINALISE_EL2, SOFT_RESTART};
 use boot::sysreg::{hcr, mair, sctlr, spsr, tcr};
@@ -17,17 +19,17 @@ use crate::system::registers::*;
 use crate::system::{E2H, Level};
 use crate::translation::Regime;
 
-/// All of them.
+/// Returns all hyp-stub scenes.
 ///
 /// # Panics
 ///
-/// Where the entry does not even hold against the friendliest of adversaries.
+/// Panics if the entry fails even against the eager adversary.
 #[must_use]
 pub fn scenes(kernel: &Kernel) -> Vec<Scene> {
     let mut scenes = Vec::new();
     for entry in entry::scenes(kernel).iter().filter(|entry| entry.name.starts_with("entry el2")) {
         let (lived, _) = entry.play(Adversary::eager()).expect("the entry, undisturbed");
-        // The friendliest CPU still has to be one that the call accepts.
+        // FINALISE_EL2 is accepted only on a CPU with VHE.
         if lived.system.get(ID_AA64MMFR1_EL1) >> 8 & 0xf != 0 {
             scenes.push(finalise(kernel, &lived, &entry.name.replace("entry", "finalise after")));
         }
@@ -58,7 +60,7 @@ fn finalise(kernel: &Kernel, lived: &Cpu, name: &str) -> Scene {
     let masked = spsr::DAIF;
     start.daif = masked;
     let before = start.clone();
-    // As the hvc would: the next instruction is the caller's, which is where the contract is due.
+    // Take the exception as `hvc` does. The contract is checked at the caller's next instruction.
     start.pc = start.call(stop);
     start.memory.tlb.leave_behind(&[Regime::El20]);
     Scene {
@@ -72,7 +74,7 @@ fn finalise(kernel: &Kernel, lived: &Cpu, name: &str) -> Scene {
     }
 }
 
-/// The caller's life goes on at EL2, in the same map.
+/// Checks that the caller continues at EL2, in the same map.
 fn finalised(cpu: &mut Cpu, before: &Cpu) -> Result<(), Wrong> {
     if !cpu.memory.is_quiet() {
         return Err(Wrong::Pending);
@@ -98,7 +100,7 @@ fn finalised(cpu: &mut Cpu, before: &Cpu) -> Result<(), Wrong> {
         expect("a register that is not in effect", u64::from(!cpu.system.is_settled(at_el2)), 0)?;
     }
     expect("SCTLR_EL1", cpu.system.get(SCTLR_EL1), sctlr::EL1_MMU_OFF)?;
-    // The map works: code and data through it.
+    // The map works for code and for data.
     cpu.translate(Access::Execute, cpu.pc)?;
     cpu.read(cpu.x[30] & !7)?;
     Ok(())
@@ -106,7 +108,8 @@ fn finalised(cpu: &mut Cpu, before: &Cpu) -> Result<(), Wrong> {
 
 fn soft_restart(kernel: &Kernel, lived: &Cpu, level: Level, name: &str) -> Scene {
     let (mut start, stop) = call(kernel, lived, [SOFT_RESTART, lived.pc, 0x11, 0x12, 0x13]);
-    // The caller has turned its own regime off; EL2's is on, in the caller's map, as a hypervisor's may be.
+    // The caller has turned its own regime off. EL2's regime is on, in the caller's map, as a
+    // hypervisor may leave it.
     let on = sctlr::EL2_MMU_OFF | sctlr::M | sctlr::C | sctlr::I;
     for (register, value) in [
         (SCTLR_EL1, sctlr::EL1_MMU_OFF),

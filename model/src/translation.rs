@@ -1,12 +1,15 @@
-//! Translation: the walk through the tables as they lie in memory and caches, and what the TLB keeps of it.
+//! Translation: the walk through tables in memory and caches, and the TLB.
 //!
-//! *When:* each access of a level whose MMU is on. Regimes and descriptors: Arm ARM, D8; 4 KiB granule, 48 bits, stage 1 through TTBR0. The
-//! TLB begins with whatever a former kernel left there: a regime that is [stale](Tlb::leave_behind) answers any address with an entry
-//! of somebody else's until it is invalidated. *Refuses* a walk that faults, and a leaf that is global \[I4\].
+//! The CPU uses it for each access while its level's MMU is on. Regimes and descriptors are those
+//! of the Arm ARM, D8: 4 KiB granule, 48 bits, stage 1 through TTBR0.
+//!
+//! The TLB begins with the entries of a previous kernel: a regime that is
+//! [stale](Tlb::leave_behind) has a foreign entry for any address until it is invalidated. The
+//! model refuses a walk that faults, and a leaf that is global \[I4\].
 
 use crate::failure::Wrong;
 
-/// Whose translations.
+/// A translation regime.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Regime {
     /// EL1&0.
@@ -17,7 +20,7 @@ pub enum Regime {
     El20,
 }
 
-/// What a leaf says.
+/// The contents of a leaf descriptor.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[expect(missing_docs, reason = "they are what they are called")]
 pub struct Leaf {
@@ -34,7 +37,9 @@ pub struct Tlb {
     stale: Vec<Regime>,
 }
 
-/// What is kept of one address space, by the low bits of the page's number: what a scene uses lies closely together.
+/// The entries of one address space, by the low bits of the page number.
+///
+/// The pages that a scene uses are close together, so they do not collide.
 #[derive(Clone, Debug, Hash)]
 struct Space {
     regime: Regime,
@@ -49,18 +54,18 @@ fn slot(page: u64) -> usize {
 }
 
 impl Tlb {
-    /// Sets the scene: a former kernel's entries.
+    /// Adds a previous kernel's entries for these regimes.
     pub fn leave_behind(&mut self, regimes: &[Regime]) {
         self.stale.extend(regimes);
     }
 
-    /// The regime that still has them, if one has.
+    /// Returns a regime that still has a previous kernel's entries.
     #[must_use]
     pub fn left_behind(&self) -> Option<Regime> {
         self.stale.first().copied()
     }
 
-    /// An entry for a page of an address space.
+    /// Returns the entry for a page of an address space.
     pub fn find(&self, regime: Regime, asid: u16, page: u64) -> Result<Option<Leaf>, Wrong> {
         if self.stale.contains(&regime) {
             return Err(Wrong::StaleTranslation(page));
@@ -70,7 +75,7 @@ impl Tlb {
         Ok(entry.map(|(_, leaf)| leaf))
     }
 
-    /// Keeps what a walk found.
+    /// Keeps the result of a walk.
     pub fn keep(&mut self, regime: Regime, asid: u16, page: u64, leaf: Leaf) {
         let known =
             self.spaces.iter().position(|space| space.regime == regime && space.asid == asid);
@@ -81,19 +86,19 @@ impl Tlb {
         self.spaces[space].entries[slot(page)] = Some((page, leaf));
     }
 
-    /// A TLB may lose entries at any time.
+    /// Drops all entries, as a TLB may do at any time.
     pub fn lose(&mut self) {
         self.spaces.clear();
     }
 
-    /// tlbi.
+    /// Invalidates a regime, as tlbi does.
     pub fn forget(&mut self, regime: Regime) {
         self.spaces.retain(|space| space.regime != regime);
         self.stale.retain(|of| *of != regime);
     }
 }
 
-/// Walks from the root table to the leaf of an address. `read` gives the descriptor at a physical address.
+/// Walks from the root table to the leaf for an address; `read` loads a descriptor.
 pub fn walk(
     root: u64,
     mair: u64,

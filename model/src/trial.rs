@@ -1,8 +1,12 @@
-//! The trial: every scene against every adversary, then every mutation, and what nobody noticed held against the list of survivors.
+//! The trial: plays every scene against every adversary, as linked and with every mutation.
 //!
-//! *When:* `cargo xtask check model`. The list, `survivors.txt` beside this crate's sources, names each mutation that no scene notices under the
-//! reason why that is so. *Refuses* the code as it is where a scene fails; a word of maintenance that no scene reaches; a survivor that
-//! is not on the list; and an entry of the list that is noticed after all, or is none.
+//! It runs in `cargo xtask check model`. `survivors.txt` lists each mutation that no scene notices,
+//! under the reason why. The trial fails on:
+//!
+//! - a scene that fails with the code as linked;
+//! - a maintenance instruction that no scene reaches;
+//! - a survivor that is not on the list;
+//! - an entry of the list that a scene notices, or that names no mutation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -17,16 +21,16 @@ use crate::mutate::{self, Mutation, Site};
 use crate::scene::{Linked, Scene};
 use crate::{efi, entry, restart, secondary, stub};
 
-/// How many adversaries are drawn, besides those that have names. 40 noticed no mutation that these 24 do not.
+/// The number of drawn adversaries, in addition to the named ones. 40 noticed no more mutations.
 pub const SEEDS: u64 = 24;
 
-/// Routines that end a CPU's life: their maintenance is for whoever reads the machine afterwards.
+/// Routines that print and stop: their maintenance is for a debugger that reads memory afterwards.
 const LAST_WORDS: &[&str] = &["emergency_exception"];
 
-/// The list, as it is committed.
+/// The list of survivors, as committed.
 pub const SURVIVORS: &str = include_str!("../survivors.txt");
 
-/// Whom the code is up against.
+/// Returns the named adversaries, and one for each seed.
 pub fn adversaries(seeds: u64) -> Vec<Adversary> {
     let named = [
         Adversary::lazy(),
@@ -37,7 +41,7 @@ pub fn adversaries(seeds: u64) -> Vec<Adversary> {
     named.into_iter().chain((0..seeds).map(Adversary::drawn)).collect()
 }
 
-/// All scenes.
+/// Returns all scenes.
 #[must_use]
 pub fn scenes(kernel: &Kernel) -> Vec<Scene> {
     [restart::scenes, entry::scenes, secondary::scenes, stub::scenes, efi::scenes]
@@ -46,16 +50,16 @@ pub fn scenes(kernel: &Kernel) -> Vec<Scene> {
         .collect()
 }
 
-/// What became of the trial: a table for people, and what is wrong.
+/// The result of a trial.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Lines.
+    /// The table of results, for people.
     pub table: String,
-    /// What is wrong; nothing where it has passed.
+    /// The failures; empty if the trial passed.
     pub wrong: Vec<String>,
 }
 
-/// Makes the trial against the named adversaries and so many drawn ones.
+/// Runs the trial against the named adversaries and `seeds` drawn ones.
 #[must_use]
 pub fn trial(kernel: &Kernel, seeds: u64, survivors: &str) -> Outcome {
     let mut outcome = Outcome::default();
@@ -74,7 +78,7 @@ pub fn trial(kernel: &Kernel, seeds: u64, survivors: &str) -> Outcome {
                 as_linked.push(linked);
             }
             Err(failure) => {
-                // One for each scene says it.
+                // Report one failure for each scene.
                 let scene_is = |said: &String| said.starts_with(&format!("{} against", scene.name));
                 if !outcome.wrong.iter().any(scene_is) {
                     outcome.wrong.push(format!(
@@ -110,7 +114,8 @@ pub fn trial(kernel: &Kernel, seeds: u64, survivors: &str) -> Outcome {
         .iter()
         .flat_map(|site| site.mutations.iter().map(|mutation| (*site, mutation)))
         .collect();
-    // The scenes in which the run as linked comes to the words, each adversary in turn: the first to notice is enough.
+    // Play only those scenes that execute the mutated words as linked. The first adversary that
+    // notices ends the search.
     let plays: Vec<_> = (0..adversaries.len())
         .flat_map(|a| (0..scenes.len()).map(move |s| (s, a)))
         .map(|(s, a)| (&scenes[s], &adversaries[a], &as_linked[s * adversaries.len() + a]))
@@ -161,28 +166,31 @@ pub fn trial(kernel: &Kernel, seeds: u64, survivors: &str) -> Outcome {
         sums[2]
     );
 
-    outcome.wrong.extend(unreached.iter().map(|site| format!("{site}: no scene comes to it")));
+    outcome.wrong.extend(unreached.iter().map(|site| format!("{site}: no scene reaches it")));
     match listed(survivors) {
         Err(wrong) => outcome.wrong.push(wrong),
         Ok(listed) => {
             let new = survived.difference(&listed);
             outcome.wrong.extend(new.map(|name| {
-                format!("{name}: nobody notices, and survivors.txt has no reason for it")
+                format!("{name}: no scene notices, and survivors.txt has no reason for it")
             }));
             let gone = listed.difference(&survived);
             outcome.wrong.extend(gone.map(|name| {
-                format!("{name}: stands in survivors.txt, and is noticed, or is no mutation")
+                format!("{name}: is listed in survivors.txt, but is noticed or is no mutation")
             }));
         }
     }
     outcome
 }
 
-/// The names on the list. A line `= reason` stands above the entries that it is for; an entry is a site with its mutations, `|` between them.
+/// Parses the list of survivors.
+///
+/// A reason is one or more lines that begin with `=`. Below it come its entries: a site, and its
+/// mutations separated by `|`.
 ///
 /// # Errors
 ///
-/// An entry without a reason, or one that stands there twice.
+/// Returns the first entry that is malformed, has no reason, or is listed twice.
 pub fn listed(text: &str) -> Result<BTreeSet<String>, String> {
     let mut names = BTreeSet::new();
     let mut reason = "";
@@ -196,12 +204,12 @@ pub fn listed(text: &str) -> Result<BTreeSet<String>, String> {
         let (site, hows) =
             line.rsplit_once(": ").ok_or_else(|| format!("survivors.txt: `{line}` is no entry"))?;
         if reason.is_empty() {
-            return Err(format!("survivors.txt: `{line}` stands under no reason"));
+            return Err(format!("survivors.txt: `{line}` is under no reason"));
         }
         for how in hows.split('|') {
             let name = format!("{site}: {}", how.trim());
             if !names.insert(name.clone()) {
-                return Err(format!("survivors.txt: `{name}` stands there twice"));
+                return Err(format!("survivors.txt: `{name}` is listed twice"));
             }
         }
     }
@@ -214,7 +222,7 @@ fn told(kernel: &Kernel, failure: &Failure) -> String {
     format!("at {routine}+{:#x}: {}", at - start, failure.wrong)
 }
 
-/// Does something with each item, on all of this host's CPUs.
+/// Applies `act` to each item, on all of this host's CPUs.
 fn each<T: Sync, R: Send>(items: &[T], act: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let results: Vec<Mutex<Option<R>>> = items.iter().map(|_| Mutex::new(None)).collect();
@@ -225,13 +233,15 @@ fn each<T: Sync, R: Send>(items: &[T], act: impl Fn(&T) -> R + Sync) -> Vec<R> {
                     .and_then(|n| Some((n, items.get(n)?)))
                 {
                     let result = act(item);
-                    *results[index].lock().expect("nobody panics with it") = Some(result);
+                    *results[index].lock().expect("no thread panics while it holds the lock") =
+                        Some(result);
                 }
             });
         }
     });
-    let taken =
-        results.into_iter().map(|result| result.into_inner().expect("nobody panics with it"));
+    let taken = results
+        .into_iter()
+        .map(|result| result.into_inner().expect("no thread panics while it holds the lock"));
     taken.map(|result| result.expect("each was done")).collect()
 }
 
