@@ -1,4 +1,4 @@
-//! What it holds: [`fuzz::gzip`].
+//! The libFuzzer entry point for [`fuzz::gzip`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::gzip::hold(data));

@@ -1,4 +1,4 @@
-//! What it holds: [`fuzz::image`].
+//! The libFuzzer entry point for [`fuzz::image`].
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::image::hold(data));

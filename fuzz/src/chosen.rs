@@ -1,8 +1,13 @@
-//! The target `chosen`: any blob as the device tree that a payload is to get, and anything that it may be told.
+//! The target `chosen`: any blob as a payload's device tree, and any properties to write to it.
 //!
-//! *Holds:* what is written is a tree, no larger than the boot protocol allows; /chosen says once what was ordered, and nothing that
-//! was for somebody else; every other line stands as it stood; the reservations are the old ones, without those of a ramdisk that is no more, and
-//! the new ramdisk's. Written a second time it does not change.
+//! It checks that:
+//!
+//! - the result is a device tree, no larger than the boot protocol allows;
+//! - `/chosen` has each requested property once, and none that was meant for another kernel;
+//! - every other line is unchanged;
+//! - the reservations are the old ones, without those of the replaced initrd, and with the new
+//!   initrd's;
+//! - writing it a second time changes nothing.
 
 use boot::phys::{PhysAddr, PhysRange};
 use boot::record::DTB_MAX_SIZE;
@@ -12,13 +17,14 @@ use kernel::chosen::{self, Chosen, SEED_BYTES};
 use crate::choices::Choices;
 use crate::lines::{Line, lines, reservations};
 
-/// What the text is made of; a byte chooses how much of it.
+/// The text that bootargs are cut from; a byte chooses the length.
 const WORDS: &str = "console=ttyAMA0 root=/dev/vda rw";
 
-/// The pages that a reservation for the old ramdisk may fill.
+/// The page size: a reservation for the old initrd may fill whole pages.
 const PAGE: u64 = 4096;
 
-/// The input: what is told (five bytes), then a blob; and the same with its `totalsize` set right.
+/// Checks an input: five bytes that choose the properties, then a blob; also with `totalsize`
+/// corrected.
 pub fn hold(data: &[u8]) {
     let Some((told, blob)) = data.split_first_chunk::<5>() else { return };
     given(&mut Choices(told), blob);
@@ -70,7 +76,7 @@ fn open(blob: &[u8]) -> Fdt<'_> {
     Fdt::new(blob).expect("a blob that was taken, or written")
 }
 
-/// What /chosen is to begin with.
+/// Returns the properties that must come first in `/chosen`.
 fn said(told: &Chosen<'_>) -> Vec<(String, Vec<u8>)> {
     let mut said = Vec::new();
     let mut say = |name: &str, value: &[u8]| said.push((name.to_owned(), value.to_vec()));
@@ -88,7 +94,7 @@ fn said(told: &Chosen<'_>) -> Vec<(String, Vec<u8>)> {
     said
 }
 
-/// What is said in /chosen to one kernel, and is nothing to another.
+/// The properties in `/chosen` that are meant for one kernel and are stale for the next.
 pub const STALE: [&str; 10] = [
     "kaslr-seed",
     "linux,elfcorehdr",
@@ -102,7 +108,7 @@ pub const STALE: [&str; 10] = [
     "rng-seed",
 ];
 
-/// Whether a line was for somebody else.
+/// Returns whether a line was meant for another kernel.
 fn is_stale(line: &Line, bootargs: bool) -> bool {
     line.path == "/chosen"
         && line.property.as_ref().is_some_and(|(name, _)| {
@@ -113,7 +119,8 @@ fn is_stale(line: &Line, bootargs: bool) -> bool {
         })
 }
 
-/// The whole pages of the ramdisk that the blob names; of two, the last.
+/// Returns the whole pages of the initrd that the blob names; the last value counts if there are
+/// two.
 fn ramdisk_of(lines: &[Line]) -> std::ops::Range<u64> {
     let number = |wanted: &str| {
         let mut values = lines

@@ -1,8 +1,12 @@
 //! The target `fit`: any bytes as the kernel's disk.
 //!
-//! *Holds:* each payload of what is taken lies on the disk and not over the tree, has bytes, and is what the one node of its name says,
-//! read by other means; the disk may end where the payloads do, and not a byte before; a digest is right or refused. What xtask writes
-//! is read as it was written.
+//! It checks that:
+//!
+//! - each accepted payload is on the disk, does not overlap the tree, and is not empty;
+//! - each agrees with the one node of its name, as read by other means;
+//! - the disk may end where the payloads do, but not one byte before;
+//! - a digest is right or the payload is refused;
+//! - a disk that xtask writes reads back as written.
 
 use boot::phys::PhysAddr;
 use dtoolkit::fdt::Fdt as Tree;
@@ -15,7 +19,9 @@ use crate::choices::Choices;
 use crate::lines::{Line, lines};
 use crate::writer::{self, Kind};
 
-/// The input: a disk; or, where it does not start as one does, choices for a disk that xtask's writer makes and edits spoil.
+/// Checks an input: a disk, or, without a disk's first bytes, choices for one.
+///
+/// xtask's writer makes the chosen disk, and edits spoil it.
 pub fn hold(data: &[u8]) {
     if data.starts_with(&[0xd0, 0x0d]) || data.len() < 4 {
         disk(data);
@@ -24,7 +30,7 @@ pub fn hold(data: &[u8]) {
     }
 }
 
-/// What the kernel does with a disk, held against it.
+/// Runs the kernel's FIT reader on a disk and checks each result against the disk.
 fn disk(disk: &[u8]) {
     let bytes = disk.len() as u64;
     let size = match fit::header_size(&disk[..disk.len().min(512)], bytes) {
@@ -50,7 +56,7 @@ fn disk(disk: &[u8]) {
     }
 }
 
-/// What goes with a kernel, held against the configuration's lines.
+/// Checks the payloads that accompany a kernel against the configuration's lines.
 fn accompanied(
     disk: &[u8],
     tree: usize,
@@ -99,7 +105,7 @@ fn taken(disk: &[u8], tree: usize, configuration: &str, fit: &Fit, said: &[Line]
     ));
 }
 
-/// Holds a payload against the lines of its node.
+/// Checks a payload against the lines of its node.
 fn agrees(payload: &Payload, disk: &[u8], tree: usize, said: &[Line]) {
     let node = format!("/images/{}", payload.name);
     let property = |name: &str| the_one(said, &node, name);
@@ -159,10 +165,10 @@ fn agrees(payload: &Payload, disk: &[u8], tree: usize, said: &[Line]) {
     verdict.err().iter().for_each(speaks);
 }
 
-/// The value of a property that a node has once at most, as the node's path is there once.
+/// Returns the value of a property; neither the property nor its node may be there twice.
 fn the_one(said: &[Line], path: &str, name: &str) -> Option<Vec<u8>> {
     let here: Vec<_> = said.iter().filter(|line| line.path == path).collect();
-    // Hash nodes are told apart by what they hold: of these two may share a name.
+    // Hash nodes are identified by their contents, so two of them may share a name.
     assert!(
         path.contains("/hash") || here.iter().filter(|line| line.property.is_none()).count() == 1,
         "{path} twice"
@@ -174,7 +180,7 @@ fn the_one(said: &[Line], path: &str, name: &str) -> Option<Vec<u8>> {
     value
 }
 
-/// A disk as xtask writes it, read; then with its tree edited, read again.
+/// Writes a disk with xtask's writer and reads it; then edits its tree and reads it again.
 fn written(choices: &mut Choices<'_>) {
     let names = ["kernel", "second", "third", "fourth"];
     let payloads: Vec<_> = (names.iter().take(1 + choices.below(4) as usize).enumerate())
@@ -201,13 +207,13 @@ fn written(choices: &mut Choices<'_>) {
         edit(&mut tree.root, choices);
     }
     let edited = twice(tree.to_dtb(), named_otherwise);
-    // Over whatever lies there, as people's editors do.
+    // Overwrite whatever is there, as editing tools do.
     bytes.resize(bytes.len().max(edited.len()), 0);
     bytes[..edited.len()].copy_from_slice(&edited);
     disk(&bytes);
 }
 
-/// The first configuration is the first kernel and the loadables up to the next.
+/// Checks the first configuration: the first kernel, and the loadables up to the next kernel.
 fn as_written(disk: &[u8], payloads: &[writer::Payload]) {
     let size = fit::header_size(disk, disk.len() as u64).expect("just written") as usize;
     let fit = fit::parse(&disk[..size], disk.len() as u64, "conf-1")
@@ -230,7 +236,9 @@ fn as_written(disk: &[u8], payloads: &[writer::Payload]) {
     }
 }
 
-/// A name for another of the same length, one pair for each bit: what a tree must not have twice, and no model of one would hold twice.
+/// Replaces names by others of the same length, one pair for each bit of `pairs`.
+///
+/// This makes duplicate names, which a `DeviceTree` cannot hold.
 fn twice(mut tree: Vec<u8>, pairs: u8) -> Vec<u8> {
     const PAIRS: [(&[u8], &[u8]); 6] = [
         (b"hash-2\0", b"hash-1\0"),
@@ -250,7 +258,7 @@ fn twice(mut tree: Vec<u8>, pairs: u8) -> Vec<u8> {
     tree
 }
 
-/// One edit: a property set or taken out; a node taken out, added, or copied under another name.
+/// Makes one edit: sets or removes a property; removes, adds or copies a node.
 fn edit(root: &mut DeviceTreeNode, choices: &mut Choices<'_>) {
     const PLACES: [&[&str]; 9] = [
         &[],
@@ -323,7 +331,7 @@ fn edit(root: &mut DeviceTreeNode, choices: &mut Choices<'_>) {
             node.add_child(twin);
         }
     }
-    // What the value took.
+    // Skip the choice that the value used.
     choices.bytes::<1>();
 }
 

@@ -1,20 +1,24 @@
 //! The target `gzip`: any bytes as a compressed kernel.
 //!
-//! *Holds:* each call gets on; no more is made than the limit and a byte; what is taken is what another reader makes of all of the file,
-//! in whatever pieces it came in and to whatever rooms it went.
+//! It checks that:
+//!
+//! - each call makes progress;
+//! - the output of an accepted file does not exceed the limit;
+//! - an accepted file unpacks to what another reader makes of it, whatever the sizes of the input
+//!   pieces and of the output buffers.
 
 use std::io::Read;
 
 use flate2::bufread::GzDecoder;
 use kernel::gzip::{Refused, Unpacker};
 
-/// The first piece, which holds the header.
+/// The size of the first piece, which holds the header.
 const FIRST: usize = 64;
 
-/// The flag of a CRC-16 over the header, which the other reader looks at.
+/// The flag of a CRC-16 over the header, which only the other reader checks.
 const HEADER_CRC: u8 = 1 << 1;
 
-/// The input: sizes of pieces and rooms, a limit in 256 bytes, the file.
+/// Checks an input: sizes of pieces and buffers, a limit in units of 256 bytes, the file.
 pub fn hold(data: &[u8]) {
     let Some((&[piece, room, limit], file)) = data.split_first_chunk() else { return };
     let limit = u64::from(limit) << 8;

@@ -1,13 +1,17 @@
-//! The target `image`: the Image header out of any bytes.
+//! The target `image`: any bytes as an arm64 Image header.
 //!
-//! *Holds:* what is taken obeys each rule of the header and is written back as it was read, reserved fields apart; what is refused breaks
-//! the rule that is named; the sizes are judged as in 128 bits.
+//! It checks that:
+//!
+//! - a header that is accepted keeps each rule, and is written back as it was read, except for the
+//!   reserved fields;
+//! - a header that is refused breaks the rule that the error names;
+//! - the sizes are compared as if in 128 bits.
 
 use boot::image::{
     FLAG_BIG_ENDIAN, HEADER_BYTES, Header, MAGIC, PAGE_SIZE_MASK, PAGES_4K, Refused,
 };
 
-/// The input: a header, then a file's size and a machine's RAM, 8 bytes each.
+/// Checks an input: a header, then a file's size and a machine's RAM, 8 bytes each.
 pub fn hold(data: &[u8]) {
     let header = match Header::parse(data) {
         Ok(header) => header,
@@ -57,7 +61,7 @@ fn refused_rightly(data: &[u8], refused: &Refused) {
     assert!(broken, "{refused}: {data:x?}");
 }
 
-/// Eight little-endian bytes, with zeros where the input has ended.
+/// Returns eight little-endian bytes, with zeros after the input has ended.
 fn word(data: &[u8], at: usize) -> u64 {
     let mut word = [0; 8];
     word.iter_mut().zip(data.iter().skip(at)).for_each(|(to, from)| *to = *from);

@@ -1,8 +1,10 @@
-//! What the kernel reads from outside, given anything at all: one function for each fuzz target, which holds the promises of one reader.
+//! Fuzz targets for what the kernel reads from outside: one module for each reader.
 //!
-//! *When:* libFuzzer calls a target's `hold` with input after input, the committed seeds first. *Refuses:* by a panic, which libFuzzer keeps the
-//! input of. That nothing panics or overflows by itself is asked everywhere; each module says what else.
-//! What it holds a reader against is written another way than the reader: by pages, by lines, in 128 bits.
+//! libFuzzer calls a target's `hold` with input after input, the committed seeds first. A broken
+//! promise is a panic; libFuzzer then keeps the input. No reader may panic or overflow on any
+//! input. Each module lists the further promises that it checks.
+//!
+//! The checks are written differently from the reader they check: by pages, by lines, in 128 bits.
 #![forbid(unsafe_code)]
 
 pub mod choices;

@@ -1,19 +1,20 @@
-//! A device tree as lines, one for each node and each property in the order of the blob: what two trees can be compared by, whatever
-//! they have twice.
+//! Device trees as lines, one for each node and property in the order of the blob.
+//!
+//! Two trees can be compared by their lines even if they have duplicate names.
 
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 
-/// One node, or one property of it.
+/// A node, or one property of it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Line {
-    /// The node's path; the root's is empty.
+    /// The node's path; empty for the root.
     pub path: String,
     /// The property's name and value.
     pub property: Option<(String, Vec<u8>)>,
 }
 
-/// The lines of a sound tree.
+/// Returns the lines of a sound tree.
 pub fn lines(tree: &Fdt<'_>) -> Vec<Line> {
     let mut lines = Vec::new();
     add(&tree.root(), String::new(), &mut lines);
@@ -32,7 +33,7 @@ fn add(node: &FdtNode<'_>, path: String, lines: &mut Vec<Line>) {
     }
 }
 
-/// The memory reservation block: addresses and sizes.
+/// Returns the entries of the memory reservation block: addresses and sizes.
 pub fn reservations(tree: &Fdt<'_>) -> Vec<(u64, u64)> {
     tree.memory_reservations()
         .map(|reservation| (reservation.address(), reservation.size()))

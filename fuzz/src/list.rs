@@ -1,7 +1,12 @@
-//! The target `list`: segments judged, listed and walked, and lists that nobody built.
+//! The target `list`: segments checked, listed and walked, and arbitrary lists.
 //!
-//! *Holds:* [`segment::check`] refuses exactly what breaks a rule, judged page by page and in 128 bits; what it takes, list and walk move as
-//! copies of a snapshot would; [`list::check`] takes a damaged list only where that comes to the same moves; a walk through anything ends.
+//! It checks that:
+//!
+//! - [`segment::check`] refuses exactly the segments that break a rule, judged page by page in 128
+//!   bits;
+//! - for accepted segments, the list and its walk move pages as copies of a snapshot would;
+//! - [`list::check`] accepts a damaged list only if its moves come to the same;
+//! - a walk through any list ends.
 
 use std::ops::Range;
 
@@ -11,16 +16,17 @@ use relocate::segment::{self, MAX_SEGMENTS, Memory, Reserved, Segment};
 
 use crate::choices::Choices;
 
-/// How many pages the model's memory has.
+/// The number of pages in the model's memory.
 const PAGES: u64 = 64;
 
-/// Where it begins: as on QEMU's virt, at nothing, and with the last page but one of the address space as its last.
+/// Start of that memory: as on QEMU's virt; 0; or such that it ends one page below the top of the
+/// address space.
 const BASES: [u64; 3] = [0x4000_0000, 0, u64::MAX - (PAGES + 1) * PAGE_SIZE + 1];
 
-/// Where the list lies: outside the model, for the walk reads it by another way.
+/// Address of the list: outside the model's memory, because the walk reads it through `word`.
 const LIST: u64 = 0x10_0000_0000;
 
-/// The input: which of the two cases, then choices for segments, or words for a list.
+/// Checks an input: one of two cases, then choices for segments, or the words of a list.
 pub fn hold(data: &[u8]) {
     let mut choices = Choices(data);
     if choices.one_in(2) {
@@ -76,7 +82,8 @@ impl Model {
                     break;
                 }
                 let mut run = range(base, choices, 8);
-                // In place, as far as it goes; and mostly no longer than what is left.
+                // Some runs are in place, as far as they can be. Most are no longer than what is
+                // left.
                 if choices.one_in(4) {
                     run = PhysAddr(destination.end.0 - left)..destination.end;
                 }
@@ -111,7 +118,7 @@ impl Model {
             control: self.control.clone(),
         };
         let verdict = segment::check(&segments, &memory);
-        // A run without a page moves nothing and may be refused or not.
+        // An empty run moves nothing; `check` may refuse it or not.
         let plain =
             self.parts.iter().all(|(_, source)| source.iter().all(|run| run.start < run.end));
         assert!(!plain || verdict.is_ok() == self.obeys(), "{verdict:?}: {:x?}", self.parts);
@@ -142,7 +149,7 @@ impl Model {
         }
     }
 
-    /// Every rule of the segments, by its definition: byte ranges in 128 bits, pages one by one.
+    /// Checks every rule for segments by its definition: byte ranges in 128 bits, pages one by one.
     fn obeys(&self) -> bool {
         let overlap =
             |a: &Range<PhysAddr>, b: &Range<PhysAddr>| a.start.max(b.start) < a.end.min(b.end);
@@ -187,7 +194,8 @@ impl Model {
             })
     }
 
-    /// Every page's destination and source, where both have whole pages and are as long.
+    /// Returns every page's destination and source; meaningful if both are whole pages of equal
+    /// length.
     fn moves(&self) -> Vec<(u64, u64)> {
         let addresses =
             |range: &Range<PhysAddr>| (range.start.0..range.end.0).step_by(PAGE_SIZE as usize);
@@ -200,7 +208,7 @@ impl Model {
         (address.checked_sub(self.base).expect("an address of the model") / PAGE_SIZE) as usize
     }
 
-    /// Memory after copies of a snapshot; each page is one number.
+    /// Returns the memory after copies from a snapshot; each page is one number.
     fn copied(&self, moves: &[(u64, u64)]) -> Vec<usize> {
         let mut memory: Vec<_> = (0..PAGES as usize).collect();
         for (to, from) in moves {
@@ -209,7 +217,7 @@ impl Model {
         memory
     }
 
-    /// Memory after the walk, each move carried out where it is shown.
+    /// Returns the memory after the walk, which carries out each move at once.
     fn walked(&self, head: u64, words: &[u64]) -> Vec<usize> {
         let mut memory: Vec<_> = (0..PAGES as usize).collect();
         walk(head, words, |moved| {
@@ -223,7 +231,7 @@ impl Model {
     }
 }
 
-/// Words that nobody built: mostly links and moves among few pages, so that walks get far.
+/// Walks arbitrary words: mostly links and moves among few pages, so that walks get far.
 fn anything(choices: &mut Choices<'_>) {
     let mut words = Vec::new();
     while !choices.0.is_empty() && words.len() < 4 * ENTRIES_PER_PAGE {
@@ -236,7 +244,7 @@ fn anything(choices: &mut Choices<'_>) {
                 ((u64::MAX - PAGE_SIZE * choices.below(256)) & !(PAGE_SIZE - 1)) | list::DESTINATION
             }
             5 => words[..].last().copied().unwrap_or_default(),
-            // Empty places up to the next list page's first.
+            // Fill up to the start of the next list page.
             6 => {
                 words.resize(
                     words.len().next_multiple_of(ENTRIES_PER_PAGE),
@@ -266,28 +274,29 @@ fn anything(choices: &mut Choices<'_>) {
     }
 }
 
-/// A walk that reads no more than its pages could be read over a few times.
+/// Walks a list, and fails if it reads its pages more than a few times over.
 fn walk(head: u64, words: &[u64], visit: impl FnMut(Move)) -> Result<(), list::Damaged> {
     let mut left = 8 * (words.len() + ENTRIES_PER_PAGE);
     let read = |at| {
-        left = left.checked_sub(1).expect("the walk goes on and on");
+        left = left.checked_sub(1).expect("the walk does not end");
         word(words, at)
     };
     list::walk(head, read, visit)
 }
 
-/// One word of a list that lies at [`LIST`]; 0 elsewhere.
+/// Returns one word of a list at [`LIST`], or 0 elsewhere.
 fn word(words: &[u64], at: PhysAddr) -> u64 {
     assert!(at.is_aligned(8));
     words.get((at.0.wrapping_sub(LIST) / 8) as usize).copied().unwrap_or(0)
 }
 
-/// The pages from number `first` up to `end`; none where that is not above it.
+/// Returns the pages from number `first` up to `end`; empty if `end` is not above `first`.
 fn pages(base: u64, first: u64, end: u64) -> Range<PhysAddr> {
     PhysAddr(base + first * PAGE_SIZE)..PhysAddr(base + end * PAGE_SIZE)
 }
 
-/// Up to `most` pages of the model; now and then an end that is no page's, or is anywhere.
+/// Returns up to `most` pages of the model. Now and then an end is not page-aligned, or is
+/// anywhere.
 fn range(base: u64, choices: &mut Choices<'_>, most: u64) -> Range<PhysAddr> {
     let first = choices.below(PAGES);
     let mut range = pages(base, first, (first + choices.below(most) + 1).min(PAGES));

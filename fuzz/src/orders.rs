@@ -1,11 +1,14 @@
-//! The target `orders`: any text as bootargs.
+//! The target `orders`: any text as the kernel's command line.
 //!
-//! *Holds:* a word that is refused changes nothing and is named, the first of them; orders written out again are the same orders; said
-//! twice they are the same; words that are not ours change nothing.
+//! It checks that:
+//!
+//! - a parameter that is refused changes nothing, and the error names the first one;
+//! - a command line written out again, or given twice, parses to the same value;
+//! - unknown parameters change nothing.
 
 use kernel::orders::{Base, El2, Orders, Restart, RestartCpu, Selftest};
 
-/// The input: text.
+/// Checks an input: text.
 pub fn hold(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let (orders, obeyed) = Orders::parse(text);
@@ -15,7 +18,7 @@ pub fn hold(data: &[u8]) {
     let (good, bad): (Vec<&str>, Vec<&str>) =
         words.iter().copied().partition(|word| Orders::parse(word).1.is_ok());
     match obeyed {
-        Ok(()) => assert!(bad.is_empty(), "obeyed {bad:?}"),
+        Ok(()) => assert!(bad.is_empty(), "accepted {bad:?}"),
         Err(refused) => assert!(
             refused.to_string().starts_with(&format!("bootargs: \"{}\": expected ", bad[0]))
         ),
@@ -29,7 +32,9 @@ pub fn hold(data: &[u8]) {
     }
 }
 
-/// Words that order this. Every field is named, so that one that is added is missed here.
+/// Writes parameters that parse to `orders`.
+///
+/// It names every field, so that a new field fails to compile here.
 fn written(orders: &Orders) -> String {
     let Orders {
         generations,

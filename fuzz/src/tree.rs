@@ -1,7 +1,12 @@
-//! The target `tree`: any blob as the device tree that a loader hands over.
+//! The target `tree`: any blob as the device tree that a loader passes to the kernel.
 //!
-//! *Holds:* what is read of a machine is in order; a shrunk blob says what the long one said, node by node, and reads as the same machine;
-//! numbers written into it are read again, and nothing else has changed, not its size either; a second shrinking changes nothing.
+//! It checks that:
+//!
+//! - the description of the machine is in order;
+//! - a shrunk blob has the same contents as the long one, node by node, and describes the same
+//!   machine;
+//! - numbers written into the blob are read back, and nothing else changes, not even its size;
+//! - a second shrinking changes nothing.
 
 use boot::breadcrumb;
 use boot::phys::{PhysAddr, PhysRange};
@@ -13,11 +18,11 @@ use kernel::tree::{Machine, Tree};
 use crate::chosen::STALE;
 use crate::lines::{Line, lines, reservations};
 
-/// What the hand-over writes, all of it in /chosen.
+/// The `/chosen` properties that pass numbers from one generation to the next.
 const NUMBERS: [&str; 4] =
     ["ouroboros,generation", "ouroboros,seed", "ouroboros,base", breadcrumb::PROPERTY];
 
-/// The input: a blob, and the same with its `totalsize` set right, which few mutations leave it.
+/// Checks a blob, and the same blob with its `totalsize` corrected: few mutations leave it right.
 pub fn hold(data: &[u8]) {
     blob(data);
     if let Ok(size) = u32::try_from(data.len())
@@ -69,7 +74,7 @@ fn open(blob: &[u8]) -> Tree<'_> {
     Tree::open(blob).expect("what was written is a tree with /chosen")
 }
 
-/// What the kernel relies on without asking again.
+/// Checks what the kernel relies on without checking it again.
 fn in_order(machine: &Machine) {
     assert!(!machine.ram.is_empty());
     assert!(machine.ram.iter().chain(&machine.devices).all(|range| range.start < range.end));
@@ -84,12 +89,12 @@ fn in_order(machine: &Machine) {
     assert!(
         machine.pci.iter().flat_map(|host| &host.windows).all(|window| window.start <= window.end)
     );
-    // A CPU's own timer asks by a private interrupt.
+    // A CPU's own timer raises a private interrupt (PPI).
     let intids = machine.timer.iter().flat_map(|timer| [timer.virtual_el1, timer.physical_el2]);
     assert!(intids.into_iter().all(|intid| (16..32).contains(&intid)), "{:?}", machine.timer);
 }
 
-/// All that a blob says but the four numbers, and what the first /chosen says to one kernel alone.
+/// Returns all lines of a blob except the four numbers and the properties in `STALE`.
 fn others(blob: &[u8]) -> Vec<Line> {
     let mut lines = lines(&Fdt::new(blob).expect("opened before"));
     let is_other = |(name, _): &(String, _)| {
