@@ -1,4 +1,4 @@
-//! Choices read from an input: structured cases that a fuzzer can mutate byte by byte.
+//! Choices read from an input: cases that a fuzzer can mutate byte by byte.
 //!
 //! Targets use them where raw bytes would hardly ever make a case that gets far.
 

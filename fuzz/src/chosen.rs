@@ -1,4 +1,4 @@
-//! The target `chosen`: any blob as a payload's device tree, and any properties to write to it.
+//! The target `chosen`: any blob and properties as a payload's device tree.
 //!
 //! It checks that:
 //!

@@ -1,4 +1,4 @@
-//! The target `tree`: any blob as the device tree that a loader passes to the kernel.
+//! The target `tree`: any blob as the kernel's device tree.
 //!
 //! It checks that:
 //!

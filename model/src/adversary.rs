@@ -1,4 +1,4 @@
-//! The adversary: uses every freedom that the architecture leaves to an implementation.
+//! The adversary: uses every freedom that the architecture leaves.
 //!
 //! It decides at each step that leaves a choice. [`Adversary::lazy`] puts everything off as long as
 //! allowed, [`Adversary::eager`] does everything at once. Adversaries [drawn](Adversary::drawn)

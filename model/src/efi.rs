@@ -1,6 +1,7 @@
-//! The EFI stub's exit: from `efi_leave`, in the firmware's map, to the Image's first instruction.
+//! The EFI stub's exit: from `efi_leave` to the Image's first instruction.
 //!
-//! - *When:* after ExitBootServices, at EL1, and at EL2 with E2H clear or set.
+//! - *When:* after ExitBootServices, in the firmware's map; at EL1, and at EL2 with E2H clear or
+//!   set.
 //! - *Expects:* the Image's copy and the device tree only in the cache, as the stub wrote them. The
 //!   routine itself is as the firmware loaded it: cleaned only far enough to be fetched with the
 //!   caches on. Memory holds junk, and the I-cache holds what was in the copy's place before.

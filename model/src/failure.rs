@@ -1,4 +1,4 @@
-//! The failures that the model reports: a run that ends in anything but its contract.
+//! The failures that the model reports: every way to end outside the contract.
 
 use std::fmt;
 

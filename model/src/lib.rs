@@ -1,4 +1,4 @@
-//! A model of caches, TLBs and system registers, in which the kernel's own instructions run.
+//! A CPU model with caches and TLBs, which runs the kernel's own instructions.
 //!
 //! QEMU has no caches: you can delete every `dc` and `ic`, and each run still passes. Only hardware
 //! finds that mistake, perhaps years later. So we take the bytes of the kexec path, the entry and

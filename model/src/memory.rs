@@ -1,4 +1,4 @@
-//! Memory, and what is between it and the CPU: D-cache, pending operations, I-cache, pipeline.
+//! Memory, D-cache, pending operations, I-cache and pipeline.
 //!
 //! It serves each load, store, fetch and maintenance instruction, by physical address. Memory,
 //! D-cache, I-cache and pipeline can all hold different data, and only maintenance makes them

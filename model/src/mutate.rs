@@ -1,4 +1,4 @@
-//! Mutations: every maintenance instruction deleted, weakened, and swapped with its neighbour.
+//! Mutations: every maintenance instruction deleted, weakened, and swapped.
 //!
 //! They run after the code as linked has passed every scene. Maintenance instructions are barriers,
 //! `dc`, `ic`, `tlbi`, and writes of an SCTLR. A mutation is named by routine, instruction and

@@ -1,11 +1,10 @@
-//! The kexec path: from `relocate_enter` in the control pages to the next image's first
-//! instruction.
+//! The kexec path: from `relocate_enter` to the next image's first instruction.
 //!
 //! - *When:* eight scenes, hot and cold: at EL1; on nVHE over the private EL2 vectors, with EL2's
 //!   MMU off as the stub left it, or on; and with VHE.
-//! - *Expects:* dirty lines over all that the old kernel did not clean: its own text, tables and
-//!   data over the destinations, the payloads in the source frames, the device tree that stays in
-//!   place. Memory below holds junk, and the I-cache the old kernel's text.
+//! - *Expects:* dirty lines over all that the old kernel did not clean. These are its own text,
+//!   tables and data over the destinations, the payloads in the source frames, and the device tree
+//!   that stays in place. Memory below holds junk, and the I-cache the old kernel's text.
 //! - *Leaves:* what the arm64 boot protocol promises an image, and every breadcrumb in memory.
 
 use core::mem::offset_of;

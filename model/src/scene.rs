@@ -1,4 +1,4 @@
-//! A scene: code to run, the state in which it starts, and the contract for its end.
+//! A scene: code to run, its initial state, and the contract for its end.
 //!
 //! A scene is set up once, then played against every adversary: as linked, and with mutations.
 

@@ -1,4 +1,4 @@
-//! The trial: plays every scene against every adversary, as linked and with every mutation.
+//! The trial: plays every scene, as linked and with every mutation.
 //!
 //! It runs in `cargo xtask check model`. `survivors.txt` lists each mutation that no scene notices,
 //! under the reason why. The trial fails on:

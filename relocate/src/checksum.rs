@@ -66,9 +66,9 @@ mod imp {
 
     pub(super) fn blocks(crc: u32, blocks: &[[u8; super::BLOCK]]) -> u32 {
         let range = blocks.as_flattened().as_ptr_range();
-        // SAFETY: `relocate_crc32c` requires FEAT_CRC32 and a readable range whose length is a
-        // positive multiple of 64 bytes. `blocks` is borrowed and not empty. The kernel refuses to
-        // kexec on a CPU without FEAT_CRC32 before it takes a checksum.
+        // SAFETY: `relocate_crc32c` requires a readable range whose length is a positive multiple
+        // of 64 bytes: `blocks` is borrowed and not empty. It also requires FEAT_CRC32. Without
+        // that, CRC32CX is UNDEFINED: it traps, and no memory is at risk.
         if blocks.is_empty() {
             crc
         } else {

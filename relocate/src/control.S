@@ -1,4 +1,4 @@
-// The relocation code: runs from "Bye!" to the first instruction of the next image.
+// The relocation code: runs from "Bye!" to the next image's first instruction.
 //
 // Two pages that the kernel copies into the control pages: code with its arguments, then vectors.
 // They contain no relocations and use nothing of the old kernel: no text, no stack, no page table,

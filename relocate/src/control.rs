@@ -1,4 +1,4 @@
-//! The control pages: the memory that no move overwrites, and the relocation code that runs there.
+//! The control pages, which no move overwrites, and the relocation code in them.
 //!
 //! - *When:* staged while the kernel still runs; entered as its last act.
 //! - *Layout:* one contiguous block. [`CODE_PAGES`] pages hold the code (with its [`Arguments`] in

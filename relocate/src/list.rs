@@ -1,4 +1,4 @@
-//! The kimage list: says which page to move where, in the format of Linux's kexec.
+//! The kimage list: which page to move where, in the format of Linux's kexec.
 //!
 //! - *When:* [`build`] runs while this kernel plans its successor, [`check`] and [`walk()`] before
 //!   "Bye!". The relocation code walks the list after that.

@@ -41,10 +41,10 @@ pub fn random_slot(
     random_block(random, ram, avoid, size, SLOT)
 }
 
-/// Returns a uniformly chosen address for a block of `size` bytes, within one range of RAM and
-/// clear of the ranges to avoid.
+/// Returns a uniformly chosen address for a block of `size` bytes.
 ///
-/// `align`, which the address is a multiple of, is a power of two of at least a page.
+/// The block is within one range of RAM and clear of the ranges to avoid. The address is a multiple
+/// of `align`, a power of two of at least a page.
 pub fn random_block(
     random: &mut SplitMix64,
     ram: &[Range<PhysAddr>],
@@ -71,10 +71,10 @@ pub fn random_block(
     place
 }
 
-/// Returns the highest address for a block of `size` bytes, within one range of RAM and clear of
-/// the ranges to avoid.
+/// Returns the highest address for a block of `size` bytes.
 ///
-/// `align`, which the address is a multiple of, is a power of two of at least a page.
+/// The block is within one range of RAM and clear of the ranges to avoid. The address is a multiple
+/// of `align`, a power of two of at least a page.
 #[must_use]
 pub fn highest_block(
     ram: &[Range<PhysAddr>],
@@ -89,10 +89,10 @@ pub fn highest_block(
     highest
 }
 
-/// Returns the lowest address for a block of `size` bytes, within one range of RAM and clear of the
-/// ranges to avoid.
+/// Returns the lowest address for a block of `size` bytes.
 ///
-/// `align`, which the address is a multiple of, is a power of two of at least a page.
+/// The block is within one range of RAM and clear of the ranges to avoid. The address is a multiple
+/// of `align`, a power of two of at least a page.
 #[must_use]
 pub fn lowest_block(
     ram: &[Range<PhysAddr>],

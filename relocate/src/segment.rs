@@ -384,7 +384,7 @@ mod tests {
     #[test]
     fn what_keeps_the_rules_passes() {
         assert_eq!(judge_all(&[]), "");
-        // Scattered frames, the last one in place; each range borders on a forbidden one.
+        // Scattered frames, the last one in place; each destination borders on a forbidden range.
         let source = [
             range(0x8000_0000, 0x8000_1000),
             range(0x8070_0000, 0x8070_1000),

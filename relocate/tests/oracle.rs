@@ -1,4 +1,4 @@
-//! Test oracle: builds the list, walks it in place, and compares with a plain copy of a snapshot.
+//! An oracle test: the walked list against a plain copy of a snapshot.
 //!
 //! In the model, one number represents one page of memory; the list is kept outside that memory.
 //! Every case comes from a stream of choices: from SplitMix64 for the million cases, from proptest

@@ -1,4 +1,4 @@
-//! A walk of the list as the relocation code does it, and a check of the list against the segments.
+//! The walk through the kimage list in Rust, and its check against the segments.
 //!
 //! - *When:* before "Bye!".
 //! - *Expects:* a list, sound or damaged.
