@@ -1,43 +1,47 @@
-//! Breadcrumbs: what was reached between "Bye!" and the next kernel's main, and when.
+//! Breadcrumbs: what the CPU reached between "Bye!" and the next kernel's first line of Rust.
 //!
-//! *When:* the way out writes its phases into a page that lies in nobody's destination and that /chosen names; the way in keeps its
-//! own in the entry record, because it runs before it can read a device tree. The next main prints both as phase times.
+//! - The leaving kernel and the relocation code leave breadcrumbs in a page that no destination
+//!   covers. A property of /chosen names the page.
+//! - The entry path stores its own times in the entry record, because it runs before it can read an
+//!   FDT.
+//! - The next kernel prints both as the boot trace.
 //!
-//! A slot holds two words, the phase's number plus [`REACHED`] and CNTVCT_EL0. It is written by one store pair and then cleaned, or with the MMU off: no two slots share a cache line, so neither way of
-//! writing can undo the other. The reader invalidates the page by VA first. \[I6\]
+//! A slot holds two words: the breadcrumb's number plus [`REACHED`], and CNTVCT_EL0. One `stp`
+//! writes both; the line is then cleaned, or the MMU is off. No two slots share a cache line, so
+//! neither way of writing can undo the other. The reader invalidates the page by VA first. \[I6\]
 
-/// The property of /chosen that names the page: one 64-bit address.
+/// Property of /chosen that names the page: one 64-bit address.
 pub const PROPERTY: &str = "ouroboros,breadcrumbs";
 
-/// Bytes from one slot to the next: no less than any cache line or writeback granule that is built.
+/// Bytes from one slot to the next: at least any existing cache line or writeback granule.
 pub const SLOT_SIZE: usize = 256;
 
-/// What the first word of a slot adds to its phase's number: any phase that was reached reads as non-zero.
+/// Offset that the first word of a slot adds to the breadcrumb's number, so that it is never zero.
 pub const REACHED: u64 = 1;
 
-/// The phases of the way out, in the order of a hot restart; a slot's number is its index.
+/// Breadcrumbs of the way out, in the order of a hot restart. The index is the slot's number.
 pub const PHASES: &[&str] =
     &["Bye!", "in the control page", "copied", "maintained", "verified", "MMU off", "leaving"];
 
-/// `PHASES`: the last act of Rust.
+/// Index in `PHASES`: Rust's last act.
 pub const BYE: usize = 0;
-/// `PHASES`: the relocation code has its arguments in registers and its own vectors.
+/// Index in `PHASES`: the relocation code has its arguments in registers and its own vectors.
 pub const CONTROL: usize = 1;
-/// `PHASES`: every page lies at its destination.
+/// Index in `PHASES`: every page is at its destination.
 pub const COPIED: usize = 2;
-/// `PHASES`: the cache maintenance of this restart is complete.
+/// Index in `PHASES`: the cache maintenance of this kexec is complete.
 pub const MAINTAINED: usize = 3;
-/// `PHASES`: every destination matches its checksum.
+/// Index in `PHASES`: every destination matches its checksum.
 pub const VERIFIED: usize = 4;
-/// `PHASES`: the regime that this code ran in is off.
+/// Index in `PHASES`: the regime that the relocation code ran in is off.
 pub const MMU_OFF: usize = 5;
-/// `PHASES`: the branch or the hypervisor call is next.
+/// Index in `PHASES`: the branch or the hypervisor call comes next.
 pub const LEAVING: usize = 6;
 
-/// The phases that a page of breadcrumbs holds, each with its stamp, in the order in which they were reached: into `found`,
-/// of which the used part is returned.
+/// Collects the breadcrumbs that a page holds, each with its time, in the order of their times.
 ///
-/// `page` is the page as 64-bit words. A slot that does not hold its own number was not reached.
+/// Fills `found`, and returns the part of it that is used. `page` is the page as 64-bit words. A
+/// slot that does not hold its own number was not reached.
 pub fn reached<'a>(
     page: &[u64],
     found: &'a mut [(usize, u64); PHASES.len()],
@@ -47,7 +51,7 @@ pub fn reached<'a>(
         page.chunks_exact(SLOT_SIZE / size_of::<u64>()).take(PHASES.len()).enumerate()
     {
         if slot[0] == number as u64 + REACHED {
-            // Insertion: seven at most do not pay for a sort.
+            // Insertion sort: there are seven at most.
             let before = found[..len].iter().take_while(|&&(_, stamp)| stamp <= slot[1]).count();
             found.copy_within(before..len, before + 1);
             found[before] = (number, slot[1]);

@@ -1,6 +1,6 @@
-//! Cache maintenance by VA, to the point of coherency.
+//! Cache maintenance by VA to the point of coherency (PoC).
 //!
-//! *When:* wherever memory is about to be read or written past the caches: before a hand-over, and after one.
+//! Used wherever memory is read or written past the caches: before a kexec, and after one.
 #![expect(unsafe_code, reason = "cache maintenance instructions")]
 
 use crate::phys::PhysAddr;
@@ -9,8 +9,8 @@ use core::ops::Range;
 
 /// Cleans and invalidates every line of `range` to PoC, and waits until that is done.
 ///
-/// For memory that was written through the cache: of what was written past it, a dirty line's old data would be left. \[I5\]
-/// The range must be mapped.
+/// The range must be mapped, and written through the cache. Over memory that was written past the
+/// cache, cleaning a dirty line would put its old data back. \[I5\]
 pub fn clean_and_invalidate(range: &Range<PhysAddr>) {
     let ctr: u64;
     // SAFETY: reading CTR_EL0 has no side effect.
@@ -18,16 +18,16 @@ pub fn clean_and_invalidate(range: &Range<PhysAddr>) {
     let line = 4_u64 << (ctr >> 16 & 0xf);
     let mut address = range.start.0 & !(line - 1);
     while address < range.end.0 {
-        // SAFETY: cleaning writes back what was stored; invalidating after it loses nothing.
+        // SAFETY: the line is written back before it is invalidated, so no store is lost.
         unsafe { asm!("dc civac, {}", in(reg) address, options(nostack, preserves_flags)) };
         address += line;
     }
-    // SAFETY: a barrier: the maintenance is complete before anything after it.
+    // SAFETY: a barrier accesses no memory. The maintenance completes before any later access.
     unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
 }
 
-/// Invalidates this CPU's instruction cache: what was cleaned to PoC before is what will be fetched.
+/// Invalidates this CPU's instruction cache, so that it fetches what was cleaned to PoC before.
 pub fn invalidate_instructions() {
-    // SAFETY: what is discarded are copies; what they are made of again is in memory.
+    // SAFETY: only copies are discarded; the CPU fetches the same instructions from memory again.
     unsafe { asm!("ic iallu", "dsb sy", "isb", options(nostack, preserves_flags)) };
 }

@@ -1,10 +1,14 @@
-//! The EL2 set-up: what a kernel at EL1 needs opened, and the stub that is left behind.
+//! EL2 set-up: opens EL2 for a kernel at EL1, and leaves the hyp-stub there.
 //!
-//! *When:* on every CPU that is entered at EL2, before there is a stack. *Entry:* EL2h, MMU off, E2H perhaps left set by a VHE
-//! kernel. *Leaves:* EL1h, MMU off, the hyp-stub at EL2. Each register is touched only where the ID registers say it exists;
-//! what traps by a set bit is cleared, what traps by a clear bit is set. The values are [`crate::sysreg`]'s.
+//! Runs on every CPU that is entered at EL2, before the CPU has a stack.
 //!
-//! Not here: FGT2 registers, MPAMSM_EL1. What lies behind them this kernel does not use at EL1, and at EL2 they do not trap.
+//! - Expects EL2h with the MMU off. A VHE kernel may have left E2H set.
+//! - Leaves the CPU at EL1h with the MMU off, and the hyp-stub at EL2.
+//! - Touches a register only if the ID registers say that it exists. It clears bits that trap when
+//!   they are set, and sets bits that trap when they are clear. The values are in
+//!   [`crate::sysreg`].
+//! - Leaves out the FGT2 registers and MPAMSM_EL1: this kernel does not use what they control at
+//!   EL1, and at EL2 they trap nothing.
 #![expect(unsafe_code, reason = "assembly, and the names by which it and Rust know each other")]
 
 use crate::sysreg::{

@@ -1,8 +1,8 @@
-// What is told before there is Rust, and where Rust has failed: raw registers on a UART that needs no set-up.
+// Early console: prints raw registers before Rust runs, and after Rust has failed.
 
         .section .text.vectors, "ax"
 
-// emergency_vectors — EL1's vectors until Rust has its own.
+// emergency_vectors — serves as EL1's vector table until Rust installs its own.
 //   in        an exception in the first instructions
 //   assumes   as emergency_exception
 //   out       does not return
@@ -20,16 +20,19 @@ emergency_vectors:
 
         printer emergency
 
-// emergency_exception — prints the exception's class, its syndrome and the general registers, and stops this CPU.
+// emergency_exception — prints the exception's syndrome and registers, and stops this CPU.
 //   in        x1 = vector slot; x0, x1 saved in TPIDR_EL0, TPIDRRO_EL0
-//   assumes   the emergency UART reachable: MMU off, or its page mapped as device memory; SP = this CPU's boot::own::Own
+//   assumes   the early console's UART is reachable: MMU off, or its page mapped as device memory;
+//             SP = this CPU's boot::own::Own
 //   out       does not return
 //   clobbers  all
-//   memory    writes the frame that Own begins with; reads the instruction at elr, where that is the image's, and rule::NEEDS; uses no stack
+//   memory    writes the frame that Own begins with; reads the instruction at elr, if that is in
+//             the image, and rule::NEEDS; uses no stack
 emergency_exception:
         mov     x0, sp
-        // At EL2 the MMU is off while EL1 may have these lines dirty: out with them, before they fall on what is stored now.
-        // By 16 bytes, the smallest line there is: there are no registers to ask for this CPU's.
+        // EL2 has its MMU off, while EL1 may have dirtied these lines. Clean and invalidate them,
+        // or they would later overwrite what we store now. Step by 16 bytes, the smallest line
+        // there is, because no register is free to hold this CPU's line size.
         .rept   {FRAME_SIZE} / 16
         dc      civac, x0
         add     x0, x0, #16
@@ -61,7 +64,8 @@ emergency_exception:
         cmp     x23, #31
         b.ne    3b
 
-        // An instruction of ours that is UNDEFINED was not opened by a higher level: which rule of the boot protocol says that it should be.
+        // If an instruction of our own text is UNDEFINED, a higher level has closed a feature. Find
+        // the rule of the boot protocol that says it must be open.
         ubfx    x9, x21, #{EC_SHIFT}, #{EC_BITS}
         cbnz    x9, emergency_stop
         adr_l   x9, text_start
@@ -83,7 +87,7 @@ emergency_exception:
         b       emergency_stop
 5:      say_broken emergency, x26, ": the instruction at elr was not opened"
 
-// emergency_stop — says that nothing follows, and stops this CPU for good.
+// emergency_stop — prints that nothing follows, and stops this CPU permanently.
 //   in        nothing
 //   assumes   as emergency_exception
 //   out       does not return

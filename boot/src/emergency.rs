@@ -1,17 +1,20 @@
-//! The emergency console: what speaks before Rust does, and when Rust can no longer be trusted.
+//! Early console: a PL011 that assembly prints to before Rust runs, and after it has failed.
 //!
-//! *When:* from the first instructions to the kernel's own vectors, and under a second panic. *Needs:* neither stack nor heap.
+//! It needs neither stack nor heap. Assembly uses it from the first instructions until Rust
+//! installs its vectors. The kernel ends with it when a panic itself panics.
 
-/// A PL011 that needs no set-up, the only address in this project that no device tree gave: QEMU virt's first UART.
+/// Base of a PL011 that needs no set-up: the first UART of QEMU's virt machine.
+///
+/// No other address in this project is hard-coded; all others come from the FDT.
 pub const UART: u64 = 0x0900_0000;
 
-/// A PL011's flag register, from its base on, which is its data register (Arm DDI 0183, 3.2).
+/// Offset of a PL011's flag register; its data register is at offset 0 (Arm DDI 0183, 3.2).
 pub const UART_FLAGS: u64 = 0x18;
 
-/// A flag: the transmitter takes no more.
+/// Flag TXFF: the transmit FIFO is full.
 pub const UART_FULL: u64 = 1 << 5;
 
-/// The assembly half.
+/// Assembly half of the early console.
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "assembly")]
 mod assembly {

@@ -1,29 +1,42 @@
-// The way in: the Image header, and every instruction from a loader's jump to the first line of Rust.
+// The Image header, and all code from the loader's jump to the first line of Rust.
+//
+// `entry` does these steps in order; entry.rs lists what is true when Rust starts:
+//
+//   1. take_over       install vectors that can print, and clear EE
+//   2. record          store what the loader passed, before we change it
+//   3. el2_setup       at EL2 only: open EL2 for EL1, leave the hyp-stub, drop to EL1 (el2.S)
+//   4. cpu_setup       bring EL1 into a known state, MMU and caches off
+//   5. early_map       build the early idmap: this image, the FDT, the early console's UART
+//   6. mmu_on          turn the MMU and the caches on
+//   7. relocate_self   after the stack and a cleared bss: relocate the pointers in the image
+//   8. kernel_main     call Rust
 
         .section .head, "ax"
 
-// _start — is the Image header (Linux, Documentation/arch/arm64/booting.rst); its first two words are instructions.
-//   in        x0 = device tree, physical, 8-byte aligned; x1 = x2 = x3 = 0
-//   assumes   EL2 or EL1, MMU off, D-cache off, DAIF masked; a VHE kernel may have left E2H set  [I1]
+// _start — holds the Image header (Linux, Documentation/arch/arm64/booting.rst); jumps to entry.
+//   in        x0 = device tree (FDT), physical, 8-byte aligned; x1 = x2 = x3 = 0
+//   assumes   EL2 or EL1, MMU off, D-cache off, DAIF masked; a VHE kernel may have set E2H  [I1]
 //   out       does not return; continues at entry
 //   clobbers  flags
 //   memory    touches none
         .global _start
 _start:
-        // Bytes "MZ": a PE loader's magic, and to a CPU an instruction that changes flags at most.
+        // code0: the bytes "MZ", which a PE loader looks for. A CPU executes them as a harmless
+        // ccmp, which changes nothing but the flags. code1 is the branch.
         ccmp    x18, #0, #0xd, pl
         b       entry
-        .quad   0                               // text_offset: at the 2 MiB boundary itself
-        .quad   _image_size                     // file, bss and stacks
+        .quad   0                               // text_offset: directly at a 2 MiB boundary
+        .quad   _image_size                     // image_size: file, bss and stacks
         .quad   {FLAGS}
         .quad   0, 0, 0
         .ascii  "ARM\x64"
-        .long   _pe_offset                      // 0, or where a PE header lies; the rest of this page is free for it
+        .long   _pe_offset                      // 0, or the PE header's offset in this page
 
         .section .text.boot, "ax"
 
-        // Vectors that can speak, before anything that could fault; and the loader's byte order off, before anything is stored. What both replace
-        // is kept for the record, in x10 and x12. Clobbers x11.
+        // Installs vectors that can print, before anything can fault. Clears EE before the first
+        // store, because the loader may have run big-endian. Keeps the previous values for the
+        // entry record: VBAR in x10, SCTLR in x12. Clobbers x11.
         .macro  take_over level, vectors
         mrs     x10, vbar_\level
         adr_l   x11, \vectors
@@ -33,13 +46,14 @@ _start:
         msr     sctlr_\level, x11
         .endm
 
-        // Stores a register in a field of the entry record, which is at x4. Clobbers x6.
+        // Stores a system register in a field of the entry record. x4 = the record. Clobbers x6.
         .macro  record field, register
         mrs     x6, \register
         str     x6, [x4, #\field]
         .endm
 
-        // Stores CNTVCT_EL0 in a field of the entry record, not before what precedes it. Clobbers x9, x10.
+        // Stores CNTVCT_EL0 in a field of the entry record. The ISB keeps the CPU from reading the
+        // counter before the preceding instructions are done. Clobbers x9, x10.
         .macro  stamp field
         isb
         mrs     x9, cntvct_el0
@@ -47,14 +61,17 @@ _start:
         str     x9, [x10, #\field]
         .endm
 
-// entry — goes from the state that the boot protocol allows to Rust, and tells nobody but the record.
+// entry — brings the CPU from any state that the boot protocol allows to Rust.
 //   in        as _start
 //   assumes   as _start  [I1]
-//   out       does not return; kernel_main(entry record) at EL1h, MMU and caches on, SError unmasked, in the early map
+//   out       does not return; kernel_main(entry record) at EL1h, MMU and caches on, SError
+//             unmasked, in the early idmap
 //   clobbers  all
-//   memory    MMU off: writes entry_record and early_tables, on an exception boot_own; reads 8 bytes of the device tree; MMU on: bss, RELR's pointers
+//   memory    MMU off: writes entry_record and early_tables, on an exception boot_own; reads 8
+//             bytes of the FDT. MMU on: writes bss and the pointers that RELR names
 entry:
-        // Until there is a stack, SP names the frame that the emergency printer saves registers in.
+        // There is no stack yet. SP points to the per-CPU page, which begins with the frame that
+        // the early console saves registers in.
         mrs     x13, SPSel
         msr     SPSel, #1
         adr_l   x11, boot_own
@@ -73,10 +90,10 @@ entry:
 1:      take_over el1, emergency_vectors
         b       3f
 2:      take_over el2, hyp_stub_vectors
-        // Both in effect from the next instruction on.
+        // The new VBAR and SCTLR take effect before the next instruction.
 3:      isb
 
-        // What the first instruction found, before anything else is changed.
+        // Record the state of the first instruction before we change anything else.
         adr_l   x4, entry_record
         stp     x0, x1, [x4, #{X0}]
         stp     x2, x3, [x4, #{X2}]
@@ -95,7 +112,7 @@ entry:
         cmp     x9, #{CURRENT_EL2}
         b.ne    2f
 
-        // EL2: leave the stub there and go on at EL1.
+        // EL2: open it for EL1, leave the hyp-stub there, and continue at EL1.
         record  {HCR_EL2}, hcr_el2
         record  {CNTVOFF_EL2}, cntvoff_el2
         bl      el2_setup
@@ -109,7 +126,8 @@ entry:
         bl      mmu_on
         stamp   {MMU_ON}
 
-        // From here on memory is what it seems. A stack, bss, and the few pointers that know where the image lies.
+        // Loads and stores are cached from here on, as Rust's will be. Set up the stack and the
+        // per-CPU pointer, clear bss, and relocate the pointers that the image holds.
         adr_l   x9, boot_stack_end
         mov     sp, x9
         adr_l   x9, boot_own
@@ -122,18 +140,19 @@ entry:
         adr_l   x0, _start
         bl      relocate_self
 
-        // Rust: exceptions are its own from its first line.
+        // Rust's vectors take every exception from its first line on.
         adr_l   x9, exception_vectors
         msr     vbar_el1, x9
         isb
-        // An asynchronous abort is told where it happens, not inherited by the next kernel. Interrupts stay masked until there is a handler.
+        // Unmask SError: this kernel reports an asynchronous abort when it happens. Left masked, it
+        // would stay pending for the next kernel. IRQ and FIQ stay masked until there is a handler.
         msr     daifclr, #4
         adr_l   x0, entry_record
         mov     x29, xzr
         bl      {KERNEL_MAIN}
         b       emergency_stop
 
-// cpu_setup — gives this CPU's EL1 a known state: MMU and caches off, FP and SIMD on, vectors that can speak.
+// cpu_setup — brings EL1 into a known state: MMU and caches off, FP on, vectors that print.
 //   in        nothing
 //   assumes   EL1, running from memory that is mapped 1:1 if the MMU is on at all
 //   out       EL1h, DAIF masked; SCTLR_EL1, CPACR_EL1, VBAR_EL1, TCR2_EL1, SCTLR2_EL1 known
@@ -144,17 +163,20 @@ cpu_setup:
         adr_l   x9, emergency_vectors
         msr     vbar_el1, x9
         msr     daifset, #0xf
-        // SP_EL1, whatever PSCI's or a loader's choice was: at EL1t an exception would come in by other vectors.
+        // Use SP_EL1, whichever SP PSCI or the loader selected: at EL1t the CPU would take
+        // exceptions through a different part of the vector table.
         msr     SPSel, #1
         mov_q   x9, {SCTLR_EL1_MMU_OFF}
         msr     sctlr_el1, x9
         mov_q   x9, {CPACR}
         msr     cpacr_el1, x9
-        // All of it in effect before the caller's next access, and before compiled code, which may use FP registers anywhere.
+        // All of this takes effect before the caller's next access, and before compiled code, which
+        // may use FP registers anywhere.
         isb
-        // Where a higher level traps them, that is told here, and not by compiled code that would need them to tell it.
+        // Touch FPCR now: if EL2 or EL3 traps FP we fault here, where the assembly printer works.
+        // Rust's handler may itself need FP registers.
         mrs     x9, fpcr
-        // Later translation features, which a former kernel may have turned on.
+        // Turn off later translation features, which a previous kernel may have enabled.
         unless_feature s3_0_c0_c7_3, 0, 1, 1f           // ID_AA64MMFR3_EL1.TCRX
         msr     s3_0_c2_c0_3, xzr               // TCR2_EL1
 1:      unless_feature s3_0_c0_c7_3, 4, 1, 2f           // ID_AA64MMFR3_EL1.SCTLRX
@@ -163,21 +185,23 @@ cpu_setup:
 
 // mmu_on — turns this CPU's EL1 MMU and caches on.
 //   in        x0 = TTBR0_EL1: root table, physical, 4 KiB aligned, and its ASID
-//   assumes   EL1h, MMU off; the tables map this code 1:1 and executable, and lie past the caches or were written by a CPU that shares them  [I2, I4, I5]
+//   assumes   EL1h, MMU off; the tables map this code 1:1 and executable; no cache holds a line of
+//             the tables, or a CPU that shares its caches with this one wrote them  [I2, I4, I5]
 //   out       MMU, D-cache and I-cache on
 //   clobbers  x9, x10, flags
 //   memory    touches none
         .global mmu_on
 mmu_on:
-        // A former kernel's translations go before the first of ours is made.
+        // Drop every EL1&0 translation that a previous kernel left. The dsb completes this before
+        // the MMU is on and makes the first of ours.
         tlbi    vmalle1
         dsb     nsh
         mov_q   x9, {MAIR}
         msr     mair_el1, x9
-        // The CPU's own physical address size, as far as a 48-bit descriptor reaches.
+        // IPS = this CPU's physical address size, at most the 48 bits that our descriptors hold.
         mov_q   x9, {TCR}
         mrs     x10, id_aa64mmfr0_el1
-        and     x10, x10, #0xf
+        and     x10, x10, #0xf                  // PARange
         cmp     x10, #{IPS_48_BITS}
         b.ls    1f
         mov     x10, #{IPS_48_BITS}
@@ -185,24 +209,27 @@ mmu_on:
         msr     tcr_el1, x9
         msr     ttbr0_el1, x0
         msr     ttbr1_el1, xzr
-        // All that a table walk uses is in effect before the MMU is on.
+        // Every register that a table walk uses takes effect before the MMU is on.
         isb
         mov_q   x9, {SCTLR_MMU_ON}
         msr     sctlr_el1, x9
-        // On before the next instruction is fetched. The I-cache keeps what it fetched past the D-cache: that is the same text. [I1]
+        // The MMU is on before the next fetch. The I-cache needs no invalidation: what the CPU
+        // fetched with the D-cache off is the same text.  [I1]
         isb
         ret
 
-// early_map — builds the map that Rust starts in: this image, the device tree, the emergency UART; nothing else.
-//   in        x0 = device tree, physical
-//   assumes   MMU off; early_tables is nobody else's  [I5]
+// early_map — builds the early idmap: this image, the FDT, the early console's UART, nothing else.
+//   in        x0 = FDT, physical
+//   assumes   MMU off; nothing else uses early_tables  [I5]
 //   out       x0 = TTBR0_EL1 for mmu_on
 //   clobbers  x0–x17, flags
-//   memory    writes early_tables and the record's dtb_size; reads the device tree's first 8 bytes
+//   memory    writes early_tables and the record's dtb_size; reads the FDT's first 8 bytes
 early_map:
         mov     x14, x30
         mov     x15, x0
-        // The tables lie behind the file, where nobody has cleaned anything: their lines out of the cache, then zeroes in memory. [I5]
+        // early_tables is after the end of the file, so no loader has cleaned it. Clean and
+        // invalidate it before we store there: a dirty line would later overwrite the tables. The
+        // dsb completes that before the first zero is stored.  [I5]
         adr_l   x12, early_tables
         adr_l   x13, early_tables_end
         dcache_line x5, x6
@@ -213,9 +240,10 @@ early_map:
 1:      stp     xzr, xzr, [x8], #16
         cmp     x8, x13
         b.lo    1b
-        add     x13, x12, #{PAGE_SIZE}          // the next free table; x12 is the root
+        add     x13, x12, #{PAGE_SIZE}          // next free table; x12 = the root
 
-        // The image, 4 KiB at a time and no byte beyond: code is executable, the rest writable, nothing both.
+        // Map the image by 4 KiB pages and nothing beyond it: text is executable, the rest is
+        // writable, no page is both.
         adr_l   x0, _start
         adr_l   x1, text_start
         mov_q   x2, {DATA}
@@ -231,18 +259,20 @@ early_map:
         mov_q   x2, {DEVICE}
         bl      map_pages
 
-        // The device tree, if that is one: outside of the image, magic, and a size of at most 2 MiB. What is not mapped, Rust reports.
+        // Map the FDT if it looks valid: aligned, outside the image, right magic, at most 2 MiB.
+        // Otherwise leave it unmapped; kernel_main reports it.
         cbz     x15, 2f
         tst     x15, #7
         b.ne    2f
-        // Within the image it has been written over by now.
+        // An FDT that starts inside the image is not intact: we have already written there.
         adr_l   x0, _start
         adr_l   x1, _image_end
         sub     x1, x1, x0
         sub     x3, x15, x0
         cmp     x3, x1
         b.lo    2f
-        // A loader need not have cleaned it, as it must the image: its first line into memory before memory is read.
+        // A loader must clean the image to PoC, but need not clean the FDT. Write back its first
+        // line, and wait for that, before we read memory past the cache.
         dc      civac, x15
         dsb     sy
         ldp     w3, w4, [x15]
@@ -256,7 +286,7 @@ early_map:
         mov_q   x5, {FDT_MAX_SIZE}
         cmp     x4, x5
         b.hi    2f
-        // One that begins below the image may reach into it.
+        // An FDT that starts below the image may still reach into it.
         sub     x3, x0, x15
         cmp     x3, x4
         b.lo    2f
@@ -265,8 +295,9 @@ early_map:
         mov_q   x2, {READ}
         bl      map_pages
 
-        // A line that lies above record or tables by now is from before the stores: the loader's own, or brought in by another observer's
-        // speculation. [I5]
+        // A line over the record or the tables is older than our stores: the loader left it, or
+        // another observer's speculation brought it in. Invalidate both. The dsb comes first,
+        // because nothing else orders a dc after a store that went past the cache.  [I5]
 2:      dsb     sy
         adr_l   x0, entry_record
         add     x1, x0, #{RECORD_SIZE}
@@ -275,16 +306,18 @@ early_map:
         mov     x0, x12
         adr_l   x1, early_tables_end
         dcache_by_line ivac, x0, x1, x5, x6
-        // Gone before the walker or a load may look.
+        // The lines are invalid before the table walker or a load can find them.
         dsb     sy
         mov_q   x0, {ASID_EARLY}
         orr     x0, x12, x0, lsl #{ASID_SHIFT}
         ret     x14
 
 // map_pages — maps a range 1:1 by 4 KiB pages.
-//   in        x0 = start, 4 KiB aligned; x1 = end; x2 = leaf attributes; x12 = root table; x13 = next free table
+//   in        x0 = start, 4 KiB aligned; x1 = end; x2 = leaf attributes; x12 = root table;
+//             x13 = next free table
 //   assumes   MMU off; tables from x13 on are zero
-//   out       x0 = the end, rounded up to 4 KiB; x13 advanced | does not return: out of tables, said so
+//   out       x0 = the end, rounded up to 4 KiB; x13 advanced | does not return: prints that it is
+//             out of tables
 //   clobbers  x7, x9–x11, flags
 //   memory    writes early_tables
 map_pages:
@@ -314,15 +347,16 @@ map_pages:
         b       emergency_stop
 9:      ret
 
-// relocate_self — applies the image's relative relocations (RELR) for the address that it lies at, once for each address.
-//   in        x0 = where the image's first byte lies
-//   assumes   the image is writable; no pointer of its tables has been used yet
-//   out       the pointers hold addresses as of x0, whatever base they were applied for before
+// relocate_self — applies the image's relative relocations (RELR) for the base in x0.
+//   in        x0 = address of the image's first byte
+//   assumes   the image is writable; no pointer that RELR names has been used yet
+//   out       those pointers are right for x0, whatever base an earlier call applied
 //   clobbers  x9–x15, flags
 //   memory    writes relr_applied and the places that RELR names
         .global relocate_self
 relocate_self:
-        // RELR adds: what an earlier call added, at another address perhaps, is taken off in the same step.
+        // RELR adds the base to each word. An earlier call may have added another base, so add only
+        // the difference; the same base again changes nothing.
         adr_l   x9, relr_applied
         ldr     x10, [x9]
         str     x0, [x9]
@@ -334,13 +368,13 @@ relocate_self:
         b.hs    5f
         ldr     x13, [x11], #8
         tbnz    x13, #0, 2f
-        // An even entry is the place of a pointer; x14 goes on behind it.
+        // An even entry is the address of one pointer; x14 then points to the next word.
         add     x14, x0, x13
         ldr     x9, [x14]
         add     x9, x9, x10
         str     x9, [x14], #8
         b       1b
-        // An odd entry is a bitmap of the words from x14 on.
+        // An odd entry is a bitmap of the 63 words from x14 on.
 2:      mov     x15, x14
 3:      lsr     x13, x13, #1
         cbz     x13, 4f
@@ -358,8 +392,10 @@ relocate_self:
         .purgem record
         .purgem stamp
 
-        // In the file, not in bss: both are written before bss is cleared, and the second by an EFI loader's call, perhaps, long before. So no line
-        // above them is dirty [I1]; and a field of the record that a way in leaves out, EL2's or the device tree's size, is zero.
+        // Both are in the file's data, not in bss. entry writes them before it clears bss, and an
+        // EFI loader's call may write relr_applied long before that. Because they are in the file,
+        // no dirty line covers them [I1], and a record field that no code writes reads as zero:
+        // EL2's registers after an entry at EL1, or the FDT's size when there is none.
         .section .data.entry, "aw"
         .balign 256
         .global entry_record

@@ -1,9 +1,19 @@
-//! The way in: header, first instructions, early map, self-relocation.
+//! Entry path: the Image header, the first instructions, the early idmap.
 //!
-//! *When:* from the loader's jump to `kernel_main`. *On entry:* whatever the boot protocol allows, at EL2 or EL1. *Leaves,* as true
-//! when Rust starts: EL1h; debug, IRQ and FIQ masked; MMU and caches on in the early map, which holds the image (code RX, the rest RW), the
-//! device tree (R) and the emergency UART; a stack, cleared bss, relocated pointers; Rust's vectors; at EL2, where there is one,
-//! the hyp-stub; and the entry record. *Refuses:* any other exception level, by the emergency printer.
+//! Runs from the loader's jump to `kernel_main`, on the first CPU only. It accepts every state that
+//! the boot protocol allows, at EL2 or EL1 \[I1\], and stops with a message on the early
+//! console at any other exception level.
+//!
+//! When Rust starts:
+//!
+//! 1. The CPU is at EL1h. Debug exceptions, IRQ and FIQ are masked, SError is not.
+//! 2. MMU and caches are on. The early idmap holds the image (text RX, the rest RW), the FDT (R)
+//!    and the early console's UART, and nothing else.
+//! 3. The CPU has a stack, and TPIDR_EL1 points to its [`Own`](crate::own::Own) page.
+//! 4. bss is clear, and the pointers in the image are relocated to its load address.
+//! 5. Exceptions go to Rust's vectors.
+//! 6. If the loader entered at EL2, the hyp-stub there answers `hvc #0`.
+//! 7. The [`EntryRecord`] holds the state that the first instruction found.
 #![expect(unsafe_code, reason = "assembly, and the names by which it and Rust know each other")]
 
 use crate::phys::{PAGE_SHIFT, PAGE_SIZE};
@@ -11,15 +21,15 @@ use crate::record::EntryRecord;
 use crate::sysreg::{asid, cptr, current_el, descriptor, mair, sctlr, tcr};
 use core::mem::offset_of;
 
-/// How many bytes of pointers a bitmap of RELR covers: a word for each of its bits but the lowest.
+/// Bytes of pointers that one RELR bitmap covers: a word for each bit but the lowest.
 const RELR_BITMAP: u64 = 63 * 8;
 
 unsafe extern "Rust" {
-    /// The kernel's first line of Rust, in the crate that links this one.
+    /// The kernel's first line of Rust, defined by the crate that links this one.
     safe fn kernel_main(record: &'static EntryRecord) -> !;
 }
 
-/// Goes from assembly to the kernel's first line of Rust.
+/// Calls the kernel's first line of Rust, by the C ABI.
 extern "C" fn enter_kernel(record: &'static EntryRecord) -> ! {
     kernel_main(record)
 }

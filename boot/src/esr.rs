@@ -1,8 +1,9 @@
-//! Exception syndromes in words.
+//! Exception syndromes (ESR_ELx), decoded to text.
 //!
-//! *When:* the vectors' assembly takes the class numbers from here; the kernel's Rust handlers and xtask take the words. Pure values.
-//! Encodings are the Arm ARM's, "ESR_EL1, Exception Syndrome Register (EL1)" (D24.2.40) and the same for EL2, which share a layout;
-//! each ISS has a heading of its own there. Classes that only an AArch32 state raises have no name here: there is no such state.
+//! Assembly takes the exception classes from here; the kernel's handlers and xtask take the text.
+//! Encodings are the Arm ARM's, "ESR_EL1, Exception Syndrome Register (EL1)" (D24.2.40), whose
+//! layout ESR_EL2 shares; each ISS has a heading of its own there. Classes that only AArch32 raises
+//! have no name here, because nothing runs in AArch32.
 
 use core::fmt;
 
@@ -21,36 +22,36 @@ pub const EC_INSTRUCTION_ABORT: u64 = 0x21;
 /// EC of a data abort from the level that took it.
 pub const EC_DATA_ABORT: u64 = 0x25;
 
-/// Where EC lies in an ESR.
+/// Position of EC in an ESR.
 pub const EC_SHIFT: u64 = 26;
-/// How many bits it has.
+/// Width of EC in bits.
 pub const EC_BITS: u64 = 6;
 
-/// The exception class of a syndrome: EC, bits 31:26.
+/// Returns the exception class of a syndrome: EC, bits 31:26.
 #[must_use]
 pub const fn ec(esr: u64) -> u64 {
     (esr >> EC_SHIFT) & ((1 << EC_BITS) - 1)
 }
 
-/// A value of ESR_EL1 or ESR_EL2. `Display` says in words what happened.
+/// Value of ESR_EL1 or ESR_EL2. `Display` describes what happened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(transparent)]
 pub struct Esr(pub u64);
 
 impl Esr {
-    /// The exception class: EC.
+    /// Returns the exception class: EC.
     #[must_use]
     pub const fn ec(self) -> u64 {
         ec(self.0)
     }
 
-    /// The class's own details: ISS, bits 24:0.
+    /// Returns the details that depend on the class: ISS, bits 24:0.
     #[must_use]
     pub const fn iss(self) -> u64 {
         self.0 & 0x1ff_ffff
     }
 
-    /// The exception class in words, or `None` where this file has no name for it.
+    /// Names the exception class, or returns `None` if this file has no name for it.
     #[must_use]
     pub const fn class(self) -> Option<&'static str> {
         Some(match self.ec() {
@@ -92,25 +93,27 @@ impl Esr {
         })
     }
 
-    /// Whether the class is an instruction or data abort.
+    /// Returns whether the class is an instruction or data abort.
     #[must_use]
     pub const fn is_abort(self) -> bool {
         matches!(self.ec(), 0x20 | 0x21 | 0x24 | 0x25)
     }
 
-    /// Of an abort: the access was a write (ISS.WnR). Instruction aborts never are.
+    /// Returns whether an abort was caused by a write (ISS.WnR). Instruction aborts never are.
     #[must_use]
     pub const fn is_write(self) -> bool {
         matches!(self.ec(), 0x24 | 0x25) && self.0 & 1 << 6 != 0
     }
 
-    /// Of an abort: FAR_ELx holds no address (ISS.FnV, which only an external abort off the walk may set).
+    /// Returns whether an abort left no address in FAR_ELx (ISS.FnV).
+    ///
+    /// Only an external abort outside a table walk may set FnV.
     #[must_use]
     pub const fn far_not_valid(self) -> bool {
         self.is_abort() && self.0 & 0x3f == 0x10 && self.0 & 1 << 10 != 0
     }
 
-    /// Of an abort: the kind of fault (DFSC or IFSC) and the level of the walk that it came from, where it came from one.
+    /// Returns an abort's kind of fault (DFSC or IFSC), and the level of the table walk, if any.
     #[must_use]
     pub const fn fault(self) -> Option<(&'static str, Option<i8>)> {
         if !self.is_abort() {
@@ -125,7 +128,8 @@ impl Esr {
             0x0c..=0x0f => ("permission fault", level),
             0x10 => ("external abort", None),
             0x11 => ("tag check fault", None),
-            // Levels -2 and -1 (FEAT_D128, FEAT_LPA2) stand below level 0 of the same kind, or where there was room.
+            // The codes of levels -2 and -1 (FEAT_D128, FEAT_LPA2) are below the same kind's level
+            // 0, or wherever codes were still free.
             0x12..=0x17 => ("external abort on the walk", Some(code - 0x14)),
             0x18 => ("parity or ECC error", None),
             0x1b..=0x1f => ("parity or ECC error on the walk", Some(code - 0x1c)),
@@ -156,7 +160,7 @@ impl fmt::Display for Esr {
             if let Some(level) = level {
                 write!(f, " at level {level}")?;
             }
-            // CM: WnR is set whatever the instruction, so say which it was instead.
+            // If CM is set, WnR is set for any instruction: print "maintenance" instead.
             f.write_str(match self.ec() {
                 0x20 | 0x21 => " on a fetch",
                 _ if iss & 1 << 8 != 0 => " on maintenance",
@@ -180,7 +184,8 @@ impl fmt::Display for Esr {
                 let access = if iss & 1 == 1 { "read of" } else { "write to" };
                 write!(f, ": {access} S{op0}_{op1}_C{crn}_C{crm}_{op2} with Rt = {rt}")
             }
-            // IDS set: the rest is the CPU's own. DFSC 0x11: an asynchronous SError; AET, where RAS gives it, is left to the reader.
+            // With IDS set, the CPU defines the rest of ISS. Otherwise the raw ISS is enough: DFSC
+            // 0x11 means an asynchronous SError, and AET is there if the CPU has RAS.
             0x2f if iss & 1 << 24 != 0 => write!(f, ", ISS {iss:#x} as this CPU defines it"),
             0x2f | 0x1d => write!(f, ", ISS {iss:#x}"),
             _ => Ok(()),
@@ -188,7 +193,7 @@ impl fmt::Display for Esr {
     }
 }
 
-/// What the vector table's slot `slot` (0 to 15, each 0x80 bytes) is for: the Arm ARM's "Exception vectors", in chapter D1.
+/// Names a slot of the vector table (0 to 15, each 0x80 bytes; Arm ARM D1, "Exception vectors").
 #[must_use]
 pub const fn slot_name(slot: u64) -> &'static str {
     match slot {
@@ -234,7 +239,8 @@ mod tests {
             (0x9600_002b, "data abort, same level: translation fault at level -1 on a read"),
             (
                 0x9200_00c6,
-                "data abort, lower level: translation fault at level 2 on a write, at stage 2 for the walk of stage 1",
+                "data abort, lower level: translation fault at level 2 on a write, \
+                 at stage 2 for the walk of stage 1",
             ),
             (0x8600_000e, "instruction abort, same level: permission fault at level 2 on a fetch"),
             (
@@ -258,7 +264,7 @@ mod tests {
     fn assembly_and_rust_read_the_same_class() {
         assert_eq!(ec(0x5a00_0000), EC_HVC64);
         assert_eq!(ec(0x9600_0045), EC_DATA_ABORT);
-        // ISS2, bits 55:32, is no part of the class.
+        // ISS2, bits 55:32, is not part of the class.
         assert_eq!(ec(0x00ff_ffff_5a00_0000), 0x16);
     }
 

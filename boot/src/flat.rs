@@ -1,61 +1,69 @@
-//! A flattened device tree as what it is: a header, three blocks, tokens (Devicetree specification 5).
+//! FDT blobs: header, blocks and tokens of a flattened device tree (Devicetree specification, 5).
 //!
-//! *When:* wherever a blob is cut or written anew, by a loader's stub or by a kernel that hands one over. *On entry:* any bytes. *Leaves:* where
-//! things lie in them; what they say is for a library to read. *Refuses:* by the words for it, what nobody could write anew.
+//! For code that cuts a blob, or writes one anew: the EFI loader, and a kernel that passes one on.
+//! It accepts any bytes and returns where things are in them; reading what they say is left to a
+//! library. It refuses, with a reason, a blob that could not be written anew.
 
 use core::ops::Range;
 
-/// How many bytes the header has.
+/// Size of the header in bytes.
 pub const HEADER_BYTES: usize = 40;
 
-/// The first word.
+/// Magic number: the first word of the header.
 pub const MAGIC: u32 = 0xd00d_feed;
 
-/// The tokens of the structure block.
+/// Tokens of the structure block.
 pub mod token {
-    /// A node begins: its name with a NUL, padded to a word.
+    /// Start of a node. Its name follows, with a NUL, padded to a word.
     pub const BEGIN_NODE: u32 = 1;
-    /// It ends.
+    /// End of a node.
     pub const END_NODE: u32 = 2;
-    /// A property: how many bytes its value has, where its name starts among the strings, the value, padded to a word.
+    /// Property. The size of its value, the offset of its name in the strings block, and the value
+    /// follow, padded to a word.
     pub const PROP: u32 = 3;
-    /// Nothing.
+    /// Filler, which readers skip.
     pub const NOP: u32 = 4;
-    /// The block ends.
+    /// End of the structure block.
     pub const END: u32 = 9;
 }
 
-/// Where a blob's blocks lie.
+/// Offsets of a blob's blocks.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Blocks {
-    /// The first memory reservation.
+    /// Offset of the first memory reservation.
     pub reservations: usize,
-    /// The tokens.
+    /// Structure block: the tokens.
     pub structure: Range<usize>,
-    /// The properties' names: text, each with its NUL.
+    /// Strings block: the names of properties, each with its NUL.
     pub strings: Range<usize>,
 }
 
 impl Blocks {
-    /// Where the last of them ends: what follows is padding.
+    /// Returns where the last block ends; the rest of the blob is padding.
     #[must_use]
     pub fn end(&self) -> usize {
         self.structure.end.max(self.strings.end)
     }
 }
 
-/// The blocks of a blob.
+/// Finds the blocks of a blob.
 ///
 /// # Errors
 ///
-/// No header, or one of another version; blocks past the blob's end, a structure that goes on past the block that its header gives it, and
-/// strings that are no text, also those that no property is named by: a reader may look at all of them to find one to share.
+/// Refuses a blob in which
+///
+/// - the header is missing, or has a version that we do not know;
+/// - a block passes the blob's end;
+/// - the tokens continue past the size that the header gives their block;
+/// - the strings block is not text. This includes strings that no property uses, because a reader
+///   may search all of them for one to share.
 pub fn blocks(blob: &[u8]) -> Result<Blocks, &'static str> {
     let header = |at| word(blob, at).ok_or("no header");
     if header(0)? != MAGIC as usize {
         return Err("no magic");
     }
-    // Version 17 is the first that says how long the structure is; all later ones so far are compatible with 16.
+    // Version 17 is the first whose header has the structure block's size. All versions since are
+    // compatible with 16.
     if header(20)? < 17 || header(24)? > 17 {
         return Err("a version that is not known");
     }
@@ -76,7 +84,7 @@ pub fn blocks(blob: &[u8]) -> Result<Blocks, &'static str> {
     }
 }
 
-/// The token at `at`, and where the next one is, which may be past the end.
+/// Returns the token at `at`, and the offset of the next one, which may be past the end.
 #[must_use]
 pub fn token(blob: &[u8], at: usize) -> Option<(u32, usize)> {
     let token = word(blob, at)? as u32;
@@ -90,21 +98,23 @@ pub fn token(blob: &[u8], at: usize) -> Option<(u32, usize)> {
     Some((token, at + bytes))
 }
 
-/// The bytes from `at` on up to a NUL.
+/// Returns the bytes from `at` up to a NUL.
 #[must_use]
 pub fn name(blob: &[u8], at: usize) -> Option<&[u8]> {
     let rest = blob.get(at..)?;
     Some(&rest[..rest.iter().position(|&byte| byte == 0)?])
 }
 
-/// The big-endian word at `at`.
+/// Reads the big-endian word at `at`.
 #[must_use]
 pub fn word(blob: &[u8], at: usize) -> Option<usize> {
     blob.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes) as usize)
 }
 
-/// The header of a blob whose blocks follow it in this order: reservations, structure, strings, where these two begin, and where all ends. It says
-/// version 17, which version 16's readers understand.
+/// Builds the header of a blob whose blocks follow it: reservations, then structure, then strings.
+///
+/// `structure` and `strings` are the offsets of these two, `end` that of the blob's end. The header
+/// has version 17, which readers of version 16 understand.
 #[must_use]
 pub fn header(structure: usize, strings: usize, end: usize, boot_cpu: usize) -> [u8; HEADER_BYTES] {
     let words = [
@@ -129,19 +139,19 @@ pub fn header(structure: usize, strings: usize, end: usize, boot_cpu: usize) -> 
     bytes
 }
 
-/// The boot CPU's number in a blob's header.
+/// Returns the boot CPU's number from a blob's header.
 #[must_use]
 pub fn boot_cpu(blob: &[u8]) -> usize {
     word(blob, 28).unwrap_or_default()
 }
 
-/// The size that a blob gives itself, or `None` where its first 8 bytes are no blob's.
+/// Returns the size that a blob's header gives, or `None` if `start` does not begin a blob.
 #[must_use]
 pub fn size(start: &[u8]) -> Option<usize> {
     word(start, 0).filter(|&magic| magic == MAGIC as usize).and(word(start, 4))
 }
 
-/// Where the structure that starts at `at` really ends: behind its token for that.
+/// Returns where the structure that starts at `at` really ends: after its END token.
 fn end_of_structure(blob: &[u8], mut at: usize) -> Option<usize> {
     loop {
         let (token, next) = token(blob, at)?;

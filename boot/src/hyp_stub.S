@@ -1,11 +1,12 @@
-// The hyp-stub: the little that stays at EL2 while the kernel lives at EL1.
+// The hyp-stub: the vectors that stay at EL2 while the kernel runs at EL1.
 
         .section .text.vectors, "ax"
 
-// hyp_stub_vectors — answers HVC from EL1 and from EL2 itself; everything else is told by the emergency printer.
+// hyp_stub_vectors — answers HVC from EL1 and from EL2; the early console reports the rest.
 //   in        x0 = number, x1–x4 = arguments (the ABI in hyp.rs)
-//   assumes   EL2h, DAIF masked by the exception; EL2's MMU off, or this page mapped 1:1 and executable  [I3]
-//   out       x0 = answer, at the caller | does not return (SOFT_RESTART, and what is no call)
+//   assumes   EL2h, DAIF masked by the exception; EL2's MMU off, or this page mapped 1:1 and
+//             executable  [I3]
+//   out       x0 = result, at the caller | does not return (SOFT_RESTART; anything but a call)
 //   clobbers  x0–x18, TPIDR_EL2
 //   memory    touches none
         .balign 2048
@@ -17,7 +18,7 @@ hyp_stub_vectors:
 
 stub_call:
         stub_calls emergency_exception
-        // RESET_VECTORS: nobody but the stub is here, and its MMU is off.
+        // RESET_VECTORS: the stub's vectors are already installed, and EL2's MMU is off.
         cmp     x0, #{RESET_VECTORS}
         b.ne    1f
         mov     x0, xzr
@@ -28,19 +29,21 @@ stub_refuse:
         mov_q   x0, {STUB_ERR}
         eret
 
-// stub_finalise — moves the kernel from EL1 to EL2 with E2H, in the map that it has on.
+// stub_finalise — moves the kernel from EL1 to EL2 with E2H, in the map that EL1 has on.
 //   in        SPSR_EL2, ELR_EL2 = the caller's
-//   assumes   as hyp_stub_vectors; this code mapped 1:1, executable at the kernel's level, in the caller's map  [I2, I3]
-//   out       at the caller: x0 = 0, EL2h, E2H = TGE = 1, EL1's translation, vectors, SP and TPIDR taken over | x0 = STUB_ERR
+//   assumes   as hyp_stub_vectors; the caller's map holds this code 1:1, executable at the kernel's
+//             level  [I2, I3]
+//   out       at the caller: x0 = 0, EL2h, E2H = TGE = 1, EL2 has EL1's translation, vectors, SP
+//             and TPIDR | at the caller: x0 = STUB_ERR
 //   clobbers  x9–x11
 //   memory    touches none
 stub_finalise:
-        // From EL1h only: from anywhere else EL1's registers are nobody's.
+        // Accept EL1h only. For any other caller, EL1's registers hold no kernel's state.
         mrs     x9, spsr_el2
         and     x9, x9, #{SPSR_M}
         cmp     x9, #{SPSR_EL1H}
         b.ne    stub_refuse
-        // A hypervisor whose MMU is on would lose its map.
+        // EL2's MMU must be off: a hypervisor that has it on would lose its map.
         mrs     x9, sctlr_el2
         tbnz    x9, #0, stub_refuse
         unless_feature id_aa64mmfr1_el1, 8, 1, stub_refuse  // VH
@@ -49,7 +52,7 @@ stub_finalise:
         mov_q   x10, {HCR_VHE}
         orr     x9, x9, x10
         msr     hcr_el2, x9
-        // E2H in effect: from here on EL1's names reach EL2, and _EL12 names reach EL1.
+        // E2H takes effect: from here on EL1's names reach EL2, and _EL12 names reach EL1.
         isb
 
         mrs     x9, s3_5_c1_c0_2                // CPACR_EL12, in CPTR_EL2's new layout
@@ -62,45 +65,47 @@ stub_finalise:
         msr     ttbr1_el1, x9
         mrs     x9, s3_5_c10_c2_0               // MAIR_EL12
         msr     mair_el1, x9
-        // TCR2 and PIR, where they exist, are off at EL1 (cpu_setup) and become so here.
+        // cpu_setup cleared TCR2 (and PIE in it) and SCTLR2 at EL1; clear EL2's as well.
         unless_feature s3_0_c0_c7_3, 0, 1, 1f               // ID_AA64MMFR3_EL1.TCRX
         msr     s3_0_c2_c0_3, xzr               // TCR2_EL1, reaching TCR2_EL2
 1:      unless_feature s3_0_c0_c7_3, 4, 1, 2f               // ID_AA64MMFR3_EL1.SCTLRX
         msr     s3_0_c1_c0_3, xzr               // SCTLR2_EL1, reaching SCTLR2_EL2
 2:
-        // The stack and the per-CPU pointer have no _EL12 names.
+        // SP and the per-CPU pointer have no _EL12 names.
         mrs     x9, sp_el1
         mov     sp, x9
         mrs     x9, tpidr_el1
         msr     tpidr_el2, x9
-        // Profiling and trace buffers belong to the kernel's level, which is EL2 now.
+        // The profiling and trace buffers belong to the kernel's level, which is EL2 now.
         mrs     x9, mdcr_el2
         bic     x9, x9, #{MDCR_E2PB}
         bic     x9, x9, #{MDCR_E2TB}
         msr     mdcr_el2, x9
-        // The timers' traps, in the layout that E2H selects.
+        // The timer traps, in the layout that E2H selects.
         mov     x9, #{CNTHCTL_VHE}
         msr     cnthctl_el2, x9
-        // The ERET stays at EL2.
+        // Make the ERET stay at EL2.
         mrs     x9, spsr_el2
         bic     x9, x9, #{SPSR_M}
         mov     x10, #{SPSR_EL2H}
         orr     x9, x9, x10
         msr     spsr_el2, x9
 
-        // EL1's regime off for good; what EL1 ran with becomes EL2's.
+        // Turn EL1's regime off permanently. EL2 takes over the SCTLR that EL1 ran with.
         mrs     x11, s3_5_c1_c0_0               // SCTLR_EL12
         mov_q   x9, {SCTLR_EL1_MMU_OFF}
         msr     s3_5_c1_c0_0, x9
-        // Nothing stale in the EL2&0 regime, whoever used it before.
+        // Drop every entry of the EL2&0 regime, which a previous kernel may have used. With E2H and
+        // TGE set, vmalle1 means that regime.
         tlbi    vmalle1
         dsb     nsh
-        // Invalidated, and all that a table walk uses in effect, before the MMU is on.
+        // The invalidation is complete, and every register that a table walk uses is in effect,
+        // before the MMU is on.
         isb
         msr     sctlr_el1, x11                  // reaching SCTLR_EL2
-        // On before the next instruction is fetched; the I-cache as in mmu_on.
+        // The MMU is on before the next fetch. The I-cache needs nothing, as in mmu_on.
         isb
-        // The kernel's vectors last: they are Rust's, and Rust needs the MMU.
+        // Install the kernel's vectors last: they lead to Rust, which needs the MMU.
         mrs     x9, s3_5_c12_c0_0               // VBAR_EL12
         msr     vbar_el1, x9
         mov     x0, xzr

@@ -1,7 +1,7 @@
-//! The hyp-stub's vectors, and the call to whoever stands at EL2.
+//! The hyp-stub: its vectors, and the `hvc` that calls whatever answers at EL2.
 //!
-//! *When:* [`crate::el2`] installs the vectors; they answer until the control page's private ones or the next kernel's take over.
-//! *Refuses:* what [`crate::hyp`] says.
+//! [`crate::el2`] installs the vectors. They answer until those of the control pages, or the next
+//! kernel's, replace them. [`crate::hyp`] documents each call and what it refuses.
 #![expect(unsafe_code, reason = "assembly, and a hypervisor call is an instruction")]
 
 use crate::hyp::{FINALISE_EL2, RESET_VECTORS};
@@ -24,15 +24,19 @@ crate::assembly!(
 
 /// Calls the vectors at EL2: `hvc #0` with `number` in x0 and up to four arguments. Returns x0.
 ///
-/// Not `smccc::hvc64`, which keeps x18; the stub's ABI takes it.
+/// `smccc::hvc64` does not fit: it relies on x18, which the stub's ABI may clobber.
 ///
 /// # Safety
 ///
-/// Someone at EL2 answers by the hyp-stub's ABI, and the caller stands for what the call does: SET_VECTORS makes the memory at x1
-/// EL2's code, SOFT_RESTART ends this program, FINALISE_EL2 needs this program's map to hold the stub 1:1 \[I2\].
+/// The vectors at EL2 must follow the hyp-stub's ABI, and the caller must meet what the call needs:
+///
+/// - SET_VECTORS makes the memory at x1 the code of EL2.
+/// - SOFT_RESTART ends this program.
+/// - FINALISE_EL2 needs the stub mapped 1:1 and executable in the running map \[I2\].
 pub unsafe fn call(number: u64, arguments: [u64; 4]) -> u64 {
     let answer;
-    // SAFETY: the ABI leaves x19 and up and memory alone (the caller stands for the rest); x0 to x18 are declared.
+    // SAFETY: the vectors follow the ABI, by the caller's promise. They keep x19 and up and memory;
+    // x0 to x18 are declared here.
     unsafe {
         asm!(
             "hvc #0",
@@ -41,8 +45,9 @@ pub unsafe fn call(number: u64, arguments: [u64; 4]) -> u64 {
             inout("x2") arguments[1] => _,
             inout("x3") arguments[2] => _,
             inout("x4") arguments[3] => _,
-            out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _, out("x10") _, out("x11") _, out("x12") _,
-            out("x13") _, out("x14") _, out("x15") _, out("x16") _, out("x17") _, out("x18") _,
+            out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _, out("x10") _,
+            out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _, out("x16") _,
+            out("x17") _, out("x18") _,
             options(nostack),
         );
     }

@@ -1,17 +1,18 @@
-//! The arm64 Image header: the 64 bytes by which a loader knows a kernel, and a kernel its successor.
+//! The arm64 Image header: the 64 bytes that describe a kernel to its loader.
 //!
-//! *When:* at build time (`entry.S` takes its constants from here), and while a generation plans its successor.
-//! *On entry:* the first bytes of a file that claims to be an Image. *Leaves behind:* a [`Header`]; nothing is kept.
-//! *Refuses:* what Linux's own loader refuses (`kexec_image.c`, `image_probe` and `image_load`), and what this kernel cannot place:
-//! each by a [`Refused`] that carries the value.
+//! - `entry.S` takes this Image's own header from here at build time.
+//! - The kernel parses the header of the next Image before it plans a kexec.
+//! - [`Header::parse`] refuses what Linux's loader refuses (`kexec_image.c`, `image_probe` and
+//!   `image_load`), and what this kernel cannot place. Each [`Refused`] carries the value.
 //!
-//! The layout is that of Linux's `Documentation/arch/arm64/booting.rst`, section 4, all fields little-endian:
+//! The layout is that of Linux's `Documentation/arch/arm64/booting.rst`, section 4. All fields are
+//! little-endian:
 //!
 //! | bytes | field | meaning |
 //! |---|---|---|
-//! | 0-7 | code0, code1 | the first instructions; code0 may spell "MZ" where a PE header is wanted |
-//! | 8-15 | text_offset | the Image starts so many bytes above a 2 MiB boundary |
-//! | 16-23 | image_size | the memory that is the kernel's, from its start on: file, bss and stack |
+//! | 0-7 | code0, code1 | the first instructions; code0 may be "MZ", if there is a PE header |
+//! | 8-15 | text_offset | offset of the Image from a 2 MiB boundary |
+//! | 16-23 | image_size | memory that the kernel needs from its start on: file, bss and stack |
 //! | 24-31 | flags | endianness, page size, placement |
 //! | 32-55 | res2-res4 | zero |
 //! | 56-59 | magic | "ARM\x64" |
@@ -21,50 +22,50 @@ use core::fmt;
 
 use crate::phys::PAGE_SIZE;
 
-/// How long the header is, in bytes.
+/// Size of the header in bytes.
 pub const HEADER_BYTES: usize = 64;
 
-/// `magic`: "ARM\x64", read as a little-endian word.
+/// Value of `magic`: "ARM\x64", read as a little-endian word.
 pub const MAGIC: u32 = 0x644d_5241;
 
-/// Where `text_offset` lies, 8 bytes.
+/// Offset of `text_offset`, 8 bytes.
 pub const TEXT_OFFSET_AT: usize = 8;
-/// Where `image_size` lies, 8 bytes.
+/// Offset of `image_size`, 8 bytes.
 pub const IMAGE_SIZE_AT: usize = 16;
-/// Where `flags` lies, 8 bytes.
+/// Offset of `flags`, 8 bytes.
 pub const FLAGS_AT: usize = 24;
-/// Where `magic` lies, 4 bytes.
+/// Offset of `magic`, 4 bytes.
 pub const MAGIC_AT: usize = 56;
-/// Where the offset of the PE header lies, 4 bytes.
+/// Offset of the PE header's offset (res5), 4 bytes.
 pub const PE_OFFSET_AT: usize = 60;
 
-/// `flags` bit 0: the kernel is big-endian.
+/// `flags` bit 0: set for a big-endian kernel.
 pub const FLAG_BIG_ENDIAN: u64 = 1 << 0;
-/// `flags` bits 2:1: the page size that the kernel was built for; 0 says nothing about it.
+/// `flags` bits 2:1: the page size that the kernel was built for; 0 leaves it open.
 pub const PAGE_SIZE_MASK: u64 = 0b11 << 1;
-/// The page size field's value for 4 KiB pages.
+/// Page size field for 4 KiB pages.
 pub const PAGES_4K: u64 = 1 << 1;
-/// The page size field's value for 16 KiB pages.
+/// Page size field for 16 KiB pages.
 pub const PAGES_16K: u64 = 2 << 1;
-/// The page size field's value for 64 KiB pages.
+/// Page size field for 64 KiB pages.
 pub const PAGES_64K: u64 = 3 << 1;
-/// `flags` bit 3: any 2 MiB boundary will do, wherever it lies in RAM.
+/// `flags` bit 3: the Image may be at any 2 MiB boundary, anywhere in RAM.
 pub const PLACE_ANYWHERE: u64 = 1 << 3;
 
-/// This kernel's own `flags`: little-endian, 4 KiB pages, placed anywhere.
+/// This kernel's own `flags`: little-endian, 4 KiB pages, any place.
 pub const FLAGS: u64 = PAGES_4K | PLACE_ANYWHERE;
 
-/// What a base address is a multiple of; the Image lies `text_offset` above one.
+/// Alignment of a base address; the Image starts `text_offset` bytes above one.
 pub const BASE_ALIGNMENT: u64 = 2 << 20;
 
-/// An arm64 Image's header.
+/// Header of an arm64 Image.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Header {
     /// code0 and code1: the first two instructions.
     pub code: [u32; 2],
-    /// Bytes from a 2 MiB boundary to the Image.
+    /// Offset of the Image from a 2 MiB boundary, in bytes.
     pub text_offset: u64,
-    /// Bytes of memory that are the kernel's, counted from the Image's start.
+    /// Bytes of memory that the kernel needs, counted from the Image's start.
     pub image_size: u64,
     /// Endianness, page size, placement.
     pub flags: u64,
@@ -73,11 +74,11 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the header from an Image's first bytes; `start` may go on beyond it.
+    /// Parses the header at the start of an Image; `start` may be longer than the header.
     ///
     /// # Errors
     ///
-    /// The first rule that is broken. Reserved bits and fields are not looked at, as Linux does not.
+    /// Returns the first rule that is broken. Like Linux, it ignores reserved bits and fields.
     pub fn parse(start: &[u8]) -> Result<Self, Refused> {
         let Some(header) = start.first_chunk::<HEADER_BYTES>() else {
             return Err(Refused::TooShort { bytes: start.len() });
@@ -113,11 +114,12 @@ impl Header {
         })
     }
 
-    /// Whether a file of `bytes` bytes can be this Image: no more is copied than belongs to the kernel.
+    /// Checks that a file of `bytes` bytes fits into `image_size`, the memory that is the kernel's.
     ///
     /// # Errors
     ///
-    /// [`Refused::ImageSizeBelowFile`]. Linux refuses such a segment as well (`sanity_check_segment_list`: bufsz above memsz).
+    /// Returns [`Refused::ImageSizeBelowFile`]. Linux refuses such a segment as well
+    /// (`sanity_check_segment_list`: bufsz above memsz).
     pub const fn check_file(&self, bytes: u64) -> Result<(), Refused> {
         if self.image_size < bytes {
             return Err(Refused::ImageSizeBelowFile { image_size: self.image_size, file: bytes });
@@ -125,11 +127,11 @@ impl Header {
         Ok(())
     }
 
-    /// Whether the kernel could lie in `ram_bytes` bytes of RAM at all: `text_offset` and `image_size` together.
+    /// Checks that `text_offset` and `image_size` together fit into `ram_bytes` bytes of RAM.
     ///
     /// # Errors
     ///
-    /// [`Refused::LargerThanRam`].
+    /// Returns [`Refused::LargerThanRam`].
     pub const fn check_fits(&self, ram_bytes: u64) -> Result<(), Refused> {
         match self.text_offset.checked_add(self.image_size) {
             Some(bytes) if bytes <= ram_bytes => Ok(()),
@@ -140,7 +142,7 @@ impl Header {
         }
     }
 
-    /// The header as it lies in the file.
+    /// Returns the header as it is in the file.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
@@ -156,33 +158,35 @@ impl Header {
     }
 }
 
-/// The `N` bytes at `at`.
+/// Returns the `N` bytes at `at`.
 fn field<const N: usize>(header: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
     core::array::from_fn(|byte| header[at + byte])
 }
 
-/// Why something is no Image that this kernel can enter: the rule, and the value that broke it.
+/// Reason why a file is not an Image that this kernel can enter: the rule and the value.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[expect(
     missing_docs,
     reason = "a variant's line says what its fields hold; they are named for it"
 )]
 pub enum Refused {
-    /// Fewer bytes than a header has.
+    /// The file is shorter than a header.
     TooShort { bytes: usize },
-    /// Another word where the magic belongs.
+    /// The magic is wrong.
     BadMagic { magic: u32 },
-    /// A big-endian kernel.
+    /// The kernel is big-endian.
     BigEndian { flags: u64 },
-    /// A kernel for 16 KiB or 64 KiB pages, which the machine that we run on need not have.
+    /// The kernel needs 16 KiB or 64 KiB pages, which this machine may not have.
     PageSize { kib: u32, flags: u64 },
-    /// `image_size` 0: a kernel from before Linux 3.17, which does not say how much memory is its own.
+    /// `image_size` is 0: kernels before Linux 3.17 do not say how much memory they need.
     ImageSizeZero,
-    /// `image_size` less than the file.
+    /// `image_size` is less than the file's size.
     ImageSizeBelowFile { image_size: u64, file: u64 },
-    /// `text_offset` that is no multiple of 4 KiB, while segments consist of whole pages. (The boot protocol sets no upper bound.)
+    /// `text_offset` is not a multiple of 4 KiB, but segments are whole pages.
+    ///
+    /// (The boot protocol sets no upper bound for `text_offset`.)
     TextOffsetMisaligned { text_offset: u64 },
-    /// More memory than there is.
+    /// The kernel needs more memory than the machine has.
     LargerThanRam { text_offset: u64, image_size: u64, ram: u64 },
 }
 
@@ -191,36 +195,43 @@ impl fmt::Display for Refused {
         match self {
             Self::TooShort { bytes } => write!(
                 f,
-                "the Image has {bytes} bytes, its header alone {HEADER_BYTES}: give the whole flat Image"
+                "the Image has {bytes} bytes, its header alone {HEADER_BYTES}: \
+                 give the whole flat Image"
             ),
             Self::BadMagic { magic } => write!(
                 f,
-                "not an arm64 Image: {magic:#010x} at byte {MAGIC_AT}, where the magic {MAGIC:#010x} belongs: give the flat \
-                 Image, not an ELF file or a compressed one"
+                "not an arm64 Image: {magic:#010x} at byte {MAGIC_AT}, where the magic \
+                 {MAGIC:#010x} belongs: give the flat Image, not an ELF file or a compressed one"
             ),
             Self::BigEndian { flags } => {
-                write!(f, "the Image is big-endian (flags {flags:#x}, bit 0): give a little-endian one")
+                write!(
+                    f,
+                    "the Image is big-endian (flags {flags:#x}, bit 0): give a little-endian one"
+                )
             }
             Self::PageSize { kib, flags } => write!(
                 f,
-                "the Image is built for {kib} KiB pages (flags {flags:#x}, bits 2:1): give one built for 4 KiB pages"
+                "the Image is built for {kib} KiB pages (flags {flags:#x}, bits 2:1): \
+                 give one built for 4 KiB pages"
             ),
             Self::ImageSizeZero => f.write_str(
-                "the Image's image_size is 0, so how much memory is its own is unknown: give one of Linux 3.17 or later",
+                "the Image's image_size is 0, so how much memory is its own is unknown: \
+                 give one of Linux 3.17 or later",
             ),
             Self::ImageSizeBelowFile { image_size, file } => write!(
                 f,
-                "the Image's image_size is {image_size} bytes, the file has {file}: what is copied would pass the kernel's own \
-                 memory: give the file without what was appended"
+                "the Image's image_size is {image_size} bytes, the file has {file}: what is copied \
+                 would pass the kernel's own memory: give the file without what was appended"
             ),
             Self::TextOffsetMisaligned { text_offset } => write!(
                 f,
-                "the Image's text_offset {text_offset:#x} is no multiple of {PAGE_SIZE:#x}: give one that starts on a page"
+                "the Image's text_offset {text_offset:#x} is no multiple of {PAGE_SIZE:#x}: \
+                 give one that starts on a page"
             ),
             Self::LargerThanRam { text_offset, image_size, ram } => write!(
                 f,
-                "the Image needs {image_size} bytes (image_size) from text_offset {text_offset:#x} on, and RAM has {ram}: give \
-                 the machine more memory"
+                "the Image needs {image_size} bytes (image_size) from text_offset {text_offset:#x} \
+                 on, and RAM has {ram}: give the machine more memory"
             ),
         }
     }
@@ -234,10 +245,10 @@ mod tests {
 
     use super::*;
 
-    /// A header as Linux's are with an EFI stub: "MZ", a branch, 2 MiB, 4K, anywhere, PE header at 0x40.
+    /// Linux's header, as built with an EFI stub: "MZ", a branch, 2 MiB, 4K, anywhere, PE at 0x40.
     #[rustfmt::skip]
     const LINUX: [u8; HEADER_BYTES] = [
-        0x4d, 0x5a, 0x40, 0xfa, 0x00, 0x10, 0x00, 0x14, // code0: ccmp x18, #0, #0xd, pl ("MZ"); code1: b 0x4004
+        0x4d, 0x5a, 0x40, 0xfa, 0x00, 0x10, 0x00, 0x14, // ccmp x18, #0, #0xd, pl ("MZ"); b 0x4004
         0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // text_offset
         0x00, 0x00, 0x20, 0x00, 0x00, 0x00, 0x00, 0x00, // image_size: 2 MiB
         0x0a, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // flags
@@ -338,8 +349,20 @@ mod tests {
         })]
 
         #[test]
-        fn what_is_built_is_read(code: [u32; 2], pages in 0_u64..1024, image_size in 1_u64.., pe_offset: u32, high: u64) {
-            let header = Header { code, text_offset: pages * 4096, image_size, flags: (high << 4) | 0xa, pe_offset };
+        fn what_is_built_is_read(
+            code: [u32; 2],
+            pages in 0_u64..1024,
+            image_size in 1_u64..,
+            pe_offset: u32,
+            high: u64,
+        ) {
+            let header = Header {
+                code,
+                text_offset: pages * 4096,
+                image_size,
+                flags: (high << 4) | 0xa,
+                pe_offset,
+            };
             prop_assert_eq!(Header::parse(&header.to_bytes()), Ok(header));
         }
 

@@ -1,8 +1,11 @@
-//! The way in: from a loader's jump to the first line of Rust, for a 64-bit Arm kernel.
+//! Boot path of a 64-bit Arm kernel: from the loader's jump to the first line of Rust.
 //!
-//! The pure half is values: registers, the Image header, the hyp-stub's ABI, markers; it builds and is tested on any host. The assembly half
-//! (`target_os = "none"`) is the code that runs before there is Rust. A kernel that links this crate defines `kernel_main`,
-//! `kernel_secondary`, `kernel_interrupt` and `kernel_exception`, and links with `image.ld`.
+//! - The pure half is values: register bits, the Image header, the hyp-stub's ABI, console markers.
+//!   It builds and is tested on any host.
+//! - The other half (`target_os = "none"`) is the assembly that runs before Rust does.
+//!
+//! A kernel that links this crate defines `kernel_main`, `kernel_secondary`, `kernel_interrupt` and
+//! `kernel_exception`, and links with `image.ld`.
 #![cfg_attr(not(test), no_std)]
 
 pub mod breadcrumb;

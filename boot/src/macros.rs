@@ -1,10 +1,12 @@
-//! The assembler macros that `boot` and `relocate` share, and the one way to bring a `.S` file in.
+//! Assembler macros that `boot` and `relocate` share, and the macro that assembles a `.S` file.
 //!
-//! *When:* at build time. A macro is defined at the head of each file and purged at its end, because the assembler sees a crate's
-//! files as one text.
+//! The assembler sees all `.S` files of a crate as one text. So each file defines the macros at its
+//! start and purges them at its end.
 
-/// Assembles a `.S` file with the shared macros; what follows the file are `const` and `sym` operands, as of `global_asm!`. What the shared
-/// macros themselves take comes from here, and the file may use it as well.
+/// Assembles a `.S` file with the shared macros.
+///
+/// `const` and `sym` operands follow the file, as in `global_asm!`. The operands listed here serve
+/// the shared macros; the file may use them as well.
 #[macro_export]
 macro_rules! assembly {
     ($text:expr $(, $($operand:tt)*)?) => {
@@ -29,7 +31,7 @@ macro_rules! assembly {
     };
 }
 
-/// The text of the shared macros.
+/// Expands to the text of the shared macros.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! assembler_macros {
@@ -56,7 +58,8 @@ macro_rules! assembler_macros {
         add     \reg, \reg, :lo12:\symbol
         .endm
 
-        // Branch to \absent unless the 4-bit field at \lsb of the ID register \id is at least \least. Clobbers x9, flags.
+        // Branches to \absent unless the 4-bit field at \lsb of the ID register \id is at least
+        // \least. Clobbers x9, flags.
         .macro unless_feature id, lsb, least, absent
         mrs     x9, \id
         ubfx    x9, x9, #\lsb, #4
@@ -64,7 +67,8 @@ macro_rules! assembler_macros {
         b.lo    \absent
         .endm
 
-        // \bits are set in \reg where the 4-bit field at \lsb of the ID register \id is at least \least. Clobbers x9, flags.
+        // Sets \bits in \reg if the 4-bit field at \lsb of the ID register \id is at least \least.
+        // Clobbers x9, flags.
         .macro set_where_feature reg, bits, id, lsb, least
         unless_feature \id, \lsb, \least, .Labsent\@
         mov_q   x9, \bits
@@ -72,7 +76,7 @@ macro_rules! assembler_macros {
         .Labsent\@:
         .endm
 
-        // \line = the smallest data cache line in bytes. Clobbers \scratch.
+        // \line = this CPU's smallest data cache line in bytes. Clobbers \scratch.
         .macro dcache_line line, scratch
         mrs     \scratch, ctr_el0
         ubfx    \scratch, \scratch, #16, #4
@@ -80,7 +84,8 @@ macro_rules! assembler_macros {
         lsl     \line, \line, \scratch
         .endm
 
-        // dc \operation on every line of \start..\end, at least one; the caller's dsb completes it. Clobbers \start, \scratch, flags.
+        // Does dc \operation on every line of \start..\end, at least one. The caller's dsb
+        // completes the maintenance. Clobbers \start, \scratch, flags.
         .macro dcache_by_line operation, start, end, line, scratch
         sub     \scratch, \line, #1
         bic     \start, \start, \scratch
@@ -91,12 +96,13 @@ macro_rules! assembler_macros {
         b.lo    .Lline\@
         .endm
 
-        // A printer that needs neither stack nor memory, for a PL011 whose base is in x8:
-        //   \name\()_text   prints the NUL-terminated text that follows its bl, and returns behind it
-        //   \name\()_hex    prints x0 in 16 digits
-        //   \name\()_digits prints those of x0 from bit x11 + 3 on, downwards
-        //   \name\()_end    is where its code ends
-        // Both clobber x9-x13, flags and x30. A transmitter that never drains costs a bounded wait for each character.
+        // Defines a printer for the PL011 whose base is in x8. It needs neither stack nor memory:
+        //   \name\()_text   prints the NUL-terminated text after its bl, and returns past the text
+        //   \name\()_hex    prints x0 as 16 hexadecimal digits
+        //   \name\()_digits prints the digits of x0 from bit x11 + 3 downwards
+        //   \name\()_end    marks the end of the printer's code
+        // All of them clobber x9-x13, flags and x30. If the transmitter never drains, each
+        // character costs a bounded wait.
         .macro printer name
         \name\()_text:
         mov     x13, x30
@@ -139,7 +145,8 @@ macro_rules! assembler_macros {
         \name\()_end:
         .endm
 
-        // Says \text, and \value where one is given, through \printer. Clobbers x0, x9-x13, flags and x30.
+        // Prints \text, then \value in hexadecimal if there is one, by \printer.
+        // Clobbers x0, x9-x13, flags and x30.
         .macro say printer, text, value
         bl      \printer\()_text
         .asciz  "\text"
@@ -150,7 +157,8 @@ macro_rules! assembler_macros {
         .endif
         .endm
 
-        // Says that a rule of the boot protocol was broken: \number, in decimal, and \text. Clobbers x0, x9-x13, flags and x30.
+        // Prints that rule \number of the boot protocol is broken, then \text. The number has two
+        // decimal digits. Clobbers x0, x9-x13, flags and x30.
         .macro say_broken printer, number, text
         say     \printer, "\r\n"#,
             $crate::broken!(),
@@ -165,14 +173,15 @@ macro_rules! assembler_macros {
         say     \printer, "\text"
         .endm
 
-        // The last words of a CPU.
+        // Prints the last line of a CPU that stops.
         .macro say_stopped printer
         say     \printer, "\r\n"#,
             $crate::stopped!(),
             r#"\r\n"
         .endm
 
-        // One of the 16 slots of a vector table: goes to \target with x1 = \slot, and with x0 and x1 where no stack is needed.
+        // One of the 16 slots of a vector table: branches to \target with x1 = \slot. Saves x0 and
+        // x1 in system registers, because there may be no stack.
         .macro vector slot, target
         .balign 128
         msr     tpidr_el0, x0
@@ -181,7 +190,8 @@ macro_rules! assembler_macros {
         b       \target
         .endm
 
-        // A vector table that begins here: \call takes the synchronous exceptions of EL2 itself and of EL1, \otherwise is told of the rest.
+        // A whole vector table, starting here. \call takes the synchronous exceptions of EL2 itself
+        // and of EL1; \otherwise takes everything else.
         .macro stub_vectors call, otherwise
         .irp    slot, 0, 1, 2, 3
         vector  \slot, \otherwise
@@ -199,7 +209,8 @@ macro_rules! assembler_macros {
         .balign 128
         .endm
 
-        // Saves x0 to x30 at \frame, x0 and x1 from where `vector` put them. Clobbers x2, x3.
+        // Saves x0 to x30 at \frame; x0 and x1 come from where `vector` saved them.
+        // Clobbers x2, x3.
         .macro save_registers frame
         stp     x2, x3, [\frame, #16]
         stp     x4, x5, [\frame, #32]
@@ -221,8 +232,9 @@ macro_rules! assembler_macros {
         stp     x2, x3, [\frame]
         .endm
 
-        // \esr, \elr, \far and \spsr = the syndrome of the exception that brought us here, which is that of the level that runs. Goes to \silence where
-        // \printer itself has faulted: its UART is none, and nothing can be said. Clobbers x9, x10, flags.
+        // \esr, \elr, \far, \spsr = the syndrome of the exception just taken, read at the current
+        // level. Branches to \silence if \printer itself faulted: its UART does not work, so there
+        // is no way to print. Clobbers x9, x10, flags.
         .macro syndrome esr, elr, far, spsr, printer, silence
         mrs     x9, CurrentEL
         cmp     x9, #{CURRENT_EL2}
@@ -245,13 +257,16 @@ macro_rules! assembler_macros {
         b.lo    \silence
         .endm
 
-        // The hyp-stub's answer to a synchronous exception, the two calls that every stub knows: SET_VECTORS and SOFT_RESTART.
-        // Falls through, with x0 to x18 as they came, where x0 is another number. Anything but an HVC goes to \otherwise, as from a `vector`.
-        // Clobbers TPIDR_EL2 in any case. [I3]
+        // Handles a synchronous exception at EL2 as the hyp-stub does, for the two calls that every
+        // stub has: SET_VECTORS and SOFT_RESTART. With another number in x0 it falls through, with
+        // x0 to x18 unchanged. Anything but an HVC goes to \otherwise, as from `vector`.
+        // Always clobbers TPIDR_EL2. [I3]
         //   in        x0 = number, x1-x4 = arguments
-        //   assumes   EL2h, DAIF masked by the exception; MMU off or this code mapped 1:1 and executable
+        //   assumes   EL2h, DAIF masked by the exception; MMU off, or this code mapped 1:1 and
+        //             executable
         .macro stub_calls otherwise
-        // Only a 64-bit HVC is a call: a trapped register read with x0 = 1 must not restart the machine.
+        // Only a 64-bit HVC is a call: a trapped register read with x0 = 1 must not restart the
+        // machine.
         msr     tpidr_el2, x18
         mrs     x18, esr_el2
         ubfx    x18, x18, #{EC_SHIFT}, #{EC_BITS}
@@ -266,14 +281,14 @@ macro_rules! assembler_macros {
         b.ne    .Lanswer\@
         msr     vbar_el2, x1
         mov     x0, xzr
-        // The ERET is a context synchronisation event: the next exception goes to the new vectors.
+        // The ERET is a context synchronisation event: the next exception uses the new vectors.
         .Lanswer\@:
         eret
 
         .Lno_call\@:
         msr     tpidr_el0, x0
         msr     tpidrro_el0, x1
-        // Which of the two slots, SPSR tells.
+        // SPSR shows which of the two slots it was.
         mrs     x0, spsr_el2
         mov     x1, #4
         tbnz    x0, #{SPSR_AT_EL2_BIT}, \otherwise
@@ -283,13 +298,15 @@ macro_rules! assembler_macros {
         .Lnot_set_vectors\@:
         cmp     x0, #{SOFT_RESTART}
         b.ne    .Lnot_soft_restart\@
-        // The ABI's promise, kept whoever ran before: nothing interrupts, EL2 neither translates nor caches.
+        // The ABI promises this to the target, whatever ran at EL2 before: nothing interrupts, and
+        // EL2's MMU and caches are off.
         msr     daifset, #0xf
         mov_q   x9, {SCTLR_EL2_MMU_OFF}
-        // No speculative fetch from after the write runs under the old value (Falkor erratum 1041).
+        // The isb keeps speculative fetches from after the write from running under the old value
+        // (Falkor erratum 1041).
         isb
         msr     sctlr_el2, x9
-        // Off before the branch is made.
+        // MMU and caches are off before the branch.
         isb
         mov     x9, x1
         mov     x0, x2
@@ -303,7 +320,7 @@ macro_rules! assembler_macros {
     };
 }
 
-/// Forgets the shared macros.
+/// Expands to the directives that purge the shared macros.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! assembler_purge {

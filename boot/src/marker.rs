@@ -1,39 +1,40 @@
-//! Console markers: the words that a program may look for on the console.
+//! Console markers: the text that a program may look for on the console.
 //!
-//! *When:* in every phase; the kernel prints them, the emergency printer in assembly prints the `!!` ones, xtask reads them.
-//! A marker stands at the start of a line (a log line's `[generation] ` prefix may stand before it) and is written once, here.
+//! The kernel prints the markers, the early console prints those with `!!`, and xtask matches on
+//! them. A marker starts its line, apart from a log line's `[generation] ` prefix. Each marker is
+//! defined here and nowhere else.
 
-/// A generation has come up: `Generation 3 of 5`, then what it found.
+/// Start of a generation: `Generation 3 of 5`, then what it found.
 pub const GENERATION: &str = "Generation ";
 
-/// The point of no return is next: `Bye! ` and what will happen.
+/// Last line before the point of no return: `Bye! `, then what happens next.
 pub const BYE: &str = "Bye!";
 
-/// A generation refused to restart and lives on: `Refused: ` and the rule with the value that broke it.
+/// Refused kexec: `Refused: `, then the rule and the value that broke it. The kernel keeps running.
 pub const REFUSED: &str = "Refused: ";
 
-/// A predecessor left interrupts that a kernel must not find: which, and on which CPU.
+/// Stale interrupts, which a previous kernel must not leave: which, and on which CPU.
 pub const FOUND: &str = "Found at entry: ";
 
-/// A rule of the boot protocol and what came of it, as one line of JSON.
+/// Verdict on one rule of the boot protocol, as a line of JSON.
 pub const RULE: &str = "{\"rule\":";
 
-/// A rule of the boot protocol that was broken and that nobody can live without: its number, and what it led to.
+/// Broken rule of the boot protocol that the kernel cannot work around: its number and its effect.
 pub const BROKEN: &str = crate::broken!();
 
-/// The last generation ended as ordered.
+/// End of a run that did what was requested.
 pub const SUCCESS: &str = "Ouroboros: success";
 
-/// The run ended, not as ordered.
+/// End of a run that did not do what was requested.
 pub const FAILURE: &str = "Ouroboros: failure";
 
-/// What a printer without Rust, or a panic, puts first on its line.
+/// Prefix of every line that the early console or a panic prints.
 pub const EMERGENCY: &str = "!! ";
 
-/// The last words of a CPU that stops for good; nothing follows on the console.
+/// Last line of a CPU that stops permanently; nothing follows it on the console.
 pub const STOPPED: &str = crate::stopped!();
 
-/// [`BROKEN`] as a literal, for assembly.
+/// Expands to [`BROKEN`] as a literal, for assembly.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! broken {
@@ -42,7 +43,7 @@ macro_rules! broken {
     };
 }
 
-/// [`STOPPED`] as a literal, for assembly.
+/// Expands to [`STOPPED`] as a literal, for assembly.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! stopped {

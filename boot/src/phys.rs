@@ -1,22 +1,22 @@
-//! Physical addresses and ranges of them.
-//!
-//! *When:* in every phase. An address is checked once, where its type is made; ranges are half open, `start..end`.
+//! Physical addresses, and half-open ranges of them.
 
 use core::fmt;
 use core::ops::Range;
 
-/// The translation granule, and the unit in which memory is handed out, mapped and moved: 4 KiB.
+/// Translation granule, and the unit in which memory is allocated, mapped and moved: 4 KiB.
 pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
-/// The bits of an address within a page.
+/// Number of address bits within a page.
 pub const PAGE_SHIFT: u32 = 12;
 
-/// A physical address. The kernel's map is an identity map, so it is also the address that a pointer holds.
+/// Physical address.
+///
+/// The kernel's map is an identity map, so this is also the address that a pointer holds.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[repr(transparent)]
 pub struct PhysAddr(pub u64);
 
 impl PhysAddr {
-    /// The address `bytes` further on, or `None` past the end of the 64-bit space.
+    /// Returns the address `bytes` higher, or `None` past the end of the 64-bit space.
     #[must_use]
     pub const fn checked_add(self, bytes: u64) -> Option<Self> {
         match self.0.checked_add(bytes) {
@@ -25,23 +25,23 @@ impl PhysAddr {
         }
     }
 
-    /// Whether the address is a multiple of `alignment`, a power of two.
+    /// Returns whether the address is a multiple of `alignment`, a power of two.
     #[must_use]
     pub const fn is_aligned(self, alignment: u64) -> bool {
         self.0 & (alignment - 1) == 0
     }
 
-    /// The greatest multiple of `alignment`, a power of two, that is not above this address.
+    /// Rounds down to a multiple of `alignment`, a power of two.
     #[must_use]
     pub const fn align_down(self, alignment: u64) -> Self {
         Self(self.0 & !(alignment - 1))
     }
 
-    /// The least multiple of `alignment`, a power of two, that is not below this address.
+    /// Rounds up to a multiple of `alignment`, a power of two.
     ///
     /// # Panics
     ///
-    /// Where that lies past the end of the 64-bit space: no memory lies there.
+    /// If the result is past the end of the 64-bit space, where no machine has memory.
     #[must_use]
     pub const fn align_up(self, alignment: u64) -> Self {
         Self(
@@ -52,7 +52,7 @@ impl PhysAddr {
         .align_down(alignment)
     }
 
-    /// The range of `bytes` bytes that starts here, or `None` where it would pass the end of the 64-bit space.
+    /// Returns the range of `bytes` bytes from here, or `None` past the end of the 64-bit space.
     #[must_use]
     pub const fn range(self, bytes: u64) -> Option<Range<Self>> {
         match self.checked_add(bytes) {
@@ -68,15 +68,15 @@ impl fmt::Display for PhysAddr {
     }
 }
 
-/// What `Range<PhysAddr>` can be asked.
+/// Operations on `Range<PhysAddr>`.
 pub trait PhysRange: Sized {
-    /// The range's size in bytes.
+    /// Returns the size in bytes.
     fn bytes(&self) -> u64;
-    /// Whether the two ranges have a byte in common.
+    /// Returns whether the two ranges have a byte in common.
     fn overlaps(&self, other: &Self) -> bool;
-    /// Whether all of `other` lies in this range.
+    /// Returns whether all of `other` is within this range.
     fn covers(&self, other: &Self) -> bool;
-    /// The smallest range of whole pages that covers this one.
+    /// Returns the smallest range of whole pages that covers this one.
     #[must_use]
     fn whole_pages(&self) -> Self;
 }

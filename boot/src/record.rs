@@ -1,13 +1,17 @@
-//! The entry record: what the first instruction found, and when the way in passed its stations.
+//! Entry record: the state that the first instruction found, and times of the entry path.
 //!
-//! *When:* filled by the entry, in the image's data and outside bss, before anything but the vectors and the byte order is changed (what
-//! both were is kept); read by Rust afterwards.
-//! A new row is a field here and one `record` line in `entry.S`.
+//! `entry` fills it before it changes anything but the vectors and the byte order, and stores what
+//! these two were. The record is in the image's data, because bss is cleared later. Rust only reads
+//! it.
+//!
+//! A new register is a field here and one `record` line in `entry.S`.
 
-/// The largest device tree that the boot protocol allows: 2 MiB.
+/// Size of the largest device tree that the boot protocol allows: 2 MiB.
 pub const DTB_MAX_SIZE: u64 = 2 << 20;
 
-/// Registers as the first instruction found them. A register that the level of entry cannot read is zero.
+/// Registers as the first instruction found them, and timestamps.
+///
+/// A register that cannot be read at the level of entry is zero.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C, align(256))]
 pub struct EntryRecord {
@@ -19,7 +23,7 @@ pub struct EntryRecord {
     pub x2: u64,
     /// x3: zero by the boot protocol.
     pub x3: u64,
-    /// Where the image's first byte lay.
+    /// Address of the image's first byte.
     pub load_address: u64,
     /// CurrentEL.
     pub current_el: u64,
@@ -29,13 +33,13 @@ pub struct EntryRecord {
     pub sp_sel: u64,
     /// SCTLR_ELx of the level of entry, before its EE was cleared.
     pub sctlr: u64,
-    /// VBAR_ELx of the level of entry, before it became ours.
+    /// VBAR_ELx of the level of entry, before our vectors replaced it.
     pub vbar: u64,
-    /// HCR_EL2, entered at EL2.
+    /// HCR_EL2, if entered at EL2.
     pub hcr_el2: u64,
-    /// HCR_EL2 as it reads after the EL2 set-up has written it: E2H is set where the CPU would not let go of it.
+    /// HCR_EL2 as it reads after the EL2 set-up: E2H stays set on a CPU where it is always 1.
     pub hcr_el2_in_effect: u64,
-    /// CNTVOFF_EL2, entered at EL2.
+    /// CNTVOFF_EL2, if entered at EL2.
     pub cntvoff_el2: u64,
     /// CNTFRQ_EL0, in Hz.
     pub cntfrq: u64,
@@ -43,12 +47,14 @@ pub struct EntryRecord {
     pub midr: u64,
     /// MPIDR_EL1.
     pub mpidr: u64,
-    /// The size in bytes of the device tree that x0 named; zero where x0 named none. Mapped if it is at most [`DTB_MAX_SIZE`].
+    /// Size in bytes of the device tree that x0 points to; zero if there is none.
+    ///
+    /// The early idmap holds the tree if the size is at most [`DTB_MAX_SIZE`].
     pub dtb_size: u64,
     /// CNTVCT_EL0 at the first instruction.
     pub entered: u64,
-    /// CNTVCT_EL0 when EL2 was set up and left; zero where the entry was at EL1.
+    /// CNTVCT_EL0 after the EL2 set-up; zero if entered at EL1.
     pub el2_ready: u64,
-    /// CNTVCT_EL0 when the MMU was on.
+    /// CNTVCT_EL0 once the MMU was on.
     pub mmu_on: u64,
 }

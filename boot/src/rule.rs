@@ -1,51 +1,53 @@
-//! Rules of the boot protocol that a kernel cannot live without: what ends the entry when they are broken names them.
+//! Rules of the boot protocol whose violation ends the run, and the instructions that reveal it.
 //!
-//! *When:* in the last words of an exception, in assembly and in Rust. What a higher level traps it gives back as an UNDEFINED instruction, if it gives it
-//! back at all, and a syndrome that says nothing more: the instruction tells which register was not opened. Pure values; the rules themselves
-//! are the kernel crate's.
+//! If a higher level traps an instruction, it reports it back as UNDEFINED, or not at all, and the
+//! syndrome says nothing more. The instruction itself shows which register is not accessible, and
+//! so which rule was broken. The early console and Rust's exception handler look it up here.
+//!
+//! These are plain values. The rules themselves are in the kernel crate.
 
-/// The CPU is at EL2 or EL1.
+/// Rule number: the CPU is entered at EL2 or EL1.
 pub const LEVEL: u8 = 13;
-/// HVC is there.
+/// Rule number: HVC is enabled.
 pub const HVC: u8 = 21;
-/// A GICv3's CPU interface is registers.
+/// Rule number: a GICv3's CPU interface is accessed by system registers.
 pub const GIC_REGISTERS: u8 = 22;
-/// Floating point.
+/// Rule number: floating point does not trap.
 pub const FP: u8 = 23;
-/// SVE.
+/// Rule number: SVE does not trap.
 pub const SVE: u8 = 26;
-/// SME.
+/// Rule number: SME does not trap.
 pub const SME: u8 = 27;
-/// TCR2.
+/// Rule number: TCR2 does not trap.
 pub const TCR2: u8 = 32;
-/// The performance monitors.
+/// Rule number: the performance monitors do not trap.
 pub const EVENTS: u8 = 35;
-/// Debug registers.
+/// Rule number: the debug registers do not trap.
 pub const DEBUG: u8 = 36;
 
-/// HCRX_EL2.
+/// Rule number: HCRX_EL2 does not trap.
 pub const HCX: u8 = 41;
-/// Fine-grained traps.
+/// Rule number: the fine-grained trap registers do not trap.
 pub const FGT: u8 = 42;
 
-/// Instructions that need a rule to have been kept. Assembly reads it.
+/// Pattern of instructions that need a rule to be kept. Assembly reads it too.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Need {
-    /// Of the instruction's bits, those that count.
+    /// Bits of the instruction that are compared.
     pub mask: u32,
-    /// What they are.
+    /// Value of those bits.
     pub word: u32,
-    /// The rule's number.
+    /// Number of the rule.
     pub rule: u32,
 }
 
-/// A field of MRS and MSR: all but which of the two it is, and Rt.
+/// Mask of one system register's MRS and MSR: all bits but the direction and Rt.
 const REGISTER: u32 = 0xffdf_ffe0;
-/// The same without op2 and the lower bits of CRm.
+/// Mask of a group of system registers: [`REGISTER`] without op2 and CRm's low three bits.
 const GROUP: u32 = 0xffdf_f800;
 
-/// MRS and MSR of S3_`op1`_C`crn`_C`crm`_`op2`, as far as `mask` goes.
+/// Returns the pattern of MRS and MSR of S3_`op1`_C`crn`_C`crm`_`op2`, as far as `mask` goes.
 const fn need(rule: u8, mask: u32, [op1, crn, crm, op2]: [u32; 4]) -> Need {
     Need {
         mask,
@@ -54,12 +56,12 @@ const fn need(rule: u8, mask: u32, [op1, crn, crm, op2]: [u32; 4]) -> Need {
     }
 }
 
-/// How many [`NEEDS`] there are.
+/// Number of [`NEEDS`].
 pub const COUNT: usize = 13;
 
-/// What the entry and the kernel need and a higher level may have kept: every such instruction that they have.
+/// Every instruction of the entry path and the kernel that a higher level may still trap.
 pub static NEEDS: [Need; COUNT] = [
-    // HVC, whatever its number.
+    // HVC with any immediate.
     Need { mask: 0xffe0_001f, word: 0xd400_0002, rule: HVC as u32 },
     // ICC_*_EL1; ICC_PMR_EL1; ICC_SRE_EL2 and ICH_*_EL2.
     need(GIC_REGISTERS, GROUP, [0, 12, 8, 0]),
@@ -80,11 +82,11 @@ pub static NEEDS: [Need; COUNT] = [
     need(DEBUG, REGISTER, [4, 1, 1, 1]),
     // HCRX_EL2.
     need(HCX, REGISTER, [4, 1, 2, 2]),
-    // HFGRTR_EL2, the first of its kind that is written.
+    // HFGRTR_EL2: the first fine-grained trap register that el2_setup writes.
     need(FGT, REGISTER, [4, 1, 1, 4]),
 ];
 
-/// The rule that was broken where an instruction that the CPU has is UNDEFINED.
+/// Returns the rule that was broken if `instruction`, which this CPU has, is UNDEFINED.
 #[must_use]
 pub fn told_by(instruction: u32) -> Option<u8> {
     NEEDS.iter().find(|need| instruction & need.mask == need.word).map(|need| need.rule as u8)

@@ -1,20 +1,23 @@
-// The way in of a CPU that another one has started.
+// Entry path of a secondary CPU: from PSCI's CPU_ON to its first line of Rust.
 
         .section .text.boot, "ax"
 
-// secondary_entry — goes from the state that PSCI's CPU_ON leaves to Rust.
+// secondary_entry — brings a CPU from the state that PSCI's CPU_ON leaves to Rust.
 //   in        x0 = this CPU's boot::own::Own, physical, clean to PoC
-//   assumes   EL2 or EL1, MMU and D-cache off, DAIF masked; this image clean to PoC; the map in Own holds it 1:1, text executable  [I1, I2, I4]
-//   out       does not return; kernel_secondary(Own) at EL1h, MMU and caches on, SError unmasked, in that map
+//   assumes   EL2 or EL1, MMU and D-cache off, DAIF masked; this image clean to PoC; the map in Own
+//             holds it 1:1, text executable  [I1, I2, I4]
+//   out       does not return; kernel_secondary(Own) at EL1h, MMU and caches on, SError unmasked,
+//             in that map
 //   clobbers  all
-//   memory    MMU off: reads Own, on an exception writes its frame; MMU on: writes its entered
+//   memory    MMU off: reads Own, on an exception writes its frame; MMU on: writes Own's entered
         .global secondary_entry
 secondary_entry:
         msr     SPSel, #1
         mov     sp, x0
         mov     x20, x0
 
-        // What this CPU was entered with, in registers until memory is what it seems. [I5]
+        // Keep the entry state in registers until the MMU is on: until then a store would go past
+        // the cache.  [I5]
         mrs     x21, CurrentEL
         mrs     x22, daif
         mov     x24, xzr
@@ -37,7 +40,8 @@ secondary_entry:
         adr_l   x9, exception_vectors
         msr     vbar_el1, x9
         isb
-        // As on the first CPU: an asynchronous abort is told where it happens. Interrupts stay masked until there is a handler.
+        // As on the first CPU: unmask SError so that this kernel reports an asynchronous abort when
+        // it happens. IRQ and FIQ stay masked until there is a handler.
         msr     daifclr, #4
         mov     x0, x20
         mov     x29, xzr

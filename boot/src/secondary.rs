@@ -1,16 +1,22 @@
-//! The way in of a secondary CPU: from PSCI's CPU_ON to its first line of Rust.
+//! Entry path of a secondary CPU: from PSCI's CPU_ON to its first line of Rust.
 //!
-//! *When:* the first CPU lives in a map that may be shared. *On entry:* the level that the first CPU was entered at, MMU and D-cache off, x0 = the
-//! CPU's [`Own`], clean to PoC. *Leaves:* as the first CPU's way in: EL1h, IRQ and FIQ masked, Rust's vectors, a stack; at EL2, where there is
-//! one, the hyp-stub; and in the page what the first instruction found. But MMU and caches are on in the map of [`Own::ttbr0`] at once: it holds this image 1:1. \[I2\] Nothing here is taken from
-//! the first CPU's registers.
+//! Runs once the first CPU uses a map that other CPUs may share.
+//!
+//! - Expects the level that the first CPU was entered at, MMU and D-cache off, and in x0 the CPU's
+//!   [`Own`], clean to PoC.
+//! - Leaves what the first CPU's entry path leaves: EL1h, IRQ and FIQ masked, a stack, Rust's
+//!   vectors, and the hyp-stub if the CPU was entered at EL2.
+//! - Turns the MMU on with the map of [`Own::ttbr0`] directly, without an early idmap; it holds
+//!   this image 1:1. \[I2\]
+//! - Stores the state that its first instruction found in [`Own::entered`].
+//! - Uses nothing from the first CPU's registers.
 #![expect(unsafe_code, reason = "assembly, and the names by which it and Rust know each other")]
 
 use crate::own::{Entered, Own};
 use core::mem::offset_of;
 
 unsafe extern "Rust" {
-    /// A secondary CPU's first line of Rust, in the crate that links this one.
+    /// First line of Rust of a secondary CPU, in the crate that links this one.
     safe fn kernel_secondary(own: &'static Own) -> !;
 }
 
@@ -28,6 +34,6 @@ crate::assembly!(
 );
 
 unsafe extern "C" {
-    /// The first instruction: what CPU_ON is told, by its physical address. Not to be called.
+    /// First instruction of a secondary CPU. CPU_ON takes its physical address; do not call it.
     pub fn secondary_entry();
 }

@@ -1,9 +1,10 @@
-//! System register bits and the values that each exception level is entered with.
+//! System register bits, and the values that the kernel gives each register.
 //!
-//! *When:* before there is Rust: the assembly half takes every bit from here by `const` operand. Pure values, tested on the host
-//! as literal numbers. Names are the Arm ARM's (D24, "AArch64 System Register Descriptions"); a module is a register.
+//! A module is a register; names are the Arm ARM's (D24, "AArch64 System Register Descriptions").
+//! Assembly takes every bit from here as a `const` operand. The tests compare the values with
+//! literal numbers.
 
-/// SCTLR_ELx: who translates, who caches. The same bit positions at EL1 and at EL2.
+/// SCTLR_ELx: MMU, caches, byte order. EL1 and EL2 have these bits at the same positions.
 pub mod sctlr {
     /// Stage 1 translation on.
     pub const M: u64 = 1 << 0;
@@ -18,20 +19,23 @@ pub mod sctlr {
     /// Writable memory is never executable.
     pub const WXN: u64 = 1 << 19;
 
-    /// SCTLR_EL1, MMU and caches off: RES1 and "as before the extension" bits 29, 28, 23, 22, 20, 11; little endian.
+    /// SCTLR_EL1 with MMU and caches off, little-endian: bits 29, 28, 23, 22, 20 and 11.
+    ///
+    /// Each is RES1 without the extension that defines it, and keeps the old behaviour with it.
     pub const EL1_MMU_OFF: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 20 | 1 << 11;
     /// SCTLR_EL1 (or, under E2H, SCTLR_EL2) of the running kernel: MMU, caches and the SP check on.
     pub const MMU_ON: u64 = EL1_MMU_OFF | M | C | I | SA;
-    /// SCTLR_EL2, MMU and caches off: its RES1 bits 29, 28, 23, 22, 18, 16, 11, 5, 4; little endian.
+    /// SCTLR_EL2 with MMU and caches off, little-endian: its RES1 bits 29, 28, 23, 22, 18, 16, 11,
+    /// 5 and 4.
     pub const EL2_MMU_OFF: u64 =
         1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 18 | 1 << 16 | 1 << 11 | 1 << 5 | 1 << 4;
 }
 
-/// HCR_EL2: what EL1 may do, and which EL2 this is.
+/// HCR_EL2: what EL1 may do, and whether EL2 hosts a kernel.
 pub mod hcr {
     /// Reads of ID registers by EL1 are trapped.
     pub const TID3: u64 = 1 << 18;
-    /// Exceptions of EL0 go to EL2.
+    /// Exceptions from EL0 go to EL2.
     pub const TGE: u64 = 1 << 27;
     /// EL1 is AArch64.
     pub const RW: u64 = 1 << 31;
@@ -48,9 +52,11 @@ pub mod hcr {
     /// Allocation tags are not trapped (FEAT_MTE2).
     pub const ATA: u64 = 1 << 56;
 
-    /// A kernel at EL1 above the stub, before what the ID registers add. TSC is clear: PSCI's conduit is SMC there, called from EL1.
+    /// Value for a kernel at EL1 over the stub, before the bits that the ID registers add.
+    ///
+    /// TSC is clear: the kernel calls PSCI from EL1, and PSCI's conduit is SMC there.
     pub const NVHE: u64 = RW;
-    /// A kernel at EL2.
+    /// Value for a kernel at EL2.
     pub const VHE: u64 = RW | E2H | TGE;
 }
 
@@ -70,17 +76,17 @@ pub mod cptr {
     pub const SMEN: u64 = 3 << 24;
 }
 
-/// CNTHCTL_EL2: the physical timer and counter, opened for EL1. With E2H = 1 both bits lie ten higher.
+/// CNTHCTL_EL2: physical timer and counter, opened for EL1. With E2H = 1 both bits are ten higher.
 pub mod cnthctl {
-    /// E2H = 0: EL1PCTEN and EL1PCEN.
+    /// Value with E2H = 0: EL1PCTEN and EL1PCEN.
     pub const NVHE: u64 = 0b11;
-    /// E2H = 1: the same two, at their place there.
+    /// Value with E2H = 1: EL1PCTEN and EL1PTEN.
     pub const VHE: u64 = NVHE << 10;
 }
 
 /// MDCR_EL2: debug, PMU, profiling and trace.
 pub mod mdcr {
-    /// The low bits hold HPMN: all event counters belong to EL1.
+    /// Width of HPMN, the low bits: all event counters belong to EL1.
     pub const HPMN_BITS: u64 = 5;
     /// The profiling buffer belongs to EL1 and is not trapped (FEAT_SPE).
     pub const E2PB: u64 = 3 << 12;
@@ -88,13 +94,13 @@ pub mod mdcr {
     pub const E2TB: u64 = 3 << 24;
 }
 
-/// ICC_SRE_EL2: the GIC's system registers.
+/// ICC_SRE_EL2: access to the GIC by system registers.
 pub mod icc_sre {
-    /// System registers, not memory-mapped; and EL1 may choose for itself.
+    /// SRE and Enable: system registers, not memory-mapped ones; and EL1 may choose for itself.
     pub const SRE_ENABLE: u64 = 1 << 0 | 1 << 3;
 }
 
-/// HCRX_EL2 (FEAT_HCX): zero traps nothing but what is named here, where a clear bit is the trap.
+/// HCRX_EL2 (FEAT_HCX). Zero traps nothing, except that each bit named here traps when it is clear.
 pub mod hcrx {
     /// ST64BV0 is not trapped (FEAT_LS64_ACCDATA).
     pub const ENAS0: u64 = 1 << 0;
@@ -116,7 +122,7 @@ pub mod hcrx {
     pub const GCSEN: u64 = 1 << 22;
 }
 
-/// HFGRTR_EL2 and HFGWTR_EL2 (FEAT_FGT): a clear bit whose name starts with n is a trap.
+/// HFGRTR_EL2 and HFGWTR_EL2 (FEAT_FGT). A bit whose name begins with n traps when it is clear.
 pub mod hfg {
     /// ACCDATA_EL1 (FEAT_LS64_ACCDATA).
     pub const ACCDATA: u64 = 1 << 50;
@@ -136,9 +142,9 @@ pub mod hfg {
 
 /// HDFGRTR_EL2 and HDFGWTR_EL2 (FEAT_FGT).
 pub mod hdfg {
-    /// Branch record buffer: its control, data and identification (read side) are not trapped (FEAT_BRBE).
+    /// Branch record buffer: reads of control, data and identification do not trap (FEAT_BRBE).
     pub const BRBE_READ: u64 = 1 << 59 | 1 << 60 | 1 << 61;
-    /// The same for writes, which have no identification register.
+    /// Branch record buffer: writes do not trap. Its identification register is read-only.
     pub const BRBE_WRITE: u64 = 1 << 60 | 1 << 61;
     /// PMSNEVFR_EL1 is not trapped (FEAT_SPEv1p2).
     pub const PMSNEVFR: u64 = 1 << 62;
@@ -154,7 +160,7 @@ pub mod hfgi {
 
 /// ZCR_EL2 and SMCR_EL2: vector lengths for EL1.
 pub mod vector_length {
-    /// The longest that the CPU has (LEN = 15, rounded down by the CPU).
+    /// Longest vector length of the CPU (LEN = 15, which the CPU rounds down).
     pub const LONGEST: u64 = 0xf;
     /// SMCR_EL2.FA64: the full A64 set in streaming mode (FEAT_SME_FA64).
     pub const FA64: u64 = 1 << 31;
@@ -162,7 +168,7 @@ pub mod vector_length {
     pub const EZT0: u64 = 1 << 30;
 }
 
-/// SPSR_ELx: the state that an ERET makes.
+/// SPSR_ELx: the state that an ERET establishes.
 pub mod spsr {
     /// Debug, SError, IRQ and FIQ masked.
     pub const DAIF: u64 = 0b1111 << 6;
@@ -170,15 +176,15 @@ pub mod spsr {
     pub const EL1H: u64 = 0b0101;
     /// M\[3:0\]: EL2 with its own stack pointer.
     pub const EL2H: u64 = 0b1001;
-    /// M\[4:0\]: the level, its stack pointer, and whether it is AArch32.
+    /// M\[4:0\]: the level, its stack pointer, and AArch32 or AArch64.
     pub const M: u64 = 0b1_1111;
-    /// M\[3\]: EL2, where it is not EL3.
+    /// M\[3\]: set for EL2, clear for EL1 (EL3 is not a case here).
     pub const AT_EL2: u64 = 1 << 3;
-    /// How the EL2 set-up leaves for EL1.
+    /// State in which the EL2 set-up enters EL1.
     pub const TO_EL1: u64 = DAIF | EL1H;
 }
 
-/// CurrentEL, as it reads.
+/// CurrentEL, as an MRS returns it.
 pub mod current_el {
     /// EL1.
     pub const EL1: u64 = 1 << 2;
@@ -186,24 +192,25 @@ pub mod current_el {
     pub const EL2: u64 = 2 << 2;
 }
 
-/// MAIR_ELx: the two kinds of memory that the maps use.
+/// MAIR_ELx: the two memory types that the maps use.
 pub mod mair {
     /// AttrIndx of device memory, nGnRE: no gathering, no reordering, early acknowledgement.
     pub const DEVICE: u64 = 0;
     /// AttrIndx of Normal memory, write-back, read- and write-allocate, inner and outer.
     pub const NORMAL: u64 = 1;
-    /// The register: attribute 0 is nGnRE (0x04), attribute 1 is Normal write-back (0xff).
+    /// Value of MAIR: attribute 0 is nGnRE (0x04), attribute 1 is Normal write-back (0xff).
     pub const VALUE: u64 = 0x04 << (8 * DEVICE) | 0xff << (8 * NORMAL);
 }
 
 /// TCR_EL1, and TCR_EL2 under E2H, which has the same layout.
 pub mod tcr {
-    /// 48-bit addresses through TTBR0, 4 KiB granule, write-back inner-shareable walks; TTBR1 is not walked (EPD1).
-    /// IPS is added from ID_AA64MMFR0_EL1.PARange.
+    /// 48-bit addresses through TTBR0, 4 KiB granule, write-back inner-shareable walks.
+    ///
+    /// EPD1 disables walks through TTBR1. Assembly adds IPS from ID_AA64MMFR0_EL1.PARange.
     pub const VALUE: u64 = T0SZ | T0SZ << 16 | IRGN0_WBWA | ORGN0_WBWA | SH0_INNER | EPD1 | TG1_4K;
-    /// Where IPS lies.
+    /// Position of IPS.
     pub const IPS_SHIFT: u64 = 32;
-    /// The greatest IPS that a 48-bit descriptor reaches.
+    /// IPS for 48 bits, the most that a 48-bit descriptor reaches.
     pub const IPS_48_BITS: u64 = 5;
 
     const T0SZ: u64 = 64 - 48;
@@ -214,31 +221,32 @@ pub mod tcr {
     const TG1_4K: u64 = 2 << 30;
 }
 
-/// The level at which a 48-bit table starts.
+/// Level at which the walk of a 48-bit table starts.
 pub const ROOT_LEVEL: usize = 0;
 
-/// Address space identifiers: one for each map that TTBR0 is ever switched to, so that a switch needs no TLB maintenance.
-/// Every leaf of every map is nG. \[I4\]
+/// Address space identifiers: one for each map that TTBR0 is ever switched to.
+///
+/// With them a switch needs no TLB maintenance. Every leaf of every map is nG. \[I4\]
 pub mod asid {
-    /// The map that the entry builds with the MMU off.
+    /// ASID of the early idmap, which the entry path builds with the MMU off.
     pub const EARLY: u64 = 1;
-    /// The kernel's map.
+    /// ASID of the kernel's map.
     pub const LIFE: u64 = 2;
-    /// The map in the control pages that the copy runs on.
+    /// ASID of the map in the control pages, which the relocation code copies in.
     pub const COPY: u64 = 3;
-    /// Where it lies in TTBR0.
+    /// Position of the ASID in TTBR0.
     pub const SHIFT: u64 = 48;
 }
 
-/// Stage 1 page descriptors, level 3, as the early map uses them.
+/// Stage 1 page descriptors, at level 3 as the early idmap uses them.
 pub mod descriptor {
     use crate::phys::PAGE_SIZE;
 
-    /// A table, or at level 3 a page.
+    /// Type bits of a table descriptor, or at level 3 of a page.
     pub const TABLE_OR_PAGE: u64 = 0b11;
-    /// The address of what it names, with 4 KiB granule and 48 bits.
+    /// Address bits of a descriptor, with 4 KiB granule and 48-bit addresses.
     pub const ADDRESS: u64 = (1 << 48) - PAGE_SIZE;
-    /// How many bits of an address each level resolves: a table is a page of descriptors.
+    /// Address bits that each level resolves: a table is a page of descriptors.
     pub const LEVEL_BITS: u32 = (PAGE_SIZE / 8).trailing_zeros();
     const AF: u64 = 1 << 10;
     const NG: u64 = 1 << 11;
@@ -248,13 +256,13 @@ pub mod descriptor {
     const UXN: u64 = 1 << 54;
     const NORMAL: u64 = TABLE_OR_PAGE | super::mair::NORMAL << 2 | INNER_SHAREABLE | AF | NG;
 
-    /// Code: read-only, executable at the kernel's level.
+    /// Text: read-only, executable at the kernel's level.
     pub const TEXT: u64 = NORMAL | READ_ONLY | UXN;
     /// Data: writable, never executable.
     pub const DATA: u64 = NORMAL | PXN | UXN;
-    /// What a loader handed over: read-only, never executable.
+    /// Data from the loader: read-only, never executable.
     pub const READ: u64 = NORMAL | READ_ONLY | PXN | UXN;
-    /// A device's registers: nGnRE, never executable.
+    /// Device registers: nGnRE, never executable.
     pub const DEVICE: u64 = TABLE_OR_PAGE | super::mair::DEVICE << 2 | AF | NG | PXN | UXN;
 }
 

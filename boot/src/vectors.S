@@ -1,4 +1,4 @@
-// Exceptions of a kernel that runs Rust: a frame on a stack of their own, then Rust.
+// Exception vectors of a kernel that runs Rust: save registers, then call Rust.
 
         .section .text.vectors, "ax"
 
@@ -23,10 +23,10 @@ exception_vectors:
 
         .section .text.boot, "ax"
 
-// interrupt_to_rust — saves what a function may change, calls the kernel's handler, and goes on where it was.
+// interrupt_to_rust — saves what a function may change, calls the kernel's handler, and returns.
 //   in        an IRQ from the kernel's own level
 //   assumes   SP = a stack with room; the handler takes no exception that returns
-//   out       to what was interrupted
+//   out       returns to the interrupted instruction
 //   clobbers  FPSR
 //   memory    writes INTERRUPT_FRAME bytes below SP
 interrupt_to_rust:
@@ -41,7 +41,7 @@ interrupt_to_rust:
         stp     x14, x15, [sp, #112]
         stp     x16, x17, [sp, #128]
         stp     x18, x30, [sp, #144]
-        // All 32: of v8 to v15 a function keeps the lower halves only.
+        // Save all 32 in full: a function preserves only the low halves of v8 to v15.
         add     x0, sp, #160
         st1     {{v0.2d-v3.2d}}, [x0], #64
         st1     {{v4.2d-v7.2d}}, [x0], #64
@@ -74,9 +74,10 @@ interrupt_to_rust:
         add     sp, sp, #{INTERRUPT_FRAME}
         eret
 
-// exception_to_rust — saves the interrupted state and calls the kernel's handler, which does not return.
+// exception_to_rust — saves the interrupted state and calls the kernel's fatal-exception handler.
 //   in        x1 = vector slot; x0, x1 saved in TPIDR_EL0, TPIDRRO_EL0
-//   assumes   TPIDR_EL1 = top of this CPU's exception stack; the kernel's own stack may be what failed
+//   assumes   TPIDR_EL1 = top of this CPU's exception stack; the kernel's own stack may be what
+//             failed
 //   out       does not return; handler(frame) at the same level, DAIF masked
 //   clobbers  all
 //   memory    writes a frame at the top of the exception stack
@@ -86,7 +87,8 @@ exception_to_rust:
         save_registers x0
         mov     x2, sp
         str     x2, [x0, #{SP}]
-        // Under E2H these EL1 names reach the EL2 registers: one text for every mode. (TPIDR_EL1 stays what it was.)
+        // Under E2H these EL1 names reach EL2's registers: one code serves every mode. (TPIDR_EL1
+        // is not redirected.)
         mrs     x2, esr_el1
         mrs     x3, elr_el1
         stp     x2, x3, [x0, #{ESR}]

@@ -1,38 +1,39 @@
-//! Exceptions of a kernel that runs Rust.
+//! Exception vectors of a kernel that runs Rust.
 //!
-//! *When:* from the kernel's first line of Rust until the control page's vectors take over. An IRQ calls the kernel's handler and goes on where
-//! it was; every other exception is a failure: its handler gets the frame and does not return.
+//! - In use from the kernel's first line of Rust until the control pages install their own.
+//! - An IRQ calls `kernel_interrupt`, then continues the interrupted code.
+//! - Every other exception is fatal: `kernel_exception` gets the [`Frame`] and does not return.
 #![expect(unsafe_code, reason = "assembly, and the names by which it and Rust know each other")]
 
 use core::mem::offset_of;
 
-/// What an exception interrupted.
+/// State that an exception interrupted.
 #[derive(Clone, Debug)]
 #[repr(C, align(16))]
 pub struct Frame {
-    /// x0 to x30.
+    /// General registers x0 to x30.
     pub x: [u64; 31],
-    /// The stack pointer.
+    /// Stack pointer.
     pub sp: u64,
     /// ESR_ELx.
     pub esr: u64,
-    /// ELR_ELx: where.
+    /// ELR_ELx: the return address.
     pub elr: u64,
-    /// FAR_ELx: which address, for aborts.
+    /// FAR_ELx: for aborts, the faulting address.
     pub far: u64,
     /// SPSR_ELx.
     pub spsr: u64,
-    /// The vector slot, 0 to 15 (Arm ARM D1.3.1.5, the vector table).
+    /// Vector slot, 0 to 15 (Arm ARM D1.3.1.5, the vector table).
     pub slot: u64,
 }
 
-/// What an interrupt may change of what it interrupted: x0 to x18, x30, and the 32 vector registers.
+/// Bytes saved for an interrupt handler, which may change x0 to x18, x30 and the vector registers.
 const INTERRUPT_FRAME: usize = 20 * 8 + 32 * 16;
 
 unsafe extern "Rust" {
-    /// The kernel's handler of failures, in the crate that links this one.
+    /// The kernel's handler of fatal exceptions, in the crate that links this one.
     safe fn kernel_exception(frame: &Frame) -> !;
-    /// Its handler of interrupts.
+    /// The kernel's interrupt handler.
     safe fn kernel_interrupt();
 }
 

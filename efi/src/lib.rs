@@ -1,12 +1,13 @@
-//! The way in from UEFI: the Image is a PE/COFF application too, and behind that entry point lies a loader that enters the Image as any
-//! loader does.
+//! EFI loader: makes the Image a PE/COFF application, and enters it as any loader does.
 //!
-//! A crate of its own, because it is no part of the way in: it is one more loader, which happens to travel in the Image. `boot` knows
-//! nothing of it but where a PE header may lie, and a kernel that links `boot` alone is an Image without one.
+//! This is a crate of its own, because it is one more loader and not part of the boot path; it only
+//! travels in the Image. `boot` knows nothing of it but where a PE header may be. A kernel that
+//! links `boot` alone is an Image without a PE header.
 //!
-//! The pure half is values: the PE header, what the firmware's memory map leaves, the device tree with that in it, the load options;
-//! it builds and is tested on any host. The other half (`target_os = "none"`) runs as the firmware's guest, in a map and on a stack that are the
-//! firmware's.
+//! - The pure half is values: the PE header, the RAM in the firmware's memory map, the new device
+//!   tree, the load options. It builds and is tested on any host.
+//! - The other half (`target_os = "none"`) is the application. It runs in the firmware's map and on
+//!   the firmware's stack.
 #![cfg_attr(target_os = "none", no_std)]
 
 pub mod memory;

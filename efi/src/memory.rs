@@ -1,17 +1,22 @@
-//! What the firmware's memory map leaves to a kernel.
+//! RAM that the firmware's memory map leaves to a kernel.
 //!
-//! *When:* before boot services are left, each time that the map is read. *On entry:* the map as `GetMemoryMap` wrote it, in any order.
-//! *Leaves:* nothing; the ranges are found anew by each pass, so that no memory is needed to sort them in.
+//! The loader looks for RAM each time it has read the map, before it leaves boot services.
+//! `GetMemoryMap` may list descriptors in any order. Each range is found by a new pass over the
+//! map, so that no memory is needed to sort it.
 //!
-//! What is RAM here (UEFI 2.10, table 7.10) has been free or boot services' own, can be cached by write-back, and is not set aside for a
-//! purpose. Runtime services, reserved memory, and whatever the map does not name at all, is not: nobody calls
-//! runtime services here, but a kernel that we start may be told of them by another way, and reserved memory must not even be mapped.
+//! Memory counts as RAM (UEFI 2.10, table 7.10) if it was free or belonged to boot services, can be
+//! cached write-back, and is not set aside for a special purpose. The rest is not RAM:
+//!
+//! - Runtime services: this kernel does not call them, but a kernel that it starts may learn of
+//!   them in another way.
+//! - Reserved memory, which must not even be mapped.
+//! - Memory that the map does not mention.
 
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use core::ops::Range;
 use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor, MemoryType};
 
-/// The memory map: descriptors that lie `stride` bytes apart, which may be more than this version of them has.
+/// Memory map: descriptors `stride` bytes apart, which may be more than the size we know.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryMap<'a> {
     bytes: &'a [u8],
@@ -19,13 +24,13 @@ pub struct MemoryMap<'a> {
 }
 
 impl<'a> MemoryMap<'a> {
-    /// The map that the firmware wrote into `bytes`, or `None` where its descriptors are shorter than any version's.
+    /// Wraps the map in `bytes`, or returns `None` if `stride` is less than any descriptor's size.
     #[must_use]
     pub fn new(bytes: &'a [u8], stride: usize) -> Option<Self> {
         (stride >= size_of::<MemoryDescriptor>()).then_some(Self { bytes, stride })
     }
 
-    /// RAM, upwards, one range for all descriptors that touch.
+    /// Returns the ranges of RAM in ascending order, adjacent descriptors merged.
     #[must_use]
     pub fn ram(self) -> Ram<'a> {
         Ram { map: self, from: 0 }
@@ -51,7 +56,7 @@ fn is_ram(ty: MemoryType, attributes: MemoryAttribute) -> bool {
         MemoryType::BOOT_SERVICES_CODE,
         MemoryType::BOOT_SERVICES_DATA,
         MemoryType::CONVENTIONAL,
-        // The device tree was copied out of it, and nobody here reads ACPI's tables.
+        // The device tree has been copied out of it, and this kernel reads no ACPI tables.
         MemoryType::ACPI_RECLAIM,
     ];
     free.contains(&ty)
@@ -59,7 +64,7 @@ fn is_ram(ty: MemoryType, attributes: MemoryAttribute) -> bool {
         && !attributes.contains(MemoryAttribute::SPECIAL_PURPOSE)
 }
 
-/// The ranges of RAM, each found by a pass over the whole map.
+/// Iterator over ranges of RAM, each found by a pass over the whole map.
 #[derive(Clone, Debug)]
 pub struct Ram<'a> {
     map: MemoryMap<'a>,
@@ -96,7 +101,7 @@ mod tests {
 
     const WB: MemoryAttribute = MemoryAttribute::WRITE_BACK;
 
-    /// Descriptors of 48 bytes, as EDK2 has them.
+    /// Builds descriptors of 48 bytes, as EDK2 does.
     fn map(of: &[(MemoryType, u64, u64, MemoryAttribute)]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (ty, start, pages, attributes) in of {

@@ -1,13 +1,14 @@
-//! Load options: the words that a boot manager, a shell or another program gives to what it starts.
+//! Load options: the command line that a boot manager, a shell or a program passes to the Image.
 //!
-//! *When:* once, before the device tree is written. *On entry:* UCS-2 that may end in NUL, or anything else: the standard calls them
-//! binary data. *Refuses:* what is no text. It is no reason not to start: the device tree's own bootargs are in force then.
-//!
-//! A shell puts the program's name before the words; as a word that is not known the kernel passes it over.
+//! - They should be UCS-2, which may end in NUL. UEFI calls them binary data, so they may be
+//!   anything.
+//! - If they are not text, [`text`] refuses them, and the loader keeps the device tree's own
+//!   bootargs.
+//! - A shell puts the program's name first. The kernel ignores it, as an unknown parameter.
 
-/// The options as text; `None` where they are no text, or empty.
+/// Returns the options as text, or `None` if they are not text or are empty.
 pub fn text(bytes: &[u8]) -> Option<impl Iterator<Item = char> + Clone + '_> {
-    // UCS-2: a unit is a character, and a surrogate is none.
+    // In UCS-2 each unit is a character; a surrogate is not one.
     let units = bytes
         .chunks_exact(2)
         .map(|unit| char::from_u32(u16::from_le_bytes([unit[0], unit[1]]).into()));

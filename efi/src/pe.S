@@ -1,6 +1,9 @@
-// The PE/COFF header, in the Image's first page behind the arm64 header. Names are those of the format's specification.
+// The PE/COFF header, after the arm64 header in the Image's first page.
+//
+// Field names are those of Microsoft's PE format specification.
 
-        // Behind boot's .head in any case: an address in the Image is as far from here as from the header's own place.
+        // The linker puts this section directly after boot's .head, so pe_header is HEADER_BYTES
+        // into the Image. `address` stores the offset of a symbol in the Image.
         .section .head.pe, "a"
 
         .macro  address symbol
@@ -11,13 +14,13 @@ pe_header:
         .ascii  "PE\0\0"
         .short  {MACHINE}
         .short  2                               // NumberOfSections
-        .long   0                               // TimeDateStamp: the same sources make the same Image
+        .long   0                               // TimeDateStamp: none, for reproducible builds
         .long   0                               // PointerToSymbolTable
         .long   0                               // NumberOfSymbols
         .short  {OPTIONAL_HEADER_BYTES}
         .short  {CHARACTERISTICS}
 
-        // The optional header, which is none.
+        // The optional header, which an executable must have.
         .short  {MAGIC}
         .byte   0, 0                            // linker's version
         .long   _pe_text_size                   // SizeOfCode
@@ -25,7 +28,7 @@ pe_header:
         .long   _pe_bss_size                    // SizeOfUninitializedData
         address efi_entry                       // AddressOfEntryPoint
         .long   _pe_text                        // BaseOfCode
-        .quad   0                               // ImageBase: anywhere
+        .quad   0                               // ImageBase: any address
         .long   {SECTION_ALIGNMENT}
         .long   {FILE_ALIGNMENT}
         .short  0, 0                            // operating system's version

@@ -1,13 +1,17 @@
-//! The PE/COFF header: what makes the Image an application to UEFI.
+//! PE/COFF header, which makes the Image an application that UEFI can start.
 //!
-//! *When:* at build time (`pe.S` takes its constants from here), and when xtask looks at what was linked. *On entry:* an Image.
-//! *Leaves behind:* a [`Header`]. *Refuses:* what EDK2's loader refuses, and what would load the Image in another way than it is linked for.
+//! `pe.S` takes its constants from here at build time; xtask parses the header of what was linked.
+//! [`Header::parse`] refuses what EDK2's loader refuses, and what would load the Image in another
+//! way than it is linked for.
 //!
-//! It lies in the Image's first page, behind the 64 bytes of the arm64 header, whose last field is its offset (and whose first two bytes
-//! are "MZ"). The file's layout is the memory's: a section's place in the file is its address. There are two, because a firmware that
-//! keeps W^X maps by sections: code, and everything behind it, which is writable from the application's first instruction on, since the
-//! pointers among the constants are relocated by the Image itself. So there are no base relocations, and the flag that would
-//! forbid another address (`RELOCS_STRIPPED`) is not set.
+//! - The header is in the Image's first page, after the 64 bytes of the arm64 header, which begins
+//!   with "MZ" and whose last field is the offset of the PE header.
+//! - File and memory have the same layout: a section's offset in the file is its address.
+//! - There are two sections, because a firmware that enforces W^X maps by sections: text, and
+//!   everything after it. The second is writable from the application's first instruction on,
+//!   because the Image itself relocates the pointers among its constants.
+//! - So there are no base relocations. The flag `RELOCS_STRIPPED`, which would forbid any other
+//!   address, is clear.
 //!
 //! The layout is that of Microsoft's PE format specification, PE32+, little-endian.
 
@@ -16,43 +20,44 @@ use core::ops::Range;
 
 /// `Machine`: 64-bit Arm.
 pub const MACHINE: u16 = 0xaa64;
-/// `Characteristics`: an executable image, that can lie above 2 GiB. Not set is RELOCS_STRIPPED, 0x0001, by which it could lie at
-/// `ImageBase` alone.
+/// `Characteristics`: an executable image that may be above 2 GiB.
+///
+/// RELOCS_STRIPPED, 0x0001, is clear: it would allow `ImageBase` as the only address.
 pub const CHARACTERISTICS: u16 = 0x0002 | 0x0020;
-/// The optional header's `Magic`: PE32+.
+/// `Magic` of the optional header: PE32+.
 pub const MAGIC: u16 = 0x020b;
 /// `Subsystem`: an EFI application.
 pub const SUBSYSTEM: u16 = 10;
-/// `DllCharacteristics`: runs where data is never executable (`NX_COMPAT`).
+/// `DllCharacteristics`: data need not be executable (`NX_COMPAT`).
 pub const NX_COMPAT: u16 = 0x0100;
 /// `SectionAlignment`: a page, so that each section can have its own permissions.
 pub const SECTION_ALIGNMENT: u32 = 4096;
-/// `FileAlignment`: the least that the format knows.
+/// `FileAlignment`: the smallest that the format allows.
 pub const FILE_ALIGNMENT: u32 = 512;
-/// `NumberOfRvaAndSizes`: up to the sixth, so that the fifth, the signature's, can be filled in by a tool that signs.
+/// `NumberOfRvaAndSizes`: six. A signing tool fills in the fifth, the certificate table.
 pub const DIRECTORIES: u32 = 6;
-/// Where `ImageBase` lies in the Image, 8 bytes: a loader notes there where it has put it.
+/// Offset of `ImageBase` in the Image, 8 bytes: a loader stores the load address there.
 pub const IMAGE_BASE_AT: usize = boot::image::HEADER_BYTES + 48;
 /// `SizeOfOptionalHeader`.
 pub const OPTIONAL_HEADER_BYTES: u16 = 112 + 8 * DIRECTORIES as u16;
 
-/// All of it: magic, file header, optional header, two section headers.
+/// Size of the whole header: magic, file header, optional header, two section headers.
 pub const BYTES: u64 = 4 + 20 + OPTIONAL_HEADER_BYTES as u64 + 2 * 40;
 
-/// A section's `Characteristics`: code, read and executed.
+/// `Characteristics` of the text section: code, readable and executable.
 pub const TEXT: u32 = 0x0000_0020 | EXECUTE | READ;
-/// A section's `Characteristics`: initialised data, read and written.
+/// `Characteristics` of the data section: initialised data, readable and writable.
 pub const DATA: u32 = 0x0000_0040 | READ | WRITE;
 const EXECUTE: u32 = 0x2000_0000;
 const READ: u32 = 0x4000_0000;
 const WRITE: u32 = 0x8000_0000;
 
-/// What of the header decides how the Image is loaded.
+/// Fields of the header that decide how the Image is loaded.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Header {
     /// `AddressOfEntryPoint`, from the Image's start.
     pub entry: u32,
-    /// `SizeOfImage`: file and what is behind it in memory.
+    /// `SizeOfImage`: the file, and the memory after it.
     pub image_size: u32,
     /// `SizeOfHeaders`.
     pub headers: u32,
@@ -60,23 +65,23 @@ pub struct Header {
     pub sections: [Section; 2],
 }
 
-/// A section.
+/// Section of the Image.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Section {
-    /// Where it lies in memory, from the Image's start.
+    /// Place in memory, from the Image's start.
     pub memory: Range<u32>,
-    /// Where it lies in the file.
+    /// Place in the file.
     pub file: Range<u32>,
-    /// What it holds and what may be done with it.
+    /// `Characteristics`: contents and permissions.
     pub characteristics: u32,
 }
 
 impl Header {
-    /// Reads the header at `offset` of an Image.
+    /// Parses the header at `offset` of an Image.
     ///
     /// # Errors
     ///
-    /// The first rule that is broken.
+    /// Returns the first rule that is broken.
     pub fn parse(image: &[u8], offset: u32) -> Result<Self, Refused> {
         let at = |field: usize| offset as usize + field;
         let half = |field| bytes(image, at(field)).map(u16::from_le_bytes);
@@ -118,7 +123,7 @@ impl Header {
         Ok(header)
     }
 
-    /// That file and memory are laid out alike, and all is where its size says.
+    /// Checks that file and memory have the same layout, and that the sizes match.
     fn check(&self, file: usize) -> Result<(), Refused> {
         let [text, data] = &self.sections;
         let mut end = self.headers;
@@ -137,7 +142,7 @@ impl Header {
             }
             end = section.memory.end;
         }
-        // What the file has beyond its sections is not loaded.
+        // A loader does not load what the file holds after its sections.
         if end != self.image_size || data.file.end as usize != file {
             return Err(Refused::Size { image_size: self.image_size, sections: end });
         }
@@ -152,22 +157,22 @@ fn bytes<const N: usize>(image: &[u8], at: usize) -> Result<[u8; N], Refused> {
     image.get(at..).and_then(|rest| rest.first_chunk().copied()).ok_or(Refused::TooShort)
 }
 
-/// Why the header is none that an Image is loaded rightly by.
+/// Reason why a loader would not load the Image correctly by this header.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[expect(
     missing_docs,
     reason = "a variant's line says what its fields hold; they are named for it"
 )]
 pub enum Refused {
-    /// The header passes the file's end.
+    /// The header passes the end of the file.
     TooShort,
-    /// A field with another value than the one that it must have.
+    /// A field does not have the value that it must have.
     Field { name: &'static str, found: u32, expected: u32 },
-    /// A section that is not laid out in the file as in memory, or may do something else.
+    /// A section has a different layout in the file and in memory, or wrong permissions.
     Section { number: usize },
-    /// Sections that do not fill what the Image takes.
+    /// The sections do not add up to the size of the Image or of the file.
     Size { image_size: u32, sections: u32 },
-    /// An entry point outside the code.
+    /// The entry point is outside the text.
     Entry(u32),
 }
 
@@ -187,11 +192,12 @@ impl fmt::Display for Refused {
             Self::Size { image_size, sections } => {
                 write!(
                     f,
-                    "the PE header's SizeOfImage is {image_size:#x}, and its sections end at {sections:#x}"
+                    "the PE header's SizeOfImage is {image_size:#x}, \
+                     and its sections end at {sections:#x}"
                 )
             }
             Self::Entry(entry) => {
-                write!(f, "the PE header's entry point {entry:#x} lies outside the code")
+                write!(f, "the PE header's entry point {entry:#x} is outside the code")
             }
         }
     }
@@ -199,7 +205,7 @@ impl fmt::Display for Refused {
 
 impl core::error::Error for Refused {}
 
-/// The header itself.
+/// Assembly of the header.
 #[cfg(target_os = "none")]
 mod assembly {
     boot::assembly!(
@@ -219,7 +225,9 @@ mod assembly {
     );
 }
 
-/// For tests: a header at 0x40 of an Image with 0x1000 bytes of text, and 0x400 of data in the file, 0x2000 in memory.
+/// Returns a header for tests, at 0x40 of an Image.
+///
+/// The Image has 0x1000 bytes of text. Its data is 0x400 bytes in the file, 0x2000 in memory.
 #[cfg(not(target_os = "none"))]
 #[must_use]
 pub fn example() -> std::vec::Vec<u8> {

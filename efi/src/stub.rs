@@ -1,12 +1,16 @@
-//! The loader behind the PE entry point.
+//! EFI loader: the application that the firmware starts, which enters the Image.
 //!
-//! *When:* the firmware starts the Image as an application. *On entry:* boot services; the firmware's map, which is 1:1 (UEFI 2.10, 2.3.6), and its
-//! stack; the Image wherever the firmware put it, self-relocated for that. *Leaves,* at the Image's entry: what the boot protocol asks for,
-//! with a copy of the Image at a 2 MiB boundary and a device tree that tells of the firmware's memory map. *Refuses:* a firmware without a device
-//! tree, and whatever it cannot have, with a sentence on the firmware's console and a status: boot services go on then, with all their
-//! memory. A firmware that does not let go of the machine can be asked for nothing more (UEFI 2.10, 7.4.6), and is told to turn it off.
+//! - Expects boot services, the firmware's 1:1 map (UEFI 2.10, 2.3.6) and stack, and the Image at
+//!   any address, relocated for it.
+//! - Copies the Image to a 2 MiB boundary, writes a device tree with the RAM of the firmware's
+//!   memory map, leaves boot services, and enters the copy as the boot protocol says.
+//! - Refuses a firmware that has no device tree, or not enough memory. It prints why on the
+//!   firmware's console, frees its memory and returns a status; boot services continue.
+//! - Turns the machine off if ExitBootServices keeps failing: after the first failure, no boot
+//!   service but memory allocation may be called (UEFI 2.10, 7.4.6).
 //!
-//! Nothing of this image may have state but what is on the stack: the copy takes data as it is.
+//! This code keeps its state on the stack: the copy of the Image takes its data as it is now, so
+//! that data must be unchanged.
 #![expect(unsafe_code, reason = "calls the firmware, and reads and writes the memory that it gave")]
 
 use crate::memory::MemoryMap;
@@ -29,10 +33,10 @@ use uefi_raw::{Guid, Handle, Status, guid};
 /// EFI_DTB_TABLE_GUID (UEFI 2.10, 4.6.1.3).
 const DEVICE_TREE: Guid = guid!("b1b621d5-f19c-41a5-830b-d9152c69aae0");
 
-/// How much larger than at first the memory map may get, by what is done between two looks at it.
+/// Room for the memory map to grow between the query for its size and the last read of it.
 const MAP_SLACK: usize = 4096;
 
-/// How often the memory map may change under our feet before we give up.
+/// Number of times that the memory map may change before we give up.
 const ATTEMPTS: u32 = 8;
 
 unsafe extern "C" {
@@ -48,15 +52,15 @@ boot::assembly!(
     SCTLR_EL1_MMU_OFF = const sctlr::EL1_MMU_OFF,
 );
 
-/// Why the Image is not entered.
+/// Reason why the Image is not entered.
 enum Refused {
-    /// No device tree among the configuration tables.
+    /// The configuration tables have no device tree.
     NoDeviceTree,
-    /// It is none, or there is no room for it.
+    /// The device tree is not valid, or there is no room for the new one.
     Tree(tree::Refused),
-    /// What GetMemoryMap wrote is none.
+    /// GetMemoryMap wrote something that is not a memory map.
     MemoryMap,
-    /// A boot service that did not do what it was asked for.
+    /// A boot service failed.
     Firmware(&'static str, Status),
 }
 
@@ -64,11 +68,11 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoDeviceTree => f.write_str(
-                "the firmware has no device tree (EFI_DTB_TABLE_GUID), and this kernel reads no ACPI tables: choose device \
-                 tree in its set-up; on QEMU's virt -machine acpi=off",
+                "the firmware has no device tree (EFI_DTB_TABLE_GUID), and this kernel reads no \
+                 ACPI tables: choose device tree in its set-up; on QEMU's virt -machine acpi=off",
             ),
             Self::Tree(refused) => refused.fmt(f),
-            Self::MemoryMap => f.write_str("what the firmware's GetMemoryMap writes is no memory map"),
+            Self::MemoryMap => f.write_str("the firmware's GetMemoryMap wrote an invalid map"),
             Self::Firmware(service, status) => write!(f, "{service} answers {:#x}", status.0),
         }
     }
@@ -84,16 +88,16 @@ impl Refused {
     }
 }
 
-/// The application. Returns where it cannot enter the Image.
+/// Runs the application. Returns only if it cannot enter the Image.
 unsafe extern "C" fn efi_main(image: Handle, table: *const SystemTable) -> Status {
-    // SAFETY: the firmware's own table, valid until boot services are left.
+    // SAFETY: the firmware passes its own system table, valid until boot services are left.
     let firmware = Firmware { image, table: unsafe { &*table } };
     let Err(refused) = firmware.enter_image();
     firmware.say(format_args!("Refused: {refused}"));
     refused.status()
 }
 
-/// The firmware, while there are boot services.
+/// Firmware, as long as there are boot services.
 struct Firmware<'a> {
     image: Handle,
     table: &'a SystemTable,
@@ -110,25 +114,26 @@ impl Firmware<'_> {
             ));
         }
 
-        // All memory that is needed, before the map is read that tells of it.
+        // Allocate everything first: an allocation changes the memory map.
         let (this, file, whole) = this_image();
         let mut map = self.pages(self.map_size()? + MAP_SLACK)?;
         let words = bootargs.clone().map_or(0, |words| words.map(char::len_utf8).sum());
-        // Each descriptor may be a range, of 16 bytes at most.
+        // Each descriptor may become a range of RAM, which takes 16 bytes at most.
         let room = from.len() + words + map.len() + PAGE_SIZE as usize;
         let mut to = self.pages(room.min(DTB_MAX_SIZE as usize))?;
         let mut place = self.pages(whole + BASE_ALIGNMENT as usize - PAGE_SIZE as usize)?;
         let offset = place.as_ptr().align_offset(BASE_ALIGNMENT as usize);
         let copy = &mut place[offset..offset + file];
         copy.copy_from_slice(this);
-        // The one thing that a PE loader writes into a file's first page: with it gone the copy is the file again.
+        // A PE loader writes one thing into the header, the load address. Clear it: the copy must
+        // equal the file.
         copy[pe::IMAGE_BASE_AT..][..size_of::<u64>()].fill(0);
         let (image, tree) =
             (copy.as_ptr().expose_provenance() as u64, to.as_ptr().expose_provenance() as u64);
         let loaded = this.as_ptr().expose_provenance();
         self.say(format_args!("loaded at {loaded:#x}; entering {image:#x}, device tree {tree:#x}"));
 
-        // The last words: each of them could change the memory map.
+        // Print nothing from here on: console output could change the memory map.
         let mut left = Err(Status::SUCCESS);
         for attempt in 0..ATTEMPTS {
             let written = self.memory_map(&mut map).and_then(|(ram, key)| {
@@ -146,23 +151,27 @@ impl Firmware<'_> {
             }
         }
         let size = left.unwrap_or_else(|status| self.turn_off(status)) as u64;
-        // SAFETY: boot services are left, the Image and the tree are in place, and nothing else runs.
+        // SAFETY: boot services are left, the Image and the tree are in place, nothing else runs,
+        // and the firmware maps all memory 1:1 [I2].
         unsafe { efi_leave(tree, tree + size, image, image + file as u64) }
     }
 
-    /// Leaves boot services, unless the memory map has changed. By its name a test can make a firmware that never lets go.
+    /// Leaves boot services; fails if the memory map has changed.
+    ///
+    /// Not inlined, so that a test can find it by name and simulate a firmware that always refuses.
     #[inline(never)]
     fn exit_boot_services(&self, key: usize) -> Result<(), Status> {
-        // SAFETY: all that is used from here on is ours, or memory that leaving does not take away.
+        // SAFETY: from here on we use only our own pages, and memory that stays when boot services
+        // are left.
         let status = unsafe { (self.services().exit_boot_services)(self.image, key) };
         if status.is_success() { Ok(()) } else { Err(status) }
     }
 
-    /// The end, where boot services have been left by half.
+    /// Turns the machine off, after ExitBootServices has failed and may have shut down a part.
     fn turn_off(&self, status: Status) -> ! {
-        // SAFETY: the firmware's own table, valid whatever became of boot services.
+        // SAFETY: the firmware's own table, valid with or without boot services.
         let reset_system = unsafe { (*self.table.runtime_services).reset_system };
-        // SAFETY: it takes no data, and nothing of ours is needed after it.
+        // SAFETY: there is no reset data, and we need nothing after this call.
         unsafe { reset_system(ResetType::SHUTDOWN, status, 0, ptr::null()) }
     }
 
@@ -171,31 +180,31 @@ impl Firmware<'_> {
         unsafe { &*self.table.boot_services }
     }
 
-    /// The device tree, as long as it says that it is.
+    /// Returns the device tree, with the size that its header gives.
     fn device_tree(&self) -> Result<&[u8], Refused> {
         let (entries, count) =
             (self.table.configuration_table, self.table.number_of_configuration_table_entries);
         if entries.is_null() {
             return Err(Refused::NoDeviceTree);
         }
-        // SAFETY: the firmware says that so many lie there.
+        // SAFETY: the system table says that there are `count` entries, and they do not change.
         let entries = unsafe { slice::from_raw_parts(entries, count) };
         let entry = entries
             .iter()
             .find(|entry| entry.vendor_guid == DEVICE_TREE)
             .ok_or(Refused::NoDeviceTree)?;
         let start = entry.vendor_table.cast::<u8>().cast_const();
-        // SAFETY: what the GUID names is a blob, which has a header at least.
+        // SAFETY: this GUID's table is a blob, which has at least a header.
         let size = flat::size(unsafe { slice::from_raw_parts(start, flat::HEADER_BYTES) });
         let size = size.ok_or(Refused::Tree(tree::Refused::Damaged("no magic")))?;
-        // SAFETY: a blob is as long as it says.
+        // SAFETY: the blob's header gives its size.
         Ok(unsafe { slice::from_raw_parts(start, size) })
     }
 
-    /// What this image was started with.
+    /// Returns the load options that this image was started with.
     fn load_options(&self) -> Option<&[u8]> {
         let mut loaded = ptr::null_mut();
-        // SAFETY: the handle is this image's own, and the answer goes to the stack.
+        // SAFETY: the handle is this image's own, and the result goes to the stack.
         let status = unsafe {
             (self.services().handle_protocol)(
                 self.image,
@@ -206,21 +215,21 @@ impl Firmware<'_> {
         if !status.is_success() {
             return None;
         }
-        // SAFETY: the protocol that was asked for, which lives as long as the image.
+        // SAFETY: this is the protocol that we requested; it is valid as long as the image.
         let loaded = unsafe { &*loaded.cast::<LoadedImageProtocol>() };
         let (start, size) = (loaded.load_options.cast::<u8>(), loaded.load_options_size as usize);
         if start.is_null() || size == 0 {
             return None;
         }
-        // SAFETY: the firmware says that so many bytes lie there.
+        // SAFETY: the protocol says that there are `size` bytes.
         Some(unsafe { slice::from_raw_parts(start, size) })
     }
 
-    /// Pages for `bytes` bytes, zeroed.
+    /// Allocates zeroed pages for `bytes` bytes.
     fn pages(&self, bytes: usize) -> Result<Pages<'_>, Refused> {
         let count = bytes.div_ceil(PAGE_SIZE as usize);
         let mut address = 0;
-        // SAFETY: the answer goes to the stack.
+        // SAFETY: the result goes to the stack.
         let status = unsafe {
             (self.services().allocate_pages)(
                 AllocateType::ANY_PAGES,
@@ -234,19 +243,19 @@ impl Firmware<'_> {
         }
         let start = ptr::with_exposed_provenance_mut::<u8>(address as usize);
         let size = count * PAGE_SIZE as usize;
-        // SAFETY: the pages are ours from now on, and mapped.
+        // SAFETY: the firmware has just allocated these pages to us, and maps all memory.
         unsafe { start.write_bytes(0, size) };
-        // SAFETY: as above, and nobody else knows of them.
+        // SAFETY: as above; no other reference to these pages exists.
         Ok(Pages {
             services: self.services(),
             bytes: unsafe { slice::from_raw_parts_mut(start, size) },
         })
     }
 
-    /// How many bytes the memory map has now.
+    /// Returns the memory map's current size in bytes.
     fn map_size(&self) -> Result<usize, Refused> {
         let (mut size, mut key, mut stride, mut version) = (0, 0, 0, 0);
-        // SAFETY: nothing is written but the answers, which go to the stack.
+        // SAFETY: the buffer has no bytes, so the firmware writes only its results, on the stack.
         let status = unsafe {
             (self.services().get_memory_map)(
                 &raw mut size,
@@ -258,16 +267,16 @@ impl Firmware<'_> {
         };
         match status {
             Status::BUFFER_TOO_SMALL => Ok(size),
-            // A map without a descriptor.
+            // The map does not have a single descriptor.
             Status::SUCCESS => Err(Refused::MemoryMap),
             _ => Err(Refused::Firmware("GetMemoryMap", status)),
         }
     }
 
-    /// The memory map as it is now, and its key.
+    /// Reads the memory map, and returns it with its key.
     fn memory_map<'a>(&self, buffer: &'a mut [u8]) -> Result<(MemoryMap<'a>, usize), Refused> {
         let (mut size, mut key, mut stride, mut version) = (buffer.len(), 0, 0, 0);
-        // SAFETY: the buffer is a page's beginning, and as long as is said.
+        // SAFETY: the buffer starts on a page and has `size` bytes.
         let status = unsafe {
             (self.services().get_memory_map)(
                 &raw mut size,
@@ -284,7 +293,7 @@ impl Firmware<'_> {
         map.map(|map| (map, key)).ok_or(Refused::MemoryMap)
     }
 
-    /// A line on the firmware's console.
+    /// Prints a line on the firmware's console.
     fn say(&self, words: fmt::Arguments<'_>) {
         let mut console = Console { output: self.table.stdout, line: [0; 64], length: 0 };
         let _ = write!(console, "EFI stub: {words}\r\n");
@@ -292,7 +301,7 @@ impl Firmware<'_> {
     }
 }
 
-/// Pages of the firmware's, given back where the Image is not entered.
+/// Pages allocated from the firmware, and freed if the Image is not entered.
 struct Pages<'a> {
     services: &'a BootServices,
     bytes: &'a mut [u8],
@@ -314,22 +323,23 @@ impl DerefMut for Pages<'_> {
 impl Drop for Pages<'_> {
     fn drop(&mut self) {
         let address = self.bytes.as_ptr().expose_provenance() as u64;
-        // SAFETY: they are as many as were allocated, and nothing uses them after this. Nobody could be told that it failed.
+        // SAFETY: exactly these pages were allocated, and this is their last use. There is no way
+        // to report a failure.
         let _ =
             unsafe { (self.services.free_pages)(address, self.bytes.len() / PAGE_SIZE as usize) };
     }
 }
 
-/// This image: the bytes that its file has, how many those are, and how many it takes in memory.
+/// Returns this image's bytes in the file, their number, and its size in memory.
 fn this_image() -> (&'static [u8], usize, usize) {
     let [start, file, end] =
         [&raw const _start, &raw const data_end, &raw const _image_end].map(<*const u8>::addr);
     let file = file - start;
-    // SAFETY: the image lies there; nothing of this half writes to it.
+    // SAFETY: the image is there, and this application does not write to it.
     (unsafe { slice::from_raw_parts(&raw const _start, file) }, file, end - start)
 }
 
-/// The firmware's console, which takes UCS-2 that ends in NUL.
+/// Console of the firmware, which takes NUL-terminated UCS-2.
 struct Console {
     output: *mut SimpleTextOutputProtocol,
     line: [u16; 64],
@@ -341,9 +351,9 @@ impl Console {
         self.line[self.length] = 0;
         self.length = 0;
         if !self.output.is_null() {
-            // SAFETY: the firmware's own protocol.
+            // SAFETY: the firmware's own protocol, valid until boot services are left.
             let output_string = unsafe { (*self.output).output_string };
-            // SAFETY: text that ends in NUL. Nobody could be told that it failed.
+            // SAFETY: the text is NUL-terminated. There is no way to report a failure.
             let _ = unsafe { output_string(self.output, self.line.as_ptr()) };
         }
     }

@@ -1,34 +1,38 @@
-//! The firmware's device tree, written anew with the firmware's memory map and the load options in it.
+//! New device tree for the kernel: the firmware's, with RAM and bootargs replaced.
 //!
-//! *When:* before boot services are left, each time that the memory map is read. *On entry:* any bytes that claim to be a blob. *Leaves:* a
-//! blob in the buffer that it was given, without padding. *Refuses:* what is no tree, by [`Refused`]; the buffer's contents are worth
-//! nothing then.
+//! - Written each time the loader has read the memory map, before it leaves boot services.
+//! - The input is any bytes that claim to be a blob.
+//! - The result is a blob without padding, in the buffer that the caller gives.
+//! - [`write`] refuses an invalid tree by [`Refused`]; the buffer's contents are then worthless.
 //!
-//! Under UEFI the memory nodes do not count, the memory map does (Devicetree specification 0.4, 3.4). A kernel that is told of RAM
-//! by the device tree alone is therefore given one memory node in place of those there are, made of what the map leaves to it. So what
-//! the firmware keeps is no RAM, rather than RAM that is reserved: it is not even mapped. Which node of a NUMA machine a range belongs to
-//! is lost; there is nobody who asks. Linux's `linux,uefi-*` properties are not written: they tell Linux that it was started by its own
-//! stub, and make it look for the map and the runtime services.
+//! Under UEFI the memory map counts, and the memory nodes do not (Devicetree specification 0.4,
+//! 3.4). But our kernel learns of RAM from the device tree alone. So the loader replaces all memory
+//! nodes by one, which lists the RAM that the map leaves to a kernel. Memory that the firmware
+//! keeps is then not RAM at all, instead of reserved RAM; the kernel does not even map it.
+//!
+//! - A range's NUMA node is lost; this kernel has no use for it.
+//! - Linux's `linux,uefi-*` properties are not written. They say that Linux's own stub started
+//!   it, and make Linux look for the memory map and the runtime services.
 
 use boot::flat::{self, HEADER_BYTES, token};
 use boot::phys::{PhysAddr, PhysRange};
 use core::fmt;
 use core::ops::Range;
 
-/// The names that the strings block may lack: it gets them in any case.
+/// Names that the strings block may lack; they are always appended.
 const NAMES: &[u8] = b"bootargs\0device_type\0reg\0";
 const BOOTARGS: u32 = 0;
 const DEVICE_TYPE: u32 = 9;
 const REG: u32 = 21;
 
-/// Why no tree could be written.
+/// Reason why no tree could be written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Refused {
-    /// Not a blob that this version of the format describes.
+    /// The blob is damaged, or not of a version that we know.
     Damaged(&'static str),
-    /// The buffer has no more room.
+    /// The tree does not fit into the buffer, whose size this is.
     TooLarge(usize),
-    /// A range that the root's cells cannot name.
+    /// The root's cells cannot express this address or size.
     Cells(u64),
 }
 
@@ -42,11 +46,13 @@ impl fmt::Display for Refused {
     }
 }
 
-/// Writes `from` into `to` with `ram` as its only memory, and `bootargs` in place of its own where there are some. Returns the size.
+/// Writes `from` into `to`, with `ram` as its only memory, and returns the size.
+///
+/// `bootargs`, if any, replace those of `from`.
 ///
 /// # Errors
 ///
-/// [`Refused`].
+/// Returns [`Refused`] if `from` is not a valid tree or the result does not fit.
 pub fn write(
     from: &[u8],
     ram: impl Iterator<Item = Range<PhysAddr>> + Clone,
@@ -57,7 +63,7 @@ pub fn write(
     let old_strings = &from[blocks.strings];
     let mut out = Out { to, at: HEADER_BYTES };
 
-    // The reservations, with the pair of zeroes that ends them.
+    // The memory reservations, with the pair of zeroes that ends them.
     let reservations = from.get(blocks.reservations..).unwrap_or_default();
     let pairs = reservations.chunks_exact(16).position(|pair| pair == [0; 16]);
     let pairs = pairs.ok_or(Refused::Damaged("reservations without an end"))?;
@@ -65,7 +71,8 @@ pub fn write(
     let structure = out.at;
     let names = old_strings.len() as u32;
     let mut root = Cells::DEFAULT;
-    // How deep the walk is, 0 outside the root; and the depth of a node that is left out.
+    // `depth` is the depth of the walk, 0 outside the root. `left_out` is the depth of a node that
+    // is being left out.
     let (mut depth, mut left_out, mut replaces) = (0_usize, None, false);
     let mut at = blocks.structure.start;
     loop {
@@ -83,7 +90,7 @@ pub fn write(
                 if left_out.is_none() {
                     out.put(bytes);
                 }
-                // Where there are new ones, /chosen's own bootargs are passed over from here on.
+                // If there are new bootargs, drop the old ones of /chosen from here on.
                 replaces = false;
                 if depth == 2
                     && name == b"chosen"
@@ -113,7 +120,7 @@ pub fn write(
                 let [size, name] =
                     [at + 4, at + 8].map(|at| flat::word(from, at).unwrap_or_default());
                 let name = flat::name(old_strings, name)
-                    .ok_or(Refused::Damaged("a name that lies outside"))?;
+                    .ok_or(Refused::Damaged("a name outside the strings"))?;
                 if depth == 1 {
                     root.read(name, &bytes[12..12 + size])?;
                 }
@@ -143,7 +150,7 @@ pub fn write(
     Ok(size)
 }
 
-/// How many 32-bit cells an address and a size take below the root.
+/// Number of 32-bit cells that an address and a size take in the root's children.
 #[derive(Clone, Copy)]
 struct Cells {
     address: u32,
@@ -151,7 +158,7 @@ struct Cells {
 }
 
 impl Cells {
-    /// Where the root says nothing (Devicetree specification 2.3.5).
+    /// Values if the root does not give any (Devicetree specification 2.3.5).
     const DEFAULT: Self = Self { address: 2, size: 1 };
 
     fn read(&mut self, name: &[u8], value: &[u8]) -> Result<(), Refused> {
@@ -168,7 +175,7 @@ impl Cells {
     }
 }
 
-/// The blob that is written. What does not fit is counted and not written, so that only the end has to ask.
+/// Blob being written. Bytes that do not fit are only counted, so that only the end must check.
 struct Out<'a> {
     to: &'a mut [u8],
     at: usize,
@@ -193,7 +200,7 @@ impl Out<'_> {
         self.put(padded_name);
     }
 
-    /// A property whose size is not known before its value is written.
+    /// Writes a property whose size is known only once its value is written.
     fn property(&mut self, name: u32, value: impl FnOnce(&mut Self)) {
         self.word(token::PROP);
         let size = self.at;

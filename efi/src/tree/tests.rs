@@ -12,7 +12,7 @@ fn node(name: &str, properties: &[(&str, &[u8])]) -> DeviceTreeNode {
     node
 }
 
-/// A tree as QEMU's virt has it, with two memory nodes.
+/// Builds a tree like that of QEMU's virt machine, with two memory nodes.
 fn virt(chosen: bool) -> DeviceTree {
     let mut tree = DeviceTree::new();
     let cells = 2_u32.to_be_bytes();
@@ -46,7 +46,7 @@ fn written(blob: &[u8], words: Option<&str>, room: usize) -> Result<Vec<u8>, Ref
     Ok(to)
 }
 
-/// Properties of the node at `path`, in order.
+/// Returns the properties of the node at `path`, in order.
 fn properties(blob: &[u8], path: &str) -> Vec<(String, Vec<u8>)> {
     let fdt = Fdt::new(blob).unwrap();
     let node = fdt.find_node(path).unwrap();
