@@ -1,10 +1,10 @@
-//! Breadcrumbs: what the CPU reached between "Bye!" and the next kernel's first line of Rust.
+//! Breadcrumbs: what the CPU reached after "Bye!", and when.
 //!
 //! - The leaving kernel and the relocation code leave breadcrumbs in a page that no destination
 //!   covers. A property of /chosen names the page.
 //! - The entry path stores its own times in the entry record, because it runs before it can read an
 //!   FDT.
-//! - The next kernel prints both as the boot trace.
+//! - The next kernel prints both as the boot trace, from "Bye!" to its first line of Rust.
 //!
 //! A slot holds two words: the breadcrumb's number plus [`REACHED`], and CNTVCT_EL0. One `stp`
 //! writes both; the line is then cleaned, or the MMU is off. No two slots share a cache line, so

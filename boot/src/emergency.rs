@@ -1,6 +1,6 @@
-//! Early console: a PL011 that assembly prints to before Rust runs, and after it has failed.
+//! Early console: a PL011 for the time before Rust runs and after it has failed.
 //!
-//! It needs neither stack nor heap. Assembly uses it from the first instructions until Rust
+//! Printing needs neither stack nor heap. Assembly uses it from the first instructions until Rust
 //! installs its vectors. The kernel ends with it when a panic itself panics.
 
 /// Base of a PL011 that needs no set-up: the first UART of QEMU's virt machine.

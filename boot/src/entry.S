@@ -173,7 +173,7 @@ cpu_setup:
         // All of this takes effect before the caller's next access, and before compiled code, which
         // may use FP registers anywhere.
         isb
-        // Touch FPCR now: if EL2 or EL3 traps FP we fault here, where the assembly printer works.
+        // Touch FPCR now: if EL2 or EL3 traps FP we fault here, where the early console works.
         // Rust's handler may itself need FP registers.
         mrs     x9, fpcr
         // Turn off later translation features, which a previous kernel may have enabled.
@@ -193,7 +193,7 @@ cpu_setup:
         .global mmu_on
 mmu_on:
         // Drop every EL1&0 translation that a previous kernel left. The dsb completes this before
-        // the MMU is on and makes the first of ours.
+        // the MMU can cache the first of ours.
         tlbi    vmalle1
         dsb     nsh
         mov_q   x9, {MAIR}
@@ -393,9 +393,9 @@ relocate_self:
         .purgem stamp
 
         // Both are in the file's data, not in bss. entry writes them before it clears bss, and an
-        // EFI loader's call may write relr_applied long before that. Because they are in the file,
-        // no dirty line covers them [I1], and a record field that no code writes reads as zero:
-        // EL2's registers after an entry at EL1, or the FDT's size when there is none.
+        // EFI loader's call may write relr_applied long before that. No dirty line covers them,
+        // because they are in the file [I1]. A record field that no code writes is zero: EL2's
+        // registers after an entry at EL1, or the size of a missing FDT.
         .section .data.entry, "aw"
         .balign 256
         .global entry_record

@@ -1,4 +1,4 @@
-//! FDT blobs: header, blocks and tokens of a flattened device tree (Devicetree specification, 5).
+//! FDT blobs: header, blocks and tokens (Devicetree specification, chapter 5).
 //!
 //! For code that cuts a blob, or writes one anew: the EFI loader, and a kernel that passes one on.
 //! It accepts any bytes and returns where things are in them; reading what they say is left to a

@@ -1,4 +1,4 @@
-//! Boot path of a 64-bit Arm kernel: from the loader's jump to the first line of Rust.
+//! Boot path of an arm64 kernel: from the loader's jump to the first line of Rust.
 //!
 //! - The pure half is values: register bits, the Image header, the hyp-stub's ABI, console markers.
 //!   It builds and is tested on any host.

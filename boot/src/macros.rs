@@ -1,4 +1,4 @@
-//! Assembler macros that `boot` and `relocate` share, and the macro that assembles a `.S` file.
+//! Assembler macros that `boot` and `relocate` share, and `assembly!` to use them.
 //!
 //! The assembler sees all `.S` files of a crate as one text. So each file defines the macros at its
 //! start and purges them at its end.

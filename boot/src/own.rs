@@ -1,4 +1,6 @@
-//! Per-CPU page: one page for each CPU, the same for the first CPU and for those that it starts.
+//! Per-CPU page: what assembly and Rust keep for each CPU.
+//!
+//! The first CPU and those that it starts each have one, with the same layout.
 //!
 //! - Until the CPU has a stack, SP points to this page, and the early console saves registers in
 //!   its frame.

@@ -1,4 +1,4 @@
-//! Entry record: the state that the first instruction found, and times of the entry path.
+//! Entry record: the state at the first instruction, and times of the entry path.
 //!
 //! `entry` fills it before it changes anything but the vectors and the byte order, and stores what
 //! these two were. The record is in the image's data, because bss is cleared later. Rust only reads

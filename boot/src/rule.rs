@@ -1,8 +1,8 @@
-//! Rules of the boot protocol whose violation ends the run, and the instructions that reveal it.
+//! Boot protocol rules that we depend on, and the instructions that need them.
 //!
-//! If a higher level traps an instruction, it reports it back as UNDEFINED, or not at all, and the
-//! syndrome says nothing more. The instruction itself shows which register is not accessible, and
-//! so which rule was broken. The early console and Rust's exception handler look it up here.
+//! A higher level that traps an instruction makes it UNDEFINED for us, or never returns; the
+//! syndrome says nothing more. But the instruction shows which register is not accessible, and so
+//! which rule was broken. The early console and Rust's exception handler look it up here.
 //!
 //! These are plain values. The rules themselves are in the kernel crate.
 

@@ -1,4 +1,4 @@
-//! EFI loader: makes the Image a PE/COFF application, and enters it as any loader does.
+//! EFI loader: makes the Image a PE/COFF application that enters it as any loader does.
 //!
 //! This is a crate of its own, because it is one more loader and not part of the boot path; it only
 //! travels in the Image. `boot` knows nothing of it but where a PE header may be. A kernel that

@@ -1,7 +1,7 @@
-//! Load options: the command line that a boot manager, a shell or a program passes to the Image.
+//! Load options: the command line that a UEFI program passes to the Image.
 //!
-//! - They should be UCS-2, which may end in NUL. UEFI calls them binary data, so they may be
-//!   anything.
+//! - A boot manager, a shell or another program passes them. They should be UCS-2, perhaps with a
+//!   NUL at the end; but UEFI calls them binary data, so they may be anything.
 //! - If they are not text, [`text`] refuses them, and the loader keeps the device tree's own
 //!   bootargs.
 //! - A shell puts the program's name first. The kernel ignores it, as an unknown parameter.

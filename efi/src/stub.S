@@ -1,4 +1,4 @@
-// EFI entry point, and the exit from the firmware's map to the Image's first instruction.
+// EFI entry point, and the jump from the firmware's map to the Image's entry.
 
         .section .text.efi, "ax"
 

@@ -3,7 +3,7 @@
 //! - Written each time the loader has read the memory map, before it leaves boot services.
 //! - The input is any bytes that claim to be a blob.
 //! - The result is a blob without padding, in the buffer that the caller gives.
-//! - [`write`] refuses an invalid tree by [`Refused`]; the buffer's contents are then worthless.
+//! - [`write()`] refuses an invalid tree by [`Refused`]; the buffer's contents are then worthless.
 //!
 //! Under UEFI the memory map counts, and the memory nodes do not (Devicetree specification 0.4,
 //! 3.4). But our kernel learns of RAM from the device tree alone. So the loader replaces all memory

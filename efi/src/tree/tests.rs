@@ -1,3 +1,5 @@
+//! Tests of the new device tree, against trees like those of QEMU's virt machine.
+
 use super::*;
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
