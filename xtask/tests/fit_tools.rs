@@ -1,5 +1,7 @@
-//! What others make of the disk that xtask writes: `mkimage -l` and `dumpimage`, where u-boot-tools is installed.
-//! (That the kernel reads it is tested beside the kernel's reader.)
+//! Interoperability of our disk format: `mkimage -l` and `dumpimage` read xtask's disks.
+//!
+//! These tests need u-boot-tools. The unit tests of the kernel's reader check that the kernel reads
+//! the same disks.
 
 use std::fs;
 use std::process::Command;
@@ -27,7 +29,7 @@ fn payloads() -> Vec<Payload> {
     ]
 }
 
-/// What a tool says; `None`, said aloud, where it is not installed.
+/// Returns a tool's output; if it is not installed, reports that and returns `None`.
 fn ask(tool: &str, arguments: &[&str]) -> Option<String> {
     let Ok(output) = Command::new(tool).args(arguments).output() else {
         eprintln!("skipped: no {tool}");
@@ -43,7 +45,8 @@ fn payloads_are_aligned_and_the_disk_is_the_same_each_time() {
     let disk = fit::write(&payloads());
     assert_eq!(disk, fit::write(&payloads()));
     assert_eq!(disk.len() % SECTOR, 0);
-    // The tree has less than a page; then each payload takes whole pages: 5, 1, 1, 1, 1, and a sector of the last.
+    // The tree takes less than a page. Then each payload takes whole pages: 5, 1, 1, 1, 1; the last
+    // takes one sector.
     let places = [1, 6, 7, 8, 9, 10].map(|page| page * ALIGNMENT);
     for (payload, place) in payloads().iter().zip(places) {
         assert!(disk[place..].starts_with(&payload.data), "{}", payload.name);

@@ -1,7 +1,10 @@
-//! Instructions of a generation: of a plain one, phase by phase, and whether they drift over many.
+//! The bench `generations`: instructions of one restart, by phase, and their drift over many.
 //!
-//! *When:* one long run and one short run on each machine. Generation 0 has the loader's device tree, which is padded to 1 MiB and
-//! shrunk once; generation 1 is the first to find a heap without it. What counts is every generation from [`STEADY`] on.
+//! Each machine gets one long hot run and one short cold run. The table counts generations from
+//! [`STEADY`] on, because the first two differ:
+//!
+//! - Generation 0 has the loader's device tree, padded to 1 MiB, and shrinks it once.
+//! - Generation 1 is the first whose heap does not hold that padded tree.
 
 use std::time::Duration;
 
@@ -15,26 +18,28 @@ use super::{
 };
 use crate::{orders::Restart, transcript::Life};
 
-/// The first generation that is like all later ones.
+/// The first generation whose successors all cost the same.
 const STEADY: u32 = 2;
 
-/// What a generation may take beside hashing.
+/// The limit for a generation's instructions, hashing excluded.
 const LIMIT: u64 = 2_000_000;
 
-/// What hashing in software may take for each byte.
+/// The limit for instructions that hash one byte in software.
 pub const LIMIT_PER_BYTE: u64 = 33;
 
-/// How much the last generation may differ from generation 2, as a part of it.
+/// The largest allowed change from generation 2 to the last one, as a fraction of generation 2.
 const DRIFT: f64 = 0.01;
 
-/// Of a cold restart a few generations are enough: they are shown, without a limit.
+/// Number of generations of a cold run: a few are enough, since the table shows them without a
+/// limit.
 const COLD_GENERATIONS: u32 = 12;
 
-/// Instructions, phases, drift.
+/// Returns three empty tables: instructions, phases, drift.
 pub fn tables() -> Vec<Table> {
     vec![
         Table::new(
-            "Instructions of a generation, from first instruction to first instruction, without waiting for the disk",
+            "Instructions of a generation, from first instruction to first instruction, \
+             without waiting for the disk",
             &[
                 "machine",
                 "restart",
@@ -129,15 +134,17 @@ fn instructions(
     ])
 }
 
-/// Tells `row` each phase and its median, in the order of the console: from "Bye!" to main, and from main to "Bye!".
+/// Calls `row` with each phase and its median, in console order: first from "Bye!" to
+/// `kernel_main`, then the rest.
 fn phases(lives: &[Life], steady: &[Span], mut row: impl FnMut(&str, f64)) -> Result<()> {
-    // A span begins with the entry of one generation and ends with that of the next, so the phases of the way out are told by the
-    // next one, and those of the way in by the one itself; from the second steady one on they are the same.
+    // A span runs from one generation's entry to the next one's. The console of the next generation
+    // reports the phases of the exit path, and those of its own entry path. From the second steady
+    // generation on they are all the same.
     let of = |number: u32| lives.iter().find(|life| life.number == number);
     let last = steady.iter().filter_map(|span| of(span.number + 1)).collect::<Vec<_>>();
     let names = &last.first().context("no generation from the second on")?.phases;
     let mut sum = 0.0;
-    // The first is where the time begins.
+    // The first entry is the start of the measured time, not a phase.
     for (name, _) in names.iter().skip(1) {
         let values: Vec<f64> =
             last.iter().map(|life| phase(life, name).map(|ns| ns as f64)).collect::<Result<_>>()?;
@@ -221,7 +228,8 @@ mod tests {
                 .collect();
             drift("m", &lives, &steady(&lives)).unwrap()[9].clone()
         };
-        // A step ends its span: those of generations 2 and 3 are the last two.
+        // Each step is the length of the span that it ends; the spans of generations 2 and 3 are
+        // the last two.
         let even = [0, 90_500, 80_500, 100_500, 100_500];
         assert_eq!(verdict(even, [7, 8, 9, 9, 9]), Cell::Kept(true));
         assert_eq!(verdict(even, [9, 9, 9, 9, 8]), Cell::Kept(false));

@@ -1,8 +1,9 @@
-//! `bench`: what the project promises in figures, measured and shown beside the promises.
+//! The verb `bench`: measures what the project promises in figures, beside the promises.
 //!
-//! *When:* on request; it shows, it judges no commit. Instruction counts come from `-icount shift=0,sleep=off`, where guest time
-//! is one nanosecond for each instruction; they repeat on any host. Wall times belong to the host of that moment.
-//! One QEMU runs at a time, so that the measurements do not disturb each other.
+//! It reports and fails no commit. Instruction counts come from `-icount shift=0,sleep=off`, where
+//! one nanosecond of guest time is one instruction, so they repeat on any host. Wall times depend
+//! on the host at that moment. One QEMU runs at a time, so that measurements do not disturb each
+//! other.
 
 mod generations;
 mod relocation;
@@ -35,7 +36,7 @@ use crate::{
 /// Measure what the project promises in figures, and show both
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Exit code: 0 if everything was measured, whatever came of it; 1 if something could not be.
+Exit code: 0 if everything was measured, kept or missed; 1 if something could not be measured.
 
 Examples:
   cargo xtask bench                                   everything; takes about five minutes
@@ -53,7 +54,7 @@ pub struct BenchOptions {
     /// A machine of qemu.toml; may be given more than once [default: all of them]
     #[arg(long, value_name = "M")]
     machine: Vec<String>,
-    /// Measure this alone; may be given more than once
+    /// Measure only this part; may be given more than once
     #[arg(long, value_enum, value_name = "WHAT")]
     only: Vec<Part>,
     /// Install what is missing without asking
@@ -61,7 +62,7 @@ pub struct BenchOptions {
     yes: bool,
 }
 
-/// What can be measured on its own.
+/// One part of the bench, for `--only`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 enum Part {
     /// Bytes of the Image and lines of code
@@ -74,7 +75,8 @@ enum Part {
     Wall,
 }
 
-/// What is measured machine by machine: its tables, and what fills them.
+/// A part that is measured per machine: its name, its empty tables, and the function that fills
+/// them.
 type Measurement = (Part, fn() -> Vec<Table>, fn(&Setting, &str, &mut [Table]) -> Result<()>);
 
 const MEASUREMENTS: [Measurement; 3] = [
@@ -83,25 +85,25 @@ const MEASUREMENTS: [Measurement; 3] = [
     (Part::Wall, wall::tables, wall::measure),
 ];
 
-/// What every measurement needs.
+/// The configuration and the kernel that every measurement uses.
 struct Setting {
     config: Arc<Config>,
     kernel: Arc<Built>,
     quick: bool,
 }
 
-/// A run whose console is measured.
+/// The parameters of a run whose console is measured.
 struct Measured {
     generations: u32,
     restart: Restart,
-    /// In place of the machine's own.
+    /// RAM size instead of the machine's own.
     memory: Option<&'static str>,
     disk: Vec<u8>,
     timeout: Duration,
 }
 
 impl BenchOptions {
-    /// Measures and shows; gives the exit code.
+    /// Measures, prints the tables, and returns the exit code.
     pub fn perform(&self) -> Result<u8> {
         let config = Arc::new(Config::read(&crate::root())?);
         self.machine.iter().try_for_each(|name| config.machine(name).map(drop))?;
@@ -144,7 +146,11 @@ impl BenchOptions {
         if let Some(path) = &self.json {
             let tables: Vec<_> = tables.iter().map(Table::json).collect();
             let all = serde_json::json!({
-                "qemu": qemu, "kernel": setting.kernel.build_id, "quick": self.quick, "tables": tables, "not_measured": lacks,
+                "qemu": qemu,
+                "kernel": setting.kernel.build_id,
+                "quick": self.quick,
+                "tables": tables,
+                "not_measured": lacks,
             });
             std::fs::write(path, format!("{all:#}\n"))
                 .with_context(|| format!("cannot write {}", path.display()))?;
@@ -155,21 +161,22 @@ impl BenchOptions {
 }
 
 impl Setting {
-    /// The disk with the kernel alone.
+    /// Returns a disk image that holds the kernel alone.
     fn plain_disk(&self) -> Vec<u8> {
         disk::of(&self.kernel, false)
     }
 
-    /// A run on `machine`, to be made by its caller.
+    /// Builds the request for a run on `machine`; the caller runs it.
     fn request(&self, machine: &str, generations: u32, restart: Restart) -> Result<Request> {
         let mut request = Request::new(&self.config, machine, &self.kernel)?;
-        // Nothing is drawn from the seed; a fixed one makes the same bootargs, and so the same tree, each time.
+        // The run draws nothing from its seed. A fixed seed gives the same bootargs, and so the
+        // same device tree size, each time.
         let orders = Orders { generations, restart, seed: 0, ..Orders::default() };
         request.bootargs = orders.bootargs(&request.machine.bootargs, request.semihosting);
         Ok(request)
     }
 
-    /// Makes a run in which guest time counts instructions, and gives its generations.
+    /// Runs QEMU with guest time that counts instructions, and returns the generations.
     fn counted(&self, machine: &str, measured: Measured) -> Result<Vec<Life>> {
         let Measured { generations, restart, memory, disk, timeout } = measured;
         eprintln!(

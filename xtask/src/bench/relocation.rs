@@ -1,7 +1,8 @@
-//! Instructions per MiB that is relocated: slopes over payload sizes.
+//! The bench `relocation`: instructions per relocated MiB, as slopes over payload sizes.
 //!
-//! *When:* one run of two generations for each size, so one restart, beside the same kernel each time. A slope needs no model of what
-//! a restart costs without a payload, and its r² says whether there is one at all.
+//! Each payload size gets one run of two generations, so one restart, with the same kernel beside
+//! the payload. A slope needs no model of what a restart costs without a payload. Its r² shows
+//! whether the cost is linear at all.
 
 use std::time::Duration;
 
@@ -23,25 +24,26 @@ use crate::{
 
 const MIB: u64 = 1 << 20;
 
-/// Payloads in MiB; quick ones first.
+/// Payload sizes in MiB, the ones for `--quick` first.
 const SIZES: [usize; 6] = [0, 8, 16, 32, 64, 128];
 
-/// How many of them are quick.
+/// The number of sizes that `--quick` measures.
 const QUICK: usize = 3;
 
-/// RAM with room for a payload, its frames until then, and the kernel.
+/// RAM for the payload at its destination, its staging frames, and the kernel.
 const MEMORY: &str = "1G";
 
-/// Where the payload goes: 256 MiB into `virt`'s RAM, past the loader's device tree, below the control block.
+/// The payload's load address: 256 MiB into the RAM of `virt`, above the loader's device tree and
+/// below the control pages.
 const LOAD: u64 = 0x5000_0000;
 
-/// What is measured: its name, the phases that make it, and its limit per MiB of a hot restart.
+/// The measures: name, the phases that add up to it, and its limit per MiB for a hot restart.
 const MEASURES: [(&str, &[&str], u64); 2] = [
     ("copy and maintenance", &["copied", "maintained"], 140_000),
     ("checksum afterwards", &["verified"], 250_000),
 ];
 
-/// One table.
+/// Returns the one empty table.
 pub fn tables() -> Vec<Table> {
     let columns =
         &["machine", "restart", "what", "payloads up to, MiB", "per MiB", "r²", "limit", "verdict"];
@@ -54,7 +56,7 @@ pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result
     for restart in [Restart::Hot, Restart::Cold] {
         let mut lives = Vec::new();
         for &size in sizes {
-            // Hashing alone is 35 million instructions for each MiB.
+            // Hashing alone takes 35 million instructions per MiB.
             let timeout = Duration::from_secs(60 + 10 * size as u64);
             let disk = with_payload(setting, size);
             let measured =
@@ -82,7 +84,7 @@ pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result
                 .collect::<Result<Vec<_>>>()?;
             row(what, &points, limit)?;
         }
-        // The whole generation, hashing included: what the limit of a generation allows for each byte.
+        // The whole generation, with hashing; its limit is the per-byte limit of a generation.
         let whole = |lives: &[Life]| -> Result<f64> {
             Ok(spans(lives).next().context("no restart")??.busy())
         };
@@ -95,11 +97,12 @@ pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result
     Ok(())
 }
 
-/// The kernel, and `mib` MiB beside it.
+/// Returns a disk with the kernel and a payload of `mib` MiB.
 fn with_payload(setting: &Setting, mib: usize) -> Vec<u8> {
     let mut payloads = vec![disk::own(&setting.kernel, None)];
     if mib > 0 {
-        // What the bytes are does not matter to any instruction; that pages differ would show one in another's place.
+        // The instruction count does not depend on the bytes. Every page differs, so a page copied
+        // to the wrong place would fail its checksum.
         let data =
             (0..mib * MIB as usize / 8).flat_map(|word| (word as u64).to_le_bytes()).collect();
         let description = format!("{mib} MiB to relocate");
@@ -109,7 +112,7 @@ fn with_payload(setting: &Setting, mib: usize) -> Vec<u8> {
     fit::write(&payloads)
 }
 
-/// How long the phases called `names` took together on the way to generation 1.
+/// Returns the total time of the phases `names` on the way to generation 1.
 fn phases(lives: &[Life], names: &[&str]) -> Result<f64> {
     let restarted = lives.iter().find(|life| life.number == 1).context("no restart")?;
     names.iter().map(|name| phase(restarted, name).map(|ns| ns as f64)).sum()

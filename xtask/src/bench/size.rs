@@ -1,7 +1,8 @@
-//! Bytes of the kernel and lines of its code, beside their limits.
+//! The bench `size`: bytes of the kernel and lines of its code, beside their limits.
 //!
-//! *When:* without any run. A line of code is one that is neither blank nor a comment alone, outside of tests; assembler text in a raw
-//! string of a Rust file is assembly. The conformance suite that `selftest=stub` runs counts: it is linked into the Image.
+//! It needs no run. A line of code is a line outside tests that is neither blank nor only a
+//! comment. Assembler text in a raw string of a Rust file counts as assembly. The conformance suite
+//! behind `selftest=stub` counts too, because it is linked into the Image.
 
 use std::{fs, path::Path};
 
@@ -11,20 +12,20 @@ use boot::image::Header;
 use super::table::{Cell, Table};
 use crate::kernel_build::{Built, IMAGE_LIMIT};
 
-/// What is linked into the kernel.
+/// The crates that are linked into the kernel.
 const ROOMS: [&str; 3] = ["boot", "relocate", "kernel"];
 
-/// The budget for their Rust and for their assembly: to steer by.
+/// The line budgets for their Rust and assembly: a guide, not a gate.
 const BUDGET: Lines = Lines { rust: 2500, assembly: 500 };
 
-/// Lines of code.
+/// Counts of code lines by language.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 struct Lines {
     rust: u64,
     assembly: u64,
 }
 
-/// The table, filled.
+/// Measures the built kernel and the sources, and returns the filled table.
 pub fn table(kernel: &Built) -> Result<Table> {
     let mut table = Table::new("Size", &["what", "is", "limit", "verdict"]);
     let mut row = |what: &str, is: u64, limit: Option<u64>| {
@@ -52,7 +53,7 @@ impl Lines {
     }
 }
 
-/// The lines of code in all files below `folder`.
+/// Counts the code lines in all files below `folder`.
 fn lines_in(folder: &Path) -> Result<Lines> {
     let mut lines = Lines::default();
     let entries = fs::read_dir(folder)
@@ -84,7 +85,8 @@ fn is_code(line: &str) -> bool {
     !line.is_empty() && !line.starts_with("//")
 }
 
-/// The lines of code in a Rust file as rustfmt leaves it: a module of tests begins and ends at the margin.
+/// Counts the code lines in a Rust file formatted by rustfmt: a test module begins and ends at
+/// column 0.
 fn in_rust(text: &str) -> Lines {
     let mut lines = Lines::default();
     let (mut in_tests, mut in_assembly) = (false, false);
@@ -110,8 +112,10 @@ mod tests {
 
     #[test]
     fn comments_blanks_and_tests_are_no_code() {
-        let text = "//! What it is.\n\nuse x;\n\n/// Doc.\nfn f() {\n    // Why.\n    g(); // here\n}\n\n\
-                    #[cfg(test)]\nmod tests {\n    use super::*;\n\n    #[test]\n    fn t() {\n    }\n}\n";
+        let text = "//! What it is.\n\nuse x;\n\n/// Doc.\nfn f() {\n    // Why.\
+                    \n    g(); // here\n}\n\
+                    \n#[cfg(test)]\nmod tests {\n    use super::*;\n\
+                    \n    #[test]\n    fn t() {\n    }\n}\n";
         assert_eq!(in_rust(text), Lines { rust: 4, assembly: 0 });
     }
 

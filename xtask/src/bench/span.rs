@@ -1,6 +1,6 @@
-//! From one generation's first instruction to the next one's: what a restart takes.
+//! Time from one generation's first instruction to the next one's: the cost of a restart.
 //!
-//! *When:* after a run that is measured. Pure. What a generation has not told makes a figure "not measured", never a wrong one.
+//! A value that a console does not report makes the figure "not measured", never a wrong one.
 
 use anyhow::{Context, Result};
 
@@ -9,32 +9,33 @@ use crate::transcript::Life;
 /// One restart, with the loading before it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Span {
-    /// The number of the generation that it begins with.
+    /// Number of the generation that the span begins with.
     pub number: u32,
-    /// Nanoseconds, the waiting for the disk included.
+    /// Nanoseconds, including waits for the disk.
     pub whole: u64,
-    /// Of them, waiting for the disk.
+    /// Nanoseconds spent waiting for the disk.
     pub waited: u64,
-    /// Bytes that were hashed meanwhile.
+    /// Bytes hashed in this time.
     pub hashed: u64,
 }
 
 impl Span {
-    /// Nanoseconds without the waiting for the disk.
+    /// Returns the nanoseconds without waits for the disk.
     pub fn busy(&self) -> f64 {
         self.whole.saturating_sub(self.waited) as f64
     }
 }
 
-/// How long the phase called `name` took on the way to a generation, in nanoseconds.
+/// Returns how long the phase `name` took on the way to a generation, in nanoseconds.
 pub fn phase(life: &Life, name: &str) -> Result<u64> {
     let found = life.phases.iter().find(|(phase, _)| phase == name);
     found
         .map(|(_, ns)| *ns)
-        .with_context(|| format!("generation {} does not tell of `{name}`", life.number))
+        .with_context(|| format!("generation {} does not report `{name}`", life.number))
 }
 
-/// The spans between generations of which the second follows the first, or what was not told.
+/// Returns the span between each two consecutive generations, or an error naming what the console
+/// did not report.
 pub fn spans(lives: &[Life]) -> impl Iterator<Item = Result<Span>> {
     let followed = lives.windows(2).filter(|pair| pair[1].number == pair[0].number + 1);
     followed.map(|pair| span(&pair[0], &pair[1]))
@@ -43,7 +44,7 @@ pub fn spans(lives: &[Life]) -> impl Iterator<Item = Result<Span>> {
 fn span(from: &Life, to: &Life) -> Result<Span> {
     let number = from.number;
     let told = |field: Option<u64>, what: &str| {
-        field.with_context(|| format!("the console of generation {number} does not tell {what}"))
+        field.with_context(|| format!("the console of generation {number} does not say {what}"))
     };
     let whole = to.entered.checked_sub(from.entered);
     let whole =

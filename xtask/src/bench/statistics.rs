@@ -1,25 +1,25 @@
-//! Middle, spread and slope of what was measured.
+//! Median, spread and slope of measured values.
 //!
-//! *When:* after each run. Pure: numbers in, numbers out. The middle is the median: a shared machine has outliers upwards.
+//! The median is used because a shared machine has outliers upwards.
 
-/// A median with the range that it comes from.
+/// The median of some values, with their range.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
-    /// How many values there are.
+    /// Number of values.
     pub count: usize,
-    /// The least.
+    /// Least value.
     pub least: f64,
     /// The 10th percentile.
     pub low: f64,
-    /// The middle.
+    /// The median.
     pub median: f64,
     /// The 90th percentile.
     pub high: f64,
-    /// The greatest.
+    /// Greatest value.
     pub greatest: f64,
 }
 
-/// The spread of `values`, if there are any.
+/// Returns the spread of `values`, or `None` for no values.
 pub fn spread(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
@@ -39,16 +39,16 @@ pub fn spread(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
     })
 }
 
-/// A straight line through points, by least squares.
+/// A straight line fitted to points by least squares.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Line {
-    /// How much y grows with each x.
+    /// Growth of y per unit of x.
     pub slope: f64,
-    /// How much of y's variation the line explains: 1 where all points lie on it.
+    /// Fraction of y's variation that the line explains: 1 if all points are on the line.
     pub r2: f64,
 }
 
-/// The line through `points`, if they have two different x at least.
+/// Fits a line to `points`; `None` unless they have at least two different x.
 pub fn line(points: &[(f64, f64)]) -> Option<Line> {
     let count = points.len() as f64;
     let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
@@ -57,7 +57,7 @@ pub fn line(points: &[(f64, f64)]) -> Option<Line> {
         points.iter().map(|(x, y)| of(x - x_mean, y - y_mean)).sum::<f64>()
     };
     let (xx, xy, yy) = (sum(&|x, _| x * x), sum(&|x, y| x * y), sum(&|_, y| y * y));
-    // A level line explains all of a y that does not vary.
+    // If y does not vary, the level line explains all of it.
     let r2 = if yy == 0.0 { 1.0 } else { xy * xy / (xx * yy) };
     (xx > 0.0).then(|| Line { slope: xy / xx, r2 })
 }

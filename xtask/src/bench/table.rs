@@ -1,33 +1,34 @@
-//! The tables that a bench prints and writes: for people in columns, for programs as JSON.
+//! Tables of the bench: printed as Markdown for people, written as JSON for programs.
 //!
-//! *When:* filled by each measurement, row by row; printed as soon as a measurement is through. One table makes both.
+//! Each measurement fills its table row by row. The bench prints a table as soon as it is full.
 
 use std::fmt;
 
 use serde_json::{Map, Value};
 
-/// A value in a table.
+/// One value in a table.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cell {
-    /// Words.
+    /// A text.
     Text(String),
-    /// A whole number; shown with its thousands apart.
+    /// A whole number, printed with thousands separators.
     Count(u64),
-    /// A number with so many decimals.
+    /// A number, printed with this many decimals.
     Real(f64, usize),
-    /// Within its limit or not.
+    /// A verdict on a limit, printed as `kept` or `missed`.
     Kept(bool),
-    /// Nothing to say here.
+    /// No value.
     Empty,
 }
 
 impl Cell {
-    /// A measured number that is whole but for the median of two.
+    /// Makes a count of a measured number; only the median of an even number of values has a
+    /// fraction.
     pub fn rounded(value: f64) -> Self {
         Self::Count(value.max(0.0).round() as u64)
     }
 
-    /// `limit` as a number, and whether `value` is within it; two empty cells without one.
+    /// Returns the limit and whether `value` is within it, or two empty cells without a limit.
     pub fn limit(value: f64, limit: Option<u64>) -> [Self; 2] {
         match limit {
             Some(limit) => [Self::Count(limit), Self::Kept(value <= limit as f64)],
@@ -91,14 +92,14 @@ impl fmt::Display for Cell {
 /// Rows under a title.
 #[derive(Clone, Debug)]
 pub struct Table {
-    /// What is measured, and in what unit.
+    /// The measured quantity and its unit.
     title: &'static str,
     columns: &'static [&'static str],
     rows: Vec<Vec<Cell>>,
 }
 
 impl Table {
-    /// A table without rows.
+    /// Makes a table without rows.
     pub fn new(title: &'static str, columns: &'static [&'static str]) -> Self {
         Self { title, columns, rows: Vec::new() }
     }
@@ -107,14 +108,14 @@ impl Table {
     ///
     /// # Panics
     ///
-    /// Where it has not one cell for each column.
+    /// If the row does not have one cell for each column.
     pub fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
         let cells: Vec<_> = cells.into_iter().collect();
         assert_eq!(cells.len(), self.columns.len(), "{}: a row of another width", self.title);
         self.rows.push(cells);
     }
 
-    /// For programs: each row an object with the columns' names for keys; `null` where there is nothing to say.
+    /// Returns the table as JSON: one object per row, keyed by column; `null` for an empty cell.
     pub fn json(&self) -> Value {
         let row = |cells: &Vec<Cell>| {
             let pairs = self.columns.iter().zip(cells);
@@ -125,7 +126,7 @@ impl Table {
     }
 }
 
-/// As Markdown, which reads well on a terminal when its columns are padded.
+/// Formats the table as Markdown, with columns padded for a terminal.
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows: Vec<Vec<String>> =
@@ -135,7 +136,7 @@ impl fmt::Display for Table {
                 rows.iter().map(|row| row[i].chars().count()).fold(name.chars().count(), usize::max)
             })
             .collect();
-        // Numbers to the right, so that their digits stand under each other.
+        // Align numbers to the right, so that their digits line up.
         let right = |i: usize| {
             self.rows.iter().any(|row| matches!(row[i], Cell::Count(_) | Cell::Real(..)))
         };

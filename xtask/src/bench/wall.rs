@@ -1,9 +1,10 @@
-//! Wall time of a generation, beside QEMU's own reset in the same run.
+//! The bench `wall`: wall time of a generation, beside QEMU's own reset in the same run.
 //!
-//! *When:* one run on each machine, without `-icount`. Generations follow each other; now and then the machine is reset over QMP, in the
-//! midst of things, and begins again with generation 0. So both are measured on the same host in the same minutes.
-//! A generation is timed by the guest's counter, from first instruction to first instruction; a reset by the host's clock, from the
-//! command to the console's first line.
+//! Each machine gets one run without `-icount`. Every [`BETWEEN_RESETS`] generations, QMP resets
+//! the machine in the middle of its work, and it starts again with generation 0. Both are thus
+//! measured on the same host in the same minutes. The guest's counter times a generation, from
+//! first instruction to first instruction. The host's clock times a reset, from the command to the
+//! first line on the console.
 
 use std::time::Duration;
 
@@ -19,22 +20,23 @@ use super::{
 };
 use crate::{guest::Guest, orders::Restart, request::Disk, transcript::lives};
 
-/// With so many CPUs, what a generation may take, in milliseconds: an aim, for the host decides.
+/// The aim for a generation in milliseconds, by number of CPUs. The host decides, so it is no
+/// limit.
 const AIMS_MS: [(u32, u64); 2] = [(1, 20), (4, 40)];
 
-/// More generations than any of these runs sees.
+/// More generations than any of these runs reaches.
 const WITHOUT_END: u32 = 1_000_000;
 
-/// How many generations there are between two resets.
+/// Generations between two resets.
 const BETWEEN_RESETS: u32 = 25;
 
-/// Generations before this one are not like the later ones.
+/// The first generation that is measured; earlier ones cost more.
 const STEADY: u32 = 2;
 
-/// How long a generation or a reset may take before the run is given up.
+/// The longest that a generation or a reset may take; after that the run fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// One table.
+/// Returns the one empty table.
 pub fn tables() -> Vec<Table> {
     let columns = &[
         "machine",
@@ -69,7 +71,8 @@ pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result
     Ok(())
 }
 
-/// The console without the last generation before each reset, which was cut short in the middle of a line.
+/// Removes the last generation before each reset from the console: the reset cut it short in the
+/// middle of a line.
 fn uncut(console: &str) -> String {
     let (mut whole, mut last, mut number) = (String::new(), String::new(), None);
     let first = format!("[0] {}0", marker::GENERATION);
@@ -122,7 +125,7 @@ fn row(
     Ok(())
 }
 
-/// A run on so many CPUs with `resets` resets: its console, and how long each reset took.
+/// Runs on `cpus` CPUs with `resets` resets; returns the console and how long each reset took.
 fn session(
     setting: &Setting,
     machine: &str,
@@ -130,7 +133,7 @@ fn session(
     resets: usize,
 ) -> Result<(String, Vec<Duration>)> {
     let mut request = setting.request(machine, WITHOUT_END, Restart::Hot)?;
-    // The last word of the two wins: the common flags make of a reset the end.
+    // QEMU takes the last `-action`: the common flags make a reset end the run.
     request.args = ["-action", "reboot=reset", "-smp", &cpus.to_string()].map(str::to_owned).into();
     (request.name, request.disk) =
         (format!("{machine}-wall"), Disk::Bytes(setting.plain_disk().into()));
@@ -148,21 +151,23 @@ fn session(
     Ok((guest.end()?, took))
 }
 
-/// How a generation's first line starts.
+/// The start of a generation's first line.
 const FIRST: &str = marker::GENERATION;
 
-/// How its line starts that all CPUs are up. Before it QEMU may have a CPU_ON in hand, which it does after a reset all the same: then that CPU runs what
-/// it was told before.
+/// The start of the line that reports that all CPUs are up.
+///
+/// A reset before that line may come while QEMU has a CPU_ON pending. QEMU carries it out after the
+/// reset, and that CPU then runs from the old entry address.
 const ALL_UP: &str = "CPUs: ";
 
-/// Waits for the line of generation `number` that starts so; says when it came.
+/// Waits for the line of generation `number` that begins with `start`; returns when it came.
 fn line(guest: &Guest, number: u32, start: &str) -> Result<Duration> {
     guest
         .heard(PATIENCE, |text| is_line(text, number, start))
         .with_context(|| format!("generation {number} does not come up"))
 }
 
-/// A reset may cut a line short; the next one then follows on it.
+/// Finds a line even if it directly follows one that a reset cut short.
 fn is_line(text: &str, number: u32, start: &str) -> bool {
     text.contains(&format!("[{number}] {start}"))
 }

@@ -1,23 +1,23 @@
-//! The few A64 instructions that a check has to know: those that name a place relative to themselves, and those that never go on.
+//! A64 instructions that the checks recognise: PC-relative references, unconditional jumps.
 //!
-//! *When:* the moved code and the vector slots are looked at. Encodings: Arm ARM, C4.1.
+//! The checks of the moved code and of the vector slots use them. Encodings: Arm ARM, C4.1.
 
-/// `nop`, with which the assembler fills code.
+/// `nop`, the assembler's padding in code.
 pub const NOP: u32 = 0xd503_201f;
 
-/// What an instruction names relative to itself.
+/// The target of a PC-relative instruction.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Reference {
-    /// This address.
+    /// An exact address.
     To(u64),
-    /// A 4 KiB page, which another instruction completes.
+    /// A 4 KiB page; another instruction adds the offset.
     ToPage,
 }
 
-/// What the instruction at `address` refers to, if it does so relative to itself.
+/// Returns the target of the instruction at `address`, if it is PC-relative.
 pub fn reference(address: u64, word: u32) -> Option<Reference> {
     let to = |lsb: u32, bits: u32, scale: u32| {
-        // The field to the top, and back with its sign.
+        // Shift the field to the top and back, to extend its sign.
         let offset = i64::from((word >> lsb) << (32 - bits)) << 32 >> (64 - bits);
         Some(Reference::To(address.wrapping_add_signed(offset << scale)))
     };
@@ -30,7 +30,7 @@ pub fn reference(address: u64, word: u32) -> Option<Reference> {
         _ if word & 0x3b00_0000 == 0x1800_0000 => to(5, 19, 2),
         // tbz, tbnz
         _ if word & 0x7e00_0000 == 0x3600_0000 => to(5, 14, 2),
-        // adr: two bits more below the field
+        // adr: its two lowest bits are in a field of their own
         _ if word & 0x9f00_0000 == 0x1000_0000 => match to(5, 19, 2) {
             Some(Reference::To(base)) => {
                 Some(Reference::To(base.wrapping_add(u64::from(word >> 29 & 0b11))))
@@ -43,7 +43,7 @@ pub fn reference(address: u64, word: u32) -> Option<Reference> {
     }
 }
 
-/// Does nothing behind this instruction run, unless something else goes there: `b`, `br`, `ret`, `eret`?
+/// Reports whether the CPU never falls through this instruction: `b`, `br`, `ret`, `eret`.
 pub fn never_goes_on(word: u32) -> bool {
     word & 0xfc00_0000 == 0x1400_0000
         || word & 0xffff_fc1f == 0xd61f_0000
@@ -51,7 +51,7 @@ pub fn never_goes_on(word: u32) -> bool {
         || word == 0xd69f_03e0
 }
 
-/// The number that a `mov x1, #number` (movz, no shift) loads.
+/// Returns the number that a `mov x1, #number` (movz, no shift) loads.
 pub fn loads_x1(word: u32) -> Option<u32> {
     (word & 0xffe0_001f == 0xd280_0001).then_some(word >> 5 & 0xffff)
 }
@@ -60,7 +60,7 @@ pub fn loads_x1(word: u32) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// Address, word, target: as GNU's assembler wrote and its disassembler read them.
+    /// Address, word, target: assembled by GNU as, decoded by objdump.
     const REFERENCES: &[(u64, u32, u64, &str)] = &[
         (0x1000, 0x1400_0040, 0x1100, "b 1100"),
         (0x1004, 0x17ff_fc00, 0x4, "b 4"),

@@ -1,7 +1,8 @@
-//! The check `contracts`: above each assembly routine that others call stand the five lines that say what it takes and leaves.
+//! The check `contracts`: each assembly routine has the five lines that state its contract.
 //!
-//! *When:* the sources are read. A routine is a label that is `.global` or called by `bl`, with an instruction or the slots of a vector
-//! table behind it; labels that mark a place or name data are none. A block that stands above any other label must be whole too.
+//! A routine is a label that is `.global` or called by `bl`, followed by an instruction or by the
+//! slots of a vector table. Labels that mark a place or name data are not routines. A contract
+//! block above any other label must be complete too.
 //!
 //! ```text
 //! // name — one sentence.
@@ -19,7 +20,7 @@ use super::texts::Text;
 const KEYS: [&str; 5] = ["in", "assumes", "out", "clobbers", "memory"];
 const ALL_IN_ONE: &str = "in, assumes, out, clobbers, memory: ";
 
-/// What is wrong.
+/// Returns the violations found in the sources.
 pub fn wrong(texts: &[Text]) -> Vec<String> {
     let sources: Vec<_> = texts.iter().filter(|text| text.path.ends_with(".S")).collect();
     let calls = sources.iter().flat_map(|source| source.text.lines()).filter_map(called);
@@ -27,14 +28,14 @@ pub fn wrong(texts: &[Text]) -> Vec<String> {
     sources.iter().flat_map(|source| faults(source, &called)).collect()
 }
 
-/// The name that a line makes known to others, or calls.
+/// Returns the name that a line exports or calls.
 fn called(line: &str) -> Option<&str> {
     let mut words = code(line).split_whitespace();
     words.find(|word| matches!(*word, ".global" | ".globl" | "bl"))?;
     words.next()
 }
 
-/// A line without its comment.
+/// Strips the comment from a line.
 fn code(line: &str) -> &str {
     line.split("//").next().unwrap_or_default().trim()
 }
@@ -55,7 +56,7 @@ fn faults(source: &Text, called: &BTreeSet<&str>) -> Vec<String> {
     faults
 }
 
-/// A label that has a name, and what stands behind it on its line.
+/// Splits off a named label; returns the name and the rest of the line.
 fn label(line: &str) -> Option<(&str, &str)> {
     let (name, behind) = code(line).split_once(':')?;
     let named = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
@@ -63,7 +64,7 @@ fn label(line: &str) -> Option<(&str, &str)> {
     (named && word).then_some((name, behind.trim()))
 }
 
-/// Does an instruction follow a label, or a macro that makes one?
+/// Reports whether an instruction, or a macro that makes one, follows a label.
 fn is_routine(behind: &str, after: &[&str]) -> bool {
     let following = std::iter::once(behind)
         .chain(after.iter().map(|line| code(line)))
@@ -71,7 +72,7 @@ fn is_routine(behind: &str, after: &[&str]) -> bool {
     for line in following {
         match line.split_whitespace().next().unwrap_or_default() {
             ".balign" | ".p2align" | ".global" | ".globl" | ".hidden" | ".type" => {}
-            // Slots, or registers in turn.
+            // A loop that makes vector slots or handles registers in turn.
             ".irp" | ".rept" => return true,
             first => return !first.starts_with('.') && label(line).is_none(),
         }
@@ -79,7 +80,7 @@ fn is_routine(behind: &str, after: &[&str]) -> bool {
     false
 }
 
-/// The comment above a label; directives may stand between.
+/// Returns the comment above a label, skipping directives in between.
 fn above<'a>(before: &[&'a str]) -> Vec<&'a str> {
     let upwards = before.iter().rev().skip_while(|line| code(line).starts_with('.'));
     let mut block: Vec<_> = upwards.map_while(|line| line.strip_prefix("//")).collect();
@@ -91,7 +92,7 @@ fn is_block(block: &[&str]) -> bool {
     block.iter().any(|line| key(line).is_some())
 }
 
-/// The key that a line of a block begins with; a line that goes on has none.
+/// Returns the key at the start of a line in a block; a continuation line has none.
 fn key(line: &str) -> Option<&str> {
     let line = line.strip_prefix("   ")?;
     if line.starts_with(ALL_IN_ONE) {
@@ -101,10 +102,10 @@ fn key(line: &str) -> Option<&str> {
     (!key.is_empty()).then_some(key)
 }
 
-/// What is missing from a block.
+/// Returns what is missing from a block.
 fn fault(name: &str, block: &[&str]) -> Option<String> {
     let Some((first, rest)) = block.split_first() else {
-        return Some(format!("no block stands above it: begin with `// {name} — …`"));
+        return Some(format!("it has no block above it: begin with `// {name} — …`"));
     };
     if !first.starts_with(&format!(" {name} — ")) {
         return Some(format!("its block does not begin with `// {name} — …`"));
@@ -160,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_routine_is_what_others_call() {
-        let none = "no block stands above it: begin with `// f — …`";
+        let none = "it has no block above it: begin with `// f — …`";
         for text in [
             "        .global f\nf:      ret\n",
             "f:\n\n        ret\n        bl f\n",
@@ -171,7 +172,7 @@ mod tests {
             assert!(said.len() == 1 && said[0].ends_with(none), "{text}: {said:?}");
         }
         for text in ["f:      ret\n        b f\n", "// bl f\nf:      ret\n"] {
-            assert_eq!(said(text), [""; 0], "nobody calls it: {text}");
+            assert_eq!(said(text), [""; 0], "not called: {text}");
         }
     }
 
@@ -180,7 +181,8 @@ mod tests {
         for text in [
             "        .global f\nf:\n",
             "        .global f\nf:\n        .quad 0\n",
-            "        .global f\nf:\n// g — goes.\n//   in, assumes, out, clobbers, memory: as walk\n        .balign 4\ng:      ret\n",
+            "        .global f\nf:\n// g — goes.\n//   in, assumes, out, clobbers, memory: as walk\
+             \n        .balign 4\ng:      ret\n",
             "        .global f\nf:      .skip 8\n        ret\n",
         ] {
             assert_eq!(said(text), [""; 0], "{text}");

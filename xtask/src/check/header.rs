@@ -1,6 +1,6 @@
-//! The check `header`: the first page is the Image header and the PE header that it points to, and both say of the Image what is so.
+//! The check `header`: Image header and PE header in the first page describe the Image.
 //!
-//! *When:* the kernel is linked.
+//! The rest of the page must be zero.
 
 use boot::{
     image::{FLAGS, HEADER_BYTES, Header},
@@ -10,7 +10,7 @@ use efi::pe;
 
 use super::linked::Linked;
 
-/// What is wrong.
+/// Returns the violations found in the linked kernel.
 pub fn wrong(linked: &Linked) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut used = HEADER_BYTES as u64;
@@ -45,7 +45,7 @@ pub fn wrong(linked: &Linked) -> Vec<String> {
         Ok(rest) => {
             if let Some(place) = rest.iter().position(|&byte| byte != 0) {
                 wrong.push(format!(
-                    "the header page holds something at byte {:#x}, behind its headers",
+                    "the header page holds something at byte {:#x}, after its headers",
                     used + place as u64
                 ));
             }
@@ -54,7 +54,7 @@ pub fn wrong(linked: &Linked) -> Vec<String> {
     wrong
 }
 
-/// What the PE header says of the Image that is not so.
+/// Returns the PE header fields that disagree with the linked kernel.
 fn other_than_linked(header: &pe::Header, linked: &Linked) -> Vec<String> {
     let [text, data] = &header.sections;
     let places = [
@@ -67,7 +67,7 @@ fn other_than_linked(header: &pe::Header, linked: &Linked) -> Vec<String> {
     let wrong = places.into_iter().filter_map(|(what, says, name)| match linked.symbol(name) {
         Ok(place) if place == u64::from(says) => None,
         Ok(place) => {
-            Some(format!("the PE header: {what} at {says:#x}, and {name} lies at {place:#x}"))
+            Some(format!("the PE header: {what} at {says:#x}, and {name} is at {place:#x}"))
         }
         Err(absent) => Some(absent),
     });
@@ -125,7 +125,7 @@ mod tests {
         assert!(said(|kernel| kernel.image[0x44] = 0).contains("Machine is 0xaa00"));
         for name in ["efi_entry", "text_start", "text_end", "data_end", "_image_end"] {
             let moved = said(|kernel| kernel.symbols.insert(name.to_owned(), 0x9000));
-            assert!(moved.ends_with(&format!("{name} lies at 0x9000")), "{moved}");
+            assert!(moved.ends_with(&format!("{name} is at 0x9000")), "{moved}");
         }
     }
 }

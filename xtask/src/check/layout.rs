@@ -1,6 +1,6 @@
-//! The check `layout`: sections on page boundaries, segments that a map can keep apart, nothing left for a dynamic linker, and the size.
+//! The check `layout`: page-aligned sections, permissions, no dynamic linking, size limit.
 //!
-//! *When:* the kernel is linked. The kernel maps each part by whole pages with its own permissions; there is no dynamic linker here.
+//! The kernel maps each part by whole pages with its own permissions, and it has no dynamic linker.
 
 use boot::phys::PAGE_SIZE;
 use object::elf::{PF_W, PF_X, PT_INTERP, PT_LOAD};
@@ -8,13 +8,13 @@ use object::elf::{PF_W, PF_X, PT_INTERP, PT_LOAD};
 use super::linked::Linked;
 use crate::kernel_build::IMAGE_LIMIT;
 
-/// The sections that begin a range of their own permissions.
+/// The sections that each begin a range with its own permissions.
 const SECTIONS: [&str; 7] = [".head", ".text", ".rodata", ".data", ".early", ".bss", ".stacks"];
 
-/// The symbols between such ranges.
+/// The symbols at the boundaries of those ranges.
 const BOUNDARIES: [&str; 5] = ["_start", "text_start", "text_end", "rodata_end", "_image_end"];
 
-/// What is wrong.
+/// Returns the violations found in the linked kernel.
 pub fn wrong(linked: &Linked) -> Vec<String> {
     let mut wrong = Vec::new();
     for name in SECTIONS {
@@ -33,16 +33,16 @@ pub fn wrong(linked: &Linked) -> Vec<String> {
         match linked.symbol(name) {
             Err(absent) => wrong.push(absent),
             Ok(address) if !address.is_multiple_of(PAGE_SIZE) => {
-                wrong.push(format!("{name} lies at {address:#x}, which is no multiple of 4 KiB"));
+                wrong.push(format!("{name} is at {address:#x}, which is no multiple of 4 KiB"));
             }
             Ok(_) => {}
         }
     }
     for (kind, flags) in &linked.segments {
         match *kind {
-            PT_INTERP => wrong.push(
-                "there is a PT_INTERP segment: nobody would start that interpreter".to_owned(),
-            ),
+            PT_INTERP => {
+                wrong.push("there is a PT_INTERP segment, but no dynamic linker".to_owned())
+            }
             PT_LOAD if flags.contains(PF_W | PF_X) => {
                 wrong.push(format!("a segment is writable and executable: flags {:#x}", flags.0));
             }
@@ -84,7 +84,7 @@ mod tests {
         }
     }
 
-    /// What the check says of a good kernel that `spoil` was at.
+    /// Returns the check's output for a good kernel changed by `spoil`.
     fn said<R>(spoil: impl Fn(&mut Linked) -> R) -> String {
         let mut linked = good();
         spoil(&mut linked);
@@ -104,7 +104,7 @@ mod tests {
         );
         assert_eq!(said(|kernel| kernel.sections.pop()), "there is no section .stacks");
         let nudged = said(|kernel| *kernel.symbols.get_mut("text_end").unwrap() += 4);
-        assert_eq!(nudged, "text_end lies at 0x2004, which is no multiple of 4 KiB");
+        assert_eq!(nudged, "text_end is at 0x2004, which is no multiple of 4 KiB");
         assert_eq!(
             said(|kernel| kernel.symbols.remove("_image_end")),
             "there is no symbol _image_end"

@@ -1,7 +1,7 @@
-//! The linked kernel as plain values, for the checks to look at and their tests to doctor.
+//! The linked kernel as plain values, which the checks read and their tests can change.
 //!
-//! *When:* once for each check, after the kernel was built. All addresses are those of the link, at 0. *Refuses* an ELF without
-//! symbols, and what `kernel_build` refuses.
+//! All addresses are link addresses, based at 0. Refuses an ELF without symbols, and everything
+//! that `kernel_build` refuses.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -18,38 +18,38 @@ use object::{
 
 use crate::kernel_build;
 
-/// What the linker made.
+/// The linker's output.
 #[derive(Clone, Debug, Default)]
 pub struct Linked {
-    /// The sections that lie in memory.
+    /// Sections that are loaded into memory.
     pub sections: Vec<Section>,
-    /// The program headers: `p_type`, `p_flags`.
+    /// Program headers: `p_type`, `p_flags`.
     pub segments: Vec<(ProgramType, ProgramFlags)>,
-    /// By name; of several local ones with one name the last.
+    /// Addresses by symbol name; the last of several local symbols with one name wins.
     pub symbols: BTreeMap<String, u64>,
-    /// Names that nothing defines.
+    /// Names of undefined symbols.
     pub undefined: Vec<String>,
-    /// Where code and data begin, in turn (AAELF64, mapping symbols): true for code.
+    /// Addresses where code (true) or data (false) begins: the mapping symbols of AAELF64.
     pub marks: BTreeMap<u64, bool>,
     /// The flat Image.
     pub image: Vec<u8>,
 }
 
-/// A section that lies in memory.
+/// A section that is loaded into memory.
 #[derive(Clone, Debug, Default)]
 pub struct Section {
-    /// With its dot.
+    /// Name, including its dot.
     pub name: String,
     /// `sh_type`.
     pub kind: SectionType,
-    /// First byte.
+    /// Address of the first byte.
     pub address: u64,
-    /// Bytes in memory.
+    /// Size in memory, in bytes.
     pub size: u64,
 }
 
 impl Linked {
-    /// The kernel that was built last.
+    /// Reads the kernel that was built last.
     pub fn read() -> Result<Self> {
         Self::of(&kernel_build::elf())
     }
@@ -81,7 +81,7 @@ impl Linked {
         {
             let (name, address) = (symbol.name()?, symbol.address());
             if name.starts_with("$x") || name.starts_with("$d") {
-                // Debug information has marks as well.
+                // Debug sections have mapping symbols too.
                 if symbol.section_index().is_some_and(|section| in_memory.contains(&section)) {
                     linked.marks.insert(address, name.starts_with("$x"));
                 }
@@ -95,37 +95,34 @@ impl Linked {
         Ok(linked)
     }
 
-    /// Where the symbol lies.
+    /// Returns the address of a symbol.
     pub fn symbol(&self, name: &str) -> Result<u64, String> {
         self.symbols.get(name).copied().ok_or_else(|| format!("there is no symbol {name}"))
     }
 
-    /// From one symbol to another.
+    /// Returns the range from one symbol to another.
     pub fn range(&self, start: &str, end: &str) -> Result<Range<u64>, String> {
         let range = self.symbol(start)?..self.symbol(end)?;
         if range.start > range.end {
-            return Err(format!(
-                "{start} ({:#x}) lies behind {end} ({:#x})",
-                range.start, range.end
-            ));
+            return Err(format!("{start} ({:#x}) is above {end} ({:#x})", range.start, range.end));
         }
         Ok(range)
     }
 
-    /// What the Image holds in that range.
+    /// Returns the Image's bytes in that range.
     pub fn bytes(&self, range: &Range<u64>) -> Result<&[u8], String> {
         let held = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
         let held = held.and_then(|(start, end)| self.image.get(start..end));
         held.ok_or_else(|| format!("the Image does not hold {range:#x?}"))
     }
 
-    /// The instructions, or whatever it is, of that range, each with its address.
+    /// Returns the 32-bit words of that range, code or data, each with its address.
     pub fn words(&self, range: &Range<u64>) -> Result<Vec<(u64, u32)>, String> {
         let (words, _) = self.bytes(range)?.as_chunks();
         Ok((range.start..).step_by(4).zip(words.iter().copied().map(u32::from_le_bytes)).collect())
     }
 
-    /// Is there code at that address, and not data?
+    /// Reports whether the address holds code, not data.
     pub fn is_code(&self, address: u64) -> bool {
         self.marks.range(..=address).next_back().is_some_and(|(_, &code)| code)
     }

@@ -1,8 +1,11 @@
-//! The verb `check`: what must hold before a commit, and the same in CI.
+//! The verb `check`: everything that must hold before a commit; CI runs the same.
 //!
-//! *When:* on request. Formatting, lints, documentation, the linked kernel, the sources' own rules, the tests of the host, miri, fuzzing. Each step
-//! runs whatever became of those before it, is bounded in time, and says how long it took; a step whose tool is missing is skipped and
-//! says so. The end names what failed and the line that makes that step again.
+//! The steps cover formatting, lints, documentation, the linked kernel, source rules, host tests,
+//! Miri and fuzzing.
+//!
+//! - Each step runs regardless of the earlier ones, has a time limit, and reports how long it took.
+//! - A step whose tool is missing is reported as skipped.
+//! - The end names each failed step and the command that repeats it.
 
 mod a64;
 mod contracts;
@@ -29,20 +32,22 @@ use crate::{
 };
 use step::{End, Step};
 
-/// Check what must hold before a commit: format, lints, documentation, the linked kernel, tests of the host, miri
+/// Check what must hold before a commit: format, lints, documentation, linked kernel, host tests,
+/// Miri
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Exit code: 0 if nothing failed, 1 otherwise, 2 for a step that does not exist. A step whose tool is missing is skipped.
+Exit code: 0 if nothing failed, 1 otherwise, 2 for a step that does not exist. \
+A step whose tool is missing is skipped.
 
 Examples:
   cargo xtask check
-  cargo xtask check fmt clippy      these steps, and all that begin so
+  cargo xtask check fmt clippy      all steps whose names begin so
   cargo xtask check moved vectors   two looks at the linked kernel")]
 pub struct CheckOptions {
     /// Names of steps, or their beginnings [default: all]
     #[arg(value_name = "STEP")]
     steps: Vec<String>,
-    /// Without these steps, by names or their beginnings; may be given more than once
+    /// Skip these steps, by names or their beginnings; may be given more than once
     #[arg(long, value_name = "STEP")]
     except: Vec<String>,
     /// Install what is missing without asking
@@ -51,7 +56,7 @@ pub struct CheckOptions {
 }
 
 impl CheckOptions {
-    /// Does the steps; gives the exit code.
+    /// Runs the steps and returns the exit code.
     pub fn perform(&self) -> Result<u8> {
         let mut steps = chosen(steps::all(), &self.steps)?;
         let left_out = chosen(steps::all(), &self.except)?;
@@ -107,7 +112,9 @@ fn check(steps: &[Step]) -> Result<u8> {
     Ok((!failed.is_empty()).into())
 }
 
-/// The steps whose names begin with one of `wanted`, all where none is; and the kernel's build before those that look at it.
+/// Returns the steps whose names begin with one of `wanted`; all steps if that is empty.
+///
+/// Adds the kernel's build before steps that look at the kernel.
 fn chosen(steps: Vec<Step>, wanted: &[String]) -> Result<Vec<Step>> {
     for name in wanted {
         if !steps.iter().any(|step| step.name.starts_with(name.as_str())) {

@@ -1,13 +1,14 @@
-//! The check `model`: the kernel's own instructions over a memory as hostile as the architecture allows, as they are linked and with each
-//! word of maintenance taken away.
+//! The check `model`: runs the kernel's instructions over the most hostile legal memory.
 //!
-//! *When:* the kernel is linked. The crate `model` does it; what it finds stands in its `survivors.txt`, or fails here.
+//! The crate `model` gives them a memory as hostile as the Arm ARM allows. It runs them as linked,
+//! then with each maintenance instruction removed or changed. A change that no scene notices must
+//! be on its list `survivors.txt`, or the check fails.
 
 use model::{kernel::Kernel, trial};
 
 use super::{linked::Linked, relocations};
 
-/// What there is to see, and what is wrong.
+/// Runs the trial; returns its table and the violations.
 pub fn trial(linked: &Linked) -> (String, Vec<String>) {
     let kernel = relocations::places(linked)
         .and_then(|pointers| Kernel::new(linked.image.clone(), linked.symbols.clone(), pointers));

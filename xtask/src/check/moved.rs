@@ -1,8 +1,9 @@
-//! The check `moved`: the relocation code runs from a copy of itself, so it may refer to nothing but itself.
+//! The check `moved`: the relocation code runs from a copy, so it may refer only to itself.
 //!
-//! *When:* the kernel is linked. The kernel copies two pages, from `relocate_page_start` on, into a control block anywhere; what they
-//! name relative to themselves moves with them only where it lies within, and an absolute address would stay behind. That the arguments
-//! find room behind the code is the assembler's to say: an `.org` in control.S goes backwards where they do not.
+//! The kernel copies two pages, from `relocate_page_start` on, into control pages at any address. A
+//! PC-relative reference stays correct only if its target is in the same two pages. An absolute
+//! address would point to the original. The assembler itself checks that the arguments fit after
+//! the code: if not, an `.org` in `control.S` would move backwards.
 
 use std::ops::Range;
 
@@ -14,10 +15,10 @@ use super::{
     relocations,
 };
 
-/// How many pages are moved: code with its arguments, and vectors.
+/// Number of moved pages: code with its arguments, and vectors.
 const PAGES: u64 = 2;
 
-/// What is wrong.
+/// Returns the violations found in the linked kernel.
 pub fn wrong(linked: &Linked) -> Vec<String> {
     look(linked).unwrap_or_else(|lack| vec![lack])
 }
@@ -27,10 +28,10 @@ fn look(linked: &Linked) -> Result<Vec<String>, String> {
     let moved = linked.range("relocate_page_start", "relocate_page_end")?;
     if !moved.start.is_multiple_of(PAGE_SIZE) || moved.end - moved.start != PAGES * PAGE_SIZE {
         wrong.push(format!(
-            "the moved code lies at {moved:#x?}, and not in exactly {PAGES} aligned pages"
+            "the moved code is at {moved:#x?}, and not in exactly {PAGES} aligned pages"
         ));
     }
-    // The arguments are written there; what lay there would be lost.
+    // The kernel writes the arguments there, so the linked bytes must be zero.
     let room = linked.symbol("relocate_code_end")?..moved.start + PAGE_SIZE;
     if !moved.contains(&room.start) || room.is_empty() {
         wrong.push(format!(
@@ -39,7 +40,7 @@ fn look(linked: &Linked) -> Result<Vec<String>, String> {
         ));
     } else if let Some(used) = linked.bytes(&room)?.iter().position(|&byte| byte != 0) {
         wrong.push(format!(
-            "something lies at {:#x}, among the arguments",
+            "the byte at {:#x}, among the arguments, is not zero",
             room.start + used as u64
         ));
     }
@@ -56,8 +57,10 @@ fn look(linked: &Linked) -> Result<Vec<String>, String> {
     {
         match reference(address, word) {
             Some(Reference::To(target)) if !moved.contains(&target) => {
-                wrong
-                    .push(format!("the instruction at {address:#x} refers to {target:#x}, which is not moved with it"));
+                wrong.push(format!(
+                    "the instruction at {address:#x} refers to {target:#x}, \
+                     which is not moved with it"
+                ));
             }
             Some(Reference::ToPage) => {
                 wrong.push(format!(
@@ -70,7 +73,7 @@ fn look(linked: &Linked) -> Result<Vec<String>, String> {
     Ok(wrong)
 }
 
-/// Does a pointer at `place` touch the range?
+/// Reports whether a pointer at `place` overlaps the range.
 fn overlaps(range: &Range<u64>, place: u64) -> bool {
     place < range.end && range.start < place.saturating_add(8)
 }
@@ -86,7 +89,7 @@ mod tests {
 
     const B_SELF: u32 = 0x1400_0000;
 
-    /// Two pages at 0x1000: code up to 0x1800, but for a word of data at 0x1100.
+    /// Makes two pages at 0x1000: code up to 0x1800, except for a data word at 0x1100.
     fn good() -> Linked {
         let mut linked = Linked { image: vec![0; 0x4000], ..Linked::default() };
         linked.image[0x1000..0x1800].copy_from_slice(&NOP.to_le_bytes().repeat(0x200));
@@ -114,7 +117,7 @@ mod tests {
     fn code_that_keeps_to_itself_passes() {
         assert_eq!(said(|_| ()), "");
         assert_eq!(said(|kernel| put(kernel, 0x1000, B_SELF | 0x7ff)), "", "b to the last word");
-        // The letters "!!  T..." are a branch to nowhere when they are read as an instruction.
+        // Read as an instruction, the text "!!  T..." would be a branch out of the pages.
         assert_eq!(said(|kernel| put(kernel, 0x1100, 0x5420_2121)), "", "data");
     }
 
@@ -142,7 +145,7 @@ mod tests {
                 .contains("exactly 2 aligned pages")
         );
         assert!(said(|kernel| set(kernel, "relocate_code_end", 0x2000)).contains("no room"));
-        assert!(said(|kernel| put(kernel, 0x1ffc, 1)).contains("at 0x1ffc, among the arguments"));
+        assert!(said(|kernel| put(kernel, 0x1ffc, 1)).contains("at 0x1ffc, among the arguments,"));
         assert!(said(|kernel| kernel.marks.clear()).contains("no mapping symbol"));
         assert_eq!(
             said(|kernel| kernel.symbols.remove("relocate_code_end")),

@@ -1,13 +1,13 @@
-//! The check `relocations`: nothing but relative relocations, packed as RELR, and none of them in code.
+//! The check `relocations`: only relative relocations, packed as RELR, and none in code.
 //!
-//! *When:* the kernel is linked. boot's `relocate_self` knows RELR alone, and runs where the text cannot be written any more.
+//! `relocate_self` in boot handles RELR only, and it runs when the text is already read-only.
 
 use object::elf::{SHT_REL, SHT_RELA, SHT_RELR};
 
 use super::linked::Linked;
 use crate::relr;
 
-/// What is wrong.
+/// Returns the violations found in the linked kernel.
 pub fn wrong(linked: &Linked) -> Vec<String> {
     let mut wrong: Vec<_> = linked
         .sections
@@ -15,14 +15,15 @@ pub fn wrong(linked: &Linked) -> Vec<String> {
         .filter(|section| matches!(section.kind, SHT_REL | SHT_RELA) && section.size != 0)
         .map(|section| {
             format!(
-                "{} holds {} bytes of relocations that nobody applies",
+                "{} holds {} bytes of relocations that are never applied",
                 section.name, section.size
             )
         })
         .collect();
     match linked.range("text_end", "data_end").and_then(|data| Ok((data, places(linked)?))) {
         Err(absent) => wrong.push(absent),
-        // No kernel is without a table of pointers; one that seems to be was linked in another way.
+        // Every kernel has a table of pointers; without RELR entries it was linked with other
+        // options.
         Ok((_, places)) if places.is_empty() => {
             wrong.push("there is no RELR relocation".to_owned())
         }
@@ -35,7 +36,7 @@ pub fn wrong(linked: &Linked) -> Vec<String> {
     wrong
 }
 
-/// The addresses of the pointers that RELR names.
+/// Returns the addresses of the pointers in the RELR sections.
 pub fn places(linked: &Linked) -> Result<Vec<u64>, String> {
     let sections = linked.sections.iter().filter(|section| section.kind == SHT_RELR);
     let bytes =
@@ -47,7 +48,8 @@ pub fn places(linked: &Linked) -> Result<Vec<u64>, String> {
 mod tests {
     use super::{super::linked::Section, *};
 
-    /// A kernel with text below 0x1000, data from there to 0x2000, and these entries at 0x100.
+    /// Makes a kernel with text below 0x1000, data from there to 0x2000, and these RELR entries at
+    /// 0x100.
     fn with(entries: &[u64]) -> Linked {
         let section =
             |name: &str, kind, size| Section { name: name.to_owned(), kind, address: 0x100, size };
@@ -76,18 +78,22 @@ mod tests {
     fn each_rule_can_be_broken() {
         let mut linked = with(&[0x1000]);
         linked.sections[1].size = 24;
-        assert_eq!(wrong(&linked), [".rela.dyn holds 24 bytes of relocations that nobody applies"]);
+        assert_eq!(
+            wrong(&linked),
+            [".rela.dyn holds 24 bytes of relocations that are never applied"]
+        );
         assert_eq!(
             wrong(&with(&[0xff8])),
             ["a relocation at 0xff8, outside of the data at 0x1000..0x2000"]
         );
-        // 63 pointers from 0x1e08 on, the last of them at 0x1ff8; with an entry more, one at 0x2000.
+        // The entries cover 63 pointers from 0x1e08 on, the last at 0x1ff8; one more entry adds one
+        // at 0x2000.
         assert_eq!(wrong(&with(&[0x1e00, u64::MAX])), [""; 0]);
         assert_eq!(
             wrong(&with(&[0x1e00, u64::MAX, 0b11])),
             ["a relocation at 0x2000, outside of the data at 0x1000..0x2000"]
         );
-        assert_eq!(wrong(&with(&[0x1ffa])).len(), 1, "half of the pointer lies outside");
+        assert_eq!(wrong(&with(&[0x1ffa])).len(), 1, "half of the pointer is outside");
         assert_eq!(wrong(&with(&[])), ["there is no RELR relocation"]);
         linked.symbols.clear();
         assert!(wrong(&linked).contains(&"there is no symbol text_end".to_owned()));

@@ -1,6 +1,6 @@
 //! One step of the check: a command, or a look at the linked kernel or at the sources.
 //!
-//! *When:* once each. A command's words, both streams in their order, are kept back and shown only where it fails.
+//! A command's output, both streams in order, is shown only if the command fails.
 
 use std::{
     io::{Read, Seek},
@@ -16,57 +16,57 @@ use super::{
 };
 use crate::processes::Guarded;
 
-/// The longest that a step may take: many times what the slowest takes on a small machine.
+/// The time limit of a step: many times what the slowest takes on a small machine.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// A step.
+/// One step of the check.
 pub struct Step {
-    /// What it is called on the command line.
+    /// The name on the command line.
     pub name: &'static str,
-    /// What must hold.
+    /// The message for its failure.
     pub what: &'static str,
-    /// How that is found out.
+    /// The action that decides.
     pub act: Act,
 }
 
-/// How a step finds out.
+/// The action of a step.
 pub enum Act {
-    /// By a command.
+    /// Runs a command.
     Run(Run),
-    /// By looking at the linked kernel; gives what is wrong with it.
+    /// Looks at the linked kernel; returns the violations.
     Look(fn(&Linked) -> Vec<String>),
-    /// By trying the linked kernel's code; gives what there is to see of that, and what is wrong.
+    /// Executes the linked kernel's code; returns a report and the violations.
     Try(fn(&Linked) -> (String, Vec<String>)),
-    /// By reading the files that git tracks or would; gives what is wrong with them.
+    /// Reads the files that git tracks or would track; returns the violations.
     Read(fn(&[Text]) -> Vec<String>),
 }
 
-/// A command, as one types it: variables, program and words, without quotes.
+/// A command as typed, without quotes: variables, program, arguments.
 #[derive(Default)]
 pub struct Run {
-    /// The line.
+    /// The command line.
     pub line: String,
-    /// The line that fails where the tool is missing, and what installs it.
+    /// A command that fails if the tool is missing, and the command that installs it.
     pub needs: Option<(&'static str, &'static str)>,
-    /// Words of a failure that say: here it cannot be done.
+    /// Output that turns a failure into a skip.
     pub excuse: Option<&'static str>,
 }
 
-/// How a step ended.
+/// The outcome of a step.
 #[derive(Debug, Eq, PartialEq)]
 pub enum End {
-    /// All is well.
+    /// No violation.
     Passed,
-    /// All is well, and this is worth seeing.
+    /// No violation; carries a report to print.
     Told(String),
-    /// It could not be done, and why.
+    /// The step could not run; carries the reason.
     Skipped(String),
-    /// Something is wrong: what.
+    /// Violations or an error; carries the text.
     Failed(String),
 }
 
 impl Step {
-    /// The line that makes this step alone.
+    /// Returns the command that runs this step alone.
     pub fn line(&self) -> String {
         match &self.act {
             Act::Run(run) => run.line.clone(),
@@ -74,12 +74,12 @@ impl Step {
         }
     }
 
-    /// Does it need the kernel to be built?
+    /// Reports whether the step needs a built kernel.
     pub fn looks_at_the_kernel(&self) -> bool {
         matches!(self.act, Act::Look(_) | Act::Try(_))
     }
 
-    /// Does it.
+    /// Performs the step.
     pub fn perform(&self) -> End {
         let end = match &self.act {
             Act::Run(run) => run.perform(),
@@ -90,7 +90,9 @@ impl Step {
             }),
             Act::Read(read) => texts::all().map(|texts| match texts {
                 Some(texts) => End::of(&read(&texts)),
-                None => End::Skipped("git does not say here which files are ours".to_owned()),
+                None => {
+                    End::Skipped("this is not a git checkout: cannot list the sources".to_owned())
+                }
             }),
         };
         end.unwrap_or_else(|error| End::Failed(format!("{error:#}")))
@@ -98,7 +100,7 @@ impl Step {
 }
 
 impl End {
-    /// The end of a look that found this to be wrong.
+    /// Returns the outcome of a look that found these violations.
     fn of(wrong: &[String]) -> Self {
         if wrong.is_empty() { Self::Passed } else { Self::Failed(wrong.join("\n")) }
     }
@@ -121,9 +123,9 @@ impl Run {
     }
 }
 
-/// Runs the line to its end: did it succeed, and what did it say?
+/// Runs the command to its end; returns whether it succeeded, and its output.
 fn words_of(line: &str) -> Result<(bool, String)> {
-    let mut said = tempfile::tempfile().context("cannot make a file for a command's words")?;
+    let mut said = tempfile::tempfile().context("cannot make a file for a command's output")?;
     let mut command = command(line);
     command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said.try_clone()?);
     let guarded = Guarded::spawn(&mut command).with_context(|| format!("cannot start `{line}`"))?;
@@ -139,7 +141,7 @@ fn words_of(line: &str) -> Result<(bool, String)> {
     }
 }
 
-/// The command that a line stands for, in the workspace and with our own cargo.
+/// Builds the command for a line, in the workspace and with our own cargo.
 fn command(line: &str) -> Command {
     let words: Vec<_> = line.split(' ').collect();
     let variables = words.iter().take_while(|word| word.contains('=')).count();

@@ -1,4 +1,4 @@
-//! What is checked, in order: the quick ones first.
+//! The list of check steps, quick ones first.
 
 use super::{
     contracts, header, layout, model, moved, relocations,
@@ -10,29 +10,32 @@ use crate::{
     kernel_build::{self, TARGET},
 };
 
-/// The step that builds the kernel, which the steps that look at it need.
+/// The step that builds the kernel; the steps that look at the kernel need it.
 pub const BUILD: &str = "build";
 
-/// `rustup run` and not `cargo +nightly`: it never installs a toolchain on its own. `setup` also builds miri's standard library.
+/// The Miri toolchain test and its installer.
+///
+/// `rustup run`, unlike `cargo +nightly`, never installs a toolchain by itself. `setup` also builds
+/// Miri's standard library.
 const MIRI: (&str, &str) = (
     "rustup run nightly cargo miri setup",
     "rustup toolchain install nightly --profile minimal --component miri --component rust-src",
 );
 const DENY: (&str, &str) = ("cargo deny --version", "cargo install --locked cargo-deny");
 
-/// All steps.
+/// Returns all steps.
 pub fn all() -> Vec<Step> {
     let rooms = "--package boot --package efi --package relocate --package kernel";
     let bare = format!("--target {TARGET} --release");
-    // rustdoc checks links in what it documents, so private items are documented as well.
+    // rustdoc checks links only in what it documents, so document private items as well.
     let doc = "RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items";
     let look = |name, what, look| Step { name, what, act: Act::Look(look) };
     let read = |name, what, read| Step { name, what, act: Act::Read(read) };
     vec![
-        run("fmt", "rustfmt would write it otherwise", "cargo fmt --all --check"),
+        run("fmt", "rustfmt would format it differently", "cargo fmt --all --check"),
         run(
             "fmt-fuzz",
-            "rustfmt would write it otherwise",
+            "rustfmt would format it differently",
             "cargo fmt --manifest-path fuzz/Cargo.toml --check",
         ),
         read(
@@ -40,13 +43,14 @@ pub fn all() -> Vec<Step> {
             "an assembly routine does not say what it takes, leaves and touches",
             contracts::wrong,
         ),
-        read("paths", "a file names somebody's own machine", texts::homes),
+        read("paths", "a file names a path on one person's machine", texts::homes),
         run(
             "clippy-host",
             "clippy warns",
-            "cargo clippy --package boot --package efi --package relocate --package model --package xtask --all-targets -- -D warnings",
+            "cargo clippy --package boot --package efi --package relocate --package model \
+             --package xtask --all-targets -- -D warnings",
         ),
-        // The kernel's binary is for the bare-metal target only.
+        // The kernel's binary builds for the bare-metal target only.
         run(
             "clippy-kernel",
             "clippy warns",
@@ -65,12 +69,13 @@ pub fn all() -> Vec<Step> {
         ),
         run("doc-host", "rustdoc warns", &format!("{doc} {rooms} --package model --package xtask")),
         run("doc-target", "rustdoc warns", &format!("{doc} {rooms} {bare}")),
-        // `cargo doc` leaves the binary out: it has the library's name.
+        // `cargo doc` skips the binary because it has the library's name.
         run(
             "doc-kernel",
             "rustdoc warns",
             &format!(
-                "RUSTDOCFLAGS=-Dwarnings cargo rustdoc --package kernel --bin kernel {bare} -- --document-private-items"
+                "RUSTDOCFLAGS=-Dwarnings cargo rustdoc --package kernel --bin kernel {bare} \
+                 -- --document-private-items"
             ),
         ),
         run(
@@ -99,17 +104,19 @@ pub fn all() -> Vec<Step> {
         run(
             "test-host",
             "a test fails",
-            "cargo test --package boot --package efi --package relocate --package model --package xtask",
+            "cargo test --package boot --package efi --package relocate --package model \
+             --package xtask",
         ),
         run("test-kernel", "a test fails", "cargo test --package kernel --lib"),
-        // The kernel's tests of whole FIT images take an hour there; they hold no unsafe code.
+        // Not the kernel: its tests of whole FIT images take an hour under Miri, and they have no
+        // unsafe code.
         needing(
             "miri",
             "miri finds undefined behaviour",
             "rustup run nightly cargo miri test --package boot --package efi --package relocate",
             MIRI,
         ),
-        // As long as it takes to run through the seeds and a little beyond; `cargo xtask fuzz` is the long form.
+        // Long enough to run the seeds and a little more; `cargo xtask fuzz` is the long form.
         needing(
             "fuzz",
             "an input breaks a promise",
@@ -122,7 +129,7 @@ pub fn all() -> Vec<Step> {
             "cargo deny check bans licenses sources",
             DENY,
         ),
-        // Apart from the others: the list of advisories comes over the network.
+        // Separate from `deny`: the list of advisories comes over the network.
         excused(
             "advisories",
             "a dependency has a known flaw",
@@ -172,7 +179,8 @@ mod tests {
     fn no_line_needs_quotes_and_no_two_steps_share_a_name() {
         let steps = all();
         for (index, step) in steps.iter().enumerate() {
-            // Words are split at spaces and handed to no shell: the kernel's build alone holds quotes, which are cargo's.
+            // The line is split at spaces and reaches no shell. Only the kernel's build has quotes,
+            // which cargo reads.
             let plain = step.name == BUILD || !step.line().contains(['\'', '"', '\\']);
             assert!(plain && !step.line().contains("  "), "{}", step.line());
             assert!(steps[..index].iter().all(|other| other.name != step.name), "{}", step.name);

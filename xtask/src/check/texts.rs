@@ -1,27 +1,29 @@
-//! The files that are ours, and the check `paths`: none of them names the machine that somebody works on.
+//! The repository's text files, and the check `paths`: none of them names a home directory.
 //!
-//! *When:* before a commit, so what git does not know yet and does not ignore counts as well.
+//! It runs before a commit, so it also reads files that git does not track yet and does not ignore.
 
 use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
-/// A file of ours that is text.
+/// A text file of the repository.
 #[derive(Clone, Debug)]
 pub struct Text {
-    /// From the workspace's root.
+    /// Path relative to the workspace's root.
     pub path: String,
-    /// What it holds.
+    /// Contents.
     pub text: String,
 }
 
-/// Where people's own folders lie: Linux's users, its superuser, macOS's users. Apart, so that this file does not name one.
+/// Parent directories of home directories: Linux users, root, macOS users.
+///
+/// Without slashes, so that this file does not match itself.
 const HOMES: [&str; 3] = ["home", "root", "Users"];
 
-/// All texts that git tracks, or would; nothing where git does not know.
+/// Returns all text files that git tracks or would track; `None` without a git checkout.
 pub fn all() -> Result<Option<Vec<Text>>> {
     let mut git = Command::new("git");
-    // -z: names as they are, between NULs.
+    // -z: unquoted names, separated by NUL.
     git.current_dir(crate::root()).args([
         "ls-files",
         "-z",
@@ -35,7 +37,7 @@ pub fn all() -> Result<Option<Vec<Text>>> {
     let mut texts = Vec::new();
     for path in String::from_utf8_lossy(&listed.stdout).split_terminator('\0') {
         let file = crate::root().join(path);
-        // One that is tracked and deleted is not there; a link's target is a file of its own.
+        // Skip files that are tracked but deleted, and symlinks: the target has its own entry.
         if !file.symlink_metadata().is_ok_and(|found| found.is_file()) {
             continue;
         }
@@ -46,14 +48,14 @@ pub fn all() -> Result<Option<Vec<Text>>> {
     Ok(Some(texts))
 }
 
-/// The lines that name a folder in somebody's home, or the place of this very clone.
+/// Returns the lines that name a home directory or the path of this clone.
 pub fn homes(texts: &[Text]) -> Vec<String> {
     named(texts, &crate::root())
 }
 
 fn named(texts: &[Text], clone: &Path) -> Vec<String> {
     let mut folders: Vec<_> = HOMES.iter().map(|home| format!("/{home}/")).collect();
-    // A clone right below / may be named like any folder of any system.
+    // A clone directly below / may have the name of any system directory.
     let clone = clone.display().to_string();
     folders.extend((clone.matches('/').count() > 1).then_some(clone));
     let mut found = Vec::new();
@@ -67,7 +69,8 @@ fn named(texts: &[Text], clone: &Path) -> Vec<String> {
     found
 }
 
-/// Does `folder` stand in the line as the beginning of a path, and not in the middle of a longer one?
+/// Reports whether `folder` is in the line as the beginning of a path, not in the middle of a
+/// longer one.
 fn begins_a_path(line: &str, folder: &str) -> bool {
     let part = |c: char| c.is_alphanumeric() || "_-.~})".contains(c);
     line.match_indices(folder).any(|(at, _)| {

@@ -1,8 +1,8 @@
-//! The check `vectors`: each vector table lies on 2 KiB, and each of its 16 slots ends within its 128 bytes.
+//! The check `vectors`: each vector table is on 2 KiB, and its slots fit in 128 bytes each.
 //!
-//! *When:* the kernel is linked. The assembler does not mind a slot that is too long: it pads up to the next 128 bytes, and every slot
-//! behind moves by one. Here each slot's code must end in an instruction that goes elsewhere, with nothing but padding behind it, and
-//! a slot that tells its number must tell its own.
+//! The assembler accepts a slot that is too long: it pads to the next 128 bytes, and every later
+//! slot moves by one. So each slot's code must end in an unconditional jump followed only by
+//! padding. A slot that loads its number must load the right one.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +11,12 @@ use super::{
     linked::Linked,
 };
 
-/// Bits 10:0 of VBAR_ELx are RES0: a table begins on 2 KiB.
+/// VBAR_ELx\[10:0\] are RES0, so a table begins on 2 KiB.
 const ALIGNMENT: u64 = 2048;
 const SLOTS: u32 = 16;
 const SLOT_WORDS: usize = 32;
 
-/// Tables that there must be; others are known by the end of their names.
+/// Tables that must exist. Further ones are found by the suffix of their symbol names.
 const TABLES: [&str; 5] = [
     "emergency_vectors",
     "hyp_stub_vectors",
@@ -25,9 +25,9 @@ const TABLES: [&str; 5] = [
     "private_el2_vectors",
 ];
 
-/// What is wrong.
+/// Returns the violations found in the linked kernel.
 pub fn wrong(linked: &Linked) -> Vec<String> {
-    // A name of Rust's begins with an underscore once it is mangled.
+    // A mangled Rust name begins with an underscore.
     let named = linked.symbols.keys().map(String::as_str).filter(|name| name.ends_with("_vectors"));
     let tables: BTreeSet<_> = named.filter(|name| !name.starts_with('_')).chain(TABLES).collect();
     tables
@@ -39,7 +39,7 @@ pub fn wrong(linked: &Linked) -> Vec<String> {
 fn table(linked: &Linked, name: &str) -> Result<Vec<String>, String> {
     let start = linked.symbol(name)?;
     if !start.is_multiple_of(ALIGNMENT) {
-        return Ok(vec![format!("{name} lies at {start:#x}, which is no multiple of 2 KiB")]);
+        return Ok(vec![format!("{name} is at {start:#x}, which is no multiple of 2 KiB")]);
     }
     let words: Vec<_> =
         linked.words(&(start..start + ALIGNMENT))?.into_iter().map(|(_, word)| word).collect();
@@ -51,7 +51,7 @@ fn table(linked: &Linked, name: &str) -> Result<Vec<String>, String> {
         .collect())
 }
 
-/// What is wrong with one slot.
+/// Returns what is wrong with one slot.
 fn fault(number: u32, slot: &[u32]) -> Option<String> {
     let Some(end) = slot.iter().position(|&word| never_goes_on(word)) else {
         return Some("its code does not end within 128 bytes".to_owned());
@@ -59,7 +59,7 @@ fn fault(number: u32, slot: &[u32]) -> Option<String> {
     let (code, rest) = slot.split_at(end + 1);
     if let Some(behind) = rest.iter().position(|&word| word != NOP && word != 0) {
         return Some(format!(
-            "{:#010x} lies behind its end, at byte {}",
+            "{:#010x} follows its end, at byte {}",
             rest[behind],
             4 * (code.len() + behind)
         ));
@@ -75,7 +75,7 @@ mod tests {
     const MOV_X1: u32 = 0xd280_0001;
     const B: u32 = 0x1400_0000;
 
-    /// All tables, one behind the other from 0, whose slots tell their numbers and branch.
+    /// Makes all tables, one after the other from 0, with slots that load their numbers and branch.
     fn good() -> Linked {
         let slot = |number: u32| {
             let mut slot = [NOP; SLOT_WORDS];
@@ -91,7 +91,7 @@ mod tests {
         }
     }
 
-    /// What the check says of good tables where these words stand at that address.
+    /// Returns the check's output for good tables with these words at that address.
     fn said(at: usize, words: &[u32]) -> String {
         let mut linked = good();
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn good_tables_pass() {
         assert_eq!(said(0, &[]), "");
-        assert_eq!(said(4 * 128, &[B, NOP]), "", "a slot that does not tell its number");
+        assert_eq!(said(4 * 128, &[B, NOP]), "", "a slot that does not load its number");
         assert_eq!(
             said(0, &[NOP; 31]),
             "emergency_vectors, slot 0: its code does not end within 128 bytes"
@@ -125,7 +125,7 @@ mod tests {
             "hyp_stub_vectors, slot 1: it says that it is slot 0"
         );
         let behind = said(128, &[MOV_X1 | 1 << 5, B, NOP, B]);
-        assert_eq!(behind, "emergency_vectors, slot 1: 0x14000000 lies behind its end, at byte 12");
+        assert_eq!(behind, "emergency_vectors, slot 1: 0x14000000 follows its end, at byte 12");
     }
 
     #[test]
@@ -139,8 +139,8 @@ mod tests {
             wrong(&linked),
             [
                 "there is no symbol exception_vectors",
-                "fault_vectors lies at 0x400, which is no multiple of 2 KiB",
-                "further_vectors lies at 0x40, which is no multiple of 2 KiB"
+                "fault_vectors is at 0x400, which is no multiple of 2 KiB",
+                "further_vectors is at 0x40, which is no multiple of 2 KiB"
             ]
         );
     }

@@ -1,7 +1,7 @@
-//! Cold beside warm, register by register, held against the list.
+//! The comparison of cold and warm entry states, register by register, against the list.
 //!
-//! *When:* once a run's states are recorded; and over all runs, where the list itself is held against what differed: an entry that nothing needs is a reason for
-//! nothing.
+//! It also checks the list itself over all runs: an entry or a bit that never differs must be
+//! removed.
 
 use super::{
     Registers,
@@ -9,39 +9,39 @@ use super::{
     registers::is_identification,
 };
 
-/// A register in each generation of a run.
+/// One register, with its value in each generation of a run.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// By the Arm ARM.
+    /// Name as in the Arm ARM.
     pub name: String,
-    /// Cold, then each generation after.
+    /// Values: the cold one, then that of each later generation.
     pub values: Vec<u64>,
-    /// Its entry on the list.
+    /// The register's entry on the list.
     pub allowed: Option<&'static Allowed>,
 }
 
 impl Row {
-    /// The bits that are not in each generation as they were cold.
+    /// Returns the bits that differ from the cold value in some generation.
     pub fn differs(&self) -> u64 {
         self.values.iter().fold(0, |bits, value| bits | (value ^ self.values[0]))
     }
 
-    /// Those of them that the list does not have.
+    /// Returns the differing bits that the list does not allow.
     pub fn beyond(&self) -> u64 {
         self.differs() & !self.allowed.map_or(0, |allowed| allowed.bits)
     }
 
-    /// Says what the CPU is, and nothing of its state.
+    /// Reports whether the register only identifies the CPU.
     pub fn is_identification(&self) -> bool {
         is_identification(&self.name)
     }
 }
 
-/// One for each register that the first state has.
+/// Returns one row for each register of the first state.
 pub fn rows(states: &[Registers]) -> Vec<Row> {
     let Some(cold) = states.first() else { return Vec::new() };
     let row = |name: &String| {
-        // One that is there in some generations only differs in every bit.
+        // A register that is missing in some generation differs in every bit.
         let values = states
             .iter()
             .map(|state| state.0.get(name).copied().unwrap_or(!cold.0[name]))
@@ -52,7 +52,7 @@ pub fn rows(states: &[Registers]) -> Vec<Row> {
     cold.0.keys().map(row).collect()
 }
 
-/// A sentence for each register that differs as the list does not allow.
+/// Returns a sentence for each register that differs in a way that the list does not allow.
 pub fn broken(rows: &[Row]) -> Vec<String> {
     let sentence = |row: &Row| {
         let values: Vec<_> = row.values.iter().map(|value| format!("{value:#x}")).collect();
@@ -71,7 +71,7 @@ pub fn broken(rows: &[Row]) -> Vec<String> {
     rows.iter().filter(|row| row.beyond() != 0).map(sentence).collect()
 }
 
-/// A sentence for each entry of the list that allows more than ever differs in these rows.
+/// Returns a sentence for each list entry that allows more than these rows need.
 pub fn too_much<'a>(rows: impl IntoIterator<Item = &'a Row> + Clone) -> Vec<String> {
     allows_too_much(ALLOWED, rows)
 }

@@ -1,9 +1,12 @@
-//! The state that the first instruction finds: after a cold boot, and after a self-kexec, side by side.
+//! Registers at the first instruction, after a cold boot and after a self-kexec, side by side.
 //!
-//! *When:* by the verb `diff-entry` and by the cases `entry/*`. A debugger stops the guest at `_start` once in each generation: the first was sent by
-//! QEMU's loader, the others by a generation of ours. With `base=same` that is one physical address. QEMU keeps a breakpoint in the CPU, not as an instruction in
-//! memory, so the copy that overwrites `_start` does not take it away; what is stopped at is the copy. *Refuses* a register that differs and is not on the
-//! list of `allowed.rs`, and a bit of one that is.
+//! The verb `diff-entry` and the cases `entry/*` use it. A debugger stops the guest at `_start`
+//! once in each generation: QEMU's loader entered the first, the previous generation each later
+//! one. With `base=same`, `_start` is always at one physical address. QEMU keeps the breakpoint in
+//! the CPU, not as an instruction in memory, so the copy over `_start` does not remove it.
+//!
+//! Refuses a register that differs and is not on the list in `allowed.rs`, or that differs in
+//! another bit.
 
 mod allowed;
 mod compare;
@@ -28,48 +31,51 @@ pub use self::{
     verb::DiffEntryOptions,
 };
 
-/// The cold boot, one that a first generation sent, and one that was itself sent: in an alternate run they come from nvhe and from vhe.
+/// Generations per run: one entered by the loader, one entered by that, and one entered by a kernel
+/// that was itself entered by kexec. With `alternate` the last two are entered from nvhe and from
+/// vhe.
 pub const GENERATIONS: u32 = 3;
 
-/// One run: a machine, what its generations live in, how they leave.
+/// One run: machine, mode, kind of restart, CPU.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Cell {
-    /// Of qemu.toml.
+    /// The machine's name in qemu.toml.
     pub machine: String,
-    /// What its generations live in.
+    /// The mode of its generations.
     pub mode: Mode,
-    /// How they leave.
+    /// The kind of restart.
     pub restart: Restart,
-    /// As QEMU knows it.
+    /// QEMU's name of the CPU model.
     pub cpu: String,
 }
 
 impl Cell {
-    /// Machine and mode in a word.
+    /// Returns machine and mode as one word: the name of a column on the page.
     pub fn life(&self) -> String {
         let alternate = if self.mode == Mode::Alternate { "-alternate" } else { "" };
         format!("{}{alternate}", self.machine)
     }
 
-    /// What it is called.
+    /// Returns the name of the run's case.
     pub fn name(&self) -> String {
         format!("{}-{}-{}", self.life(), self.restart, self.cpu)
     }
 
-    /// What its generations are told.
+    /// Returns the parameters for its generations.
     pub fn orders(&self, seed: u64) -> Orders {
         let append =
             if self.mode == Mode::Alternate { vec!["alternate".to_owned()] } else { Vec::new() };
         Orders { generations: GENERATIONS, base: Base::Same, restart: self.restart, seed, append }
     }
 
-    /// What they are proved against.
+    /// Returns the modes that the console must show.
     pub fn modes(&self) -> Modes {
         self.mode.into()
     }
 }
 
-/// Every machine with its own CPU in all its modes and both restarts; with `all_cpus`, its other CPUs as well, hot.
+/// Returns every machine with its default CPU in all its modes and both restarts; with `all_cpus`
+/// also its other CPUs, hot only.
 pub fn cells(config: &Config, all_cpus: AllCpus) -> Vec<Cell> {
     let mut cells = Vec::new();
     for (name, machine) in &config.machines {
@@ -89,12 +95,12 @@ pub fn cells(config: &Config, all_cpus: AllCpus) -> Vec<Cell> {
     cells
 }
 
-/// Are the CPUs of a machine wanted that it has besides its own?
+/// The choice between all CPU models of a machine and its default.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum AllCpus {
-    /// They are.
+    /// All models.
     Yes,
-    /// Its own is enough.
+    /// The default only.
     No,
 }
 
@@ -102,7 +108,10 @@ fn others(machine: &Machine) -> impl Iterator<Item = &String> {
     machine.cpus.iter().filter(|&cpu| *cpu != machine.cpu)
 }
 
-/// What the first instruction of each generation finds. The guest is stopped before its first instruction, and goes on in the end.
+/// Records the registers at the first instruction of each generation.
+///
+/// The guest must be stopped before its first instruction; afterwards it continues without the
+/// debugger.
 pub fn record(mut gdb: Gdb) -> Result<Vec<Registers>> {
     let mut found = Vec::new();
     for _ in 0..GENERATIONS {

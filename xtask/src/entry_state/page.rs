@@ -1,6 +1,7 @@
-//! docs/entry-state.md: the list with its reasons, and what was seen of it in the runs of every cell.
+//! Generator of docs/entry-state.md: the list with its reasons, and all values seen.
 //!
-//! *When:* after every cell was run. A value stands on the page where each build shows the same one; addresses and times are "differs".
+//! The page shows a value only if every build has the same; addresses and times appear as
+//! "differs".
 
 use std::{collections::BTreeSet, fmt::Write};
 
@@ -9,25 +10,34 @@ use super::{
     allowed::{ALLOWED, Allowed, Seen},
 };
 
-/// Where it lies.
+/// Path of the page.
 pub const PAGE: &str = "docs/entry-state.md";
 
 const HEAD: &str = "\
-# What the first instruction finds
+# Entry state: registers at the first instruction
 
-Every EL1 and EL2 system register, the general registers and PSTATE, as a debugger finds them at `_start`: after a cold boot by QEMU's loader, and after a
-self-kexec, hot and cold, in each mode. What differs is on this list, with the reason why the boot protocol allows it; whatever else differs fails the cases
-`entry/*`, as does an entry of the list, or a bit, that differs nowhere. This page is written by `cargo xtask test entry/ --bless`, from runs; `cargo xtask test entry/` makes them again and
-fails where they tell something else. `cargo xtask diff-entry` shows the registers side by side.
+A debugger reads every EL1 and EL2 system register, the general registers and PSTATE at `_start`.
+It does so after a cold boot by QEMU's loader, and after a self-kexec, hot and cold, in each mode.
+The list below names each register that differs, with the reason why the boot protocol allows it.
+The cases `entry/*` fail if another register or bit differs.
+They also fail if an entry or a bit on the list never differs.
 
-Each run is of three generations with `base=same`: the first is entered cold, the second by a generation that was, the third by one that was entered warm; with `alternate` the second comes out of nvhe and
-the third out of vhe. The guest is stopped by a breakpoint that QEMU keeps in the CPU, not in memory, so it holds though the copy overwrites what is there.
+`cargo xtask test entry/ --bless` generates this page from runs.
+`cargo xtask test entry/` repeats the runs and fails if the page differs.
+`cargo xtask diff-entry` shows the registers side by side.
 
-QEMU gives each register its own value, whatever HCR_EL2.E2H makes an instruction reach by that name: SCTLR_EL1 is EL1's also where E2H is set, and its other name, SCTLR_EL12, was the same in every
-run. No debugger sees here what QEMU has no stored value of: counters, the GIC's CPU interface (the cases `cpus/*` hold that) and caches.
+Each run has three generations with `base=same`.
+The loader enters the first, the first enters the second, and the second enters the third.
+With `alternate`, the second is entered from nvhe and the third from vhe.
+QEMU keeps the breakpoint in the CPU, not in memory, so the copy over `_start` does not remove it.
+
+QEMU shows each register's own value, past the redirection that HCR_EL2.E2H makes for instructions.
+SCTLR_EL1 is always EL1's, and its alias SCTLR_EL12 had the same value in every run.
+The debugger cannot see state that QEMU does not store:
+counters, the GIC's CPU interface (the cases `cpus/*` check it) and caches.
 ";
 
-/// The word that says which QEMU the runs were made with.
+/// Returns the sentence that names the QEMU version of the runs.
 pub fn written_with(qemu: &str) -> String {
     let version =
         qemu.split_whitespace().skip_while(|&word| word != "version").nth(1).unwrap_or(qemu);
@@ -35,7 +45,7 @@ pub fn written_with(qemu: &str) -> String {
     format!("Made with QEMU {}.", short.join("."))
 }
 
-/// The page of these runs; `qemu` is what QEMU says of its version.
+/// Returns the page for these runs; `qemu` is QEMU's version line.
 pub fn page(runs: &[(Cell, Vec<Row>)], qemu: &str) -> String {
     let mut page = HEAD.to_owned();
     let lives = in_order(runs.iter().map(|(cell, _)| cell.life()));
@@ -50,7 +60,7 @@ pub fn page(runs: &[(Cell, Vec<Row>)], qemu: &str) -> String {
 
     let _ = writeln!(
         page,
-        "\n## What may differ, and why\n\n| register | bits | reason |\n|---|---|---|"
+        "\n## Registers that may differ\n\n| register | bits | reason |\n|---|---|---|"
     );
     for allowed in ALLOWED {
         let _ =
@@ -59,7 +69,9 @@ pub fn page(runs: &[(Cell, Vec<Row>)], qemu: &str) -> String {
 
     let _ = writeln!(
         page,
-        "\n## What was seen\n\nCold → the generations after, once where they are alike; more than one row of values where CPUs differ.\n"
+        "\n## Values seen\n\n\
+         Cold value → values of the later generations; equal ones are shown once.\n\
+         A cell has several lines if CPUs differ.\n"
     );
     let _ =
         writeln!(page, "| register | {} |\n|---|{}", lives.join(" | "), "---|".repeat(lives.len()));
@@ -86,7 +98,8 @@ pub fn page(runs: &[(Cell, Vec<Row>)], qemu: &str) -> String {
         .len();
     let _ = writeln!(
         page,
-        "\n## What is the same\n\nIn every generation of a run, {} registers:\n",
+        "\n## Registers that do not differ\n\n\
+         {} registers have the same value in every generation of a run:\n",
         same.len()
     );
     let _ = writeln!(
@@ -96,12 +109,12 @@ pub fn page(runs: &[(Cell, Vec<Row>)], qemu: &str) -> String {
     );
     let _ = writeln!(
         page,
-        "\nAnd {identification} that say what the CPU is (`ID_…`, `MVFR…`, `CTR_EL0` and others)."
+        "\n{identification} more identify the CPU (`ID_…`, `MVFR…`, `CTR_EL0` and others)."
     );
     page
 }
 
-/// What the rows of one entry, in one life, were seen to be.
+/// Returns the values of one entry's rows in one column, as a cell.
 fn cell<'a>(allowed: &Allowed, rows: impl Iterator<Item = &'a Row>) -> String {
     let differing = rows.filter(|row| row.differs() != 0).map(|row| {
         if allowed.seen == Seen::ByChance {
@@ -116,7 +129,7 @@ fn cell<'a>(allowed: &Allowed, rows: impl Iterator<Item = &'a Row>) -> String {
     in_order(differing).join("<br>")
 }
 
-/// Each once, where it comes first.
+/// Removes repeated words, keeping the first.
 fn in_order(words: impl Iterator<Item = String>) -> Vec<String> {
     let mut once = Vec::new();
     for word in words {

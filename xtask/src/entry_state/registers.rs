@@ -1,11 +1,17 @@
 //! All registers of a stopped CPU, by the names of the Arm ARM.
 //!
-//! *When:* at each stop. QEMU describes its system registers to a debugger by names of its own, of which some lack the level that the Arm ARM writes behind them. It gives each
-//! register's own value, past the redirection that HCR_EL2.E2H makes for instructions: `SCTLR_EL1` is EL1's, whatever an MSR of that name would reach. So an alias of a
-//! register, as `SCTLR_EL12`, must be its equal, and is left out. *Refuses* a QEMU of which that is not so.
+//! QEMU describes its system registers to a debugger by its own names, and some lack the exception
+//! level of the Arm ARM's name. QEMU shows each register's own value, past the redirection that
+//! HCR_EL2.E2H makes for instructions: `SCTLR_EL1` is EL1's, whatever an MSR of that name would
+//! reach. An alias such as `SCTLR_EL12` must therefore equal its register, and is left out. A QEMU
+//! that shows another value is refused.
 //!
-//! Left out besides: what QEMU has no stored value of (counters, the GIC's CPU interface, registers that are a view of others), what belongs to EL3, which these
-//! machines do not have, and vector registers, of which the protocol says nothing.
+//! Also left out:
+//!
+//! - state that QEMU does not store: counters, the GIC's CPU interface, registers that are views of
+//!   others;
+//! - EL3 registers, because these machines have no EL3;
+//! - vector registers, of which the protocol says nothing.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::explain::Gdb;
 
-/// What QEMU calls by a name without the level.
+/// QEMU's names without an exception level, and the Arm ARM's names.
 const SHORT: [(&str, &str); 8] = [
     ("AIDR", "AIDR_EL1"),
     ("AMAIR0", "AMAIR_EL1"),
@@ -25,12 +31,12 @@ const SHORT: [(&str, &str); 8] = [
     ("VBAR", "VBAR_EL1"),
 ];
 
-/// PSTATE as QEMU has it, in the fields that have names of their own to an MRS; [`REST`] is what is left of it.
+/// The fields of QEMU's PSTATE that an MRS reads by their own names; [`REST`] is the remainder.
 const PSTATE: [(&str, u64); 4] =
     [("NZCV", 0xf << 28), ("DAIF", 0xf << 6), ("CurrentEL", 0b11 << 2), ("SPSel", 1)];
 const REST: &str = "PSTATE";
 
-/// Say what the CPU is, and cannot be written: they are read and compared, and shown where they differ.
+/// Read-only registers that identify the CPU. They are compared too, and shown only if they differ.
 const IDENTIFICATION: [&str; 14] = [
     "AIDR_EL1",
     "CBAR_EL1",
@@ -48,12 +54,12 @@ const IDENTIFICATION: [&str; 14] = [
     "SMIDR_EL1",
 ];
 
-/// Their values, by their names.
+/// Register values by name.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Registers(pub BTreeMap<String, u64>);
 
 impl Registers {
-    /// Reads them from the CPU that is selected.
+    /// Reads the registers of the selected CPU.
     pub fn read(gdb: &mut Gdb) -> Result<Self> {
         let mut found = Vec::new();
         for name in gdb.names().into_iter().filter(|name| is_ours(name)) {
@@ -89,13 +95,15 @@ impl Registers {
     }
 }
 
-/// Whether a register says what the CPU is.
+/// Reports whether a register identifies the CPU.
 pub fn is_identification(name: &str) -> bool {
     ["ID_", "RES_0_", "MVFR"].iter().any(|prefix| name.starts_with(prefix))
         || IDENTIFICATION.contains(&name)
 }
 
-/// Whether a name in the stub's description is one of a register that is compared: general ones and PSTATE are written small, system registers are not.
+/// Reports whether the comparison covers a register of the gdb stub's description.
+///
+/// The stub writes general registers and PSTATE in lower case, system registers in upper case.
 fn is_ours(name: &str) -> bool {
     let general = name.strip_prefix('x').is_some_and(|number| number.parse::<u8>().is_ok());
     let el3 = name.ends_with("_EL3") || name.starts_with("CNTPS_");
@@ -104,7 +112,7 @@ fn is_ours(name: &str) -> bool {
         || (name.starts_with(|sign: char| sign.is_ascii_uppercase()) && !el3)
 }
 
-/// The register that another name of it reaches from EL2 with E2H set.
+/// Returns the register that an E2H alias names.
 fn aliased(name: &str) -> Option<String> {
     let of = |suffix, own| name.strip_suffix(suffix).map(|stem| format!("{stem}{own}"));
     of("_EL12", "_EL1").or_else(|| of("_EL02", "_EL0"))

@@ -1,6 +1,6 @@
-//! The verb `diff-entry`: the registers side by side, as a table for people and as JSON.
+//! The verb `diff-entry`: entry registers side by side, as a table and as JSON.
 //!
-//! *When:* on request. Identification is in the table only where it differs; in the JSON it is there always.
+//! The table shows identification registers only if they differ; the JSON always has them.
 
 use std::{fmt::Write, fs, path::PathBuf, sync::Arc};
 
@@ -23,12 +23,17 @@ use crate::{
 
 use super::{AllCpus, Cell, Row, broken, cells, record, rows};
 
-/// Show every register as the first instruction finds it, after a cold boot and after each self-kexec, side by side
+/// Show every register at the first instruction, after a cold boot and after each self-kexec, side
+/// by side
 #[derive(Args, Debug)]
 #[command(after_help = "\
-A line begins with = where all are the same, ~ where they differ as docs/entry-state.md allows, ! where they differ otherwise.
+A line begins with
+  =  if all values are the same
+  ~  if they differ as docs/entry-state.md allows
+  !  if they differ otherwise
 
-Exit code: 0 if only registers differ that may, 1 if others do, 2 asked for something that does not exist, 130 interrupted.
+Exit code: 0 if only registers differ that may, 1 if others do, 2 for a machine that does not \
+exist, 130 interrupted.
 
 Examples:
   cargo xtask diff-entry
@@ -38,10 +43,10 @@ pub struct DiffEntryOptions {
     /// A machine of qemu.toml [default: each of them]
     #[arg(long, value_name = "M")]
     machine: Option<String>,
-    /// How a generation leaves [default: both ways]
+    /// The kind of restart [default: both]
     #[arg(long, value_enum)]
     restart: Option<Restart>,
-    /// Write everything that was read to this file as well
+    /// Write all values to this file as well
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Install what is missing without asking
@@ -50,7 +55,7 @@ pub struct DiffEntryOptions {
 }
 
 impl DiffEntryOptions {
-    /// Does it; gives the exit code.
+    /// Runs the cells, prints their tables, and returns the exit code.
     pub fn perform(&self) -> Result<u8> {
         let config = Arc::new(Config::read(&crate::root())?);
         self.machine.as_ref().map_or(Ok(()), |name| config.machine(name).map(drop))?;
@@ -78,16 +83,16 @@ impl DiffEntryOptions {
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
         if told.is_empty() {
-            println!("What differs is on the list: docs/entry-state.md");
+            println!("All differences are on the list: docs/entry-state.md");
             return Ok(0);
         }
-        eprintln!("What differs and is not on the list (xtask/src/entry_state/allowed.rs):");
+        eprintln!("Differences that are not on the list (xtask/src/entry_state/allowed.rs):");
         told.iter().for_each(|sentence| eprintln!("  {sentence}"));
         Ok(1)
     }
 }
 
-/// Makes the cell's run, which must go well.
+/// Runs the cell, which must succeed, and returns its rows.
 fn made(config: &Arc<Config>, kernel: &Arc<Built>, cell: &Cell) -> Result<Vec<Row>> {
     let orders = cell.orders(draw_seed());
     let mut request = Request::new(config, &cell.machine, kernel)?;
@@ -115,7 +120,7 @@ fn table(cell: &Cell, rows: &[Row]) -> String {
         .max()
         .unwrap_or(0);
     let mut text = format!(
-        "{}: generation 0 was sent by QEMU's loader, the others by the one before\n",
+        "{}: QEMU's loader entered generation 0, each generation the next one\n",
         cell.name()
     );
     let generations = rows.first().map_or(0, |row| row.values.len());
@@ -137,7 +142,7 @@ fn table(cell: &Cell, rows: &[Row]) -> String {
     let left_out = rows.len() - shown.len();
     let _ = writeln!(
         text,
-        "{} registers, {differ} differ; {left_out} more say what the CPU is and are the same",
+        "{} registers, {differ} differ; {left_out} more identify the CPU and are the same",
         shown.len()
     );
     text
@@ -191,7 +196,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.ends_with("4 registers, 2 differ; 1 more say what the CPU is and are the same\n"),
+            text.ends_with("4 registers, 2 differ; 1 more identify the CPU and are the same\n"),
             "{text}"
         );
         let document = document(&cell, &rows);

@@ -1,9 +1,10 @@
-//! Names of Rust's symbols, as people write them.
+//! A demangler for Rust symbol names, for the kernel's symbol table.
 //!
-//! *When:* the kernel's symbols are read. Both manglings are known, since the standard library may come in either. Not a whole demangler: what it
-//! has no words for keeps its mangled name.
+//! It knows both manglings, because the standard library may use either. It is not complete: a name
+//! that it cannot parse stays mangled.
 
-/// A Rust path from a symbol's name, of either mangling, without hashes and type arguments; any other name as it is.
+/// Returns the Rust path of a mangled name, without hashes and type arguments; any other name
+/// unchanged.
 pub fn demangle(name: &str) -> String {
     let path = match name.strip_prefix("_R") {
         Some(mut rest) => v0_path(&mut rest),
@@ -33,7 +34,8 @@ fn legacy_path(mut rest: &str) -> Option<String> {
     Some(path.replace("::_<", "::<").trim_start_matches('_').to_owned())
 }
 
-/// The paths that are names within names (RFC 2603); an `impl` needs a parser for types, and keeps its mangled name.
+/// Parses v0 paths of nested names (RFC 2603). An `impl` needs a parser for types, so it stays
+/// mangled.
 fn v0_path(rest: &mut &str) -> Option<String> {
     match take(rest)? {
         'C' => v0_identifier(rest),
@@ -56,7 +58,7 @@ fn v0_identifier(rest: &mut &str) -> Option<String> {
     if let Some(after) = rest.strip_prefix('s') {
         *rest = after.split_once('_')?.1;
     }
-    // A `_` sets the length apart from a name that begins with a digit or with `_`.
+    // A `_` separates the length from a name that begins with a digit or with `_`.
     let digits = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
     let length = rest[..rest.len() - digits.len()].parse().ok()?;
     let (part, after) = digits.strip_prefix('_').unwrap_or(digits).split_at_checked(length)?;
@@ -64,7 +66,7 @@ fn v0_identifier(rest: &mut &str) -> Option<String> {
     Some(part.to_owned())
 }
 
-/// A decimal length and so many bytes.
+/// Takes a decimal length and that many bytes.
 fn counted<'a>(rest: &mut &'a str) -> Option<&'a str> {
     let digits = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
     let (part, after) = digits.split_at_checked(rest[..rest.len() - digits.len()].parse().ok()?)?;

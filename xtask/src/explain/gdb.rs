@@ -1,9 +1,9 @@
-//! The gdb remote protocol, as much of it as reading a stopped guest takes.
+//! A client for the gdb remote protocol: enough to read, stop and step a guest.
 //!
-//! *When:* a run hangs, or a test needs a guest stopped at a certain instruction. QEMU's stub stops the machine when a client connects;
-//! it serves one client at a time. Packets are `$payload#checksum`, each acknowledged by `+` or asked for again by `-`; see "Remote Protocol" in gdb's manual. Registers have
-//! numbers, which `target.xml` and what it includes give to names: QEMU lists there the CPU's system registers, by names that
-//! changed with its versions.
+//! QEMU's stub stops the machine when a client connects, and serves one client at a time. Packets
+//! are `$payload#checksum`; the receiver acknowledges each by `+` or requests it again by `-` (gdb
+//! manual, "Remote Protocol"). `target.xml` and the files it includes map register names to
+//! numbers. QEMU lists the CPU's system registers there, by names that differ between its versions.
 
 use std::{
     collections::HashMap,
@@ -15,19 +15,20 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// How long a byte may take to come.
+/// The longest wait for a byte.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a guest that goes may take until it stops: a run's own limit in time ends QEMU, and the line with it, before.
+/// The longest wait until a running guest stops. The run's own time limit ends QEMU, and so the
+/// connection, earlier.
 const UNTIL_STOPPED: Duration = Duration::from_secs(600);
-/// How often a packet is asked for again before the line is given up.
+/// Retransmissions of a packet before the client gives up.
 const RETRIES: usize = 3;
-/// Bytes of memory for one packet: QEMU's packets hold 4096 characters, two for a byte.
+/// Bytes of memory per packet. QEMU's packets hold 4096 characters, two per byte.
 const CHUNK: usize = 1024;
 
-/// Bytes of the general registers: 33 of 64 bits, and one of 32.
+/// Bytes of the general registers: 33 of 64 bits and one of 32 bits.
 const GENERAL: usize = 33 * 8 + 4;
 
-/// A stub that has been connected to, its guest stopped.
+/// A connection to a gdb stub, with the guest stopped.
 pub struct Gdb {
     stream: UnixStream,
     received: Vec<u8>,
@@ -35,7 +36,8 @@ pub struct Gdb {
 }
 
 impl Gdb {
-    /// Connects to the stub's socket and learns the names of its registers. Memory is read by physical address from here on.
+    /// Connects to the stub's socket and reads the register names. Memory access is physical from
+    /// then on.
     pub fn connect(socket: &Path) -> Result<Self> {
         let stream = UnixStream::connect(socket)
             .with_context(|| format!("no gdb stub at {}", socket.display()))?;
@@ -50,13 +52,13 @@ impl Gdb {
             features.push(gdb.document(name)?);
         }
         gdb.numbers = numbers(&features);
-        // A broken map, or none, must not stand between the reader and the bytes.
+        // Read physical memory, so that a wrong page table, or none, does not matter.
         gdb.expect_ok("Qqemu.PhyMemMode:1")
             .context("QEMU is older than 4.1: it cannot read physical memory")?;
         Ok(gdb)
     }
 
-    /// The stub's names of its CPUs, in the order of their numbers.
+    /// Returns the stub's names of its CPUs, in numerical order.
     pub fn threads(&mut self) -> Result<Vec<String>> {
         let mut threads = Vec::new();
         let mut reply = self.ask("qfThreadInfo")?;
@@ -68,19 +70,20 @@ impl Gdb {
         Ok(threads)
     }
 
-    /// Registers are those of `thread` from here on.
+    /// Selects the thread whose registers later calls read.
     pub fn select(&mut self, thread: &str) -> Result<()> {
         self.expect_ok(&format!("Hg{thread}"))
     }
 
-    /// The names of all registers, in the order of their numbers.
+    /// Returns the names of all registers, in numerical order.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<_> = self.numbers.iter().collect();
         names.sort_by_key(|&(_, number)| number);
         names.into_iter().map(|(name, _)| name.clone()).collect()
     }
 
-    /// The register that has one of `names`, or `None` where this CPU, or this QEMU, has none of them.
+    /// Reads the register that has one of `names`; `None` if this CPU, or this QEMU, has none of
+    /// them.
     pub fn register(&mut self, names: &[&str]) -> Result<Option<u64>> {
         let Some(number) = names.iter().find_map(|name| self.numbers.get(*name)).copied() else {
             return Ok(None);
@@ -90,7 +93,7 @@ impl Gdb {
         Ok(little_endian(&bytes))
     }
 
-    /// `size` bytes of physical memory.
+    /// Reads `size` bytes of physical memory.
     pub fn memory(&mut self, address: u64, size: usize) -> Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(size);
         while bytes.len() < size {
@@ -102,13 +105,13 @@ impl Gdb {
         Ok(bytes)
     }
 
-    /// Writes physical memory, devices' registers too.
+    /// Writes physical memory, or device registers.
     pub fn write(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
         let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         self.expect_ok(&format!("M{address:x},{:x}:{digits}", bytes.len()))
     }
 
-    /// The general registers: x0 to x30, SP, PC, and PSTATE as CPSR has it.
+    /// Reads the general registers: x0 to x30, SP, PC, and PSTATE in CPSR's layout.
     pub fn general(&mut self) -> Result<[u64; 34]> {
         let reply = self.ask("g")?;
         let bytes = from_hex(&reply)
@@ -121,7 +124,7 @@ impl Gdb {
         Ok(registers)
     }
 
-    /// Sets them.
+    /// Writes the general registers.
     pub fn set_general(&mut self, registers: &[u64; 34]) -> Result<()> {
         let bytes = registers.iter().flat_map(|register| register.to_le_bytes());
         let digits: String = bytes.take(GENERAL).map(|byte| format!("{byte:02x}")).collect();
@@ -139,31 +142,29 @@ impl Gdb {
         self.go()?;
         self.pass_by(address)?;
         let pc = self.register(&["pc"])?;
-        ensure!(
-            pc == Some(address),
-            "the guest stopped at {pc:x?}, and was to run to {address:#x}"
-        );
+        ensure!(pc == Some(address), "the guest stopped at {pc:x?}, not at {address:#x}");
         Ok(())
     }
 
-    /// From here on the guest stops where the instruction at `address` is next.
+    /// Sets a breakpoint at `address`.
     pub fn stop_at(&mut self, address: u64) -> Result<()> {
         self.expect_ok(&format!("Z1,{address:x},4"))
     }
 
-    /// From here on it does not any more.
+    /// Removes the breakpoint at `address`.
     pub fn pass_by(&mut self, address: u64) -> Result<()> {
         self.expect_ok(&format!("z1,{address:x},4"))
     }
 
-    /// Runs until it stops.
+    /// Runs until the guest stops.
     pub fn go(&mut self) -> Result<()> {
-        // QEMU would stop at once where it stands at a breakpoint already: one step first, which breakpoints do not stop.
+        // At a breakpoint QEMU would stop again at once. Single-step first: breakpoints do not stop
+        // a step.
         self.step()?;
         self.until_stopped("c")
     }
 
-    /// Lets the guest go.
+    /// Disconnects; the guest continues.
     pub fn detach(mut self) -> Result<()> {
         self.expect_ok("D")
     }
@@ -196,11 +197,11 @@ impl Gdb {
     }
 
     fn ask(&mut self, question: &str) -> Result<String> {
-        // A stop reply that nobody asked for: connecting stops the machine.
+        // Skip unsolicited stop replies: connecting stops the machine.
         self.exchange(question, |reply| !reply.starts_with(['T', 'S']))
     }
 
-    /// Sends a packet and gives the first that comes and is an answer.
+    /// Sends a packet and returns the first reply that is an answer.
     fn exchange(&mut self, question: &str, is_answer: fn(&str) -> bool) -> Result<String> {
         let packet = encode(question);
         self.stream.write_all(&packet).with_context(|| format!("gdb packet {question}"))?;
@@ -235,14 +236,14 @@ impl Gdb {
     }
 }
 
-/// What the front of the received bytes holds.
+/// The event at the front of the received bytes.
 #[derive(Debug, Eq, PartialEq)]
 enum Event {
-    /// A packet's payload, its checksum right.
+    /// The payload of a packet with a correct checksum.
     Packet(String),
-    /// A packet whose checksum is wrong.
+    /// A packet with a wrong checksum.
     Damaged,
-    /// `-`: the last packet is wanted again.
+    /// `-`: the stub requests the last packet again.
     Again,
 }
 
@@ -254,8 +255,10 @@ fn checksum(payload: &[u8]) -> u8 {
     payload.iter().fold(0, |sum, &byte| sum.wrapping_add(byte))
 }
 
-/// Takes the first event off `received`; `None` where it is not all there yet. Acknowledgements and noise are dropped.
-/// Run-length encoding is not undone: QEMU does not use it.
+/// Takes the first event off `received`; `None` if it is incomplete.
+///
+/// Drops acknowledgements and noise. Does not decode run-length encoding, because QEMU does not use
+/// it.
 fn decode(received: &mut Vec<u8>) -> Option<Event> {
     let start =
         received.iter().position(|byte| matches!(byte, b'$' | b'-')).unwrap_or(received.len());
@@ -275,7 +278,7 @@ fn decode(received: &mut Vec<u8>) -> Option<Event> {
     if sum != Some(checksum(payload)) {
         return Some(Event::Damaged);
     }
-    // `}` escapes a byte of the protocol's own, which follows with bit 5 turned over.
+    // `}` escapes a special byte, which follows with bit 5 inverted.
     let mut bytes = payload.iter();
     let mut text = Vec::with_capacity(payload.len());
     while let Some(&byte) = bytes.next() {
@@ -289,7 +292,7 @@ fn decode(received: &mut Vec<u8>) -> Option<Event> {
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
-    // An error is `E14`: three characters, where bytes come in pairs.
+    // An error is `E14`: an odd number of characters, unlike hexadecimal bytes.
     let pairs = text.as_bytes().chunks(2);
     let byte = |pair: &[u8]| {
         u8::from_str_radix(str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?, 16).ok()
@@ -302,7 +305,9 @@ fn little_endian(bytes: &[u8]) -> Option<u64> {
         .then(|| bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
 }
 
-/// The values of `attribute` in each tag `name` of an XML document, in order: scanned for, not parsed.
+/// Returns the values of `attribute` in each tag `name` of an XML document, in order.
+///
+/// It scans the text and does not parse XML.
 fn attributes<'a>(
     document: &'a str,
     name: &'a str,
@@ -324,7 +329,7 @@ fn value<'a>(tag: &'a str, attribute: &str) -> Option<&'a str> {
     Some(rest.split_once('"')?.0)
 }
 
-/// The number of each register: a `regnum`, or one more than the register before.
+/// Returns the number of each register: its `regnum`, or one more than the previous register's.
 fn numbers(features: &[String]) -> HashMap<String, usize> {
     let mut next = 0;
     let mut numbers = HashMap::new();
@@ -381,13 +386,16 @@ mod tests {
 
     #[test]
     fn registers_are_numbered_on_from_the_last_regnum() {
-        let target = r#"<target><architecture>aarch64</architecture><xi:include href="core.xml"/><xi:include href="sys.xml"/></target>"#;
+        let target = "<target><architecture>aarch64</architecture><xi:include href=\"core.xml\"/>\
+                      <xi:include href=\"sys.xml\"/></target>";
         assert_eq!(
             attributes(target, "xi:include", "href").collect::<Vec<_>>(),
             ["core.xml", "sys.xml"]
         );
-        let core = "<feature name=\"core\">\n <reg name=\"x0\" bitsize=\"64\"/>\n <reg name=\"x1\"\n bitsize=\"64\"/></feature>";
-        let system = r#"<regs x="1"/><reg name="ESR_EL2" bitsize="64" regnum="149" group="cp_regs"/><reg name="VBAR" bitsize="64"/>"#;
+        let core = "<feature name=\"core\">\n <reg name=\"x0\" bitsize=\"64\"/>\n <reg name=\"x1\"\
+                    \n bitsize=\"64\"/></feature>";
+        let system = "<regs x=\"1\"/><reg name=\"ESR_EL2\" bitsize=\"64\" regnum=\"149\" \
+                      group=\"cp_regs\"/><reg name=\"VBAR\" bitsize=\"64\"/>";
         let numbers = numbers(&[core.into(), system.into()]);
         assert_eq!(
             [numbers["x0"], numbers["x1"], numbers["ESR_EL2"], numbers["VBAR"]],

@@ -1,9 +1,13 @@
-//! What a guest that hangs, or died, can be made to tell.
+//! The post-mortem of a guest that hangs or died: where each CPU is, and why.
 //!
-//! *When:* after a run's time is up, before its QEMU is ended; QEMU was started with a monitor and a gdb stub on sockets. The machine
-//! is stopped by this and stays so. Each CPU is asked for its registers; addresses get symbols, whichever copy of the kernel they
-//! stand in; registers get words; and the page of breadcrumbs tells the last phase that the way out reached. What cannot be had is
-//! said, and the rest is told all the same.
+//! It runs when a run's time is up, before its QEMU ends; QEMU has a monitor and a gdb stub on
+//! sockets. It stops the machine and leaves it stopped. The report has:
+//!
+//! - the registers of each CPU, with the main ones decoded;
+//! - symbols for addresses, in whichever copy of the kernel they are;
+//! - the last phase of the exit path, from the breadcrumb page.
+//!
+//! If a part is not available, the report says so and continues with the rest.
 
 mod demangle;
 mod gdb;
@@ -26,13 +30,13 @@ use boot::{
 use self::words::emergency_in_words;
 pub use self::{gdb::Gdb, qmp::Qmp, symbols::Symbols};
 
-/// Where QEMU's `virt` has its RAM. Below lie devices, which a read may change.
+/// The start of RAM in QEMU's `virt`. Devices are below it, and reading them may change them.
 const RAM: u64 = 1 << 30;
 
-/// How many of the guest's emergency lines are put into words.
+/// The number of the guest's emergency lines that the report decodes.
 const EMERGENCIES: usize = 4;
 
-/// A guest to explain.
+/// The guest to examine.
 pub struct Target<'a> {
     /// The monitor's socket. No other client may hold it.
     pub qmp: &'a Path,
@@ -40,11 +44,11 @@ pub struct Target<'a> {
     pub gdb: &'a Path,
     /// The kernel as linked, with its symbols.
     pub elf: &'a Path,
-    /// What the guest has said so far.
+    /// The guest's console output so far.
     pub console: &'a str,
 }
 
-/// Stops the guest and says where it stands: the first line is the most telling, the rest is for experts.
+/// Stops the guest and reports its state: the first line is a summary, the rest is for experts.
 pub fn explain(target: &Target<'_>) -> Result<String> {
     let mut notes = Vec::new();
     let symbols = Symbols::read(target.elf).unwrap_or_else(|error| {
@@ -75,7 +79,8 @@ pub fn explain(target: &Target<'_>) -> Result<String> {
             }
             told
         }
-        // Without the stub there are QEMU's own words, without system registers and memory.
+        // Without the stub, use QEMU's own register dump, which has no system registers and no
+        // memory.
         Err(error) => {
             let registers = qmp.and_then(|mut qmp| qmp.human("info registers -a"));
             let rest = registers
@@ -89,7 +94,7 @@ pub fn explain(target: &Target<'_>) -> Result<String> {
         }
     };
     let mut text = first + "\n";
-    // The last of them: a handler that faults says the same without end.
+    // Take the last lines: a handler that faults prints without end.
     let said =
         target.console.lines().filter_map(|line| Some((line, emergency_in_words(line, &symbols)?)));
     let said: Vec<_> = said.collect();
@@ -103,26 +108,26 @@ pub fn explain(target: &Target<'_>) -> Result<String> {
     Ok(text)
 }
 
-/// The guest, stopped, with what is needed to understand it.
+/// The stopped guest, with all inputs of the report.
 struct Witness<'a> {
     gdb: Gdb,
     symbols: &'a Symbols,
     console: &'a str,
 }
 
-/// What the guest's state tells: in one line, and in full.
+/// The report: a summary line and the full text.
 struct Told {
     first: String,
     rest: String,
 }
 
 impl Witness<'_> {
-    /// All there is to tell, and of how many CPUs.
+    /// Makes the report; also returns the number of CPUs.
     fn tell(mut self) -> Result<(Told, usize)> {
         let threads = self.gdb.threads()?;
         let mut crumbs = self.crumbs();
-        // On the way in, the entry's own record is later than any breadcrumb. Where it is not, it is that of the generation on its way
-        // out, which nothing has been copied over yet.
+        // During an entry, its entry record is newer than any breadcrumb. If it is older, it
+        // belongs to the generation that is leaving, and nothing has overwritten it yet.
         if let Some((entered, last, all)) = self.stations()
             && crumbs.stamp.is_none_or(|stamp| stamp < entered)
         {
@@ -133,7 +138,8 @@ impl Witness<'_> {
         for (number, thread) in threads.iter().enumerate() {
             self.gdb.select(thread)?;
             let (stands, details) = self.cpu(number)?;
-            // A CPU that was never started tells nothing: the first that was has the first line.
+            // A CPU that was never started has no state. The first one that was started gets the
+            // summary.
             first = first.or(stands);
             body += &details;
         }
@@ -144,7 +150,7 @@ impl Witness<'_> {
         ))
     }
 
-    /// One CPU: where it stands, in half a line, unless it is off; and its registers.
+    /// Returns one CPU's position as part of the summary, unless it is off, and its registers.
     fn cpu(&mut self, number: usize) -> Result<(Option<String>, String)> {
         let pc = self.required("pc")?;
         let pstate = self.required("cpsr")?;
@@ -203,7 +209,8 @@ impl Witness<'_> {
         for (of, names) in [(1, EL1), (2, EL2)] {
             let Some(taken) = self.taken(of, names)? else { continue };
             text += &taken.text;
-            // A CPU among its vectors took an exception that nobody handled, or whose handler could not be fetched.
+            // A PC inside the vector table means that no handler ran, or that its code could not be
+            // fetched.
             if of == level && pc.wrapping_sub(taken.vbar) < 0x800 {
                 let slot = (pc - taken.vbar) / 0x80;
                 let _ = write!(
@@ -227,7 +234,8 @@ impl Witness<'_> {
         Ok((Some(stands), text))
     }
 
-    /// What EL`of` took last, and where its vectors are; `None` where the CPU has no such level.
+    /// Returns the last exception that EL`of` took, and its VBAR; `None` if the CPU has no such
+    /// level.
     fn taken(&mut self, of: u64, names: Names) -> Result<Option<Taken>> {
         let [esr, elr, far, vbar] = names;
         let (Some(esr), Some(elr)) = (self.gdb.register(esr)?, self.gdb.register(elr)?) else {
@@ -237,7 +245,8 @@ impl Witness<'_> {
             return Ok(None);
         };
         let from = self.named(elr);
-        // Even an UNDEFINED instruction sets ESR_ELx.IL. ELR may have been written for an ERET, without an exception.
+        // ESR is 0 only before the first exception: even an UNDEFINED instruction sets ESR_ELx.IL.
+        // ELR does not show it, since code may write it for an ERET.
         let what = if esr == 0 { "nothing yet".into() } else { Esr(esr).to_string() };
         let invalid = if Esr(esr).far_not_valid() { " (not valid)" } else { "" };
         let mut text = format!(
@@ -247,7 +256,7 @@ impl Witness<'_> {
         Ok(Some(Taken { vbar, last: format!("{what}, at {from}"), text }))
     }
 
-    /// An address, with what is known of it.
+    /// Formats an address, with its symbol if known.
     fn named(&mut self, address: u64) -> String {
         let place = self.place(address).map(|place| format!("  {place}"));
         format!("{address:#x}{}", place.unwrap_or_default())
@@ -260,12 +269,12 @@ impl Witness<'_> {
     }
 
     fn memory(&mut self, address: u64, size: u64) -> Option<Vec<u8>> {
-        // An address without a device or memory is an answer too: nothing.
+        // An address with neither device nor memory has no bytes; that is not an error.
         if address < RAM { None } else { self.gdb.memory(address, size as usize).ok() }
     }
 
     fn place(&mut self, address: u64) -> Option<String> {
-        // As each generation says of itself, and as an emergency line does.
+        // Each generation prints its base; an emergency line does too.
         let (symbols, mut bases) = (self.symbols, numbers_after(self.console, "base 0x"));
         bases.extend(numbers_after(self.console, "base="));
         symbols
@@ -273,13 +282,17 @@ impl Witness<'_> {
             .map(|place| place.to_string())
     }
 
-    /// When an entry began, and the stations that it has passed since, by its own record, unless its generation has come up and said so.
+    /// Returns when the current entry began, its last station, and all stations so far, from its
+    /// entry record.
+    ///
+    /// Returns `None` if the generation has already come up and printed its first line.
     fn stations(&mut self) -> Option<(u64, String, String)> {
         let since = self.console.rsplit("breadcrumbs 0x").next().unwrap_or_default();
         if since.contains(marker::GENERATION) {
             return None;
         }
-        // Where the last "Bye!" went; before any, the slot that the first CPU stands in.
+        // The entry address that the last "Bye!" printed; before any, the 2 MiB slot of the first
+        // CPU's PC.
         let slot = self.gdb.register(&["pc"]).ok()?? & !(boot::image::BASE_ALIGNMENT - 1);
         let base = numbers_after(self.console, "entry 0x").last().copied().unwrap_or(slot);
         let record = base + self.symbols.address("entry_record")?;
@@ -307,11 +320,11 @@ impl Witness<'_> {
         ))
     }
 
-    /// The page that the last "Bye!" named, and the phases in it.
+    /// Reads the breadcrumb page that the last "Bye!" named, and its phases.
     fn crumbs(&mut self) -> Crumbs {
         let Some(&page) = numbers_after(self.console, "breadcrumbs 0x").last() else {
             return Crumbs {
-                last: "no breadcrumbs: nobody has said Bye".into(),
+                last: "no breadcrumbs: no generation has printed \"Bye!\"".into(),
                 ..Crumbs::default()
             };
         };
@@ -325,7 +338,7 @@ impl Witness<'_> {
             bytes.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
         let mut found = Default::default();
         let reached = breadcrumb::reached(&words, &mut found);
-        // A generation that came up after the last Bye has the page from its predecessor.
+        // If a generation came up after the last "Bye!", the page describes the previous restart.
         let since = self.console.rsplit("breadcrumbs 0x").next().unwrap_or_default();
         let old = if since.contains(marker::GENERATION) {
             " of the restart before this generation"
@@ -352,14 +365,14 @@ impl Witness<'_> {
     }
 }
 
-/// A level's last exception.
+/// The last exception taken to one exception level.
 struct Taken {
     vbar: u64,
     last: String,
     text: String,
 }
 
-/// The way out: its last phase, all of them, and when the last was reached.
+/// The exit path: its last phase, all phases, and the time of the last one.
 #[derive(Default)]
 struct Crumbs {
     last: String,
@@ -367,12 +380,12 @@ struct Crumbs {
     stamp: Option<u64>,
 }
 
-/// ESR, ELR, FAR and VBAR of a level, by the names that versions of QEMU have for them.
+/// ESR, ELR, FAR and VBAR of one level, by their names in all versions of QEMU.
 type Names = [&'static [&'static str]; 4];
 const EL1: Names = [&["ESR_EL1"], &["ELR_EL1"], &["FAR_EL1"], &["VBAR_EL1", "VBAR"]];
 const EL2: Names = [&["ESR_EL2"], &["ELR_EL2"], &["FAR_EL2"], &["VBAR_EL2"]];
 
-/// The hexadecimal numbers that follow `words` in `text`, in order.
+/// Returns the hexadecimal numbers that follow `words` in `text`, in order.
 fn numbers_after(text: &str, words: &str) -> Vec<u64> {
     let after = text.split(words).skip(1);
     let digits = after.map(|rest| {
@@ -387,7 +400,8 @@ mod tests {
 
     #[test]
     fn numbers_are_found_behind_their_words() {
-        let console = "[0] Generation 0 of 3: base 0x40200000, EL1\r\n[0] Bye! breadcrumbs 0x48010000\r\n[1] base 0x4a600000";
+        let console = "[0] Generation 0 of 3: base 0x40200000, EL1\r\n\
+                       [0] Bye! breadcrumbs 0x48010000\r\n[1] base 0x4a600000";
         assert_eq!(numbers_after(console, "base 0x"), [0x4020_0000, 0x4a60_0000]);
         assert_eq!(numbers_after(console, "breadcrumbs 0x"), [0x4801_0000]);
         assert!(numbers_after("base 0x", "base 0x").is_empty());

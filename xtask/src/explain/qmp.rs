@@ -1,7 +1,7 @@
-//! QEMU's monitor protocol, spoken over a socket.
+//! A client for QEMU's monitor protocol (QMP) over a Unix socket.
 //!
-//! *When:* a run hangs, or a test looks into the guest's memory. One JSON object a line, each way; events come between answers and
-//! are passed over. Every question has a deadline. QEMU serves one client at a time: whoever holds the socket holds the monitor.
+//! Each direction carries one JSON object per line. Events may come between answers; the client
+//! skips them. Every request has a deadline. QEMU serves one client at a time.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -13,16 +13,17 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
-/// How long an answer may take. QEMU answers in milliseconds; a dump of memory takes as long as the host's disk.
+/// The longest wait for an answer. QEMU usually answers in milliseconds; a memory dump depends on
+/// the host's disk.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A monitor that has been spoken to.
+/// A connected monitor, ready for commands.
 pub struct Qmp {
     stream: BufReader<UnixStream>,
 }
 
 impl Qmp {
-    /// Connects to the monitor's socket and goes through the greeting.
+    /// Connects to the monitor's socket and negotiates capabilities.
     pub fn connect(socket: &Path) -> Result<Self> {
         let stream = UnixStream::connect(socket)
             .with_context(|| format!("no monitor at {}", socket.display()))?;
@@ -37,7 +38,7 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Asks `command` with `arguments`, an object, and waits for the answer to it.
+    /// Executes `command` with `arguments`, an object, and returns its answer.
     pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         let question = json!({ "execute": command, "arguments": arguments });
         writeln!(self.stream.get_mut(), "{question}").with_context(|| format!("QMP {command}"))?;
@@ -50,27 +51,29 @@ impl Qmp {
         }
     }
 
-    /// Stops all CPUs, and tells the state that the machine was in: `running`, `paused`, `internal-error`, …
+    /// Stops all CPUs, and returns the machine's state before: `running`, `paused`,
+    /// `internal-error`, …
     pub fn stop(&mut self) -> Result<String> {
         let status = self.execute("query-status", &json!({}))?;
         self.execute("stop", &json!({}))?;
         Ok(status["status"].as_str().unwrap_or("unknown").to_owned())
     }
 
-    /// How many CPUs the machine has.
+    /// Returns the machine's number of CPUs.
     pub fn cpus(&mut self) -> Result<usize> {
         let cpus = self.execute("query-cpus-fast", &json!({}))?;
         Ok(cpus.as_array().context("query-cpus-fast: not a list")?.len())
     }
 
-    /// What the human monitor prints for `line`, such as `info registers -a`.
+    /// Returns what the human monitor prints for `line`, such as `info registers -a`.
     pub fn human(&mut self, line: &str) -> Result<String> {
         let text = self.execute("human-monitor-command", &json!({ "command-line": line }))?;
         Ok(text.as_str().unwrap_or_default().replace('\r', ""))
     }
 
-    /// Writes `size` bytes of guest memory from physical `address` on into `file`. The file is QEMU's to write: give it an absolute
-    /// path.
+    /// Dumps `size` bytes of guest memory from physical `address` into `file`.
+    ///
+    /// QEMU writes the file, so give an absolute path.
     pub fn physical_memory(&mut self, address: u64, size: u64, file: &Path) -> Result<()> {
         let name =
             file.to_str().with_context(|| format!("{}: not a UTF-8 path", file.display()))?;
@@ -89,7 +92,7 @@ impl Qmp {
     }
 }
 
-/// The answer in a line, or `None` where the line is an event.
+/// Returns the answer in a line, or `None` for an event.
 fn answer(mut line: Value) -> Option<Result<Value>> {
     if let Some(error) = line.get("error") {
         return Some(Err(anyhow!(

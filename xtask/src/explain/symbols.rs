@@ -1,9 +1,9 @@
-//! Where an address stands: which copy of the kernel, and which of its symbols.
+//! Symbols for addresses: the copy of the kernel that an address is in, and the symbol there.
 //!
-//! *When:* a run hangs or dies. The kernel is linked at 0 and runs at any 2 MiB slot; an older copy may still lie in memory, and the
-//! relocation code runs from a page of its own. So an address has several candidates, and memory decides: the place whose bytes in
-//! the ELF resemble most what lies around the address. Code that was patched or half overwritten is still recognised, and said to
-//! differ.
+//! The kernel is linked at 0 and runs in any 2 MiB slot. An older copy may still be in memory, and
+//! the relocation code runs from a page of its own. So an address may have several candidates.
+//! Memory decides: the best one is the place whose bytes in the ELF match most of the memory around
+//! the address. Patched or half overwritten code is still recognised, and reported as different.
 
 use std::{fmt, fs, path::Path};
 
@@ -16,32 +16,33 @@ use object::{Object, ObjectSegment, ObjectSymbol, SymbolKind};
 
 use super::demangle::demangle;
 
-/// Code that runs from a copy: what it is called, and the symbols that enclose it, on whole pages.
+/// Code that runs from a copy: its label, and the symbols that enclose it, on whole pages.
 const MOVED: &[(&str, &str, &str)] =
     &[("control page", "relocate_page_start", "relocate_page_end")];
 
-/// Reads physical memory: address, size. `None` where nothing can be read.
+/// Reads physical memory: address, size. `None` if it cannot be read.
 pub type Memory<'a> = dyn FnMut(u64, u64) -> Option<Vec<u8>> + 'a;
 
-/// The kernel's symbols and its bytes as linked, at 0.
+/// The kernel's symbols and bytes as linked, at 0.
 #[derive(Default)]
 pub struct Symbols {
-    /// By address; of several names for one address functions come first, and the first is used.
+    /// Sorted by address. Functions come first among the names of one address, and the first name
+    /// is used.
     names: Vec<(u64, String)>,
     segments: Vec<(u64, Vec<u8>)>,
     size: u64,
 }
 
-/// Where an address stands.
+/// The place of an address: a copy of the kernel and a symbol.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Place {
-    /// `control page`, or nothing for the Image itself.
+    /// The label of moved code, or `None` for the Image itself.
     moved: Option<&'static str>,
-    /// Where the Image, or the moved page, starts.
+    /// The start of the Image, or of the moved page.
     pub base: u64,
     /// `symbol+0xoffset`.
     pub name: String,
-    /// Words of the page around the address that are as in the ELF, and all of them.
+    /// Number of words of the surrounding page that equal the ELF's, and number of all its words.
     alike: (usize, usize),
 }
 
@@ -61,7 +62,7 @@ impl fmt::Display for Place {
 }
 
 impl Symbols {
-    /// The symbols of an ELF file.
+    /// Reads the symbols of an ELF file.
     pub fn read(elf: &Path) -> Result<Self> {
         let bytes = fs::read(elf).with_context(|| format!("{}", elf.display()))?;
         let file =
@@ -72,7 +73,7 @@ impl Symbols {
             .filter(|symbol| symbol.is_definition() && symbol.section_index().is_some())
         {
             let name = symbol.name().unwrap_or_default();
-            // `$x` and `$d` are the assembler's, `.L…` the compiler's: nobody looks for them.
+            // Skip the assembler's `$x` and `$d` and the compiler's `.L…`.
             let known = matches!(
                 symbol.kind(),
                 SymbolKind::Text | SymbolKind::Data | SymbolKind::Label | SymbolKind::Unknown
@@ -95,7 +96,7 @@ impl Symbols {
         Ok(Self { names, segments, size })
     }
 
-    /// `symbol+0xoffset` for an address as linked, or `None` outside the image.
+    /// Returns `symbol+0xoffset` for a link address, or `None` outside the image.
     pub fn name(&self, address: u64) -> Option<String> {
         let after = self.names.partition_point(|&(start, _)| start <= address);
         let nearest = self.names[..after].last()?.0;
@@ -106,13 +107,15 @@ impl Symbols {
         })
     }
 
-    /// Where the symbol of that name was linked.
+    /// Returns the link address of a symbol.
     pub fn address(&self, name: &str) -> Option<u64> {
         self.names.iter().find(|(_, known)| known == name).map(|&(address, _)| address)
     }
 
-    /// Where `address` stands. `bases` are the addresses at which copies of the kernel are known to have run; further copies are
-    /// looked for by their headers, in the slots from which they would reach `address`.
+    /// Finds the place of `address`.
+    ///
+    /// `bases` are the addresses at which copies of the kernel are known to have run. It looks for
+    /// the headers of further copies in the slots from which they would reach `address`.
     pub fn place(&self, address: u64, bases: &[u64], memory: &mut Memory<'_>) -> Option<Place> {
         let slots = (0..=self.size.div_ceil(BASE_ALIGNMENT))
             .filter_map(|n| (address & !(BASE_ALIGNMENT - 1)).checked_sub(n * BASE_ALIGNMENT));
@@ -145,7 +148,8 @@ impl Symbols {
                 .as_ref()
                 .map_or((0, 0), |found| likeness(&self.bytes(linked & !(PAGE_SIZE - 1)), found));
             let score = alike * 1000 / all.max(1);
-            // An Image's base was announced or found by its header; a page has nothing but its looks.
+            // An Image's base was printed or found by its header. A moved page has only its bytes
+            // to match.
             let believed = moved.is_none() || score >= 500;
             if believed && best.as_ref().is_none_or(|&(best, _)| score > best) {
                 best = Some((score, Place { moved, base, name, alike: (alike, all) }));
@@ -154,7 +158,8 @@ impl Symbols {
         best.map(|(_, place)| place)
     }
 
-    /// The page at `address` as it is in the file; what no segment holds is zero.
+    /// Returns the page at link address `address` from the file; bytes outside all segments are
+    /// zero.
     fn bytes(&self, address: u64) -> Vec<u8> {
         let mut page = vec![0; PAGE_SIZE as usize];
         for (start, data) in &self.segments {
@@ -168,7 +173,7 @@ impl Symbols {
         page
     }
 
-    /// Symbols without a file, 64 KiB of them.
+    /// Makes symbols without a file, for an image of 64 KiB.
     #[cfg(test)]
     pub fn from_names(names: &[(u64, &str)]) -> Self {
         let names = names.iter().map(|&(address, name)| (address, name.to_owned())).collect();
@@ -176,7 +181,9 @@ impl Symbols {
     }
 }
 
-/// How many 32-bit words of `linked` are the same in `found`, and how many there are. Zeros are padding and say nothing.
+/// Returns how many 32-bit words of `linked` are the same in `found`, and how many there are.
+///
+/// It skips zeros, which are padding.
 fn likeness(linked: &[u8], found: &[u8]) -> (usize, usize) {
     let words = linked
         .chunks(4)
@@ -194,7 +201,8 @@ mod tests {
     const RUN: u64 = 0x4020_0000;
     const CONTROL: u64 = 0x4800_3000;
 
-    /// An image of three pages: header, code at 0x1000, the relocation code at 0x2000; every word is its own address, but 1 more.
+    /// Makes an image of three pages: header, code at 0x1000, the relocation code at 0x2000. Each
+    /// word is its own address plus 1.
     fn symbols() -> Symbols {
         let mut image: Vec<u8> =
             (0..0x3000_u32 / 4).flat_map(|word| (word * 4 + 1).to_le_bytes()).collect();
@@ -208,7 +216,8 @@ mod tests {
         Symbols { segments: vec![(0, image)], ..Symbols::from_names(&names) }
     }
 
-    /// Memory that holds copies of the image's first so many bytes, each from an offset in the image on, at these addresses.
+    /// Makes memory that holds copies of the image: each begins at an address, from an offset in
+    /// the image.
     fn memory(copies: &[(u64, u64)]) -> impl FnMut(u64, u64) -> Option<Vec<u8>> {
         let image = symbols().segments[0].1.clone();
         let copies = copies.to_vec();
@@ -243,7 +252,7 @@ mod tests {
             .place(CONTROL + 0x38, &[RUN], &mut memory(&[(RUN, 0), (CONTROL, 0x2000)]))
             .unwrap();
         assert_eq!(place.to_string(), "control page: relocate_copy+0x34 (page 0x48003000)");
-        // The same bytes inside an image are the image's.
+        // Inside an image, the same bytes belong to the image.
         let place = symbols().place(RUN + 0x2038, &[], &mut memory(&[(RUN, 0)])).unwrap();
         assert_eq!(place.to_string(), "relocate_copy+0x34 (base 0x40200000)");
     }
@@ -261,7 +270,8 @@ mod tests {
         let place = symbols().place(CONTROL + 0x38, &[], &mut patched).unwrap();
         assert_eq!(
             place.to_string(),
-            "control page: relocate_copy+0x34 (page 0x48003000), 1 of the 1024 words around it differ from the ELF"
+            "control page: relocate_copy+0x34 (page 0x48003000), \
+             1 of the 1024 words around it differ from the ELF"
         );
     }
 

@@ -1,7 +1,7 @@
-//! Raw numbers put into words: processor state, control registers, the guest's emergency lines.
+//! Decoders for raw values: PSTATE, control registers, the guest's emergency lines.
 //!
-//! *When:* a run hangs or dies; also for each emergency line that a console shows. Pure. What an ESR means is `boot`'s to say,
-//! because the kernel says it too.
+//! The post-mortem uses them, and the console for each emergency line. The decoder of ESR is in
+//! `boot`, because the kernel prints it too.
 
 use boot::{
     esr::{Esr, slot_name},
@@ -11,12 +11,13 @@ use boot::{
 
 use super::symbols::Symbols;
 
-/// The exception level in a PSTATE or SPSR: M\[3:2\].
+/// Returns the exception level in a PSTATE or SPSR: M\[3:2\].
 pub fn level(pstate: u64) -> u64 {
     pstate >> 2 & 3
 }
 
-/// A PSTATE (gdb's `cpsr`) or SPSR in words: the level with its stack pointer, what is masked, and what is out of the ordinary.
+/// Decodes a PSTATE (gdb's `cpsr`) or SPSR: the level with its stack pointer, the masks, and
+/// anything unusual.
 pub fn pstate(value: u64) -> String {
     if value & 1 << 4 != 0 {
         return format!("AArch32, mode {:#x}", value & 0x1f);
@@ -38,7 +39,7 @@ pub fn pstate(value: u64) -> String {
     )
 }
 
-/// A SCTLR_ELx in words: translation, caches, W^X.
+/// Decodes a SCTLR_ELx: MMU, caches, WXN.
 pub fn sctlr(value: u64) -> String {
     let names =
         [(sctlr::M, "MMU"), (sctlr::C, "D-cache"), (sctlr::I, "I-cache"), (sctlr::WXN, "WXN")];
@@ -47,7 +48,7 @@ pub fn sctlr(value: u64) -> String {
         .join(", ")
 }
 
-/// HCR_EL2 in words: which EL2 this is, and whether it translates for EL1.
+/// Decodes HCR_EL2: which kind of EL2 this is, and whether stage 2 is on.
 pub fn hcr(value: u64) -> String {
     let host = match (value & hcr::E2H != 0, value & hcr::TGE != 0) {
         (true, true) => "VHE host (E2H, TGE)",
@@ -58,7 +59,7 @@ pub fn hcr(value: u64) -> String {
     format!("{host}, stage 2 {}", if value & 1 == 0 { "off" } else { "on" })
 }
 
-/// An instruction that hung CPUs stand at, or `None` for any other.
+/// Names an instruction at which CPUs hang; `None` for any other.
 pub fn instruction(word: u32) -> Option<String> {
     Some(match word {
         0x1400_0000 => "b .".into(),
@@ -72,10 +73,11 @@ pub fn instruction(word: u32) -> Option<String> {
     })
 }
 
-/// The words of an emergency line's raw registers, or `None` where the line is no emergency line or carries none.
+/// Decodes the registers in an emergency line; `None` if the line is no emergency line or has none.
 ///
-/// The line is `!! ` and words, then `key=value` pairs with values in hexadecimal; a log line's prefix may stand before it. Keys
-/// understood: `slot`, `esr`, `elr`, `far`, `spsr` and `base`, the address at which the image ran; others are left as they are.
+/// The line is `!! ` and text, then `key=value` pairs with hexadecimal values; a log line's prefix
+/// may precede it. The keys are `slot`, `esr`, `elr`, `far`, `spsr`, and `base`, the address at
+/// which the image ran; others are ignored.
 pub fn emergency_in_words(line: &str, symbols: &Symbols) -> Option<String> {
     let (_, said) = line.split_once(marker::EMERGENCY)?;
     let value = |key: &str| -> Option<u64> {
@@ -151,16 +153,18 @@ mod tests {
     #[test]
     fn an_emergency_line_becomes_a_sentence() {
         let symbols = Symbols::from_names(&[(0x1000, "el2_setup")]);
-        let line = "[2] !! exception slot=0000000000000004 esr=0000000096000045 elr=0000000040201014 far=00007ff0dead0000 \
+        let line = "[2] !! exception slot=0000000000000004 esr=0000000096000045 \
+                    elr=0000000040201014 far=00007ff0dead0000 \
                     spsr=00000000000003c9 base=0000000040200000";
         assert_eq!(
             emergency_in_words(line, &symbols).as_deref(),
             Some(
-                "slot 4, synchronous, current level; data abort, same level: translation fault at level 1 on a write; \
+                "slot 4, synchronous, current level; data abort, same level: \
+                 translation fault at level 1 on a write; \
                  at el2_setup+0x14 (0x40201014); FAR 0x7ff0dead0000; from EL2h, masked: D A I F"
             )
         );
-        // Below its base, an address has no name; a FAR that ESR calls not valid is none.
+        // An address below the base has no name. A FAR that ESR marks as not valid is not printed.
         let line = "!! fault esr=96000410 elr=0x1000 far=1 base=40200000";
         assert_eq!(
             emergency_in_words(line, &symbols).as_deref(),

@@ -1,9 +1,10 @@
-//! The verb `fuzz`: the fuzz targets of `fuzz/`, each for a while.
+//! The verb `fuzz`: runs the fuzz targets of `fuzz/`, each for a while.
 //!
-//! *When:* on request, and for a few seconds in `check`. Builds with the compiler that the workspace is pinned to, which can count coverage
-//! like any other: neither nightly nor cargo-fuzz is needed, only a C++ compiler for libFuzzer. (`cargo +nightly fuzz run` builds the same
-//! targets with AddressSanitizer besides.) The seeds are those in `fuzz/corpus`; what is found is kept beside the runs' folders.
-//! *Refuses:* a target that does not exist, a machine without a C++ compiler.
+//! It runs on request, and for a few seconds in `check`. It needs neither nightly nor cargo-fuzz:
+//! the workspace's pinned compiler can instrument coverage. Only libFuzzer needs a C++ compiler.
+//! (`cargo +nightly fuzz run` builds the same targets, with AddressSanitizer too.) The seeds are in
+//! `fuzz/corpus`; new inputs go beside the folders of the runs. Refuses a target that does not
+//! exist, and a machine without a C++ compiler.
 
 #[cfg(test)]
 mod seeds;
@@ -24,30 +25,33 @@ use crate::{
     qemu::shell_line,
 };
 
-/// What makes the compiler count where execution has been, and which comparisons failed, for libFuzzer; as cargo-fuzz does.
+/// Compiler flags for libFuzzer's coverage and comparison feedback, as cargo-fuzz sets them.
 const COVERAGE: [&str; 6] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
     "-Cllvm-args=-sanitizer-coverage-pc-table",
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
-    // Each condition keeps a branch of its own.
+    // Keep a separate branch for each condition.
     "-Cllvm-args=-simplifycfg-branch-fold-threshold=0",
 ];
 
-/// How long one input may take: thousands of times what the slowest takes, for it is counted while other programs have the CPU as well.
+/// The time limit for one input: thousands of times what the slowest needs, because other programs
+/// use the CPU too.
 const INPUT_SECONDS: u64 = 30;
 
-/// How much longer than ordered a target may run, to read its seeds and to end.
+/// The extra time for a target to read its seeds and to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The line that fails without a C++ compiler, and what installs one.
+/// The command that fails without a C++ compiler, and how to install one.
 pub const COMPILER: (&str, &str) = (
     "c++ --version",
-    "a C++ compiler, which libFuzzer is built with: `apt-get install -y g++`, `dnf install -y gcc-c++`, or Xcode's",
+    "a C++ compiler, which libFuzzer is built with: `apt-get install -y g++`, \
+     `dnf install -y gcc-c++`, or Xcode's",
 );
 
-/// Give the code that reads disks, device trees, bootargs and lists anything at all, and hold it to its promises
+/// Feed arbitrary input to the code that reads disks, device trees, bootargs and lists, and check
+/// its promises
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Exit code: 0 if every promise was kept, 1 otherwise, 2 for a target that does not exist.
@@ -58,10 +62,15 @@ Examples:
   cargo xtask fuzz fit --input FILE                this input, once
   cargo +nightly fuzz run fit                      the same by cargo-fuzz, with AddressSanitizer")]
 pub struct FuzzOptions {
-    /// A file of fuzz/fuzz_targets, without its ending [default: all, in turn]
+    /// A file of fuzz/fuzz_targets, without its extension [default: all, in turn]
     target: Option<String>,
-    /// How long each target runs
-    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Run time of each target, in seconds
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     seconds: u64,
     /// Run the target on this file, once
     #[arg(long, value_name = "FILE", requires = "target")]
@@ -69,7 +78,7 @@ pub struct FuzzOptions {
 }
 
 impl FuzzOptions {
-    /// Builds and runs the targets; gives the exit code.
+    /// Builds and runs the targets; returns the exit code.
     pub fn perform(&self) -> Result<u8> {
         let targets = chosen(targets()?, self.target.as_deref())?;
         let programs = build(&targets)?;
@@ -97,7 +106,7 @@ impl FuzzOptions {
     }
 }
 
-/// The targets that there are, by name.
+/// Returns the names of all targets, sorted.
 fn targets() -> Result<Vec<String>> {
     let folder = crate::root().join("fuzz").join("fuzz_targets");
     let files =
@@ -127,7 +136,7 @@ fn chosen(targets: Vec<String>, wanted: Option<&str>) -> Result<Vec<String>> {
     Ok(vec![wanted.to_owned()])
 }
 
-/// Builds the targets and says where they lie.
+/// Builds the targets and returns the paths of the programs.
 fn build(targets: &[String]) -> Result<Vec<PathBuf>> {
     let (trial, mend) = COMPILER;
     let mut words = trial.split(' ');
@@ -142,18 +151,19 @@ fn build(targets: &[String]) -> Result<Vec<PathBuf>> {
     let mut command = Command::new(crate::cargo());
     command.current_dir(crate::root()).env("CARGO_TARGET_DIR", crate::target_dir());
     command.args(["build", "--quiet", "--release", "--manifest-path", "fuzz/Cargo.toml"]);
-    // With a target named, the flags are not for build scripts and macros, which are the same as the kernel's.
+    // With `--target`, cargo does not apply the flags to build scripts and macros, so it shares
+    // those with the kernel's build.
     command.args(["--target", &host]).args(targets.iter().flat_map(|target| ["--bin", target]));
     command
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env("RUSTFLAGS", COVERAGE.join(" ") + " --cfg fuzzing");
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
-    ensure!(status.success(), "the fuzz targets do not build: cargo's words are above");
+    ensure!(status.success(), "the fuzz targets do not build: see cargo's output above");
     let folder = crate::target_dir().join(host).join("release");
     Ok(targets.iter().map(|target| folder.join(target)).collect())
 }
 
-/// The machine that we run on, as rustc calls it.
+/// Returns the host's target triple.
 fn host() -> Result<String> {
     let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
     let output = command
@@ -169,7 +179,7 @@ fn host() -> Result<String> {
     Ok(host.to_owned())
 }
 
-/// How far libFuzzer came.
+/// Counters of a libFuzzer run.
 #[derive(Debug, Default, Eq, PartialEq)]
 struct Counts {
     executions: u64,
@@ -177,10 +187,10 @@ struct Counts {
     features: u64,
 }
 
-/// How a target ended.
+/// Result of one target.
 struct End {
     counts: Counts,
-    /// What is said of an input that broke a promise.
+    /// Report on an input that broke a promise.
     broken: Option<String>,
 }
 
@@ -194,7 +204,7 @@ fn fuzz(target: &str, program: &Path, seconds: u64) -> Result<End> {
     let file =
         std::fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new(program);
-    // New inputs go into the first folder; the seeds are only read.
+    // libFuzzer adds new inputs to the first folder and only reads the second one, the seeds.
     command.arg(&found).arg(crate::root().join("fuzz").join("corpus").join(target));
     command.arg(format!("-artifact_prefix={}/", folder.display()));
     command.arg(format!("-max_total_time={seconds}")).arg(format!("-timeout={INPUT_SECONDS}"));
@@ -212,7 +222,7 @@ fn fuzz(target: &str, program: &Path, seconds: u64) -> Result<End> {
         Some(_) => Ok(End { counts: counts(&words), broken: Some(broken(target, &words)) }),
         None => {
             bail!(
-                "{target} did not end {} s after its time: its words are in {}",
+                "{target} did not end {} s after its time: its output is in {}",
                 PATIENCE.as_secs(),
                 log.display()
             )
@@ -220,7 +230,7 @@ fn fuzz(target: &str, program: &Path, seconds: u64) -> Result<End> {
     }
 }
 
-/// What libFuzzer counted, out of its words.
+/// Extracts libFuzzer's counters from its output.
 fn counts(words: &str) -> Counts {
     let after = |line: &str, name: &str| {
         let rest = line.split_once(name)?.1;
@@ -234,7 +244,8 @@ fn counts(words: &str) -> Counts {
     }
 }
 
-/// What is said of the input that ended a target: the panic, or libFuzzer's own words; where it lies; how to repeat it.
+/// Returns the report on the input that ended a target: the panic or libFuzzer's error, the file,
+/// the command that repeats it.
 fn broken(target: &str, words: &str) -> String {
     let lines: Vec<_> = words.lines().collect();
     let panic = lines.iter().position(|line| line.contains("panicked at"));

@@ -1,7 +1,8 @@
-//! The seeds of the fuzz targets, `fuzz/corpus`: those that code can make are made here, and the committed ones are held against them.
+//! The seeds in `fuzz/corpus`: a test makes them and compares them with the committed files.
 //!
-//! *When:* xtask's unit tests run. After a change of a format: `BLESS=1 cargo test --package xtask seeds`. `fuzz/corpus/tree/virt.dtb` alone
-//! is nobody's code: QEMU's own (`-machine virt,virtualization=on,gic-version=3,dtb-randomness=off,dumpdtb=…`), packed by dtc.
+//! After a change of a format: `BLESS=1 cargo test --package xtask seeds`. Only
+//! `fuzz/corpus/tree/virt.dtb` is not made here. It is QEMU's own tree (`-machine
+//! virt,virtualization=on,gic-version=3,dtb-randomness=off,dumpdtb=…`), packed by dtc.
 
 use boot::image::{FLAGS, Header, PLACE_ANYWHERE};
 use dtoolkit::{
@@ -36,7 +37,7 @@ fn the_committed_seeds_are_those_that_code_makes() {
 
 type Seed = (&'static str, Vec<u8>);
 
-/// A header, a file's size, a machine's RAM.
+/// Seeds of `image`: a header, a file size, the size of RAM.
 fn images() -> Vec<Seed> {
     let image = |header: Header| {
         let sizes = [0x2_8000_u64, 0x2000_0000].map(u64::to_le_bytes).concat();
@@ -60,10 +61,11 @@ fn images() -> Vec<Seed> {
 }
 
 fn orders() -> Vec<Seed> {
-    let all = "generations=7 base=random seed=0x1F restart=cold el2=vhe alternate semihosting on-refusal=continue restart-cpu=3 force \
-               selftest=stub";
-    let other = "console=ttyAMA0 base=load base=same restart=hot el2=nvhe seed=18446744073709551615 generations=0 \
-                 restart-cpu=random selftest=interrupts selftest=lpis selftest=storm";
+    let all = "generations=7 base=random seed=0x1F restart=cold el2=vhe alternate semihosting \
+               on-refusal=continue restart-cpu=3 force selftest=stub";
+    let other = "console=ttyAMA0 base=load base=same restart=hot el2=nvhe \
+                 seed=18446744073709551615 generations=0 restart-cpu=random \
+                 selftest=interrupts selftest=lpis selftest=storm";
     vec![("orders/all", all.into()), ("orders/other", other.into())]
 }
 
@@ -78,7 +80,7 @@ fn fits() -> Vec<Seed> {
     let kernel = payload("kernel", b"kernel's bytes", Kind::KernelNoload { load: None });
     let loadable = payload("second", b"a loadable's", Kind::Loadable { load: 0x4800_0000 });
     let disk = fit::write(std::slice::from_ref(&kernel));
-    // Choices: a payload of each kind, then edits.
+    // Choices for the target: a payload of each kind, then edits.
     let choices = b"\x02k\x04kern\x02s\x04seco\x00\x00\x00\x00\x48\x00\x00\x00\x00t\x00\x01";
     vec![
         ("fit/kernel.itb", disk.clone()),
@@ -109,7 +111,7 @@ fn fits() -> Vec<Seed> {
     ]
 }
 
-/// The tree of a disk with its kernel's data somewhere else, padded as `data-offset` counts.
+/// Returns a disk's tree with other places for its kernel's data, padded as `data-offset` requires.
 fn tree_alone(disk: &[u8], edit: impl FnOnce(&mut DeviceTreeNode)) -> Vec<u8> {
     let bytes = u32::from_be_bytes(disk[4..8].try_into().unwrap()) as usize;
     let mut tree = DeviceTree::from_fdt(&Fdt::new(&disk[..bytes]).unwrap());
@@ -121,20 +123,22 @@ fn tree_alone(disk: &[u8], edit: impl FnOnce(&mut DeviceTreeNode)) -> Vec<u8> {
     tree
 }
 
-/// Pieces of 17 bytes, rooms of 4, a limit of 256; then a file with a name and one stored block.
+/// Seeds of `gzip`: input chunks of 17 bytes, output buffers of 4, a limit of 256; then a file with
+/// a name and one stored block.
 fn gzips() -> Vec<Seed> {
-    let file = b"\x1f\x8b\x08\x08\0\0\0\0\0\xffImage\0\x01\x09\0\xf6\xff123456789\x26\x39\xf4\xcb\x09\0\0\0";
+    let file = b"\x1f\x8b\x08\x08\0\0\0\0\0\xffImage\0\x01\x09\0\xf6\xff123456789\
+                 \x26\x39\xf4\xcb\x09\0\0\0";
     vec![("gzip/stored", [&[16, 3, 1][..], file].concat())]
 }
 
-/// A machine in few bytes: what QEMU's own tree has in 7 KiB.
+/// Seeds of `tree` and `chosen`: a small machine with all that QEMU's own 7 KiB tree has.
 fn trees() -> Vec<Seed> {
     let mut tree = DeviceTree::new();
     let root = &mut tree.root;
     set(root, "#address-cells", 2_u32);
     set(root, "#size-cells", 2_u32);
     let reg = |start: u32, bytes: u32| vec![0, start, 0, bytes];
-    // Two ranges that touch: the kernel makes them one.
+    // Two adjacent ranges; the kernel merges them.
     let halves = [reg(0x5000_0000, 0x1000_0000), reg(0x4000_0000, 0x1000_0000)].concat();
     child(root, "memory@40000000", |node| set(node, "reg", halves));
     child(root, "psci", |node| set(node, "method", "hvc"));
@@ -154,7 +158,8 @@ fn trees() -> Vec<Seed> {
     });
     child(root, "timer", |node| {
         set(node, "compatible", "arm,armv8-timer");
-        // Secure and other physical timers, EL1's virtual one, EL2's physical one: private, number, level.
+        // Secure and non-secure EL1 physical, EL1 virtual, EL2 physical timer: each as PPI, number,
+        // level.
         set(node, "interrupts", [13, 14, 11, 10].map(|private| [1_u32, private, 4]).concat());
     });
     child(root, "reserved-memory", |node| {
@@ -177,7 +182,7 @@ fn trees() -> Vec<Seed> {
     child(root, "pcie@4010000000", |node| {
         set(node, "compatible", "pci-host-ecam-generic");
         set(node, "reg", vec![0x40_u32, 0x1000_0000, 0, 0x1000_0000]);
-        // Memory below 4 GiB: the space, the address on the bus, the CPU's, the size.
+        // Memory below 4 GiB: space code, PCI address, CPU address, size.
         set(node, "ranges", vec![0x200_0000_u32, 0, 0x1000_0000, 0, 0x1000_0000, 0, 0x2eff_0000]);
     });
     child(root, "aliases", |node| set(node, "serial0", "/pl011@9000000"));
@@ -193,10 +198,10 @@ fn trees() -> Vec<Seed> {
         set(chosen, name, 7_u64);
     }
     let mut passing = stranger.clone();
-    // Its size_dt_struct leaves out the last token.
+    // The size_dt_struct of this seed excludes the last token.
     let size = u32::from_be_bytes(stranger[36..40].try_into().unwrap()) - 4;
     passing[36..40].copy_from_slice(&size.to_be_bytes());
-    // For `chosen`: a ramdisk that is no more; then everything is told anew.
+    // For `chosen`: properties of an initrd that no longer exists; then new values for everything.
     let mut payload = tree.clone();
     let chosen = payload.find_node_mut("/chosen").unwrap();
     set(chosen, "linux,initrd-start", 0x4400_0000_u32);
@@ -213,7 +218,9 @@ fn trees() -> Vec<Seed> {
     ]
 }
 
-/// Choices, as `fuzz/src/list.rs` reads them: which case; base, RAM, control pages, devices, reservations, segments.
+/// Seeds of `list`: choices as `fuzz/src/list.rs` reads them.
+///
+/// They are: the case; base, RAM, control pages, devices, reservations, segments.
 fn lists() -> Vec<Seed> {
     let segments = [0, 0, 0, 0, 60, 3, 0, 0, 0, 2, 8, 3, 0, 20, 3, 0, 0, 16, 0, 0, 0, 0, 3];
     let words = [1, 1, 1, 2, 16, 7, 32, 2, 7, 64, 255, 6, 0, 1, 0, 3];

@@ -1,10 +1,12 @@
-//! What lies where in RAM when the Image is entered.
+//! The contents of RAM when the Image is entered: the lower half of a drawing.
 //!
-//! *When:* the guest is stopped at the Image's first instruction. The device tree says where RAM is; the rest is looked for: what registers point to, where the
-//! disk was read to, what the list of a restart names. *Refuses* a guest without a device tree in x0, or with another RAM than the machine has.
+//! The guest is stopped at the Image's first instruction. The device tree says where RAM is. The
+//! rest is found through registers, the address to which the loader read the disk, and the list of
+//! a restart. A guest is refused if x0 holds no device tree, or if its RAM is not the machine's.
 //!
-//! An address is told in full where it is a multiple of 2 MiB, as the Image's is, or chosen once for all; else an allocator chose it, by what it had given away before, and another
-//! build of the Image moves it: then it is told to the MiB.
+//! An address is shown in full if every build has it: a multiple of 2 MiB, as for the Image, or a
+//! fixed choice. An allocator's address depends on its earlier allocations, so another build moves
+//! it; it is shown to the MiB.
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -24,44 +26,44 @@ use crate::{explain::Gdb, kernel_build::Built, loader::Loader};
 
 use super::Places;
 
-/// RAM of the machines that are recorded: `virt`'s, 512 MiB.
+/// The RAM of the recorded machines: `virt`, 512 MiB.
 pub const RAM: Range<u64> = 0x4000_0000..0x6000_0000;
 
-/// To what addresses are told.
+/// The granule to which an allocator's addresses are shown.
 const TOLD: u64 = 1 << 20;
 
-/// What something in memory is; in the order in which things at one told address are shown.
+/// The kinds of regions, in the order in which those at one shown address are drawn.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Kind {
-    /// The Image that is entered.
+    /// The entered Image.
     Image,
-    /// Its device tree.
+    /// The Image's device tree.
     DeviceTree,
-    /// Pages that the Image was copied from.
+    /// Pages from which the Image was copied.
     Source,
-    /// The control block.
+    /// The control pages.
     Control,
-    /// Something of the loader's.
+    /// A region of the loader.
     Loader,
 }
 
-/// Something in memory.
+/// A region of memory.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Region {
-    /// Where it starts, as far as it is told.
+    /// Start address, rounded down as far as it is shown.
     pub start: u64,
-    /// What it is.
+    /// Kind.
     pub kind: Kind,
-    /// For people.
+    /// Name in the drawing.
     pub name: String,
-    /// Where it starts, in words.
+    /// Start address as text.
     pub shown: String,
-    /// How much of it there is, or what else is to be said.
+    /// Size, or another note.
     pub note: String,
 }
 
 impl Region {
-    /// Told in full, or to the MiB.
+    /// Makes a region; an address that is no multiple of 2 MiB is shown to the MiB.
     fn new(kind: Kind, name: &str, start: u64, note: &str) -> Self {
         if start.is_multiple_of(BASE_ALIGNMENT) {
             return Self::chosen(kind, name, start, note);
@@ -76,32 +78,31 @@ impl Region {
         }
     }
 
-    /// Told in full: each build has it there.
+    /// Makes a region whose address is the same in each build, and shown in full.
     fn chosen(kind: Kind, name: &str, start: u64, note: &str) -> Self {
         Self { start, kind, name: name.to_owned(), shown: address(start), note: note.to_owned() }
     }
 }
 
-/// A 32-bit address as it is told.
+/// Formats a 32-bit address.
 pub fn address(at: u64) -> String {
     format!("0x{:04x}_{:04x}", at >> 16, at & 0xffff)
 }
 
-/// What lies in RAM, by address.
+/// Returns the regions of RAM, sorted by address.
 pub fn regions(gdb: &mut Gdb, places: &Places, kernel: &Built, disk: &[u8]) -> Result<Vec<Region>> {
     let mut found =
         BTreeSet::from([Region::new(Kind::Image, "Image", places.base, "image_size bytes")]);
 
     let tree_at = gdb.general()?[0];
     let size = flat::size(&gdb.memory(tree_at, 8)?);
-    let size =
-        size.with_context(|| format!("x0 is {tree_at:#x}, and no device tree lies there"))?;
+    let size = size.with_context(|| format!("x0 is {tree_at:#x}, and no device tree is there"))?;
     let tree = gdb.memory(tree_at, size)?;
     let kib = (size as u64).next_multiple_of(PAGE_SIZE) >> 10;
     let note = if kib < 1024 { format!("{kib} KiB") } else { format!("{} MiB", kib >> 10) };
     let mut region = Region::new(Kind::DeviceTree, "device tree", tree_at, &note);
     if tree_at == places.base + places.image_size {
-        (region.start, region.shown) = (places.base, "behind the Image".to_owned());
+        (region.start, region.shown) = (places.base, "after the Image".to_owned());
     }
     found.insert(region);
 
@@ -115,7 +116,7 @@ pub fn regions(gdb: &mut Gdb, places: &Places, kernel: &Built, disk: &[u8]) -> R
             Kind::Loader,
             &format!("{} keeps", places.way.before),
             hole.start,
-            "no RAM to the Image",
+            "hidden from the Image",
         ));
     }
     match (places.way.own, places.way.loader) {
@@ -125,7 +126,7 @@ pub fn regions(gdb: &mut Gdb, places: &Places, kernel: &Built, disk: &[u8]) -> R
     Ok(found.into_iter().collect())
 }
 
-/// The ranges of RAM that a device tree names.
+/// Returns the ranges of RAM that a device tree names.
 fn ram(tree: &[u8]) -> Result<Vec<Range<u64>>> {
     let tree = Fdt::new(tree)
         .map_err(|error| anyhow::anyhow!("x0 names a device tree that is damaged: {error}"))?;
@@ -140,7 +141,7 @@ fn ram(tree: &[u8]) -> Result<Vec<Range<u64>>> {
     Ok(ranges)
 }
 
-/// What is missing in them of the machine's RAM.
+/// Returns the parts of the machine's RAM that these ranges leave out.
 fn holes(ranges: &[Range<u64>]) -> Result<Vec<Range<u64>>> {
     let (mut holes, mut end) = (Vec::new(), RAM.start);
     for range in ranges {
@@ -155,14 +156,14 @@ fn holes(ranges: &[Range<u64>]) -> Result<Vec<Range<u64>>> {
     Ok(holes)
 }
 
-/// The control block, and the pages that the copy came from: both are still as they were.
+/// Returns the control pages, and the sources of the copy: both are still unchanged.
 fn of_a_restart(gdb: &mut Gdb, places: &Places) -> Result<Vec<Region>> {
     let control = places.control.context("no control page was seen")?;
     let arguments = gdb.memory(control + ARGUMENTS_OFFSET, size_of::<Arguments>())?;
     let at = std::mem::offset_of!(Arguments, head);
     let head = u64::from_le_bytes(arguments[at..at + 8].try_into()?);
     let mut found =
-        vec![Region::chosen(Kind::Control, "control block", control, "nobody’s destination")];
+        vec![Region::chosen(Kind::Control, "control pages", control, "never overwritten")];
     let mut sources = Vec::new();
     list::walk(
         head,
@@ -170,12 +171,13 @@ fn of_a_restart(gdb: &mut Gdb, places: &Places) -> Result<Vec<Region>> {
         |pages| sources.push(pages),
     )?;
     for pages in sources.iter().filter(|pages| pages.source != pages.destination) {
-        found.push(Region::new(Kind::Source, "sources", pages.source.0, "free from now on"));
+        found.push(Region::new(Kind::Source, "sources", pages.source.0, "free from here on"));
     }
     Ok(found)
 }
 
-/// What is left of a loader, where that can be recognised: what registers still point to, and what it took the Image from.
+/// Returns what is left of a loader: memory that registers still point to, and the source of the
+/// Image.
 fn of_a_loader(
     gdb: &mut Gdb,
     places: &Places,
@@ -187,14 +189,14 @@ fn of_a_loader(
     if let Some(loaded) = places.loaded {
         ensure!(
             kernel.image.starts_with(&gdb.memory(loaded, HEADER_BYTES)?),
-            "no Image lies at {loaded:#x}, where EDK2 said that it loaded it"
+            "no Image is at {loaded:#x}, where EDK2 reported it"
         );
         found.push(Region::new(Kind::Loader, "Image as loaded", loaded, "the stub runs here"));
     }
     let vectors = gdb.register(&["VBAR_EL2"])?.filter(|at| RAM.contains(at));
     match loader {
         Loader::Qemu => {
-            // Six instructions, then what x0 is loaded with and what is jumped to.
+            // Six instructions, then the values for x0 and the jump.
             let code = [gdb.general()?[0], places.base].map(u64::to_le_bytes).concat();
             ensure!(
                 gdb.memory(RAM.start + 24, 16)? == code,
@@ -206,17 +208,17 @@ fn of_a_loader(
         Loader::Uefi | Loader::UefiShell => {}
         Loader::UBootBooti | Loader::UBootBootm => {
             let vectors = vectors.context("U-Boot has no vectors in RAM")?;
-            found.push(Region::new(Kind::Loader, "U-Boot", vectors, "where VBAR_EL2 points"));
+            found.push(Region::new(Kind::Loader, "U-Boot", vectors, "at VBAR_EL2"));
         }
         Loader::LinuxKexec => {
             let stack = gdb.general()?[31];
             ensure!(RAM.contains(&stack), "SP is {stack:#x}: where is kexec-tools' purgatory?");
-            found.push(Region::new(Kind::Loader, "purgatory", stack, "where SP points"));
+            found.push(Region::new(Kind::Loader, "purgatory", stack, "at SP"));
         }
     }
     for slot in RAM.step_by(usize::try_from(BASE_ALIGNMENT)?) {
         if disk.starts_with(&gdb.memory(slot, HEADER_BYTES)?) {
-            found.push(Region::new(Kind::Loader, "disk.itb, the FIT", slot, "as it was read"));
+            found.push(Region::new(Kind::Loader, "disk.itb, the FIT", slot, "as read"));
         }
     }
     Ok(found)

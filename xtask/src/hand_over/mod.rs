@@ -1,11 +1,16 @@
-//! Hand-overs as they are seen: each way in, and our own way out and in again, from a guest that is stopped on its way.
+//! Recordings of each way into the Image, by a loader or our own kexec, and their drawings.
 //!
-//! *When:* by the cases `hand-over/*`. A debugger stops the guest at a few *stations*, from its first instruction at all to the first of Rust, and reads there what
-//! a boot protocol is about; at the Image's first instruction it reads what lies where in memory as well. *Leaves* a [`Recording`] with nothing in it that differs from run to run, and a
-//! drawing of that. *Refuses* a guest that does not come by, or comes by in another state than is drawn.
+//! The cases `hand-over/*` use it. A debugger stops the guest at a few *stations*, from its first
+//! instruction at all to the first one of Rust, and reads the state that a boot protocol defines.
+//! At the Image's first instruction it also reads the contents of RAM. The result is a
+//! [`Recording`], which is the same in every run, and a drawing of it. A guest is refused if it
+//! misses a station, or arrives in a state other than the one drawn.
 //!
-//! Left out, since runs or builds differ in it: times, seeds, contents of general registers that carry nothing, offsets in code, sizes that a build decides, and of
-//! an address that an allocator chose all below 1 MiB.
+//! A recording leaves out what differs between runs or builds:
+//!
+//! - times, seeds, and general registers without a meaning;
+//! - offsets in code and sizes that the build decides;
+//! - the digits below 1 MiB of an address that an allocator chose.
 
 mod drawing;
 mod memory;
@@ -34,20 +39,20 @@ use self::{
     stations::Station,
 };
 
-/// A way from one program to the next.
+/// A way into the Image: from a loader, or from a previous generation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Way {
-    /// Its drawing's name.
+    /// Name of its drawing.
     pub name: &'static str,
-    /// For people.
+    /// Title of its drawing.
     pub title: &'static str,
-    /// Of qemu.toml.
+    /// The machine's name in qemu.toml.
     pub machine: &'static str,
-    /// Who starts generation 0.
+    /// The loader of generation 0.
     pub loader: Loader,
-    /// Where it is generation 0 that hands over, how.
+    /// The kind of restart, if generation 0 starts the Image by kexec.
     pub own: Option<Restart>,
-    /// Who runs, and whose vectors are in force, where it is not us.
+    /// Name of the program before the Image: owner of code and vectors that are not ours.
     pub before: &'static str,
 }
 
@@ -69,7 +74,7 @@ const fn own(
     Way { name, title, machine, loader: Loader::Qemu, own: Some(restart), before: "QEMU" }
 }
 
-/// All that are drawn. What loads generation 0 is shown with EL2, which leaves most to be seen.
+/// All ways that are drawn. Loaders are shown on a machine with EL2, which has the most state.
 pub const WAYS: [Way; 9] = [
     loader("qemu", "QEMU’s own -kernel", Loader::Qemu, "QEMU"),
     loader("uefi", "UEFI: EDK2, then the stub in the Image", Loader::Uefi, "EDK2"),
@@ -88,24 +93,24 @@ pub const WAYS: [Way; 9] = [
 ];
 
 impl Way {
-    /// The machine has an EL2, where its kernels are entered.
+    /// Reports whether the machine has EL2; its kernels are then entered there.
     pub fn has_el2(self) -> bool {
         self.machine != "el1"
     }
 
-    /// Where its drawing lies.
+    /// Returns the path of its drawing.
     pub fn path(self) -> String {
         format!("docs/diagrams/{}.svg", self.name)
     }
 
-    /// What the generations are told: as many as are needed to see the hand-over.
+    /// Returns the parameters: as many generations as the drawing needs.
     pub fn orders(self, seed: u64) -> Orders {
         let generations = if self.own.is_some() { 2 } else { 1 };
         let restart = self.own.unwrap_or(Restart::Hot);
         Orders { generations, base: Base::Same, restart, seed, append: Vec::new() }
     }
 
-    /// What it was recorded on, in words; with another one its drawing is not compared.
+    /// Describes the software of the recording; a drawing made with other software is not compared.
     pub fn recorded_on(self, qemu: &str, cpu: &str) -> String {
         let firmware = self.loader.firmware().and_then(|firmware| fs::read(firmware.found()?).ok());
         let loader = match (firmware, self.loader) {
@@ -129,31 +134,33 @@ impl Way {
     }
 }
 
-/// What was seen of a way.
+/// The recorded states of one way.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Recording {
-    /// Which.
+    /// The way.
     pub way: Way,
-    /// In order.
+    /// The states at its stations, in order.
     seen: Vec<(Station, State)>,
-    /// What lies in RAM when the Image is entered, by address.
+    /// The regions of RAM when the Image is entered, by address.
     regions: Vec<Region>,
 }
 
-/// Where an earlier run saw the loader put the Image; without one, where QEMU's own loader does.
+/// Addresses that an earlier run found; for QEMU's own loader, its fixed ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Scouted {
-    /// The Image that is entered.
+    /// Address of the entered Image.
     pub base: u64,
-    /// By UEFI: the Image as the firmware loaded it.
+    /// Address of the Image as the UEFI firmware loaded it.
     pub loaded: Option<u64>,
-    /// By Linux's kexec: where kexec-tools' code between the kernels begins.
+    /// Start of kexec-tools' purgatory, if Linux's kexec is the loader.
     pub purgatory: Option<u64>,
 }
 
-/// Where kexec-tools' code begins that was left for the Image, which lies at `base`; lets the guest go.
+/// Finds the start of kexec-tools' purgatory, which jumped to the Image at `base`; the guest then
+/// continues.
 pub fn purgatory(mut gdb: Gdb, base: u64) -> Result<u64> {
-    /// What it begins with: `adr x19, …`, `mov sp, x19`, and its only call, behind which x30 still points.
+    /// The start of purgatory: `adr x19, …`, `mov sp, x19`, and its only call, whose return address
+    /// x30 still holds.
     const BEGINS: [(u32, u32); 3] =
         [(0x9f00_001f, 0x1000_0013), (!0, 0x9100_027f), (0xfc00_0000, 0x9400_0000)];
     const SIZE: usize = BEGINS.len() * size_of::<u32>();
@@ -165,13 +172,13 @@ pub fn purgatory(mut gdb: Gdb, base: u64) -> Result<u64> {
     let is_it = words.zip(BEGINS).all(|(word, (mask, expected))| word & mask == expected);
     ensure!(
         is_it,
-        "what x30 points behind, at {start:#x}, is not kexec-tools' purgatory: {found:02x?}"
+        "the code before x30, at {start:#x}, is not kexec-tools' purgatory: {found:02x?}"
     );
     gdb.detach()?;
     Ok(start)
 }
 
-/// Goes along the way with the guest, which is stopped before its first instruction, and lets it go in the end.
+/// Records a way; the guest must be stopped before its first instruction, and continues afterwards.
 pub fn record(
     mut gdb: Gdb,
     way: Way,

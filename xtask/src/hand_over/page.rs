@@ -1,7 +1,9 @@
-//! What docs/boot-protocols.md shows of our own bytes: the Image's header and the disk's tree, field by field.
+//! Generator of the dumps in docs/boot-protocols.md: Image header, PE header, disk tree.
 //!
-//! *When:* the kernel is built. The page is written by hand but for what stands between `<!-- written: NAME -->` and `<!-- end -->`. What the next build changes is shown as `··`, so
-//! that the page changes with the format alone. *Refuses* a page without a place for a block, an Image whose header has another length than is told, a property that is not explained.
+//! The page is written by hand, except for the text between `<!-- written: NAME -->` and `<!-- end
+//! -->`. Values that depend on the build appear as `··`, so the page changes only with the format.
+//! Refuses a page without a place for a block, headers of another length, and a property without an
+//! explanation.
 
 use std::fmt::Write;
 
@@ -14,7 +16,7 @@ use dtoolkit::{
 
 use crate::kernel_build::Built;
 
-/// Bytes of the header: where they lie, what they are called, what they say; and the bits that a build decides.
+/// A field of a header: offset, size, name, explanation, and the bits that depend on the build.
 struct Field {
     at: usize,
     bytes: usize,
@@ -27,7 +29,7 @@ const fn field(at: usize, bytes: usize, name: &'static str, says: &'static str) 
     Field { at, bytes, name, says, varies: 0 }
 }
 
-/// A field in which the build decides these bits.
+/// Makes a field in which these bits depend on the build.
 const fn built(
     at: usize,
     bytes: usize,
@@ -38,12 +40,13 @@ const fn built(
     Field { at, bytes, name, says, varies }
 }
 
-/// A size in memory, a multiple of a page below 2 MiB; one in the file, of 512 bytes; an address in the text.
+/// Build-dependent bits: of a size in memory (a multiple of a page, below 2 MiB), of a size in the
+/// file (a multiple of 512 bytes), of an address in the text.
 const PAGES: u64 = 0x1f_f000;
 const UNITS: u64 = 0x1f_fe00;
 const PLACE: u64 = 0x1f_ffff;
 
-/// The arm64 header.
+/// The arm64 Image header.
 const HEADER: [Field; 8] = [
     field(0x00, 4, "code0", "ccmp x18, #0, #0xd, pl: changes flags at most; to a PE loader \"MZ\""),
     built(0x04, 4, "code1", 0x03ff_ffff, "b entry"),
@@ -63,10 +66,10 @@ const HEADER: [Field; 8] = [
     ),
     field(0x20, 24, "res2 to res4", ""),
     field(0x38, 4, "magic", "\"ARM\\x64\""),
-    field(0x3c, 4, "res5", "where the PE header lies; 0 without one"),
+    field(0x3c, 4, "res5", "offset of the PE header; 0 without one"),
 ];
 
-/// The PE header behind it: COFF header, optional header, two sections.
+/// The PE header after it: COFF header, optional header, two sections.
 const PE: [Field; 44] = [
     field(0x40, 4, "Signature", "\"PE\", 0, 0"),
     field(0x44, 2, "Machine", "0xaa64, ARM64"),
@@ -78,7 +81,7 @@ const PE: [Field; 44] = [
         0x56,
         2,
         "Characteristics",
-        "executable, may lie above 2 GiB; RELOCS_STRIPPED is clear: any address will do",
+        "executable, may be above 2 GiB; RELOCS_STRIPPED is clear: any address is possible",
     ),
     field(0x58, 2, "Magic", "0x20b, PE32+"),
     field(0x5a, 2, "linker's version", ""),
@@ -86,12 +89,12 @@ const PE: [Field; 44] = [
     built(0x60, 4, "SizeOfInitializedData", UNITS, ".data in the file"),
     built(0x64, 4, "SizeOfUninitializedData", UNITS, "what the file does not hold"),
     built(0x68, 4, "AddressOfEntryPoint", PLACE, "efi_entry, not _start"),
-    field(0x6c, 4, "BaseOfCode", "behind this page"),
+    field(0x6c, 4, "BaseOfCode", "after this page"),
     field(
         0x70,
         8,
         "ImageBase",
-        "EDK2 writes the address that it chose here, in memory; the stub takes that out of its copy",
+        "in memory, EDK2 writes the address that it chose here; the stub clears it in its copy",
     ),
     field(0x78, 4, "SectionAlignment", "4096: the firmware gives each section its own permissions"),
     field(0x7c, 4, "FileAlignment", "512"),
@@ -99,7 +102,7 @@ const PE: [Field; 44] = [
     field(0x8c, 4, "Win32VersionValue", ""),
     built(0x90, 4, "SizeOfImage", PAGES, "image_size"),
     field(0x94, 4, "SizeOfHeaders", "4096"),
-    field(0x98, 4, "CheckSum", "for drivers alone"),
+    field(0x98, 4, "CheckSum", "for drivers only"),
     field(0x9c, 2, "Subsystem", "10, EFI application"),
     field(0x9e, 2, "DllCharacteristics", "NX_COMPAT: nothing is both written and executed"),
     field(0xa0, 32, "stack and heap", "the firmware's own"),
@@ -109,7 +112,7 @@ const PE: [Field; 44] = [
         0xc8,
         48,
         "data directories",
-        "empty: no base relocations; the fifth is there for whoever signs",
+        "empty: no base relocations; the fifth is for a signing tool",
     ),
     field(0xf8, 8, "Name", "\".text\""),
     built(0x100, 4, "VirtualSize", PAGES, ""),
@@ -123,7 +126,7 @@ const PE: [Field; 44] = [
         0x120,
         8,
         "Name",
-        "\".data\": all behind the code, constants too, whose pointers the Image relocates itself",
+        "\".data\": all after the code, also constants, whose pointers the Image relocates itself",
     ),
     built(0x128, 4, "VirtualSize", PAGES, "to image_size"),
     built(0x12c, 4, "VirtualAddress", PAGES, ""),
@@ -134,30 +137,27 @@ const PE: [Field; 44] = [
     field(0x144, 4, "Characteristics", "initialised data; read, written"),
 ];
 
-/// A property of the disk's tree, and what it says; `None` for a value that the build decides.
+/// The properties of the disk's tree, and their explanations; [`BUILT`] if the value depends on the
+/// build.
 const FIT: [(&str, &str, &str); 19] = [
     ("/", "description", "for people"),
     (
         "/",
         "timestamp",
-        "mkimage -l and U-Boot insist on one; a true one would make every disk another",
+        "mkimage -l and U-Boot insist on one; a true one would make every disk different",
     ),
     ("/", "#address-cells", "of load and entry: 64 bits"),
     ("/images/kernel", "description", BUILT),
     ("/images/kernel", "type", "goes where its header allows, not to load"),
-    ("/images/kernel", "arch", "bootm refuses another one"),
-    ("/images/kernel", "os", "which hand-over bootm makes: this boot protocol"),
+    ("/images/kernel", "arch", "bootm refuses any other"),
+    ("/images/kernel", "os", "selects the boot protocol that bootm uses"),
     ("/images/kernel", "compression", "or gzip, and then uncomp-size"),
-    (
-        "/images/kernel",
-        "load",
-        "0: anywhere; bootm refuses a kernel without one. base=load goes there",
-    ),
-    ("/images/kernel", "entry", "as load; to us an offset in the Image"),
+    ("/images/kernel", "load", "0: anywhere; bootm refuses a kernel without it. base=load uses it"),
+    ("/images/kernel", "entry", "as load; our kernel reads it as an offset in the Image"),
     (
         "/images/kernel",
         "data-position",
-        "its first byte on the disk: external data, whole blocks straight into frames",
+        "its first byte on the disk: external data, read in whole blocks into frames",
     ),
     ("/images/kernel", "data-size", BUILT),
     ("/images/kernel/hash-1", "algo", "checked when it is loaded, by us and by bootm"),
@@ -165,7 +165,7 @@ const FIT: [(&str, &str, &str); 19] = [
     (
         "/configurations",
         "default",
-        "which one is taken; bootm without a name looks for a compatible one first",
+        "the default choice; bootm without a name first looks for a compatible one",
     ),
     ("/configurations/conf-1", "description", "for people"),
     ("/configurations/conf-1", "kernel", "a node of /images; fdt, ramdisk and loadables likewise"),
@@ -173,17 +173,17 @@ const FIT: [(&str, &str, &str); 19] = [
     ("/configurations", "", "one node a kernel, with what belongs to it"),
 ];
 
-/// In place of an explanation: the value is the build's.
+/// Replaces the explanation of a value that depends on the build.
 const BUILT: &str = "the build’s";
 
-/// The page with its blocks written anew.
+/// Returns the page with its blocks generated anew.
 pub fn with_blocks(page: &str, kernel: &Built, disk: &[u8]) -> Result<String> {
     let page = with_block(page, "image-header", &dump(&kernel.image, &HEADER)?)?;
     let page = with_block(&page, "pe-header", &dump(&kernel.image, &PE)?)?;
     with_block(&page, "fit", &tree(disk)?)
 }
 
-/// The page with what stands behind the mark of that name, up to the next end, replaced.
+/// Returns the page with the named block replaced.
 fn with_block(page: &str, name: &str, block: &str) -> Result<String> {
     const END: &str = "<!-- end -->";
     let mark = format!("<!-- written: {name} -->\n");
@@ -194,14 +194,15 @@ fn with_block(page: &str, name: &str, block: &str) -> Result<String> {
     Ok(format!("{before}{mark}```text\n{block}```\n{END}{after}"))
 }
 
-/// The fields' bytes as they lie in the Image, a line a field.
+/// Dumps the fields' bytes from the Image, one field a line.
 fn dump(image: &[u8], fields: &[Field]) -> Result<String> {
     let mut text = String::new();
     for field in fields {
-        let bytes =
-            image.get(field.at..field.at + field.bytes).context("an Image without a header")?;
+        let bytes = image
+            .get(field.at..field.at + field.bytes)
+            .context("the Image is shorter than its header")?;
         let shown = if bytes.len() > 8 {
-            ensure!(bytes.iter().all(|&byte| byte == 0), "{} is not empty any more", field.name);
+            ensure!(bytes.iter().all(|&byte| byte == 0), "{} is no longer empty", field.name);
             format!("00 × {}", bytes.len())
         } else {
             let shown = bytes
@@ -220,7 +221,7 @@ fn dump(image: &[u8], fields: &[Field]) -> Result<String> {
     Ok(text)
 }
 
-/// A byte in two digits, those that have one of the bits `varies` as a dot.
+/// Formats a byte as two digits; a digit with one of the bits `varies` becomes a dot.
 fn hexadecimal(byte: u8, varies: u8) -> String {
     let digit = |shift: u8| {
         if varies >> shift & 0xf == 0 {
@@ -232,10 +233,10 @@ fn hexadecimal(byte: u8, varies: u8) -> String {
     digit(4) + &digit(0)
 }
 
-/// The disk: its tree, a line a property, and what lies behind it.
+/// Dumps the disk's tree, one property a line, with explanations.
 fn tree(disk: &[u8]) -> Result<String> {
-    let size = flat::size(disk).context("a disk without a tree")?;
-    let tree = disk.get(..size).context("a tree longer than its disk")?;
+    let size = flat::size(disk).context("the disk has no tree")?;
+    let tree = disk.get(..size).context("the tree is longer than its disk")?;
     let tree =
         Fdt::new(tree).map_err(|error| anyhow::anyhow!("the disk's tree is damaged: {error}"))?;
     let mut text = String::new();
@@ -269,7 +270,7 @@ fn node(text: &mut String, of: FdtNode<'_>, path: &str, depth: usize) -> Result<
     Ok(())
 }
 
-/// Text where it is that, cells otherwise.
+/// Formats a property as text if it is text, otherwise as cells.
 fn value(bytes: &[u8]) -> String {
     let words = bytes
         .strip_suffix(&[0])
@@ -313,7 +314,8 @@ mod tests {
         let fields = [field(0x40, 4, "Signature", "says"), built(0x44, 2, "size", 0xff0, "")];
         assert_eq!(
             dump(&image, &fields).unwrap(),
-            "0x040  40 41 42 43              Signature                  says\n0x044  ·4 4·                    size\n"
+            "0x040  40 41 42 43              Signature                  says\n\
+             0x044  ·4 4·                    size\n"
         );
         assert!(
             dump(&image, &[field(0, 9, "empty", "")]).unwrap_err().to_string().contains("empty")

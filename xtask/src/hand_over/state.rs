@@ -1,7 +1,7 @@
-//! What is seen of a CPU at a station: who runs, at which level, with what on, behind whose vectors.
+//! The CPU state at a station: owner of the code, exception level, MMU and caches, vectors.
 //!
-//! *When:* the guest is stopped. Addresses become names here: whose code or vectors lie there; what is not ours is the loader's. *Refuses* a QEMU that does not show a
-//! register.
+//! Addresses become names here: the owner of the code or vectors there. Anything that is not ours
+//! is the loader's. Refuses a QEMU that does not show a register.
 
 use std::ops::Range;
 
@@ -23,82 +23,82 @@ use super::{Scouted, Station, Way};
 /// The first eight bytes of UEFI's system table.
 const SYSTEM_TABLE: &[u8] = b"IBI SYST";
 
-/// Where what lies, as far as it is known by now.
+/// The addresses found so far.
 pub struct Places {
-    /// The way that is gone.
+    /// The recorded way.
     pub way: Way,
-    /// The Image that is entered; of a restart the one that leaves as well.
+    /// Address of the entered Image; in a restart also of the Image that leaves.
     pub base: u64,
-    /// The Image as a firmware loaded it.
+    /// Address of the Image as the firmware loaded it.
     pub loaded: Option<u64>,
-    /// The control page, once the kernel has told.
+    /// Address of the control pages, once the kernel has passed it on.
     pub control: Option<u64>,
-    /// kexec-tools' code between two kernels.
+    /// Start of kexec-tools' purgatory.
     pub purgatory: Option<u64>,
-    /// Where the control page's code is linked.
+    /// Link addresses of the moved code.
     pub page: Range<u64>,
-    /// Bytes of memory that the Image asks for.
+    /// Bytes of memory that the Image header requests.
     pub image_size: u64,
     /// Bytes of its file.
     file: u64,
     symbols: Symbols,
 }
 
-/// Whose something is.
+/// The owner of code, vectors or memory.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Owner {
-    /// Nobody's: a register that holds zero.
+    /// No owner: a register that holds zero.
     Nobody,
-    /// The loader's: QEMU, a firmware, Linux.
+    /// The loader: QEMU, firmware, Linux.
     Loader,
-    /// The Image's where the firmware loaded it: the EFI stub.
+    /// The EFI stub: the Image at the firmware's address.
     Stub,
-    /// The relocation code's, or its vectors'.
+    /// The relocation code or its vectors.
     Control,
-    /// The Image's.
+    /// The Image at its own address.
     Image,
 }
 
-/// A general register that carries something.
+/// The meaning of a general register.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Value {
-    /// This number, a small one.
+    /// A small number.
     Number(u64),
-    /// The instruction of this name, in the control page or the Image's first.
+    /// The address of this symbol, in the control pages or `_start`.
     Code(String),
     /// A device tree.
     DeviceTree,
-    /// Where that ends which the register before it names: the device tree, the Image's file.
+    /// The end of what the previous register points to: the device tree or the Image's file.
     End,
     /// UEFI's system table.
     SystemTable,
-    /// Something else.
+    /// Any other value.
     Other,
 }
 
-/// What is seen at a station.
+/// The state at a station.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct State {
-    /// Whose the next instruction is.
+    /// Owner of the next instruction.
     pub who: Owner,
     /// The exception level, 1 or 2.
     pub level: u64,
-    /// SPSel: the level's own stack pointer is in use.
+    /// SPSel = 1: the level's own stack pointer is in use.
     pub own_stack_pointer: bool,
-    /// Which of D, A, I and F are masked.
+    /// Masked bits, in the order D, A, I, F.
     pub daif: [bool; 4],
     /// M, C and I of the level's SCTLR.
     pub on: [bool; 3],
-    /// HCR_EL2's E2H and TGE, where there is an EL2.
+    /// HCR_EL2's E2H and TGE, if there is an EL2.
     pub host: Option<[bool; 2]>,
-    /// VBAR_EL1, then, where there is an EL2, VBAR_EL2: whose, and by which name.
+    /// VBAR_EL1 and, if there is an EL2, VBAR_EL2: owner and symbol.
     pub vectors: Vec<(Owner, String)>,
-    /// Of x0 to x3 those that carry something.
+    /// Values of x0 up to x3, as far as they have a meaning here.
     pub arguments: Vec<Value>,
 }
 
 impl Places {
-    /// As the run begins.
+    /// Makes the addresses known at the start of a run.
     pub fn new(way: Way, kernel: &Built, scouted: Scouted) -> Result<Self> {
         let page = kernel.symbol("relocate_page_start")?..kernel.symbol("relocate_page_end")?;
         let image_size = Header::parse(&kernel.image)?.image_size;
@@ -108,7 +108,7 @@ impl Places {
         Ok(Self { way, base, loaded, control: None, purgatory, page, image_size, file, symbols })
     }
 
-    /// Whose the address is, and its name where it is ours.
+    /// Returns an address's owner, and its symbol if it is ours.
     fn owner(&self, address: u64) -> (Owner, String) {
         let within = |base: u64, linked: &Range<u64>| {
             address.checked_sub(base).map(|at| at + linked.start).filter(|at| linked.contains(at))
@@ -123,7 +123,7 @@ impl Places {
             .into_iter()
             .find_map(|(owner, base, linked)| Some((owner, within(base?, linked)?)));
         match found {
-            // The name of what lies there; how far into it is the build's.
+            // Return the symbol without its offset, which depends on the build.
             Some((owner, at)) => {
                 let name = self.symbols.name(at).unwrap_or_default();
                 (owner, name.split('+').next().unwrap_or_default().to_owned())
@@ -135,7 +135,7 @@ impl Places {
 }
 
 impl State {
-    /// Reads it.
+    /// Reads the state at a station.
     pub fn read(gdb: &mut Gdb, places: &Places, station: Station) -> Result<Self> {
         let Registers(found) = Registers::read(gdb)?;
         let register =
@@ -171,7 +171,7 @@ impl State {
     }
 }
 
-/// What a register holds; `before` is what the one before it holds.
+/// Classifies a register's value; `before` is the previous register's value.
 fn value(gdb: &mut Gdb, places: &Places, before: Option<u64>, value: u64) -> Value {
     let mut tree_size = |at: u64| gdb.memory(at, 8).ok().and_then(|start| flat::size(&start));
     let tree_end = before.and_then(|tree| Some(tree + tree_size(tree)? as u64));

@@ -1,7 +1,8 @@
-//! Where a guest is stopped on its way, and how it is brought there.
+//! The stations: the moments at which a recording stops the guest, and how it gets there.
 //!
-//! *When:* while a hand-over is recorded. A station is the moment before an instruction, or right after one that changes what the drawing shows; instructions are found by
-//! symbol and encoding in the linked kernel. *Refuses* a guest that comes to another place, and an Image or a control page in whose place something else lies.
+//! A station is just before an instruction, or just after one that changes what the drawing shows.
+//! The instructions are found by symbol and encoding in the linked kernel. Refuses a guest that
+//! stops elsewhere, and an address without the expected Image or relocation code.
 
 use anyhow::{Context, Result, ensure};
 use boot::image::{MAGIC, MAGIC_AT};
@@ -16,34 +17,34 @@ use crate::{
 
 use super::{Places, Way};
 
-/// `ret`, `eret`, `msr ttbr0_el1, x9`.
+/// Encodings of `ret`, `eret`, `msr ttbr0_el1, x9`.
 const RET: u32 = 0xd65f_03c0;
 const ERET: u32 = 0xd69f_03e0;
 const SWITCH_TABLES: u32 = 0xd518_2009;
 
-/// A moment at which the guest is looked at.
+/// A moment at which the guest is stopped and read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Station {
-    /// As the drawing has it.
+    /// Name in the drawing.
     pub name: &'static str,
     place: Place,
     moment: Moment,
-    /// How many of x0 to x3 carry something here.
+    /// Number of registers from x0 on that have a meaning here.
     pub arguments: usize,
 }
 
-/// Which copy of the kernel's code it is in.
+/// The code in which a station is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Place {
-    /// None: where the CPU comes out of reset.
+    /// The CPU's reset address.
     Reset,
-    /// The Image that is entered, or in a restart the one that leaves, which lies at the same place.
+    /// The entered Image, or in a restart the one that leaves, at the same address.
     Image,
-    /// The Image where the firmware loaded it.
+    /// The Image at the firmware's address.
     Loaded,
-    /// The control page.
+    /// The control pages.
     Control,
-    /// kexec-tools' code between two kernels.
+    /// kexec-tools' purgatory.
     Purgatory,
 }
 
@@ -51,7 +52,7 @@ enum Place {
 enum Moment {
     /// Before the instruction at this symbol.
     At(&'static str),
-    /// After the first instruction of this encoding behind the symbol.
+    /// After the first instruction with this encoding at or after the symbol.
     After(&'static str, u32),
 }
 
@@ -83,7 +84,7 @@ const MMU_OFF: Station = station("mmu_off: ret", Place::Control, Moment::After("
 const STUB: Station = station("private_stub", Place::Control, Moment::At("private_stub"), 4);
 const COLD_COPY: Station = station("cold_copy", Place::Control, Moment::At("cold_copy"), 0);
 
-/// Those of a way, in order.
+/// Returns the stations of a way, in order.
 pub fn of(way: Way) -> Vec<Station> {
     let mut stations = match (way.own, way.machine, way.loader) {
         (Some(Restart::Hot), "nvhe", _) => vec![BYE, CONTROL, TABLES, COPIED, MMU_OFF, STUB],
@@ -102,22 +103,22 @@ pub fn of(way: Way) -> Vec<Station> {
 }
 
 impl Station {
-    /// The Image's first instruction.
+    /// Reports whether this is the Image's first instruction.
     pub fn is_entry(self) -> bool {
         self == ENTRY
     }
 
-    /// The loader, whatever lies there later.
+    /// Reports whether the loader runs here, whatever is at that address later.
     pub fn is_loaders(self) -> bool {
         matches!(self.place, Place::Reset | Place::Purgatory)
     }
 
-    /// Who runs, where that is not known by the place.
+    /// Returns the name of the program, if the owner does not name it.
     pub fn runs(self) -> Option<&'static str> {
         (self.place == Place::Purgatory).then_some("kexec-tools")
     }
 
-    /// Lets the guest go until it is here.
+    /// Runs the guest to this station.
     pub fn reach(self, gdb: &mut Gdb, places: &mut Places, kernel: &Built) -> Result<()> {
         let of = || format!("on the way to {}", self.name);
         let (symbol, address) = match (self.place, self.moment) {
@@ -131,37 +132,37 @@ impl Station {
         let base = match self.place {
             Place::Reset | Place::Image => places.base,
             Place::Loaded => {
-                places.loaded.context("no earlier run told where the firmware loads the Image")?
+                places.loaded.context("no earlier run showed where the firmware loads the Image")?
             }
             Place::Purgatory => {
-                places.purgatory.context("no earlier run told where purgatory lies")?
+                places.purgatory.context("no earlier run showed where purgatory is")?
             }
             Place::Control => {
                 let control = places
                     .control
-                    .context("the control page comes after the kernel's last function")?;
+                    .context("the station of the kernel's last function must come first")?;
                 control
                     .checked_sub(places.page.start)
-                    .context("a control page below where it was linked")?
+                    .context("the control page is below its link address")?
             }
         };
         gdb.run_to(base + address).with_context(of)?;
         if self == BYE {
-            // `enter` is handed the control page's address; EL2's vectors lie there already.
+            // x0 of `enter` is the address of the control pages; EL2's vectors are there already.
             places.control = Some(gdb.general()?[0]);
         }
         if self == ENTRY {
             let found = gdb.memory(base + MAGIC_AT as u64, 4)?;
             ensure!(
                 found == MAGIC.to_le_bytes(),
-                "no Image lies at {base:#x}, where it was seen to be entered"
+                "no Image is at {base:#x}, where an earlier run entered it"
             );
         }
         if self == CONTROL {
             let linked = usize::try_from(places.page.start)?;
             let code = &kernel.image[linked..][..usize::try_from(ARGUMENTS_OFFSET)?];
             let found = gdb.memory(base + places.page.start, code.len())?;
-            ensure!(found == code, "what lies at the control page is not the relocation code");
+            ensure!(found == code, "the control page does not hold the relocation code");
         }
         if let Moment::After(..) = self.moment {
             gdb.step().with_context(|| format!("after an instruction of {symbol}"))?;

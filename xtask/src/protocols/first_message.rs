@@ -1,10 +1,15 @@
-//! How long it takes to Linux's first message: from our "Bye!", and from the CPU's start under QEMU's own `-kernel`.
+//! Time until Linux's first message: from our "Bye!", and from QEMU's `-kernel`.
 //!
-//! *When:* by `protocols`, behind its tables. The two are run by turns, so that both see the same host, and each run is ended when its message has
-//! come. Both are timed by the host's clock, at the console. QEMU's time begins when it is told to let the CPU run: its own start is not counted, nor
-//! that it puts kernel and ramdisk into memory meanwhile. Ours has what is left to copy, the checks and the way out in it. `earlycon` makes Linux
-//! print its first message when it has it. The least of each is compared: what else the host does only ever adds. *Leaves* figures beside their aim
-//! and fails nothing.
+//! `protocols` measures it after its tables. The two kinds of run alternate, so that both see the
+//! same host, and each run ends at the message. The host's clock times both at the console.
+//!
+//! - QEMU's time begins when it receives the command to start the CPU. It excludes QEMU's own start
+//!   and loading.
+//! - Our time includes the rest of the copy, the checks and the exit path.
+//!
+//! `earlycon` makes Linux print its first message immediately. The least times are compared,
+//! because other work of the host only adds time. The result is printed beside its aim and fails
+//! nothing.
 
 use std::time::Duration;
 
@@ -18,26 +23,26 @@ use crate::{
     request::Request,
 };
 
-/// Linux's orders.
+/// Linux's command line.
 pub const WORDS: &str = "earlycon console=ttyAMA0 panic=-1";
 
-/// How much longer than from QEMU it may take, in milliseconds: an aim.
+/// The aim for the additional time compared with QEMU, in milliseconds.
 const AIM_MS: f64 = 20.0;
 
-/// What Linux says first.
+/// Linux's first message.
 const FIRST: &str = "] Booting Linux on physical CPU";
 
-/// The longest from one line to the next.
+/// The longest wait for a line.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What was measured, in milliseconds.
+/// The measured times, in milliseconds.
 pub struct Times {
     qemu: Spread,
     ours: Spread,
 }
 
 impl Times {
-    /// Makes so many runs of each.
+    /// Measures `rounds` runs of each kind.
     pub fn measure(qemu: &Request, ours: &Request, rounds: usize) -> Result<Self> {
         let (mut from_qemu, mut from_us) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
@@ -48,7 +53,7 @@ impl Times {
         Ok(Self { qemu: of(from_qemu)?, ours: of(from_us)? })
     }
 
-    /// From QEMU, from us, and how the two compare with the aim.
+    /// Returns three cells: QEMU's time, our time, and the difference compared with the aim.
     pub fn cells(&self) -> [String; 3] {
         let cell = |times: &Spread| format!("{:.1} (median {:.1})", times.least, times.median);
         let more = self.ours.least - self.qemu.least;
@@ -57,7 +62,7 @@ impl Times {
     }
 }
 
-/// One run, until the message has come; how long that took.
+/// Runs until the message comes; returns how long that took.
 fn first_message(request: &Request) -> Result<Duration> {
     let guest = Guest::start(request, if request.payload { &[] } else { &["-S"] })?;
     let from = if request.payload {

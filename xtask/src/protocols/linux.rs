@@ -1,9 +1,14 @@
-//! What Linux finds of the machine that it was handed, told by an `/init` of ours, which then gives the console to a shell.
+//! The facts that Linux finds on the machine it is booted on, reported by our `/init`.
 //!
-//! *When:* at the end of each run of `protocols`. Linux's own words in its log are taken: which level all CPUs were entered at, whether KVM has EL2,
-//! whether there was a seed for KASLR and one for the random number generator. Its memory is what it says of RAM (`/proc/iomem`) and what the device
-//! tree says that it was given, its reservations from the blob itself, since `/proc/device-tree` has only the tree. The shell is asked something, and
-//! then for the machine's end.
+//! At the end of each run of `protocols`, `/init` reports and then starts a shell on the console.
+//! The facts are:
+//!
+//! - from Linux's log: the exception level of all CPUs, KVM's use of EL2, and whether there were
+//!   seeds for KASLR and for the random number generator;
+//! - its RAM, from `/proc/iomem`, and the memory nodes of the device tree;
+//! - the reservations, from the blob itself, because `/proc/device-tree` holds only the tree.
+//!
+//! The shell is then given a computation, and the command to power off.
 
 use std::{fmt, ops::Range};
 
@@ -13,10 +18,10 @@ use crate::typist::Answer;
 
 use super::ways::MARK;
 
-/// Linux's orders. A panic ends the machine instead of waiting for someone.
+/// Linux's command line. A panic ends the machine instead of waiting for someone.
 pub const WORDS: &str = "console=ttyAMA0 panic=-1";
 
-/// The first program.
+/// The text of `/init`, the first program.
 const INIT: &str = r#"
 export PATH=/bin
 for name in mount nproc awk dmesg sed grep cat head hexdump ls; do alias $name="busybox $name"; done
@@ -41,57 +46,60 @@ echo "found: all"
 exec busybox sh
 "#;
 
-/// The first program, as a file's text.
+/// Returns the text of `/init`.
 pub fn init() -> String {
     INIT.replace("{mark}", MARK[0])
 }
 
-/// What the shell is asked at its prompt: it computes, so an echo of what was typed is no answer.
+/// The input at the shell's prompt. It computes a number, so an echo of the input is no answer.
 pub const ANSWER: Answer =
     Answer { prompt: "/ # ", typed: "echo answered: $((6 * 7))\nbusybox poweroff -f\n" };
 
-/// Its answer.
+/// The shell's answer.
 const ANSWERED: &str = "answered: 42";
 
-/// By how much the sum of Linux's memory may differ, in KiB, where all ranges of RAM are the same: it is without what Linux takes for itself, which
-/// depends on where things lie and on how large the device tree is (QEMU pads its own to 1 MiB).
+/// The allowed difference of Linux's total memory in KiB, if all ranges of RAM are equal.
+///
+/// The total excludes Linux's own use, which depends on addresses and on the size of the device
+/// tree: QEMU pads its own to 1 MiB.
 const MEMORY_TOLERANCE: u64 = 1024;
 
-/// What it found.
+/// The facts that one Linux reported.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Facts {
     cpus: u32,
-    /// KiB.
+    /// Total memory in KiB.
     memory: u64,
     level: String,
     kvm: String,
     has_kaslr: bool,
     has_random: bool,
     words: String,
-    /// Ranges of RAM, as `/proc/iomem` has them.
+    /// Ranges of RAM, as in `/proc/iomem`.
     ram: String,
-    /// What the tree's memory nodes say.
+    /// The `reg` of the tree's memory nodes.
     nodes: String,
-    /// What is in /reserved-memory.
+    /// The entries of /reserved-memory.
     reserved: String,
-    /// The blob's reservations.
+    /// The reservations of the blob.
     reservations: Vec<Range<u64>>,
-    /// To the byte.
+    /// Byte range of the initrd.
     initrd: Range<u64>,
     mark: String,
 }
 
 impl Facts {
-    /// Reads them off the console.
+    /// Parses the facts from the console.
     pub fn read(console: &str) -> Result<Self> {
         let found = |name: &str| -> Result<String> {
             let start = format!("found: {name}");
-            // The console's line may have begun with something else: Linux does not wait for init.
+            // The line on the console may begin with kernel output: Linux does not wait for init.
             let line = console
                 .lines()
                 .find_map(|line| line.split_once(&start))
                 .map(|(_, value)| value.trim());
-            line.map(str::to_owned).with_context(|| format!("Linux's init did not tell \"{name}\""))
+            line.map(str::to_owned)
+                .with_context(|| format!("Linux's init did not report \"{name}\""))
         };
         found("all")?;
         ensure!(
@@ -116,9 +124,9 @@ impl Facts {
         })
     }
 
-    /// Holds them against what the machine has, and the mark against what its tree was given.
+    /// Checks the facts against the machine, and the mark against the one put into the tree.
     pub fn check(&self, mode: &str, cpus: u32, has_entropy: bool, mark: &str) -> Result<()> {
-        ensure!(self.words == WORDS, "Linux's orders are \"{}\"", self.words);
+        ensure!(self.words == WORDS, "Linux's command line is \"{}\"", self.words);
         ensure!(self.cpus == cpus, "Linux has {} of {cpus} CPUs", self.cpus);
         let (level, kvm) = match mode {
             "el1" => ("EL1", "HYP mode not available"),
@@ -141,7 +149,7 @@ impl Facts {
         Ok(())
     }
 
-    /// Holds them against what it finds when QEMU loads it.
+    /// Compares the facts with those of a Linux that QEMU loaded.
     pub fn compare(&self, reference: &Self) -> Result<()> {
         let (memory, whole) = (self.memory, reference.memory);
         ensure!(
@@ -155,7 +163,8 @@ impl Facts {
         ] {
             ensure!(is == was, "{what}: \"{is}\", \"{was}\" from QEMU");
         }
-        // The one that is new: QEMU names the ramdisk in /chosen alone, kexec in both.
+        // Expect the initrd as an additional reservation: QEMU names it only in /chosen, kexec in
+        // both places.
         let mut due = reference.reservations.clone();
         due.push(self.initrd.clone());
         ensure!(
@@ -167,12 +176,13 @@ impl Facts {
     }
 }
 
-/// A number of hexadecimal digits.
+/// Parses a hexadecimal number.
 fn number(digits: &str) -> Result<u64> {
     u64::from_str_radix(digits, 16).with_context(|| format!("\"{digits}\" is no number"))
 }
 
-/// The reservations in the first bytes of a blob, in hexadecimal digits (Devicetree specification 5.3).
+/// Parses the reservations in the first bytes of a blob, given as hexadecimal digits (Devicetree
+/// specification 5.3).
 fn reservations(blob: &str) -> Result<Vec<Range<u64>>> {
     let cell = |at: usize, bytes: usize| {
         number(blob.get(2 * at..2 * (at + bytes)).context("the blob's start is too short")?)
@@ -223,7 +233,9 @@ found: words console=ttyAMA0 panic=-1
 found: ram 40000000-5fffffff
 found: nodes 00000000400000000000000020000000
 found: reserved ls: /proc/device-tree/reserved-memory: No such file or directory
-found: blob d00dfeed0000000a0000000a0000000a000000280000001100000010000000000000000000000000000000004800000000000000000017ff00000000000000000000000000000000
+found: blob \
+d00dfeed0000000a0000000a0000000a000000280000001100000010000000000000000000000000\
+000000004800000000000000000017ff00000000000000000000000000000000
 found: initrd 0000000048000000-00000000480017ff
 found: mark
 found: all
@@ -255,7 +267,7 @@ answered: 42
             ("kvm VHE mode initialized successfully", "kvm", "KVM says \"\""),
             ("kaslr 1", "kaslr 0", "KASLR: false"),
             ("random 1", "random 0", "seeded: false"),
-            ("panic=-1", "panic=-1 generations=3", "orders"),
+            ("panic=-1", "panic=-1 generations=3", "command line"),
             ("found: mark", "found: mark x", "mark is \"x\""),
         ] {
             let doctored = GOOD.replacen(was, is, 1);

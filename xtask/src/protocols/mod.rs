@@ -1,9 +1,14 @@
-//! The verb `protocols`: every loader in, other kernels out, and both in one run, on every machine.
+//! The verb `protocols`: boots our kernel by every loader, and other kernels by ours.
 //!
-//! *When:* on request, and its short form in CI. Three tables, each cell a run, one after the other: three generations of ours from each loader;
-//! Linux from QEMU's own `-kernel`, then from us, after one generation and after ten, out of a gzip file, with a device tree of its own, and on a machine without any entropy; and Linux after
-//! three generations that a loader of others started. Each Linux is held against what it finds when QEMU itself loads it. *Skips,* saying
-//! why, what is not here and cannot be installed or fetched.
+//! It runs on every machine; CI runs a short form. It prints three tables; each cell is a run:
+//!
+//! - three generations of ours from each loader;
+//! - Linux from QEMU's own `-kernel`, then from us: after one generation and after ten, from a gzip
+//!   file, with its own device tree, and on a machine without an entropy device;
+//! - Linux after three generations that another loader started.
+//!
+//! Each Linux is compared with one that QEMU itself loads. A run whose needs cannot be installed or
+//! fetched is skipped, with the reason.
 
 mod first_message;
 mod linux;
@@ -40,26 +45,31 @@ use self::{
     ways::{Form, MARK, PAYLOADS, REFERENCE, ROUND_TRIPS, Way, from_loader},
 };
 
-/// Boot by every loader, and other kernels from ours, on every machine; print the tables loaders, payloads and round trips × modes
+/// Boot by every loader, and other kernels from ours, on every machine; print the tables by mode
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Debian's arm64 kernel, busybox and kexec are fetched by apt, once, without root and into cargo's target directory. What a table needs and
-is not to be had is skipped, and why is said.
+Debian's arm64 kernel, busybox and kexec are fetched by apt, once, without root, into cargo's \
+target directory. A run whose needs are missing is skipped, with the reason.
 
-Exit code: 0 if all went well or was skipped, 1 if one did not, 130 interrupted.
+Exit code: 0 if each run succeeded or was skipped, 1 otherwise, 130 interrupted.
 
 Examples:
   cargo xtask protocols
   cargo xtask protocols --short
   cargo xtask protocols --cpus 2 --seed 0x2a")]
 pub struct ProtocolsOptions {
-    /// One machine, vhe, and the rows that say most
+    /// Only the machine vhe, and the most informative rows
     #[arg(long)]
     short: bool,
-    /// How many CPUs each machine has
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=8))]
+    /// Number of CPUs of each machine
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 4,
+        value_parser = clap::value_parser!(u32).range(1..=8)
+    )]
     cpus: u32,
-    /// What the runs' random choices are drawn from, decimal or 0x… [default: drawn anew and printed]
+    /// Seed for the runs' random choices, decimal or 0x… [default: drawn anew and printed]
     #[arg(long, value_name = "S", value_parser = parse_seed)]
     seed: Option<u64>,
     /// Install what is missing without asking
@@ -67,31 +77,32 @@ pub struct ProtocolsOptions {
     yes: bool,
 }
 
-/// How long Linux may take, beside the generations: some ten seconds, under QEMU on a busy host.
+/// The longest that Linux may take, besides the generations. It takes some ten seconds under QEMU
+/// on a busy host.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// What all runs are made with.
+/// The inputs and results of all runs.
 struct Bench {
     config: Arc<Config>,
     kernel: Arc<Built>,
-    /// Debian's kernel and the ramdisk for it, or why there are none.
+    /// Debian's kernel and its initrd, or the reason why there are none.
     linux: Result<(Vec<u8>, Vec<u8>), String>,
-    /// What could not be installed, and why.
+    /// Loaders that could not be installed, and the reason.
     missing: Vec<(Loader, String)>,
-    /// The gzip file of that kernel, once it is needed.
+    /// The gzip file of that kernel, made when first needed.
     packed: OnceCell<Vec<u8>>,
     modes: Vec<&'static str>,
     is_short: bool,
     cpus: u32,
     seed: u64,
-    /// What went wrong, in words.
+    /// Descriptions of failures.
     wrong: Vec<String>,
-    /// Why what was skipped was.
+    /// Reasons for skipped runs.
     skipped: Vec<String>,
 }
 
 impl ProtocolsOptions {
-    /// Does it; gives the exit code.
+    /// Prepares and performs all runs; returns the exit code.
     pub fn perform(&self) -> Result<u8> {
         let config = Arc::new(Config::read(&crate::root())?);
         setup::ensure_target(self.yes)?;
@@ -133,7 +144,7 @@ impl ProtocolsOptions {
     }
 }
 
-/// What was skipped as its reason; any other error as it is.
+/// Turns a [`Skipped`] error into its reason; returns any other error unchanged.
 fn skippable<T>(got: Result<T>) -> Result<Result<T, String>> {
     match got {
         Ok(got) => Ok(Ok(got)),
@@ -143,7 +154,7 @@ fn skippable<T>(got: Result<T>) -> Result<Result<T, String>> {
 }
 
 impl Bench {
-    /// Makes every run, and prints the tables as they grow, then what went wrong.
+    /// Makes every run, prints the tables as they grow, then the failures.
     fn tables(mut self) -> Result<u8> {
         self.heading("Three generations from");
         for loader in [Loader::Qemu].into_iter().chain(Loader::OTHERS) {
@@ -167,7 +178,7 @@ impl Bench {
         if self.wrong.is_empty() {
             println!(
                 "\n{}",
-                if self.skipped.is_empty() { "All ok." } else { "All that was made is ok." }
+                if self.skipped.is_empty() { "All ok." } else { "All other runs are ok." }
             );
         } else {
             let (cpus, seed) = (self.cpus.to_string(), format!("{:#018x}", self.seed));
@@ -187,7 +198,7 @@ impl Bench {
         line(name, self.modes.iter().copied());
     }
 
-    /// One row: a run in each mode. Gives what Linux found in each.
+    /// Makes and prints one row, a run in each mode; returns the facts that Linux found in each.
     fn row(&mut self, way: Way, reference: &[Option<Facts>]) -> Result<Vec<Option<Facts>>> {
         if self.is_short && !way.short {
             return Ok(Vec::new());
@@ -218,7 +229,7 @@ impl Bench {
         Ok(found)
     }
 
-    /// Whether there is what this way needs. An error is a [`Skipped`].
+    /// Checks that the needs of this way are installed. An error is a [`Skipped`].
     fn there(&self, way: Way) -> Result<()> {
         let missing =
             self.missing.iter().find(|(loader, _)| *loader == way.loader).map(|(_, why)| why);
@@ -226,7 +237,9 @@ impl Bench {
         lacks.map_or(Ok(()), |lacks| Err(Skipped(lacks.clone()).into()))
     }
 
-    /// The times to Linux's first message, in each mode. One CPU: more are off meanwhile, and only make the host busier.
+    /// Measures the times to Linux's first message, in each mode.
+    ///
+    /// With one CPU: others would be off at that time and only make the host busier.
     fn first_messages(&mut self) -> Result<()> {
         let rounds = if self.is_short { 3 } else { 7 };
         let mut times = Vec::new();
@@ -260,7 +273,8 @@ impl Bench {
         Ok(())
     }
 
-    /// A run to be made, with these orders for Linux, and those for our generations.
+    /// Builds a run's request, with `words` as Linux's command line, and the parameters of our
+    /// generations.
     fn request(&self, way: Way, mode: &'static str, words: &str) -> Result<(Request, Orders)> {
         let (from_us, cpus) = (way.generations > 0, self.cpus);
         let mut orders = Orders {
@@ -298,7 +312,8 @@ impl Bench {
                 request.disk = Disk::Bytes(Arc::new(disk::with(&self.kernel, false, foreign)));
             } else {
                 (request.image, request.bootargs) = (Some(image.clone()), words.to_owned());
-                let debian = Debian::fetched().context("Debian's kernel is gone")?;
+                let debian =
+                    Debian::fetched().context("Debian's kernel was fetched, but is missing now")?;
                 let path = debian.write("ramdisk", ramdisk)?.display().to_string();
                 request.args.extend(["-initrd".to_owned(), path]);
             }
@@ -308,7 +323,7 @@ impl Bench {
         Ok((request, orders))
     }
 
-    /// One run; what Linux found in it, all of it as it should be.
+    /// Makes one run and checks it; returns the facts that Linux found.
     fn run(
         &self,
         way: Way,
@@ -325,7 +340,10 @@ impl Bench {
                 (false, _) => ("", outcome.console.as_str()),
             };
             if from_us {
-                ensure!(outcome.verdict == Verdict::Success, "it did not end well");
+                ensure!(
+                    outcome.verdict == Verdict::Success,
+                    "our generations did not end with success"
+                );
                 let mut lives = lives(ours)?;
                 without_leftovers(&mut lives, way.loader)?;
                 check(&lives, &orders, Modes::All(mode))?;
@@ -347,7 +365,7 @@ impl Bench {
     }
 }
 
-/// QEMU's device tree for this run, with a mark.
+/// Returns QEMU's device tree for this run, with a mark.
 fn marked(request: &Request) -> Result<Vec<u8>> {
     let mut tree = dumped(request)?;
     set(&mut tree.root, MARK[0], MARK[1])?;

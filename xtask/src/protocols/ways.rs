@@ -1,38 +1,36 @@
-//! The rows of the tables: who starts, what of ours follows, and where that ends.
-//!
-//! *When:* read by `protocols` from top to bottom; each row is a run on every machine.
+//! The rows of the tables of `protocols`: loader, our generations, and what follows them.
 
 use crate::{loader::Loader, orders::Base};
 
-/// How a payload lies on the disk.
+/// Form of a payload on the disk.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Form {
-    /// As an Image, for the machine's device tree.
+    /// An Image, for the machine's device tree.
     Image,
-    /// As the gzip file of one.
+    /// A gzip file of an Image.
     Gzip,
-    /// Beside a device tree of its own, which is QEMU's with [`MARK`] in it.
+    /// An Image with its own device tree: QEMU's, with [`MARK`] in it.
     OwnTree,
 }
 
-/// A property of the root of a payload's own device tree, and its value.
+/// The property in the root of a payload's own device tree, and its value.
 pub const MARK: [&str; 2] = ["ouroboros,mark", "a tree of its own"];
 
-/// A row of a table: who starts, what of ours follows, and whether Linux comes after it.
+/// One row of a table; each row is a run on every machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Way {
     pub name: &'static str,
     pub loader: Loader,
-    /// How many generations; none: the loader's kernel is Linux.
+    /// Number of our generations; 0 if the loader starts Linux.
     pub generations: u32,
-    /// Linux is where they end.
+    /// Set if Linux follows them.
     pub payload: bool,
     pub base: Base,
-    /// The machine has an entropy device.
+    /// Set if the machine has an entropy device.
     pub has_entropy: bool,
-    /// How Linux lies on the disk.
+    /// The form of Linux on the disk.
     pub form: Form,
-    /// It is in the short form too.
+    /// Set if the short form includes the row.
     pub short: bool,
 }
 
@@ -47,7 +45,7 @@ const PLAIN: Way = Way {
     short: false,
 };
 
-/// What each Linux is held against.
+/// The run that each other Linux is compared with.
 pub const REFERENCE: Way = Way { name: "QEMU -kernel", generations: 0, short: true, ..PLAIN };
 
 pub const PAYLOADS: [Way; 5] = [
@@ -74,7 +72,7 @@ pub const ROUND_TRIPS: [Way; 2] = [
     },
 ];
 
-/// Three generations of ours and nothing after them.
+/// Returns the row of three generations of ours, and nothing after them.
 pub fn from_loader(loader: Loader) -> Way {
     Way { name: loader.name(), loader, generations: 3, payload: false, short: true, ..PLAIN }
 }

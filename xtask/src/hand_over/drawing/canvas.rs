@@ -1,7 +1,8 @@
-//! What a drawing is made of: boxes, lines, text; and where each text lies.
+//! Primitives of a drawing: boxes, lines and text, with a check of the text's position.
 //!
-//! *When:* a drawing is written. Pure. The paper is drawn too, so that a page in the dark shows the same as one in the light. Text is measured by the widest font that is likely to
-//! be there, so what fits here fits elsewhere. *Refuses,* in [`Canvas::close`], text that leaves the paper or lies on other text.
+//! The background is drawn too, so a page looks the same in a dark and a light theme. Text is
+//! measured by the widest font that is likely to be installed, so text that fits here fits
+//! elsewhere. [`Canvas::close`] refuses text that leaves the drawing or overlaps other text.
 
 use std::fmt::Write;
 
@@ -9,63 +10,65 @@ use anyhow::{Result, ensure};
 
 use crate::xml::escaped;
 
-/// A drawing's width; as wide as a page on GitHub shows it, so that nothing is scaled down.
+/// Width of a drawing: as wide as GitHub shows a page, so that it is not scaled down.
 pub const WIDTH: f64 = 1000.0;
 
-const STYLE: &str = "text{font-family:system-ui,-apple-system,'Segoe UI','DejaVu Sans',Helvetica,Arial,sans-serif}\
-.m{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace}.b{font-weight:600}";
+const STYLE: &str = "text{font-family:\
+system-ui,-apple-system,'Segoe UI','DejaVu Sans',Helvetica,Arial,sans-serif}\
+.m{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace}\
+.b{font-weight:600}";
 
-/// Ink, softer ink, rules, paper.
+/// Colour of text.
 pub const INK: &str = "#1b1f24";
-/// For what is said beside.
+/// Colour of secondary text.
 pub const SOFT: &str = "#59636e";
-/// For rules and frames.
+/// Colour of rules and frames.
 pub const RULE: &str = "#d0d7de";
-/// The ground.
+/// Colour of the background.
 pub const PAPER: &str = "#ffffff";
 
-/// How a text looks.
+/// Font of a text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Font {
     size: f64,
     class: &'static str,
     colour: &'static str,
-    /// An average character's width, in sizes.
+    /// Average width of a character, as a fraction of the size.
     advance: f64,
 }
 
 impl Font {
-    /// For running text.
+    /// Makes the font for running text.
     pub const fn plain(size: f64) -> Self {
         Self { size, class: "", colour: INK, advance: 0.6 }
     }
 
-    /// For heads.
+    /// Makes the font for headings.
     pub const fn bold(size: f64) -> Self {
         Self { size, class: "b", colour: INK, advance: 0.68 }
     }
 
-    /// For names and numbers of the machine.
+    /// Makes the font for symbols, registers and addresses.
     pub const fn mono(size: f64) -> Self {
         Self { size, class: "m", colour: INK, advance: 0.603 }
     }
 
-    /// The same in another colour.
+    /// Returns the font in another colour.
     pub const fn coloured(self, colour: &'static str) -> Self {
         Self { colour, ..self }
     }
 
-    /// From one line to the next.
+    /// Returns the distance between lines.
     pub fn line(self) -> f64 {
         self.size * 1.25
     }
 
-    /// How wide a text is, at most.
+    /// Returns the largest width that a text may have.
     pub fn width(self, text: &str) -> f64 {
         text.chars().count() as f64 * self.size * self.advance
     }
 
-    /// The text in lines that are no wider, broken where a word ends or behind `_`.
+    /// Breaks a text into lines of at most `width`, after a word or after `_`.
     pub fn lines(self, text: &str, width: f64) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();
         for part in text.split_inclusive([' ', '_']) {
@@ -80,23 +83,23 @@ impl Font {
     }
 }
 
-/// Where a text stands to its point.
+/// The position of a text relative to its point.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Anchor {
-    /// It begins there.
+    /// The text begins at the point.
     Start,
-    /// Its middle is there.
+    /// The text is centred on the point.
     Middle,
-    /// It ends there.
+    /// The text ends at the point.
     End,
 }
 
 /// A box in a drawing.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Area {
-    /// Left.
+    /// Left edge.
     pub x: f64,
-    /// Top.
+    /// Top edge.
     pub y: f64,
     /// Width.
     pub width: f64,
@@ -105,12 +108,12 @@ pub struct Area {
 }
 
 impl Area {
-    /// Its middle, across.
+    /// Returns the horizontal middle.
     pub fn middle(self) -> f64 {
         self.x + self.width / 2.0
     }
 
-    /// Its bottom.
+    /// Returns the bottom edge.
     pub fn bottom(self) -> f64 {
         self.y + self.height
     }
@@ -127,7 +130,7 @@ impl Area {
     }
 }
 
-/// A drawing while it is made.
+/// A drawing in progress.
 #[derive(Debug, Default)]
 pub struct Canvas {
     markup: String,
@@ -135,18 +138,19 @@ pub struct Canvas {
 }
 
 impl Canvas {
-    /// A box, filled, and framed where `frame` is a colour.
+    /// Draws a filled box, with a frame if `frame` is a colour.
     pub fn area(&mut self, area: Area, fill: &str, frame: Option<&str>) {
         let Area { x, y, width, height } = area;
         let frame = frame.map_or(String::new(), |colour| format!(" stroke=\"{colour}\""));
         // Writing to a String cannot fail.
         let _ = writeln!(
             self.markup,
-            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" rx=\"3\" fill=\"{fill}\"{frame}/>"
+            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" rx=\"3\" \
+             fill=\"{fill}\"{frame}/>"
         );
     }
 
-    /// A line through points.
+    /// Draws a line through points.
     pub fn line(&mut self, points: &[(f64, f64)], colour: &str, width: f64) {
         let points: Vec<_> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         let _ = writeln!(
@@ -156,7 +160,7 @@ impl Canvas {
         );
     }
 
-    /// A line of text on the base line `y`.
+    /// Draws a line of text with its baseline at `y`.
     pub fn text(&mut self, x: f64, y: f64, anchor: Anchor, font: Font, text: &str) {
         let width = font.width(text);
         let (word, left) = match anchor {
@@ -168,14 +172,15 @@ impl Canvas {
         let class = if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") };
         let _ = writeln!(
             self.markup,
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\" fill=\"{colour}\" text-anchor=\"{word}\"{class}>{}</text>",
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\" fill=\"{colour}\" \
+             text-anchor=\"{word}\"{class}>{}</text>",
             escaped(text)
         );
         self.texts
             .push((Area { x: left, y: y - size * 0.8, width, height: size }, text.to_owned()));
     }
 
-    /// Text in the middle of an area, in as many lines as it takes to keep off the edges.
+    /// Draws text centred in an area, in as many lines as it needs to stay off the edges.
     pub fn centred(&mut self, area: Area, font: Font, text: &str) {
         const EDGES: f64 = 5.0;
         let lines = font.lines(text, area.width - EDGES);
@@ -186,7 +191,7 @@ impl Canvas {
         }
     }
 
-    /// The file, of that height; `title` is what a reader is told who does not see it.
+    /// Returns the SVG file with that height; `title` is its accessible title.
     pub fn close(self, height: f64, title: &str) -> Result<String> {
         let paper = Area { x: 0.0, y: 0.0, width: WIDTH, height };
         for (number, (area, text)) in self.texts.iter().enumerate() {
@@ -198,13 +203,15 @@ impl Canvas {
             if let Some((_, other)) =
                 self.texts[..number].iter().find(|(other, _)| other.meets(*area))
             {
-                anyhow::bail!("{text:?} lies on {other:?}: {area:?}");
+                anyhow::bail!("{text:?} overlaps {other:?}: {area:?}");
             }
         }
         Ok(format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH:.0} {height:.0}\" width=\"{WIDTH:.0}\" height=\"{height:.0}\" role=\"img\">\n\
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH:.0} {height:.0}\" \
+             width=\"{WIDTH:.0}\" height=\"{height:.0}\" role=\"img\">\n\
              <title>{}</title>\n<style>{STYLE}</style>\n\
-             <rect x=\".5\" y=\".5\" width=\"{:.0}\" height=\"{:.0}\" rx=\"6\" fill=\"{PAPER}\" stroke=\"{RULE}\"/>\n{}</svg>\n",
+             <rect x=\".5\" y=\".5\" width=\"{:.0}\" height=\"{:.0}\" rx=\"6\" fill=\"{PAPER}\" \
+             stroke=\"{RULE}\"/>\n{}</svg>\n",
             escaped(title),
             WIDTH - 1.0,
             height - 1.0,
@@ -235,7 +242,7 @@ mod tests {
             canvas.close(100.0, "").map_err(|error| error.to_string())
         };
         closed(&[(10.0, 20.0), (10.0, 40.0)]).unwrap();
-        assert!(closed(&[(10.0, 20.0), (20.0, 25.0)]).unwrap_err().contains("lies on"));
+        assert!(closed(&[(10.0, 20.0), (20.0, 25.0)]).unwrap_err().contains("overlaps"));
         assert!(closed(&[(980.0, 20.0)]).unwrap_err().contains("leaves the paper"));
         assert!(closed(&[(10.0, 105.0)]).is_err());
     }

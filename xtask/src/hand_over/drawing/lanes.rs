@@ -1,7 +1,7 @@
-//! The stations: a column each, and a lane for each fact.
+//! The upper half of a drawing: one column per station, one lane per fact.
 //!
-//! *When:* the upper half of a drawing. What is the same in neighbouring columns is one box, but never across the hand-over, nor across what a loader does behind its reset:
-//! nobody looked there.
+//! Equal neighbours in a lane share one box. A box never crosses the Image's entry, nor the gap
+//! after a loader's reset, which the recording does not cover.
 
 use super::{
     super::{
@@ -11,21 +11,21 @@ use super::{
     Anchor, Area, Canvas, DARK, Font, LEFT, MARK, ON, PAPER, RIGHT, RULE, SOFT, fill,
 };
 
-/// From a box to its neighbours, and from a lane to the next.
+/// Gaps between neighbouring boxes, and between lanes.
 const GAP: f64 = 3.0;
 const BELOW: f64 = 6.0;
 
-/// Between reset and the next station.
+/// Width of the gap between reset and the next station.
 const UNSEEN: f64 = 30.0;
 
-/// How high a lane is with one line of text, and with two.
+/// Height of a lane with one line of text, and with two.
 const ONE: f64 = 18.0;
 const TWO: f64 = 32.0;
 
 const WORDS: Font = Font::plain(11.0);
 const NAMES: Font = Font::mono(11.0);
 
-/// A box of a lane.
+/// One box of a lane.
 #[derive(Clone, Debug, PartialEq)]
 struct Cell {
     text: String,
@@ -34,20 +34,20 @@ struct Cell {
     font: Font,
 }
 
-/// The lanes while they are drawn, from top to bottom.
+/// The lanes in progress, drawn from top to bottom.
 struct Lanes<'a> {
     canvas: &'a mut Canvas,
     recording: &'a Recording,
     states: Vec<&'a State>,
-    /// The column of the Image's first instruction.
+    /// Column of the Image's first instruction.
     entry: usize,
-    /// The first column is the loader's reset.
+    /// Set if the first column is the loader's reset.
     from_reset: bool,
-    /// Where the next lane begins.
+    /// Top of the next lane.
     y: f64,
 }
 
-/// Draws them from `top` on; gives their bottom.
+/// Draws the lanes from `top` on; returns their bottom.
 pub fn draw(canvas: &mut Canvas, recording: &Recording, top: f64) -> f64 {
     let states = recording.seen.iter().map(|(_, state)| state).collect();
     let entry = recording.seen.iter().position(|(station, _)| station.is_entry()).unwrap_or(0);
@@ -80,7 +80,7 @@ pub fn draw(canvas: &mut Canvas, recording: &Recording, top: f64) -> f64 {
 
     let (x, bottom) = (lanes.x(entry), lanes.y);
     canvas.line(&[(x, from - 4.0), (x, bottom)], MARK, 2.0);
-    canvas.text(x, bottom + 13.0, Anchor::Middle, Font::plain(11.0).coloured(MARK), "hand-over");
+    canvas.text(x, bottom + 13.0, Anchor::Middle, Font::plain(11.0).coloured(MARK), "entry");
     bottom + 16.0
 }
 
@@ -95,7 +95,7 @@ impl Lanes<'_> {
         LEFT + unseen + column as f64 * self.width()
     }
 
-    /// The columns in runs that are alike and no cut divides: where each begins, how many it has.
+    /// Groups equal columns that no cut separates; returns each group's first column and length.
     fn runs_of<T: PartialEq>(&self, cells: &[T]) -> Vec<(usize, usize)> {
         let mut runs: Vec<(usize, usize)> = Vec::new();
         for (column, cell) in cells.iter().enumerate() {
@@ -108,7 +108,7 @@ impl Lanes<'_> {
         runs
     }
 
-    /// A box over `count` columns from `first` on.
+    /// Returns the area of a box over `count` columns from `first` on.
     fn area(&self, first: usize, count: usize, height: f64) -> Area {
         Area {
             x: self.x(first) + GAP / 2.0,
@@ -123,7 +123,7 @@ impl Lanes<'_> {
         self.canvas.text(LEFT - 12.0, y, Anchor::End, Font::plain(12.0).coloured(SOFT), name);
     }
 
-    /// The stations' names, above their columns.
+    /// Draws the stations' names above their columns.
     fn names(&mut self) {
         let font = Font::mono(12.0);
         let width = self.width() - 10.0;
@@ -148,7 +148,7 @@ impl Lanes<'_> {
         }
     }
 
-    /// A lane of boxes.
+    /// Draws a lane of boxes.
     fn lane(&mut self, name: &str, height: f64, cell: impl Fn(&State) -> Cell) {
         let cells: Vec<_> = self.states.iter().map(|state| cell(state)).collect();
         self.boxes(name, height, &cells);
@@ -164,7 +164,7 @@ impl Lanes<'_> {
         self.y += height + BELOW;
     }
 
-    /// Who runs.
+    /// Draws the lane that names the running program.
     fn runs(&mut self) {
         let is_ours = self.recording.way.own.is_some();
         let cell = |(column, (station, state)): (usize, &(Station, State))| {
@@ -173,7 +173,7 @@ impl Lanes<'_> {
                     station.runs().unwrap_or(self.recording.way.before)
                 }
                 Owner::Stub => "EFI stub",
-                Owner::Control => "control page",
+                Owner::Control => "control pages",
                 Owner::Image if !is_ours => "the Image",
                 Owner::Image if column < self.entry => "generation 0",
                 Owner::Image => "generation 1",
@@ -194,7 +194,7 @@ impl Lanes<'_> {
         self.boxes("runs", 26.0, &cells);
     }
 
-    /// Two rails; the box lies on that of the level.
+    /// Draws the lane of exception levels: one rail per level, with the box on the current one.
     fn level(&mut self) {
         let rails: &[u64] =
             if self.states.iter().any(|state| state.level == 2) { &[2, 1] } else { &[1] };
@@ -218,7 +218,7 @@ impl Lanes<'_> {
         self.y += BELOW - 1.0;
     }
 
-    /// A small box a bit, dark where it is set, framed in `clear` where it is not.
+    /// Draws a lane of bits: a small box per bit, dark if set, framed in `clear` if not.
     fn bits(
         &mut self,
         name: &str,
@@ -250,7 +250,7 @@ impl Lanes<'_> {
         self.y += HEIGHT + BELOW;
     }
 
-    /// The registers that carry something, one below the other.
+    /// Draws the registers that have a meaning, one below the other.
     fn arguments(&mut self) {
         let most = self.states.iter().map(|state| state.arguments.len()).max().unwrap_or(0);
         let height = most as f64 * NAMES.line() + 8.0;

@@ -1,6 +1,4 @@
-//! RAM when the Image is entered: a bar to scale, and a box for each thing in it.
-//!
-//! *When:* the lower half of a drawing.
+//! The lower half of a drawing: a bar of RAM to scale, and a box for each region.
 
 use super::{
     super::{
@@ -11,17 +9,18 @@ use super::{
     SOFT,
 };
 
-/// The bar's height; how wide a thing is in it, whose size is the build's; the widest box; how many parts are marked.
+/// Height of the bar, width of a mark in it (sizes depend on the build), width of the widest box,
+/// number of divisions.
 const BAR: f64 = 14.0;
 const THING: f64 = 5.0;
 const WIDEST: f64 = 240.0;
 const PARTS: u64 = 4;
 
-/// Draws it from `top` on; gives its bottom.
+/// Draws the map from `top` on; returns its bottom.
 pub fn draw(canvas: &mut Canvas, recording: &Recording, top: f64) -> f64 {
     let regions = &recording.regions;
     canvas.text(EDGE, top, Anchor::Start, Font::bold(13.0), "RAM at _start");
-    let said = "places to scale, sizes not; what is not shown is free";
+    let said = "addresses to scale, sizes not; all other RAM is free";
     canvas.text(RIGHT, top, Anchor::End, Font::plain(11.0).coloured(SOFT), said);
     let bar = Area { x: EDGE, y: top + 30.0, width: RIGHT - EDGE, height: BAR };
     let x = |at: u64| bar.x + (at - RAM.start) as f64 / (RAM.end - RAM.start) as f64 * bar.width;
@@ -54,7 +53,7 @@ pub fn draw(canvas: &mut Canvas, recording: &Recording, top: f64) -> f64 {
         .iter()
         .map(|region| texts(region, inner).iter().map(|(font, _)| font.line()).sum::<f64>());
     let height = tall.fold(0.0, f64::max) + 14.0;
-    // The boxes lie below what they name, as far as there is room.
+    // Place the boxes below their marks, as far as there is room.
     let place = |region: &Region| x(region.start).min(RIGHT - THING);
     let middle = regions.iter().map(place).sum::<f64>() / count;
     let left = (middle - pitch * count / 2.0).clamp(EDGE, RIGHT - pitch * count);

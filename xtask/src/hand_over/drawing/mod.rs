@@ -1,6 +1,6 @@
-//! A recording, drawn: what holds from each station on, and where things lie when the Image is entered.
+//! The drawing of a recording: the state at each station, and RAM when the Image is entered.
 //!
-//! *When:* a recording was made. Pure: the same recording makes the same file. Above, a column a station and a lane a fact; below, RAM.
+//! The same recording always makes the same file.
 
 mod canvas;
 mod lanes;
@@ -11,12 +11,13 @@ use anyhow::Result;
 use self::canvas::{Anchor, Area, Canvas, Font, PAPER, RULE, SOFT, WIDTH};
 use super::{Owner, Recording, memory::Kind};
 
-/// The paper's edge, and where lanes begin behind their names.
+/// Margin of the drawing, left edge of the lanes after their names, and right edge.
 const EDGE: f64 = 20.0;
 const LEFT: f64 = 124.0;
 const RIGHT: f64 = WIDTH - EDGE;
 
-/// What is the loader's, the control block's, the Image's; the device tree; a bit that is set, and what is to be noted.
+/// Colours of the loader, the control pages, the Image and the device tree; of set bits, and of
+/// marks.
 const LOADER: &str = "#e9e0fa";
 const CONTROL: &str = "#ffe3bf";
 const IMAGE: &str = "#cfe4ff";
@@ -25,14 +26,15 @@ const ON: &str = "#1f6f5c";
 const DARK: &str = "#424a53";
 const MARK: &str = "#c9342b";
 
-/// The drawing; `recorded_on` says with what it was recorded.
+/// Returns the drawing; `recorded_on` describes the software of the recording.
 pub fn drawing(recording: &Recording, recorded_on: &str) -> Result<String> {
     let mut canvas = Canvas::default();
     canvas.text(EDGE, 32.0, Anchor::Start, Font::bold(17.0), recording.way.title);
     let from_reset =
-        if recording.way.own.is_none() { " Across “…” nobody looked." } else { "" };
+        if recording.way.own.is_none() { " The gap “…” was not recorded." } else { "" };
     let said = format!(
-        "A column is the state before that instruction; behind it, where a colon names the routine.{from_reset}"
+        "Each column is the state before an instruction; \
+         “routine: instruction” is the state after it.{from_reset}"
     );
     canvas.text(EDGE, 51.0, Anchor::Start, Font::plain(12.0).coloured(SOFT), &said);
     let bottom = lanes::draw(&mut canvas, recording, 64.0);
@@ -41,7 +43,7 @@ pub fn drawing(recording: &Recording, recorded_on: &str) -> Result<String> {
     canvas.text(EDGE, bottom + 20.0, Anchor::Start, Font::plain(11.0).coloured(SOFT), recorded_on);
     canvas.close(
         bottom + 34.0,
-        &format!("{}: the hand-over, and RAM at its end", recording.way.title),
+        &format!("{}: the entry into the Image, and RAM at that moment", recording.way.title),
     )
 }
 
@@ -54,12 +56,12 @@ fn fill(owner: &Owner) -> &'static str {
     }
 }
 
-/// A row that says what colours mean; gives its bottom.
+/// Draws the legend; returns its bottom.
 fn legend(canvas: &mut Canvas, recording: &Recording, top: f64) -> f64 {
     const SWATCH: f64 = 12.0;
     canvas.line(&[(EDGE, top), (RIGHT, top)], RULE, 1.0);
     let font = Font::plain(11.0);
-    let control = (CONTROL, None, "control block, sources");
+    let control = (CONTROL, None, "control pages, sources");
     let loader = (LOADER, None, recording.way.before);
     let has = |kind| recording.regions.iter().any(|region| region.kind == kind);
     let mut entries = vec![(IMAGE, None, "the Image"), (DEVICE_TREE, None, "device tree")];
@@ -76,7 +78,7 @@ fn legend(canvas: &mut Canvas, recording: &Recording, top: f64) -> f64 {
         canvas.text(x + SWATCH + 5.0, top + 22.0, Anchor::Start, font, name);
         x += SWATCH + 25.0 + font.width(name);
     }
-    let said = "x in an address: an allocator chose it";
+    let said = "x in an address: chosen by an allocator";
     canvas.text(RIGHT, top + 22.0, Anchor::End, font.coloured(SOFT), said);
     top + 26.0
 }
@@ -94,7 +96,7 @@ mod tests {
     };
     use crate::xml::tests::well_formed;
 
-    /// What could be seen on the way, with the widest words that there are.
+    /// Makes a recording with the widest texts that can occur.
     fn recording(way: Way) -> Recording {
         let state = |number: usize, arguments: usize| State {
             who: [Owner::Loader, Owner::Control, Owner::Image, Owner::Stub][number % 4].clone(),
@@ -117,7 +119,7 @@ mod tests {
             kind: Kind::Loader,
             name: "QEMU’s boot code & <more>".to_owned(),
             shown: "0x5ffx_xxxx".to_owned(),
-            note: "no RAM to the Image".to_owned(),
+            note: "hidden from the Image".to_owned(),
         };
         Recording { way, seen, regions: (0..6).map(region).collect() }
     }
