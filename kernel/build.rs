@@ -1,4 +1,6 @@
-//! Links the bare-metal kernel by boot's linker script; a host build, for the unit tests, has none.
+//! Links the bare-metal kernel with boot's linker script.
+//!
+//! A host build, which is for the unit tests, uses no linker script.
 
 fn main() {
     println!("cargo::rerun-if-changed=../boot/image.ld");

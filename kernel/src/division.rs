@@ -1,8 +1,10 @@
-//! RAM divided: what a life keeps, what the heap gets, and what it gets later.
+//! The memory layout: which RAM this kernel keeps, and which the heap gets, at once or later.
 //!
-//! *When:* once in a life, before RAM is mapped. *On entry:* a machine as its device tree tells it, and the image. *Leaves:* ranges of whole pages
-//! that do not overlap, but for the CPUs' blocks, which are RAM like any other to the next generation. *Refuses:* by `None`, a machine that holds
-//! no control block; breadcrumbs outside of RAM are nobody's, and a CPU for whose stacks there is no room gets none.
+//! - Runs once in a generation, before RAM is mapped.
+//! - Expects the machine as the device tree describes it, and the range of this image.
+//! - Leaves ranges of whole pages. `control`, `blocks`, `free` and `later` do not overlap.
+//! - Returns `None` if RAM has no room for the control pages.
+//! - Ignores breadcrumbs outside of RAM, and gives no block to a CPU whose stacks do not fit.
 
 use crate::tree::Machine;
 use alloc::vec::Vec;
@@ -11,32 +13,40 @@ use core::ops::Range;
 use relocate::placement;
 use relocate::random::SplitMix64;
 
-/// The control block's size: code, vectors and breadcrumbs take three pages, the list a page for each 500 MiB or so, tables the rest.
+/// The size of the control pages.
+///
+/// Code, vectors and breadcrumbs take three pages, the list about one page for each 500 MiB that is
+/// moved, and page tables the rest.
 const CONTROL_SIZE: u64 = 64 * PAGE_SIZE;
 
-/// Its alignment: a range of contiguous-hint pages, so that none of its neighbours shares one.
+/// The alignment of the control pages: the 16 pages of a contiguous hint, so that the control pages
+/// share no such range with memory next to them.
 const CONTROL_ALIGNMENT: u64 = 16 * PAGE_SIZE;
 
-/// Who gets what.
+/// The memory layout of this generation.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Division {
-    /// The page that tells the way here, where there is one.
+    /// The page with the previous kernel's breadcrumbs, if there is one.
     pub breadcrumbs: Option<Range<PhysAddr>>,
-    /// What the next image is moved by.
+    /// The control pages: relocation code, breadcrumbs, list and page tables of the next kexec.
     pub control: Range<PhysAddr>,
-    /// A block for each secondary CPU, as far as they go.
+    /// A block for each secondary CPU, for as many as fit.
     pub blocks: Vec<Range<PhysAddr>>,
     /// RAM that may be mapped.
     pub mapped: Vec<Range<PhysAddr>>,
-    /// What of it nobody has: the heap's.
+    /// The part of `mapped` that is free: the heap gets it at once.
     pub free: Vec<Range<PhysAddr>>,
-    /// What the heap gets once the device tree was copied and the breadcrumbs were read.
+    /// The memory that the heap gets once the FDT was copied and the breadcrumbs were read.
     pub later: Vec<Range<PhysAddr>>,
 }
 
 impl Division {
-    /// Divides the machine's RAM. `tree` is where the device tree was handed over, `breadcrumbs` where a predecessor says that its page lies. Each
-    /// secondary CPU gets `block_size` bytes, a power of two. The control block lies as high as it can, or where `random` says.
+    /// Divides the machine's RAM.
+    ///
+    /// - `tree`: the pages of the FDT that this kernel was entered with
+    /// - `breadcrumbs`: the page that the previous kernel named in /chosen
+    /// - `block_size`: the bytes for each secondary CPU, a power of two
+    /// - `random`: places the control pages at random; without it they go as high as possible
     #[must_use]
     pub fn of(
         machine: &Machine,
@@ -54,7 +64,8 @@ impl Division {
             .and_then(|page| page.range(PAGE_SIZE));
         let breadcrumbs = breadcrumbs.filter(|page| mapped.iter().any(|ram| ram.covers(page)));
 
-        // Nobody's memory is what is left of RAM without these.
+        // `taken` stays in use; `avoid` adds the FDT and the breadcrumbs, which are in use until
+        // they have been read.
         let mut taken: Vec<_> =
             machine.reserved.iter().map(|reserved| reserved.range.whole_pages()).collect();
         taken.push(image.clone());
@@ -75,7 +86,8 @@ impl Division {
         let control = control?.range(CONTROL_SIZE)?;
         taken.push(control.clone());
         avoid.push(control.clone());
-        // Secondaries are off when a copy is made: their blocks are in nobody's way, and may lie where the next image goes.
+        // Unlike the control pages, the blocks may be in the next image's destination: secondaries
+        // are off when it is copied.
         let mut blocks = Vec::new();
         for _ in 1..machine.cpus.len() {
             let block = placement::highest_block(&machine.ram, &avoid, block_size, block_size);
@@ -85,21 +97,21 @@ impl Division {
             blocks.push(block);
         }
         let free = without(&mapped, &avoid);
-        // Where they are RAM, and nobody else's.
+        // Reclaim the FDT and the breadcrumbs only where they are RAM that nothing else keeps.
         let mut later = without(&Vec::from_iter(read), &taken);
         later.retain(|range| mapped.iter().any(|ram| ram.covers(range)));
         Some(Self { breadcrumbs, control, blocks, mapped, free, later })
     }
 }
 
-/// What is left of `ranges` without `others`.
+/// Returns what is left of `ranges` without `others`.
 fn without(ranges: &[Range<PhysAddr>], others: &[Range<PhysAddr>]) -> Vec<Range<PhysAddr>> {
     let mut left = Vec::new();
     placement::subtract(ranges, others, |range| left.push(range));
     left
 }
 
-/// Keeps a range out of the heap.
+/// Keeps a range out of the heap's RAM. Not inlined: a test patches it.
 #[inline(never)]
 fn keep_out(taken: &mut Vec<Range<PhysAddr>>, range: Option<&Range<PhysAddr>>) {
     taken.extend(range.cloned());

@@ -1,7 +1,9 @@
-//! The end of a run, told so that a program can tell how it went.
+//! The end of a run, with a result that a program can read.
 //!
-//! *When:* in the last generation, after a refusal, after a failure. A marker on the console always; then a semihosting exit with a real code
-//! where the orders allow it, else PSCI SYSTEM_OFF; where neither ends the machine, it stands still.
+//! - Runs at the end of the last generation, after a refusal, and after a panic or an exception.
+//! - Prints a marker on the console.
+//! - Then ends the machine: by a semihosting exit with an exit code if the command line allows it,
+//!   else by PSCI SYSTEM_OFF. If neither works, this CPU spins.
 
 use crate::console::{self, Last};
 use crate::cpus;
@@ -15,30 +17,30 @@ use spin::Once;
 
 static SEMIHOSTING: Once<bool> = Once::new();
 
-/// Says once whether this machine may be ended by a semihosting call.
+/// Sets, once, whether the run may be ended by a semihosting call.
 pub fn prepare(semihosting: bool) {
     SEMIHOSTING.call_once(|| semihosting);
 }
 
-/// Ends a run that went as ordered.
+/// Ends a run that did all that the command line asks for.
 pub fn success() -> ! {
     info!("{SUCCESS}");
     console::flush();
     leave(0)
 }
 
-/// Ends a run that did not, the reason having been told.
+/// Ends a run that failed. The caller has printed the reason.
 pub fn failure() -> ! {
     info!("{FAILURE}");
     console::flush();
     leave(1)
 }
 
-/// Ends a run in a panic or an exception.
+/// Ends a run after a panic or an exception.
 pub fn after_failure(console: &mut Last) -> ! {
     let _ = writeln!(console, "{FAILURE}");
     if SEMIHOSTING.get().is_none() {
-        // Too early to know how: last words, and nothing more.
+        // We do not know yet how to end the machine, so mark the end of the output.
         let _ = writeln!(console, "{STOPPED}");
     }
     leave(1)
@@ -49,7 +51,7 @@ fn leave(code: i32) -> ! {
     if let Some(true) = SEMIHOSTING.get() {
         semihosting::process::exit(code);
     }
-    // Returns where there is no firmware, or before its conduit is known.
+    // Returns if there is no PSCI, or if its conduit is not known yet.
     let _ = psci::system_off::<Firmware>();
     loop {
         spin_loop();

@@ -314,7 +314,10 @@ impl<'a> Place<'a> {
                 _ => {}
             },
             other => {
-                return Err(Refused::NotAKernel { node: self.path.clone(), kind: other.to_owned() });
+                return Err(Refused::NotAKernel {
+                    node: self.path.clone(),
+                    kind: other.to_owned(),
+                });
             }
         }
         Ok(kernel)

@@ -1,6 +1,6 @@
-//! This image's own parts, as the linker laid them out and the loader placed them.
+//! The layout of this image in memory, from the linker's symbols.
 //!
-//! *When:* at any time in Rust: the symbols are addresses relative to the program counter.
+//! The symbols are addressed relative to the PC, so they are right wherever the image was loaded.
 #![expect(unsafe_code, reason = "the linker's symbols")]
 
 use boot::phys::{PhysAddr, PhysRange};
@@ -17,21 +17,21 @@ unsafe extern "C" {
     static _image_end: u8;
 }
 
-/// Where the parts lie. All whole pages.
+/// The image's parts. All are whole pages.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// All of it: file, bss, stacks.
+    /// The whole image: file, bss, stacks.
     pub whole: Range<PhysAddr>,
     /// Code.
     pub text: Range<PhysAddr>,
-    /// Constants, and pointers that RELR has made good.
+    /// Constants, and pointers that the entry code relocated (RELR).
     pub constants: Range<PhysAddr>,
-    /// One page below each stack.
+    /// The guard pages, one below each stack.
     pub guards: [Range<PhysAddr>; 2],
 }
 
 impl Parts {
-    /// The running image's.
+    /// Returns the parts of the running image.
     #[must_use]
     pub fn of_this_image() -> Self {
         let address = |symbol: *const u8| PhysAddr(symbol.expose_provenance() as u64);
@@ -45,11 +45,13 @@ impl Parts {
     }
 }
 
-/// The device tree as it was handed over, or `None` where x0 named none that the early map could hold, or one that shares memory with this image.
+/// Returns the FDT that the loader passed in x0.
+///
+/// Returns `None` if the entry code found no FDT that it could map, or if it overlaps this image.
 ///
 /// # Safety
 ///
-/// What is returned is not used any more when its memory is given to the heap.
+/// The slice must not be used after its memory was added to the heap.
 #[must_use]
 pub unsafe fn handed_over_tree<'a>(record: &EntryRecord) -> Option<&'a [u8]> {
     if !(1..=DTB_MAX_SIZE).contains(&record.dtb_size) {
@@ -59,7 +61,8 @@ pub unsafe fn handed_over_tree<'a>(record: &EntryRecord) -> Option<&'a [u8]> {
     if range.overlaps(&Parts::of_this_image().whole) {
         return None;
     }
-    // SAFETY: the entry found a header there and mapped that many bytes; nothing writes them before they are given to the heap.
+    // SAFETY: `from_raw_parts` requires mapped memory without a writer. The entry code found a
+    // header at x0 and mapped `dtb_size` bytes. Until the heap gets them, nothing writes them.
     Some(unsafe {
         core::slice::from_raw_parts(crate::memory::pointer(range.start), record.dtb_size as usize)
     })

@@ -1,6 +1,7 @@
-//! The kernel's pure half: what it reads and what it hands on, as values.
+//! The kernel's pure half: parsers, rules and choices that touch no hardware.
 //!
-//! No unsafe code, no registers: it builds and is tested on any host. The kernel itself is the binary of this crate.
+//! It has no unsafe code and reads no registers, so it builds and is tested on any host. The kernel
+//! itself is the binary of this crate (`main.rs`).
 #![cfg_attr(not(test), no_std)]
 
 extern crate alloc;

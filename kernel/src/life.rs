@@ -1,8 +1,10 @@
-//! A life: what a generation has found and set up, between its first line of Rust and its last.
+//! The kernel's state: what this generation found and set up, and the code that sets it up.
 //!
-//! *When:* [`Life::begin`] takes the machine over from the entry. *Leaves:* mode, map, heap, console; the handed-over blob shrunk and ours;
-//! the control block taken out of RAM. *Refuses,* by a panic on the emergency console, for nothing could go on: no device tree,
-//! a damaged one, no RAM.
+//! - Runs first: [`Life::begin`] takes the machine over from `boot`'s entry code.
+//! - Leaves mode, kernel's idmap, heap and console in place; a shrunk copy of the loader's FDT; and
+//!   the control pages taken out of the heap's RAM.
+//! - Panics, on the early console, if there is no device tree, a damaged one, or no RAM: this
+//!   generation cannot run without them.
 #![expect(unsafe_code, reason = "gives RAM to the heap, and opens the console")]
 
 use crate::cpus::{self, Cpus};
@@ -26,69 +28,71 @@ use kernel::orders::{self, Base, Orders};
 use kernel::tree::{Machine, Tree};
 use relocate::random::SplitMix64;
 
-/// What a generation is.
+/// The state of this generation.
 pub struct Life {
-    /// Which one: 0 is the loader's.
+    /// The generation's number. The loader starts generation 0.
     pub generation: u32,
-    /// What was ordered.
+    /// The parameters on the command line.
     pub orders: Orders,
-    /// Why a word of bootargs could not be obeyed, if one could not.
+    /// The error for the first parameter that could not be parsed, if any.
     pub disobeyed: Option<String>,
-    /// What every generation of this run draws from.
+    /// The seed that all generations of this run share.
     pub seed: u64,
-    /// This generation's own draws.
+    /// This generation's own random numbers, derived from the seed.
     pub random: SplitMix64,
-    /// Where it was sent, if a predecessor of ours sent it.
+    /// The base that the previous kernel chose for this one. `None` after another loader.
     pub sent_to: Option<PhysAddr>,
-    /// Where it lives.
+    /// The mode that this kernel runs in.
     pub mode: Mode,
-    /// Why that is not as ordered.
+    /// The reason if this is not the mode that the command line requests.
     pub note: Option<Note>,
-    /// What the device tree says.
+    /// The machine as the device tree describes it.
     pub machine: Machine,
-    /// The ramdisk that came with it, which is nothing to this kernel.
+    /// The loader's initrd. This kernel does not use it.
     pub initrd: Option<Range<PhysAddr>>,
-    /// Its devices.
+    /// The machine's virtio devices and PCI functions.
     pub devices: Devices,
-    /// The console's PL011: the device tree's, or the emergency one.
+    /// The console's PL011: the one in the device tree, or the early console's.
     pub uart: Range<PhysAddr>,
-    /// RAM as it is mapped: without what must not be.
+    /// All RAM except `no-map` reservations. The kernel's idmap covers it, apart from guard pages.
     pub mapped: Vec<Range<PhysAddr>>,
-    /// This image.
+    /// The parts of this image.
     pub parts: Parts,
-    /// The map that it lives in.
+    /// The kernel's idmap, which is in use.
     pub map: LifeMap,
     /// The CPUs.
     pub cpus: Cpus,
-    /// What the interrupts that all CPUs share were found in.
+    /// The stale interrupts found among those that all CPUs share.
     pub found: Found,
-    /// What a predecessor left of LPIs.
+    /// The LPI state that an earlier kernel left.
     pub lpis: LpisFound,
-    /// The control block.
+    /// The control pages.
     pub control: Range<PhysAddr>,
-    /// The device tree to hand on.
+    /// The FDT for the next generation.
     pub blob: Vec<u8>,
-    /// The size that it was handed over with.
+    /// The size in bytes of the FDT that this generation was entered with.
     pub blob_was: usize,
-    /// The phases of the way here, with their times.
+    /// The boot trace: the phases up to `kernel_main`, with their times.
     pub way_here: String,
     /// CNTVCT at the first instruction.
     pub entered: u64,
 }
 
 impl Life {
-    /// Takes the machine over.
+    /// Takes the machine over: mode, idmap, heap, console, interrupts, CPUs, devices.
     ///
     /// # Panics
     ///
-    /// Where there is no device tree to live by.
+    /// If there is no usable device tree, or if RAM has no room for the control pages.
     pub fn begin(record: &'static EntryRecord) -> Self {
         let main = clock::now();
         let heap = Heap::begin();
-        // SAFETY: `given` is last used before its pages are added to the heap, below.
+        // SAFETY: `handed_over_tree` requires that its result is unused once the heap gets the
+        // memory. `given` is last used before its pages are added to the heap, below.
         let given = unsafe { handed_over_tree(record) }.unwrap_or_else(|| {
             let (x0, size) = (record.x0, record.dtb_size);
-            let why = "a loader must hand over an 8-byte aligned device tree of at most 2 MiB, outside of the Image";
+            let why = "a loader must hand over an 8-byte aligned device tree of at most 2 MiB, \
+                       outside of the Image";
             panic!("x0 = {x0:#x}, size {size}: {why}{}", checker::Early(record))
         });
         let tree = Tree::open(given)
@@ -103,11 +107,13 @@ impl Life {
         firmware::prepare(machine.conduit);
         end::prepare(orders.semihosting);
 
-        // A map of image, device tree and devices first: a device may have to be made to let go of RAM.
+        // Map the image, the FDT and devices first, and RAM later: turning LPIs off needs the GIC's
+        // registers, and reserves RAM that a redistributor keeps writing to.
         let parts = Parts::of_this_image();
         let given_at = PhysAddr(record.x0);
         let given_pages = (given_at..PhysAddr(given_at.0 + given.len() as u64)).whole_pages();
-        // Last words go to the emergency UART, whichever is the console.
+        // Map the early console's UART as well, whichever UART the console uses: the assembly
+        // printer reports its failures there.
         let emergency =
             PhysAddr(boot::emergency::UART)..PhysAddr(boot::emergency::UART + PAGE_SIZE);
         let uart = machine.uart.clone().unwrap_or_else(|| emergency.clone());
@@ -118,15 +124,17 @@ impl Life {
         devices
             .extend((!machine.ram.iter().any(|ram| ram.overlaps(&emergency))).then_some(emergency));
         let regions = Regions { devices: &devices, image: &parts, tree: &given_pages };
-        // SAFETY: the device tree says where devices are; the image's parts are the linker's.
+        // SAFETY: `activate` requires regions that describe this machine and this image. The device
+        // ranges come from the device tree, and the image's parts from the linker.
         let mut map = unsafe { LifeMap::activate(mode == Mode::Vhe, &regions) };
-        // SAFETY: the device tree says that a PL011 lies there, or it is the emergency UART; it is mapped as device memory, and nothing
-        // else drives it.
+        // SAFETY: `open` requires a mapped PL011 that nothing else drives. The device tree names
+        // one at `uart`, or it is the early console's; `activate` mapped it as device memory.
         unsafe { console::open(uart.start, generation) };
         let lpis = interrupts::turn_lpis_off(&mut machine);
 
-        // The first generation's seed may have to be drawn, and that needs a heap. So its control block is not, in any case: the same
-        // seed makes the same run whether it was drawn or given.
+        // Generation 0 never places its control pages at random, since its seed may have to come
+        // from the entropy device, which needs a heap. It does not do so for a given seed either:
+        // one seed must give one run, whether it was drawn or passed as `seed=`.
         let draws = |seed| SplitMix64::new(seed ^ u64::from(generation) << 32);
         let mut random = handed.map(|handed| draws(handed.seed));
         let anywhere = random.as_mut().filter(|_| orders.base == Base::Random);
@@ -144,10 +152,12 @@ impl Life {
 
         let mut left_out = vec![parts.whole.clone(), given_pages];
         left_out.extend(blocks.iter().flat_map(cpus::guards));
-        // SAFETY: the device tree says what is RAM and what of it must not be mapped.
+        // SAFETY: `add_ram` requires RAM that may be read speculatively. The device tree names
+        // these ranges as RAM, and `mapped` leaves out its `no-map` reservations.
         unsafe { map.add_ram(&mapped, &left_out, &control) };
         for range in free {
-            // SAFETY: mapped RAM that is neither reserved, nor the image, the blob, the breadcrumbs or the control block.
+            // SAFETY: `add` requires mapped, writable RAM that nothing uses. `free` leaves out
+            // reservations, image, FDT, breadcrumbs, control pages and the CPUs' blocks.
             unsafe { heap.add(range) };
         }
 
@@ -160,12 +170,14 @@ impl Life {
         };
 
         for range in later {
-            // SAFETY: as above; the blob was copied and the breadcrumbs were read, and nothing points there any more.
+            // SAFETY: as above. `later` held the FDT, which was copied, and the breadcrumbs, which
+            // were read; no reference to either is used again.
             unsafe { heap.add(range) };
         }
 
         let found = interrupts::begin(machine.gic.clone(), machine.timer, mode == Mode::Vhe);
-        // SAFETY: the blocks were taken out of RAM for this, and mapped without their guards.
+        // SAFETY: `new` requires blocks that belong to their CPUs permanently. `Division` kept them
+        // out of the heap's RAM, and `add_ram` left their guard pages unmapped.
         let cpus =
             unsafe { Cpus::new(&machine.cpus, &blocks, parts.guards[1].start, map.ttbr0(), mode) };
         let devices = Devices::find(&machine, &mut map);
@@ -205,14 +217,14 @@ impl Life {
         }
     }
 
-    /// RAM that no image may land on.
+    /// Returns the RAM that no image may be placed over: reservations and control pages.
     #[must_use]
     pub fn not_to_land_on(&self) -> Vec<Range<PhysAddr>> {
         let reserved = self.machine.reserved.iter().map(|reserved| reserved.range.clone());
         reserved.chain([self.control.clone()]).collect()
     }
 
-    /// What the next generation is told, when it is sent to `base`.
+    /// Returns the `/chosen` properties for the next generation, which will run at `base`.
     #[must_use]
     pub fn hand_on(&self, base: PhysAddr) -> Handed {
         Handed {

@@ -1,7 +1,9 @@
-//! Load: from the disk's table of contents to verified payloads in frames that nobody will overwrite.
+//! The loader: reads the next image from the disk into frames, and verifies it.
 //!
-//! *When:* once a generation, with the disk open. *Leaves:* an [`Image`], each of its payloads in frames of its own destination or of nobody's, its tail
-//! zeroed, its SHA-256 right, its CRC-32C taken. *Refuses:* what [`fit`], the Image header and memory say.
+//! - Runs once for each configuration that is tried, with the disk open.
+//! - Leaves an [`Image`]. Each payload is in frames that are its own destination or in no
+//!   destination; its tail is zeroed, its SHA-256 verified and its CRC-32C computed.
+//! - Refuses a FIT or an Image header that breaks a rule, and an image that does not fit in memory.
 
 use crate::disk::Disk;
 use crate::memory::Frames;
@@ -16,19 +18,19 @@ use core::ops::Range;
 use kernel::fit::{self, Companions, Compression, Fit, Payload};
 use relocate::checksum::Crc32c;
 
-/// The disk's table of contents.
+/// The FIT's device tree, as read from the disk.
 pub struct Contents {
     tree: Vec<u8>,
-    /// The names of its configurations, the default first.
+    /// The names of the FIT's configurations, the default one first.
     pub configurations: Vec<String>,
 }
 
 impl Contents {
-    /// Reads it.
+    /// Reads the FIT's device tree from the start of the disk.
     ///
     /// # Errors
     ///
-    /// No FIT, a damaged one, or a disk that fails.
+    /// No FIT, a damaged one, or a read error.
     pub fn read(disk: &mut Disk) -> Result<Self, Refused> {
         const FIRST: usize = 512;
         let mut first = [0; FIRST];
@@ -41,11 +43,11 @@ impl Contents {
         Ok(Self { tree, configurations })
     }
 
-    /// What the configuration of that name consists of, and its kernel's header.
+    /// Returns the payloads of the configuration with that name, and its kernel's Image header.
     ///
     /// # Errors
     ///
-    /// What the FIT or the header breaks, or more than `ram_bytes`.
+    /// A broken rule of the FIT or of the header, or a kernel larger than `ram_bytes`.
     pub fn open(
         &self,
         disk: &mut Disk,
@@ -71,30 +73,30 @@ impl Contents {
         Ok((fit, header))
     }
 
-    /// What goes with a payload's kernel in the configuration of that name.
+    /// Returns the initrd, FDT and bootargs in the configuration with that name.
     ///
     /// # Errors
     ///
-    /// What the FIT breaks.
+    /// A broken rule of the FIT.
     pub fn companions(&self, disk: &Disk, configuration: &str) -> Result<Companions, Refused> {
         Ok(fit::companions(&self.tree, disk.bytes(), configuration)?)
     }
 }
 
-/// One payload in memory.
+/// A payload in memory.
 pub struct Loaded {
-    /// Its name on the disk.
+    /// The name of its node in the FIT.
     pub name: String,
-    /// Where it goes: whole pages, its zeroed tail included.
+    /// The memory that it must be moved to: whole pages, including the zeroed tail.
     pub destination: Range<PhysAddr>,
-    /// Where it lies until then.
+    /// The frames that hold it until then.
     pub frames: Frames,
-    /// What the destination must hold in the end.
+    /// The CRC-32C of what the destination must hold in the end.
     pub crc32c: u32,
 }
 
 impl Loaded {
-    /// Each run with its place in the destination.
+    /// Returns each run with the part of the destination that it belongs to.
     fn placed(&self) -> impl Iterator<Item = (Range<PhysAddr>, &[u8])> {
         let mut at = self.destination.start;
         self.frames.slices().map(move |slice| {
@@ -104,7 +106,7 @@ impl Loaded {
         })
     }
 
-    /// The stretches of the destination that are not in place yet.
+    /// Returns the parts of the destination that still have to be copied.
     #[must_use]
     pub fn moved(&self) -> Vec<Range<PhysAddr>> {
         let mut moved: Vec<Range<PhysAddr>> = Vec::new();
@@ -118,7 +120,7 @@ impl Loaded {
         moved
     }
 
-    /// What a stretch of the destination, of whole runs, must hold in the end.
+    /// Returns the CRC-32C that a part of the destination, which consists of whole runs, must have.
     #[must_use]
     pub fn crc32c_of(&self, stretch: &Range<PhysAddr>) -> u32 {
         let runs = self.placed().filter(|(place, _)| stretch.covers(place));
@@ -126,7 +128,10 @@ impl Loaded {
     }
 }
 
-/// The base of a kernel that is to lie where the FIT says, which is where its first byte lies: `text_offset` above a 2 MiB boundary.
+/// Returns the base of a kernel that must be loaded at the FIT's `load` address.
+///
+/// That address is the kernel's first byte, `text_offset` bytes above its base. The base must be a
+/// 2 MiB boundary.
 ///
 /// # Errors
 ///
@@ -138,25 +143,27 @@ pub fn base_in(fit: &Fit, header: &Header) -> Result<PhysAddr, Refused> {
     base.map(PhysAddr).ok_or(Refused::Misplaced(load, header.text_offset))
 }
 
-/// Takes frames for one of all destinations; an error is how many bytes could not be had.
+/// A function that allocates frames for the first of these destinations, given all of them.
+///
+/// Its error is the number of bytes that are missing.
 pub type Take = fn(&Range<PhysAddr>, &[Range<PhysAddr>]) -> Result<Frames, u64>;
 
-/// The next generation, loaded and verified.
+/// The next image, loaded and verified.
 pub struct Image {
     /// The kernel, then the loadables.
     pub payloads: Vec<Loaded>,
-    /// The kernel's first instruction.
+    /// The address of the kernel's first instruction.
     pub entry: PhysAddr,
-    /// Bytes that were hashed.
+    /// The number of bytes that were hashed.
     pub hashed: u64,
 }
 
 impl Image {
-    /// Loads what a configuration consists of, its kernel to `entry`, into what `take` gives.
+    /// Loads the payloads of a configuration into frames from `take`. Its kernel is for `entry`.
     ///
     /// # Errors
     ///
-    /// The first rule that is broken; all memory has been given back.
+    /// The first rule that is broken. All memory is freed.
     pub fn load(
         disk: &mut Disk,
         fit: &Fit,
@@ -165,7 +172,7 @@ impl Image {
         take: Take,
     ) -> Result<Self, Refused> {
         let Fit { kernel, loadables, .. } = fit;
-        // Destinations first: no frames are taken in another's.
+        // Compute all destinations first: no payload's frames may be in another's destination. [I7]
         let mut destinations = vec![pages(kernel, entry, header.image_size)?];
         for payload in loadables {
             let load = payload.load.ok_or_else(|| fit_lacks_load(payload))?;
@@ -202,7 +209,7 @@ impl Image {
     }
 }
 
-/// Reads a payload that lies on the disk as it will in memory; gives its size.
+/// Reads and verifies a payload that is not compressed. Returns its size.
 fn as_it_is(disk: &mut Disk, payload: &Payload, frames: &mut Frames) -> Result<u64, Refused> {
     let mut at = payload.place.start;
     for slice in frames.slices_mut() {
@@ -225,12 +232,13 @@ fn as_it_is(disk: &mut Disk, payload: &Payload, frames: &mut Frames) -> Result<u
     Ok(bytes)
 }
 
-/// The pages from `start` on that hold `bytes` bytes of a payload.
+/// Returns the pages that hold `bytes` bytes of a payload, starting at `start`.
 fn pages(payload: &Payload, start: PhysAddr, bytes: u64) -> Result<Range<PhysAddr>, Refused> {
     start.range(bytes.next_multiple_of(PAGE_SIZE)).ok_or_else(|| {
         let name = &payload.name;
         Refused::Segments(alloc::format!(
-            "segment \"{name}\": the destination {start}.. passes the end of memory: choose another place"
+            "segment \"{name}\": the destination {start}.. passes the end of memory: \
+             choose another place"
         ))
     })
 }

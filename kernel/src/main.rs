@@ -1,7 +1,21 @@
-//! What lives: a kernel that takes a machine over, loads a second copy of itself, and goes.
+//! The kernel: takes a machine over, loads the next kernel and kexecs it.
 //!
-//! *When:* between boot's last instruction and relocate's first. *On entry:* what `boot::entry` says. The story is [`kernel_main`]'s, and
-//! each step to the point of no return consumes the last: `Image → Plan → Staged → !`. What was refused leaves this generation alive.
+//! The story, in order:
+//!
+//! 1. `boot` enters the image, turns the MMU on and calls [`kernel_main`]. `boot::entry` documents
+//!    the state at that point.
+//! 2. [`Life::begin`] takes the machine over: mode, idmap, heap, console, interrupts, devices.
+//! 3. [`introduce`] logs what this generation found.
+//! 4. `Cpus::start` brings the other CPUs up.
+//! 5. [`lead`] continues on the CPU that will kexec. The last generation ends the run there, unless
+//!    a payload follows it.
+//! 6. [`plan_own`], or [`payload::plan`], loads and verifies the next image, and plans the move.
+//! 7. [`Staged::new`] fills the control pages. [`Staged::restart`] stops devices, CPUs and
+//!    interrupts, verifies everything once more and jumps into the relocation code.
+//!
+//! Steps 6 and 7 are typed: `Image → Plan → Staged → !`, and each step consumes the one before it.
+//! A step that refuses drops what it holds, which frees that memory. This generation then prints
+//! the reason, and tries the next configuration or ends the run.
 #![no_std]
 #![no_main]
 
@@ -44,18 +58,21 @@ use crate::stage::Staged;
 use boot::marker;
 use boot::phys::{PhysAddr, PhysRange};
 use boot::record::EntryRecord;
-// The Image is a UEFI application too: nothing here calls what is behind that entry point.
+// Links the UEFI entry point into the Image. The kernel itself never calls it.
 use efi as _;
 use kernel::orders::{Base, RestartCpu, Selftest};
 use log::{info, warn};
 use relocate::placement;
 
-/// The first line of Rust.
+/// Runs this generation until [`lead`] takes over, possibly on another CPU. `boot` calls it.
 #[unsafe(no_mangle)]
 #[expect(unsafe_code, reason = "the name that boot calls")]
 fn kernel_main(record: &'static EntryRecord) -> ! {
     let mut life = alloc::boxed::Box::new(Life::begin(record));
     introduce(&mut life);
+
+    // Refuse to run with a parameter that we cannot parse, or at another base than the previous
+    // kernel chose.
     if let Some(why) = &life.disobeyed {
         warn!("{}{why}", marker::REFUSED);
         end::failure();
@@ -70,6 +87,7 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
         );
         end::failure();
     }
+
     life.cpus.start();
     if life.orders.check {
         checker::tell(record, &life);
@@ -77,6 +95,9 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
     if life.orders.selftest == Some(Selftest::Stub) {
         selftest::stub(&life);
     }
+
+    // Choose the CPU that will kexec: this one, which was entered first, unless `restart-cpu`
+    // selects another.
     let (this, up) = (cpus::Cpu::current(), life.cpus.up());
     let leader = match life.orders.restart_cpu {
         None => Some(this),
@@ -95,7 +116,11 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
     if core::ptr::eq(leader, this) { lead(life) } else { cpus::hand_over(leader, life) }
 }
 
-/// The story from here on, on the CPU that was ordered.
+/// Continues the story on the CPU that will kexec: loads, plans, stages and jumps.
+///
+/// Each pass of the loop tries one configuration of the FIT. If the kexec is refused, the pass
+/// prints the reason and checks that all memory is free again. Then it ends the run or, with
+/// `on-refusal=continue`, tries the next configuration.
 fn lead(life: &mut Life) -> ! {
     let last = life.generation + 1 >= life.orders.generations;
     if last && life.orders.payload.is_none() {
@@ -105,13 +130,19 @@ fn lead(life: &mut Life) -> ! {
 
     let (mut configuration, mut known) = (0, 0);
     loop {
+        // A network device may write received frames to memory until `restart` resets it.
         life.devices.listen();
         let (free, kept_before) = (memory::free(), devices::kept());
+
+        // The kexec. We get past this statement only if some step refused it.
         let Err(refused) = make_plan(life, configuration, &mut known)
             .and_then(|plan| Staged::new(life, plan)?.restart());
+
         warn!("{}{refused}", marker::REFUSED);
-        // A disk whose contents cannot be read has no next configuration either.
+        // `known` is still 0 if the FIT could not be read, or lacks the payload's configuration:
+        // then there is no next configuration to try.
         let none_left = known == 0 || matches!(refused, Refused::NoConfiguration(_));
+        // Free the reason's own memory before we compare.
         drop(refused);
         life.cpus.resume();
         let (now, newly_kept) = (memory::free(), devices::kept() - kept_before);
@@ -130,8 +161,10 @@ fn lead(life: &mut Life) -> ! {
     }
 }
 
-/// Plans to go to configuration number `configuration` of the disk's FIT, the disk being open no longer than it takes to load that. Gives in
-/// `known` how many configurations there are, once that is read.
+/// Plans the kexec to configuration number `configuration` of the disk's FIT.
+///
+/// The disk is open only until the image is loaded. Stores the number of configurations in `known`
+/// as soon as it has read the FIT.
 fn plan_own(life: &mut Life, configuration: usize, known: &mut usize) -> Result<Plan, Refused> {
     let mut disk = Disk::open(&life.devices)?;
     let contents = Contents::read(&mut disk)?;
@@ -161,6 +194,7 @@ fn plan_own(life: &mut Life, configuration: usize, known: &mut usize) -> Result<
     Plan::new(image, &life.blob, Some(&life.hand_on(base)), &life.machine, &life.control)
 }
 
+/// Logs what was loaded: its name, the bytes hashed, and the time spent waiting for the disk.
 fn tell_loaded(name: &str, image: &Image, disk: &Disk) {
     let (hashed, waited) = (image.hashed, clock::nanoseconds(disk.waited()));
     info!(
@@ -169,7 +203,7 @@ fn tell_loaded(name: &str, image: &Image, disk: &Disk) {
     );
 }
 
-/// What this generation is, for people and for the tests.
+/// Logs the banner: what this generation is and what it found. People and the tests read it.
 fn introduce(life: &mut Life) {
     let (parts, mode) = (&life.parts.whole, life.mode);
     info!(
@@ -179,7 +213,8 @@ fn introduce(life: &mut Life) {
         life.orders.generations,
         parts.start
     );
-    // Told and forgotten: its length varies, and free memory is to be the same in every generation.
+    // Take the string, so that it is freed: its length varies, and free memory must be the same in
+    // every generation.
     info!("phases, ns: {}", core::mem::take(&mut life.way_here));
     info!("entered at {} ns of CNTVCT", clock::nanoseconds(life.entered));
     info!(
@@ -210,7 +245,8 @@ fn introduce(life: &mut Life) {
     if life.lpis.restless > 0 {
         let restless = life.lpis.restless;
         warn!(
-            "{}{restless} translation services that do not become quiescent: their tables are ours by now",
+            "{}{restless} translation services that do not become quiescent: we cannot find their \
+             tables, so we reserve none",
             marker::FOUND
         );
     }

@@ -1,13 +1,19 @@
-//! The kernel's identity map, and the one that the copy runs on.
+//! The kernel's idmap, and the relocation idmap that the copy runs on.
 //!
-//! *When:* the first is built from the arena and switched to first of all; RAM is added once it is known what of it is ours. The second is staged in the control pages. *On
-//! entry:* the early map. *Leaves:* text RX, constants R, everything else NX, devices nGnRE and NX, guard pages and no-map memory not
-//! mapped at all. *Refuses:* an address beyond 48 bits.
+//! - The kernel's idmap is built in the heap's arena and replaces the early idmap. RAM is added
+//!   once the memory layout is known.
+//! - The relocation idmap is built in the control pages, for the relocation code alone.
+//! - Leaves text RX, constants R, everything else NX. Devices are nGnRE and NX. Guard pages and
+//!   `no-map` memory are not mapped.
+//! - Panics on an address beyond 48 bits.
 //!
-//! The switch is one write of TTBR0, root and ASID together, under the MMU's feet. It is sound because every map has an ASID of its own and
-//! every leaf of every map is nG: no translation of the old map can be used under the new ASID, whatever their block sizes, and
-//! the entry has invalidated what former kernels left under the same numbers. \[I4\] The kernel never translates at EL2 without
-//! E2H, where there are no ASIDs.
+//! The switch is one write of TTBR0 with the MMU on, which changes root and ASID together. It is
+//! sound for three reasons \[I4\]:
+//!
+//! 1. Every map has its own ASID and every leaf is nG. So no TLB entry of the old map matches under
+//!    the new ASID, whatever the block sizes of both maps.
+//! 2. The entry code has invalidated the TLB entries that earlier kernels left under these ASIDs.
+//! 3. The kernel never translates at EL2 without E2H, where there are no ASIDs.
 #![expect(
     unsafe_code,
     reason = "switches the map that this code runs on, and writes tables into control pages"
@@ -33,67 +39,71 @@ const NEVER_EXECUTED: El1Attributes = El1Attributes::PXN.union(El1Attributes::UX
 const NORMAL: El1Attributes =
     LEAF.union(El1Attributes::ATTRIBUTE_INDEX_1).union(El1Attributes::INNER_SHAREABLE);
 
-/// Code: read-only, executable at the kernel's level.
+/// Attributes of code: read-only, executable at the kernel's exception level.
 const TEXT: El1Attributes = NORMAL.union(El1Attributes::READ_ONLY).union(El1Attributes::UXN);
-/// Constants.
+/// Attributes of constants.
 const READ_ONLY: El1Attributes = NORMAL.union(El1Attributes::READ_ONLY).union(NEVER_EXECUTED);
-/// Memory.
+/// Attributes of other memory.
 const READ_WRITE: El1Attributes = NORMAL.union(NEVER_EXECUTED);
-/// A device's registers.
+/// Attributes of device registers.
 const DEVICE: El1Attributes = LEAF.union(El1Attributes::ATTRIBUTE_INDEX_0).union(NEVER_EXECUTED);
 
-/// Pages whose permissions change while the map is live: each its own descriptor, so that no change needs break-before-make.
+/// Constraints for pages whose permissions change while the map is in use.
+///
+/// Each page has its own descriptor, so that a change needs no break-before-make.
 const SINGLE_PAGES: Constraints =
     Constraints::NO_BLOCK_MAPPINGS.union(Constraints::NO_CONTIGUOUS_HINT);
 
-/// What the map is made of at first. RAM is added when it is known which of it is ours.
+/// The regions that the kernel's idmap holds at first. [`LifeMap::add_ram`] adds RAM.
 pub struct Regions<'a> {
-    /// Device registers that are used.
+    /// The device registers that the kernel uses.
     pub devices: &'a [Range<PhysAddr>],
     /// The image's parts.
     pub image: &'a crate::image::Parts,
-    /// The pages of the device tree that was handed over.
+    /// The pages of the FDT that the kernel was entered with.
     pub tree: &'a Range<PhysAddr>,
 }
 
-/// The kernel's map. It lives as long as the kernel: the next one never sees it.
+/// The kernel's idmap. It is never freed: the next kernel does not use it.
 pub enum LifeMap {
-    /// EL1&0: modes el1 and nvhe.
+    /// The EL1&0 regime, for modes el1 and nvhe.
     El1(&'static mut IdMap<El1And0>),
-    /// EL2&0: mode vhe.
+    /// The EL2&0 regime, for mode vhe.
     El2(&'static mut IdMap<El2And0>),
 }
 
 impl LifeMap {
-    /// Builds the kernel's map and switches to it.
+    /// Builds the kernel's idmap and switches to it.
     ///
     /// # Safety
     ///
-    /// `regions` describe this machine and this image.
+    /// `regions` must describe this machine and this image.
     ///
     /// # Panics
     ///
-    /// A region beyond 48 bits, or more tables than the arena holds.
+    /// If a region reaches beyond 48 bits, or if the arena is too small for the tables.
     pub unsafe fn activate(at_el2: bool, regions: &Regions<'_>) -> Self {
         if at_el2 {
-            // SAFETY: as our caller promised.
+            // SAFETY: our caller guarantees what `activate` requires of `regions`.
             Self::El2(unsafe { activate(El2And0, regions) })
         } else {
-            // SAFETY: as our caller promised.
+            // SAFETY: our caller guarantees what `activate` requires of `regions`.
             Self::El1(unsafe { activate(El1And0, regions) })
         }
     }
 
-    /// Adds RAM, which is not mapped yet but for image and device tree: those and the `guards`, below each stack, are among what is `left_out`.
-    /// The control block is mapped by single pages.
+    /// Maps RAM, and the control pages one by one.
+    ///
+    /// `left_out` names the image and the FDT, which are mapped already, and the guard pages of
+    /// the secondaries' stacks, which stay unmapped.
     ///
     /// # Safety
     ///
-    /// RAM is what it is called, and holds nothing that must not be read speculatively.
+    /// `ram` must be RAM, without memory that must not be read speculatively.
     ///
     /// # Panics
     ///
-    /// A region beyond 48 bits, or more tables than the arena holds.
+    /// If a region reaches beyond 48 bits, or if the arena is too small for the tables.
     pub unsafe fn add_ram(
         &mut self,
         ram: &[Range<PhysAddr>],
@@ -116,7 +126,7 @@ impl LifeMap {
         add(control, SINGLE_PAGES);
     }
 
-    /// What TTBR0 holds in this map: root and ASID.
+    /// Returns the value of TTBR0 for this map: root table and ASID.
     #[must_use]
     pub fn ttbr0(&self) -> u64 {
         let root = match self {
@@ -126,11 +136,11 @@ impl LifeMap {
         root.0 as u64 | asid::LIFE << asid::SHIFT
     }
 
-    /// Adds a device's registers, which are not mapped yet.
+    /// Maps a device's registers.
     ///
     /// # Panics
     ///
-    /// A region beyond 48 bits, or one that is mapped as something else.
+    /// If the region reaches beyond 48 bits, or if it is mapped as something else.
     pub fn add_device(&mut self, range: &Range<PhysAddr>) {
         let region = region(range);
         match self {
@@ -142,20 +152,20 @@ impl LifeMap {
         });
     }
 
-    /// Makes single pages of the control block code: read-only and executable.
+    /// Makes some of the control pages read-only and executable.
     ///
     /// # Panics
     ///
-    /// Where the pages are not mapped one by one.
+    /// If the pages are not mapped one by one.
     pub fn make_executable(&mut self, pages: &Range<PhysAddr>) {
         self.protect(pages, TEXT, READ_WRITE);
     }
 
-    /// Makes single pages of the control block memory again.
+    /// Makes some of the control pages writable and not executable again.
     ///
     /// # Panics
     ///
-    /// Where the pages are not mapped one by one.
+    /// If the pages are not mapped one by one.
     pub fn make_writable(&mut self, pages: &Range<PhysAddr>) {
         self.protect(pages, READ_WRITE, TEXT);
     }
@@ -195,8 +205,9 @@ where
     for range in regions.devices {
         add(&range.whole_pages(), DEVICE, Constraints::empty());
     }
-    // SAFETY: the map holds the image as it is used, with its stacks and the arena, and the device tree; it is never dropped. The switch is sound,
-    // see the module's page. [I4]
+    // SAFETY: `activate` requires that the map holds everything this code uses, and is never
+    // dropped. It holds the image with its stacks and the arena, and the FDT, and it is leaked. The
+    // module's documentation says why the switch is sound. [I2, I4]
     unsafe { map.activate() };
     map
 }
@@ -205,7 +216,7 @@ fn region(range: &Range<PhysAddr>) -> MemoryRegion {
     MemoryRegion::new(range.start.0 as usize, range.end.0 as usize)
 }
 
-/// Tables out of the control block, one page after the other.
+/// A table allocator that takes control pages in ascending order.
 struct ControlPages {
     free: Range<PhysAddr>,
 }
@@ -216,7 +227,8 @@ impl<A: PagingAttributes> Translation<A> for ControlPages {
         let table = self.free.start;
         self.free.start = PhysAddr(table.0 + PAGE_SIZE);
         let memory = NonNull::new(pointer(table)).expect("no control page at address 0");
-        // SAFETY: the page is the control block's, which nothing else uses while it is staged.
+        // SAFETY: `write_bytes` requires writable memory. This is one of the control pages, which
+        // nothing else uses while they are staged.
         unsafe { memory.write_bytes(0, PAGE_SIZE as usize) };
         (memory.cast(), PhysicalAddress(table.0 as usize))
     }
@@ -228,13 +240,14 @@ impl<A: PagingAttributes> Translation<A> for ControlPages {
     }
 }
 
-/// Builds the copy's map in `tables`: RAM to copy in, the relocation code, its UART. Returns its TTBR0 and the tables that are left.
+/// Builds the relocation idmap in `tables`, and returns its TTBR0 value and the unused tables.
 ///
-/// The regime does not matter: EL1&0 and EL2&0 have one format.
+/// It maps RAM, the relocation code and its UART. The regime does not matter: EL1&0 and EL2&0 share
+/// one table format.
 ///
 /// # Panics
 ///
-/// Where `tables` are too few.
+/// If `tables` has too few pages.
 pub fn copy_map(
     ram: &[Range<PhysAddr>],
     code: &Range<PhysAddr>,
@@ -262,7 +275,7 @@ pub fn copy_map(
     add(&uart.whole_pages(), DEVICE);
     let free = map.translation().free.clone();
     let ttbr0 = map.root_address().0 as u64 | asid::COPY << asid::SHIFT;
-    // The tables are for the relocation code: taking them down with the object that built them would empty them.
+    // Dropping `map` would clear the tables, which the relocation code needs.
     core::mem::forget(map);
     (ttbr0, free)
 }

@@ -1,7 +1,9 @@
-//! RAM as heap and frames: one buddy allocator over all that is nobody's.
+//! The heap and page frames: one buddy allocator over all free RAM.
 //!
-//! *When:* [`Heap::begin`] gives it an arena inside the image, enough for the page tables of the map that reaches the rest; then
-//! [`Heap::add`] adds the rest. *Leaves:* a global allocator. *Refuses:* frames that there are not, by returning what it took.
+//! - [`Heap::begin`] starts it with an arena inside the image, which is enough for the page tables
+//!   that map RAM. Then [`Heap::add`] adds the free RAM.
+//! - Leaves a global allocator.
+//! - [`Frames`] refuses if it cannot get enough frames, and frees those that it got.
 #![expect(unsafe_code, reason = "hands memory to the allocator, and frames to the loader")]
 
 use alloc::alloc::{Layout, alloc, dealloc};
@@ -11,25 +13,25 @@ use buddy_system_allocator::LockedHeap;
 use core::ops::Range;
 use core::ptr;
 
-/// Blocks of up to 4 GiB.
+/// The allocator's number of block sizes: 1 byte to 4 GiB.
 const ORDERS: usize = 33;
 
 #[global_allocator]
 static HEAP: LockedHeap<ORDERS> = LockedHeap::empty();
 
-/// The largest run of frames that is asked for at once: 1 MiB, what one list entry moves.
+/// The largest run of frames that is requested at once: 1 MiB, the most that one list entry moves.
 const LARGEST_RUN: u64 = relocate::list::RUN_PAGES * PAGE_SIZE;
 
-/// What is left to everybody else while frames are looked for that lie in one place.
+/// The bytes that [`Frames::in_place`] leaves free while it holds everything else.
 const LEFT_FREE: u64 = 2 * LARGEST_RUN;
 
-/// Where the first page tables and the first `Vec`s come from: memory of the image's own bss.
+/// The memory of the first page tables and the first `Vec`s, in the image's bss.
 #[repr(C, align(4096))]
 struct Arena([u8; 32 * PAGE_SIZE as usize]);
 
 static ARENA: spin::Mutex<Arena> = spin::Mutex::new(Arena([0; 32 * PAGE_SIZE as usize]));
 
-/// The kernel's heap: a proof that there is one.
+/// Proof that the heap has been started.
 pub struct Heap(());
 
 impl Heap {
@@ -37,10 +39,11 @@ impl Heap {
     ///
     /// # Panics
     ///
-    /// Called a second time.
+    /// If it is called a second time.
     pub fn begin() -> Self {
         let arena = spin::MutexGuard::leak(ARENA.try_lock().expect("the heap begins once"));
-        // SAFETY: the arena is ours for ever (its lock is never released), writable, and in no other allocator.
+        // SAFETY: `init` requires unused, writable memory that stays valid. The arena's lock is
+        // never released, so nothing else reaches it.
         unsafe { HEAP.lock().init(arena.0.as_mut_ptr().expose_provenance(), arena.0.len()) };
         Self(())
     }
@@ -49,54 +52,57 @@ impl Heap {
     ///
     /// # Safety
     ///
-    /// The range is RAM, mapped writable, and neither used by anyone nor added before.
+    /// The range must be RAM that is mapped writable, that nothing uses, and that was not added
+    /// before.
     pub unsafe fn add(&self, range: Range<PhysAddr>) {
         if !range.is_empty() {
-            // SAFETY: the caller stands for the range.
+            // SAFETY: our caller guarantees what `add_to_heap` requires of the range.
             unsafe { HEAP.lock().add_to_heap(range.start.0 as usize, range.end.0 as usize) };
         }
     }
 }
 
-/// Bytes that are free now.
+/// Returns how many bytes are free now.
 pub fn free() -> u64 {
     let heap = HEAP.lock();
     (heap.stats_total_bytes() - heap.stats_alloc_actual()) as u64
 }
 
-/// Frames, in runs; given back when dropped.
+/// Page frames in contiguous runs. Dropping them frees them.
 #[derive(Debug, Default)]
 pub struct Frames {
     runs: Vec<Range<PhysAddr>>,
 }
 
 impl Frames {
-    /// Takes frames for `bytes` bytes, rounded up to pages, none of them in `avoid`. Runs are powers of two of at most
-    /// 1 MiB, so that the buddy allocator rounds nothing up.
+    /// Allocates frames for `bytes` bytes, rounded up to pages, none of them in `avoid`.
+    ///
+    /// Runs are powers of two of at most 1 MiB, so the buddy allocator never rounds up.
     ///
     /// # Errors
     ///
-    /// How many bytes could not be had; what was taken has been given back.
+    /// The number of bytes that are missing. The frames allocated so far are freed.
     pub fn outside(bytes: u64, avoid: &[Range<PhysAddr>]) -> Result<Self, u64> {
         Self::take(bytes, LARGEST_RUN, avoid)
     }
 
     fn take(bytes: u64, largest_run: u64, avoid: &[Range<PhysAddr>]) -> Result<Self, u64> {
         let mut frames = Self::default();
-        // Frames in `avoid` are held until the others are found, so that they are not found again.
+        // Hold the frames in `avoid` until we have enough others, or the allocator would return
+        // them again.
         let mut aside = Self::default();
         let mut left = bytes.next_multiple_of(PAGE_SIZE);
         let mut size = largest_run;
         while left > 0 {
             size = size.min(1 << left.ilog2());
-            // The lists grow in the same heap, and without room for one it would be a panic that says so.
+            // The vectors grow in the same heap. `push` would panic if it is full; refuse instead.
             if frames.runs.try_reserve(1).and_then(|()| aside.runs.try_reserve(1)).is_err() {
                 return Err(left);
             }
-            // SAFETY: the layout's size is not zero.
+            // SAFETY: `alloc` requires a size other than zero; `size` is at least a page.
             let block = unsafe { alloc(layout(size)) };
             if block.is_null() {
-                // No run of this size: smaller ones may be left.
+                // No run of this size is free, but smaller ones may be.
                 size /= 2;
                 if size < PAGE_SIZE {
                     return Err(left);
@@ -115,19 +121,20 @@ impl Frames {
         Ok(frames)
     }
 
-    /// Takes the very frames of `destination`, as far as whole runs of the largest size are free there, and for the rest frames outside of all
-    /// `destinations`: what is in place already needs no copy behind the point of no return.
+    /// Allocates the frames of `destination` itself where whole runs of the largest size are free,
+    /// and frames outside of all `destinations` for the rest.
     ///
-    /// The allocator gives no frames by their address. So all that it has is taken for a moment.
+    /// Frames that are already in place need no copy after the point of no return. The allocator
+    /// cannot allocate by address, so this briefly allocates nearly everything.
     ///
     /// # Errors
     ///
-    /// How many bytes could not be had; what was taken has been given back.
+    /// The number of bytes that are missing. The frames allocated so far are freed.
     pub fn in_place(
         destination: &Range<PhysAddr>,
         destinations: &[Range<PhysAddr>],
     ) -> Result<Self, u64> {
-        // From the last to the first.
+        // Sorted from the highest address to the lowest, so `pop` returns the lowest.
         let mut own = Self::default();
         let mut aside = Self::default();
         let most = (free() / LARGEST_RUN) as usize;
@@ -140,7 +147,7 @@ impl Frames {
             return Err(destination.bytes());
         }
         while free() >= LEFT_FREE + LARGEST_RUN {
-            // SAFETY: the layout's size is not zero.
+            // SAFETY: `alloc` requires a size other than zero; this one is 1 MiB.
             let block = unsafe { alloc(layout(LARGEST_RUN)) };
             if block.is_null() {
                 break;
@@ -169,40 +176,43 @@ impl Frames {
         }
     }
 
-    /// Takes frames for `bytes` bytes that lie side by side, rounded up to a power of two of pages, none of them in `avoid`.
+    /// Allocates one contiguous run of `bytes` bytes outside of `avoid`, rounded up to a power of
+    /// two of pages.
     ///
     /// # Errors
     ///
-    /// How many bytes could not be had.
+    /// The number of bytes that are missing.
     pub fn contiguous(bytes: u64, avoid: &[Range<PhysAddr>]) -> Result<Self, u64> {
         let bytes = bytes.next_power_of_two().max(PAGE_SIZE);
         let frames = Self::take(bytes, bytes, avoid)?;
         if frames.runs.len() == 1 { Ok(frames) } else { Err(bytes) }
     }
 
-    /// The runs, in order.
+    /// Returns the runs, in order.
     #[must_use]
     pub fn runs(&self) -> &[Range<PhysAddr>] {
         &self.runs
     }
 
-    /// The runs as memory, in order.
+    /// Returns the runs as readable memory, in order.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        // SAFETY: the frames are ours, mapped, and were allocated as bytes; the borrow of self keeps writers out.
+        // SAFETY: `from_raw_parts` requires valid, initialized memory without a writer. We own the
+        // frames, they are mapped, any byte is valid, and the borrow of `self` keeps writers out.
         self.runs.iter().map(|run| unsafe {
             core::slice::from_raw_parts(pointer(run.start), run.bytes() as usize)
         })
     }
 
-    /// The runs as memory to write, in order.
+    /// Returns the runs as writable memory, in order.
     pub fn slices_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        // SAFETY: as for `slices`; the runs do not overlap, and the borrow of self is unique.
+        // SAFETY: as in `slices`. `from_raw_parts_mut` also requires that nothing else refers to
+        // the memory: the runs do not overlap, and the borrow of `self` is unique.
         self.runs.iter().map(|run| unsafe {
             core::slice::from_raw_parts_mut(pointer(run.start), run.bytes() as usize)
         })
     }
 
-    /// Zeroes all bytes from `from` on.
+    /// Zeroes all bytes from offset `from` to the end. Not inlined: a test patches it.
     #[inline(never)]
     pub fn zero_from(&mut self, mut from: usize) {
         for slice in self.slices_mut() {
@@ -216,13 +226,14 @@ impl Frames {
 impl Drop for Frames {
     fn drop(&mut self) {
         for run in &self.runs {
-            // SAFETY: each run was allocated by `take` with this layout, and is dropped once.
+            // SAFETY: `dealloc` requires a live allocation and its layout. Each run was allocated
+            // with this layout, and `drop` runs once.
             unsafe { dealloc(pointer(run.start), layout(run.bytes())) };
         }
     }
 }
 
-/// Whether a run lies in one of the ranges, or a part of it.
+/// Returns whether a run overlaps one of the ranges. Not inlined: a test patches it.
 #[inline(never)]
 fn is_in_any(run: &Range<PhysAddr>, ranges: &[Range<PhysAddr>]) -> bool {
     ranges.iter().any(|range| range.overlaps(run))
@@ -232,7 +243,9 @@ fn layout(bytes: u64) -> Layout {
     Layout::from_size_align(bytes as usize, PAGE_SIZE as usize).expect("a run of whole pages")
 }
 
-/// Memory at a physical address: the map is 1:1, and its memory's provenance is exposed by the allocator that was given it.
+/// Returns a pointer to a physical address, which the idmap maps at the same virtual address.
+///
+/// The allocator exposes the provenance of the memory that it manages.
 pub fn pointer(address: PhysAddr) -> *mut u8 {
     ptr::with_exposed_provenance_mut(address.0 as usize)
 }

@@ -1,18 +1,20 @@
-//! The mode of life: el1, nvhe or vhe, by what the machine offers and what was ordered.
+//! The choice of the mode that this kernel runs in: el1, nvhe or vhe.
 //!
-//! *When:* before the kernel's map is built, since vhe changes the regime. The pure half: the choice. Going there is the binary's `settle`.
+//! It depends on the CPU, the level of entry and the command line. It is made before the kernel's
+//! idmap is built, because vhe changes the translation regime. The binary's `settle` enters the
+//! mode.
 
 use crate::orders::El2;
 use core::fmt;
 
-/// Where the kernel lives.
+/// The exception level that the kernel runs at, and how.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Mode {
-    /// At EL1, and there is no EL2 of ours.
+    /// Runs at EL1 and was entered there: EL2 is absent or another program's.
     El1,
-    /// At EL1, over its own stub at EL2.
+    /// Runs at EL1, with its own hyp-stub at EL2.
     Nvhe,
-    /// At EL2 with E2H.
+    /// Runs at EL2 with HCR_EL2.E2H set.
     Vhe,
 }
 
@@ -26,39 +28,45 @@ impl fmt::Display for Mode {
     }
 }
 
-/// A mode that was asked for and that this CPU does not have.
+/// The reason why the kernel does not run in the requested mode.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Note {
-    /// vhe, on a CPU without FEAT_VHE.
+    /// vhe was requested, on a CPU without FEAT_VHE.
     NoVhe,
-    /// nvhe, on a CPU whose E2H is always set.
+    /// nvhe was requested, on a CPU whose HCR_EL2.E2H cannot be cleared.
     OnlyVhe,
-    /// Either, entered at EL1.
+    /// Either was requested, but the image was entered at EL1.
     NoEl2,
 }
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoVhe => "el2=vhe was ordered, but this CPU has no VHE (ID_AA64MMFR1_EL1.VH = 0): going on as nvhe",
-            Self::OnlyVhe => "el2=nvhe was ordered, but this CPU is VHE-only (HCR_EL2.E2H stays set): going on as vhe",
+            Self::NoVhe => {
+                "el2=vhe was ordered, but this CPU has no VHE \
+                 (ID_AA64MMFR1_EL1.VH = 0): going on as nvhe"
+            }
+            Self::OnlyVhe => {
+                "el2=nvhe was ordered, but this CPU is VHE-only \
+                 (HCR_EL2.E2H stays set): going on as vhe"
+            }
             Self::NoEl2 => "el2= was ordered, but the image was entered at EL1: going on as el1",
         })
     }
 }
 
-/// What bears on the choice.
+/// The properties of the CPU that the choice depends on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Cpu {
-    /// The image was entered at EL2.
+    /// Whether the image was entered at EL2.
     pub entered_at_el2: bool,
-    /// FEAT_VHE: ID_AA64MMFR1_EL1.VH is not 0.
+    /// Whether the CPU has FEAT_VHE: ID_AA64MMFR1_EL1.VH is not 0.
     pub vhe: bool,
-    /// HCR_EL2.E2H stayed set when it was cleared.
+    /// Whether HCR_EL2.E2H still reads as 1 after the entry code cleared it.
     pub vhe_only: bool,
 }
 
-/// What was ordered, held against what there is.
+/// Chooses the mode: the requested one if the CPU has it, else vhe before nvhe before el1.
 #[must_use]
 pub const fn choose(cpu: &Cpu, ordered: Option<El2>) -> (Mode, Option<Note>) {
     let Cpu { entered_at_el2, vhe, vhe_only } = *cpu;

@@ -1,93 +1,95 @@
-//! The orders: what the words of /chosen/bootargs ask of this generation and the ones after it.
+//! The command line: parameters in /chosen/bootargs, for this generation and the following ones.
 //!
-//! *When:* read once, in the first lines of Rust, because the mode depends on them. *Refuses:* a known word with a value that it cannot
-//! have, or one that is no number. A word that it does not know is another program's and is passed over, as kernels do.
+//! - Runs once, early in Rust, because the mode depends on a parameter.
+//! - Refuses a known parameter whose value is not allowed or is no number.
+//! - Ignores unknown parameters, as Linux does: they may be for another program.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
 use core::fmt;
 
-/// Where a copy lands.
+/// The base that the next kernel will run at.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Base {
-    /// Exactly on the running kernel.
+    /// The base of the running kernel.
     #[default]
     Same,
-    /// Any 2 MiB slot of RAM, and control pages anywhere.
+    /// A random 2 MiB slot of RAM. The control pages are placed at random as well.
     Random,
-    /// Where the FIT's `load` says.
+    /// The address in the FIT's `load` property.
     Load,
 }
 
-/// Whether the copy runs with MMU and caches on.
+/// The order of copying and turning the MMU off.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Restart {
-    /// Copy first, then MMU off.
+    /// Copy first, with MMU and caches on; then MMU off.
     #[default]
     Hot,
-    /// MMU off first.
+    /// MMU off first, then copy.
     Cold,
 }
 
-/// Which of the two lives at EL2 is asked for.
+/// The mode requested for a kernel that was entered at EL2.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum El2 {
-    /// At EL1, over the stub.
+    /// Run at EL1, with the hyp-stub at EL2.
     Nvhe,
-    /// At EL2, with E2H.
+    /// Run at EL2, with HCR_EL2.E2H set.
     Vhe,
 }
 
-/// Which CPU restarts, where it is not the one that was entered first.
+/// The CPU that performs the kexec, if it is not the one that was entered first.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum RestartCpu {
-    /// By its place in the device tree's order, from 0.
+    /// The CPU with this index in the device tree, counted from 0.
     Number(usize),
-    /// Any of them.
+    /// A random one of those that are up.
     Random,
 }
 
-/// What is tested beside living.
+/// A self-test to run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Selftest {
-    /// The hyp-stub's conformance suite, on every CPU, instead of a life.
+    /// Runs the hyp-stub's conformance suite on every CPU, then ends the run.
     Stub,
-    /// Before each restart, interrupts in every state that the next kernel must not find.
+    /// Before each kexec, puts interrupts into every state that the next kernel must not find.
     Interrupts,
-    /// Before each restart, a GIC that still uses tables in memory.
+    /// Before each kexec, leaves LPIs on, so that the GIC still uses tables in memory.
     Lpis,
-    /// During each restart, interrupts that nobody drives, as many as there can be.
+    /// During each kexec, raises as many interrupts as possible that no driver handles.
     Storm,
 }
 
-/// All that bootargs can order.
+/// The parameters that the command line can set.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Orders {
-    /// `generations=N`: how many lives there are in all, at least one.
+    /// `generations=N`: the number of generations in this run, at least one.
     pub generations: u32,
-    /// `payload=NAME`: the last of them goes to the FIT's configuration of that name instead of ending.
+    /// `payload=NAME`: the last generation kexecs the FIT's configuration of that name, instead of
+    /// ending the run.
     pub payload: Option<String>,
-    /// `base=same|random|load`.
+    /// `base=same|random|load`: where the next kernel is placed.
     pub base: Base,
-    /// `seed=S`, decimal or 0x: what `base=random` draws from.
+    /// `seed=S`, decimal or 0x: the seed of all random choices.
     pub seed: Option<u64>,
-    /// `restart=hot|cold`.
+    /// `restart=hot|cold`: whether the copy runs with MMU and caches on.
     pub restart: Restart,
-    /// `el2=nvhe|vhe`; where it is not given the CPU decides.
+    /// `el2=nvhe|vhe`: the mode at EL2. By default VHE is used if the CPU has it.
     pub el2: Option<El2>,
-    /// `alternate`: nvhe in even generations, vhe in odd ones.
+    /// `alternate`: nvhe in even generations, vhe in odd ones. Overrides `el2`.
     pub alternate: bool,
-    /// `semihosting`: the end may be told to the host by a semihosting call.
+    /// `semihosting`: the run may be ended by a semihosting exit.
     pub semihosting: bool,
-    /// `on-refusal=continue`: after a refusal go on with the FIT's next configuration.
+    /// `on-refusal=continue`: after a refusal, try the FIT's next configuration.
     pub continue_on_refusal: bool,
-    /// `restart-cpu=N|random`: the CPU that goes; where it is not given, the one that came.
+    /// `restart-cpu=N|random`: the CPU that performs the kexec. By default, the one entered first.
     pub restart_cpu: Option<RestartCpu>,
-    /// `force`: go even if a CPU will not stop.
+    /// `force`: kexec even if a CPU does not stop.
     pub force: bool,
-    /// `check`: the boot protocol is held against what was found.
+    /// `check`: check the state at entry against the boot protocol.
     pub check: bool,
-    /// `selftest=stub|interrupts|lpis|storm`.
+    /// `selftest=stub|interrupts|lpis|storm`: a self-test to run.
     pub selftest: Option<Selftest>,
 }
 
@@ -111,7 +113,7 @@ impl Default for Orders {
     }
 }
 
-/// A word of bootargs that cannot be obeyed.
+/// A parameter whose value is not allowed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Refused<'a> {
     word: &'a str,
@@ -125,11 +127,12 @@ impl fmt::Display for Refused<'_> {
 }
 
 impl Orders {
-    /// Reads the words of `bootargs`. Of a word given twice the last one counts.
+    /// Parses `bootargs`. If a parameter is given twice, the last one counts.
     ///
     /// # Errors
     ///
-    /// The first word that cannot be obeyed, with the orders as they are without it.
+    /// The first parameter whose value is not allowed. The parameters are returned all the same,
+    /// without the wrong ones.
     pub fn parse(bootargs: &str) -> (Self, Result<(), Refused<'_>>) {
         let mut orders = Self::default();
         let mut result = Ok(());
@@ -192,7 +195,7 @@ impl Orders {
         Ok(())
     }
 
-    /// Which life at EL2 generation `generation` is to have, where these orders say.
+    /// Returns the mode at EL2 that generation `generation` should use, if the command line says.
     #[must_use]
     pub const fn el2(&self, generation: u32) -> Option<El2> {
         match (self.alternate, generation % 2) {
@@ -223,8 +226,9 @@ mod tests {
 
     #[test]
     fn every_word_is_obeyed() {
-        let words = "console=ttyAMA0 generations=7 payload=conf-2 base=random seed=0x1F restart=cold el2=vhe alternate semihosting \
-                     on-refusal=continue restart-cpu=2 force check selftest=stub quiet";
+        let words = "console=ttyAMA0 generations=7 payload=conf-2 base=random seed=0x1F \
+                     restart=cold el2=vhe alternate semihosting on-refusal=continue restart-cpu=2 \
+                     force check selftest=stub quiet";
         let expected = Orders {
             generations: 7,
             payload: Some("conf-2".to_string()),

@@ -1,7 +1,8 @@
-//! Plan: a verified image becomes segments that obey every rule, with the device tree that the next generation gets.
+//! The plan of a kexec: segments of the next image and its FDT, checked.
 //!
-//! *When:* after load, with the disk closed. *Leaves:* a [`Plan`] whose segments have passed `relocate::segment::check`. *Refuses:* whatever
-//! that refuses.
+//! - Runs after the image was loaded, with the disk closed.
+//! - Leaves a [`Plan`] whose segments have passed `relocate::segment::check`.
+//! - Refuses whatever that check refuses.
 
 use crate::load::{Image, Loaded};
 use crate::memory::Frames;
@@ -16,7 +17,7 @@ use relocate::checksum::Crc32c;
 use relocate::control::Check;
 use relocate::segment::{self, MAX_SEGMENTS, Memory, Reserved, Segment};
 
-/// What will happen, checked.
+/// A checked plan: the image, the FDT for the next kernel, and where each of them goes.
 pub struct Plan {
     image: Image,
     tree: Frames,
@@ -25,11 +26,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Makes the plan for `image`, handing on `blob` with `handed`, where there is any, written into it.
+    /// Plans the kexec of `image` with a copy of the FDT `blob`.
+    ///
+    /// Writes `handed`, the `/chosen` properties for a generation of ours, into that copy.
     ///
     /// # Errors
     ///
-    /// A rule of the segments, no memory, or a blob that cannot be edited.
+    /// A broken segment rule, too little memory, or an FDT that cannot be edited.
     pub fn new(
         image: Image,
         blob: &[u8],
@@ -38,7 +41,8 @@ impl Plan {
         control: &Range<PhysAddr>,
     ) -> Result<Self, Refused> {
         let destinations = image.payloads.iter().map(|payload| payload.destination.clone());
-        // None of our frames is reserved in our tree; a payload's own may reserve more.
+        // The heap has no frames that our own device tree reserves. But `machine.reserved` may also
+        // hold the reservations of a payload's device tree.
         let avoid: Vec<_> =
             destinations.chain(machine.reserved.iter().map(|r| r.range.clone())).collect();
         let mut tree = Frames::contiguous(blob.len() as u64, &avoid).map_err(Refused::Memory)?;
@@ -67,7 +71,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The segments: the image's payloads, and the device tree, which stays where it is.
+    /// Returns the segments: the image's payloads, and the FDT, which stays where it is.
     #[must_use]
     pub fn segments(&self) -> Vec<Segment<'_>> {
         let payloads = self.image.payloads.iter().map(|payload| Segment {
@@ -83,15 +87,18 @@ impl Plan {
         payloads.chain([tree]).collect()
     }
 
-    /// The stretches of the payloads' destinations that are not in place.
+    /// Returns the parts of the payloads' destinations that still have to be copied.
     #[must_use]
     pub fn moved(&self) -> Vec<Range<PhysAddr>> {
         self.image.payloads.iter().flat_map(Loaded::moved).collect()
     }
 
-    /// What must have arrived in the end: each stretch that is moved, and the device tree. A payload's frames that are in place already were held
-    /// against their checksum by [`Plan::check_sources`], as the last act before, and nothing is copied there; where there are more stretches than
-    /// checks, all are held again.
+    /// Returns the checks that the relocation code makes before the jump: each copied range, and
+    /// the FDT.
+    ///
+    /// Frames that are already in place are left out. [`Plan::check_sources`] verifies them just
+    /// before the point of no return, and nothing is copied there. If there are more ranges than
+    /// the arguments have room for, each payload is checked as a whole instead.
     #[must_use]
     pub fn checks(&self) -> Vec<Check> {
         let payloads = &self.image.payloads;
@@ -99,7 +106,7 @@ impl Plan {
         let mut checks = Vec::new();
         for payload in payloads {
             for stretch in payload.moved() {
-                // Taken at load already, where all is moved.
+                // If the whole payload is copied, use the checksum taken when it was loaded.
                 let is_all = stretch == payload.destination;
                 checks.push(if is_all {
                     whole(payload)
@@ -115,11 +122,11 @@ impl Plan {
         checks
     }
 
-    /// Holds every source against its checksum once more.
+    /// Checks every source against its checksum once more. \[I8\]
     ///
     /// # Errors
     ///
-    /// The first that has changed.
+    /// The first source that has changed.
     pub fn check_sources(&self) -> Result<(), Refused> {
         for payload in &self.image.payloads {
             let now = payload.frames.slices().fold(Crc32c::default(), Crc32c::update).value();
@@ -140,13 +147,13 @@ impl Plan {
         Ok(())
     }
 
-    /// The next image's first instruction.
+    /// Returns the address of the next image's first instruction.
     #[must_use]
     pub fn entry(&self) -> PhysAddr {
         self.image.entry
     }
 
-    /// Where the device tree lies.
+    /// Returns the address of the next kernel's FDT.
     #[must_use]
     pub fn tree(&self) -> PhysAddr {
         self.tree_range.start

@@ -1,7 +1,8 @@
-//! Settling in the mode of life.
+//! The change to the mode that this kernel runs in.
 //!
-//! *When:* before the kernel's map is built, since vhe changes the regime. *On entry:* EL1, with the stub at EL2 if the image was
-//! entered there. *Leaves:* the mode; in vhe this code has gone on at EL2.
+//! - Runs before the kernel's idmap is built, because vhe changes the translation regime.
+//! - Expects EL1, with the hyp-stub at EL2 if the image was entered there.
+//! - Leaves the CPU in the chosen mode; in vhe this code continues at EL2.
 #![expect(unsafe_code, reason = "reads system registers and calls the stub")]
 
 use boot::hyp;
@@ -12,14 +13,14 @@ use core::arch::asm;
 use kernel::mode::{Cpu, Mode, Note, choose};
 use kernel::orders::El2;
 
-/// Chooses the mode, and goes to EL2 for vhe.
+/// Chooses the mode, and moves to EL2 for vhe.
 ///
 /// # Panics
 ///
-/// Where the stub refuses what the ID registers promise.
+/// If the stub refuses a mode that the ID registers promise.
 pub fn settle(record: &EntryRecord, ordered: Option<El2>) -> (Mode, Option<Note>) {
     let mmfr1: u64;
-    // SAFETY: an identification register has no side effects.
+    // SAFETY: reading an ID register has no side effects.
     unsafe { asm!("mrs {}, id_aa64mmfr1_el1", out(reg) mmfr1, options(nomem, nostack)) };
     let cpu = Cpu {
         entered_at_el2: record.current_el == current_el::EL2,
@@ -28,7 +29,8 @@ pub fn settle(record: &EntryRecord, ordered: Option<El2>) -> (Mode, Option<Note>
     };
     let (mode, note) = choose(&cpu, ordered);
     if mode == Mode::Vhe {
-        // SAFETY: the early map holds the stub 1:1 and executable at this level [I2]; only the level changes.
+        // SAFETY: the call requires that this code stays mapped across the change of level. The
+        // early idmap maps the image 1:1 and executable at EL2 as well [I2].
         let answer = unsafe { hyp_stub::call(hyp::FINALISE_EL2, [0; 4]) };
         assert!(
             answer == 0,

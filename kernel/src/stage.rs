@@ -1,8 +1,10 @@
-//! Stage: a plan becomes bytes in the control block, and the last acts before there is no way back.
+//! The staged kexec: the control pages filled from a plan, and the last steps before the jump.
 //!
-//! *When:* [`Staged::new`] after the plan; [`Staged::restart`] as the kernel's last act. *Leaves,* refused: the control block writable again,
-//! all memory given back, the stub's own vectors in place. *Refuses:* a list too long, a device not in reset, anything the
-//! restart depends on that has changed since it was made.
+//! - [`Staged::new`] fills the control pages. [`Staged::restart`] is the last Rust code that runs.
+//! - Refuses a list that is too long, a device that does not reset, a CPU that does not stop, and
+//!   anything the kexec depends on that has changed since it was made.
+//! - Leaves after a refusal: the control pages writable again, all memory free, and the hyp-stub's
+//!   own vectors in place.
 #![expect(unsafe_code, reason = "writes the control block, installs EL2's vectors, and jumps")]
 
 use crate::console;
@@ -28,29 +30,29 @@ use relocate::control::{self, ARGUMENTS_OFFSET, Arguments, Layout};
 use relocate::list;
 use relocate::segment::MAX_SEGMENTS;
 
-/// A restart that needs nothing more but to be entered.
+/// A kexec that is ready to go: the control pages are filled.
 pub struct Staged<'a> {
     life: &'a mut Life,
     plan: Plan,
-    /// The parts of the block, `rest` as far as it is used.
+    /// The layout of the control pages. `rest` ends where its used part ends.
     layout: Layout,
     code_crc32c: u32,
     rest_crc32c: u32,
 }
 
-/// How far a restart is.
+/// How far [`Staged::restart`] has come.
 #[derive(Clone, Copy, Debug)]
 enum Moment {
     /// Nothing has been stopped yet.
     Running,
-    /// One CPU runs, and takes no interrupt.
+    /// Only this CPU runs, with IRQs masked.
     Masked,
-    /// No interrupt is left.
+    /// Interrupts are quiet: none is enabled or active. \[I9\]
     Quiet,
 }
 
 impl<'a> Staged<'a> {
-    /// Fills the control block.
+    /// Fills the control pages.
     ///
     /// # Errors
     ///
@@ -62,15 +64,17 @@ impl<'a> Staged<'a> {
             return Err(Refused::NoCrc32);
         }
 
-        // The list, then the copy's tables, in what the block has beside code and breadcrumbs.
+        // The list, then the relocation idmap's tables, in the pages after code and breadcrumbs.
         let segments = plan.segments();
         let list_pages = list::pages_needed(&segments);
         let given = (layout.rest.bytes() / PAGE_SIZE) as usize;
-        // SAFETY: the pages are the control block's own, mapped writable, and borrowed by nobody.
+        // SAFETY: `from_raw_parts_mut` requires mapped memory that nothing else refers to. These
+        // are control pages, mapped writable, and only this function uses them.
         let pages =
             unsafe { core::slice::from_raw_parts_mut(pointer(layout.rest.start).cast(), given) };
         let head = list::build(&segments, pages, layout.rest.start)?;
-        // SAFETY: reads list pages only, which `build` has just written.
+        // SAFETY: `read` requires initialized, mapped memory. `check` reads only list pages, which
+        // `build` has just written.
         let read = |entry: PhysAddr| unsafe { pointer(entry).cast::<u64>().read() };
         list::check(&segments, head, read).map_err(Refused::Unfaithful)?;
         let tables = PhysAddr(layout.rest.start.0 + list_pages as u64 * PAGE_SIZE)..layout.rest.end;
@@ -100,17 +104,20 @@ impl<'a> Staged<'a> {
 
         let code = pointer(layout.code.start);
         let crumbs = pointer(layout.breadcrumbs.start);
-        // SAFETY: source and destination are as long as the relocation code, and different memory.
+        // SAFETY: both ranges are as long as the relocation code, and they do not overlap: one is
+        // in the image's text, the other among the control pages.
         unsafe { code.copy_from_nonoverlapping(control::pages().as_ptr(), control::pages().len()) };
-        // SAFETY: the arguments have room at that place in the first page, which the offset keeps aligned.
+        // SAFETY: `write` requires room and alignment. `relocate::control` asserts that the
+        // arguments fit into the first page, and `ARGUMENTS_OFFSET` is aligned for them.
         unsafe {
             code.wrapping_add(ARGUMENTS_OFFSET as usize).cast::<Arguments>().write(arguments)
         };
-        // SAFETY: the breadcrumb page is the control block's own.
+        // SAFETY: the breadcrumb page is one of the control pages, mapped writable.
         unsafe { crumbs.write_bytes(0, PAGE_SIZE as usize) };
 
-        // The whole block to PoC: it is read with the MMU off, by EL2 as well, and executed. Its breadcrumbs are not written through the
-        // cache any more but by stores that are cleaned one by one. [I3, I6]
+        // Clean the used control pages to PoC: they are read and executed with the MMU off, and at
+        // EL2. The breadcrumb page must have no dirty line either, since the last breadcrumbs are
+        // written past the cache. Each earlier one is cleaned right after its store. [I3, I6]
         cache::clean_and_invalidate(&(layout.code.start..layout.rest.end));
         cache::invalidate_instructions();
         life.map.make_executable(&layout.code);
@@ -119,7 +126,8 @@ impl<'a> Staged<'a> {
         Ok(Self { life, plan, layout, code_crc32c, rest_crc32c })
     }
 
-    /// Does what a self-test is for: leaves behind, at that moment, what the steps after it, or the next kernel, have to put right.
+    /// Runs the requested self-test at its moment: it leaves a state that the following steps, or
+    /// the next kernel, must clean up.
     fn selftest(&self, moment: Moment) {
         match (self.life.orders.selftest, moment) {
             (Some(Selftest::Storm), Moment::Running) => interrupts::storm(Cpu::current()),
@@ -129,7 +137,9 @@ impl<'a> Staged<'a> {
         }
     }
 
-    /// Restarts. Returns only what refused to.
+    /// Stops the machine, verifies everything once more and enters the relocation code.
+    ///
+    /// Returns only if a step refuses.
     ///
     /// # Errors
     ///
@@ -143,7 +153,8 @@ impl<'a> Staged<'a> {
         self.selftest(Moment::Masked);
         self.life.cpus.quiet();
         self.selftest(Moment::Quiet);
-        // The last act before the point of no return: one CPU runs [I9], and nothing has changed since it was made. [I8]
+        // The last checks before the point of no return: only this CPU runs [I9], and nothing that
+        // the kexec depends on has changed since it was made. [I8]
         self.plan.check_sources()?;
         for (name, range, was) in [
             ("the relocation code", &self.layout.code, self.code_crc32c),
@@ -170,30 +181,35 @@ impl<'a> Staged<'a> {
         );
         console::flush();
         self.crumb_bye();
-        // The last call to the stub: from here on a trap to EL2 is a fault while relocating. A stub that refuses takes "Bye!" back.
+        // The last call that the hyp-stub answers: afterwards the private vectors report any trap
+        // to EL2 as a fault while relocating. If the stub refuses, so do we, after all and after
+        // "Bye!".
         if self.life.mode == Mode::Nvhe {
             let answer = self.install_vectors();
             if answer != 0 {
                 return Err(Refused::Vectors(answer));
             }
         }
-        // SAFETY: the block is staged, executable and clean to PoC; list and arguments are as they were checked; devices are in reset;
-        // in nvhe the private vectors are in place.
+        // SAFETY: `enter` requires that the control pages are staged, executable and clean to PoC,
+        // which `new` did, with list and arguments as checked above. Devices are in reset, and in
+        // nvhe the private vectors are installed.
         unsafe { control::enter(self.layout.code.start) }
     }
 
-    /// Has the stub give EL2 to the private vectors. Returns its answer.
+    /// Asks the hyp-stub to install the private vectors at EL2. Returns the stub's answer.
     #[inline(never)]
     fn install_vectors(&self) -> u64 {
         let vectors = self.layout.private_el2_vectors();
-        // SAFETY: the private vectors are staged there and clean to PoC; they answer by the stub's ABI. [I3]
+        // SAFETY: `SET_VECTORS` makes this memory EL2's code. The private vectors are staged there,
+        // clean to PoC, and follow the stub's ABI. [I3]
         unsafe { hyp_stub::call(hyp::SET_VECTORS, [vectors.0, 0, 0, 0]) }
     }
 
-    /// Leaves the first breadcrumb, as the relocation code leaves the others. \[I6\]
+    /// Writes the first breadcrumb in the way that the relocation code writes the others. \[I6\]
     fn crumb_bye(&self) {
         let slot = self.layout.breadcrumbs.start;
-        // SAFETY: the page is the control block's own; a slot is two words.
+        // SAFETY: `write_volatile` requires a writable, aligned slot of two words. The slot is the
+        // start of the breadcrumb page.
         unsafe {
             pointer(slot)
                 .cast::<[u64; 2]>()
@@ -209,14 +225,15 @@ impl Drop for Staged<'_> {
     }
 }
 
-/// Whether a checksum is not what it was.
+/// Returns whether a checksum has changed. Not inlined: a test patches it.
 #[inline(never)]
 pub fn has_changed(was: u32, now: u32) -> bool {
     was != now
 }
 
 fn checksum(range: &Range<PhysAddr>) -> u32 {
-    // SAFETY: a part of the control block, which is mapped and which nothing writes meanwhile.
+    // SAFETY: `from_raw_parts` requires mapped memory without a writer. The range is part of the
+    // control pages, which nothing writes meanwhile.
     let bytes =
         unsafe { core::slice::from_raw_parts(pointer(range.start), range.bytes() as usize) };
     Crc32c::default().update(bytes).value()

@@ -1,7 +1,8 @@
-//! The way here: the predecessor's breadcrumbs and the entry's own stations, as phase times.
+//! The boot trace: the previous kernel's breadcrumbs and our entry's own, as phase times.
 //!
-//! *When:* once RAM is mapped. *On entry:* the page was kept out of the heap and nobody has touched it. *Leaves:* the page to
-//! the heap.
+//! - Runs once RAM is mapped.
+//! - Expects that the page of breadcrumbs was kept out of the heap and not written.
+//! - Afterwards the heap may have that page.
 #![expect(unsafe_code, reason = "reads a page that another kernel wrote")]
 
 use crate::clock;
@@ -14,16 +15,19 @@ use boot::record::EntryRecord;
 use core::fmt::Write;
 use core::ops::Range;
 
-/// How long each phase took, from "Bye!" to `main`, in nanoseconds: each name after the time that led to it, which is negative where the counter
-/// went back.
+/// Returns the time that each phase took, from "Bye!" to `main`, in nanoseconds.
+///
+/// Each phase's name follows the time that led to it, which is negative if the counter went back.
 #[must_use]
 pub fn read(record: &EntryRecord, breadcrumbs: Option<&Range<PhysAddr>>, main: u64) -> String {
     let mut line = String::new();
     let mut last = None;
     if let Some(page) = breadcrumbs {
-        // The last of them were written past the caches: what speculation brought in since is older. [I6]
+        // The last breadcrumbs were written with the MMU off, past the caches. Discard lines that
+        // speculation brought in before that, since they hold older data. [I6]
         cache::clean_and_invalidate(page);
-        // SAFETY: a page of RAM, as `Division` has seen to, mapped, kept out of the heap, and written by nobody any more.
+        // SAFETY: `from_raw_parts` requires mapped memory without a writer. `Division` checked that
+        // this is a page of RAM and kept it out of the heap.
         let words = unsafe {
             core::slice::from_raw_parts(pointer(page.start).cast(), PAGE_SIZE as usize / 8)
         };

@@ -1,6 +1,7 @@
-//! Where a ramdisk may lie: with its kernel in one window of 32 GiB that starts at a multiple of 1 GiB (arm64 boot protocol, 3).
+//! The window that an arm64 kernel and its initrd must share.
 //!
-//! *When:* while the last generation plans to go to a payload. *Refuses:* nothing; it answers.
+//! Both must be in one window of 32 GiB that starts at a multiple of 1 GiB (arm64 booting document,
+//! section 3). The last generation uses this when it plans the kexec of a payload.
 
 use boot::phys::PhysAddr;
 use core::ops::Range;
@@ -8,14 +9,16 @@ use core::ops::Range;
 const SIZE: u64 = 32 << 30;
 const ALIGNMENT: u64 = 1 << 30;
 
-/// Whether the kernel and its ramdisk lie in one window.
+/// Returns whether the kernel and its initrd fit into one window.
 #[must_use]
 pub fn holds(kernel: &Range<PhysAddr>, ramdisk: &Range<PhysAddr>) -> bool {
     let start = kernel.start.min(ramdisk.start).align_down(ALIGNMENT);
     kernel.end.max(ramdisk.end).0 - start.0 <= SIZE
 }
 
-/// The windows to look for a place in: the one that starts with the kernel, then the one that ends with it. Neither is empty, both hold it.
+/// Returns the windows to search for a place: the highest and the lowest that hold the kernel.
+///
+/// The first starts less than 1 GiB below the kernel, the second ends less than 1 GiB above it.
 #[must_use]
 pub fn of(kernel: &Range<PhysAddr>) -> [Range<PhysAddr>; 2] {
     let last = kernel.end.0.saturating_sub(SIZE).next_multiple_of(ALIGNMENT);
@@ -23,7 +26,7 @@ pub fn of(kernel: &Range<PhysAddr>) -> [Range<PhysAddr>; 2] {
         .map(|start| PhysAddr(start)..PhysAddr(start.saturating_add(SIZE)))
 }
 
-/// What of `ram` lies in the window; empty where nothing does.
+/// Returns the part of `ram` that is in the window. It is empty if they do not overlap.
 #[must_use]
 pub fn cut(ram: &Range<PhysAddr>, window: &Range<PhysAddr>) -> Range<PhysAddr> {
     ram.start.max(window.start)..ram.end.min(window.end)
