@@ -1,7 +1,8 @@
-//! The console: `log` on the PL011 that the device tree names.
+//! The console: a `log` backend that prints to the PL011 that the device tree names.
 //!
-//! *When:* from the kernel's map on; before, and under a panic that came before, the emergency UART speaks. A line is
-//! `[generation] text`. *Leaves:* every character sent when [`flush`] returns.
+//! - Works from the kernel's idmap on. Before that, a panic prints to the early console's UART.
+//! - Each line is `[generation] text`.
+//! - When [`flush`] returns, every character has been sent.
 #![expect(unsafe_code, reason = "claims the UART's registers")]
 
 use crate::memory::pointer;
@@ -21,7 +22,7 @@ struct Console {
 static CONSOLE: Console = Console { uart: Mutex::new(None), generation: AtomicU32::new(0) };
 
 impl Log for Console {
-    /// The kernel's own words: what a driver says of itself is not part of the story.
+    /// Returns whether the message is the kernel's own. Messages of libraries are dropped.
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
     }
@@ -32,7 +33,7 @@ impl Log for Console {
         }
         if let Some(uart) = self.uart.lock().as_mut() {
             let generation = self.generation.load(Ordering::Relaxed);
-            // Nobody could be told that the console failed.
+            // If the console fails, we have nowhere to report it.
             let _ = write!(uart, "[{generation}] {}\r\n", record.args());
         }
     }
@@ -48,15 +49,15 @@ impl Log for Console {
 ///
 /// # Safety
 ///
-/// A PL011 lies there, mapped as device memory, and nothing else uses it.
+/// `base` must be a PL011 that is mapped as device memory and that nothing else uses.
 ///
 /// # Panics
 ///
-/// Where `base` is zero, or a logger is installed already.
+/// If `base` is zero, or if a logger is installed already.
 pub unsafe fn open(base: PhysAddr, generation: u32) {
     let registers =
         NonNull::new(pointer(base).cast::<PL011Registers>()).expect("a UART at address 0");
-    // SAFETY: as our caller promised.
+    // SAFETY: our caller guarantees a mapped PL011 that nothing else uses.
     let registers = unsafe { UniqueMmioPointer::new(registers) };
     *CONSOLE.uart.lock() = Some(Uart::new(registers));
     CONSOLE.generation.store(generation, Ordering::Relaxed);
@@ -64,30 +65,36 @@ pub unsafe fn open(base: PhysAddr, generation: u32) {
     log::set_max_level(LevelFilter::Info);
 }
 
-/// Waits until the last character has left.
+/// Waits until the UART has sent the last character.
 pub fn flush() {
     log::logger().flush();
 }
 
-/// How often a panic asks for the console before it breaks the lock: longer than another CPU writes a line.
+/// The number of times that a panic tries to lock the console before it breaks the lock.
+///
+/// All tries together take longer than another CPU needs to print a line.
 const PATIENCE: u32 = 10_000_000;
 
-/// A writer for a panic. It waits for another CPU's line to end; a lock that is its own, it breaks.
+/// The console's writer for a panic or an exception.
+///
+/// It waits for another CPU's line to end, then breaks the lock: this CPU itself may hold it.
 pub struct Last(Uart<'static>);
 
 impl Last {
-    /// The console if it is open, else the emergency UART.
+    /// Takes the console if it is open, else the early console's UART.
     pub fn open() -> Self {
         let mut console =
             (0..PATIENCE).find_map(|_| CONSOLE.uart.try_lock()).unwrap_or_else(|| {
-                // SAFETY: whoever has it for so long does not go on: this CPU, which panics, or one that stands still.
+                // SAFETY: `force_unlock` requires that the holder no longer uses the UART. After so
+                // many tries it is this CPU, which is panicking, or one that makes no progress.
                 unsafe { CONSOLE.uart.force_unlock() };
                 CONSOLE.uart.lock()
             });
         let uart = console.take().unwrap_or_else(|| {
             let registers =
                 NonNull::new(pointer(PhysAddr(boot::emergency::UART)).cast::<PL011Registers>());
-            // SAFETY: the early map holds that page as device memory, and nobody else writes to it in a panic.
+            // SAFETY: `new` requires a mapped PL011 that nothing else uses. The early idmap maps
+            // this page as device memory, and no console is open yet.
             Uart::new(unsafe {
                 UniqueMmioPointer::new(registers.expect("the emergency UART is not at 0"))
             })

@@ -1,7 +1,8 @@
-//! The disk: the first virtio-blk device, in a slot or on a bus.
+//! The disk: the first virtio-blk device, on virtio-mmio or PCI.
 //!
-//! *When:* opened to load, dropped before the plan is staged. *Leaves,* dropped: the device in reset, its queue's memory given back.
-//! *Refuses:* a machine without one, a read past the end, a read error.
+//! - Opened to load an image, and dropped before the plan is staged.
+//! - Dropping it resets the device and frees its queue.
+//! - Refuses a machine without a disk, a read past the end, and a read error.
 
 use crate::clock;
 use crate::devices::{Devices, Driven, Identity, Undriven};
@@ -11,19 +12,19 @@ use virtio_drivers::Error;
 use virtio_drivers::device::blk::{SECTOR_SIZE, VirtIOBlk};
 use virtio_drivers::transport::{DeviceType, SomeTransport};
 
-/// How much is read by way of a bounce buffer at a time, where data does not begin on a block.
+/// The size of the bounce buffer for reads that do not start at a block boundary.
 const BOUNCE: usize = 1 << 20;
 
-/// A disk that cannot be read.
+/// The reason why the disk cannot be read.
 #[derive(Clone, Debug)]
 pub enum Refused {
-    /// There is none, or it cannot be driven.
+    /// The machine has no disk, or its driver failed to start.
     Undriven(Undriven),
     /// A read failed.
     Read {
-        /// The first block, of 512 bytes.
+        /// The first block of the read. A block has 512 bytes.
         block: u64,
-        /// What the driver says.
+        /// The driver's error.
         error: Error,
     },
 }
@@ -43,7 +44,7 @@ impl fmt::Display for Refused {
 pub struct Disk {
     device: Driven<VirtIOBlk<Identity, SomeTransport<'static>>>,
     requests: u64,
-    /// Counter ticks from each request to its answer.
+    /// The counter ticks spent waiting for requests.
     waited: u64,
 }
 
@@ -58,25 +59,28 @@ impl Disk {
         Ok(Self { device, requests: 0, waited: 0 })
     }
 
-    /// The disk's size in bytes.
+    /// Returns the disk's size in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.device.capacity() * SECTOR_SIZE as u64
     }
 
-    /// Counter ticks from requests to their answers, all together.
+    /// Returns the counter ticks spent waiting for requests, all together.
     #[must_use]
     pub fn waited(&self) -> u64 {
         self.waited
     }
 
-    /// How many requests were made.
+    /// Returns the number of requests made.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.requests
     }
 
-    /// Reads `buffer.len()` bytes from byte `from` on: in one request where `from` is a block's beginning, but for a last part block.
+    /// Reads `buffer.len()` bytes, starting at byte `from`.
+    ///
+    /// If `from` is a block boundary, this takes one request, and one more for an incomplete last
+    /// block.
     ///
     /// # Errors
     ///

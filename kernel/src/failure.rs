@@ -1,7 +1,7 @@
-//! Panics and exceptions: where, why, the registers; then the end.
+//! The handlers of panics and exceptions: they print the place, reason and registers, then end.
 //!
-//! *When:* at any time in Rust. Every exception but an IRQ is a failure. *Refuses* to fail twice: what goes wrong in here is
-//! told by the emergency printer's last words alone.
+//! - Run at any time in Rust. Every exception other than an IRQ is a failure.
+//! - A second failure, in a handler itself, only prints the early console's "stopped" line.
 #![expect(
     unsafe_code,
     reason = "the names that boot calls, its last words, and a look at an instruction"
@@ -42,13 +42,17 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     end::after_failure(&mut console)
 }
 
-/// The rule of the boot protocol that an exception tells of: an instruction of ours is UNDEFINED.
+/// Returns the rule of the boot protocol that an exception shows to be broken, if any.
+///
+/// It does so if an instruction of this image was UNDEFINED although the boot protocol requires EL2
+/// or EL3 to permit it.
 fn broken_rule(frame: &Frame) -> Option<u8> {
     let text = crate::image::Parts::of_this_image().text;
     if Esr(frame.esr).ec() != 0 || !text.contains(&PhysAddr(frame.elr)) {
         return None;
     }
-    // SAFETY: an instruction of this image, which is mapped for reading too.
+    // SAFETY: `read` requires a mapped, aligned address. ELR points at an instruction of this
+    // image's text, which is mapped readable.
     told_by(unsafe { pointer(PhysAddr(frame.elr)).cast::<u32>().read() })
 }
 
@@ -64,7 +68,8 @@ fn kernel_exception(frame: &Frame) -> ! {
         writeln!(console, "\n{EMERGENCY}exception: {}: {}", slot_name(frame.slot), Esr(frame.esr));
     let _ = writeln!(
         console,
-        "{EMERGENCY}exception slot={:016x} esr={:016x} elr={:016x} far={:016x} spsr={:016x} sp={:016x} base={:016x} mpidr={:016x}",
+        "{EMERGENCY}exception slot={:016x} esr={:016x} elr={:016x} far={:016x} spsr={:016x} \
+         sp={:016x} base={:016x} mpidr={:016x}",
         frame.slot,
         frame.esr,
         frame.elr,

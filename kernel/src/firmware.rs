@@ -1,7 +1,8 @@
-//! PSCI, by the conduit that the device tree names: CPUs on and off, the machine off (Arm DEN0022).
+//! PSCI calls (Arm DEN0022) through the conduit that the device tree names.
 //!
-//! *When:* from [`prepare`] on. In nvhe HVC would reach our own stub: there /psci says SMC, and the stub lets it pass. *Refuses:* a call where the
-//! tree names no conduit, as firmware does that knows none of them.
+//! - Works after [`prepare`]. Without a conduit, every call returns NOT_SUPPORTED.
+//! - In nvhe an HVC would reach our own hyp-stub. But on a machine with EL2, /psci names SMC, which
+//!   the stub does not trap.
 
 use kernel::tree::Conduit;
 use smccc::{Call, Hvc, Smc};
@@ -9,17 +10,17 @@ use spin::Once;
 
 static CONDUIT: Once<Conduit> = Once::new();
 
-/// Says once how firmware is called.
+/// Sets the conduit, once.
 pub fn prepare(conduit: Option<Conduit>) {
     if let Some(conduit) = conduit {
         CONDUIT.call_once(|| conduit);
     }
 }
 
-/// This machine's firmware, for `smccc::psci`.
+/// The machine's firmware, as `smccc::psci` calls it.
 pub struct Firmware;
 
-/// NOT_SUPPORTED (DEN0022, 5.2.2).
+/// The return code NOT_SUPPORTED (DEN0022, 5.2.2).
 const NOT_SUPPORTED: i32 = -1;
 
 impl Call for Firmware {

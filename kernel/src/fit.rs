@@ -1,24 +1,28 @@
-//! The disk's table of contents: a FIT image with external data.
+//! The FIT parser: finds kernels and their companions on the disk.
 //!
-//! *When:* once a generation has its disk, before it reads any payload. *On entry:* the first bytes of the disk ([`header_size`]),
-//! then the whole tree ([`configurations`], [`parse`]), at last each payload's bytes ([`verify`]).
-//! *Leaves behind:* a [`Fit`]: what to read from which bytes of the disk, where it belongs, what it must hash to.
-//! *Refuses:* what is no FIT, is damaged, lacks something, or names data that the disk does not hold: each by a [`Refused`] that
-//! carries the value. Nothing here reads the disk or panics on what lies on it.
+//! - Takes the first bytes of the disk ([`header_size`]), then the FIT's whole device tree
+//!   ([`configurations`], [`parse`], [`companions`]), then each payload's bytes ([`verify`]).
+//! - Returns a [`Fit`]: each payload's place on the disk, load address and SHA-256.
+//! - Refuses a disk without a FIT, a damaged or incomplete one, and data past the end of the disk.
+//! - Never reads the disk itself, and never panics, whatever the bytes are.
 //!
-//! A FIT (U-Boot's `doc/usage/fit/source_file_format.rst`) is itself a small flattened device tree:
+//! A FIT (U-Boot's `doc/usage/fit/source_file_format.rst`) is itself a small FDT:
 //!
 //! ```text
-//! /images/<name>          type, arch, compression, load, entry, data-size, and one of data-position, data-offset, data
-//!                         of a kernel also compression = "gzip", and uncomp-size, where it is to be held to one
-//!         <name>/hash-1   algo = "sha256", value: of the bytes as they lie there
-//! /configurations         default = <the configuration to take>
+//! /images/<name>          type, arch, compression, load, entry, data-size,
+//!                         and one of data-position, data-offset, data
+//!                         of a kernel also compression = "gzip", and optionally uncomp-size
+//!         <name>/hash-1   algo = "sha256", value: of the bytes on the disk
+//! /configurations         default = <the configuration to use>
 //!                <name>   kernel = <image>, loadables = <image>, <image>, …
+//!                         for a payload also fdt, ramdisk, bootargs
 //! ```
 //!
-//! `data-position` counts from the start of the disk; `data-offset` from the end of the tree, rounded up to 4; `data` lies within the
-//! tree. As in U-Boot, the first that is there counts. Two payloads may share their data. A ramdisk is handed on as it is, as U-Boot does:
-//! whatever its `compression` says, its kernel unpacks it.
+//! - `data-position` counts from the start of the disk, `data-offset` from the end of the tree
+//!   rounded up to 4, and `data` is within the tree. As in U-Boot, the first one present counts.
+//! - Two payloads may share their data.
+//! - An initrd is passed on as it is, whatever its `compression` says: its kernel unpacks it.
+//!   U-Boot does the same.
 
 mod refused;
 
@@ -38,67 +42,70 @@ use sha2::{Digest, Sha256};
 
 pub use self::refused::Refused;
 
-/// The largest tree that is read: ours has about 1 KiB, and one with its data inside is for small payloads only.
+/// The largest FIT tree that is read.
+///
+/// Our own FIT has about 1 KiB. A FIT with its data inside the tree must be small.
 pub const MAX_TREE_BYTES: u32 = 1 << 20;
 
-/// How many loadables a configuration may have: each is a segment, and so is the kernel; the device tree, one more, is counted
-/// when the segments are checked.
+/// The largest number of loadables in a configuration. Each is a segment, and so is the kernel.
+///
+/// The FDT is a segment as well. The check of all segments counts it.
 pub const MAX_LOADABLES: usize = MAX_SEGMENTS - 1;
 
-/// One configuration of a FIT: what makes up the next generation.
+/// A configuration of a FIT: the payloads of one kexec.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Fit {
-    /// What the whole FIT says of itself; empty where it says nothing.
+    /// The FIT's own description, or an empty string.
     pub description: String,
-    /// An arm64 Image, entered at its first byte.
+    /// The kernel: an arm64 Image, entered at its first byte.
     pub kernel: Payload,
-    /// What is put into memory beside it; each has a [`Payload::load`].
+    /// Other payloads to put into memory. Each has a [`Payload::load`].
     pub loadables: Vec<Payload>,
 }
 
-/// What a payload gets beside its kernel. None of it is for a generation of ours, which is not even looked for it.
+/// The companions of a payload's kernel. They are not looked up for a generation of ours.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Companions {
-    /// Its ramdisk; [`Payload::load`] says where, if it matters.
+    /// The initrd. [`Payload::load`] is its address, if the FIT requires one.
     pub ramdisk: Option<Payload>,
-    /// Its own device tree, in place of ours.
+    /// The FDT to pass to the kernel, instead of this machine's.
     pub fdt: Option<Payload>,
-    /// Its orders, in place of ours: `bootargs`, a property of the configuration that no other loader knows.
+    /// The command line, instead of ours: the configuration's `bootargs`, our extension of FIT.
     pub bootargs: Option<String>,
 }
 
-/// Something on the disk.
+/// A payload on the disk: a kernel, loadable, initrd or FDT.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Payload {
-    /// Its node's name.
+    /// The name of its node.
     pub name: String,
-    /// Where it lies: bytes of the disk, from any byte on; not empty.
+    /// Its bytes on the disk. The range is not empty, and its start need not be aligned.
     pub place: Range<u64>,
-    /// What its bytes hash to.
+    /// The SHA-256 of these bytes.
     pub sha256: [u8; 32],
-    /// What they are.
+    /// The compression of these bytes.
     pub compression: Compression,
-    /// Where it wants to be put; `None` for a kernel that may lie anywhere.
+    /// Its address in memory, or `None` for a kernel or an initrd that may be placed anywhere.
     pub load: Option<PhysAddr>,
 }
 
-/// How a payload lies on the disk.
+/// The compression of a payload on the disk.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Compression {
-    /// As it will lie in memory.
+    /// Not compressed.
     None,
     /// A kernel in a gzip file.
     Gzip {
-        /// How many bytes it unpacks to, where the FIT says so.
+        /// The size of the unpacked kernel, if the FIT states it.
         unpacked: Option<u64>,
     },
 }
 
-/// How many bytes the tree has, going by the first bytes of a disk of `disk_bytes` bytes.
+/// Returns the size of the FIT's tree, from the first bytes of a disk of `disk_bytes` bytes.
 ///
 /// # Errors
 ///
-/// Where no FIT starts there, or none that could be read.
+/// If the disk does not start with a FIT, or if its tree is too large.
 pub fn header_size(first_block: &[u8], disk_bytes: u64) -> Result<u32, Refused> {
     let word = |at: usize| {
         first_block.get(at..).and_then(<[u8]>::first_chunk).copied().map(u32::from_be_bytes)
@@ -119,11 +126,11 @@ pub fn header_size(first_block: &[u8], disk_bytes: u64) -> Result<u32, Refused> 
     Ok(bytes)
 }
 
-/// The configurations' names: the default one, then the others in the order of the tree.
+/// Returns the names of the configurations: the default one, then the others in tree order.
 ///
 /// # Errors
 ///
-/// Where the tree is damaged or names no default.
+/// If the tree is damaged or names no default.
 pub fn configurations(tree: &[u8]) -> Result<Vec<String>, Refused> {
     let configurations = Place::root(tree)?.child("configurations")?;
     let default = configurations.text("default")?.ok_or_else(|| configurations.lacks("default"))?;
@@ -132,7 +139,7 @@ pub fn configurations(tree: &[u8]) -> Result<Vec<String>, Refused> {
     Ok(core::iter::once(default).chain(others).map(ToOwned::to_owned).collect())
 }
 
-/// What the configuration of that name consists of, on a disk of `disk_bytes` bytes.
+/// Returns the payloads of the configuration with that name, on a disk of `disk_bytes` bytes.
 ///
 /// # Errors
 ///
@@ -162,7 +169,7 @@ pub fn parse(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<Fit, R
     })
 }
 
-/// What the configuration of that name gives a payload beside its kernel, on a disk of `disk_bytes` bytes.
+/// Returns the companions of the kernel in the configuration with that name.
 ///
 /// # Errors
 ///
@@ -178,14 +185,14 @@ pub fn companions(
     let image = |property| configuration.text(property)?.map(|name| images.child(name)).transpose();
     let fdt = image("fdt")?.map(|fdt| fdt.as_it_is(tree, disk_bytes)).transpose()?;
     let ramdisk = image("ramdisk")?.map(|ramdisk| ramdisk.payload(tree, disk_bytes)).transpose()?;
-    // As for a kernel that may lie anywhere: 0 is what people write, and says nothing.
+    // A load address of 0 is customary and means none, as it does for `kernel_noload`.
     let anywhere =
         |ramdisk: Payload| Payload { load: ramdisk.load.filter(|load| load.0 != 0), ..ramdisk };
     let bootargs = configuration.text("bootargs")?.map(ToOwned::to_owned);
     Ok(Companions { ramdisk: ramdisk.map(anywhere), fdt, bootargs })
 }
 
-/// Holds a payload's bytes, given in `runs` in their order, against its digest.
+/// Checks a payload's bytes, given as `runs` in order, against its digest.
 ///
 /// # Errors
 ///
@@ -199,17 +206,17 @@ pub fn verify<'a>(
     hash.verify(payload)
 }
 
-/// The digest of bytes that are there piece by piece.
+/// A digest that is computed piece by piece.
 #[derive(Clone, Debug, Default)]
 pub struct Hash(Sha256);
 
 impl Hash {
-    /// Takes in the next piece.
+    /// Adds the next piece.
     pub fn update(&mut self, piece: &[u8]) {
         self.0.update(piece);
     }
 
-    /// Holds a payload's bytes, all of which were taken in, against its digest.
+    /// Checks the payload whose bytes were added against its digest.
     ///
     /// # Errors
     ///
@@ -227,26 +234,29 @@ impl Hash {
     }
 }
 
+/// Returns whether two digests are equal. Not inlined: a test patches it.
 #[inline(never)]
 fn is_same(found: &[u8; 32], expected: &[u8; 32]) -> bool {
     found == expected
 }
 
-/// A node and the path that names it in messages. Of what it is asked for by name there may be only one: a device tree with two
-/// of the same name can be read either way.
+/// A node, and the path that names it in messages.
+///
+/// It refuses a child or property that exists twice: readers would disagree about which one counts.
 struct Place<'a> {
     path: String,
     node: FdtNode<'a>,
 }
 
 impl<'a> Place<'a> {
-    /// The root of the tree, once all of the tree has been found sound: after that dtoolkit's readers do not panic.
+    /// Checks the whole tree and returns its root. Dtoolkit does not panic on a tree that passed.
     fn root(tree: &'a [u8]) -> Result<Self, Refused> {
         let tree = Tree::new(tree).map_err(|error| Refused::TreeDamaged { error })?;
         Ok(Self { path: String::new(), node: tree.root() })
     }
 
-    /// The child of exactly this name. (dtoolkit's own search takes `kernel@1` for `kernel`.)
+    /// Returns the child with exactly this name. Dtoolkit's own search takes `kernel@1` for
+    /// `kernel`.
     fn child(&self, name: &str) -> Result<Self, Refused> {
         let mut found = self.node.children().filter(|child| child.name() == name);
         let node = found.next().ok_or_else(|| self.lacks(name))?;
@@ -254,7 +264,7 @@ impl<'a> Place<'a> {
         if found.next().is_some() { Err(Refused::Twice { path }) } else { Ok(Self { path, node }) }
     }
 
-    /// A property's value.
+    /// Returns a property's value, if the property exists.
     fn value(&self, property: &str) -> Result<Option<&'a [u8]>, Refused> {
         let mut found = self.node.properties().filter(|candidate| candidate.name() == property);
         let Some(first) = found.next() else { return Ok(None) };
@@ -264,14 +274,14 @@ impl<'a> Place<'a> {
         first.value_as().map(Some).map_err(|_| self.odd(property, 0, "bytes"))
     }
 
-    /// A property that holds one string.
+    /// Returns a property that holds one string.
     fn text(&self, property: &str) -> Result<Option<&'a str>, Refused> {
         let Some(value) = self.value(property)? else { return Ok(None) };
         let text = CStr::from_bytes_with_nul(value).ok().and_then(|text| text.to_str().ok());
         text.map(Some).ok_or_else(|| self.odd(property, value.len(), "a string"))
     }
 
-    /// A property that holds strings, each with its NUL; none where it is missing.
+    /// Returns a property that holds strings, each with its NUL. A missing property holds none.
     fn texts(&self, property: &str) -> Result<Vec<&'a str>, Refused> {
         let Some(value) = self.value(property)? else { return Ok(Vec::new()) };
         let texts = value.strip_suffix(&[0]).and_then(|texts| str::from_utf8(texts).ok());
@@ -280,7 +290,7 @@ impl<'a> Place<'a> {
             .ok_or_else(|| self.odd(property, value.len(), "a list of strings"))
     }
 
-    /// A property that holds a number of one or two cells.
+    /// Returns a property that holds a number of one or two cells.
     fn number(&self, property: &str) -> Result<Option<u64>, Refused> {
         let Some(value) = self.value(property)? else { return Ok(None) };
         match (<[u8; 4]>::try_from(value), <[u8; 8]>::try_from(value)) {
@@ -290,7 +300,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// This image as the kernel: an arm64 Image, which is entered at its first byte.
+    /// Reads this image as the kernel: an arm64 Image, which is entered at its first byte.
     fn kernel(&self, tree: &[u8], disk: u64) -> Result<Payload, Refused> {
         self.text("arch")?.ok_or_else(|| self.lacks("arch"))?;
         let mut kernel = match self.compression()? {
@@ -301,7 +311,8 @@ impl<'a> Place<'a> {
             _ => self.as_it_is(tree, disk)?,
         };
         match self.text("type")?.ok_or_else(|| self.lacks("type"))? {
-            // U-Boot insists on load and entry here, too, only to ignore them: 0 is what people write, and says nothing.
+            // U-Boot requires `load` and `entry` here as well, but ignores them, so 0 is customary.
+            // We take 0 to mean none.
             "kernel_noload" => kernel.load = kernel.load.filter(|load| load.0 != 0),
             "kernel" => match (kernel.load, self.number("entry")?) {
                 (Some(load), Some(entry)) if load.0 != entry => {
@@ -323,19 +334,20 @@ impl<'a> Place<'a> {
         Ok(kernel)
     }
 
-    /// This image as a loadable: of any type, at a given place; an architecture it need not have.
+    /// Reads this image as a loadable: it must have a load address, but may have any type, and no
+    /// architecture.
     fn loadable(&self, tree: &[u8], disk: u64) -> Result<Payload, Refused> {
         let loadable = self.as_it_is(tree, disk)?;
         loadable.load.ok_or_else(|| self.lacks("load"))?;
         Ok(loadable)
     }
 
-    /// The name of how this image is compressed, where it is.
+    /// Returns the name of this image's compression, if it has any.
     fn compression(&self) -> Result<Option<&'a str>, Refused> {
         Ok(self.text("compression")?.filter(|compression| *compression != "none"))
     }
 
-    /// This image as one that nobody unpacks.
+    /// Reads this image, and refuses it if it is compressed.
     fn as_it_is(&self, tree: &[u8], disk: u64) -> Result<Payload, Refused> {
         if let Some(compression) = self.compression()? {
             return Err(Refused::Compressed {
@@ -346,7 +358,7 @@ impl<'a> Place<'a> {
         self.payload(tree, disk)
     }
 
-    /// What is asked of all.
+    /// Reads the properties that every image must have.
     fn payload(&self, tree: &[u8], disk: u64) -> Result<Payload, Refused> {
         if let Some(arch) = self.text("arch")?.filter(|arch| *arch != "arm64") {
             return Err(Refused::WrongArch { node: self.path.clone(), arch: arch.to_owned() });
@@ -360,7 +372,7 @@ impl<'a> Place<'a> {
         })
     }
 
-    /// Where this image's data lie on the disk.
+    /// Returns the range of this image's data on the disk.
     fn place(&self, tree: &[u8], disk: u64) -> Result<Range<u64>, Refused> {
         let node = || self.path.clone();
         let end_of_tree = tree.len() as u64;
@@ -372,7 +384,7 @@ impl<'a> Place<'a> {
         let (start, bytes) = if let Some(start) = external {
             (start, self.number("data-size")?.ok_or_else(|| self.lacks("data-size"))?)
         } else {
-            // The value is a part of the tree, and the tree lies at the start of the disk.
+            // The value is part of the tree, which is at the start of the disk.
             let data = self.value("data")?.ok_or_else(|| self.lacks("data"))?;
             ((data.as_ptr().addr() - tree.as_ptr().addr()) as u64, data.len() as u64)
         };
@@ -386,7 +398,8 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// The digest in this image's only SHA-256 node; U-Boot knows hash nodes by the start of their name.
+    /// Returns the digest in this image's only SHA-256 node. As in U-Boot, every node whose name
+    /// starts with `hash` is a hash node.
     fn sha256(&self) -> Result<[u8; 32], Refused> {
         let mut found = None;
         let mut other = None;

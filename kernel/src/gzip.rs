@@ -1,12 +1,19 @@
-//! Gzip: a compressed kernel's bytes, unpacked as they come in (RFC 1952, and RFC 1951 by miniz_oxide).
+//! A streaming gzip decoder (RFC 1952), with the inflate of miniz_oxide (RFC 1951).
 //!
-//! *When:* the FIT says `compression = "gzip"`. *On entry:* the file's bytes in pieces, and room for what they unpack to, in pieces as well.
-//! *Leaves:* the unpacked bytes; of itself 32 KiB, the window that they refer back into. *Refuses:* what is no gzip, does not
-//! unpack, ends early or goes on, unpacks to more than it may, and what is not what its trailer says: each by a [`Refused`]. Nothing here
-//! panics or takes more memory, whatever the bytes are.
+//! - Used if the FIT says `compression = "gzip"`.
+//! - Takes the file in pieces, and writes the unpacked bytes into buffers of any size.
+//! - Needs 32 KiB of memory, the window that the file refers back into.
+//! - Refuses a file that is no gzip file, is damaged, ends early, has bytes after its end, unpacks
+//!   to more than its limit, or does not match its trailer.
+//! - Never panics, and allocates nothing more, whatever the bytes are.
+//!
+//! The format:
 //!
 //! ```text
-//! 1f 8b 08 flags time[4] extra-flags system | extra, name, comment, CRC-16, as the flags say | deflate | CRC-32[4] size[4]
+//! 1f 8b 08 flags time[4] extra-flags system
+//! | extra, name, comment, CRC-16: each if its flag is set
+//! | deflate data
+//! | CRC-32[4] size[4]
 //! ```
 
 use alloc::boxed::Box;
@@ -16,16 +23,16 @@ use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_HAS_MORE_INPUT;
 use miniz_oxide::inflate::core::{DecompressorOxide, TINFL_LZ_DICT_SIZE, decompress_with_limit};
 
-/// What a gzip file starts with.
+/// The first two bytes of a gzip file.
 pub const MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// The one method there is.
+/// The only compression method that RFC 1952 defines.
 const DEFLATE: u8 = 8;
 
-/// Bytes of the header that every file has.
+/// The size of the header without its optional parts.
 const FIXED_BYTES: usize = 10;
 
-/// CRC-32 and size.
+/// The size of the trailer: CRC-32 and size.
 const TRAILER_BYTES: usize = 8;
 
 const FLAG_HEADER_CRC: u8 = 1 << 1;
@@ -34,10 +41,10 @@ const FLAG_NAME: u8 = 1 << 3;
 const FLAG_COMMENT: u8 = 1 << 4;
 const FLAGS_RESERVED: u8 = 0b111 << 5;
 
-/// A file that is being unpacked.
+/// The state of a file that is being unpacked.
 pub struct Unpacker {
     inflate: Box<DecompressorOxide>,
-    /// What was unpacked last, at each byte's place modulo the window's size.
+    /// The last unpacked bytes, each at its offset modulo the window's size.
     window: Box<[u8]>,
     part: Part,
     crc32: u32,
@@ -45,28 +52,31 @@ pub struct Unpacker {
     limit: u64,
 }
 
-/// What comes next.
+/// The part of the file that comes next.
 enum Part {
     Header,
     Deflate,
-    /// The trailer, of which so many bytes are there.
+    /// The trailer, and how many of its bytes have arrived.
     Trailer([u8; TRAILER_BYTES], usize),
 }
 
 impl Unpacker {
-    /// Begins with a file that may unpack to `limit` bytes.
+    /// Starts with a file that may unpack to at most `limit` bytes.
     #[must_use]
     pub fn new(limit: u64) -> Self {
         let (inflate, window) = (Box::default(), vec![0; TINFL_LZ_DICT_SIZE].into_boxed_slice());
         Self { inflate, window, part: Part::Header, crc32: u32::MAX, unpacked: 0, limit }
     }
 
-    /// Unpacks what `packed` begins with into what `room` begins with: how many bytes of each. It is called again with the rest, and with what comes
-    /// next, until all is taken in; that may need more room. The first piece holds all of the header.
+    /// Unpacks from the start of `packed` into the start of `room`, and returns the number of bytes
+    /// used of each.
+    ///
+    /// The caller repeats it with the rest of `packed`, and then with the next piece, and provides
+    /// more room as needed. The first piece must hold the whole header.
     ///
     /// # Errors
     ///
-    /// The first rule that is broken. Nothing can be done with the file any more.
+    /// The first rule that is broken. The file cannot be unpacked any further.
     pub fn unpack(&mut self, packed: &[u8], room: &mut [u8]) -> Result<(usize, usize), Refused> {
         match &mut self.part {
             Part::Header => {
@@ -114,11 +124,11 @@ impl Unpacker {
         Ok((taken, made))
     }
 
-    /// Ends with the file; gives how many bytes it unpacked to.
+    /// Finishes the file, and returns how many bytes it unpacked to.
     ///
     /// # Errors
     ///
-    /// A file that ended too early, or that is not what its trailer says.
+    /// A file that ended too early, or that does not match its trailer.
     pub fn finish(self) -> Result<u64, Refused> {
         let Part::Trailer([a, b, c, d, size @ ..], TRAILER_BYTES) = self.part else {
             return Err(Refused::EndsEarly { unpacked: self.unpacked });
@@ -135,7 +145,7 @@ impl Unpacker {
     }
 }
 
-/// How long the header is that `file` begins with.
+/// Returns the length of the gzip header at the start of `file`.
 fn header(file: &[u8]) -> Result<usize, Refused> {
     let ends_early = Refused::EndsEarly { unpacked: 0 };
     let [a, b, method, flags, ..] = *file else { return Err(ends_early) };
@@ -156,12 +166,12 @@ fn header(file: &[u8]) -> Result<usize, Refused> {
             end += 1 + nul.ok_or(ends_early)?;
         }
     }
-    // Half of the header's CRC-32: it says nothing of the kernel.
+    // Skip the header's CRC-16: it does not cover the kernel.
     end += if flags & FLAG_HEADER_CRC != 0 { 2 } else { 0 };
     if end <= file.len() { Ok(end) } else { Err(ends_early) }
 }
 
-/// What one more byte does to a CRC-32 (ISO 3309, reflected), by the byte and what is shifted out.
+/// The CRC-32 table (ISO 3309, reflected): the remainder for each byte that is shifted out.
 const TABLE: [u32; 256] = {
     let mut table = [0; 256];
     let mut byte = 0;
@@ -177,35 +187,37 @@ const TABLE: [u32; 256] = {
     table
 };
 
-/// Goes on with a CRC-32 that starts, and ends, inverted. Not the CPU's instruction for it: this half builds on any host.
+/// Continues a CRC-32 with more bytes. The initial value and the result are inverted.
+///
+/// It does not use the CPU's CRC32 instructions, because the library builds on any host.
 fn crc32(crc: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(crc, |crc, &byte| crc >> 8 ^ TABLE[usize::from(crc as u8 ^ byte)])
 }
 
-/// Why something cannot be unpacked: the rule, and the value that broke it.
+/// The reason why a file cannot be unpacked: the rule, and the value that broke it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[expect(
     missing_docs,
     reason = "a variant's line says what its fields hold; they are named for it"
 )]
 pub enum Refused {
-    /// Other bytes where the magic belongs.
+    /// Other bytes than the magic.
     NotGzip { magic: [u8; 2] },
-    /// Another method than deflate, or flags that nobody has given a meaning.
+    /// A method other than deflate, or reserved flags.
     Unknown { method: u8, flags: u8 },
-    /// Bits that no deflate stream has.
+    /// An invalid deflate stream.
     Damaged { unpacked: u64 },
-    /// The file's end before that of what is in it. The header's, too, where that is longer than the first piece.
+    /// A file that ends too early, or a header that is longer than the first piece.
     EndsEarly { unpacked: u64 },
-    /// Bytes after the trailer: a second member, or anything that was appended.
+    /// Bytes after the trailer: a second member, or other appended data.
     GoesOn { unpacked: u64 },
-    /// More bytes than it may.
+    /// More unpacked bytes than the limit.
     TooLarge { limit: u64 },
-    /// Bytes that are not those that were packed.
+    /// Unpacked bytes whose CRC-32 differs from the trailer's.
     Checksum { stated: u32, found: u32 },
-    /// More or fewer bytes than were packed, modulo 2³².
+    /// More or fewer unpacked bytes than the trailer says, modulo 2³².
     Size { stated: u32, found: u32 },
-    /// Fewer bytes than the FIT says.
+    /// Fewer unpacked bytes than the FIT's uncomp-size.
     NotAsStated { stated: u64, found: u64 },
 }
 
@@ -214,12 +226,13 @@ impl fmt::Display for Refused {
         match self {
             Self::NotGzip { magic: [a, b] } => write!(
                 f,
-                "it is no gzip file, which starts with 0x1f 0x8b, but starts with {a:#04x} {b:#04x}: say how it is compressed"
+                "it is no gzip file, which starts with 0x1f 0x8b, but starts with \
+                 {a:#04x} {b:#04x}: say how it is compressed"
             ),
             Self::Unknown { method, flags } => write!(
                 f,
-                "its gzip header has method {method} and flags {flags:#04x}, and only method 8 (deflate) and the low five flags \
-                 mean anything: pack it anew"
+                "its gzip header has method {method} and flags {flags:#04x}, and only method 8 \
+                 (deflate) and the low five flags mean anything: pack it anew"
             ),
             Self::Damaged { unpacked } => {
                 write!(f, "its gzip data are damaged after {unpacked} unpacked bytes: pack it anew")
@@ -227,32 +240,37 @@ impl fmt::Display for Refused {
             Self::EndsEarly { unpacked } => {
                 write!(
                     f,
-                    "its gzip data end too early, after {unpacked} unpacked bytes: give the whole file"
+                    "its gzip data end too early, after {unpacked} unpacked bytes: \
+                     give the whole file"
                 )
             }
             Self::GoesOn { unpacked } => write!(
                 f,
-                "its gzip data go on behind the end, after {unpacked} unpacked bytes: give one member and nothing else"
+                "its gzip data go on behind the end, after {unpacked} unpacked bytes: \
+                 give one member and nothing else"
             ),
             Self::TooLarge { limit } => write!(
                 f,
-                "it unpacks to more than {limit} bytes, which are the most by the FIT's uncomp-size or the Image's image_size: \
-                 give what fits them"
+                "it unpacks to more than {limit} bytes, which are the most by the FIT's \
+                 uncomp-size or the Image's image_size: give what fits them"
             ),
             Self::Checksum { stated, found } => write!(
                 f,
-                "it unpacks to bytes with CRC-32 {found:#010x}, and its gzip trailer says {stated:#010x}: pack it anew"
+                "it unpacks to bytes with CRC-32 {found:#010x}, and its gzip trailer says \
+                 {stated:#010x}: pack it anew"
             ),
             Self::Size { stated, found } => {
                 write!(
                     f,
-                    "it unpacks to {found} bytes, and its gzip trailer says {stated} (modulo 2^32): pack it anew"
+                    "it unpacks to {found} bytes, and its gzip trailer says {stated} \
+                     (modulo 2^32): pack it anew"
                 )
             }
             Self::NotAsStated { stated, found } => {
                 write!(
                     f,
-                    "it unpacks to {found} bytes, and the FIT's uncomp-size says {stated}: correct it"
+                    "it unpacks to {found} bytes, and the FIT's uncomp-size says {stated}: \
+                     correct it"
                 )
             }
         }

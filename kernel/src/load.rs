@@ -1,4 +1,4 @@
-//! The loader: reads the next image from the disk into frames, and verifies it.
+//! Image loading: reads the next image from the disk into frames, and verifies it.
 //!
 //! - Runs once for each configuration that is tried, with the disk open.
 //! - Leaves an [`Image`]. Each payload is in frames that are its own destination or in no
@@ -130,8 +130,8 @@ impl Loaded {
 
 /// Returns the base of a kernel that must be loaded at the FIT's `load` address.
 ///
-/// That address is the kernel's first byte, `text_offset` bytes above its base. The base must be a
-/// 2 MiB boundary.
+/// The kernel's first byte goes to that address, `text_offset` bytes above its base. The base must
+/// be a 2 MiB boundary.
 ///
 /// # Errors
 ///

@@ -161,7 +161,7 @@ fn lead(life: &mut Life) -> ! {
     }
 }
 
-/// Plans the kexec to configuration number `configuration` of the disk's FIT.
+/// Plans the kexec of configuration number `configuration` of the disk's FIT.
 ///
 /// The disk is open only until the image is loaded. Stores the number of configurations in `known`
 /// as soon as it has read the FIT.

@@ -99,7 +99,7 @@ impl LifeMap {
     ///
     /// # Safety
     ///
-    /// `ram` must be RAM, without memory that must not be read speculatively.
+    /// `ram` must be RAM. It must not hold memory that may not be read speculatively.
     ///
     /// # Panics
     ///

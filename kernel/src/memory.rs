@@ -226,7 +226,7 @@ impl Frames {
 impl Drop for Frames {
     fn drop(&mut self) {
         for run in &self.runs {
-            // SAFETY: `dealloc` requires a live allocation and its layout. Each run was allocated
+            // SAFETY: `dealloc` requires an allocation and its layout. Each run was allocated
             // with this layout, and `drop` runs once.
             unsafe { dealloc(pointer(run.start), layout(run.bytes())) };
         }

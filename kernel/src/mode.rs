@@ -58,11 +58,11 @@ impl fmt::Display for Note {
 /// The properties of the CPU that the choice depends on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Cpu {
-    /// Whether the image was entered at EL2.
+    /// True if the image was entered at EL2.
     pub entered_at_el2: bool,
-    /// Whether the CPU has FEAT_VHE: ID_AA64MMFR1_EL1.VH is not 0.
+    /// True if the CPU has FEAT_VHE: ID_AA64MMFR1_EL1.VH is not 0.
     pub vhe: bool,
-    /// Whether HCR_EL2.E2H still reads as 1 after the entry code cleared it.
+    /// True if HCR_EL2.E2H still reads as 1 after the entry code cleared it.
     pub vhe_only: bool,
 }
 

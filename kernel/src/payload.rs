@@ -1,8 +1,9 @@
-//! Payload: the last generation's way out, to a kernel that is not ours, with the ramdisk and the device tree that go with it.
+//! The plan for a payload: another kernel, such as Linux, with its initrd and its FDT.
 //!
-//! *When:* in the place of a generation's own plan, where `payload=` orders it; nothing here runs otherwise. *Leaves:* a [`Plan`] like any other: the
-//! ramdisk is one more segment, the device tree is written anew ([`chosen`]). *Refuses:* what a plan refuses, a ramdisk that the
-//! kernel could not reach, a device tree that is none.
+//! - Runs in the last generation, in place of `plan_own`, and only if `payload=` is given.
+//! - Leaves a [`Plan`] like any other. The initrd is one more segment, and [`chosen`] writes the
+//!   FDT anew.
+//! - Refuses what a plan refuses, an initrd out of the kernel's reach, and an invalid FDT.
 #![expect(unsafe_code, reason = "reads the CPU's random numbers")]
 
 use crate::disk::Disk;
@@ -25,8 +26,10 @@ use kernel::window;
 use log::{info, warn};
 use relocate::placement;
 
-/// Plans to go to the configuration that `payload=` names or, where so many have been refused already, to the `nth` one behind it. Gives in
-/// `known` how many configurations there are, once that one is found.
+/// Plans the kexec of the configuration that `payload=` names or, if `nth` configurations were
+/// refused before, of the `nth` one after it.
+///
+/// Stores the number of configurations in `known` once it has found the named one.
 pub fn plan(life: &mut Life, nth: usize, known: &mut usize) -> Result<Plan, Refused> {
     let free = memory::free();
     let mut disk = Disk::open(&life.devices)?;
@@ -40,7 +43,7 @@ pub fn plan(life: &mut Life, nth: usize, known: &mut usize) -> Result<Plan, Refu
     let (mut fit, header) =
         contents.open(&mut disk, name, life.machine.ram.iter().map(PhysRange::bytes).sum())?;
     let Companions { ramdisk, fdt, bootargs } = contents.companions(&disk, name)?;
-    // A tree of its own is read first: it may reserve what nothing of the payload may lie on.
+    // Read the payload's own FDT first: it may reserve memory that no segment may be placed over.
     let own = fdt.map(|fdt| own_tree(&mut disk, &fdt)).transpose()?;
     let mut machine = life.machine.clone();
     machine.reserved.extend(own.iter().flat_map(|own| own.reserved.iter().cloned()));
@@ -64,26 +67,32 @@ pub fn plan(life: &mut Life, nth: usize, known: &mut usize) -> Result<Plan, Refu
     let blob = chosen::write(own.as_ref().map_or(&life.blob, |own| &own.blob), &chosen)?;
     let plan = Plan::new(image, &blob, None, &machine, &life.control)?;
     if let Some(own) = own {
-        // Where its own tree has no RAM, the payload would not look, or die of it in silence.
+        // The payload would not find a segment outside of the RAM that its own FDT names, or would
+        // fail without a message.
         for segment in plan.segments() {
             if !own.ram.iter().any(|ram| ram.covers(&segment.destination)) {
                 return Err(Refused::NotItsRam(segment.name.into(), segment.destination));
             }
         }
     }
-    // What is held besides the segments' own pages is lists of runs, and what the device tree's frames were rounded up by.
+    // Beyond the segments' own pages we hold only the vectors of runs, and the pages that the FDT's
+    // frames were rounded up by.
     let bytes: u64 = plan.segments().iter().map(|segment| segment.destination.bytes()).sum();
     let moved: u64 = plan.moved().iter().map(PhysRange::bytes).sum();
     let held = free - memory::free();
     info!(
-        "the way to \"{name}\" holds {held} bytes of memory for segments of {bytes} bytes, {} of them in place",
+        "the way to \"{name}\" holds {held} bytes of memory for segments of {bytes} bytes, \
+         {} of them in place",
         bytes - moved
     );
     Ok(plan)
 }
 
-/// Where the kernel's base is: a 2 MiB boundary, the lowest one unless something else is ordered and the kernel can lie there. One that may lie
-/// anywhere does not come where this kernel runs, where there is room elsewhere: then its frames are free, and it is read into its place.
+/// Chooses the payload's base, a 2 MiB boundary: the lowest one, unless the command line asks for
+/// another and the payload allows it.
+///
+/// A payload that may be placed anywhere avoids this kernel's own memory if there is room
+/// elsewhere. Then its destination is free, and it can be read directly into place.
 fn base(
     life: &mut Life,
     keep_off: &[Range<PhysAddr>],
@@ -91,7 +100,7 @@ fn base(
     header: &Header,
 ) -> Result<PhysAddr, Refused> {
     let (ram, size) = (&life.machine.ram, header.text_offset + header.image_size);
-    // What lies below a kernel that may not lie anywhere is lost to it.
+    // A kernel without the "anywhere" flag cannot use the RAM below it, so place it lowest.
     let is_bound = header.flags & PLACE_ANYWHERE == 0;
     let lowest =
         |avoid: &[Range<PhysAddr>]| placement::lowest_block(ram, avoid, size, placement::SLOT);
@@ -108,7 +117,8 @@ fn base(
     slot.ok_or(Refused::NoSlot(size))
 }
 
-/// The ramdisk with a place: where the FIT says, or as high as the kernel at `entry` can reach.
+/// Chooses the initrd's place: the FIT's `load` address, or else the highest place in reach of the
+/// kernel at `entry`.
 fn placed(
     life: &Life,
     keep_off: &[Range<PhysAddr>],
@@ -145,15 +155,15 @@ fn placed(
     Ok((Payload { load: Some(start), ..ramdisk }, place))
 }
 
-/// A device tree of the payload's own.
+/// The payload's own FDT.
 struct OwnTree {
-    /// Without what was said in it to somebody else.
+    /// The FDT, without those /chosen properties that were meant for another kernel.
     blob: Vec<u8>,
     ram: Vec<Range<PhysAddr>>,
     reserved: Vec<Reservation>,
 }
 
-/// A device tree from the disk, verified and read.
+/// Reads, verifies and parses an FDT from the disk.
 fn own_tree(disk: &mut Disk, fdt: &Payload) -> Result<OwnTree, Refused> {
     let blob = chosen::write(&read(disk, fdt)?, &Chosen::default())?;
     let Machine { ram, mut reserved, .. } = Machine::read(&Tree::open(&blob)?)?;
@@ -161,7 +171,7 @@ fn own_tree(disk: &mut Disk, fdt: &Payload) -> Result<OwnTree, Refused> {
     Ok(OwnTree { blob, ram, reserved })
 }
 
-/// The bytes of a device tree from the disk, verified.
+/// Reads the bytes of an FDT from the disk and verifies their SHA-256.
 fn read(disk: &mut Disk, fdt: &Payload) -> Result<Vec<u8>, Refused> {
     let bytes = fdt.place.end - fdt.place.start;
     chosen::check_size(bytes)?;
@@ -173,7 +183,7 @@ fn read(disk: &mut Disk, fdt: &Payload) -> Result<Vec<u8>, Refused> {
     Ok(blob)
 }
 
-/// Random bytes for the payload alone: an entropy device's, or the CPU's own.
+/// Returns random bytes for the payload alone, from the entropy device or else from the CPU.
 fn seeds(life: &Life) -> Option<[u8; SEED_BYTES]> {
     const WHAT: &str = "kaslr-seed and rng-seed";
     let mut seeds = [0; SEED_BYTES];
@@ -187,19 +197,27 @@ fn seeds(life: &Life) -> Option<[u8; SEED_BYTES]> {
     Some(seeds)
 }
 
-/// Fills `bytes` from RNDR (FEAT_RNG), where the CPU has it and it answers.
+/// Fills `bytes` from RNDR. Returns `false` if the CPU lacks FEAT_RNG or has no number ready.
 fn from_cpu(bytes: &mut [u8]) -> bool {
     let isar0: u64;
-    // SAFETY: an identification register has no side effects.
+    // SAFETY: reading an ID register has no side effects.
     unsafe { asm!("mrs {}, id_aa64isar0_el1", out(reg) isar0, options(nomem, nostack)) };
-    isar0 >> 60 != 0 && bytes.chunks_mut(8).all(|chunk| {
-        let (number, answered): (u64, u64);
-        // RNDR by its encoding; it sets Z where it has no number.
-        // SAFETY: the CPU has the register; reading it sets the flags and nothing else.
-        unsafe {
-            asm!("mrs {}, s3_3_c2_c4_0", "cset {}, ne", out(reg) number, out(reg) answered, options(nomem, nostack));
-        }
-        chunk.copy_from_slice(&number.to_le_bytes()[..chunk.len()]);
-        answered != 0
-    })
+    isar0 >> 60 != 0
+        && bytes.chunks_mut(8).all(|chunk| {
+            let (number, answered): (u64, u64);
+            // S3_3_C2_C4_0 is RNDR. It sets Z if it has no number.
+            // SAFETY: the CPU has the register, and reading it changes nothing but the flags, which
+            // `asm!` assumes to be clobbered.
+            unsafe {
+                asm!(
+                    "mrs {}, s3_3_c2_c4_0",
+                    "cset {}, ne",
+                    out(reg) number,
+                    out(reg) answered,
+                    options(nomem, nostack)
+                );
+            }
+            chunk.copy_from_slice(&number.to_le_bytes()[..chunk.len()]);
+            answered != 0
+        })
 }

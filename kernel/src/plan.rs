@@ -28,7 +28,7 @@ pub struct Plan {
 impl Plan {
     /// Plans the kexec of `image` with a copy of the FDT `blob`.
     ///
-    /// Writes `handed`, the `/chosen` properties for a generation of ours, into that copy.
+    /// Writes `handed`, the `/chosen` properties for a generation of ours, into that copy if given.
     ///
     /// # Errors
     ///

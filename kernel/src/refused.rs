@@ -1,6 +1,6 @@
-//! Why a generation would not restart: one sentence for each rule, with the value that broke it.
+//! The reasons why a kexec is refused: one sentence for each rule, with the value that broke it.
 //!
-//! *When:* anywhere between the disk and the point of no return. Whoever refuses has given back what it took; `main` alone prints.
+//! Code that refuses has freed what it allocated. Only `main` prints the sentence.
 
 use crate::devices::Busy;
 use crate::{cpus, disk};
@@ -10,54 +10,55 @@ use core::fmt;
 use core::ops::Range;
 use kernel::{chosen, fit, gzip, tree};
 
-/// A restart that does not happen.
+/// The reason why this generation does not kexec.
 #[derive(Debug)]
 pub enum Refused {
     /// The disk cannot be read.
     Disk(disk::Refused),
-    /// What it holds is not to be used.
+    /// The FIT or a payload on the disk cannot be used.
     Fit(fit::Refused),
-    /// A kernel on it cannot be unpacked: its name, and why.
+    /// The kernel with this name cannot be unpacked, for this reason.
     Gzip(String, gzip::Refused),
-    /// The kernel on it is no Image for this machine.
+    /// The kernel is no Image for this machine.
     Image(boot::image::Refused),
-    /// A rule of the segments is broken: its sentence, which names what the segments no longer do.
+    /// A segment rule is broken. Holds its sentence, since the error borrows from the plan.
     Segments(String),
-    /// Frames for so many bytes cannot be had.
+    /// The heap lacks frames for this many bytes.
     Memory(u64),
-    /// No slot of RAM holds so many bytes.
+    /// No 2 MiB slot of RAM has this many free bytes.
     NoSlot(u64),
-    /// The FIT has no configuration of that number, counted from the default one.
+    /// The FIT has no configuration with this number, counted from the first one tried.
     NoConfiguration(usize),
-    /// `payload=` names a configuration that the FIT has not.
+    /// The FIT has no configuration with the name in `payload=`.
     NoPayload(String),
-    /// No place for a ramdisk of so many bytes where the kernel, at that place, can reach it.
+    /// An initrd of this many bytes does not fit anywhere in reach of the kernel, which is at this
+    /// range.
     NoRoom(u64, Range<PhysAddr>),
-    /// A ramdisk too far from the kernel: where both are to be.
+    /// The initrd's range is too far from the kernel's range.
     Window(Range<PhysAddr>, Range<PhysAddr>),
-    /// The payload's own device tree has no RAM where this is to lie.
+    /// The payload's own device tree has no RAM at this segment's destination.
     NotItsRam(String, Range<PhysAddr>),
-    /// No device tree for the payload.
+    /// The payload's FDT cannot be written.
     Chosen(chosen::Refused),
-    /// `base=load`, and the FIT says no load address.
+    /// The command line has `base=load`, but the FIT has no load address.
     NoLoadAddress,
-    /// `base=load`, and the FIT's load address is not that far above a 2 MiB boundary.
+    /// With `base=load`, this load address is not this `text_offset` above a 2 MiB boundary.
     Misplaced(PhysAddr, u64),
-    /// More list pages than the control block has.
+    /// The list needs more pages than the control pages have.
     List(relocate::list::TooFewPages),
-    /// The device tree cannot be handed on.
+    /// The FDT for the next kernel cannot be edited.
     Tree(tree::Refused),
-    /// The CPU has no FEAT_CRC32, which the relocation code checks with.
+    /// The CPU lacks FEAT_CRC32, which the relocation code needs to verify its copy.
     NoCrc32,
-    /// The list does not say what the segments say.
+    /// The list does not match the segments.
     Unfaithful(relocate::list::Unfaithful),
     /// A device could write to memory after the jump.
     Busy(Busy),
-    /// A CPU would go on running.
+    /// A CPU does not stop.
     Cpu(cpus::Refused),
-    /// What the restart depends on has changed since it was made: which, and both checksums.
+    /// This part of what the kexec depends on has changed: checksum then, checksum now.
     Changed(String, u32, u32),
-    /// The stub would not install the private vectors: its answer.
+    /// The hyp-stub did not install the private vectors, and returned this.
     Vectors(u64),
 }
 
@@ -70,54 +71,76 @@ impl fmt::Display for Refused {
             Self::Image(refused) => refused.fmt(f),
             Self::Segments(refused) => refused.fmt(f),
             Self::Memory(bytes) => {
-                write!(f, "not enough memory: {bytes} more bytes of frames cannot be had: give the machine more")
+                write!(
+                    f,
+                    "not enough memory: {bytes} more bytes of frames cannot be had: \
+                     give the machine more"
+                )
             }
             Self::NoSlot(bytes) => {
-                write!(f, "not enough memory: no 2 MiB slot of RAM has {bytes} bytes that are free to land on")
+                write!(
+                    f,
+                    "not enough memory: no 2 MiB slot of RAM has {bytes} bytes that are free to \
+                     land on"
+                )
             }
             Self::NoConfiguration(number) => {
                 write!(f, "the FIT has no configuration after the {number} that were refused")
             }
             Self::NoPayload(name) => {
-                write!(f, "payload={name}: the FIT has no configuration of that name: name one that it has")
+                write!(
+                    f,
+                    "payload={name}: the FIT has no configuration of that name: \
+                     name one that it has"
+                )
             }
             Self::NoRoom(bytes, kernel) => write!(
                 f,
-                "not enough memory: no {bytes} bytes for the ramdisk are free where a kernel at {}..{} could reach them",
+                "not enough memory: no {bytes} bytes for the ramdisk are free where a kernel at \
+                 {}..{} could reach them",
                 kernel.start, kernel.end
             ),
             Self::Window(ramdisk, kernel) => write!(
                 f,
-                "the ramdisk at {}..{} and the kernel at {}..{} do not lie in one window of 32 GiB from a multiple of 1 GiB on: \
-                 write another load address, or none",
+                "the ramdisk at {}..{} and the kernel at {}..{} do not fit into one window of \
+                 32 GiB that starts at a multiple of 1 GiB: write another load address, or none",
                 ramdisk.start, ramdisk.end, kernel.start, kernel.end
             ),
             Self::NotItsRam(name, place) => write!(
                 f,
-                "the payload's device tree names no RAM at {}..{}, where \"{name}\" is to lie: give one of this machine",
+                "the payload's device tree names no RAM at {}..{}, where \"{name}\" is to lie: \
+                 give one of this machine",
                 place.start, place.end
             ),
             Self::Chosen(refused) => refused.fmt(f),
-            Self::NoLoadAddress => {
-                f.write_str("base=load, but the FIT's kernel has no load address: write one, or order another base")
-            }
+            Self::NoLoadAddress => f.write_str(
+                "base=load, but the FIT's kernel has no load address: write one, or order \
+                     another base",
+            ),
             Self::Misplaced(load, text_offset) => write!(
                 f,
-                "base=load, but the FIT's kernel cannot lie at {load}: its header asks for {text_offset:#x} above a multiple of 2 MiB: \
-                 write such a load address"
+                "base=load, but the FIT's kernel cannot lie at {load}: its header asks for \
+                 {text_offset:#x} above a multiple of 2 MiB: write such a load address"
             ),
             Self::List(refused) => refused.fmt(f),
             Self::Tree(refused) => refused.fmt(f),
-            Self::NoCrc32 => f.write_str("this CPU has no FEAT_CRC32: the copy could not be verified"),
+            Self::NoCrc32 => {
+                f.write_str("this CPU has no FEAT_CRC32: the copy could not be verified")
+            }
             Self::Unfaithful(refused) => refused.fmt(f),
             Self::Busy(busy) => busy.fmt(f),
             Self::Cpu(refused) => refused.fmt(f),
             Self::Changed(what, was, is) => write!(
                 f,
-                "{what} changed between load and jump (CRC-32C {was:#010x} then, {is:#010x} now): something writes to memory"
+                "{what} changed between load and jump (CRC-32C {was:#010x} then, {is:#010x} now): \
+                 something writes to memory"
             ),
             Self::Vectors(answer) => {
-                write!(f, "the stub refused the private EL2 vectors: HVC_SET_VECTORS answered {answer:#x}")
+                write!(
+                    f,
+                    "the stub refused the private EL2 vectors: HVC_SET_VECTORS answered \
+                     {answer:#x}"
+                )
             }
         }
     }

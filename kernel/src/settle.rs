@@ -29,8 +29,8 @@ pub fn settle(record: &EntryRecord, ordered: Option<El2>) -> (Mode, Option<Note>
     };
     let (mode, note) = choose(&cpu, ordered);
     if mode == Mode::Vhe {
-        // SAFETY: the call requires that this code stays mapped across the change of level. The
-        // early idmap maps the image 1:1 and executable at EL2 as well [I2].
+        // SAFETY: `call` requires the stub at EL2 [I3], which `el2_setup` installed. FINALISE_EL2
+        // requires a map that holds the stub 1:1 and executable; the early idmap does [I2].
         let answer = unsafe { hyp_stub::call(hyp::FINALISE_EL2, [0; 4]) };
         assert!(
             answer == 0,

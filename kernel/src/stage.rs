@@ -40,7 +40,7 @@ pub struct Staged<'a> {
     rest_crc32c: u32,
 }
 
-/// How far [`Staged::restart`] has come.
+/// The point that [`Staged::restart`] has reached.
 #[derive(Clone, Copy, Debug)]
 enum Moment {
     /// Nothing has been stopped yet.
@@ -143,7 +143,7 @@ impl<'a> Staged<'a> {
     ///
     /// # Errors
     ///
-    /// [`Refused::Busy`], [`Refused::Changed`], [`Refused::Vectors`].
+    /// [`Refused::Busy`], [`Refused::Cpu`], [`Refused::Changed`], [`Refused::Vectors`].
     pub fn restart(self) -> Result<Infallible, Refused> {
         self.selftest(Moment::Running);
         self.life.devices.quiesce()?;
@@ -182,8 +182,8 @@ impl<'a> Staged<'a> {
         console::flush();
         self.crumb_bye();
         // The last call that the hyp-stub answers: afterwards the private vectors report any trap
-        // to EL2 as a fault while relocating. If the stub refuses, so do we, after all and after
-        // "Bye!".
+        // to EL2 as a fault while relocating. If the stub refuses, we refuse as well, although
+        // "Bye!" was printed.
         if self.life.mode == Mode::Nvhe {
             let answer = self.install_vectors();
             if answer != 0 {

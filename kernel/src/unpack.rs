@@ -1,8 +1,9 @@
-//! Unpack: a compressed kernel from the disk into frames, piece by piece, so that it never lies in memory twice.
+//! The unpacker: reads a gzip-compressed kernel from the disk into frames, piece by piece.
 //!
-//! *When:* in the place of a plain read, where the FIT says that a kernel is compressed; nothing here runs otherwise. *Leaves:* what a plain read does.
-//! *Refuses:* what [`kernel::gzip`] refuses; but first of all bytes that are not those that the FIT says: what they unpack to is nobody's fault
-//! but the disk's.
+//! - Runs in place of a plain read if the FIT says that the kernel is compressed.
+//! - Leaves the unpacked kernel in its frames. The compressed file is never in memory as a whole.
+//! - Refuses a file whose SHA-256 differs, then whatever [`kernel::gzip`] refuses. A damaged disk
+//!   must be reported as such, and not as a bad gzip file.
 
 use crate::disk::Disk;
 use crate::memory::Frames;
@@ -12,10 +13,13 @@ use boot::image::HEADER_BYTES;
 use kernel::fit::{Hash, Payload};
 use kernel::gzip::{self, Unpacker};
 
-/// How much is read at a time: gzip's header, which lies in the first piece, may have 64 KiB of extra field alone.
+/// The bytes read at a time. The first piece must hold gzip's header, whose extra field alone may
+/// have 64 KiB.
 const PIECE: usize = 256 << 10;
 
-/// What a kernel begins with, once it is unpacked: as many bytes of a header as there are. Nothing of it is verified yet.
+/// Unpacks a kernel's Image header into `start`, and returns how many bytes of it there are.
+///
+/// The bytes are not verified yet.
 pub fn start(
     disk: &mut Disk,
     kernel: &Payload,
@@ -34,7 +38,9 @@ pub fn start(
     Ok(made)
 }
 
-/// Unpacks all of a kernel into `frames`, which have room for `image_size` bytes, and verifies it; gives its size.
+/// Unpacks a whole kernel into `frames`, verifies it, and returns its size.
+///
+/// The frames have room for `image_size` bytes.
 pub fn all(
     disk: &mut Disk,
     kernel: &Payload,
@@ -46,7 +52,7 @@ pub fn all(
     let mut piece = piece(kernel)?;
     let mut hash = Hash::default();
     let mut unpacker = Unpacker::new(stated.unwrap_or(image_size));
-    // Behind the frames, room for the byte that is one too many.
+    // Leave room for one byte after the frames, so that a kernel that is too large is noticed.
     let mut too_many = [0];
     let mut rooms = frames.slices_mut().chain([&mut too_many[..]]);
     let (mut room, mut unpacked) = (rooms.next().unwrap_or_default(), Ok(()));
@@ -78,7 +84,7 @@ pub fn all(
     }
 }
 
-/// Memory for the first piece, or any other.
+/// Allocates a buffer for one piece of the file.
 fn piece(kernel: &Payload) -> Result<Vec<u8>, Refused> {
     let bytes = PIECE.min((kernel.place.end - kernel.place.start) as usize);
     let mut piece = Vec::new();

@@ -17,8 +17,6 @@ pub fn holds(kernel: &Range<PhysAddr>, ramdisk: &Range<PhysAddr>) -> bool {
 }
 
 /// Returns the windows to search for a place: the highest and the lowest that hold the kernel.
-///
-/// The first starts less than 1 GiB below the kernel, the second ends less than 1 GiB above it.
 #[must_use]
 pub fn of(kernel: &Range<PhysAddr>) -> [Range<PhysAddr>; 2] {
     let last = kernel.end.0.saturating_sub(SIZE).next_multiple_of(ALIGNMENT);

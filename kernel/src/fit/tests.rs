@@ -1,4 +1,4 @@
-//! What is read, what is refused, and that nothing panics.
+//! Tests of the FIT parser: what it reads, what it refuses, and that it never panics.
 
 use std::fs;
 use std::process::Command;
@@ -14,7 +14,7 @@ mod writer;
 
 use writer::Kind;
 
-/// Data that differ everywhere.
+/// Returns bytes that differ everywhere, so that misplaced data are noticed.
 fn data(bytes: usize, seed: u8) -> Vec<u8> {
     (0..bytes).map(|byte| (byte * 7 + byte / 251) as u8 ^ seed).collect()
 }
@@ -29,7 +29,7 @@ fn payload(name: &str, data: Vec<u8>, kind: Kind) -> writer::Payload {
     }
 }
 
-/// A disk as xtask writes it: one kernel and two loadables.
+/// Writes a disk as xtask does: one kernel and two loadables.
 fn written() -> (Vec<u8>, Vec<writer::Payload>) {
     let payloads = vec![
         payload("kernel", data(5000, 1), Kind::KernelNoload { load: None }),
@@ -39,14 +39,14 @@ fn written() -> (Vec<u8>, Vec<writer::Payload>) {
     (writer::write(&payloads), payloads)
 }
 
-/// What the kernel does, with a slice for a disk.
+/// Reads a disk as the kernel does, with a slice in place of the disk.
 fn read(disk: &[u8]) -> Result<Fit, Refused> {
     let disk_bytes = disk.len() as u64;
     let tree = &disk[..header_size(&disk[..disk.len().min(512)], disk_bytes)? as usize];
     let configuration = &configurations(tree)?[0];
     let fit = parse(tree, disk_bytes, configuration)?;
     for payload in core::iter::once(&fit.kernel).chain(&fit.loadables) {
-        // In runs of a page, as into frames.
+        // Split into pages, as if read into frames.
         verify(
             payload,
             disk[payload.place.start as usize..payload.place.end as usize].chunks(4096),
@@ -55,7 +55,7 @@ fn read(disk: &[u8]) -> Result<Fit, Refused> {
     Ok(fit)
 }
 
-/// What comes of a tree after `edit`; the disk is as long as the one it was written for.
+/// Parses the tree of [`written`] after `edit`, with the same disk size.
 fn edited(edit: impl FnOnce(&mut DeviceTreeNode)) -> Result<Fit, Refused> {
     let (disk, _) = written();
     let size = header_size(&disk, disk.len() as u64).unwrap() as usize;
@@ -89,7 +89,8 @@ fn what_xtask_writes_is_read() {
     assert_eq!(found.len(), 3);
 }
 
-/// The fuzz target `fit` starts from these: seeds that are refused at the door would lead nowhere.
+/// Checks the seeds of the fuzz target `fit`: it would get nowhere from seeds that are refused at
+/// once.
 #[test]
 fn the_fuzzers_disks_are_read() {
     let mut disks = 0;
@@ -133,7 +134,7 @@ fn each_kernel_opens_a_configuration() {
     assert_eq!(names("conf-3"), ("d".to_owned(), "e f".to_owned()));
 }
 
-/// A kernel with all that can go with one, behind another.
+/// Writes a disk with two kernels, the second with every companion that it can have.
 fn with_companions() -> Vec<u8> {
     let linux = payload("linux", data(5000, 1), Kind::KernelNoload { load: None });
     writer::write(&[
@@ -145,7 +146,7 @@ fn with_companions() -> Vec<u8> {
     ])
 }
 
-/// What goes with the payload of [`with_companions`], after an edit.
+/// Reads the companions on the disk of [`with_companions`] after `edit`.
 fn companions_of(edit: impl FnOnce(&mut DeviceTreeNode)) -> Result<Companions, Refused> {
     let disk = with_companions();
     let size = header_size(&disk, disk.len() as u64).unwrap() as usize;
@@ -256,7 +257,7 @@ fn a_disk_without_a_fit_is_refused() {
         header_size(&large, 1024),
         Err(Refused::TreePastEnd { bytes: 0x10_0000, disk: 1024 })
     );
-    // A tree that says it has no room for its own header.
+    // A tree whose size is smaller than its own header.
     large[4..8].copy_from_slice(&[0, 0, 0, 8]);
     let bytes = header_size(&large, 1024).unwrap() as usize;
     assert!(matches!(configurations(&large[..bytes]), Err(Refused::TreeDamaged { .. })));
@@ -399,7 +400,7 @@ fn digests_that_cannot_be_are_refused() {
 
 #[test]
 fn two_of_the_same_name_are_refused() {
-    // Properties and children of the same length are renamed where they lie.
+    // Rename properties and children in place, to names of the same length.
     let renamed = |from: &[u8], to: &[u8]| {
         let (mut disk, _) = written();
         let place = disk.windows(from.len()).position(|window| window == from).unwrap();
@@ -482,8 +483,9 @@ fn a_changed_byte_is_found() {
 
 #[test]
 fn sha256_is_sha256() {
-    // FIPS 180-4's own example.
-    let sha256 = *b"\xba\x78\x16\xbf\x8f\x01\xcf\xea\x41\x41\x40\xde\x5d\xae\x22\x23\xb0\x03\x61\xa3\x96\x17\x7a\x9c\xb4\x10\xff\x61\xf2\x00\x15\xad";
+    // The example of FIPS 180-4.
+    let sha256 = *b"\xba\x78\x16\xbf\x8f\x01\xcf\xea\x41\x41\x40\xde\x5d\xae\x22\x23\
+                    \xb0\x03\x61\xa3\x96\x17\x7a\x9c\xb4\x10\xff\x61\xf2\x00\x15\xad";
     let payload = Payload {
         name: "abc".into(),
         place: 0..3,
@@ -494,7 +496,8 @@ fn sha256_is_sha256() {
     assert_eq!(verify(&payload, [b"ab".as_slice(), b"", b"c"]), Ok(()));
     assert_eq!(
         verify(&payload, [b"abd".as_slice()]).unwrap_err().to_string(),
-        "\"abc\" is not what the FIT says: sha256 a52d159f262b2c6d…, and it should be ba7816bf8f01cfea…: write it to the disk anew"
+        "\"abc\" is not what the FIT says: sha256 a52d159f262b2c6d…, and it should be \
+         ba7816bf8f01cfea…: write it to the disk anew"
     );
 }
 
@@ -524,7 +527,8 @@ proptest! {
         ..ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 20_000 })
     })]
 
-    /// Damage anywhere in the tree is refused, or does no harm that the digests do not find; nothing panics.
+    /// Checks that damage anywhere in the tree never causes a panic. It is refused, or the digests
+    /// still match.
     #[test]
     fn damage_never_panics(flips in proptest::collection::vec((0_usize..1200, any::<u8>()), 1..8)) {
         let (mut disk, _) = written();
@@ -536,9 +540,14 @@ proptest! {
         }
     }
 
-    /// The same where whole tokens are exchanged: trees that are odd rather than broken.
+    /// Checks that replaced tokens never cause a panic. Such trees are odd rather than broken.
     #[test]
-    fn odd_tokens_never_panic(words in proptest::collection::vec((0_usize..300, prop_oneof![1_u32..10, 0_u32..64, Just(u32::MAX)]), 1..6)) {
+    fn odd_tokens_never_panic(
+        words in proptest::collection::vec(
+            (0_usize..300, prop_oneof![1_u32..10, 0_u32..64, Just(u32::MAX)]),
+            1..6,
+        )
+    ) {
         let (mut disk, _) = written();
         for (place, word) in words {
             disk[place * 4..place * 4 + 4].copy_from_slice(&word.to_be_bytes());
@@ -555,17 +564,24 @@ proptest! {
             _ => Kind::Loadable { load: index as u64 * 0x10_0000 },
         };
         let payloads: Vec<_> = (sizes.iter().enumerate())
-            .map(|(index, bytes)| payload(&format!("p{index}"), data(*bytes, index as u8), kind(index)))
+            .map(|(index, bytes)| {
+                payload(&format!("p{index}"), data(*bytes, index as u8), kind(index))
+            })
             .collect();
         let disk = writer::write(&payloads);
         let fit = read(&disk).unwrap();
         for (found, payload) in core::iter::once(&fit.kernel).chain(&fit.loadables).zip(&payloads) {
-            prop_assert_eq!(&disk[found.place.start as usize..found.place.end as usize], payload.data.as_slice());
+            prop_assert_eq!(
+                &disk[found.place.start as usize..found.place.end as usize],
+                payload.data.as_slice()
+            );
         }
     }
 }
 
-/// What `mkimage` makes of this description, with `arguments`; `None`, said aloud, where it or the dtc that it calls is missing.
+/// Runs `mkimage` with `arguments` on this image source, and returns what it writes.
+///
+/// Returns `None`, with a message, if `mkimage` or the dtc that it calls is missing.
 fn mkimage(its: &str, arguments: &[&str]) -> Option<Vec<u8>> {
     if cfg!(miri) {
         eprintln!("skipped: miri starts no programs");
@@ -596,13 +612,15 @@ const ITS: &str = r#"
         images {
             kernel-1 {
                 data = /incbin/("kernel");
-                type = "kernel_noload"; arch = "arm64"; os = "linux"; compression = "none"; load = <0>; entry = <0>;
+                type = "kernel_noload"; arch = "arm64"; os = "linux"; compression = "none";
+                load = <0>; entry = <0>;
                 hash-1 { algo = "crc32"; };
                 hash-2 { algo = "sha256"; };
             };
             more {
                 data = /incbin/("loadable");
-                type = "firmware"; arch = "arm64"; os = "linux"; compression = "none"; load = <0x48000000>;
+                type = "firmware"; arch = "arm64"; os = "linux"; compression = "none";
+                load = <0x48000000>;
                 hash-1 { algo = "sha256"; };
             };
         };
@@ -614,7 +632,7 @@ const ITS: &str = r#"
     };
 "#;
 
-/// Reads what `mkimage` made and holds all of it against what it was made of; gives where the kernel starts.
+/// Reads what `mkimage` made and compares all of it with its source. Returns the kernel's start.
 fn read_mkimage(arguments: &[&str]) -> Option<u64> {
     let disk = mkimage(ITS, arguments)?;
     let fit = read(&disk).unwrap_or_else(|refused| panic!("mkimage {arguments:?}: {refused}"));

@@ -13,7 +13,7 @@ fn packed(bytes: &[u8]) -> Vec<u8> {
     packed_by(GzBuilder::new(), bytes, 6)
 }
 
-/// Unpacks in pieces of `piece` bytes, but the first, to rooms of `room` bytes.
+/// Unpacks a file in pieces of `piece` bytes, after a first one of 300, `room` bytes at a time.
 fn unpacked(file: &[u8], piece: usize, room: usize, limit: u64) -> Result<Vec<u8>, Refused> {
     let mut unpacker = Unpacker::new(limit);
     let (mut out, mut buffer) = (Vec::new(), vec![0; room]);
@@ -31,7 +31,7 @@ fn unpacked(file: &[u8], piece: usize, room: usize, limit: u64) -> Result<Vec<u8
     Ok(out)
 }
 
-/// Text and noise: matches near and far, and stored blocks.
+/// Returns text and noise by turns, which deflate turns into matches and stored blocks.
 fn mixed(bytes: usize) -> Vec<u8> {
     let mut noise = 1_u32;
     (0..bytes)
@@ -73,12 +73,12 @@ fn whatever_the_header_holds_is_passed_over() {
     let named = GzBuilder::new().filename("Image").comment("a kernel").extra(vec![0; 100]).mtime(7);
     let mut file = packed_by(named, b"an Image", 6);
     assert_eq!(unpacked(&file, 3, 3, 8), Ok(b"an Image".to_vec()));
-    // And a CRC-16, which nobody writes.
+    // Also with a CRC-16, which no common tool writes.
     let end = header(&file).unwrap();
     file[3] |= FLAG_HEADER_CRC;
     file.splice(end..end, [0, 0]);
     assert_eq!(unpacked(&file, 3, 3, 8), Ok(b"an Image".to_vec()));
-    // Cut anywhere in it, the end is too early.
+    // A file cut off anywhere in its header ends too early.
     for end in 0..end + 2 {
         assert_eq!(header(&file[..end]), Err(Refused::EndsEarly { unpacked: 0 }), "{end}");
     }
@@ -98,7 +98,7 @@ fn each_rule_can_be_broken() {
     assert_eq!(with(|file| file[0] = b'M'), Refused::NotGzip { magic: [b'M', 0x8b] });
     assert_eq!(with(|file| file[2] = 7), Refused::Unknown { method: 7, flags: 0 });
     assert_eq!(with(|file| file[3] = 0x20), Refused::Unknown { method: 8, flags: 0x20 });
-    // The block type that there is not, in the first block and in one that starts on a byte.
+    // The reserved block type, in the first block and in one that starts at a byte boundary.
     assert_eq!(with(|file| file[10] |= 6), Refused::Damaged { unpacked: 0 });
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(&bytes[..70_000]).unwrap();
@@ -156,7 +156,11 @@ proptest! {
     })]
 
     #[test]
-    fn anything_comes_back(bytes in prop::collection::vec(0_u8..4, 0..5000), piece in 1_usize..600, room in 1_usize..600) {
+    fn anything_comes_back(
+        bytes in prop::collection::vec(0_u8..4, 0..5000),
+        piece in 1_usize..600,
+        room in 1_usize..600,
+    ) {
         prop_assert_eq!(unpacked(&packed(&bytes), piece, room, bytes.len() as u64), Ok(bytes));
     }
 
@@ -165,7 +169,7 @@ proptest! {
         let bytes = mixed(100);
         let mut file = packed(&bytes);
         let bit = bit % (8 * file.len());
-        // Time, extra flags, system, and what says that it is text mean nothing.
+        // Time, extra flags, system and the text flag do not matter.
         prop_assume!(!(32..80).contains(&bit) && bit != 24);
         file[bit / 8] ^= 1 << (bit % 8);
         prop_assert_ne!(unpacked(&file, 10, 10, 1 << 20), Ok(bytes));
