@@ -1,4 +1,4 @@
-//! The console: a `log` backend that prints to the PL011 that the device tree names.
+//! The console: a `log` backend on the PL011 that the device tree names.
 //!
 //! - Works from the kernel's idmap on. Before that, a panic prints to the early console's UART.
 //! - Each line is `[generation] text`.

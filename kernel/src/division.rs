@@ -1,4 +1,4 @@
-//! The memory layout: which RAM this kernel keeps, and which the heap gets, at once or later.
+//! The memory layout: RAM that this kernel keeps, and RAM for the heap.
 //!
 //! - Runs once in a generation, before RAM is mapped.
 //! - Expects the machine as the device tree describes it, and the range of this image.

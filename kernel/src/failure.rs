@@ -1,4 +1,4 @@
-//! The handlers of panics and exceptions: they print the place, reason and registers, then end.
+//! The handlers of panics and exceptions: they print the reason, then end the run.
 //!
 //! - Run at any time in Rust. Every exception other than an IRQ is a failure.
 //! - A second failure, in a handler itself, only prints the early console's "stopped" line.

@@ -1,4 +1,4 @@
-//! The kernel's state: what this generation found and set up, and the code that sets it up.
+//! The kernel's state: what this generation found, and what it set up.
 //!
 //! - Runs first: [`Life::begin`] takes the machine over from `boot`'s entry code.
 //! - Leaves mode, kernel's idmap, heap and console in place; a shrunk copy of the loader's FDT; and

@@ -1,4 +1,6 @@
-//! The command line: parameters in /chosen/bootargs, for this generation and the following ones.
+//! The command line: parameters in /chosen/bootargs.
+//!
+//! They apply to this generation and to the following ones.
 //!
 //! - Runs once, early in Rust, because the mode depends on a parameter.
 //! - Refuses a known parameter whose value is not allowed or is no number.

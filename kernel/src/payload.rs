@@ -1,4 +1,4 @@
-//! The plan for a payload: another kernel, such as Linux, with its initrd and its FDT.
+//! The plan for a payload: another kernel, with its initrd and its FDT.
 //!
 //! - Runs in the last generation, in place of `plan_own`, and only if `payload=` is given.
 //! - Leaves a [`Plan`] like any other. The initrd is one more segment, and [`chosen`] writes the

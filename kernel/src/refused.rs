@@ -1,6 +1,7 @@
-//! The reasons why a kexec is refused: one sentence for each rule, with the value that broke it.
+//! The reasons why a kexec is refused: one sentence for each rule.
 //!
-//! Code that refuses has freed what it allocated. Only `main` prints the sentence.
+//! Each sentence carries the value that broke the rule. Code that refuses has freed what it
+//! allocated. Only `main` prints the sentence.
 
 use crate::devices::Busy;
 use crate::{cpus, disk};

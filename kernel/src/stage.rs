@@ -1,4 +1,4 @@
-//! The staged kexec: the control pages filled from a plan, and the last steps before the jump.
+//! The staged kexec: fills the control pages, and takes the last steps to the jump.
 //!
 //! - [`Staged::new`] fills the control pages. [`Staged::restart`] is the last Rust code that runs.
 //! - Refuses a list that is too long, a device that does not reset, a CPU that does not stop, and

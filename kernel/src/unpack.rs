@@ -1,4 +1,4 @@
-//! The unpacker: reads a gzip-compressed kernel from the disk into frames, piece by piece.
+//! The unpacker: reads a gzip-compressed kernel from the disk into frames.
 //!
 //! - Runs in place of a plain read if the FIT says that the kernel is compressed.
 //! - Leaves the unpacked kernel in its frames. The compressed file is never in memory as a whole.

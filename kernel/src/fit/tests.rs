@@ -1,4 +1,4 @@
-//! Tests of the FIT parser: what it reads, what it refuses, and that it never panics.
+//! Tests of the FIT parser: what it reads and refuses, and that it never panics.
 
 use std::fs;
 use std::process::Command;

@@ -1,3 +1,5 @@
+//! Tests of the gzip decoder.
+
 use super::*;
 use flate2::{Compression, GzBuilder, write::GzEncoder};
 use proptest::prelude::*;
