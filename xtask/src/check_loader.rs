@@ -1,9 +1,13 @@
-//! The verb `check-loader`: each loader held against the boot protocol, rule by rule, in each mode.
+//! The verb `check-loader`: checks each loader against the boot protocol, rule by rule.
 //!
-//! *When:* on request, and its short form in CI. A run has two generations, and each says what it was entered with: the first is the loader's, the second
-//! our own restart's. A loader that is not here is left out, and named. The verdicts are the kernel's (`check` in bootargs); this is their table, held
-//! against [`KNOWN`]: what others made breaks what it breaks, and a change of that is news. *Refuses* nothing of a loader's; a run that does not come to
-//! its report is an error, with the rule that its last words name.
+//! Each loader starts a run of two generations with `check` in bootargs, in each mode. The first
+//! generation reports the state that the loader left, the second the state that our own kexec left.
+//! The kernel gives the verdicts. This verb prints them as a table and compares them with
+//! [`KNOWN`]: one broken rule more or one less fails.
+//!
+//! - A loader that is not installed is left out, and named.
+//! - A run that does not get as far as its report is an error, which quotes the rule that the
+//!   kernel's last words name.
 
 use std::sync::Arc;
 
@@ -38,31 +42,31 @@ const KNOWN: [(Loader, u32, &str); 3] = [
     (Loader::UBootBootm, 12, "as booti"),
 ];
 
-/// What the second generation is entered by.
+/// The name of our own kexec, which enters the second generation.
 const OURSELVES: &str = "kexec";
 
-/// Hold each loader against the arm64 boot protocol, rule by rule, in each mode
+/// Check each loader against the arm64 boot protocol, rule by rule, in each mode
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Prints rules × loaders, a sign for each of el1, nvhe, vhe: + kept, X broken, · cannot be seen from the kernel. Then each broken
-rule with the value found, and why where that is known.
-`kexec` is this kernel's own restart.
+Prints rules × loaders, with one sign for each of el1, nvhe, vhe: + kept, X broken, · cannot be
+observed by the kernel. Then prints each broken rule with the value found, and the reason if known.
+`kexec` is the kexec of this kernel itself.
 
-Exit code: 0 if what is broken is what is known of these loaders (the list is in xtask/src/check_loader.rs), 1 if a rule more is broken, or one
-less, 130 interrupted.
+Exit code: 0 if the loaders break exactly the rules that they are known to break (the list KNOWN in
+xtask/src/check_loader.rs), 1 if they break one rule more or one less, 130 interrupted.
 
 Examples:
   cargo xtask check-loader
   cargo xtask check-loader --short
   cargo xtask check-loader --loader qemu --machine vhe")]
 pub struct CheckLoaderOptions {
-    /// One of these alone; may be given more than once
+    /// Check only this loader; may be given more than once
     #[arg(long, value_enum)]
     loader: Vec<Loader>,
-    /// One of these alone; may be given more than once
+    /// Use only this machine; may be given more than once
     #[arg(long, value_name = "M", value_parser = proof::MODES)]
     machine: Vec<String>,
-    /// Without those that take more than a few seconds: EDK2's shell and Linux's kexec
+    /// Leave out the loaders that take more than a few seconds: EDK2's shell and Linux's kexec
     #[arg(long)]
     short: bool,
     /// Install what is missing without asking
@@ -70,7 +74,7 @@ pub struct CheckLoaderOptions {
     yes: bool,
 }
 
-/// A loader on a machine, and what was told of it.
+/// The report on one loader on one machine.
 struct Column {
     name: &'static str,
     machine: &'static str,
@@ -78,7 +82,7 @@ struct Column {
 }
 
 impl CheckLoaderOptions {
-    /// Does it; gives the exit code.
+    /// Runs the verb; returns its exit code.
     pub fn perform(&self) -> Result<u8> {
         let config = Arc::new(Config::read(&crate::root())?);
         setup::ensure_target(self.yes)?;
@@ -116,12 +120,12 @@ impl CheckLoaderOptions {
         print!("{}", table(&columns));
         let (known, news) = broken(&columns);
         known.iter().chain(&news).for_each(|line| println!("{line}"));
-        println!("{} broken as known, {} otherwise", known.len(), news.len());
+        println!("{} known violations, {} deviations from KNOWN", known.len(), news.len());
         Ok(u8::from(!news.is_empty()))
     }
 }
 
-/// Makes the run; gives the loader's column and our own.
+/// Runs the loader; returns its own column and that of our kexec.
 fn told(request: &Request, loader: &'static str, machine: &'static str) -> Result<[Column; 2]> {
     let outcome = run(request)?;
     let at =
@@ -136,7 +140,7 @@ fn told(request: &Request, loader: &'static str, machine: &'static str) -> Resul
     }
     let reports = reports(&outcome.console).with_context(at)?;
     let [first, second] = <[_; 2]>::try_from(reports).map_err(|reports| {
-        anyhow::anyhow!("{} generations reported, and 2 live: {}", reports.len(), at())
+        anyhow::anyhow!("{} generations reported, not 2: {}", reports.len(), at())
     })?;
     Ok([(loader, first), (OURSELVES, second)].map(|(name, report)| Column {
         name,
@@ -145,11 +149,12 @@ fn told(request: &Request, loader: &'static str, machine: &'static str) -> Resul
     }))
 }
 
-/// Rules × loaders, a sign for each machine. Restarts after several loaders share a column: the worst is shown.
+/// The table of rules × loaders, with one sign for each machine. All kexecs of ours share a column,
+/// which shows the worst verdict.
 fn table(columns: &[Column]) -> String {
     let Some(first) = columns.first() else { return String::new() };
     let mut names: Vec<_> = columns.iter().map(|column| column.name).collect();
-    // Ours last.
+    // Our own kexec comes last.
     names.sort_by_key(|&name| {
         (name == OURSELVES, columns.iter().position(|column| column.name == name))
     });
@@ -179,7 +184,7 @@ fn table(columns: &[Column]) -> String {
     text + "\n\n"
 }
 
-/// What is broken as [`KNOWN`], and what is broken or kept otherwise, in words.
+/// Two lists of messages: rules broken as [`KNOWN`] says, and deviations from it.
 fn broken(columns: &[Column]) -> (Vec<String>, Vec<String>) {
     let (mut known, mut news) = (Vec::new(), Vec::new());
     for Column { name, machine, report } in columns {
@@ -198,7 +203,7 @@ fn broken(columns: &[Column]) -> (Vec<String>, Vec<String>) {
                     ));
                 }
                 (_, Some(_)) => news.push(format!(
-                    "{name} on {machine} is known to break rule {rule}, and does not: {value}"
+                    "{name} on {machine} is known to break rule {rule}, but does not: {value}"
                 )),
                 _ => {}
             }

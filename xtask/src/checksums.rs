@@ -1,8 +1,14 @@
-//! The moment between load and jump, found by the checksum's calls.
+//! Finder of the moment between load and jump, by the calls of the checksum routine.
 //!
-//! *When:* by the cases and the faults that damage what a restart depends on: a debugger stops the booted kernel where a checksum begins. The calls
-//! come in a fixed order: each run of frames of each payload, the device tree, the relocation code, the list with the tables, as they are made;
-//! then all of them once more, as the last act. So the second call with the first one's range is that moment \[I8\].
+//! The tests and the injected faults use it to damage memory that a kexec depends on. The debugger
+//! stops the booted kernel where a checksum begins. The kernel makes the calls in a fixed order,
+//! twice:
+//!
+//! 1. as it loads: each run of frames of each payload, the device tree, the relocation code, the
+//!    kimage list with the tables;
+//! 2. as its last act before it leaves: all of these once more.
+//!
+//! So the first repetition of the first call's range marks the start of the second pass \[I8\].
 
 use std::ops::Range;
 
@@ -15,25 +21,25 @@ use crate::{
     kernel_build::{Built, returns},
 };
 
-/// No kernel has so many runs of frames.
+/// The limit on calls in one pass; no kernel has so many runs of frames.
 const MOST_CALLS: usize = 64;
 
-/// The checksum's routine in the booted kernel.
+/// The checksum routine of the booted kernel.
 pub struct Checksum {
-    /// Its first instruction, which is its loop's as well.
+    /// The address of the routine's first instruction, which is also the head of its loop.
     entry: u64,
-    /// Its last.
+    /// The address of the routine's `ret`.
     pub ret: u64,
 }
 
 impl Checksum {
-    /// By its symbol.
+    /// Finds the routine by its symbol.
     pub fn of(kernel: &Built) -> Result<Self> {
         const NAME: &str = "relocate_crc32c";
         Ok(Self { entry: LOADED + kernel.symbol(NAME)?, ret: LOADED + returns(kernel, NAME)? })
     }
 
-    /// Goes on to the next call's first instruction; gives its range.
+    /// Continues to the first instruction of the next call; returns the range that it checksums.
     fn begin(&self, gdb: &mut Gdb) -> Result<Range<u64>> {
         gdb.run_to(self.entry)?;
         let mut register = |name: &str| {
@@ -42,14 +48,15 @@ impl Checksum {
         Ok(register("x1")?..register("x2")?)
     }
 
-    /// Goes through the next call; gives its range.
+    /// Continues to the end of the next call; returns the range that it checksummed.
     pub fn call(&self, gdb: &mut Gdb) -> Result<Range<u64>> {
         let range = self.begin(gdb)?;
         gdb.run_to(self.ret)?;
         Ok(range)
     }
 
-    /// Goes on to the first instruction of the second look's first call.
+    /// Continues to the first instruction of the second pass, recording the ranges of the first
+    /// pass.
     pub fn first_look(&self, gdb: &mut Gdb) -> Result<Looked> {
         let mut ranges = vec![self.call(gdb)?];
         while ranges.len() < MOST_CALLS {
@@ -60,7 +67,8 @@ impl Checksum {
                 let bytes = looked.code().end - looked.code().start;
                 ensure!(
                     bytes == CODE_PAGES * 4096,
-                    "the relocation code is {CODE_PAGES} pages, and {bytes:#x} bytes were checksummed"
+                    "the relocation code is {CODE_PAGES} pages, \
+                     but {bytes:#x} bytes were checksummed"
                 );
                 return Ok(looked);
             }
@@ -71,22 +79,24 @@ impl Checksum {
     }
 }
 
-/// The ranges of a restart, in the order in which they are looked at.
+/// The ranges that one pass checksums, in order.
 pub struct Looked(Vec<Range<u64>>);
 
 impl Looked {
-    /// The relocation code.
+    /// The range of the relocation code.
     pub fn code(&self) -> &Range<u64> {
         self.last_but(1)
     }
 
-    /// The one that so many others follow: 0 the list with the tables, 1 the code, 2 the device tree, 3 the last source.
+    /// The range that is followed by `others` more: 0 the list with the tables, 1 the relocation
+    /// code, 2 the device tree, 3 the last source.
     pub fn last_but(&self, others: usize) -> &Range<u64> {
         &self.0[self.0.len() - 1 - others]
     }
 
-    /// Where a place lies, and with which call of the second look a change of it is found: 0 the sources, 1 the device tree, 2 the control page,
-    /// 3 the private vectors, 4 the list with the tables.
+    /// The ranges of a place, and the index of the call in the second pass that finds a change
+    /// there. The places are 0 the sources, 1 the device tree, 2 the relocation code, 3 the private
+    /// vectors, 4 the list with the tables.
     pub fn place(&self, place: usize) -> (Vec<Range<u64>>, usize) {
         let [sources @ .., tree, code, rest] = self.0.as_slice() else {
             unreachable!("four at least")

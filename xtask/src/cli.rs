@@ -1,7 +1,7 @@
-//! The command line: verbs and their options.
+//! The command line: the verbs and their options.
 //!
-//! *When:* first. Each verb's options are its module's; what clap cannot check is checked there and ends with exit code 2 as well. The
-//! examples under each `--help` are lines that work.
+//! Each verb's module defines its options. The module also checks what clap cannot check and ends
+//! with exit code 2, as clap does. Every example under a `--help` is a line that works.
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -12,7 +12,7 @@ use crate::{
     protocols::ProtocolsOptions, run::RunOptions, stress::StressOptions, test::TestOptions,
 };
 
-/// Builds, runs, tests and measures Ouroboros, a kernel for 64-bit Arm that kexecs itself.
+/// Build, run, test and measure Ouroboros, a kernel for 64-bit Arm that kexecs itself
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask",
@@ -21,13 +21,13 @@ use crate::{
     after_help = "\
 Examples:
   cargo xtask run                                   three generations on the machine `nvhe`
-  cargo xtask run --machine vhe --generations 100   a hundred of them with the kernel at EL2
-  cargo xtask protocols                             Linux at the end of our generations, in every mode
-  cargo xtask stress                                thousands of generations on every cell of the matrix
-  cargo xtask check                                 what must hold before a commit
-  cargo xtask doctor                                what is needed, what is there, and what mends a lack
+  cargo xtask run --machine vhe --generations 100   a hundred generations with the kernel at EL2
+  cargo xtask protocols                             Linux after our own generations, in every mode
+  cargo xtask stress                                thousands of generations on every cell
+  cargo xtask check                                 the checks to pass before a commit
+  cargo xtask doctor                                what is needed, and how to install it
 
-What is missing is installed by the verbs themselves: the Rust target, then QEMU through this machine's package manager."
+Each verb installs what it needs: the Rust target, and QEMU with this machine's package manager."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -35,12 +35,12 @@ pub struct Cli {
 }
 
 const DOCTOR: &str = "\
-Exit code: 0 if nothing that is needed is missing, 1 otherwise. Nothing is installed.
+Exit code: 0 if everything that is required is there, 1 otherwise. Nothing is installed.
 
 Example:
   cargo xtask doctor";
 
-/// What can be done.
+/// The verbs of xtask.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     Run(RunOptions),
@@ -53,13 +53,14 @@ pub enum Verb {
     Bench(BenchOptions),
     Fuzz(FuzzOptions),
     Stress(Box<StressOptions>),
-    /// Say what is needed and what is there, found out by trying it, with the line that mends each lack
+    /// Try out everything that xtask needs, report what is missing, and print the line that
+    /// installs it
     #[command(after_help = DOCTOR)]
     Doctor,
 }
 
 impl Verb {
-    /// Does it; gives the exit code.
+    /// Runs the verb; returns its exit code.
     pub fn perform(&self) -> Result<u8> {
         match self {
             Self::Run(options) => options.perform(),

@@ -1,7 +1,8 @@
-//! qemu.toml: the machines, each flag with its reason, and what the stress harness makes of them.
+//! Reader of qemu.toml: machines, QEMU flags with reasons, the stress matrix.
 //!
-//! *When:* first thing in every verb that starts QEMU. Nothing here knows a machine's name: a new machine is a new table.
-//! Refuses a file with unknown keys, a flag without a reason, and a machine that is not there (naming those that are).
+//! Every verb that starts QEMU reads it first. No code here knows the name of a machine: a new
+//! machine is a new table. The reader refuses unknown keys and a flag without a reason. An unknown
+//! machine is a usage error that lists the known ones.
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
@@ -15,30 +16,30 @@ use crate::Usage;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// What each run is told, whatever the machine.
+    /// Flags of every run, whatever the machine.
     pub common: Common,
-    /// The flags of each way to attach virtio devices.
+    /// Flags by the way in which virtio devices are attached.
     pub virtio: VirtioFlags,
-    /// The flags of each interrupt controller.
+    /// Flags by interrupt controller.
     pub gic: GicFlags,
-    /// What the stress harness multiplies the machines by.
+    /// The axes that the stress harness multiplies the machines by.
     pub stress: Stress,
     /// The machines by name.
     #[serde(rename = "machine")]
     pub machines: BTreeMap<String, Machine>,
 }
 
-/// What each run is told, whatever the machine.
+/// Flags that do not depend on the machine.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Common {
-    /// For every run.
+    /// Flags of every run.
     pub flags: Vec<Flag>,
-    /// For runs of our own kernel only.
+    /// Flags for runs of our own kernel only.
     pub semihosting: Vec<Flag>,
 }
 
-/// The flags of each way to attach virtio devices.
+/// Flags by the way in which virtio devices are attached.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VirtioFlags {
@@ -50,7 +51,7 @@ pub struct VirtioFlags {
     pub pci: Vec<Flag>,
 }
 
-/// The flags of each interrupt controller.
+/// Flags by interrupt controller.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GicFlags {
@@ -60,7 +61,7 @@ pub struct GicFlags {
     pub v3: Vec<Flag>,
 }
 
-/// What the stress harness multiplies the machines by, and what its runs draw from.
+/// The axes of the stress matrix, and the RAM sizes that its runs draw from.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stress {
@@ -68,9 +69,9 @@ pub struct Stress {
     pub cpus: Vec<u32>,
     /// Interrupt controllers.
     pub gic: Vec<Gic>,
-    /// Transports of the devices.
+    /// Ways in which virtio devices are attached.
     pub virtio: Vec<Virtio>,
-    /// Sizes of RAM, as QEMU's `-m` takes them: one is drawn for each run.
+    /// Sizes of RAM, as QEMU's `-m` takes them; each run draws one.
     pub memory: Vec<String>,
 }
 
@@ -78,7 +79,7 @@ pub struct Stress {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
-    /// One line for people.
+    /// One line of description.
     pub description: String,
     /// The CPU of a plain run.
     pub cpu: String,
@@ -86,53 +87,53 @@ pub struct Machine {
     pub cpus: Vec<String>,
     /// The RAM of a plain run, as QEMU's `-m` takes it.
     pub memory: String,
-    /// How many CPUs a plain run has.
+    /// The number of CPUs of a plain run.
     pub smp: u32,
     /// The interrupt controller of a plain run.
     pub gic: Gic,
-    /// How a plain run's virtio devices are attached.
+    /// The way in which a plain run's virtio devices are attached.
     pub virtio: Virtio,
-    /// What QEMU is told.
+    /// QEMU's flags for this machine.
     pub flags: Vec<Flag>,
-    /// Words that this machine's kernel is always given.
+    /// Parameters that every kernel on this machine gets.
     pub bootargs: String,
-    /// What its generations live in when it is stressed.
+    /// The modes that the stress harness runs this machine's generations in.
     pub modes: Vec<Mode>,
 }
 
-/// What the generations of a run live in.
+/// The mode that a run's generations run in.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// At EL1, without EL2.
+    /// The kernel at EL1, on a machine without EL2.
     El1,
-    /// At EL1, above the hyp-stub.
+    /// The kernel at EL1, above its own hyp-stub at EL2.
     Nvhe,
-    /// At EL2, with E2H set.
+    /// The kernel at EL2, with HCR_EL2.E2H set.
     Vhe,
     /// nvhe and vhe in turn.
     Alternate,
 }
 
-/// One flag with its value and its reason.
+/// One QEMU flag with its value and its reason.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Flag {
-    /// As typed, split at spaces.
+    /// The flag as typed; it is split at spaces.
     pub arg: String,
-    /// For the reader of the file and of `doctor`.
+    /// The reason, for the reader of qemu.toml; must not be empty.
     pub why: String,
 }
 
-/// How virtio devices are attached.
+/// A way to attach virtio devices.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Virtio {
-    /// virtio-mmio with registers of version 2: virtio 1.0 and later
+    /// virtio-mmio, register version 2: virtio 1.0 and later
     Modern,
-    /// virtio-mmio with registers of version 1, from before the standard
+    /// virtio-mmio, register version 1: older than the virtio standard
     Legacy,
-    /// virtio-pci, behind the ECAM
+    /// virtio-pci, found through the ECAM
     Pci,
 }
 
@@ -180,10 +181,10 @@ impl fmt::Display for Virtio {
 }
 
 impl Virtio {
-    /// All of them.
+    /// Every way to attach devices.
     pub const ALL: [Self; 3] = [Self::Legacy, Self::Modern, Self::Pci];
 
-    /// What QEMU calls the device `kind` where it is attached like this.
+    /// QEMU's name for the virtio device `kind` when it is attached in this way.
     pub fn device(self, kind: &str) -> String {
         match self {
             Self::Modern | Self::Legacy => format!("virtio-{kind}-device"),
@@ -193,7 +194,7 @@ impl Virtio {
 }
 
 impl Flag {
-    /// The words that QEMU is given.
+    /// The flag, split into arguments for QEMU.
     pub fn words(&self) -> impl Iterator<Item = String> {
         self.arg.split_whitespace().map(str::to_owned)
     }
@@ -205,8 +206,9 @@ impl Config {
         let path = root.join("qemu.toml");
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("cannot read {}", path.display()))?;
-        Self::parse(&text)
-            .with_context(|| format!("{} is not as its first lines describe", path.display()))
+        Self::parse(&text).with_context(|| {
+            format!("{} does not have the format that its first lines describe", path.display())
+        })
     }
 
     fn parse(text: &str) -> Result<Self> {
@@ -226,7 +228,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The machine called `name`; an unknown one is a usage error that lists those there are.
+    /// The machine called `name`. An unknown name is a usage error that lists the known ones.
     pub fn machine(&self, name: &str) -> Result<&Machine> {
         self.machines.get(name).ok_or_else(|| {
             let known: Vec<_> = self.machines.keys().map(String::as_str).collect();
@@ -269,7 +271,8 @@ mod tests {
     fn a_flag_needs_a_reason_and_a_key_must_be_known() {
         let text = |why: &str, more: &str| {
             format!(
-                "[common]\nflags = [{{ arg = \"-x\", why = \"{why}\" }}]\nsemihosting = []\n{more}\n\
+                "[common]\nflags = [{{ arg = \"-x\", why = \"{why}\" }}]\n\
+                 semihosting = []\n{more}\n\
                  [virtio]\nmodern = []\nlegacy = []\npci = []\n[gic]\nv2 = []\nv3 = []\n\
                  [stress]\ncpus = []\ngic = [2]\nvirtio = []\nmemory = []\n[machine]\n"
             )

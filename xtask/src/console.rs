@@ -1,7 +1,7 @@
-//! The console of a run: read as it comes, shown, kept, and cut into lines.
+//! A run's console: read as it arrives, shown, logged, and cut into lines.
 //!
-//! *When:* while QEMU runs, on a thread of its own for each stream. A last line without an end is kept as well: a kernel
-//! that hangs leaves one.
+//! Each stream has its own thread. A last line without a newline is kept too: a kernel that hangs
+//! leaves one.
 
 use std::{
     fs::File,
@@ -14,24 +14,24 @@ use std::{
 
 use anyhow::{Context, Result};
 
-/// A line of the console and when it was complete.
+/// A line of the console, and the time at which it was complete.
 #[derive(Debug)]
 pub struct Line {
-    /// Since QEMU was started.
+    /// Time since QEMU was started.
     pub at: Duration,
-    /// Without its end.
+    /// The text without its line end.
     pub text: String,
 }
 
-/// A stream that is being read: everything so far.
+/// A stream that is being read, and everything read so far.
 pub struct Stream {
     so_far: Arc<Mutex<Vec<u8>>>,
     reader: JoinHandle<()>,
 }
 
 impl Stream {
-    /// Reads `from` until it ends: into the file `log`, to `show` if there is one, and line by line to `lines`, whose
-    /// other end sees the stream's end as a closed channel.
+    /// Reads `from` until it ends, on a thread of its own. Writes to the file `log`, to `show` if
+    /// given, and line by line to `lines`. The end of the stream closes that channel.
     pub fn read(
         mut from: impl Read + Send + 'static,
         log: &Path,
@@ -46,12 +46,13 @@ impl Stream {
         let reader = std::thread::spawn(move || {
             let mut splitter = Splitter::default();
             let mut buffer = [0; 4096];
-            // An error is an end too: the process at the other end has gone.
+            // An error is an end too: the process at the other end has exited.
             while let Ok(count @ 1..) = from.read(&mut buffer) {
                 let at = started.elapsed();
                 let bytes = &buffer[..count];
                 all.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
-                // A full disk or a closed terminal does not end the run; what is in memory decides.
+                // A full disk or a closed terminal must not end the run; the verdict uses the copy
+                // in memory.
                 let _ = log.write_all(bytes);
                 if let Some(show) = &mut show {
                     let _ = show.write_all(bytes).and_then(|()| show.flush());
@@ -72,7 +73,7 @@ impl Stream {
         text(&self.so_far.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Says, on any thread, whether these words have come.
+    /// Returns a function, callable from any thread, that says whether `words` have arrived.
     pub fn watch(&self, words: &'static str) -> impl Fn() -> bool + Send + 'static {
         let so_far = Arc::clone(&self.so_far);
         move || {
@@ -81,24 +82,25 @@ impl Stream {
         }
     }
 
-    /// Waits for the stream's end and gives everything. The process at the other end must have ended.
+    /// Waits for the end of the stream and returns all of it. The process at the other end must
+    /// have ended.
     pub fn finish(self) -> String {
         let _ = self.reader.join();
         text(&self.so_far.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Bytes from a serial line as text with plain line ends.
+/// Decodes bytes from a serial line, with plain line ends.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).replace('\r', "")
 }
 
-/// Makes lines of bytes that come in pieces.
+/// Splits bytes that arrive in pieces into lines.
 #[derive(Default)]
 struct Splitter(Vec<u8>);
 
 impl Splitter {
-    /// The lines that `bytes` completes.
+    /// Returns the lines that `bytes` completes.
     fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
         self.0.extend_from_slice(bytes);
         let mut lines = Vec::new();
@@ -109,7 +111,7 @@ impl Splitter {
         lines
     }
 
-    /// What is left without an end.
+    /// Returns the last, unfinished line.
     fn rest(self) -> Option<String> {
         (!self.0.is_empty()).then(|| text(&self.0))
     }

@@ -1,8 +1,9 @@
-//! Debian's arm64 kernel, its static busybox and its kexec, fetched by apt and kept.
+//! Debian's arm64 kernel, static busybox and kexec: fetched with apt once and kept.
 //!
-//! *When:* before the first run that Linux takes part in; what is there is taken. apt works in a folder of ours, with this machine's sources and
-//! for arm64 alone: no root, nothing of the machine's own lists or packages is touched. *Refuses:* to go on where there is no apt, or none that
-//! knows arm64's packages; what needs them is then skipped.
+//! - Fetched before the first run that boots Linux; later runs use the kept files.
+//! - apt works in a folder of ours, with this machine's sources and for arm64 only. It needs no
+//!   root and does not touch the machine's own lists or packages.
+//! - Without apt, or where apt knows no arm64 packages, the runs that need Linux are skipped.
 
 use std::{
     fs,
@@ -19,59 +20,59 @@ use object::{
 
 use crate::{cpio::Archive, setup, test::Skipped};
 
-/// The modules that Linux drives a virtio device with, each before those that need it.
+/// The modules of Linux's virtio drivers, each before those that depend on it.
 pub const MODULES: [&str; 6] =
     ["virtio_mmio", "virtio_blk", "virtio-rng", "failover", "net_failover", "virtio_net"];
 
-/// What is taken out of the packages.
+/// The files that were taken out of the packages.
 #[derive(Clone, Debug)]
 pub struct Debian {
-    /// The kernel's package, with its version.
+    /// The kernel package's name and version.
     pub release: String,
     folder: PathBuf,
 }
 
 impl Debian {
-    /// What was fetched before.
+    /// The files that an earlier run fetched, if they are complete.
     pub fn fetched() -> Option<Self> {
         let folder = folder();
-        // Written last.
+        // The release file is written last, so its presence means that all the others are there.
         let release = fs::read_to_string(folder.join(RELEASE)).ok()?.trim().to_owned();
         Some(Self { release, folder })
     }
 
-    /// What was fetched before, or is now.
+    /// Fetches the files unless an earlier run did.
     pub fn get() -> Result<Self> {
         if let Some(debian) = Self::fetched() {
             return Ok(debian);
         }
         fetch(&folder())?;
-        Self::fetched().context("what was just fetched is gone")
+        Self::fetched().context("the files that were just fetched are missing: try again")
     }
 
-    /// Where the kernel is: an arm64 Image.
+    /// The path of the kernel, an arm64 Image.
     pub fn kernel() -> PathBuf {
         folder().join(KERNEL)
     }
 
-    /// The kernel itself.
+    /// The bytes of the kernel.
     pub fn image(&self) -> Result<Vec<u8>> {
         self.read(KERNEL)
     }
 
-    /// Keeps a file beside what was fetched; gives its path.
+    /// Writes a file next to the fetched ones; returns its path.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
         let path = self.folder.join(name);
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
 
-    /// A ramdisk whose `/init` is this shell script.
+    /// An initrd whose `/init` is this shell script.
     pub fn ramdisk(&self, init: &str) -> Result<Vec<u8>> {
         Ok(self.archive(init)?.close())
     }
 
-    /// The same with kexec and [`MODULES`], and with these files in its root.
+    /// An initrd with the script, kexec, [`MODULES`], and these files in its root.
     pub fn ramdisk_with_kexec(&self, init: &str, files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
         let mut archive = self.archive(init)?;
         archive.folder("lib");
@@ -98,16 +99,16 @@ impl Debian {
     fn read(&self, name: &str) -> Result<Vec<u8>> {
         let path = self.folder.join(name);
         fs::read(&path).with_context(|| {
-            format!("cannot read {}; to fetch it anew, take its folder away", path.display())
+            format!("cannot read {}; delete its folder to fetch it again", path.display())
         })
     }
 }
 
-/// Where apt puts what `install` downloads.
+/// The folder in which apt puts what `install` downloads.
 const ARCHIVES: &str = "archives";
 const RELEASE: &str = "release";
 const KERNEL: &str = "vmlinuz";
-/// What kexec is linked to, and the modules.
+/// The folder of the libraries that kexec is linked to, and of the modules.
 const LIBRARIES: &str = "lib";
 
 fn folder() -> PathBuf {
@@ -117,31 +118,32 @@ fn folder() -> PathBuf {
 fn fetch(folder: &Path) -> Result<()> {
     for tool in ["apt-get", "apt-cache", "dpkg-deb"] {
         if setup::found(tool).is_none() {
-            return Err(
-                Skipped(format!("there is no {tool}, which fetches Debian's kernel")).into()
-            );
+            return Err(Skipped(format!(
+                "{tool}, which fetches Debian's kernel, is not installed"
+            ))
+            .into());
         }
     }
     fs::create_dir_all(folder.join(LIBRARIES))
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    // What is downloaded; gone in the end, whatever became of it.
+    // apt's downloads. Dropping `work` removes them, also after an error.
     let work = tempfile::tempdir_in(folder).context("cannot make a folder for apt")?;
     let apt = Apt::new(work.path())?;
     eprintln!("fetching Debian's arm64 kernel, busybox and kexec into {}", folder.display());
     apt.run("apt-get", &["update"])?;
-    // The package of this name has nothing but the newest kernel's for a dependency.
+    // The package linux-image-arm64 depends on the newest kernel's package and nothing else.
     let depends = apt.run("apt-cache", &["depends", "linux-image-arm64"]).unwrap_or_default();
     let Some(release) =
         depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
     else {
         return Err(Skipped(
-            "apt knows no linux-image-arm64: its sources have no packages for arm64".to_owned(),
+            "apt knows no linux-image-arm64: its sources have no arm64 packages".to_owned(),
         )
         .into());
     };
     let kernel = format!("linux-image-{release}");
     apt.run("apt-get", &["download", &kernel, "busybox-static"])?;
-    // What kexec is linked to differs from release to release: apt finds it.
+    // The libraries that kexec is linked to differ between releases, so apt resolves them.
     apt.run(
         "apt-get",
         &["install", "--download-only", "--no-install-recommends", "-y", "kexec-tools"],
@@ -162,11 +164,11 @@ fn fetch(folder: &Path) -> Result<()> {
     }
     let there = files_below(&tree);
     let take = |name: &str, to: &str| -> Result<Vec<u8>> {
-        // By whole components: another folder may hold a file of a program's name.
+        // Compare whole path components: another folder's name may end in the name of a program.
         let from = there
             .iter()
             .find(|path| path.ends_with(name))
-            .with_context(|| format!("no package holds {name}"))?;
+            .with_context(|| format!("none of the fetched packages contains {name}"))?;
         let bytes = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
         fs::write(folder.join(to), &bytes).with_context(|| format!("cannot write {to}"))?;
         Ok(bytes)
@@ -188,7 +190,7 @@ fn fetch(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The shared libraries that an ELF names.
+/// The shared libraries that an ELF is linked to.
 fn needed(elf: &[u8]) -> Result<Vec<String>> {
     let header = FileHeader64::<LittleEndian>::parse(elf)?;
     let sections = header.sections(LittleEndian, elf)?;
@@ -200,12 +202,13 @@ fn needed(elf: &[u8]) -> Result<Vec<String>> {
         .collect()
 }
 
-/// What lies in a folder; nothing where it cannot be listed.
+/// The entries of a folder; none if the folder cannot be listed.
 fn files(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
-/// All files in a folder and in those that it holds; a link to a file is one.
+/// All files in a folder and in its subfolders; a link to a file counts, a link to a folder is not
+/// followed.
 fn files_below(folder: &Path) -> Vec<PathBuf> {
     let (folders, mut found): (Vec<_>, Vec<_>) =
         files(folder).into_iter().filter(|path| path.exists()).partition(|path| path.is_dir());
@@ -215,7 +218,7 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// apt with a state of its own.
+/// apt with its own lists, cache and package status.
 struct Apt {
     folder: PathBuf,
     options: Vec<String>,
@@ -244,16 +247,17 @@ impl Apt {
         Ok(Self { folder: folder.to_owned(), options: options.collect() })
     }
 
-    /// What one of apt's programs says. That it fails is a reason to skip: sources without arm64, or no network.
+    /// Runs one of apt's programs and returns its output. A failure is a reason to skip: the
+    /// sources have no arm64 packages, or there is no network.
     fn run(&self, program: &str, words: &[&str]) -> Result<String> {
         let mut command = Command::new(program);
         command.current_dir(&self.folder).args(["-q", "-q"]).args(&self.options).args(words);
         said(&mut command)
-            .map_err(|error| Skipped(format!("apt does not give what is needed: {error:#}")).into())
+            .map_err(|error| Skipped(format!("apt cannot fetch the packages: {error:#}")).into())
     }
 }
 
-/// What a command says that ends well.
+/// Runs a command that must succeed; returns its standard output.
 fn said(command: &mut Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())

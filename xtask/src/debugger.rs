@@ -1,7 +1,8 @@
-//! Guests with a debugger at their side, from before their first instruction.
+//! Guests that a debugger stops before their first instruction.
 //!
-//! *When:* by the cases and the faults that need a moment which no patch of the kernel brings about: memory that changes between two instructions. QEMU is
-//! started stopped, and asked over a monitor of its own to open a gdb stub; the runner's own stub is closed by that.
+//! The tests and the injected faults use them for a moment that no patch of the kernel can bring
+//! about: memory that changes between two instructions. QEMU starts stopped and gets a monitor of
+//! its own. Over that monitor we open a gdb stub, which closes the runner's stub.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -13,10 +14,11 @@ use serde_json::json;
 
 use crate::{explain::Gdb, monitor::Monitor, request::Request};
 
-/// Where `virt` loads the Image.
+/// The address at which `virt` loads the Image.
 pub const LOADED: u64 = 0x4020_0000;
 
-/// Makes the run, by `run`; `meddle` has the guest stopped before its first instruction, and lets it go in the end.
+/// Makes the run by calling `run`. Meanwhile `meddle` gets the guest, stopped before its first
+/// instruction, and must let it run in the end.
 pub fn debugged<T>(
     mut request: Request,
     run: impl FnOnce(&Request) -> Result<T>,

@@ -1,6 +1,6 @@
-//! The disk: what the kernel restarts from.
+//! The disk that the kernel restarts from: a FIT image at block 0.
 //!
-//! *When:* made for each run and by `image`. A FIT image at block 0, whose kernel is the very Image that is booted.
+//! Made for each run and by `image`. By default its kernel is the Image that is booted.
 
 use std::io::Write;
 
@@ -11,37 +11,38 @@ use crate::{
     kernel_build::Built,
 };
 
-/// Where `base=load` sends each generation: 48 MiB into `virt`'s RAM, below everything that QEMU puts there, the dtb
-/// included, for any RAM of 128 MiB and more.
+/// The address to which `base=load` sends each generation: 48 MiB into `virt`'s RAM. With 128 MiB
+/// of RAM or more this is below everything that QEMU loads, the dtb included.
 pub const LOAD: u64 = 0x4300_0000;
 
-/// The disk with the kernel alone; with `load` it also says where that belongs.
+/// The disk with our kernel alone; with `load` it also has a load address.
 pub fn of(kernel: &Built, load: bool) -> Vec<u8> {
     fit::write(&[own(kernel, load.then_some(LOAD))])
 }
 
-/// The configuration of what comes [`with`] the kernel.
+/// The name of the configuration that [`with`] adds next to our kernel's.
 pub const FOREIGN: &str = "conf-2";
 
-/// A kernel that is not ours, and what goes with it.
+/// A foreign kernel and the files that go with it.
 #[derive(Clone, Debug)]
 pub struct Foreign {
-    /// An arm64 Image, or the gzip file of one.
+    /// An arm64 Image, or a gzip file of one.
     pub image: Vec<u8>,
-    /// Its ramdisk.
+    /// The initrd.
     pub ramdisk: Option<Vec<u8>>,
-    /// Its own device tree.
+    /// The device tree.
     pub fdt: Option<Vec<u8>>,
-    /// Its orders.
+    /// The kernel's bootargs.
     pub bootargs: Option<String>,
 }
 
-/// The disk with the kernel and, as a configuration of its own, another one; with `load` it also says where either belongs.
+/// The disk with our kernel and, in its own configuration, a foreign one. With `load` both have a
+/// load address.
 pub fn with(kernel: &Built, load: bool, foreign: Foreign) -> Vec<u8> {
     fit::write(&both(kernel, load, foreign))
 }
 
-/// The same before it is written.
+/// The payloads of that disk, not yet written as a FIT.
 pub fn both(kernel: &Built, load: bool, foreign: Foreign) -> Vec<Payload> {
     let load = load.then_some(LOAD);
     let beside = |name: &str, data, kind| {
@@ -56,13 +57,13 @@ pub fn both(kernel: &Built, load: bool, foreign: Foreign) -> Vec<Payload> {
     payloads
 }
 
-/// The kernel itself for a disk.
+/// Our kernel as a payload.
 pub fn own(kernel: &Built, load: Option<u64>) -> Payload {
     let description = format!("Ouroboros, build id {}", kernel.build_id);
     Payload { description, ..payload("kernel", kernel.image.clone(), load) }
 }
 
-/// A kernel of that name for a disk.
+/// A kernel of this name as a payload.
 pub fn payload(name: &str, image: Vec<u8>, load: Option<u64>) -> Payload {
     let kind = Kind::KernelNoload { load };
     Payload {
@@ -74,7 +75,7 @@ pub fn payload(name: &str, image: Vec<u8>, load: Option<u64>) -> Payload {
     }
 }
 
-/// The gzip file of an Image.
+/// Compresses an Image as a gzip file.
 pub fn packed(image: &[u8]) -> Vec<u8> {
     let mut packer = GzEncoder::new(Vec::new(), Compression::default());
     packer.write_all(image).and_then(|()| packer.finish()).expect("a Vec takes everything")

@@ -1,7 +1,8 @@
-//! The verb `doctor`: what is needed, what is there, found out by trying it, and the line that mends each lack.
+//! The verb `doctor`: tries out what xtask needs and prints how to install the rest.
 //!
-//! *When:* on request. The target is compiled for, each machine of qemu.toml is started with each of its CPUs and ended
-//! before its first instruction, each debugger is asked whether it knows aarch64. Every trial is bounded in time.
+//! It compiles for the bare-metal target, starts each machine of qemu.toml with each of its CPUs
+//! and ends it before its first instruction, and queries each debugger for aarch64. Every trial has
+//! a time limit.
 
 use std::{
     io::{Read, Write},
@@ -23,10 +24,11 @@ use crate::{
     setup,
 };
 
-/// How long a trial may take; a QEMU that is stopped before its first instruction takes a tenth of a second.
+/// The time limit of a trial. A QEMU that is stopped before its first instruction takes a tenth of
+/// a second.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Debuggers that may know aarch64, those made for it first.
+/// Debuggers that may know aarch64; those made for it come first.
 const DEBUGGERS: [&str; 6] = [
     "gdb-multiarch",
     "aarch64-none-elf-gdb",
@@ -36,7 +38,7 @@ const DEBUGGERS: [&str; 6] = [
     "lldb",
 ];
 
-/// Tries everything and tells; gives the exit code.
+/// Makes every trial and prints the results; returns the exit code.
 pub fn examine() -> Result<u8> {
     let config = Config::read(&crate::root())?;
     let mut sick = false;
@@ -55,13 +57,13 @@ pub fn examine() -> Result<u8> {
         }
     };
 
-    println!("Needed to build:");
-    tell("Rust target", compile(), &|| format!("mend it: {}", setup::target_line()), true);
-    println!("Needed to run:");
+    println!("Required to build:");
+    tell("Rust target", compile(), &|| format!("fix: {}", setup::target_line()), true);
+    println!("Required to run:");
     let version = setup::qemu_version().context("does not start, or is not in PATH");
     let there = version.is_ok();
-    tell(QEMU, version, &|| format!("mend it: {}", setup::qemu_line()), true);
-    let older = || format!("mend it: a QEMU that has it (8 or later): {}", setup::qemu_line());
+    tell(QEMU, version, &|| format!("fix: {}", setup::qemu_line()), true);
+    let older = || format!("fix: install QEMU 8 or later: {}", setup::qemu_line());
     for (name, machine) in config.machines.iter().filter(|_| there) {
         println!("  machine {name}: {}", machine.description);
         for cpu in &machine.cpus {
@@ -69,7 +71,7 @@ pub fn examine() -> Result<u8> {
             tell(&format!("machine {name}, {cpu}"), start(&config, &choice), &older, true);
         }
     }
-    println!("Good to have:");
+    println!("Optional:");
     tell(
         "a debugger that knows aarch64, for `run --gdb`",
         debugger().map(str::to_owned),
@@ -79,21 +81,21 @@ pub fn examine() -> Result<u8> {
     tell(
         "a C++ compiler, for `fuzz`",
         compiler(),
-        &|| format!("mend it: install {}", fuzz::COMPILER.1),
+        &|| format!("fix: install {}", fuzz::COMPILER.1),
         false,
     );
     for firmware in [loader::EDK2, loader::U_BOOT] {
         let found = firmware.found().map(|place| place.display().to_string());
-        let absent = || format!("none of these is there: {}", firmware.places());
+        let absent = || format!("none of these files exists: {}", firmware.places());
         let what = format!("{}, for `run --loader`", firmware.name);
-        tell(&what, found.with_context(absent), &|| format!("mend it: {}", firmware.apt), false);
+        tell(&what, found.with_context(absent), &|| format!("fix: {}", firmware.apt), false);
     }
     println!(
         "{}",
         if sick {
-            "Something that is needed is missing."
+            "Something required is missing; see above."
         } else {
-            "Everything that is needed is here."
+            "Everything required is here."
         }
     );
     Ok(sick.into())
@@ -118,20 +120,22 @@ fn compile() -> Result<String> {
 fn start(config: &Config, choice: &Choice<'_>) -> Result<String> {
     let mut command = Command::new(QEMU);
     command.args(choice.words(config)).args(["-S", "-serial", "none"]);
-    // A monitor on our pipe: it ends the machine in good order.
+    // A monitor on our pipe, over which `quit` ends the machine.
     command.args(["-chardev", "stdio,id=quit", "-mon", "chardev=quit,mode=readline"]);
     attempt(&mut command, "quit\n")
         .map(|_| format!("starts with {}", choice.memory.unwrap_or(&choice.machine.memory)))
 }
 
-/// Runs the command to its end with `input`; what it said, or an error with its last words.
+/// Runs the command to its end with `input`. Returns its output; on failure the error carries the
+/// last lines of it.
 fn attempt(command: &mut Command, input: &str) -> Result<String> {
     let program = command.get_program().display().to_string();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let guarded = Guarded::spawn(command).with_context(|| format!("cannot start {program}"))?;
     let (stdin, stdout, stderr) = guarded.pipes();
     if let Some(mut stdin) = stdin {
-        // One that has ended already does not listen; its exit code tells more.
+        // A program that has ended already does not read; its exit code says more than this error
+        // would.
         let _ = stdin.write_all(input.as_bytes());
     }
     let (out, err) = (gather(stdout), gather(stderr));
@@ -148,55 +152,58 @@ fn attempt(command: &mut Command, input: &str) -> Result<String> {
 fn gather(from: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        // What was read before an error is what there is.
+        // After a read error, return what was read before it.
         let _ = from.map(|mut from| from.read_to_end(&mut bytes));
         String::from_utf8_lossy(&bytes).into_owned()
     })
 }
 
-/// What the C++ compiler calls itself.
+/// Returns the C++ compiler's description of itself.
 fn compiler() -> Result<String> {
     let mut words = fuzz::COMPILER.0.split(' ');
     let said = attempt(Command::new(words.next().unwrap_or_default()).args(words), "")?;
-    said.lines().next().map(str::to_owned).context("it says nothing")
+    said.lines().next().map(str::to_owned).context("it prints nothing")
 }
 
-/// The first debugger that says that it knows aarch64.
+/// Finds the first debugger that says that it knows aarch64.
 fn debugger() -> Result<&'static str> {
     let knows = |program: &&&str| setup::found(program).is_some() && knows_aarch64(program);
     DEBUGGERS
         .iter()
         .find(knows)
         .copied()
-        .with_context(|| format!("none of {}", DEBUGGERS.join(", ")))
+        .with_context(|| format!("none of these is installed: {}", DEBUGGERS.join(", ")))
 }
 
 fn knows_aarch64(program: &str) -> bool {
     let mut command = Command::new(program);
     if program == "lldb" {
-        // LLVM's debugger has every architecture or is not packaged at all.
+        // LLVM's debugger knows every architecture in all packages that we know of.
         return attempt(command.arg("--version"), "").is_ok();
     }
     command.args(["-nx", "-batch", "-ex", "set architecture aarch64", "-ex", "show architecture"]);
-    // The exit code does not tell: gdb 13 ends with 0 after a refused command.
+    // The exit code is no help: gdb 13 ends with 0 after a refused command.
     attempt(&mut command, "").is_ok_and(|said| accepted(&said))
 }
 
-/// Did gdb take the architecture? One that does not know it lists those that it does.
+/// Returns whether gdb accepted the architecture. A gdb that does not know it lists those that it
+/// knows.
 fn accepted(said: &str) -> bool {
     !said.contains("Undefined item") && said.contains("set to \"aarch64\"")
 }
 
 fn debugger_mend() -> String {
     match setup::manager() {
-        Some(manager) => format!("mend it: {}", manager.gdb),
+        Some(manager) => format!("fix: {}", manager.gdb),
         None => "install one with this machine's packages".to_owned(),
     }
 }
 
-/// The line that debugs a kernel, with its symbols where QEMU loads it, at the `stub`.
+/// The command line of a debugger that attaches to `stub`, with the kernel's symbols at the address
+/// where QEMU loads it.
 pub fn debugger_line(elf: &Path, stub: &str) -> String {
-    // The Image lies 2 MiB above the start of RAM: boot::image's text_offset is 0, and QEMU leaves room for its own code.
+    // QEMU loads the Image 2 MiB above the start of RAM: it leaves the start for its own code, and
+    // the header's text_offset (boot::image) is 0.
     const LOADED: &str = "0x40200000";
     let elf = elf.display().to_string();
     match debugger() {
@@ -205,7 +212,7 @@ pub fn debugger_line(elf: &Path, stub: &str) -> String {
             qemu::shell_line(["lldb", &elf, "-o", &slide, "-o", &format!("gdb-remote {stub}")])
         }
         found => {
-            // Without one, the line is still what to type once there is.
+            // Without a debugger, show the line to type once one is installed.
             let program = found.unwrap_or(DEBUGGERS[0]);
             let (symbols, remote) =
                 (format!("symbol-file {elf} -o {LOADED}"), format!("target remote {stub}"));
@@ -220,9 +227,11 @@ mod tests {
 
     #[test]
     fn a_gdb_that_does_not_know_the_architecture_is_told_apart() {
-        let knows = "The target architecture is set to \"aarch64\".\nThe target architecture is set to \"aarch64\".\n";
+        let knows = "The target architecture is set to \"aarch64\".\n\
+                     The target architecture is set to \"aarch64\".\n";
         assert!(accepted(knows));
-        let not = "Undefined item: \"aarch64\".\nThe target architecture is set to \"auto\" (currently \"i386\").\n";
+        let not = "Undefined item: \"aarch64\".\n\
+                   The target architecture is set to \"auto\" (currently \"i386\").\n";
         assert!(!accepted(not));
     }
 

@@ -1,7 +1,7 @@
-//! What happened in a run, read off its console.
+//! Events of a run, recognised on its console line by line.
 //!
-//! *When:* while QEMU runs, line by line. The kernel's words are `boot::marker`'s; a log line may have its generation in
-//! brackets before them. Other lines tell people something and xtask nothing.
+//! `boot::marker` defines the words that the kernel prints. A log line may have its generation in
+//! brackets before them. All other lines are for people; xtask skips them.
 
 use std::{fs::File, io::Write, path::Path, sync::mpsc::Receiver, time::Duration};
 
@@ -10,31 +10,31 @@ use boot::marker;
 
 use crate::console::Line;
 
-/// What a line of the console tells about the run.
+/// The kinds of event.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
-    /// A generation has come up.
+    /// A generation has started.
     Generation,
-    /// The point of no return is next.
+    /// A kernel is about to pass the point of no return.
     Bye,
-    /// A restart was refused; the generation lives on.
+    /// A kexec was refused; the generation continues.
     Refused,
-    /// The last generation ended as ordered.
+    /// The last generation ended with success.
     Success,
-    /// The run ended, not as ordered.
+    /// The run ended with failure.
     Failure,
-    /// An exception or a panic, or what else is printed in need.
+    /// An exception, a panic, or another message of the early console.
     Emergency,
-    /// A CPU's last words.
+    /// A CPU's last message before it stops.
     Stopped,
-    /// xtask ran out of patience.
+    /// xtask's time limit was reached.
     TimedOut,
     /// QEMU has ended.
     Exit,
 }
 
 impl Kind {
-    /// The word for events.jsonl.
+    /// The name in events.jsonl.
     pub fn word(self) -> &'static str {
         match self {
             Self::Generation => "generation",
@@ -50,28 +50,29 @@ impl Kind {
     }
 }
 
-/// Something that happened in a run.
+/// One event of a run.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Since QEMU was started.
+    /// Time since QEMU was started.
     pub at: Duration,
-    /// What it is.
+    /// The kind of event.
     pub kind: Kind,
     /// The whole line, or xtask's own words.
     pub line: String,
 }
 
 impl Event {
-    /// One line of events.jsonl.
+    /// Formats the event as one line of events.jsonl.
     pub fn json(&self) -> String {
         let ms = (self.at.as_secs_f64() * 1e6).round() / 1e3;
         serde_json::json!({ "ms": ms, "event": self.kind.word(), "line": self.line }).to_string()
     }
 }
 
-/// What the line says about the run, if anything.
+/// The kind of event that the line reports, if any.
 pub fn classify(line: &str) -> Option<Kind> {
-    // The longer marker first: what a stopping CPU says is an emergency too.
+    // The longer marker comes first: the message of a stopping CPU also begins with the emergency
+    // marker.
     let markers = [
         (marker::STOPPED, Kind::Stopped),
         (marker::EMERGENCY, Kind::Emergency),
@@ -98,29 +99,29 @@ fn without_generation(line: &str) -> &str {
     }
 }
 
-/// The events of a run: kept, and written as they come.
+/// The events of a run: kept in memory, and written to events.jsonl as they arrive.
 pub struct Log {
     file: File,
-    /// In order.
+    /// The events in order.
     pub events: Vec<Event>,
 }
 
 impl Log {
-    /// Opens the file.
+    /// Creates the file.
     pub fn create(path: &Path) -> Result<Self> {
         let file =
             File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self { file, events: Vec::new() })
     }
 
-    /// Notes the event.
+    /// Records the event.
     pub fn add(&mut self, event: Event) -> Result<()> {
         writeln!(self.file, "{}", event.json()).context("cannot write events.jsonl")?;
         self.events.push(event);
         Ok(())
     }
 
-    /// Notes the line if it tells something.
+    /// Records the line if it reports an event; returns its kind.
     pub fn line(&mut self, line: Line) -> Result<Option<Kind>> {
         let kind = classify(&line.text);
         if let Some(kind) = kind {
@@ -129,7 +130,7 @@ impl Log {
         Ok(kind)
     }
 
-    /// Notes what was heard and not yet listened to.
+    /// Records the lines that have arrived and were not read yet.
     pub fn drain(&mut self, lines: &Receiver<Line>) -> Result<()> {
         lines.try_iter().try_for_each(|line| self.line(line).map(drop))
     }

@@ -1,36 +1,38 @@
-//! Writes the disk: a FIT image with external data.
+//! Writer of the disk: a FIT image with external data.
 //!
-//! *When:* `image`, and before every run. Pure: payloads in, the disk's bytes out, the same for the same payloads.
-//! The format is U-Boot's (`doc/usage/fit/source_file_format.rst`); the kernel's `fit` module reads it, and so do `mkimage -l`,
-//! `dumpimage` and U-Boot's `bootm`.
+//! The same payloads always make the same bytes. The format is U-Boot's
+//! (`doc/usage/fit/source_file_format.rst`). Readers are the kernel's `fit` module,
+//! `mkimage -l`, `dumpimage` and U-Boot's `bootm`.
 
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, ToPropertyValue};
 use sha2::{Digest, Sha256};
 
-/// What payloads are aligned to on the disk: a page, so that the kernel reads whole blocks straight into frames.
+/// The alignment of payloads on the disk: one page, so that the kernel reads whole blocks straight
+/// into frames.
 pub const ALIGNMENT: usize = 4096;
 
-/// What the disk's size is a multiple of: a virtio block device counts in sectors of 512 bytes.
+/// The unit of the disk's size: a virtio block device counts in sectors of 512 bytes.
 pub const SECTOR: usize = 512;
 
-/// What a gzip file starts with that is packed by the only method there is; no arm64 Image does.
+/// The first bytes of a gzip file with deflate, the only method there is. No arm64 Image starts
+/// with them.
 const GZIP: [u8; 3] = [0x1f, 0x8b, 8];
 
-/// What a payload is.
+/// The kind of a payload.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
-    /// An arm64 Image. It may lie anywhere, or, with `load`, wants to lie there.
+    /// An arm64 Image. With `load` it wants to be at that address; otherwise it may be anywhere.
     KernelNoload {
         /// A physical address, not 0.
         load: Option<u64>,
     },
-    /// What is put into memory beside a kernel.
+    /// Data that is loaded next to a kernel.
     Loadable {
         /// A physical address.
         load: u64,
     },
-    /// A kernel's ramdisk. It may lie anywhere, or, with `load`, wants to lie there.
+    /// A kernel's initrd. With `load` it wants to be at that address; otherwise it may be anywhere.
     Ramdisk {
         /// A physical address, not 0.
         load: Option<u64>,
@@ -39,23 +41,25 @@ pub enum Kind {
     Fdt,
 }
 
-/// Something on the disk.
+/// One payload on the disk.
 #[derive(Clone, Debug)]
 pub struct Payload {
-    /// Its node's name: at most 31 letters, digits or `,._+-`, and no other payload's.
+    /// The name of its node: at most 31 letters, digits or `,._+-`, unique on the disk.
     pub name: String,
-    /// For people.
+    /// A description for people.
     pub description: String,
-    /// Its bytes; a kernel's may be those of a gzip file.
+    /// The bytes; a kernel's may be a gzip file.
     pub data: Vec<u8>,
-    /// What it is.
+    /// The kind.
     pub kind: Kind,
-    /// A kernel's orders: its configuration's `bootargs`, which is ours and passed over by other loaders.
+    /// A kernel's bootargs, written as the `bootargs` property of its configuration. The property
+    /// is ours; other loaders ignore it.
     pub bootargs: Option<String>,
 }
 
 impl Payload {
-    /// How many bytes a kernel in a gzip file unpacks to, as the file's end says. Nothing else is unpacked by a loader.
+    /// The size of a gzipped kernel after unpacking, from the end of the gzip file. No loader
+    /// unpacks other kinds of payload.
     fn unpacked(&self) -> Option<u32> {
         let is_packed =
             matches!(self.kind, Kind::KernelNoload { .. }) && self.data.starts_with(&GZIP);
@@ -63,14 +67,19 @@ impl Payload {
     }
 }
 
-/// The disk: the tree, then each payload on its own pages. Each kernel opens a configuration (`conf-1`, `conf-2`, …), to which
-/// what comes after it belongs; the first is the default. Loadables before any kernel make a configuration that lacks one.
+/// Writes the disk: the tree, then each payload on pages of its own.
+///
+/// Each kernel opens a configuration (`conf-1`, `conf-2`, …), to which the payloads after it
+/// belong. The first configuration is the default. Loadables before any kernel make a configuration
+/// without one.
 ///
 /// # Panics
 ///
-/// Where a name is not what [`Payload::name`] asks for, or the disk would pass 4 GiB: FIT counts in 32 bits.
+/// If a name breaks the rule of [`Payload::name`], or if the disk would exceed 4 GiB: FIT counts in
+/// 32 bits.
 pub fn write(payloads: &[Payload]) -> Vec<u8> {
-    // Places have the same width whatever they are, so a first tree tells how long the second will be.
+    // Positions have the same width whatever their value, so a first tree with zeros has the size
+    // of the final one.
     let unplaced = tree(payloads, &vec![0; payloads.len()]).len();
     let mut end = unplaced;
     let mut places = Vec::new();
@@ -90,7 +99,7 @@ pub fn write(payloads: &[Payload]) -> Vec<u8> {
     disk
 }
 
-/// The tree, with each payload's data at the place of the same index.
+/// Builds the tree; `places` holds the position of each payload's data.
 fn tree(payloads: &[Payload], places: &[usize]) -> Vec<u8> {
     let mut images = node("images");
     for (payload, place) in payloads.iter().zip(places) {
@@ -106,7 +115,7 @@ fn tree(payloads: &[Payload], places: &[usize]) -> Vec<u8> {
 
     let mut tree = DeviceTree::new();
     set(&mut tree.root, "description", "Ouroboros");
-    // mkimage -l and U-Boot insist on a date; a true one would make every disk another.
+    // mkimage -l and U-Boot insist on a date. A true one would make every disk different.
     set(&mut tree.root, "timestamp", 0_u32);
     set(&mut tree.root, "#address-cells", 2_u32);
     tree.root.add_child(images);
@@ -114,9 +123,9 @@ fn tree(payloads: &[Payload], places: &[usize]) -> Vec<u8> {
     tree.to_dtb()
 }
 
-/// One payload, with its data at byte `place` of the disk.
+/// Builds the node of one payload, with its data at byte `place` of the disk.
 fn image(payload: &Payload, place: usize) -> DeviceTreeNode {
-    // `firmware` is what U-Boot's tools know that is loaded and not looked into.
+    // U-Boot's tools load `firmware` without looking into it.
     let (kind, load) = match payload.kind {
         Kind::KernelNoload { load } => ("kernel_noload", Some(load.unwrap_or(0))),
         Kind::Loadable { load } => ("firmware", Some(load)),
@@ -139,11 +148,13 @@ fn image(payload: &Payload, place: usize) -> DeviceTreeNode {
         set(&mut image, "load", load);
     }
     if let Kind::KernelNoload { .. } = payload.kind {
-        // bootm refuses a kernel without load and entry, then goes by the Image's header: 0 says nothing. Here entry is an offset.
+        // bootm refuses a kernel without load and entry, then uses the Image's header; 0 is
+        // neutral. Our kernel reads entry as an offset.
         set(&mut image, "entry", 0_u64);
     }
-    // data-position rather than data-offset: mkimage -l, dumpimage, bootm and SPL read both, but an offset counts from the end of the
-    // tree, so aligned data would need a tree padded to a page, and one that grows by an edit would lose its data.
+    // Use data-position, not data-offset. mkimage -l, dumpimage, bootm and SPL read both, but an
+    // offset counts from the end of the tree. Aligned data would then need a tree that is padded to
+    // a page, and an edit that grows the tree would move its data.
     set(&mut image, "data-position", cell(place));
     set(&mut image, "data-size", cell(payload.data.len()));
     let mut hash = node("hash-1");
@@ -153,7 +164,7 @@ fn image(payload: &Payload, place: usize) -> DeviceTreeNode {
     image
 }
 
-/// A kernel, where the first is one, and what belongs to it.
+/// Builds a configuration: its kernel, if `payloads` begins with one, and the rest.
 fn configuration(name: &str, payloads: &[Payload]) -> DeviceTreeNode {
     let named = |is_it: fn(Kind) -> bool| -> Vec<&str> {
         payloads

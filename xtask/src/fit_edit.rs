@@ -1,6 +1,6 @@
-//! Disks that are odd or wrong on purpose: the FIT that xtask writes, changed afterwards.
+//! Edits of the FIT: unusual or wrong disks for tests and injected faults.
 //!
-//! *When:* by the cases and the faults that show what the kernel takes and what it refuses. The tree is edited as a tree; data stay where they are.
+//! The tree is parsed, edited and written again; the data keep their positions.
 
 use anyhow::{Context, Result, ensure};
 use dtoolkit::{
@@ -9,7 +9,7 @@ use dtoolkit::{
     model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty},
 };
 
-/// The disk with its tree edited; what comes after the tree keeps its place.
+/// Returns the disk with its tree edited; everything after the tree keeps its position.
 pub fn edited(disk: &[u8], edit: impl FnOnce(&mut DeviceTree) -> Result<()>) -> Result<Vec<u8>> {
     let mut tree = tree(disk)?;
     edit(&mut tree)?;
@@ -40,7 +40,7 @@ pub fn set(node: &mut DeviceTreeNode, name: &str, value: impl ToPropertyValue) -
     Ok(())
 }
 
-/// Where the data of the image of that name start.
+/// The position on the disk of the data of the image `name`.
 pub fn position(disk: &[u8], name: &str) -> Result<usize> {
     let mut tree = tree(disk)?;
     let image = node(&mut tree, &format!("/images/{name}"))?;
@@ -50,7 +50,8 @@ pub fn position(disk: &[u8], name: &str) -> Result<usize> {
     Ok(position as usize)
 }
 
-/// All data `bytes` bytes further back than a block begins.
+/// Returns the disk with the data of all `names` moved `bytes` bytes back, off the start of a
+/// block.
 pub fn shifted(disk: &[u8], bytes: usize, names: &[&str]) -> Result<Vec<u8>> {
     let first = names.iter().map(|name| position(disk, name)).collect::<Result<Vec<_>>>()?;
     let start = *first.iter().min().context("no data to be shifted")?;

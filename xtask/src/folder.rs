@@ -1,17 +1,18 @@
-//! The folder of a run: everything that a reader needs to understand it and to run it again, under fixed names.
+//! The folder of a run: all that it takes to understand or repeat it, by fixed names.
 //!
-//! *When:* made before QEMU starts, filled while it runs; a run that went well takes it away unless told to keep it.
+//! It is made before QEMU starts and filled while QEMU runs. A successful run removes it unless
+//! `--keep` was given.
 //!
-//! | name | what |
+//! | name | content |
 //! |---|---|
 //! | `command` | one shell line that repeats the run: `sh <folder>/command` |
 //! | `console.log` | the serial console, byte for byte |
-//! | `qemu.log` | what QEMU itself said |
+//! | `qemu.log` | QEMU's own messages |
 //! | `events.jsonl` | one JSON object a line: `ms`, `event`, `line` |
-//! | `seed` | what the run's random choices were drawn from |
-//! | `Image`, `disk.itb` | what was booted, and from where it restarts |
-//! | `kernel-<build id>.elf` | its symbols |
-//! | `explanation.txt` | where each CPU stood, if the run had to be stopped |
+//! | `seed` | the seed of the run's random choices |
+//! | `Image`, `disk.itb` | the Image that was booted, the disk that it restarts from |
+//! | `kernel-<build id>.elf` | the kernel's symbols |
+//! | `explanation.txt` | where each CPU stood, if xtask stopped the run |
 
 use std::{
     fs, io,
@@ -22,7 +23,8 @@ use std::{
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-/// A folder for sockets, which have short names: the system's limit on theirs is about 100 bytes, a run's folder may have more.
+/// Makes a folder for sockets, with a short path: the system limits a socket's path to about 100
+/// bytes, which a path in a run's folder may exceed.
 pub fn sockets() -> Result<TempDir> {
     tempfile::Builder::new()
         .prefix("xtask")
@@ -35,7 +37,7 @@ pub fn sockets() -> Result<TempDir> {
 pub struct Folder(PathBuf);
 
 impl Folder {
-    /// Makes `<target>/ouroboros/runs/<name>`, or `<name>-2` and so on where that exists.
+    /// Makes `<target>/ouroboros/runs/<name>`, or `<name>-2` and so on if that exists.
     pub fn create(name: &str) -> Result<Self> {
         Self::create_in(&crate::target_dir().join("ouroboros").join("runs"), name)
     }
@@ -46,7 +48,8 @@ impl Folder {
         let mut path = runs.join(name);
         let mut next = 2;
         loop {
-            // Not "does it exist": runs in parallel ask for folders at the same time.
+            // Create it instead of checking first: parallel runs may make folders of one name at
+            // the same time.
             match fs::create_dir(&path) {
                 Ok(()) => return Ok(Self(path)),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -61,7 +64,7 @@ impl Folder {
         }
     }
 
-    /// The folder itself.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -71,30 +74,31 @@ impl Folder {
         self.0.join(name)
     }
 
-    /// Writes the file `name` and gives its path.
+    /// Writes the file `name`; returns its path.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<PathBuf> {
         let path = self.file(name);
         fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
 
-    /// Takes the folder away with everything in it.
+    /// Removes the folder and its content.
     pub fn discard(&self) -> Result<()> {
         fs::remove_dir_all(&self.0).with_context(|| format!("cannot remove {}", self.0.display()))
     }
 }
 
-/// A name that sorts by time: `20261122-161100` (UTC) and what the run is.
+/// A name that sorts by time: `20261122-161100` in UTC, then `what`.
 pub fn stamp(what: &str) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     format!("{}-{what}", date(now))
 }
 
-/// Seconds since 1970 as `YYYYMMDD-HHMMSS`.
+/// Formats seconds since 1970 as `YYYYMMDD-HHMMSS`.
 fn date(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // The Gregorian calendar repeats every 400 years, 146,097 days. Years are counted from 1 March, so that the leap day
-    // is a year's last one: 1 January 1970 is day 719,468 from 1 March of the year 0.
+    // The Gregorian calendar repeats every 400 years, which are 146,097 days. Count years from 1
+    // March, so that the leap day is the last of its year: 1 January 1970 is day 719,468 after 1
+    // March of the year 0.
     let day = days + 719_468;
     let (era, day_of_era) = (day / 146_097, day % 146_097);
     let year_of_era =

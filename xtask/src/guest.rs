@@ -1,7 +1,8 @@
-//! A guest that is only watched: QEMU with its console as lines, each with the host's time, and a monitor for whoever wants one.
+//! A guest that is only watched: console lines with the host's time, and a QMP monitor.
 //!
-//! *When:* where a run is timed line by line, and `run`'s limits, verdict and words would be in the way. *Leaves* nothing: the guest is ended with this
-//! value, its folder by [`Guest::end`]. *Refuses* a console that is silent for longer than the caller waits.
+//! Benchmarks use it where a run is timed line by line and `run`'s limits, verdict and report would
+//! be in the way. Dropping it ends QEMU; only [`Guest::end`] removes its folder. A console that is
+//! silent for longer than the caller waits is an error.
 
 use std::{
     path::PathBuf,
@@ -22,7 +23,7 @@ use crate::{
     request::{Disk, Request},
 };
 
-/// One that runs.
+/// A running guest.
 pub struct Guest {
     child: Guarded,
     console: Stream,
@@ -30,12 +31,12 @@ pub struct Guest {
     folder: Folder,
     qmp: PathBuf,
     started: Instant,
-    /// Where the sockets lie.
+    /// Keeps the folder of the sockets.
     _sockets: TempDir,
 }
 
 impl Guest {
-    /// Starts it, with `args` behind the request's own.
+    /// Starts QEMU for the request, with `args` after the request's own arguments.
     pub fn start(request: &Request, args: &[&str]) -> Result<Self> {
         let folder = Folder::create(&stamp(&request.name))?;
         let image =
@@ -62,17 +63,18 @@ impl Guest {
         Ok(Self { child, console, lines, folder, qmp, started, _sockets: sockets })
     }
 
-    /// How long ago that was.
+    /// Time since QEMU was started.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Waits for the next such line, and for each line that comes before it no longer than `patience`; says when it came.
+    /// Waits for the next line that `is_it` accepts; returns the time of that line. `patience`
+    /// limits the wait for each line, not for all of them.
     pub fn heard(&self, patience: Duration, is_it: impl Fn(&str) -> bool) -> Result<Duration> {
         heard(&self.lines, patience, is_it)
     }
 
-    /// Its monitor, which a QEMU that has just been started may not have yet.
+    /// Connects to the monitor, retrying while a QEMU that has just started may not listen yet.
     pub fn monitor(&self, patience: Duration) -> Result<Qmp> {
         loop {
             match Qmp::connect(&self.qmp) {
@@ -84,7 +86,7 @@ impl Guest {
         }
     }
 
-    /// Ends it; gives all that the console said.
+    /// Ends QEMU and removes the folder; returns the whole console.
     pub fn end(self) -> Result<String> {
         self.child.kill();
         let console = self.console.finish();
@@ -93,7 +95,7 @@ impl Guest {
     }
 }
 
-/// When the next such line came.
+/// Waits for the next line that `is_it` accepts; returns its time.
 fn heard(
     lines: &Receiver<Line>,
     patience: Duration,

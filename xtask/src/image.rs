@@ -1,6 +1,6 @@
-//! The verb `image`: the three files that anyone's own QEMU runs.
+//! The verb `image`: writes files that any QEMU can boot, and prints the command.
 //!
-//! *When:* on request. The line that it prints needs nothing of xtask: no semihosting, no special flag.
+//! The printed line needs nothing of xtask: no semihosting, no special flag.
 
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ pub struct ImageOptions {
 }
 
 impl ImageOptions {
-    /// Does it; gives the exit code.
+    /// Runs the verb; returns its exit code.
     pub fn perform(&self) -> Result<u8> {
         setup::ensure_target(self.yes)?;
         let out =
@@ -58,7 +58,7 @@ pub fn write(kernel: &Built, out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The plain line's words; what it leaves out is as QEMU has it.
+/// The arguments of the printed line. Everything else keeps QEMU's defaults.
 pub fn words(image: &Path, disk: &Path) -> Vec<String> {
     let mut words: Vec<String> = [
         qemu::QEMU,
@@ -87,8 +87,9 @@ mod tests {
     fn the_line_is_the_one_that_the_readme_shows() {
         assert_eq!(
             qemu::shell_line(words(Path::new("Image"), Path::new("disk.itb"))),
-            "qemu-system-aarch64 -machine virt,virtualization=on -cpu cortex-a72 -nic none -nographic -kernel Image \
-             -drive if=none,id=d0,format=raw,file=disk.itb -device virtio-blk-device,drive=d0 -append generations=5"
+            "qemu-system-aarch64 -machine virt,virtualization=on -cpu cortex-a72 -nic none \
+             -nographic -kernel Image -drive if=none,id=d0,format=raw,file=disk.itb \
+             -device virtio-blk-device,drive=d0 -append generations=5"
         );
     }
 }

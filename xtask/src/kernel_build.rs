@@ -1,9 +1,10 @@
-//! The kernel: built by cargo, then made into the flat Image that a loader takes.
+//! The kernel: built by cargo, then flattened into the Image that a loader takes.
 //!
-//! *When:* before anything that boots. The ELF keeps the symbols and is what people debug with; the Image is its loaded
-//! bytes from address 0 of the position-independent link to the last byte that the file holds. What comes after (bss,
-//! stacks) is not in the Image; its header's image_size covers it.
-//! Refuses an ELF that does not begin at 0, and an Image without the header of Linux's arm64 boot protocol.
+//! - The ELF keeps the symbols; debuggers use it.
+//! - The Image holds the loaded bytes, from address 0 of the position-independent link to the last
+//!   byte in the file. It does not hold bss and stacks; image_size in its header covers them.
+//! - Refused: an ELF that does not begin at 0, and an Image without the header of Linux's arm64
+//!   boot protocol.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,10 +18,10 @@ use object::{Object, ObjectSegment, ObjectSymbol};
 /// The bare-metal target.
 pub const TARGET: &str = "aarch64-unknown-none";
 
-/// The most bytes that the flat Image may have.
+/// The maximum size of the flat Image in bytes.
 pub const IMAGE_LIMIT: usize = 268 << 10;
 
-/// What cargo is told to build the kernel.
+/// Cargo's arguments for building the kernel.
 pub fn arguments() -> Vec<String> {
     let build =
         ["build", "--release", "--package", "kernel", "--target", TARGET].map(str::to_owned);
@@ -30,7 +31,7 @@ pub fn arguments() -> Vec<String> {
 /// A kernel as built.
 #[derive(Debug)]
 pub struct Built {
-    /// Where the ELF lies.
+    /// The path of the ELF.
     pub elf: PathBuf,
     /// The flat Image.
     pub image: Vec<u8>,
@@ -38,26 +39,29 @@ pub struct Built {
     pub build_id: String,
 }
 
-/// Builds the kernel; cargo speaks for itself if it cannot.
+/// Builds the kernel. On failure cargo has printed the reason.
 pub fn build() -> Result<Built> {
     let mut command = Command::new(crate::cargo());
     command
         .current_dir(crate::root())
         .env("CARGO_TARGET_DIR", crate::target_dir())
         .args(arguments());
-    // Flags from the environment would take the place of the target's own, which make the Image position independent.
+    // RUSTFLAGS in the environment would replace the target's flags, which make the Image position
+    // independent.
     command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
-    ensure!(status.success(), "the kernel does not build: cargo's words are above");
+    ensure!(status.success(), "the kernel does not build; cargo's errors are above");
     read(&elf())
 }
 
-/// Takes the builder's own folders out of the places that panics name: the same sources make the same Image everywhere.
+/// Flags that remove the builder's own folders from the source paths in panic messages, so that the
+/// same sources make the same Image everywhere.
 fn remap() -> Option<[String; 2]> {
     let home = std::env::var("CARGO_HOME")
         .or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")))
         .ok()?;
-    // One folder for each registry; that of the lock file's is there, for xtask itself was built out of it.
+    // One folder for each registry. The lock file's registry is among them: xtask was built from
+    // it.
     let sources = std::fs::read_dir(format!("{home}/registry/src")).ok()?;
     let flags = sources.flatten().map(|folder| {
         format!("{:?}", format!("--remap-path-prefix={}/=", folder.path().display()))
@@ -68,7 +72,7 @@ fn remap() -> Option<[String; 2]> {
     ])
 }
 
-/// Where the ELF lies, once it is built.
+/// The path of the ELF, once it is built.
 pub fn elf() -> PathBuf {
     crate::target_dir().join(TARGET).join("release").join("kernel")
 }
@@ -84,7 +88,7 @@ pub fn read(elf: &Path) -> Result<Built> {
     Ok(Built { elf: elf.to_owned(), image, build_id })
 }
 
-/// The bytes that the loadable segments hold, each at its address; gaps are zero.
+/// Copies the file bytes of each loadable segment to its address; gaps are zero.
 fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
     let file = object::File::parse(elf)?;
     let mut image = Vec::new();
@@ -95,10 +99,10 @@ fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
         let start = usize::try_from(segment.address())?;
         let end =
             start.checked_add(data.len()).context("a segment wraps around the address space")?;
-        // A kernel linked high would ask for the whole of this process's memory.
+        // A kernel linked at a high address would make us allocate that much memory.
         ensure!(
             end <= 1 << 30,
-            "a segment lies at {start:#x}: link the kernel at 0, it is position independent"
+            "a segment is at {start:#x}: link the kernel at 0, it is position independent"
         );
         if !data.is_empty() {
             image.resize(image.len().max(end), 0);
@@ -107,12 +111,12 @@ fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
     }
     ensure!(
         lowest == 0,
-        "the lowest segment lies at {lowest:#x}: link the kernel at 0, where its header is"
+        "the lowest segment is at {lowest:#x}: link the kernel at 0, where its header is"
     );
     Ok(image)
 }
 
-/// The header of Linux's arm64 boot protocol, and an image_size that covers what the file holds.
+/// Checks for the header of Linux's arm64 boot protocol, with an image_size that covers the file.
 fn check_header(image: &[u8]) -> Result<()> {
     let header = Header::parse(image)?;
     Ok(header.check_file(image.len() as u64)?)
@@ -125,7 +129,8 @@ fn build_id(elf: &[u8]) -> Result<String> {
 }
 
 impl Built {
-    /// Where the symbol `name` lies, as offset in the Image; a Rust function by its path, `kernel::cpus::work::leave`.
+    /// The offset in the Image of the symbol `name`; a Rust function by its path,
+    /// `kernel::cpus::work::leave`.
     pub fn symbol(&self, name: &str) -> Result<u64> {
         symbol(&self.elf, name)
     }
@@ -134,7 +139,7 @@ impl Built {
 fn symbol(elf: &Path, name: &str) -> Result<u64> {
     let bytes = std::fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let file = object::File::parse(bytes.as_slice())
-        .with_context(|| format!("{} is no ELF", elf.display()))?;
+        .with_context(|| format!("{} is not an ELF file", elf.display()))?;
     let is_it = |mangled: &str| {
         mangled == name
             || (name.contains("::") && format!("{:#}", rustc_demangle::demangle(mangled)) == name)
@@ -148,25 +153,25 @@ fn symbol(elf: &Path, name: &str) -> Result<u64> {
     Ok(address)
 }
 
-/// Where the first `ret` from the symbol on is linked.
+/// The link address of the first `ret` at or after the symbol.
 pub fn returns(kernel: &Built, name: &str) -> Result<u64> {
     first(kernel, name, 0xd65f_03c0)
 }
 
-/// Where the first instruction `word` from the symbol on is linked.
+/// The link address of the first instruction `word` at or after the symbol.
 pub fn first(kernel: &Built, name: &str, word: u32) -> Result<u64> {
     let start = kernel.symbol(name)?;
     let mut words = kernel.image[usize::try_from(start)?..].chunks(4);
     let at = words.position(|other| other == word.to_le_bytes());
-    Ok(start
-        + at.with_context(|| format!("no instruction {word:#010x} lies behind {name}"))? as u64 * 4)
+    Ok(start + at.with_context(|| format!("no instruction {word:#010x} after {name}"))? as u64 * 4)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A little-endian AArch64 ELF with loadable segments of (address, bytes in the file, bytes in memory).
+    /// A little-endian AArch64 ELF whose loadable segments are (address, bytes in the file, bytes
+    /// in memory).
     fn elf(segments: &[(u64, &[u8], u64)]) -> Vec<u8> {
         let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         let half = |elf: &mut Vec<u8>, v: u16| elf.extend(v.to_le_bytes());

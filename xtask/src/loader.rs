@@ -1,18 +1,18 @@
-//! Who starts generation 0: QEMU itself, or a loader that others made: firmware, or another kernel.
+//! The loaders of generation 0: QEMU itself, firmware, or another kernel.
 //!
-//! *When:* a run's command line is composed. A loader is one more way of starting: the kernel, its disk and its orders are the same, and the run is
-//! judged as any other. *Refuses:* nothing here; that a loader is not there is `setup`'s, `debian`'s and the tests' to say.
+//! Kernel, disk, bootargs and verdict are the same for every loader. This file does not check that
+//! a loader is installed; `setup`, `debian` and the tests do.
 //!
-//! Each takes the Image and the bootargs by the way that it has:
+//! Each loader takes the Image and the bootargs in its own way:
 //!
 //! | loader | Image | bootargs |
 //! |---|---|---|
 //! | qemu | QEMU puts it into RAM | QEMU writes them into the device tree |
-//! | uefi | EDK2 takes it from fw_cfg and starts it as an application | the application's load options |
-//! | uefi-shell | a file on a FAT volume, which EDK2's shell starts by its name | the words behind that name |
+//! | uefi | an application, which EDK2 takes from fw_cfg | the application's load options |
+//! | uefi-shell | a file on a FAT volume, started by EDK2's shell | arguments after its name |
 //! | u-boot-booti | `qfw load` takes it from fw_cfg | the same command sets U-Boot's variable |
 //! | u-boot-bootm | out of our own FIT on the disk | `setenv`, typed |
-//! | linux-kexec | in the ramdisk of Debian's kernel, which runs kexec on it | a file beside it, for kexec's --append |
+//! | linux-kexec | in the initrd of Debian's kernel, which kexecs it | a file next to it |
 
 use std::{
     path::{Path, PathBuf},
@@ -29,20 +29,22 @@ use crate::{
     test::Skipped,
 };
 
-/// How many empty lines come first: what the UART's FIFO holds when U-Boot sets it up is lost, 32 characters at most.
+/// The number of empty lines that are typed first. U-Boot drops the content of the UART's FIFO, at
+/// most 32 characters, when it sets the UART up.
 const AHEAD: usize = 33;
 
-/// The folder that is a FAT volume to the guest.
+/// The folder that the guest sees as a FAT volume.
 const VOLUME: &str = "volume";
 
-/// What Linux is started with.
+/// The file name of Linux's initrd.
 const RAMDISK: &str = "ramdisk";
 
-/// Linux's orders when it is a loader. A panic ends the machine instead of waiting for someone.
+/// Linux's command line when it is the loader. A panic ends the machine instead of waiting.
 const LINUX: &str = "console=ttyAMA0 panic=-1";
 
-/// Linux's first program when it is a loader. Its devices are in use when it goes, disk and network, where there is one, among them: nobody is told to
-/// let go of them but by the kernel itself (without -x, kexec(8) takes networks down first).
+/// Linux's /init when it is the loader. When Linux kexecs, the disk and the network device, if any,
+/// are in use, so only the kernel itself can shut them down. Without -x, kexec(8) would take
+/// networks down first.
 const KEXEC: &str = r#"
 export PATH=/bin
 for name in mount insmod dd cat poweroff sleep ifconfig; do alias $name="busybox $name"; done
@@ -62,26 +64,26 @@ pub enum Loader {
     /// QEMU's own -kernel
     #[default]
     Qemu,
-    /// UEFI (EDK2): the Image as a PE/COFF application
+    /// UEFI (EDK2): starts the Image as a PE/COFF application
     Uefi,
-    /// UEFI's shell: the Image as a file on a FAT volume; waits five seconds
+    /// UEFI's shell: starts the Image as a file on a FAT volume, after a countdown of five seconds
     UefiShell,
-    /// U-Boot's booti: the Image
+    /// U-Boot's booti: boots the Image
     UBootBooti,
-    /// U-Boot's bootm: the FIT on the disk
+    /// U-Boot's bootm: boots the FIT on the disk
     UBootBootm,
     /// Linux's kexec: Debian's kernel, which apt fetches once
     LinuxKexec,
 }
 
-/// A firmware: what it is called, where distributions put it, and Debian's package of it.
+/// A firmware: its name, the paths that distributions use, and its Debian package.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Firmware {
-    /// For people.
+    /// The name for messages.
     pub name: &'static str,
-    /// The first that is there is taken.
+    /// The paths to try; the first that exists is taken.
     places: &'static [&'static str],
-    /// The line for apt-get, the one package manager that was tried.
+    /// The apt-get line that installs it. Other package managers were not tried.
     pub apt: &'static str,
 }
 
@@ -100,23 +102,23 @@ pub const U_BOOT: Firmware = Firmware {
 };
 
 impl Firmware {
-    /// Where it lies, if it is installed.
+    /// The firmware's path, if it is installed.
     pub fn found(&self) -> Option<PathBuf> {
         self.places.iter().map(PathBuf::from).find(|place| place.is_file())
     }
 
-    /// Where it is looked for.
+    /// The paths that are tried, for messages.
     pub fn places(&self) -> String {
         self.places.join(", ")
     }
 }
 
 impl Loader {
-    /// Those that are not QEMU.
+    /// Every loader but QEMU.
     pub const OTHERS: [Self; 5] =
         [Self::Uefi, Self::UefiShell, Self::UBootBooti, Self::UBootBootm, Self::LinuxKexec];
 
-    /// As it is typed.
+    /// The name as typed on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Qemu => "qemu",
@@ -128,7 +130,7 @@ impl Loader {
         }
     }
 
-    /// What QEMU starts in place of the Image.
+    /// The firmware that QEMU starts instead of the Image.
     pub fn firmware(self) -> Option<&'static Firmware> {
         match self {
             Self::Qemu | Self::LinuxKexec => None,
@@ -137,7 +139,7 @@ impl Loader {
         }
     }
 
-    /// Installs or fetches it, where that is missing.
+    /// Installs or fetches the loader if it is missing.
     pub fn ensure(self, yes: bool) -> Result<()> {
         if self == Self::LinuxKexec {
             Debian::get()?;
@@ -145,7 +147,7 @@ impl Loader {
         self.firmware().map_or(Ok(()), |firmware| setup::ensure_firmware(firmware, yes))
     }
 
-    /// Whether it is there, installs and fetches nothing. An error is a [`Skipped`].
+    /// Checks that the loader is there, without installing it. The error is a [`Skipped`].
     pub fn there(self) -> Result<()> {
         let lacks = match self.firmware() {
             Some(firmware) if firmware.found().is_none() => {
@@ -159,12 +161,13 @@ impl Loader {
         lacks.map_or(Ok(()), |lacks| Err(Skipped(lacks).into()))
     }
 
-    /// How long it may take before generation 0 is entered: Linux some ten seconds, under QEMU on a busy host.
+    /// Extra time before generation 0 is entered: under QEMU on a busy host, Linux needs some ten
+    /// seconds.
     pub fn patience(self) -> Duration {
         Duration::from_secs(if self == Self::LinuxKexec { 120 } else { 0 })
     }
 
-    /// QEMU's words: the firmware, the Image, the bootargs.
+    /// QEMU's arguments for the firmware, the Image and the bootargs.
     pub fn words(self, image: &Path, bootargs: &str) -> Vec<String> {
         let mut words = Vec::new();
         if let Some(firmware) = self.firmware() {
@@ -172,13 +175,14 @@ impl Loader {
             words.extend(["-bios".to_owned(), place.display().to_string()]);
         }
         if let Self::Uefi | Self::UefiShell = self {
-            // With ACPI tables EDK2 gives no device tree, and ours is the only description that the kernel reads.
+            // With ACPI tables EDK2 provides no device tree, and our kernel reads nothing else.
             words.extend(["-machine", "acpi=off"].map(str::to_owned));
-            // Its boot manager would wait five seconds for somebody who wants the menu.
+            // Otherwise EDK2's boot manager waits five seconds for a key.
             words.extend(["-boot", "menu=on,splash-time=0"].map(str::to_owned));
         }
         if self == Self::UefiShell {
-            // On a controller that the kernel does not drive: its first block device is the disk that it restarts from.
+            // The volume is an NVMe drive, which our kernel does not drive: the kernel restarts
+            // from its first block device, and that must be the disk.
             let volume = image.with_file_name(VOLUME).display().to_string().replace(',', ",,");
             words.extend([
                 "-drive".to_owned(),
@@ -200,7 +204,7 @@ impl Loader {
         words
     }
 
-    /// Writes what it starts from beside QEMU's own `image`.
+    /// Writes the loader's own files next to the `image` that QEMU gets.
     pub fn prepare(self, image: &Path, bootargs: &str) -> Result<()> {
         if self == Self::UefiShell {
             let volume = image.with_file_name(VOLUME);
@@ -211,7 +215,8 @@ impl Loader {
             std::fs::write(volume.join("startup.nsh"), line).context("cannot write startup.nsh")?;
         }
         if self == Self::LinuxKexec {
-            let debian = Debian::fetched().context("Debian's kernel is gone")?;
+            let debian = Debian::fetched()
+                .context("Debian's kernel is missing: `cargo xtask protocols` fetches it")?;
             let bytes = std::fs::read(image).context("cannot read the Image")?;
             let files = [("Image", bytes.as_slice()), ("bootargs", bootargs.as_bytes())];
             let init = KEXEC.replace("{modules}", &MODULES.join(" "));
@@ -222,14 +227,15 @@ impl Loader {
         Ok(())
     }
 
-    /// What is typed at its prompt, behind lines that stop its countdown.
+    /// The text to type at the loader's prompt, after empty lines that stop its countdown.
     pub fn typed(self, bootargs: &str, disk: usize) -> Option<String> {
         let commands = match self {
             Self::Qemu | Self::Uefi | Self::UefiShell | Self::LinuxKexec => return None,
             Self::UBootBooti => "qfw load $kernel_addr_r $ramdisk_addr_r\n\
                  booti $kernel_addr_r - $fdtcontroladdr\n"
                 .to_owned(),
-            // The configuration by name: Debian's U-Boot looks for one whose `compatible` is the machine's, not for the default.
+            // Name the configuration: Debian's U-Boot would not take the default, but look for one
+            // whose `compatible` matches the machine.
             Self::UBootBootm => format!(
                 "setenv bootargs '{bootargs}'\nvirtio scan\nvirtio read $ramdisk_addr_r 0 {:x}\n\
                  bootm $ramdisk_addr_r#conf-1 - $fdtcontroladdr\n",

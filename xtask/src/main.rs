@@ -1,7 +1,12 @@
-//! The workshop: builds, runs, tests and measures Ouroboros; reads qemu.toml; never links the kernel.
+//! Entry point of `cargo xtask`: runs one verb and returns an exit code.
 //!
-//! `cargo xtask --help` tells what it does. This file turns a verb's end into an exit code:
-//! 0 done, 1 failed, 2 asked for something that does not exist, 124 out of time, 130 interrupted.
+//! xtask builds, runs, tests and measures Ouroboros; it reads qemu.toml and never links the kernel.
+//!
+//! - 0: done
+//! - 1: failed
+//! - 2: requested something that does not exist
+//! - 124: out of time
+//! - 130: interrupted
 
 mod bench;
 mod check;
@@ -57,10 +62,10 @@ use std::{
 
 use clap::Parser;
 
-/// Asked for something that does not exist; ends with exit code 2.
+/// The error of a request for something that does not exist; ends xtask with exit code 2.
 #[derive(Debug)]
 pub struct Usage(
-    /// What, and what there is instead.
+    /// The message: what does not exist, and what exists instead.
     pub String,
 );
 
@@ -72,24 +77,26 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// The workspace's directory: where qemu.toml lies.
+/// The workspace's directory, which holds qemu.toml.
 pub fn root() -> PathBuf {
-    // Cargo says where the package is now; the compiler's word is for an xtask that is started by hand.
+    // Cargo says at run time where the package is. The value from compile time serves an xtask that
+    // is started without cargo.
     let package = std::env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     package.parent().map_or(package.clone(), Path::to_path_buf)
 }
 
-/// Where cargo, and so the kernel's build and the runs' folders, put what they make.
+/// Cargo's target directory. Builds of the kernel and the folders of runs go there as well.
 pub fn target_dir() -> PathBuf {
-    // A relative CARGO_TARGET_DIR is relative to where cargo was started, and so are we.
+    // A relative CARGO_TARGET_DIR is relative to the directory in which cargo, and so xtask, was
+    // started.
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(path) => std::path::absolute(&path).unwrap_or_else(|_| path.into()),
         None => root().join("target"),
     }
 }
 
-/// The cargo that started us, and so of the toolchain that is pinned here.
+/// The cargo that started us, and so the one of the pinned toolchain.
 pub fn cargo() -> OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }

@@ -1,6 +1,7 @@
-//! A monitor of the case's own, beside the runner's, which that keeps to itself until the run's end.
+//! A QMP monitor for a test, next to the runner's own.
 //!
-//! *When:* by the cases and the faults that ask QEMU something while the run goes on, or before its first instruction.
+//! The runner keeps its own monitor to itself until the run ends. Tests and injected faults use
+//! this one to query QEMU while the guest runs, or before its first instruction.
 
 use std::{
     path::PathBuf,
@@ -14,14 +15,14 @@ use tempfile::TempDir;
 
 use crate::{explain::Qmp, folder::sockets, request::Request};
 
-/// From one question to the next.
+/// The time between two attempts to connect.
 pub const STEP: Duration = Duration::from_millis(5);
 
-/// Where it will be, once QEMU has started.
+/// The folder in which QEMU opens the monitor's socket.
 pub struct Monitor(TempDir);
 
 impl Monitor {
-    /// Has QEMU open one.
+    /// Adds a monitor to QEMU's command line.
     pub fn of(request: &mut Request) -> Result<Self> {
         let monitor = Self(sockets()?);
         let chardev = format!(
@@ -34,7 +35,7 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// A socket of that name, beside its own.
+    /// The path of a socket of this name, in the monitor's folder.
     pub fn socket(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }

@@ -1,7 +1,7 @@
-//! The orders of a run: what the kernel is told in /chosen/bootargs.
+//! The kernel's bootargs for a run: what xtask writes into /chosen/bootargs.
 //!
-//! *When:* before QEMU's command line is composed. Each fact that the generations live by stands in these words, the seed
-//! too, so that the same words repeat the same run.
+//! Everything that the generations depend on is in these parameters, the seed included, so the same
+//! bootargs repeat the same run.
 
 use std::{
     fmt,
@@ -10,52 +10,52 @@ use std::{
 
 use clap::ValueEnum;
 
-/// Where each generation sends the next one.
+/// The destination of each copy of the kernel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Base {
-    /// Onto the running kernel: everything is overwritten
+    /// Onto the running kernel, which is overwritten completely
     Same,
-    /// Any 2 MiB slot of RAM that fits, drawn from the seed
+    /// Into any 2 MiB slot of RAM that fits, drawn from the seed
     Random,
-    /// Where the disk says
+    /// At the address on the disk
     Load,
 }
 
-/// How a generation leaves.
+/// When the copy is made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Restart {
-    /// Copies with MMU and caches on, and leaves then
+    /// Copy with MMU and caches on, then leave
     Hot,
-    /// Turns the MMU off, and copies then
+    /// Turn the MMU off, then copy
     Cold,
 }
 
-/// Which of the two lives at EL2 the kernel leads.
+/// The mode that a kernel entered at EL2 chooses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum El2 {
-    /// At EL1, above its own hyp-stub
+    /// Kernel at EL1, above its own hyp-stub
     Nvhe,
-    /// At EL2, with E2H set
+    /// Kernel at EL2, with HCR_EL2.E2H set
     Vhe,
 }
 
-/// What the kernel is told, beside what its machine always says.
+/// The parameters of a run, apart from those of its machine.
 #[derive(Clone, Debug)]
 pub struct Orders {
-    /// How many generations there are.
+    /// The number of generations.
     pub generations: u32,
-    /// Where each generation sends the next one.
+    /// The destination of each copy of the kernel.
     pub base: Base,
-    /// How a generation leaves.
+    /// When the copy is made.
     pub restart: Restart,
-    /// What every random choice is drawn from.
+    /// The seed of every random choice.
     pub seed: u64,
-    /// More words, as they are.
+    /// More parameters, as they are.
     pub append: Vec<String>,
 }
 
 impl Default for Orders {
-    /// The main job at its fullest; the seed is drawn anew.
+    /// Three generations, each onto the running kernel, copied hot; with a fresh seed.
     fn default() -> Self {
         Self {
             generations: 3,
@@ -68,12 +68,13 @@ impl Default for Orders {
 }
 
 impl Orders {
-    /// Whether the last generation goes to a payload.
+    /// Returns whether the last generation kexecs a payload.
     pub fn goes_on(&self) -> bool {
         self.append.iter().any(|word| word.starts_with("payload="))
     }
 
-    /// The line for `-append`: the machine's words first, so that ours and the caller's come after them.
+    /// Formats the line for `-append`. The machine's parameters come first, so that ours and the
+    /// caller's can override them.
     pub fn bootargs(&self, machine: &str, semihosting: bool) -> String {
         let Self { generations, base, restart, seed, append } = self;
         let mut words = format!(
@@ -89,7 +90,7 @@ impl Orders {
         words.trim().to_owned()
     }
 
-    /// The value that a word among the caller's has; of one given twice the last counts.
+    /// The value of the parameter `key` in `append`. If it is given twice, the last value counts.
     pub fn word(&self, key: &str) -> Option<&str> {
         let words = self.append.iter().flat_map(|words| words.split_whitespace());
         words
@@ -99,19 +100,20 @@ impl Orders {
     }
 }
 
-/// A seed that nobody can foresee.
+/// Draws a random seed.
 pub fn draw_seed() -> u64 {
-    // The standard library seeds its hash maps from the system; that is all the randomness that is needed here.
+    // The standard library seeds its hash maps from the system; that is enough randomness here.
     RandomState::new().build_hasher().finish()
 }
 
-/// The seed of something that has a name: other names have other seeds from the same one.
+/// Derives the seed of the thing called `name` from a common seed; different names get different
+/// seeds.
 pub fn seed_of(seed: u64, name: &str) -> u64 {
     let mixed = |seed: u64, byte: u8| (seed ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
     name.bytes().fold(seed, mixed)
 }
 
-/// A seed as it is typed and printed: decimal, or hexadecimal after 0x.
+/// Parses a seed as typed and printed: decimal, or hexadecimal after 0x.
 pub fn parse_seed(text: &str) -> Result<u64, String> {
     let parsed = match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16),
@@ -169,7 +171,8 @@ mod tests {
         );
         assert_eq!(
             orders.bootargs("el2=nvhe", true),
-            "el2=nvhe generations=3 base=same restart=hot seed=0x000000000000002a semihosting selftest=stub x=1"
+            "el2=nvhe generations=3 base=same restart=hot seed=0x000000000000002a \
+             semihosting selftest=stub x=1"
         );
         let orders = Orders {
             base: Base::Random,
@@ -181,7 +184,7 @@ mod tests {
         assert_eq!(
             orders.bootargs("", false),
             "generations=7 base=random restart=cold seed=0x000000000000002a",
-            "a machine without words leaves no space in front"
+            "a machine without parameters leaves no space in front"
         );
     }
 

@@ -1,8 +1,9 @@
-//! The processes that we started: none outlives us.
+//! The processes that we started; none outlives us.
 //!
-//! *When:* `end_with_us` before any verb; `Guarded` around each QEMU. Ctrl-C (and SIGTERM, SIGHUP) kills every guarded
-//! process; the verb that waits for one then sees its console end, finds `interrupted()` and cleans up on its way out.
-//! Each guarded process is killed and reaped when its guard is dropped, so an error on any path leaves none behind either.
+//! - `end_with_us` installs the signal handler before any verb runs.
+//! - Ctrl-C, SIGTERM and SIGHUP kill every guarded process. The verb that waits for one sees its
+//!   console end, finds `interrupted()` set, and cleans up as it returns.
+//! - Dropping a `Guarded` kills and reaps its process, so an error on any path leaves none behind.
 
 use std::{
     fmt,
@@ -16,17 +17,17 @@ use std::{
 
 use anyhow::{Context, Result};
 
-/// The exit code of an interrupted program, as shells have it: 128 + SIGINT.
+/// The exit code of an interrupted program, by the convention of shells: 128 + SIGINT.
 pub const INTERRUPTED: u8 = 130;
 
-/// How long the verb has to clean up after an interrupt, before we end without it.
+/// The time that the verb has to clean up after an interrupt, before we exit without it.
 const GRACE: Duration = Duration::from_secs(3);
 
 static ASKED_TO_STOP: AtomicBool = AtomicBool::new(false);
 static ENDS_ITSELF: AtomicBool = AtomicBool::new(false);
 static GUARDED: Mutex<Vec<Weak<Mutex<Child>>>> = Mutex::new(Vec::new());
 
-/// Ctrl-C was typed, or somebody asked us to end.
+/// The error of a verb that was interrupted by Ctrl-C or a signal.
 #[derive(Debug)]
 pub struct Interrupted;
 
@@ -38,23 +39,23 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// Were we asked to stop?
+/// Returns whether we were interrupted.
 pub fn interrupted() -> bool {
     ASKED_TO_STOP.load(Ordering::SeqCst)
 }
 
-/// From here on an interrupt leaves the verb a moment to say what came of it, whether or not a process runs just then.
+/// From now on, an interrupt leaves the verb time to report its results, even if no process runs.
 pub fn end_ourselves() {
     ENDS_ITSELF.store(true, Ordering::SeqCst);
 }
 
-/// From here on an interrupt ends what we started before it ends us.
+/// From now on, an interrupt kills our processes before it ends us.
 pub fn end_with_us() -> Result<()> {
     ctrlc::set_handler(|| {
         ASKED_TO_STOP.store(true, Ordering::SeqCst);
         let alive: Vec<_> = locked(&GUARDED).iter().filter_map(Weak::upgrade).collect();
         for child in &alive {
-            // An error means that it has ended already.
+            // An error means that the process has ended already.
             let _ = locked(child).kill();
         }
         if !alive.is_empty() || ENDS_ITSELF.load(Ordering::SeqCst) {
@@ -65,13 +66,14 @@ pub fn end_with_us() -> Result<()> {
     .context("cannot catch Ctrl-C")
 }
 
-/// A process that is killed when this value is dropped or we are interrupted.
+/// A process that is killed when this value is dropped or when we are interrupted.
 pub struct Guarded(Arc<Mutex<Child>>);
 
 impl Guarded {
     /// Starts `command`.
     pub fn spawn(command: &mut Command) -> std::io::Result<Self> {
-        // Under the list's lock: the handler cannot look between the start and the entry.
+        // Hold the list's lock from the start of the process to its entry in the list, so that the
+        // handler never misses a process.
         let mut list = locked(&GUARDED);
         let child = Arc::new(Mutex::new(command.spawn()?));
         list.retain(|child| child.strong_count() > 0);
@@ -83,22 +85,22 @@ impl Guarded {
         Ok(Self(child))
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn id(&self) -> u32 {
         locked(&self.0).id()
     }
 
-    /// Its standard input, output and error, as far as they are pipes; each is given once.
+    /// Standard input, output and error, where they are pipes; each is returned once.
     pub fn pipes(&self) -> (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>) {
         let mut child = locked(&self.0);
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     }
 
-    /// Waits until it ends, `limit` at most; `None` says that it still runs.
+    /// Waits for the process to end, at most `limit`. `None` means that it still runs.
     pub fn wait(&self, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
         let end = Instant::now() + limit;
         loop {
-            // In steps, so that the interrupt handler can have the lock.
+            // Poll, so that the interrupt handler can take the lock.
             if let Some(status) = locked(&self.0).try_wait()? {
                 return Ok(Some(status));
             }
@@ -109,7 +111,7 @@ impl Guarded {
         }
     }
 
-    /// Ends it at once.
+    /// Kills the process and reaps it.
     pub fn kill(&self) {
         let mut child = locked(&self.0);
         // Errors mean that it has ended already.
@@ -124,7 +126,7 @@ impl Drop for Guarded {
     }
 }
 
-/// A panic elsewhere is no reason to leave a process behind.
+/// Locks, even after another thread panicked: that is no reason to leave a process behind.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,8 @@
-//! What every generation must show of itself, beyond the run's exit code: a list of rules over what it said.
+//! The rules that every generation's log must satisfy, beyond the run's exit code.
 //!
-//! *When:* after a run that ended well, by the cases and by the stress harness. Each rule is one that a kernel which is slightly wrong would
-//! break in silence. A generation is held against all of them in the order of the list; the first that is broken is told.
+//! The tests and the stress harness check them after a run that ended well. A kernel that is
+//! slightly wrong would break such a rule without any other sign. Each generation is checked in
+//! order, rule by rule; the first broken rule is the error.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -16,13 +17,13 @@ use crate::{
     transcript::{Bye, Life},
 };
 
-/// What generations live in, and the machines of qemu.toml that are named after that.
+/// The modes of generations, and the machines of qemu.toml that are named after them.
 pub const MODES: [&str; 3] = ["el1", "nvhe", "vhe"];
 
-/// Which modes the generations are to live in.
+/// The modes that a run's generations are expected in.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Modes {
-    /// This one, all of them.
+    /// Every generation in this mode.
     All(&'static str),
     /// nvhe and vhe in turn.
     Alternate,
@@ -49,13 +50,13 @@ impl Modes {
     }
 }
 
-/// A generation among those before it, and what all of them were ordered.
+/// The generation under check, those before it, and the run's parameters.
 struct Seen<'a> {
     orders: &'a Orders,
     modes: Modes,
-    /// How many CPUs the machine has, where that is known.
+    /// The machine's number of CPUs, if known.
     cpus: Option<u32>,
-    /// All up to this one.
+    /// All generations up to and including this one.
     so_far: &'a [Life],
     life: &'a Life,
 }
@@ -65,13 +66,13 @@ impl<'a> Seen<'a> {
         self.so_far.len().checked_sub(2).map(|at| &self.so_far[at])
     }
 
-    /// The generation before and how it left; the first was sent by a loader, which says nothing.
+    /// The previous generation and its `Bye!`; none for generation 0, whose loader says nothing.
     fn sent(&self) -> Result<Option<(&'a Life, &'a Bye)>, String> {
         let Some(before) = self.before() else { return Ok(None) };
         let bye = before
             .bye
             .as_ref()
-            .ok_or_else(|| format!("generation {} did not say Bye!", before.number))?;
+            .ok_or_else(|| format!("generation {} did not print Bye!", before.number))?;
         Ok(Some((before, bye)))
     }
 
@@ -80,40 +81,40 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// What a rule finds: nothing, or what is wrong.
+/// The result of a rule: nothing, or a description of what is wrong.
 type Found = Result<(), String>;
 
-/// Something that holds for every generation.
+/// A rule that holds for every generation.
 struct Rule {
     name: &'static str,
     holds: fn(&Seen<'_>) -> Found,
 }
 
-/// All of them. A new line on the console that every generation must have, and have right, is a new entry.
+/// All rules. A new console line that every generation must print correctly becomes a new entry.
 const RULES: &[Rule] = &[
     Rule { name: "number in order", holds: number },
-    Rule { name: "mode as ordered", holds: mode },
-    Rule { name: "seed as ordered", holds: seed },
-    Rule { name: "way out as ordered", holds: way_out },
-    Rule { name: "address as sent", holds: address },
+    Rule { name: "mode as requested", holds: mode },
+    Rule { name: "seed as requested", holds: seed },
+    Rule { name: "way out as requested", holds: way_out },
+    Rule { name: "address as announced", holds: address },
     Rule { name: "every station, the whole-image check among them", holds: stations },
-    Rule { name: "placement as ordered", holds: placement },
+    Rule { name: "placement as requested", holds: placement },
     Rule { name: "all CPUs up", holds: cpus_up },
     Rule { name: "all CPUs at work, then off, with no interrupt but their own", holds: interrupts },
     Rule { name: "nothing left on by a predecessor", holds: quiet },
-    Rule { name: "CNTVCT goes on", holds: time },
+    Rule { name: "CNTVCT increases", holds: time },
     Rule { name: "memory and device tree as in generation 2", holds: drift },
     Rule { name: "a Bye! from all but the last", holds: last },
 ];
 
-/// A rule that a generation breaks.
+/// A broken rule.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Broken {
-    /// Which generation.
+    /// The generation that broke it.
     pub generation: u32,
     /// The rule's name.
     pub rule: &'static str,
-    /// How.
+    /// A description of what is wrong.
     pub why: String,
 }
 
@@ -125,12 +126,13 @@ impl fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
-/// Holds the lives against what was ordered. An error is a [`Broken`].
+/// Checks the generations against the run's parameters. The error is a [`Broken`].
 pub fn check(lives: &[Life], orders: &Orders, modes: Modes) -> Result<()> {
     Ok(prove(lives, orders, modes, None)?)
 }
 
-/// Holds the lives against what was ordered, on a machine with so many CPUs; gives the first rule that is broken.
+/// Checks the generations against the run's parameters, on a machine with `cpus` CPUs; returns the
+/// first broken rule.
 pub fn prove(
     lives: &[Life],
     orders: &Orders,
@@ -146,11 +148,11 @@ pub fn prove(
     Err(Broken {
         generation,
         rule: RULES[0].name,
-        why: format!("{found} came up, and {ordered} were ordered"),
+        why: format!("{found} generations started, not {ordered}"),
     })
 }
 
-/// The same for a run that was not meant to come to its end.
+/// Checks each generation, but not that all of them came up: for a run that was meant to end early.
 pub fn prove_each(
     lives: &[Life],
     orders: &Orders,
@@ -170,9 +172,12 @@ pub fn prove_each(
     Ok(())
 }
 
-/// Takes out of generation 0 what the loader itself leaves of interrupts. Firmware leaves none. Linux's kexec leaves, wherever it was seen: the
-/// serial port's interrupt enabled, LPIs on, and on the CPU that it goes from its calls among CPUs enabled and its timer's pending. None of
-/// this is a fault of ours, but that it is found and gone afterwards is ours to show: the first generation tells, the second has nothing to.
+/// Removes from generation 0 the stale interrupts that its loader is known to leave.
+///
+/// Firmware leaves none. Linux's kexec always left the same: the serial port's interrupt enabled,
+/// LPIs on, and on the CPU that kexecs, its IPIs enabled and its timer's interrupt pending. The
+/// kernel is not to blame for them, but it must find and clear all of them: generation 0 reports
+/// them, generation 1 has nothing to report.
 pub fn without_leftovers(lives: &mut [Life], loader: Loader) -> Result<()> {
     if let (Loader::LinuxKexec, Some(first)) = (loader, lives.first_mut()) {
         for left in
@@ -180,7 +185,7 @@ pub fn without_leftovers(lives: &mut [Life], loader: Loader) -> Result<()> {
         {
             ensure!(
                 first.found.iter().any(|found| found.contains(left)),
-                "Linux leaves \"{left}\", and it was not found"
+                "Linux leaves \"{left}\", but generation 0 did not find it"
             );
         }
         first.found.clear();
@@ -194,24 +199,22 @@ fn unless(good: bool, why: impl FnOnce() -> String) -> Found {
 
 fn number(seen: &Seen<'_>) -> Found {
     let (life, due) = (seen.life, seen.so_far.len() - 1);
-    unless(life.number as usize == due, || {
-        format!("it is number {}, and {due} was due", life.number)
-    })?;
+    unless(life.number as usize == due, || format!("it is number {}, not {due}", life.number))?;
     let ordered = seen.orders.generations;
-    unless(life.of == ordered, || format!("it counts {}, and {ordered} were ordered", life.of))
+    unless(life.of == ordered, || format!("it counts {} generations, not {ordered}", life.of))
 }
 
 fn mode(seen: &Seen<'_>) -> Found {
     let (lives, asked) = (&seen.life.mode, seen.modes.of(seen.life.number));
-    unless(lives == asked, || format!("it lives in {lives}, and should in {asked}"))
+    unless(lives == asked, || format!("its mode is {lives}, not {asked}"))
 }
 
 fn seed(seen: &Seen<'_>) -> Found {
     let (draws, asked) = (seen.life.seed, seen.orders.seed);
-    unless(draws == asked, || format!("it draws from {draws:#x}, and should from {asked:#x}"))
+    unless(draws == asked, || format!("its seed is {draws:#x}, not {asked:#x}"))
 }
 
-/// The way from the one before to this one is the one that was ordered.
+/// Checks the path from the previous generation to this one against the parameters.
 fn way_out(seen: &Seen<'_>) -> Found {
     let Some((from, bye)) = seen.sent()? else { return Ok(()) };
     let left = || format!("generation {}, {}, left by \"{}\"", from.number, from.mode, bye.way);
@@ -226,18 +229,19 @@ fn way_out(seen: &Seen<'_>) -> Found {
 fn address(seen: &Seen<'_>) -> Found {
     let Some((_, bye)) = seen.sent()? else { return Ok(()) };
     let (entry, base) = (bye.entry, seen.life.base);
-    unless(entry == base, || format!("it was sent to {entry:#x}, and lies at {base:#x}"))
+    unless(entry == base, || format!("Bye! announced {entry:#x}, but it is at {base:#x}"))
 }
 
-/// Every station of the way here, in its order. "verified" is the control page's: every byte of every destination matches the checksum of
-/// what was loaded, whose SHA-256 was right.
+/// Checks that the path to this kernel left every breadcrumb, in order. The relocation code leaves
+/// "verified" after every byte of every destination matched the checksum of the loaded payload,
+/// whose SHA-256 was right.
 fn stations(seen: &Seen<'_>) -> Found {
     use boot::breadcrumb::{BYE, CONTROL, COPIED, LEAVING, MAINTAINED, MMU_OFF, VERIFIED};
     let way_out = match seen.orders.restart {
         Restart::Hot => [BYE, CONTROL, COPIED, MAINTAINED, VERIFIED, MMU_OFF, LEAVING],
         Restart::Cold => [BYE, CONTROL, MMU_OFF, MAINTAINED, COPIED, VERIFIED, LEAVING],
     };
-    // The first was sent by a loader that leaves no breadcrumbs.
+    // A loader leaves no breadcrumbs before generation 0.
     let mut expected = if seen.life.number == 0 {
         Vec::new()
     } else {
@@ -256,7 +260,8 @@ fn placement(seen: &Seen<'_>) -> Found {
     let good = match seen.orders.base {
         Base::Same => base == seen.so_far[0].base,
         Base::Load => seen.life.number == 0 || base == disk::LOAD,
-        // The first is where the loader put it; two alone may be the same by chance, where there are few slots.
+        // Leave out generation 0, which the loader placed. Two bases alone may be equal by chance,
+        // where there are few slots.
         Base::Random => {
             !seen.is_last()
                 || seen.so_far.len() < 4
@@ -265,7 +270,7 @@ fn placement(seen: &Seen<'_>) -> Found {
     };
     unless(good, || {
         format!(
-            "with base={} it lies at {base:#x}, the first at {:#x}",
+            "with base={} it is at {base:#x}, the first at {:#x}",
             seen.orders.base, seen.so_far[0].base
         )
     })
@@ -273,17 +278,19 @@ fn placement(seen: &Seen<'_>) -> Found {
 
 fn cpus_up(seen: &Seen<'_>) -> Found {
     let (up, all) = seen.life.cpus;
-    unless(up == all && up > 0, || format!("it has {up} of {all} up"))?;
+    unless(up == all && up > 0, || format!("it has {up} of {all} CPUs up"))?;
     let has = seen.cpus.unwrap_or(all);
-    unless(has == all, || format!("it knows of {all}, and the machine has {has}"))
+    unless(has == all, || format!("it knows of {all} CPUs, but the machine has {has}"))
 }
 
-/// A generation that goes has told what its CPUs took, the others being off.
+/// Checks that a generation that kexecs reported its CPUs' ticks after the others were off.
 fn interrupts(seen: &Seen<'_>) -> Found {
     let Life { ticks, strays, cpus, has_interrupts, bye, .. } = seen.life;
     let each = ticks.len() == cpus.1 as usize && !(*has_interrupts && ticks.contains(&0));
-    unless(bye.is_none() || each, || format!("of {} CPUs it tells the ticks {ticks:?}", cpus.1))?;
-    // Of a storm each interrupt is told; how many came is for chance.
+    unless(bye.is_none() || each, || {
+        format!("for {} CPUs it reports the ticks {ticks:?}", cpus.1)
+    })?;
+    // In a storm each interrupt is reported; how many arrive is left to chance.
     let storm = bye.is_some() && *has_interrupts && seen.orders.word("selftest") == Some("storm");
     unless((*strays > 0) == storm, || format!("it took {strays} interrupts that were not its own"))
 }
@@ -300,14 +307,16 @@ fn time(seen: &Seen<'_>) -> Found {
     })
 }
 
-/// Nothing is used up from generation to generation. The first two differ: the loader's device tree is shrunk once.
+/// Checks that no resource leaks from generation to generation. The first two differ: the loader's
+/// device tree is shrunk once.
 fn drift(seen: &Seen<'_>) -> Found {
     let Some(third) = seen.so_far.get(2) else { return Ok(()) };
     let of = |life: &Life| (life.free, life.tree, life.image);
     let life = seen.life;
-    // How many page tables a map takes depends on where image, control pages and device tree lie, with the other CPUs' stacks beside them: one
-    // each for the pages of all three, one more where such pages cross 2 MiB, and one each for their GiB, shared or not. Places recur, and
-    // at the same ones it is the same to the byte.
+    // The number of page tables in a map depends on where the image, the control pages and the
+    // device tree are, each with the other CPUs' stacks next to it. Each of the three needs one
+    // table for its pages, one more if the pages cross 2 MiB, and one for its GiB, which they may
+    // share. Placements recur, and the same placement must take the same memory to the byte.
     let places = |at: usize| {
         let (life, before) = (&seen.so_far[at], &seen.so_far[at - 1]);
         (life.base, life.control, before.bye.as_ref().map(|bye| bye.tree))
@@ -322,19 +331,20 @@ fn drift(seen: &Seen<'_>) -> Found {
     unless(good, || {
         let (was, is) = (of(third), of(life));
         format!(
-            "free memory, device tree and image of generation 2 are {was:?} bytes, its own are {is:?}"
+            "free memory, device tree and image of generation 2 are {was:?} bytes, \
+             its own are {is:?}"
         )
     })
 }
 
 fn last(seen: &Seen<'_>) -> Found {
     match (&seen.life.bye, seen.orders.goes_on()) {
-        (Some(_), false) if seen.is_last() => Err("it is the last, and said Bye!".to_owned()),
+        (Some(_), false) if seen.is_last() => Err("it is the last, but printed Bye!".to_owned()),
         (None, true) if seen.is_last() => {
-            Err("it is the last, and did not go to the payload".to_owned())
+            Err("it is the last, but did not kexec the payload".to_owned())
         }
         (None, false) if seen.is_last() && !seen.life.says(marker::SUCCESS) => {
-            Err("it did not end with its marker".to_owned())
+            Err("its last line is not the success marker".to_owned())
         }
         _ => Ok(()),
     }
@@ -395,15 +405,15 @@ mod tests {
         let second =
             GOOD.split_inclusive('\n').filter(|line| line.starts_with("[1]")).collect::<String>();
         for (was, is, why) in [
-            (second, String::new(), "number 2, and 1 was due"),
+            (second, String::new(), "number 2, not 1"),
             ("[1] Generation 1 of 3".into(), "[1] Generation 1 of 4".into(), "counts 4"),
             (
                 "[1] Generation 1 of 3: nvhe".into(),
                 "[1] Generation 1 of 3: vhe".into(),
-                "lives in vhe",
+                "mode is vhe",
             ),
-            ("[2] seed 0x2a".into(), "[2] seed 0x2b".into(), "draws from 0x2b"),
-            (line(1, "Bye!"), String::new(), "did not say Bye!"),
+            ("[2] seed 0x2a".into(), "[2] seed 0x2b".into(), "seed is 0x2b"),
+            (line(1, "Bye!"), String::new(), "did not print Bye!"),
             (
                 "HVC_SOFT_RESTART; entry".into(),
                 "branch; entry".into(),
@@ -414,7 +424,7 @@ mod tests {
                 "Next: MMU off, copy,".into(),
                 "left by \"MMU off, copy",
             ),
-            ("entry 0x40200000".into(), "entry 0x40400000".into(), "sent to 0x40400000"),
+            ("entry 0x40200000".into(), "entry 0x40400000".into(), "announced 0x40400000"),
             (
                 "control pages 0x5ff80000,".into(),
                 "control pages 0x5ff90000,".into(),
@@ -427,17 +437,17 @@ mod tests {
                 "[0] phases, ns: Bye! +1 first".into(),
                 "every station",
             ),
-            ("CPUs: 2 of 2".into(), "CPUs: 1 of 2".into(), "1 of 2 up"),
-            (line(1, "CPUs"), String::new(), "0 of 0 up"),
+            ("CPUs: 2 of 2".into(), "CPUs: 1 of 2".into(), "1 of 2 CPUs up"),
+            (line(1, "CPUs"), String::new(), "0 of 0 CPUs up"),
             (
                 "[1] seed".into(),
                 "[1] Found at entry: CPU 1: INTID 27 pending\n[1] seed".into(),
                 "INTID 27 pending",
             ),
             ("not ours 0".into(), "not ours 1".into(), "took 1 interrupts"),
-            ("ticks [16, 14]".into(), "ticks [16, 0]".into(), "tells the ticks [16, 0]"),
-            ("ticks [16, 14]".into(), "ticks [16]".into(), "tells the ticks [16]"),
-            (line(1, "others off"), String::new(), "tells the ticks []"),
+            ("ticks [16, 14]".into(), "ticks [16, 0]".into(), "reports the ticks [16, 0]"),
+            ("ticks [16, 14]".into(), "ticks [16]".into(), "reports the ticks [16]"),
+            (line(1, "others off"), String::new(), "reports the ticks []"),
             (
                 "entered at 40753024".into(),
                 "entered at 20753024".into(),
@@ -447,7 +457,7 @@ mod tests {
             (
                 "[2] Ouroboros: success".into(),
                 (line(1, "others off") + &line(1, "Bye!")).replace("[1]", "[2]"),
-                "said Bye!",
+                "printed Bye!",
             ),
         ] {
             let doctored = GOOD.replacen(&was, &is, 1);
@@ -457,7 +467,7 @@ mod tests {
         }
     }
 
-    /// The same with a fourth generation.
+    /// [`GOOD`] with a fourth generation.
     fn four() -> String {
         let fourth = GOOD
             .lines()
@@ -478,7 +488,7 @@ mod tests {
     fn with_a_payload_the_last_one_goes_as_well() {
         let to_payload = Orders { append: vec!["payload=conf-2".to_owned()], ..orders() };
         let error = judged(GOOD, &to_payload, NVHE).unwrap_err().to_string();
-        assert!(error.contains("did not go to the payload"), "{error}");
+        assert!(error.contains("did not kexec the payload"), "{error}");
         let going = GOOD
             .lines()
             .filter(|line| line.starts_with("[1] others off") || line.starts_with("[1] Bye!"));
@@ -491,7 +501,7 @@ mod tests {
     fn a_run_that_ends_too_early_is_told() {
         let two = &GOOD[..GOOD.find("[2]").unwrap()];
         let error = judged(two, &orders(), NVHE).unwrap_err();
-        assert_eq!((error.generation, error.why.as_str()), (2, "2 came up, and 3 were ordered"));
+        assert_eq!((error.generation, error.why.as_str()), (2, "2 generations started, not 3"));
     }
 
     #[test]

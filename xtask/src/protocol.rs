@@ -1,43 +1,44 @@
-//! The checker's reports, read from a console.
+//! Parser of the boot-protocol checker's reports on a console.
 //!
-//! *When:* after a run with `check` in bootargs. The rules are the kernel's own (`kernel/src/protocol.rs`): here they are what it printed, one line of
-//! JSON each. Refuses a line that is none, and a report that does not begin with rule 1 and count up.
+//! The kernel prints them with `check` in bootargs, one line of JSON for each of its rules
+//! (`kernel/src/protocol.rs`). Refused: a line that does not parse, and a report whose rules do not
+//! count up from 1.
 
 use anyhow::{Context, Result, ensure};
 use boot::marker;
 use serde::Deserialize;
 
-/// One rule and what came of it.
+/// One rule and its verdict.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Told {
-    /// Its number.
+    /// The rule's number.
     pub rule: u32,
-    /// What it asks.
+    /// The text of the rule.
     pub text: String,
-    /// Where the document asks it.
+    /// The section of the document that requires it.
     pub place: String,
-    /// What was found.
+    /// The value that was found.
     pub value: String,
-    /// Whether that keeps it.
+    /// The verdict.
     pub verdict: Verdict,
 }
 
-/// Whether a rule was kept.
+/// The verdict on a rule.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 pub enum Verdict {
-    /// It was.
+    /// The loader kept the rule.
     #[serde(rename = "kept")]
     Kept,
-    /// It was not.
+    /// The loader broke the rule.
     #[serde(rename = "broken")]
     Broken,
-    /// The kernel cannot know.
+    /// The kernel cannot observe it.
     #[serde(rename = "cannot be seen from here")]
     Unseen,
 }
 
-/// The reports, in the order of the console: one for each generation that was told to check.
+/// Parses the reports, in the order of the console: one for each generation that ran with `check`.
 pub fn reports(console: &str) -> Result<Vec<Vec<Told>>> {
     let mut reports: Vec<Vec<Told>> = Vec::new();
     for line in console.lines() {
@@ -46,14 +47,15 @@ pub fn reports(console: &str) -> Result<Vec<Vec<Told>>> {
         if !text.starts_with(marker::RULE) {
             continue;
         }
-        let told: Told = serde_json::from_str(text).with_context(|| format!("no rule: {line}"))?;
+        let told: Told = serde_json::from_str(text)
+            .with_context(|| format!("this line is not the verdict on a rule: {line}"))?;
         if told.rule == 1 {
             reports.push(Vec::new());
         }
         let report = reports.last_mut().context("a report does not begin with rule 1")?;
         ensure!(
             report.len() + 1 == told.rule as usize,
-            "rule {} follows {} others",
+            "rule {} comes after {} rules",
             told.rule,
             report.len()
         );
@@ -62,7 +64,7 @@ pub fn reports(console: &str) -> Result<Vec<Vec<Told>>> {
     Ok(reports)
 }
 
-/// The numbers of the rules with that verdict.
+/// The numbers of the rules with this verdict.
 pub fn with(report: &[Told], verdict: Verdict) -> Vec<u32> {
     report.iter().filter(|told| told.verdict == verdict).map(|told| told.rule).collect()
 }

@@ -1,7 +1,7 @@
-//! QEMU's command line, composed.
+//! QEMU's command line.
 //!
-//! *When:* for every run, for `doctor`'s trials and for the line that `image` prints. Pure: values in, words out.
-//! The words come in an order that a reader can follow: machine, CPU, memory, common flags, console, disk, kernel, the rest.
+//! Used for every run, for `doctor`'s trials and for the line that `image` prints. The arguments
+//! come in this order: machine, CPU, memory, common flags, console, disk, kernel, the rest.
 
 use std::path::Path;
 
@@ -10,13 +10,14 @@ use crate::config::{Config, Flag, Gic, Machine, Virtio};
 /// The emulator.
 pub const QEMU: &str = "qemu-system-aarch64";
 
-/// How a disk is opened when the caller has no wish; `{disk}` stands for its path.
+/// The default -drive of a disk; `{disk}` stands for its path.
 pub const DRIVE: &str = "if=none,id=d0,format=raw,file={disk},readonly=on";
 
-/// How a disk is opened that cannot be read at these sectors.
+/// The -drive of a disk that fails to read these sectors.
 pub fn failing_drive(sectors: impl IntoIterator<Item = usize>) -> String {
     let mut drive =
-        "if=none,id=d0,driver=raw,readonly=on,file.driver=blkdebug,file.image.driver=file,file.image.filename={disk}"
+        "if=none,id=d0,driver=raw,readonly=on,file.driver=blkdebug,file.image.driver=file,\
+         file.image.filename={disk}"
             .to_owned();
     for (number, sector) in sectors.into_iter().enumerate() {
         let error = format!("file.inject-error.{number}");
@@ -25,27 +26,27 @@ pub fn failing_drive(sectors: impl IntoIterator<Item = usize>) -> String {
     drive
 }
 
-/// One machine with the choices of one run.
+/// A machine with the choices of one run.
 #[derive(Clone, Debug)]
 pub struct Choice<'a> {
-    /// Its table in qemu.toml.
+    /// The machine's table in qemu.toml.
     pub machine: &'a Machine,
-    /// In place of the machine's own.
+    /// Overrides the machine's own.
     pub cpu: Option<&'a str>,
-    /// In place of the machine's own.
+    /// Overrides the machine's own.
     pub memory: Option<&'a str>,
-    /// In place of the machine's own.
+    /// Overrides the machine's own.
     pub cpus: Option<u32>,
-    /// In place of the machine's own.
+    /// Overrides the machine's own.
     pub gic: Option<Gic>,
-    /// In place of the machine's own.
+    /// Overrides the machine's own.
     pub virtio: Option<Virtio>,
-    /// May the guest call the host? For our own kernel only.
+    /// Lets the guest call the host by semihosting; for our own kernel only.
     pub semihosting: bool,
 }
 
 impl Choice<'_> {
-    /// The machine as it comes.
+    /// The machine without any override.
     pub fn plain(machine: &Machine) -> Choice<'_> {
         Choice {
             machine,
@@ -58,12 +59,12 @@ impl Choice<'_> {
         }
     }
 
-    /// How its virtio devices are attached.
+    /// The way in which its virtio devices are attached.
     pub fn virtio(&self) -> Virtio {
         self.virtio.unwrap_or(self.machine.virtio)
     }
 
-    /// What describes the machine, without console, disk and kernel.
+    /// The arguments that describe the machine, without console, disk and kernel.
     pub fn words(&self, config: &Config) -> Vec<String> {
         let Choice { machine, .. } = self;
         let mut words = spread(&machine.flags);
@@ -91,33 +92,34 @@ fn spread(flags: &[Flag]) -> Vec<String> {
     flags.iter().flat_map(Flag::words).collect()
 }
 
-/// The disk, opened as `drive` says.
+/// The arguments for the disk, opened as `drive` says.
 pub fn disk(path: &Path, drive: &str, virtio: Virtio) -> Vec<String> {
     let drive = drive.replace("{disk}", &value(path));
     let device = virtio.device("blk") + ",drive=d0";
     ["-drive", &drive, "-device", &device].map(str::to_owned).into()
 }
 
-/// A network device that is fed with the datagrams that come in at `socket`. QEMU wants to know where to send to as well; the guest never sends.
+/// The arguments for a network device that receives the datagrams sent to `socket`. QEMU also
+/// requires a destination; the guest never sends.
 pub fn network(socket: &Path, virtio: Virtio) -> Vec<String> {
     let ends =
         ["local", "remote"].map(|end| format!("{end}.type=unix,{end}.path={}", value(socket)));
     let netdev = format!("dgram,id=n0,{}", ends.join(","));
-    // Its boot ROM is a file that Debian packages elsewhere.
+    // The default boot ROM is a file that Debian packages separately.
     let rom = if virtio == Virtio::Pci { ",romfile=" } else { "" };
     let device = format!("{},netdev=n0{rom}", virtio.device("net"));
     ["-netdev", &netdev, "-device", &device].map(str::to_owned).into()
 }
 
-/// The serial port to our standard output.
+/// The arguments that connect the serial port to QEMU's standard input and output.
 pub fn console() -> Vec<String> {
-    // signal=off: Ctrl-C is xtask's business.
+    // signal=off: xtask handles Ctrl-C.
     ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
         .map(str::to_owned)
         .into()
 }
 
-/// A monitor and a gdb stub to ask questions of, each on a socket.
+/// The arguments for a QMP monitor and a gdb stub, each on a socket.
 pub fn questions(qmp: &Path, gdb: &Path) -> Vec<String> {
     let socket =
         |id: &str, path: &Path| format!("socket,id={id},path={},server=on,wait=off", value(path));
@@ -129,12 +131,12 @@ pub fn questions(qmp: &Path, gdb: &Path) -> Vec<String> {
     words
 }
 
-/// A path as a value among QEMU's comma-separated ones.
+/// Escapes a path for use as a value in QEMU's comma-separated lists.
 fn value(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
-/// `words` as a line for a POSIX shell.
+/// Quotes `words` as a line for a POSIX shell.
 pub fn shell_line<W: AsRef<str>>(words: impl IntoIterator<Item = W>) -> String {
     let quoted: Vec<_> = words.into_iter().map(|word| quoted(word.as_ref())).collect();
     quoted.join(" ")
@@ -159,8 +161,9 @@ mod tests {
         let line = shell_line(Choice::plain(config.machine("nvhe").unwrap()).words(&config));
         assert_eq!(
             line,
-            "-machine virt,virtualization=on -machine gic-version=3 -cpu cortex-a72 -m 512M -smp 1 -nic none -display none \
-             -monitor none -no-reboot -accel tcg,tb-size=32 -global virtio-mmio.force-legacy=false -device virtio-rng-device"
+            "-machine virt,virtualization=on -machine gic-version=3 -cpu cortex-a72 -m 512M -smp 1 \
+             -nic none -display none -monitor none -no-reboot -accel tcg,tb-size=32 \
+             -global virtio-mmio.force-legacy=false -device virtio-rng-device"
         );
     }
 

@@ -1,19 +1,19 @@
-//! Relative relocations (RELR): which words of the kernel's Image they name, and the Image with them applied for a base.
+//! Relative relocations (RELR): parses them and applies them to the Image.
 //!
-//! *When:* the linked kernel is checked, and a generation's memory is held against what it was built from. The encoding is the generic
-//! ABI's (DT_RELR): an even entry is the place of one word; an odd one is a bitmap of the 63 words behind it. Each word named grows by
-//! the base.
+//! Used to check the linked kernel, and to compare a generation's memory with what was built. The
+//! encoding is the generic ABI's DT_RELR: an even entry is the address of one 64-bit word; an odd
+//! entry is a bitmap of the 63 words after it. The base is added to each word that an entry names.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use object::{Object, ObjectSection};
 
-/// `image`, which was linked at 0 into this ELF, as it must be at `base`.
+/// Applies the relocations of `elf` to `image`, which was linked at 0, for the address `base`.
 pub fn applied(elf: &Path, image: &[u8], base: u64) -> Result<Vec<u8>> {
     let bytes = std::fs::read(elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let file = object::File::parse(bytes.as_slice())
-        .with_context(|| format!("{} is no ELF", elf.display()))?;
+        .with_context(|| format!("{} is not an ELF file", elf.display()))?;
     let relr = file
         .section_by_name(".relr.dyn")
         .context("the kernel has no .relr.dyn: is it position independent?")?;
@@ -31,7 +31,7 @@ pub fn applied(elf: &Path, image: &[u8], base: u64) -> Result<Vec<u8>> {
     Ok(image)
 }
 
-/// The words that a section's entries name, in order.
+/// The addresses of the words that the section's entries name, in order.
 pub fn places(section: &[u8]) -> Vec<u64> {
     let mut places = Vec::new();
     let mut next = 0_u64;

@@ -1,14 +1,14 @@
-//! What is said at the end of a run, and the exit code that it becomes.
+//! The report at the end of a run.
 //!
-//! *When:* after `run::run`. A success is one line. A failure shows the last lines of the console, where each CPU stood,
-//! where everything is kept, and the line that makes the run again.
+//! A success is one line. A failure shows the last lines of the console, where each CPU stood, the
+//! folder of the run, and the line that repeats the run.
 
 use crate::{console::tail, events::Kind, qemu, request::Request, run::Outcome, verdict::Verdict};
 
-/// How many of the console's last lines a failure shows.
+/// The number of the console's last lines that a failure shows.
 const LAST_LINES: usize = 20;
 
-/// The words at the end of the run.
+/// Formats the whole report.
 pub fn words(request: &Request, outcome: &Outcome) -> String {
     let lives = outcome.events.iter().filter(|event| event.kind == Kind::Generation).count();
     let (verdict, seconds) = (outcome.verdict.words(), outcome.elapsed.as_secs_f64());
@@ -27,18 +27,18 @@ pub fn words(request: &Request, outcome: &Outcome) -> String {
     format!("{end}\n{}{}", seen(outcome), part("Run it again:", &again)).trim_end().to_owned()
 }
 
-/// What there is to see of a run that failed.
+/// Formats the evidence of a failed run.
 pub fn seen(outcome: &Outcome) -> String {
     [
         part("The console's last lines:", &tail(&outcome.console, LAST_LINES)),
-        part("QEMU's own words:", &tail(&outcome.qemu, LAST_LINES)),
-        part("Where it stood:", outcome.explanation.as_deref().unwrap_or_default()),
+        part("QEMU's messages:", &tail(&outcome.qemu, LAST_LINES)),
+        part("Where the CPUs stood:", outcome.explanation.as_deref().unwrap_or_default()),
         part("Kept in:", &outcome.folder.path().display().to_string()),
     ]
     .concat()
 }
 
-/// Lines under a title, or nothing where there is none.
+/// Formats lines under a title; empty if there are no lines.
 fn part(title: &str, body: &str) -> String {
     if body.trim().is_empty() {
         return String::new();

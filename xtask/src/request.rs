@@ -1,6 +1,6 @@
-//! A run to be made: which machine, told what, from which disk, for how long.
+//! A run to be made: machine, parameters, disk, limits.
 //!
-//! *When:* composed by `run`, by each case of the test matrix and by each measurement; the runs are made from it.
+//! The verb `run`, every test and every measurement composes one.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,78 +18,79 @@ use crate::{
     typist::Answer,
 };
 
-/// What the machine restarts from.
+/// The disk that the kernel restarts from.
 #[derive(Clone, Debug)]
 pub enum Disk {
-    /// These bytes; they are kept in the run's folder.
+    /// These bytes; the run's folder keeps them.
     Bytes(Arc<Vec<u8>>),
-    /// A file, opened where it lies.
+    /// A file, opened at its own path.
     File(PathBuf),
-    /// The machine has no disk.
+    /// No disk.
     None,
 }
 
 /// A run to be made.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The machine's name, for people.
+    /// The name of the run's folder and of its report.
     pub name: String,
-    /// qemu.toml.
+    /// The content of qemu.toml.
     pub config: Arc<Config>,
     /// The machine's table.
     pub machine: Machine,
-    /// In place of the machine's own.
+    /// Overrides the machine's own.
     pub cpu: Option<String>,
-    /// In place of the machine's own.
+    /// Overrides the machine's own.
     pub memory: Option<String>,
-    /// In place of the machine's own.
+    /// Overrides the machine's own.
     pub cpus: Option<u32>,
-    /// In place of the machine's own.
+    /// Overrides the machine's own.
     pub gic: Option<Gic>,
-    /// In place of the machine's own.
+    /// Overrides the machine's own.
     pub virtio: Option<Virtio>,
     /// The whole of /chosen/bootargs.
     pub bootargs: String,
-    /// May the guest call the host, and so set the exit code? For our own kernel only. Otherwise the console decides.
+    /// Lets the guest call the host by semihosting and so set the exit code; for our own kernel
+    /// only. Otherwise the console alone decides.
     pub semihosting: bool,
-    /// The last generation goes to a payload, which ends the machine in its own way.
+    /// The last generation kexecs a payload, which ends the machine in its own way.
     pub payload: bool,
-    /// What the bootargs' random choices are drawn from.
+    /// The seed in the bootargs.
     pub seed: u64,
-    /// The kernel as built: what is booted, and its symbols.
+    /// The kernel as built: its Image and its symbols.
     pub kernel: Arc<Built>,
-    /// Who starts it.
+    /// The loader of generation 0.
     pub loader: Loader,
-    /// Booted in place of the kernel's own Image: a patched one.
+    /// An Image to boot instead of the kernel's own, such as a patched one.
     pub image: Option<Vec<u8>>,
-    /// What it restarts from.
+    /// The disk that the kernel restarts from.
     pub disk: Disk,
-    /// How the disk is opened, with `{disk}` for its path; [`qemu::DRIVE`] is the usual way.
+    /// The `-drive` of the disk, with `{disk}` for its path; usually [`qemu::DRIVE`].
     pub drive: String,
-    /// A network device, and frames for it all the time.
+    /// Adds a network device on which frames arrive all the time.
     pub network: bool,
     /// The longest that the run may take.
     pub timeout: Duration,
     /// The longest that the console may be silent.
     pub silence: Option<Duration>,
-    /// What is typed at the payload's prompt.
+    /// The text to type at the payload's prompt.
     pub answer: Option<Answer>,
-    /// Counts the generations as they come up.
+    /// A counter that counts the generations as they start.
     pub seen: Option<Arc<AtomicU64>>,
-    /// More words for QEMU; `{folder}` stands for the run's folder.
+    /// More arguments for QEMU; `{folder}` stands for the run's folder.
     pub args: Vec<String>,
     /// Show the command line and the console.
     pub echo: bool,
     /// Keep the folder of a success too.
     pub keep: bool,
-    /// Start stopped, with a gdb stub for a person, and without a limit in time.
+    /// Start stopped, with a gdb stub on a TCP port, and without a time limit.
     pub gdb: bool,
-    /// The line that makes this run again; without one it is the folder's `command`.
+    /// The line that repeats this run; by default the folder's `command`.
     pub again: Option<String>,
 }
 
 impl Request {
-    /// A run of `kernel` on the machine `name`, quiet, without a disk.
+    /// A quiet run of `kernel` on the machine `name`, without a disk.
     pub fn new(config: &Arc<Config>, name: &str, kernel: &Arc<Built>) -> Result<Self> {
         Ok(Self {
             name: name.to_owned(),
@@ -122,13 +123,14 @@ impl Request {
         })
     }
 
-    /// Where frames come in to the run with that folder. Not in the folder: a socket's name is at most some 100 bytes.
+    /// The socket on which the run with that folder receives frames. It is outside the folder,
+    /// since a socket's path is limited to about 100 bytes.
     pub fn socket(folder: &Path) -> PathBuf {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         std::env::temp_dir().join(format!("xtask-{}-{name}", std::process::id()))
     }
 
-    /// What is typed on the console, if its loader waits for that.
+    /// The text to type on the console, if the loader waits for input.
     pub fn typed(&self) -> Option<String> {
         let disk = match &self.disk {
             Disk::Bytes(bytes) => bytes.len(),
@@ -138,7 +140,8 @@ impl Request {
         self.loader.typed(&self.bootargs, disk)
     }
 
-    /// QEMU's words without the sockets for questions: what anyone may type to repeat the run.
+    /// QEMU's arguments without the monitor and gdb sockets: those that a person needs to repeat
+    /// the run.
     pub fn words(&self, image: &Path, disk: Option<&Path>, folder: &Path) -> Vec<String> {
         let choice = Choice {
             machine: &self.machine,

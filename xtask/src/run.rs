@@ -1,8 +1,9 @@
-//! A run: one QEMU from start to end, bounded in time, with a folder that tells what happened.
+//! A run: one QEMU from start to end, with a time limit and a folder of records.
 //!
-//! *When:* for `run`, for each case of the test matrix and for each measurement; several runs may go on at once.
-//! A run is a success when the kernel said so and QEMU's exit code, where the guest may set it, agrees. A run that is out
-//! of time, or whose CPU said that it stops, is asked where it stands (over QMP and the gdb stub) before it is ended.
+//! The verb `run`, every test and every measurement use it; several runs may be in progress at
+//! once. A run succeeds if the kernel prints its success marker and QEMU's exit code agrees, where
+//! the guest can set it. If a run exceeds its time or a CPU prints that it stops, we query where
+//! each CPU stands, over QMP and the gdb stub, before we end QEMU.
 
 mod verb;
 
@@ -34,38 +35,39 @@ use crate::{
 
 pub use self::verb::RunOptions;
 
-/// How long a CPU that stopped may go on printing.
+/// The time for which we keep reading after a CPU has stopped.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
-/// How long QEMU may take to end after its console has.
+/// The time that QEMU may take to end after its console has.
 const TO_END: Duration = Duration::from_secs(5);
 
-/// How long the questions to a QEMU that is about to be ended may take.
+/// The time limit for querying a QEMU that is about to be ended.
 const TO_EXPLAIN: Duration = Duration::from_secs(20);
 
-/// Where a debugger reaches a run with `gdb`; this host only.
+/// The address at which a debugger reaches a run with `gdb`; reachable from this host only.
 const DEBUGGER: &str = "127.0.0.1:1234";
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// How it ended.
+    /// The verdict.
     pub verdict: Verdict,
     /// The whole console, with plain line ends.
     pub console: String,
-    /// What QEMU itself said.
+    /// QEMU's own messages.
     pub qemu: String,
-    /// What happened, in order.
+    /// The events, in order.
     pub events: Vec<Event>,
-    /// The run's folder. A success without `keep` has taken it away.
+    /// The run's folder. After a success without `keep` it is removed.
     pub folder: Folder,
-    /// Where each CPU stood, if xtask ended the run.
+    /// A description of where each CPU stood, if xtask ended the run.
     pub explanation: Option<String>,
-    /// From QEMU's start to its end.
+    /// The time from QEMU's start to its end.
     pub elapsed: Duration,
 }
 
-/// Makes the run. An error means that there was none: QEMU did not start, a file could not be written, Ctrl-C.
+/// Makes the run. An error means that it has no result: QEMU did not start, a file could not be
+/// written, or we were interrupted.
 pub fn run(request: &Request) -> Result<Outcome> {
     let folder = Folder::create(&folder::stamp(&request.name))?;
     let image = folder.write("Image", request.image.as_ref().unwrap_or(&request.kernel.image))?;
@@ -112,7 +114,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
         Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", qemu::QEMU))?;
     let (mut keyboard, stdout, stderr) = child.pipes();
     if let (Some(keyboard), Some(typed)) = (&mut keyboard, typed) {
-        // The serial port takes it as fast as it is read there.
+        // This blocks until QEMU has read it; the guest's serial port sets the pace.
         keyboard.write_all(typed.as_bytes()).context("cannot type on the console")?;
     }
     let (sender, lines) = mpsc::channel();
@@ -172,15 +174,16 @@ pub fn run(request: &Request) -> Result<Outcome> {
     Ok(Outcome { verdict, console, qemu, events: log.events, folder, explanation, elapsed })
 }
 
-/// How long a run is listened to.
+/// The limits on waiting for a run's console.
 #[derive(Clone, Copy)]
 struct Patience {
     deadline: Option<Instant>,
-    /// From each line to the next.
+    /// The longest wait from one line to the next.
     silence: Option<Duration>,
 }
 
-/// Listens to the console until there is a reason to stop; counts the generations that come up.
+/// Reads the console until it ends, a limit is reached or a CPU stops; counts the generations that
+/// start.
 fn listen(
     lines: &mpsc::Receiver<Line>,
     patience: Patience,
@@ -203,7 +206,8 @@ fn listen(
                 Some(Kind::Generation) => _ = seen.map(|seen| seen.fetch_add(1, Ordering::Relaxed)),
                 _ => {}
             },
-            // With a debugger, a CPU that stopped is there to be looked at.
+            // Without a limit there is a debugger, and a CPU that stopped is left for the user to
+            // inspect.
             (Ok(line), None) => _ = log.line(line)?,
             (Err(RecvTimeoutError::Timeout), Some((_, end))) => return Ok(end),
             (Err(_), _) => return Ok(End::Console),
@@ -211,8 +215,8 @@ fn listen(
     }
 }
 
-/// Asks the QEMU that is about to be ended where its CPUs stand. It does not answer for ever: after a while it is ended
-/// under the question.
+/// Queries where the CPUs of a QEMU stand that is about to be ended. If QEMU does not answer in
+/// time, we kill it, which ends the query.
 fn explain(child: &Guarded, qmp: &Path, gdb: &Path, elf: &Path, console: &str) -> String {
     let (sender, done) = mpsc::channel::<()>();
     let explanation = std::thread::scope(|scope| {
@@ -225,7 +229,8 @@ fn explain(child: &Guarded, qmp: &Path, gdb: &Path, elf: &Path, console: &str) -
         drop(sender);
         explanation
     });
-    explanation.unwrap_or_else(|error| format!("QEMU did not tell where its CPUs stood: {error:#}"))
+    explanation
+        .unwrap_or_else(|error| format!("QEMU did not report where its CPUs stood: {error:#}"))
 }
 
 #[cfg(test)]

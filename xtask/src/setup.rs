@@ -1,7 +1,9 @@
-//! What the other verbs need, found and installed: the Rust target, rustfmt and clippy, QEMU.
+//! Installer of missing tools: the Rust target, rustfmt, clippy, QEMU, firmware.
 //!
-//! *When:* before a verb builds or runs. On a terminal it shows the command and asks; as root without a terminal, or with
-//! `--yes`, it goes ahead; otherwise it stops with the one line to type. After an installation it looks again.
+//! - On a terminal it shows the command and asks.
+//! - With `--yes`, or as root without a terminal, it installs without asking.
+//! - Otherwise it fails, and the error shows the line to type.
+//! - After an installation it checks again.
 
 use std::{
     fmt,
@@ -14,24 +16,26 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{kernel_build::TARGET, loader::Firmware, qemu::QEMU};
 
-/// A package manager: how one sees that it is this machine's, and what it is told.
+/// A package manager: how to recognise it, and the commands to give it.
 #[derive(Debug)]
 pub struct Manager {
-    /// The program, and the sign that the machine has it.
+    /// The program. If it is in PATH, the machine has this package manager.
     pub program: &'static str,
     /// The lines that install QEMU.
     qemu: &'static [&'static str],
     /// The line that installs a gdb which knows aarch64.
     pub gdb: &'static str,
-    /// Does it want root? The one that does not refuses it.
+    /// True if it needs root. Homebrew does not, and refuses it.
     root: bool,
 }
 
-/// The ones that are known, a distribution's own before Homebrew, which may stand beside it.
+/// The known package managers. A distribution's own comes before Homebrew, which may be installed
+/// next to it.
 const MANAGERS: [Manager; 6] = [
     Manager {
         program: "apt-get",
-        // A fresh container has no package lists. Recommended packages would bring a desktop's worth of libraries.
+        // A fresh container has no package lists. Recommended packages would bring in a desktop's
+        // libraries.
         qemu: &["apt-get update", "apt-get install -y --no-install-recommends qemu-system-arm"],
         gdb: "apt-get install -y --no-install-recommends gdb-multiarch",
         root: true,
@@ -69,12 +73,12 @@ const MANAGERS: [Manager; 6] = [
     },
 ];
 
-/// This machine's package manager, if it is one that is known.
+/// This machine's package manager, if it is a known one.
 pub fn manager() -> Option<&'static Manager> {
     MANAGERS.iter().find(|manager| found(manager.program).is_some())
 }
 
-/// Where PATH has the program.
+/// Searches PATH for the program.
 pub fn found(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
@@ -83,42 +87,42 @@ pub fn found(program: &str) -> Option<PathBuf> {
 /// Something that is missing, and the lines that install it.
 #[derive(Debug)]
 pub struct Lack {
-    /// What is missing.
+    /// The name of the missing thing.
     what: &'static str,
-    /// Each line is a program and its words, without quotes.
+    /// The commands, split at spaces, without quotes.
     lines: Vec<&'static str>,
-    /// Do the lines need root?
+    /// True if the commands need root.
     root: bool,
-    /// Did the workspace ask for it already, so that nobody is surprised? rust-toolchain.toml names
-    /// the target and the components.
+    /// True if the workspace already asks for it, so that installing it surprises no one:
+    /// rust-toolchain.toml names the target and the components.
     declared: bool,
 }
 
-/// Who asks, and where.
+/// The circumstances of an installation.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation {
-    /// Are we root?
+    /// We are root.
     root: bool,
-    /// Can we ask somebody?
+    /// There is a terminal, so we can ask.
     terminal: bool,
-    /// Were we told to go ahead?
+    /// `--yes` was given.
     yes: bool,
-    /// Can we become root?
+    /// sudo is installed.
     sudo: bool,
 }
 
-/// What to do about a lack.
+/// The decision on an installation.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Decision {
-    /// Show this line, ask, and go.
+    /// Show this line, ask, and run it if the answer is yes.
     Ask(String),
-    /// Go.
+    /// Run this line.
     Go(String),
-    /// Stop, and say which line to type.
+    /// Fail, with this line to type.
     Stop(String),
 }
 
-/// What to do about `lack`, given who asks and where.
+/// Decides how to install `lack`.
 fn decide(lack: &Lack, situation: Situation) -> Decision {
     let Situation { root, terminal, yes, sudo } = situation;
     let become_root = lack.root && !root;
@@ -126,7 +130,7 @@ fn decide(lack: &Lack, situation: Situation) -> Decision {
     let line =
         lack.lines.iter().map(|line| format!("{prefix}{line}")).collect::<Vec<_>>().join(" && ");
     if become_root && !sudo {
-        // The line without sudo, for whoever may become root in another way.
+        // Show the line without sudo, for a user who can become root in another way.
         return Decision::Stop(lack.lines.join(" && "));
     }
     if yes || lack.declared && !terminal {
@@ -134,13 +138,13 @@ fn decide(lack: &Lack, situation: Situation) -> Decision {
     }
     match (terminal, root) {
         (true, _) => Decision::Ask(line),
-        // Homebrew refuses root; that line would only fail.
+        // Only if root is needed: Homebrew refuses root, so its line would fail.
         (false, true) if lack.root => Decision::Go(line),
         (false, _) => Decision::Stop(line),
     }
 }
 
-/// The Rust target: there, or installed now.
+/// Installs the Rust target if it is missing.
 pub fn ensure_target(yes: bool) -> Result<()> {
     if has_target()? {
         return Ok(());
@@ -148,12 +152,12 @@ pub fn ensure_target(yes: bool) -> Result<()> {
     mend(&target(), yes)?;
     ensure!(
         has_target()?,
-        "rustup has installed {TARGET}, and rustc still does not know it: is rustc rustup's own?"
+        "rustup has installed {TARGET}, but rustc does not find it: is this rustup's rustc?"
     );
     Ok(())
 }
 
-/// rustfmt and clippy: there, or installed now.
+/// Installs rustfmt and clippy if they are missing.
 pub fn ensure_components(yes: bool) -> Result<()> {
     if has_components()? {
         return Ok(());
@@ -161,44 +165,45 @@ pub fn ensure_components(yes: bool) -> Result<()> {
     mend(&components(), yes)?;
     ensure!(
         has_components()?,
-        "rustup has installed rustfmt and clippy, and cargo still does not find them"
+        "rustup has installed rustfmt and clippy, but cargo does not find them: \
+         is this rustup's cargo?"
     );
     Ok(())
 }
 
-/// QEMU: there, or installed now.
+/// Installs QEMU if it is missing.
 pub fn ensure_qemu(yes: bool) -> Result<()> {
     if qemu_version().is_some() {
         return Ok(());
     }
-    let Some(lack) = qemu() else { bail!("{QEMU} is missing, and {}", no_manager()) };
+    let Some(lack) = qemu() else { bail!("{QEMU} is missing; {}", no_manager()) };
     mend(&lack, yes)?;
     ensure!(
         qemu_version().is_some(),
-        "{QEMU} was installed, and still does not start: is its folder in PATH?"
+        "{QEMU} was installed, but does not start: is its folder in PATH?"
     );
     Ok(())
 }
 
-/// A firmware: there, or installed now, where the package manager is the one whose package of it is known.
+/// Installs a firmware if it is missing and the package manager is apt-get, whose package we know.
 pub fn ensure_firmware(firmware: &Firmware, yes: bool) -> Result<()> {
     if firmware.found().is_some() {
         return Ok(());
     }
     let (name, places) = (firmware.name, firmware.places());
     let Some(apt) = manager().filter(|manager| manager.program == "apt-get") else {
-        bail!("{name} is missing: install it by hand, so that one of these is there: {places}");
+        bail!("{name} is missing: install it by hand, as one of these files: {places}");
     };
     let lines = vec!["apt-get update", firmware.apt];
     mend(&Lack { what: name, lines, root: apt.root, declared: false }, yes)?;
     ensure!(
         firmware.found().is_some(),
-        "{name} was installed, and none of these is there: {places}"
+        "{name} was installed, but none of these files exists: {places}"
     );
     Ok(())
 }
 
-/// Does rustc, as it is chosen in this folder, have the target's core library?
+/// Returns whether rustc, as chosen for this workspace, has the target's core library.
 pub fn has_target() -> Result<bool> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = Command::new(rustc);
@@ -208,7 +213,7 @@ pub fn has_target() -> Result<bool> {
     Ok(PathBuf::from(sysroot.trim()).join("lib/rustlib").join(TARGET).join("lib").is_dir())
 }
 
-/// Does cargo, as it is chosen in this folder, find rustfmt and clippy?
+/// Returns whether cargo, as chosen for this workspace, finds rustfmt and clippy.
 fn has_components() -> Result<bool> {
     for verb in ["fmt", "clippy"] {
         let mut command = Command::new(crate::cargo());
@@ -220,7 +225,7 @@ fn has_components() -> Result<bool> {
     Ok(true)
 }
 
-/// The first line that QEMU says of itself, if it starts.
+/// The first line of `--version`, if QEMU starts.
 pub fn qemu_version() -> Option<String> {
     let output = Command::new(QEMU)
         .arg("--version")
@@ -230,7 +235,7 @@ pub fn qemu_version() -> Option<String> {
     String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
 }
 
-/// The lack of the Rust target.
+/// The description of a missing Rust target.
 fn target() -> Lack {
     Lack {
         what: "the Rust target aarch64-unknown-none",
@@ -240,7 +245,7 @@ fn target() -> Lack {
     }
 }
 
-/// The lack of rustfmt or clippy.
+/// The description of missing rustfmt or clippy.
 fn components() -> Lack {
     Lack {
         what: "rustfmt or clippy",
@@ -250,7 +255,7 @@ fn components() -> Lack {
     }
 }
 
-/// The lack of QEMU, where a known package manager can mend it.
+/// The description of a missing QEMU, if a known package manager can install it.
 fn qemu() -> Option<Lack> {
     manager().map(|manager| Lack {
         what: QEMU,
@@ -260,12 +265,12 @@ fn qemu() -> Option<Lack> {
     })
 }
 
-/// The line that mends the lack of the Rust target.
+/// The line that installs the Rust target.
 pub fn target_line() -> String {
     target().lines.join(" && ")
 }
 
-/// The line that mends the lack of QEMU, or why there is none.
+/// The line that installs QEMU, or the reason why there is none.
 pub fn qemu_line() -> String {
     qemu().map_or_else(no_manager, |lack| line_of(&decide(&lack, Situation::now(false))))
 }
@@ -278,12 +283,13 @@ fn line_of(decision: &Decision) -> String {
 fn no_manager() -> String {
     let known: Vec<_> = MANAGERS.iter().map(|manager| manager.program).collect();
     format!(
-        "there is no package manager that is known here ({}): install {QEMU}, version 7 or later, by hand",
+        "this machine has no known package manager ({}): \
+         install {QEMU}, version 7 or later, by hand",
         known.join(", ")
     )
 }
 
-/// Installs what is missing, or stops.
+/// Installs what is missing, or fails.
 fn mend(lack: &Lack, yes: bool) -> Result<()> {
     let line = match decide(lack, Situation::now(yes)) {
         Decision::Go(line) => {
@@ -291,7 +297,7 @@ fn mend(lack: &Lack, yes: bool) -> Result<()> {
             line
         }
         Decision::Ask(line) => {
-            eprint!("{} is missing. This installs it:\n  {line}\nGo ahead? [Y/n] ", lack.what);
+            eprint!("{} is missing. This installs it:\n  {line}\nRun it? [Y/n] ", lack.what);
             stderr().flush()?;
             let mut answer = String::new();
             let bytes = stdin().read_line(&mut answer)?;
@@ -301,13 +307,13 @@ fn mend(lack: &Lack, yes: bool) -> Result<()> {
             line
         }
         Decision::Stop(line) => {
-            bail!("{} is missing. Type this line, or --yes:\n  {line}", lack.what)
+            bail!("{} is missing. Run this line, or xtask with --yes:\n  {line}", lack.what)
         }
     };
     for command in line.split(" && ") {
         let words: Vec<_> = command.split(' ').collect();
         let mut command = Command::new(words[0]);
-        // In the workspace, so that rustup adds the target to the toolchain that is pinned there.
+        // Run in the workspace, so that rustup adds the target to the pinned toolchain.
         command.args(&words[1..]).current_dir(crate::root()).stdin(Stdio::null());
         let status =
             command.status().with_context(|| format!("cannot start `{}`", words.join(" ")))?;
@@ -317,9 +323,9 @@ fn mend(lack: &Lack, yes: bool) -> Result<()> {
 }
 
 impl Situation {
-    /// As it is.
+    /// The circumstances of this process.
     fn now(yes: bool) -> Self {
-        // The standard library does not tell; every POSIX system has id(1).
+        // The standard library has no call for the user id; every POSIX system has id(1).
         let id = Command::new("id").arg("-u").output();
         let root = id.is_ok_and(|output| output.stdout.trim_ascii() == b"0");
         let terminal = stdin().is_terminal() && stderr().is_terminal();

@@ -1,8 +1,9 @@
-//! Frames for a guest's network device: sent all the time, to whoever listens, until the run is over.
+//! Source of frames for a guest's network device, sent until the run ends.
 //!
-//! *When:* beside a run that asked for a network device. QEMU reads datagrams from a socket of its own, so no host network, no port and no
-//! privilege is needed, and each datagram becomes a frame in the guest's memory as soon as a buffer is posted, whatever the guest does
-//! at that moment. (A virtio console has one buffer posted and waits for it to be posted again: between "Bye!" and the jump nothing would arrive.)
+//! QEMU reads datagrams from a socket of its own, so we need no host network, port or privilege.
+//! Each datagram becomes a frame in the guest's memory as soon as a buffer is posted, whatever the
+//! guest does at that moment. A virtio console would not do: it posts one buffer and waits for the
+//! driver to post it again, so nothing would arrive between "Bye!" and the jump.
 
 use std::{
     os::unix::net::UnixDatagram,
@@ -17,13 +18,15 @@ use std::{
 
 use anyhow::{Context, Result};
 
-/// From one frame to the next: a guest that looks but twice in a life of 40 ms or so does not run out of its 64 buffers before it looks.
+/// The time between two frames. A guest that polls only twice in a generation of some 40 ms does
+/// not run out of its 64 buffers between the polls.
 const PERIOD: Duration = Duration::from_micros(500);
 
-/// As large as a frame may be without its checksum: each does as much damage as it can.
+/// The largest frame without its checksum, so that each does as much damage as possible.
 const FRAME: usize = 1514;
 
-/// What a frame holds: to everybody, from nobody, of a type for local experiments (IEEE 802a), and then words that are found easily in memory.
+/// A broadcast frame of an EtherType for local experiments (IEEE 802a), filled with text that is
+/// easy to find in memory.
 pub fn frame() -> Vec<u8> {
     let mut frame = [[0xff; 6], [0x52, 0x54, 0, 0, 0, 1]].concat();
     frame.extend([0x88, 0xb5]);
@@ -31,7 +34,7 @@ pub fn frame() -> Vec<u8> {
     frame
 }
 
-/// Traffic that ends, and takes its socket's name away, when it is dropped.
+/// Traffic that stops when it is dropped; dropping also removes the socket's name.
 pub struct Traffic {
     socket: PathBuf,
     over: Arc<AtomicBool>,
@@ -39,17 +42,17 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Sends to the socket that QEMU makes at `socket`, as soon as it is there.
+    /// Sends to the socket `socket`, which QEMU will create.
     pub fn to(socket: &Path) -> Result<Self> {
         let from = UnixDatagram::unbound().context("cannot make a socket to send frames from")?;
-        // What QEMU has no room for is lost, as on any network.
+        // Never block: a frame that QEMU has no room for is lost, as on any network.
         from.set_nonblocking(true)?;
         let over = Arc::new(AtomicBool::new(false));
         let (to, stop) = (socket.to_owned(), Arc::clone(&over));
         let sender = thread::spawn(move || {
             let frame = frame();
             while !stop.load(Ordering::Relaxed) {
-                // No QEMU yet, none any more, or no room.
+                // An error means that QEMU has not started yet, has ended, or has no room.
                 let _ = from.send_to(&frame, &to);
                 thread::sleep(PERIOD);
             }

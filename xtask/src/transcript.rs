@@ -1,84 +1,86 @@
-//! A console read as the lives that it tells of.
+//! Parser of a console into one record for each generation.
 //!
-//! *When:* after a run, by whoever proves or tests it. A log line is `[generation] text`; lines without that belong to whoever spoke last. The words
-//! are the kernel's own (`main::introduce`, `stage`, `way_here`): a line that a case needs and that is not as expected fails it.
+//! A log line is `[generation] text`; a line without that prefix belongs to the generation that
+//! printed last. The formats are those of the kernel (`main::introduce`, `stage`, `way_here`). A
+//! log line that does not parse is an error.
 
 use anyhow::{Context, Result, bail, ensure};
 use boot::marker;
 
-/// One generation, as it told of itself.
+/// The log of one generation.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Life {
-    /// Its number.
+    /// The generation's number.
     pub number: u32,
-    /// How many there are to be.
+    /// The number of generations in the run.
     pub of: u32,
-    /// el1, nvhe or vhe.
+    /// The mode: el1, nvhe or vhe.
     pub mode: String,
-    /// Where it lies.
+    /// The address of the image.
     pub base: u64,
-    /// What it draws from.
+    /// The seed.
     pub seed: u64,
-    /// Bytes of memory that are its image's.
+    /// The size of the image in memory, in bytes.
     pub image: u64,
-    /// Where its control pages start.
+    /// The address of the control pages.
     pub control: u64,
-    /// Bytes of free memory.
+    /// Free memory in bytes.
     pub free: u64,
-    /// Bytes of its device tree.
+    /// The size of the device tree in bytes.
     pub tree: u64,
-    /// CNTVCT at its first instruction, in nanoseconds.
+    /// CNTVCT at the first instruction, in nanoseconds.
     pub entered: u64,
-    /// The stations of the way here, each with the nanoseconds since the one before.
+    /// The breadcrumbs of the path to this kernel, each with the nanoseconds since the previous
+    /// one.
     pub phases: Vec<(String, u64)>,
-    /// Bytes that it hashed to load its successor, the last time.
+    /// The bytes hashed in the last load of the next kernel.
     pub hashed: Option<u64>,
-    /// Nanoseconds that it waited for the disk meanwhile.
+    /// The nanoseconds spent waiting for the disk in that load.
     pub waited: Option<u64>,
-    /// Why it did not restart, each time.
+    /// The reasons of refused kexecs, in order.
     pub refused: Vec<String>,
-    /// How many CPUs are up, and how many there are.
+    /// The number of CPUs that are up, and the number of all CPUs.
     pub cpus: (u32, u32),
-    /// Whether it takes interrupts at all.
+    /// True if the kernel takes interrupts at all.
     pub has_interrupts: bool,
-    /// How many of its timer's interrupts each CPU took, as told when the others are off.
+    /// The number of timer interrupts that each CPU took; reported once the other CPUs are off.
     pub ticks: Vec<u64>,
-    /// Interrupts that it was entered with.
+    /// Stale interrupts found at entry.
     pub found: Vec<String>,
-    /// How many interrupts it took that were not its own.
+    /// The number of interrupts taken that were not its own.
     pub strays: u64,
-    /// How it left, if it did.
+    /// The `Bye!` line, if this kernel left.
     pub bye: Option<Bye>,
-    /// All that it said, without its number.
+    /// All lines, without the generation prefix.
     pub lines: Vec<String>,
 }
 
-/// The last words before the point of no return.
+/// A `Bye!` line, the last before the point of no return.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Bye {
-    /// What is about to happen.
+    /// The steps that follow.
     pub way: String,
-    /// The next image's first instruction.
+    /// The address of the next kernel's first instruction.
     pub entry: u64,
-    /// Its device tree.
+    /// The address of its device tree.
     pub tree: u64,
-    /// Where the relocation code lies.
+    /// The address of the relocation code.
     pub control: u64,
 }
 
 impl Life {
-    /// The names of the stations of the way here.
+    /// The names of the breadcrumbs of the path to this kernel.
     pub fn stations(&self) -> Vec<&str> {
         self.phases.iter().map(|(name, _)| name.as_str()).collect()
     }
 
-    /// Whether a line of it has `words`.
+    /// Returns whether a line contains `words`.
     pub fn says(&self, words: &str) -> bool {
         self.lines.iter().any(|line| line.contains(words))
     }
 }
 
-/// The lives, in the order of the console.
+/// Parses the console into generations, in its order.
 pub fn lives(console: &str) -> Result<Vec<Life>> {
     let mut lives: Vec<Life> = Vec::new();
     for line in console.lines() {
@@ -97,15 +99,16 @@ pub fn lives(console: &str) -> Result<Vec<Life>> {
         life.lines.push(text.to_owned());
     }
     lives.iter().try_for_each(|life| {
-        ensure!(life.of > 0, "generation {} did not introduce itself", life.number);
+        ensure!(life.of > 0, "generation {} did not print its \"Generation\" line", life.number);
         Ok(())
     })?;
     Ok(lives)
 }
 
-/// The console in two: what so many generations said, and what came after the last one's "Bye!".
+/// Splits the console after the `Bye!` line of generation number `generations`, counted from 1.
 pub fn parted(console: &str, generations: u32) -> Result<(&str, &str)> {
-    // Behind a generation's number: the way here begins with the same word, and Linux says it too, behind a time.
+    // Accept `Bye!` only right after a generation's prefix. The list of breadcrumbs also begins
+    // with this word, and Linux prints it after a timestamp.
     let bye = format!("] {}", marker::BYE);
     let is_ours = |at: usize| {
         let number = console[..at].rsplit('\n').next().and_then(|start| start.strip_prefix('['));
@@ -116,7 +119,7 @@ pub fn parted(console: &str, generations: u32) -> Result<(&str, &str)> {
     let (count, at) = last.map_or((0, 0), |(index, at)| (index + 1, at));
     ensure!(
         count == generations as usize,
-        "{count} of {generations} generations said \"{}\"",
+        "{count} of {generations} generations printed \"{}\"",
         marker::BYE
     );
     let end = console[at..].find('\n').map_or(console.len(), |end| at + end + 1);
@@ -126,7 +129,11 @@ pub fn parted(console: &str, generations: u32) -> Result<(&str, &str)> {
 impl Life {
     fn hear(&mut self, text: &str) -> Result<()> {
         if let Some(rest) = text.strip_prefix(marker::GENERATION) {
-            ensure!(self.of == 0, "generation {} introduces itself twice", self.number);
+            ensure!(
+                self.of == 0,
+                "generation {} printed its \"Generation\" line twice",
+                self.number
+            );
             let (numbers, rest) = rest.split_once(": ").context("no colon")?;
             let (number, of) = numbers.split_once(" of ").context("no number")?;
             ensure!(number.parse() == Ok(self.number), "the line's prefix is another generation's");
@@ -176,32 +183,32 @@ impl Life {
     }
 }
 
-/// `Bye! +12 copied +3 main` as `Bye!` after 0, `copied` after 12, `main` after 3.
+/// Parses `Bye! +12 copied +3 main` as `Bye!` after 0, `copied` after 12, `main` after 3.
 fn stations(line: &str) -> Result<Vec<(String, u64)>> {
     let mut stations = line.split(" +");
     let first = stations.next().unwrap_or_default().to_owned();
     let mut found = vec![(first, 0)];
     for station in stations {
         let (time, name) = station.split_once(' ').unwrap_or_default();
-        let Ok(time) = time.parse() else { bail!("\"{station}\" is no time and a name") };
+        let Ok(time) = time.parse() else { bail!("\"{station}\" is not a time and a name") };
         found.push((name.to_owned(), time));
     }
     Ok(found)
 }
 
-/// The hexadecimal number, with its 0x, behind `label`.
+/// Parses the hexadecimal number, with its 0x, that follows `label`.
 pub fn hex(line: &str, label: &str) -> Result<u64> {
     let digits = behind(line, label)?
         .strip_prefix("0x")
-        .with_context(|| format!("no 0x behind \"{label}\""))?;
+        .with_context(|| format!("no 0x after \"{label}\""))?;
     let end = digits.find(|digit: char| !digit.is_ascii_hexdigit()).unwrap_or(digits.len());
-    u64::from_str_radix(&digits[..end], 16).with_context(|| format!("no number behind \"{label}\""))
+    u64::from_str_radix(&digits[..end], 16).with_context(|| format!("no number after \"{label}\""))
 }
 
 fn decimal(line: &str, label: &str) -> Result<u64> {
     let digits = behind(line, label)?;
     let end = digits.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(digits.len());
-    digits[..end].parse().with_context(|| format!("no number behind \"{label}\""))
+    digits[..end].parse().with_context(|| format!("no number after \"{label}\""))
 }
 
 fn behind<'a>(line: &'a str, label: &str) -> Result<&'a str> {
@@ -222,8 +229,10 @@ pub mod tests {
 [0] CPUs: 2 of 2 up; GICv3, EL1's virtual timer (INTID 27)
 [0] loaded \"conf-1\": 164128 bytes hashed, 6 requests, disk 191024 ns
 [0] others off in 310736 ns; ticks [16, 14], work [14, 2], interrupts not ours 0
-[0] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, device tree 0x4027c000, control pages 0x5ffc0000, breadcrumbs 0x5ffc2000
-[1] phases, ns: Bye! +1 in the control page +2 copied +3 maintained +4 verified +5 MMU off +6 leaving +7 first instruction +8 EL2 set up +9 MMU on +10 main
+[0] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, \
+device tree 0x4027c000, control pages 0x5ffc0000, breadcrumbs 0x5ffc2000
+[1] phases, ns: Bye! +1 in the control page +2 copied +3 maintained +4 verified \
++5 MMU off +6 leaving +7 first instruction +8 EL2 set up +9 MMU on +10 main
 [1] entered at 20753024 ns of CNTVCT
 [1] Generation 1 of 3: nvhe, base 0x40200000
 [1] seed 0x2a, image 479232 bytes, control pages 0x5ff80000
@@ -231,8 +240,10 @@ pub mod tests {
 [1] CPUs: 2 of 2 up; GICv3, EL1's virtual timer (INTID 27)
 [1] loaded \"conf-1\": 164128 bytes hashed, 6 requests, disk 191024 ns
 [1] others off in 310736 ns; ticks [16, 14], work [14, 2], interrupts not ours 0
-[1] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, device tree 0x5ffc2000, control pages 0x5ff80000, breadcrumbs 0x5ff82000
-[2] phases, ns: Bye! +1 in the control page +2 copied +3 maintained +4 verified +5 MMU off +6 leaving +7 first instruction +8 EL2 set up +9 MMU on +10 main
+[1] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, \
+device tree 0x5ffc2000, control pages 0x5ff80000, breadcrumbs 0x5ff82000
+[2] phases, ns: Bye! +1 in the control page +2 copied +3 maintained +4 verified \
++5 MMU off +6 leaving +7 first instruction +8 EL2 set up +9 MMU on +10 main
 [2] entered at 40753024 ns of CNTVCT
 [2] Generation 2 of 3: nvhe, base 0x40200000
 [2] seed 0x2a, image 479232 bytes, control pages 0x5ff40000

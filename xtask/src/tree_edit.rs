@@ -1,7 +1,8 @@
-//! Machines with other device trees than QEMU's own: QEMU's, edited.
+//! Edits of the device tree that QEMU makes for a machine.
 //!
-//! *When:* by the cases and the faults that need a reservation, or a tree that is wrong. QEMU writes its tree to a file (`dumpdtb`) and takes the
-//! edited one back (`-dtb`); memory, bootargs and PSCI it writes into that itself.
+//! Tests and injected faults use it for a reservation, or for a tree that is wrong. QEMU writes its
+//! tree to a file (`dumpdtb`) and reads the edited one back (`-dtb`). It then adds memory, bootargs
+//! and PSCI to the edited tree by itself.
 
 use std::{
     path::PathBuf,
@@ -23,10 +24,10 @@ use crate::{
 
 use crate::fit_edit::set;
 
-/// How long QEMU may take to write its tree.
+/// The time limit for QEMU to write its tree.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Gives the request's machine its own device tree, edited.
+/// Replaces the device tree of the request's machine by an edited one.
 pub fn edit_tree(
     request: &mut Request,
     edit: impl FnOnce(&mut DeviceTree) -> Result<()>,
@@ -40,12 +41,13 @@ pub fn edit_tree(
     Ok(())
 }
 
-/// Beside the runs' folders, so that a run's command finds it again.
+/// The path of the tree, in a folder next to those of the runs, so that a run's command finds it
+/// again.
 fn file_for(request: &Request) -> Result<PathBuf> {
     let folder = crate::target_dir().join("ouroboros").join("trees");
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    // Runs of one name may be made at the same time.
+    // The seed is part of the name, because runs of one name may be made at the same time.
     Ok(folder.join(format!("{}-{:016x}.dtb", request.name, request.seed)))
 }
 
@@ -69,11 +71,13 @@ pub fn dumped(request: &Request) -> Result<DeviceTree> {
         status.is_some_and(|status| status.success()),
         "QEMU did not write its device tree: {command:?}"
     );
-    let bytes = std::fs::read(&file).with_context(|| format!("QEMU left no {}", file.display()))?;
+    let bytes = std::fs::read(&file).with_context(|| {
+        format!("cannot read {}, which QEMU should have written", file.display())
+    })?;
     Ok(DeviceTree::from_fdt(&Fdt::new(&bytes).map_err(|error| anyhow!("QEMU's tree: {error}"))?))
 }
 
-/// Reserves `size` bytes from `start` on, under the name `name@…`, in /reserved-memory.
+/// Reserves `size` bytes from `start` on in /reserved-memory, under the name `name@…`.
 pub fn reserve(
     tree: &mut DeviceTree,
     name: &str,
@@ -100,7 +104,7 @@ pub fn reserve(
     Ok(())
 }
 
-/// A node without anything.
+/// An empty node.
 pub fn child(name: &str) -> Result<DeviceTreeNode> {
     DeviceTreeNode::new(name).map_err(|error| anyhow!("{name}: {error}"))
 }

@@ -1,7 +1,8 @@
-//! Who types at a prompt, once it is there.
+//! Input for a payload's prompt, typed once the prompt appears.
 //!
-//! *When:* on a thread of its own, while a run goes on whose payload has a shell. Nothing is typed ahead: what a serial port holds when it is set up
-//! may be lost. *Leaves* with the run, whether the prompt came or not: that there is no answer is for whoever reads the console.
+//! A thread waits for the prompt while the run is in progress. We never type ahead: what a serial
+//! port holds when its driver sets it up may be lost. The thread ends with the run even if no
+//! prompt appears; the reader of the console notices the missing answer.
 
 use std::{
     io::Write,
@@ -15,26 +16,26 @@ use std::{
 
 use crate::console::Stream;
 
-/// From one look at the console to the next.
+/// The time between two looks at the console.
 const STEP: Duration = Duration::from_millis(20);
 
-/// What is typed, and behind what.
+/// A prompt, and the text to type there.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer {
-    /// What the console shows when somebody listens there.
+    /// The text on the console that shows that a program waits for input.
     pub prompt: &'static str,
-    /// Whole lines.
+    /// The input, in whole lines.
     pub typed: &'static str,
 }
 
-/// Waits for its prompt until it is dropped.
+/// A thread that waits for its prompt; dropping this value ends it.
 pub struct Typist {
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Typist {
-    /// Sits down.
+    /// Starts the thread.
     pub fn new(
         mut keyboard: impl Write + Send + 'static,
         answer: Answer,
@@ -45,7 +46,8 @@ impl Typist {
         let thread = thread::spawn(move || {
             while !done.load(Ordering::Relaxed) {
                 if shows() {
-                    // An error means that QEMU has ended, which its console tells as well.
+                    // An error means that QEMU has ended; its console ends too, which the run
+                    // notices.
                     let _ =
                         keyboard.write_all(answer.typed.as_bytes()).and_then(|()| keyboard.flush());
                     break;
@@ -74,7 +76,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives what is sent to it, and ends with its sender.
+    /// Yields what is sent to it, and ends with its sender.
     struct Said(mpsc::Receiver<&'static str>);
 
     impl Read for Said {

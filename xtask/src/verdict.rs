@@ -1,33 +1,33 @@
-//! The verdict on a run.
+//! The verdict on a run, reached after QEMU has ended or was ended.
 //!
-//! *When:* after QEMU has ended, or was ended. The console decides, and the exit code too where the guest may set it: a
-//! PSCI power-off always ends QEMU with 0, a semihosting exit with what the kernel says.
+//! The console decides. If the guest can set QEMU's exit code, the code must agree: a semihosting
+//! exit sets it, while a PSCI power-off always ends QEMU with 0.
 
 use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
 
 use crate::events::{Event, Kind};
 
-/// How a run ended.
+/// The verdict on a run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verdict {
-    /// As ordered.
+    /// The run did what it was meant to do.
     Success,
-    /// Not as ordered; QEMU's exit code, or 128 and the number of the signal that ended it.
+    /// The run failed, with QEMU's exit code, or 128 and the number of the signal that ended QEMU.
     Failed(i32),
-    /// xtask ended it: it was out of time.
+    /// xtask ended the run because it was out of time.
     TimedOut,
-    /// xtask ended it: its CPU had said that it stops.
+    /// xtask ended the run after a CPU printed that it stops.
     Stopped,
 }
 
-/// Why we stopped listening.
+/// Why we stopped reading the console.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum End {
     /// The console ended, and QEMU with it.
     Console,
-    /// The deadline came.
+    /// The deadline passed.
     OutOfTime,
-    /// A CPU stopped, and its last words are over.
+    /// A CPU stopped, and the time for its last words is over.
     Stopped,
 }
 
@@ -37,17 +37,17 @@ impl Verdict {
         match self {
             Self::Success => 0,
             Self::Failed(_) | Self::Stopped => 1,
-            // As timeout(1) has it.
+            // The exit code that timeout(1) uses.
             Self::TimedOut => 124,
         }
     }
 
-    /// The end in words.
+    /// Describes the verdict.
     pub fn words(self) -> String {
         match self {
             Self::Success => "success".to_owned(),
             Self::Failed(0) => {
-                "failed: QEMU ended well, but the console does not tell of a success".to_owned()
+                "failed: QEMU ended with 0, but the console has no success marker".to_owned()
             }
             Self::Failed(code) => format!("failed: QEMU ended with {code}"),
             Self::TimedOut => "failed: out of time".to_owned(),
@@ -56,13 +56,13 @@ impl Verdict {
     }
 }
 
-/// A shell's view of how a process ended.
+/// The exit code as a shell reports it.
 pub fn exit_code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-/// The verdict: the console decides, and the exit code too where the guest may set it. Of a payload nobody here knows more than that it was
-/// gone to, and ended the machine.
+/// Judges a run. The console decides, and the exit code too where the guest can set it. All
+/// that we know of a payload is that the last kernel left for it and that it ended the machine.
 pub fn judge(
     end: End,
     code: Option<i32>,
@@ -76,7 +76,7 @@ pub fn judge(
     match (end, code) {
         (End::OutOfTime, _) => Verdict::TimedOut,
         (End::Stopped, _) => Verdict::Stopped,
-        // Its console closed, and it went on running all the same.
+        // The console closed, but QEMU did not end in time.
         (End::Console, None) => Verdict::TimedOut,
         (End::Console, Some(code)) if as_ordered && (code == 0 || !semihosting) => Verdict::Success,
         (End::Console, Some(code)) => Verdict::Failed(code),

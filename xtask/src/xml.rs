@@ -1,8 +1,7 @@
-//! Markup: text made fit for it, and for the tests a judge of its form.
-//!
-//! *When:* a report or a drawing is written. Pure.
+//! Escapes for XML and HTML, and a check for well-formed markup in tests.
 
-/// Text for XML and HTML, in a value or between tags. What XML 1.0 cannot hold at all, such as a terminal's escape, becomes U+FFFD.
+/// Escapes text for XML and HTML, in an attribute value or between tags. Characters that XML 1.0
+/// cannot hold, such as a terminal's escape, become U+FFFD.
 pub fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -23,7 +22,8 @@ pub fn escaped(text: &str) -> String {
 pub mod tests {
     use super::*;
 
-    /// Each tag that is opened is closed in its turn, values are quoted, and nothing is left outside of the root.
+    /// Checks that every tag is closed in its order, that values are quoted, and that nothing is
+    /// outside the root.
     pub fn well_formed(xml: &str, void: &[&str]) -> Result<(), String> {
         let mut open: Vec<String> = Vec::new();
         let mut rest = xml;
@@ -63,7 +63,7 @@ pub mod tests {
             } else if !tag.ends_with('/') && !void.contains(&name.as_str()) {
                 open.push(name.clone());
             }
-            // Style and script are not markup.
+            // The content of style is not markup.
             if name == "style" && !tag.starts_with('/') {
                 rest = &rest[rest.find("</style>").ok_or("a style without an end")?..];
             }

@@ -1,6 +1,7 @@
-//! The verb `run`: options made into one run, and that run's words and exit code.
+//! The verb `run`: makes one run as its options say, and reports the result.
 //!
-//! *When:* on request. What was asked for is looked at before anything is installed or built. *Refuses* a machine, a disk or a payload that does not exist.
+//! It checks the options before it installs or builds anything, and refuses a machine, a disk or a
+//! payload that does not exist.
 
 use std::{
     path::{Path, PathBuf},
@@ -25,13 +26,15 @@ use crate::{
 
 use super::run;
 
-/// How long a payload may take, in seconds: Linux and its init some ten, under QEMU on a busy host.
+/// The time limit for a payload in seconds: under QEMU on a busy host, Linux and its init need some
+/// ten.
 const FOR_A_PAYLOAD: u64 = 120;
 
-/// Build the kernel and let it live on one machine, generation after generation
+/// Build the kernel and run it on one machine, kexec after kexec
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Exit code: 0 as ordered, 1 not, 2 asked for something that does not exist, 124 out of time, 130 interrupted.
+Exit code: 0 success, 1 failure, 2 requested something that does not exist, 124 out of time,
+130 interrupted.
 
 Examples:
   cargo xtask run
@@ -48,79 +51,86 @@ pub struct RunOptions {
     /// A machine of qemu.toml
     #[arg(long, value_name = "M", default_value = "nvhe")]
     machine: String,
-    /// How many generations
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    /// The number of generations
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     generations: u32,
-    /// Where each generation sends the next one
+    /// The destination of each copy of the kernel
     #[arg(long, value_enum, default_value_t = Base::Same)]
     base: Base,
-    /// How a generation leaves
+    /// Copy with the MMU on (hot), or after turning it off (cold)
     #[arg(long, value_enum, default_value_t = Restart::Hot)]
     restart: Restart,
-    /// Which life at EL2, in place of the machine's word
+    /// The mode at EL2; overrides the machine's own parameter
     #[arg(long, value_enum)]
     el2: Option<El2>,
     /// nvhe in even generations, vhe in odd ones
     #[arg(long)]
     alternate: bool,
-    /// What random choices are drawn from, decimal or 0x… [default: drawn anew and printed]
+    /// The seed of all random choices, decimal or 0x… [default: drawn anew and printed]
     #[arg(long, value_name = "S", value_parser = parse_seed)]
     seed: Option<u64>,
-    /// A CPU that QEMU knows [default: the machine's]
+    /// A CPU model that QEMU knows [default: the machine's]
     #[arg(long, value_name = "C")]
     cpu: Option<String>,
     /// RAM as QEMU takes it: 512M, 3G; need not be a power of two [default: the machine's]
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
-    /// How many CPUs [default: the machine's]
+    /// The number of CPUs [default: the machine's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
     cpus: Option<u32>,
     /// The interrupt controller [default: the machine's]
     #[arg(long, value_enum)]
     gic: Option<Gic>,
-    /// Who starts the first generation
+    /// The loader of the first generation
     #[arg(long, value_enum, default_value_t)]
     loader: Loader,
-    /// How virtio devices are attached [default: the machine's]
+    /// The way to attach virtio devices [default: the machine's]
     #[arg(long, value_enum)]
     virtio: Option<Virtio>,
-    /// A network device on which frames arrive all the time
+    /// Add a network device on which frames arrive all the time
     #[arg(long)]
     network: bool,
-    /// Where the last generation goes: an arm64 Image, as Linux's
+    /// An arm64 Image, such as Linux, that the last generation kexecs
     #[arg(long, value_name = "IMAGE", conflicts_with = "disk")]
     payload: Option<PathBuf>,
-    /// The payload's ramdisk
+    /// The payload's initrd
     #[arg(long, value_name = "FILE", requires = "payload")]
     initrd: Option<PathBuf>,
-    /// The payload's own device tree [default: the machine's]
+    /// A device tree for the payload [default: the machine's]
     #[arg(long, value_name = "FILE", requires = "payload")]
     dtb: Option<PathBuf>,
-    /// More words for the kernel's bootargs, or, with a payload, all of the payload's; may be given more than once
+    /// More parameters for the kernel; with --payload, the bootargs of the payload instead. May be
+    /// given more than once
     #[arg(long, value_name = "WORDS")]
     append: Vec<String>,
     /// Restart from this file instead of the disk that is made from the kernel
     #[arg(long, value_name = "FILE")]
     disk: Option<PathBuf>,
-    /// The longest that the run may take, in seconds [default: 20, and one more for each generation]
+    /// The time limit in seconds [default: 20 (120 with a payload), and one more for each
+    /// generation]
     #[arg(long, value_name = "S")]
     timeout: Option<u64>,
-    /// Start stopped, with a gdb stub and without a limit in time; prints the line for gdb
+    /// Start stopped, with a gdb stub and without a time limit; prints the command line for gdb
     #[arg(long)]
     gdb: bool,
-    /// Keep the run's folder of a success too
+    /// Keep the run's folder even if the run succeeds
     #[arg(long)]
     keep: bool,
     /// Install what is missing without asking
     #[arg(long)]
     yes: bool,
-    /// Handed to QEMU as they are
+    /// Arguments that are passed to QEMU as they are
     #[arg(last = true, value_name = "QEMU ARGS")]
     qemu: Vec<String>,
 }
 
 impl RunOptions {
-    /// Does it; gives the exit code.
+    /// Runs the verb; returns its exit code.
     pub fn perform(&self) -> Result<u8> {
         let config = Arc::new(Config::read(&crate::root())?);
         config.machine(&self.machine)?;
@@ -139,7 +149,7 @@ impl RunOptions {
         request.loader = self.loader;
         request.seed = seed;
         let patience = if payload.is_some() { FOR_A_PAYLOAD } else { 20 };
-        // A payload could call the host as well.
+        // No semihosting with a payload: it could call the host as well.
         (request.payload, request.semihosting) = (payload.is_some(), payload.is_none());
         request.bootargs =
             self.orders(seed).bootargs(&request.machine.bootargs, request.semihosting);
@@ -166,7 +176,7 @@ impl RunOptions {
         Ok(code)
     }
 
-    /// The payload with what goes with it, where there is one.
+    /// Reads the payload and the files that go with it, if a payload was given.
     fn payload(&self) -> Result<Option<Foreign>> {
         let read = |path: &PathBuf| -> Result<Vec<u8>> {
             std::fs::read(path)
@@ -192,7 +202,7 @@ impl RunOptions {
         Orders { generations, base, restart, seed, append }
     }
 
-    /// The line that makes this run again, random choices and all.
+    /// The command line that repeats this run, with the same random choices.
     fn line(&self, seed: u64) -> String {
         let mut words: Vec<String> = ["cargo", "xtask", "run"].map(str::to_owned).into();
         let mut option = |name: &str, value: String| words.extend([format!("--{name}"), value]);
@@ -242,10 +252,11 @@ impl RunOptions {
     }
 }
 
-/// The file's absolute path, so that the run's `command` means the same file from anywhere.
+/// The file's absolute path, so that the run's `command` works from any directory.
 fn existing(path: &Path) -> Result<PathBuf> {
-    path.canonicalize()
-        .map_err(|error| Usage(format!("cannot take {} as a disk: {error}", path.display())).into())
+    path.canonicalize().map_err(|error| {
+        Usage(format!("cannot use {} as the disk: {error}", path.display())).into()
+    })
 }
 
 #[cfg(test)]
@@ -274,8 +285,9 @@ mod tests {
 
     #[test]
     fn the_line_that_repeats_a_run_repeats_it() {
-        let typed = "xtask run --machine vhe --cpu max --base load --restart cold --append a=1 --append b --cpus 4 --gic 2 --virtio pci --network --el2 nvhe --alternate \
-                     --disk /tmp/d --timeout 9 --loader uefi -- -d int";
+        let typed = "xtask run --machine vhe --cpu max --base load --restart cold \
+                     --append a=1 --append b --cpus 4 --gic 2 --virtio pci --network \
+                     --el2 nvhe --alternate --disk /tmp/d --timeout 9 --loader uefi -- -d int";
         let line = options(typed).line(7);
         let again = options(line.strip_prefix("cargo ").unwrap());
         assert_eq!(again.seed, Some(7));
@@ -296,7 +308,8 @@ mod tests {
 
     #[test]
     fn a_payload_takes_the_words_and_the_last_generation_goes_to_it() {
-        let typed = "xtask run --payload /tmp/p --initrd /tmp/i --dtb /tmp/t --append a=1 --append b --base load";
+        let typed = "xtask run --payload /tmp/p --initrd /tmp/i --dtb /tmp/t \
+                     --append a=1 --append b --base load";
         let line = options(typed).line(7);
         let again = options(line.strip_prefix("cargo ").unwrap());
         assert_eq!(again.line(7), line);

@@ -1,6 +1,6 @@
-//! A campaign: runs, several at a time, until there is a reason to stop.
+//! A campaign: parallel runs until a bound, a failure or an interrupt ends it.
 //!
-//! *When:* once cells and bounds are chosen. *Leaves* a tally, whatever came of it, an interrupt too; no process of ours runs any more.
+//! It always leaves a tally, even after an interrupt, and no process of ours.
 
 use std::{
     path::Path,
@@ -31,75 +31,75 @@ use super::{
     tally::{Failure, Tally},
 };
 
-/// So many failures tell all that there is to tell.
+/// The number of failures that ends a campaign; more would add nothing.
 const ENOUGH: usize = 10;
 
-/// How many generations a run has where nobody says how many there are in all.
+/// The number of generations in a run of a campaign without a total.
 const A_ROUND: u32 = 20;
 
-/// How many lines of QEMU's log of exceptions a failure shows.
+/// The number of lines of QEMU's exception log that a failure shows.
 const EXCEPTIONS: usize = 60;
 
-/// What all runs are made with.
+/// The inputs of every run.
 #[derive(Clone)]
 pub struct Setting {
-    /// qemu.toml.
+    /// The content of qemu.toml.
     pub config: Arc<Config>,
     /// The kernel.
     pub kernel: Arc<Built>,
-    /// What everything is drawn from.
+    /// The seed of the campaign.
     pub seed: u64,
     /// The longest that a console may be silent.
     pub silence: Duration,
-    /// What is counted meanwhile.
+    /// The counters for the progress display.
     pub counters: Counters,
 }
 
-/// What came of a run.
+/// The result of a run.
 pub struct Made {
-    /// Its generations.
+    /// The generations.
     pub lives: Vec<Life>,
-    /// Wall time.
+    /// Wall time in seconds.
     pub seconds: f64,
-    /// Why it failed.
+    /// The failure, if it failed.
     pub failure: Option<Failure>,
-    /// The faults that were injected: kind, and how it ended.
+    /// The injected faults, each with its kind and how it ended.
     pub faults: Vec<(&'static str, &'static str)>,
 }
 
-/// Makes a run, with more words for QEMU.
+/// A function that makes a run, with more arguments for QEMU.
 pub type Make = fn(&Setting, &Job, &[String]) -> Result<Made>;
 
-/// Which runs, and until when.
+/// The runs of a campaign and the condition that ends it.
 pub enum Bound {
-    /// These; and how much that is, as it is counted.
+    /// These runs, with the number of their generations or faults.
     Jobs(Vec<Job>, u64),
-    /// Round after round of every cell, for so long.
+    /// Round after round of every cell, for this long.
     Time(Duration),
-    /// Round after round of every cell.
+    /// Round after round of every cell, without an end.
     Open,
 }
 
-/// Runs to be made.
+/// A campaign to be made.
 pub struct Campaign<'a> {
-    /// With what.
+    /// The inputs of every run.
     pub setting: &'a Setting,
-    /// How.
+    /// The function that makes a run.
     pub make: Make,
-    /// What it counts, for people.
+    /// The unit of the progress display.
     pub unit: &'static str,
-    /// The cells that were chosen.
+    /// The selected cells.
     pub cells: &'a [Cell],
-    /// Until when.
+    /// The runs and the condition that ends them.
     pub bound: Bound,
-    /// Is the first failure the end?
+    /// True if the first failure ends the campaign.
     pub until_fail: bool,
-    /// How many runs at a time.
+    /// The number of runs at a time.
     pub jobs: usize,
 }
 
 impl Campaign<'_> {
-    /// Makes the runs and adds what they found to `tally`.
+    /// Makes the runs and adds their results to `tally`.
     pub fn perform(self, tally: &mut Tally) -> Result<()> {
         let started = Instant::now();
         let Self { setting, cells, unit, .. } = self;
@@ -166,7 +166,7 @@ impl Campaign<'_> {
     }
 }
 
-/// Makes a run; the first that fails is made once more for QEMU's log of its exceptions.
+/// Makes a run. The first failing run is repeated to get QEMU's exception log.
 fn complete(setting: &Setting, make: Make, job: &Job) -> Result<Made> {
     let mut made = make(setting, job, &[])?;
     if let Some(failure) = &mut made.failure
@@ -177,28 +177,29 @@ fn complete(setting: &Setting, make: Make, job: &Job) -> Result<Made> {
     Ok(made)
 }
 
-/// QEMU's log of the exceptions of a second run, whole beside what the first run left, its end as text.
+/// Repeats a failed run and returns the end of QEMU's exception log. The whole log goes into the
+/// folder of the first run.
 fn exceptions(setting: &Setting, make: Make, job: &Job, failure: &Failure) -> Result<String> {
     let log = ["-d", "int", "-D", "{folder}/exceptions.log"].map(str::to_owned);
-    // Nobody counts its generations.
+    // Use separate counters, so that its generations are not counted.
     let alone = Setting { counters: Counters::default(), ..setting.clone() };
     let Some(second) = make(&alone, job, &log)?.failure else {
-        return Ok("made once more, it passed: it depends on more than its seed".to_owned());
+        return Ok("a repetition passed: the failure depends on more than the seed".to_owned());
     };
     let folder = Path::new(&second.folder);
     let text = std::fs::read_to_string(folder.join("exceptions.log")).unwrap_or_default();
-    // A disk that is full takes nothing from what is told here.
+    // Without this file, on a full disk for example, the text that we return is still complete.
     let _ = std::fs::write(Path::new(&failure.folder).join("exceptions.log"), &text);
     let _ = std::fs::remove_dir_all(folder);
     let same = if second.why == failure.why {
         String::new()
     } else {
-        format!("made once more, it failed otherwise: {}\n", second.why)
+        format!("a repetition failed differently: {}\n", second.why)
     };
     Ok(same + &tail(&text, EXCEPTIONS))
 }
 
-/// The runs in the order in which they are made, which the seed draws: a fault of one cell shows early, whichever it is.
+/// The runs in an order drawn from the seed, so that a bug in any cell shows early.
 fn queue(bound: Bound, seed: u64, cells: &[Cell]) -> Box<dyn Iterator<Item = Job> + Send + '_> {
     let mut random = SplitMix64::new(seed_of(seed, "order"));
     match bound {

@@ -1,7 +1,8 @@
-//! The cells: every machine's modes × CPUs × interrupt controller × transport × restart × placement.
+//! The cells of the stress matrix.
 //!
-//! *When:* first. Pure: qemu.toml and options in, cells out, in an order that is the same everywhere. A cell's name tells all of its values,
-//! so that one cell is repeated by its name alone.
+//! The axes are machine and mode, CPUs, interrupt controller, transport, restart and placement.
+//! The same qemu.toml and options always give the same cells in the same order. A cell's name
+//! contains all of its values, so the name alone is enough to repeat it.
 
 use clap::Args;
 
@@ -19,66 +20,71 @@ use crate::{
 pub struct Cell {
     /// The machine of qemu.toml.
     pub machine: String,
-    /// What its generations live in.
+    /// The mode of the generations.
     pub mode: Mode,
-    /// How many CPUs.
+    /// The number of CPUs.
     pub cpus: u32,
     /// The interrupt controller.
     pub gic: Gic,
-    /// The transport of the devices.
+    /// The way in which virtio devices are attached.
     pub virtio: Virtio,
-    /// How a generation leaves.
+    /// When the copy is made.
     pub restart: Restart,
-    /// Where each sends the next.
+    /// The destination of each copy of the kernel.
     pub base: Base,
 }
 
-/// Which cells; what is not said is all that qemu.toml has.
+/// A selection of cells. An axis without a value has all the values of qemu.toml.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Axes {
-    /// Machines of qemu.toml
+    /// Machines of qemu.toml [default: all]
     #[arg(long, value_name = "M,…", value_delimiter = ',')]
     machine: Vec<String>,
     /// Numbers of CPUs [default: those of qemu.toml]
-    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=512))]
+    #[arg(
+        long,
+        value_name = "N,…",
+        value_delimiter = ',',
+        value_parser = clap::value_parser!(u32).range(1..=512)
+    )]
     cpus: Vec<u32>,
     /// Interrupt controllers [default: those of qemu.toml]
     #[arg(long, value_enum, value_delimiter = ',')]
     gic: Vec<Gic>,
-    /// Transports of the devices [default: those of qemu.toml]
+    /// Ways to attach virtio devices [default: those of qemu.toml]
     #[arg(long, value_enum, value_delimiter = ',')]
     virtio: Vec<Virtio>,
-    /// Ways to leave
+    /// Hot or cold copies [default: both]
     #[arg(long, value_enum, value_delimiter = ',')]
     restart: Vec<Restart>,
-    /// Placements
+    /// Placements of the copies [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]
     base: Vec<Base>,
-    /// The cell of that name, or those that have it in their names; may be given more than once
+    /// Only the cell with this name, or cells whose names contain it; may be given more than once
     #[arg(long, value_name = "CELL")]
     only: Vec<String>,
 }
 
 impl Cell {
-    /// What it is called.
+    /// The cell's name.
     pub fn name(&self) -> String {
         let Self { cpus, gic, virtio, restart, base, .. } = self;
         format!("{}-{cpus}cpu-gicv{gic}-{virtio}-{restart}-{base}", self.life())
     }
 
-    /// Machine and mode in a word.
+    /// The machine and the mode in one word.
     pub fn life(&self) -> String {
         let alternate = if self.mode == Mode::Alternate { "-alternate" } else { "" };
         format!("{}{alternate}", self.machine)
     }
 
-    /// What its generations are proved against.
+    /// The modes that its generations are checked against.
     pub fn modes(&self) -> Modes {
         self.mode.into()
     }
 }
 
-/// The cells that were asked for, in the order of qemu.toml. Asking for none is a usage error.
+/// The selected cells, in the order of qemu.toml. An empty selection is a usage error.
 pub fn cells(config: &Config, axes: &Axes) -> Result<Vec<Cell>> {
     axes.machine.iter().try_for_each(|name| config.machine(name).map(drop))?;
     fn or<'a, T>(asked: &'a [T], all: &'a [T]) -> &'a [T] {
@@ -111,7 +117,7 @@ pub fn cells(config: &Config, axes: &Axes) -> Result<Vec<Cell>> {
             }
         }
     }
-    // GICv2 addresses eight CPUs.
+    // GICv2 addresses at most eight CPUs.
     cells.retain(|cell| cell.gic != Gic::V2 || cell.cpus <= 8);
     let names: Vec<_> = cells.iter().map(Cell::name).collect();
     let chosen = |name: &String| {
@@ -124,14 +130,14 @@ pub fn cells(config: &Config, axes: &Axes) -> Result<Vec<Cell>> {
     cells.retain(|cell| chosen(&cell.name()));
     if cells.is_empty() {
         return Err(Usage(
-            "no cell is all that was asked for; `cargo xtask stress --list` names them".into(),
+            "no cell matches these options; `cargo xtask stress --list` shows all cells".into(),
         )
         .into());
     }
     Ok(cells)
 }
 
-/// A part of the cells: the `index`th of `count`, counted from 1.
+/// A part of the cells: part `index` of `count`, counted from 1.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Shard {
     index: usize,
@@ -139,17 +145,18 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// `2/3`.
+    /// Parses `2/3`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let numbers =
             text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
         match numbers {
             Some((index, count)) if 0 < index && index <= count => Ok(Self { index, count }),
-            _ => Err(format!("`{text}` is no shard: type I/N with I from 1 to N, as in 1/4")),
+            _ => Err(format!("`{text}` is not a shard: type I/N with I from 1 to N, as in 1/4")),
         }
     }
 
-    /// Its cells. Neighbours of the matrix are alike, so they are shuffled first, by their names alone: the same everywhere.
+    /// The cells of this shard. Neighbours in the matrix are alike, so they are shuffled first. The
+    /// names alone decide the order, so it is the same on every host.
     pub fn of(self, cells: &[Cell]) -> Vec<Cell> {
         let mut order: Vec<_> = cells.iter().collect();
         order.sort_by_cached_key(|cell| (seed_of(0, &cell.name()), cell.name()));

@@ -1,7 +1,7 @@
-//! What varies, drawn: a run of a cell becomes a CPU model, a size of RAM and a seed of its own.
+//! The random choices of a run: CPU model, RAM size, its own seed, more parameters.
 //!
-//! *When:* before each run. Pure: the campaign's seed, the cell's name and the round decide, and nothing else, so that a run is the same
-//! whatever ran before it, on whichever machine. [`Job::again`] is the line that makes it once more.
+//! They depend only on the campaign's seed, the cell's name and the round. A run is therefore the
+//! same on every host, whatever ran before it. [`Job::again`] is the line that repeats one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,45 +18,46 @@ use crate::{
 
 use super::{campaign::Setting, cells::Cell, faults::Kind};
 
-/// The fewest generations that prove anything: from the third on each is like the one before.
+/// The fewest generations of a run. From the third on, each generation is like the one before.
 pub const FEWEST: u32 = 3;
 
-/// What a run's kernel may be told as well: to go from any CPU; to leave interrupts behind that the next one must not take.
+/// Parameters that a run may draw: kexec from a random CPU; leave stale interrupts for the next
+/// kernel.
 const WORDS: [&str; 2] = ["restart-cpu=random", "selftest=interrupts"];
 
-/// The longest that a console may be silent, where nobody says otherwise: a generation takes a hundredth of it on an idle host.
+/// The default limit on a console's silence. On an idle host a generation takes a hundredth of it.
 pub const SILENCE: Duration = Duration::from_secs(20);
 
 /// A run to be made.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// Which cell.
+    /// The cell.
     pub cell: Cell,
-    /// How manieth of this cell, from 0.
+    /// The index of this run among those of its cell, from 0.
     pub round: u32,
-    /// How many generations.
+    /// The number of generations.
     pub generations: u32,
-    /// What is done to it, if something is.
+    /// The fault to inject, if any.
     pub fault: Option<Kind>,
 }
 
-/// What was drawn for it.
+/// The random choices for a run.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Drawn {
-    /// Its own seed, which the kernel draws from.
+    /// The run's own seed, from which its kernels draw.
     pub seed: u64,
-    /// The CPU's model.
+    /// The CPU model.
     pub cpu: String,
     /// The size of RAM.
     pub memory: String,
-    /// More words for the kernel.
+    /// More parameters for the kernel.
     pub words: Vec<String>,
-    /// A network device on which frames arrive all the time.
+    /// True if the machine has a network device on which frames arrive all the time.
     pub network: bool,
 }
 
 impl Job {
-    /// Draws.
+    /// Draws the choices of this run.
     pub fn drawn(&self, seed: u64, config: &Config) -> Result<Drawn> {
         let mut random = self.random(seed);
         let machine = config.machine(&self.cell.machine)?;
@@ -68,13 +69,13 @@ impl Job {
         Ok(Drawn { seed, cpu, memory, words, network })
     }
 
-    /// Where this run's own numbers come from.
+    /// The random number generator of this run.
     pub fn random(&self, seed: u64) -> SplitMix64 {
         let fault = self.fault.map_or(String::new(), Kind::name);
         SplitMix64::new(seed_of(seed, &format!("{} {} {fault}", self.cell.name(), self.round)))
     }
 
-    /// What the kernel is ordered.
+    /// The kernel's parameters.
     pub fn orders(&self, drawn: &Drawn) -> Orders {
         Orders {
             generations: self.generations,
@@ -89,7 +90,7 @@ impl Job {
         }
     }
 
-    /// The run, to be made.
+    /// Composes the run.
     pub fn request(&self, drawn: &Drawn, orders: &Orders, setting: &Setting) -> Result<Request> {
         let Setting { config, kernel, silence, .. } = setting;
         let mut request = Request::new(config, &self.cell.machine, kernel)?;
@@ -102,13 +103,13 @@ impl Job {
         request.seed = drawn.seed;
         request.bootargs = orders.bootargs(&request.machine.bootargs, request.semihosting);
         request.disk = Disk::Bytes(Arc::new(disk::of(kernel, self.cell.base == Base::Load)));
-        // Silence ends a run that hangs; this ends one that talks for ever.
+        // The limit on silence ends a run that hangs; this one ends a run that prints without end.
         request.timeout = Duration::from_secs(60) + Duration::from_secs(2) * orders.generations;
         request.silence = Some(*silence);
         Ok(request)
     }
 
-    /// The line that makes this run again, and nothing else.
+    /// The line that repeats this run and no other.
     pub fn again(&self, setting: &Setting) -> String {
         let Self { cell, round, generations, fault } = self;
         let mut words: Vec<String> = ["cargo", "xtask", "stress"].map(str::to_owned).into();
@@ -121,7 +122,8 @@ impl Job {
             "--only".to_owned(),
             cell.name(),
         ]);
-        // A number of CPUs that qemu.toml does not list makes no cell unless it is asked for.
+        // Always name the number of CPUs: one that qemu.toml does not list is not in the default
+        // matrix.
         words.extend([
             "--cpus".to_owned(),
             cell.cpus.to_string(),
@@ -140,15 +142,15 @@ fn one_of<'a, T>(random: &mut SplitMix64, all: &'a [T]) -> &'a T {
     &all[random.below(all.len() as u64) as usize]
 }
 
-/// Puts `items` in an order that `random` draws.
+/// Shuffles `items`.
 pub fn shuffle<T>(random: &mut SplitMix64, items: &mut [T]) {
     for end in (1..items.len()).rev() {
         items.swap(end, random.below(end as u64 + 1) as usize);
     }
 }
 
-/// Divides `generations` among `cells`: to each as many as to the others, the rest one by one, never fewer than [`FEWEST`] to one; where there
-/// are not enough for all, some that are drawn have none.
+/// Divides `generations` evenly among `cells`, but gives no cell fewer than [`FEWEST`]. If there
+/// are not enough for all cells, a random selection of them gets a share.
 pub fn shares(seed: u64, generations: u64, cells: &[Cell]) -> Vec<Job> {
     let fit = (generations / u64::from(FEWEST)).clamp(1, cells.len() as u64) as usize;
     let mut drawn: Vec<_> = cells.iter().collect();

@@ -1,37 +1,37 @@
-//! How often a time came up: counts in steps of a ninth, so that millions of generations fit a small file and reports can be added.
+//! A histogram of times with logarithmic bins of 9 %.
 //!
-//! *When:* a generation's times are noted, reports are merged, a page is drawn. Pure.
+//! Millions of generations fit into a small file, and reports can be added.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Steps for each doubling: one is 9 %.
+/// Bins for each doubling; each is 9 % wide.
 const STEPS: f64 = 8.0;
 
-/// Counts by step.
+/// Counts by bin.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Histogram(BTreeMap<u16, u64>);
 
 impl Histogram {
-    /// Notes a value.
+    /// Adds a value.
     pub fn add(&mut self, value: u64) {
         let step = ((value.max(1) as f64).log2() * STEPS).floor() as u16;
         *self.0.entry(step).or_default() += 1;
     }
 
-    /// Adds what another has.
+    /// Adds the counts of another histogram.
     pub fn merge(&mut self, other: &Self) {
         other.0.iter().for_each(|(&step, count)| *self.0.entry(step).or_default() += count);
     }
 
-    /// How many values there are.
+    /// The number of values.
     pub fn count(&self) -> u64 {
         self.0.values().sum()
     }
 
-    /// The value below which a part of them lies, to a step.
+    /// The value below which the fraction `part` of all values is, within one bin.
     pub fn quantile(&self, part: f64) -> Option<f64> {
         let mut left = (self.count() as f64 * part).ceil().max(1.0) as u64;
         self.0.iter().find_map(|(&step, &count)| {
@@ -40,7 +40,7 @@ impl Histogram {
         })
     }
 
-    /// Each step's value and count, in order.
+    /// The middle value and the count of each bin, in order.
     pub fn steps(&self) -> impl Iterator<Item = (f64, u64)> {
         self.0.iter().map(|(&step, &count)| (middle(step), count))
     }

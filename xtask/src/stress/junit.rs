@@ -1,6 +1,7 @@
-//! The report for continuous integration: JUnit's XML, a test case a cell.
+//! The JUnit XML report for continuous integration, with one test case for each cell.
 //!
-//! *When:* on `--junit`. Pure. A cell that was not run is skipped; of one that failed several times, the first is told.
+//! A cell that was not run counts as skipped. If a cell failed several times, the report has its
+//! first failure.
 
 use std::fmt::Write;
 
@@ -11,10 +12,10 @@ use super::{
     tally::{Failure, Tally},
 };
 
-/// The file.
+/// Formats the report.
 pub fn junit(tally: &Tally) -> String {
     let suite = escaped(&tally.what);
-    // What failed outside any cell's run is a case as well: nothing that failed is missing here.
+    // A failure outside any cell is a test case as well, so that no failure is missing here.
     let strays: Vec<_> =
         tally.failures.iter().filter(|failure| !tally.cells.contains_key(&failure.cell)).collect();
     let failing = |name: &String| tally.failures.iter().find(|failure| failure.cell == *name);
@@ -23,7 +24,8 @@ pub fn junit(tally: &Tally) -> String {
     let mut text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n".to_owned();
     let _ = writeln!(
         text,
-        "<testsuites><testsuite name=\"ouroboros.{suite}\" tests=\"{tests}\" failures=\"{failed}\" errors=\"0\" skipped=\"{}\" time=\"{:.3}\">",
+        "<testsuites><testsuite name=\"ouroboros.{suite}\" tests=\"{tests}\" \
+         failures=\"{failed}\" errors=\"0\" skipped=\"{}\" time=\"{:.3}\">",
         tally.left_out(),
         tally.seconds
     );

@@ -1,6 +1,6 @@
-//! One run of a cell: made, and each of its generations proved.
+//! One run of a cell: makes it and checks each of its generations.
 //!
-//! *When:* by the campaign's workers. *Leaves* nothing of a run that passed, and the folder of one that failed.
+//! A run that passes leaves nothing; a failed one leaves its folder.
 
 use std::sync::Arc;
 
@@ -20,17 +20,17 @@ use super::{
     tally::Failure,
 };
 
-/// How many of the console's last lines a failure shows.
+/// The number of the console's last lines that a failure shows.
 const LAST_LINES: usize = 30;
 
-/// Makes the run; `more` is handed to QEMU.
+/// Makes the run, with `more` arguments for QEMU.
 pub fn make(setting: &Setting, job: &Job, more: &[String]) -> Result<Made> {
     let drawn = job.drawn(setting.seed, &setting.config)?;
     let orders = job.orders(&drawn);
     let mut request = job.request(&drawn, &orders, setting)?;
     request.seen = Some(Arc::clone(&setting.counters.done));
     request.args.extend_from_slice(more);
-    // The proof comes after the run's own verdict: its folder is still needed then.
+    // Keep the folder: the check after the run may still need it.
     request.keep = true;
     let outcome = run(&request)?;
     let (lives, wrong) = match transcript::lives(&outcome.console) {
@@ -42,7 +42,7 @@ pub fn make(setting: &Setting, job: &Job, more: &[String]) -> Result<Made> {
             };
             (lives, wrong.map(|broken| (Some(broken.generation), broken.to_string())))
         }
-        Err(error) => (Vec::new(), Some((None, format!("the console cannot be read: {error:#}")))),
+        Err(error) => (Vec::new(), Some((None, format!("the console does not parse: {error:#}")))),
     };
     let seconds = outcome.elapsed.as_secs_f64();
     let failure = wrong.map(|(generation, why)| Failure {
@@ -57,13 +57,13 @@ pub fn make(setting: &Setting, job: &Job, more: &[String]) -> Result<Made> {
     Ok(Made { lives, seconds, failure, faults: Vec::new() })
 }
 
-/// The end of a run that is none.
+/// The broken rule for a run that did not end with success.
 fn ended(outcome: &Outcome, lives: &[Life]) -> Broken {
     let generation = lives.last().map_or(0, |life| life.number);
-    Broken { generation, rule: "ends as ordered", why: outcome.verdict.words() }
+    Broken { generation, rule: "ends with success", why: outcome.verdict.words() }
 }
 
-/// What there is to see of a run.
+/// The evidence of a run.
 pub fn seen(job: &Job, drawn: &Drawn, outcome: &Outcome) -> Failure {
     let cell = &job.cell;
     Failure {

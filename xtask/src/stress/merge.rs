@@ -1,6 +1,6 @@
-//! `stress merge`: one report of several shards' files.
+//! The subcommand `stress merge`: makes one report from the files of several shards.
 //!
-//! *When:* on request, where shards ran on several machines. Refuses files that are none, and what `Tally::merge` refuses.
+//! It refuses files that `stress --json` did not write, and what `Tally::merge` refuses.
 
 use std::path::PathBuf;
 
@@ -9,17 +9,17 @@ use clap::Args;
 
 use super::{Files, report, tally::Tally};
 
-/// Make one report of what shards wrote with --json
+/// Make one report from the files that shards wrote with --json
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-Exit code: 0 only if all of them passed.
+Exit code: 0 only if all shards passed.
 
 Examples:
   cargo xtask stress --seed 0x2a --shard 1/2 --json 1.json
   cargo xtask stress --seed 0x2a --shard 2/2 --json 2.json
   cargo xtask stress merge 1.json 2.json --html stress.html")]
 pub struct MergeOptions {
-    /// The files
+    /// The files to merge
     #[arg(required = true, value_name = "JSON")]
     from: Vec<PathBuf>,
     #[command(flatten)]
@@ -27,20 +27,21 @@ pub struct MergeOptions {
 }
 
 impl MergeOptions {
-    /// Merges, shows and writes; gives the exit code.
+    /// Merges, prints and writes the report; returns the exit code.
     pub fn perform(&self) -> Result<u8> {
         let mut whole: Option<Tally> = None;
         for path in &self.from {
             let name = path.display();
             let text =
                 std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
-            let part: Tally = serde_json::from_str(&text)
-                .with_context(|| format!("{name} is not what `stress --json` writes"))?;
+            let part: Tally = serde_json::from_str(&text).with_context(|| {
+                format!("{name} was not written by `stress --json` of this version")
+            })?;
             match &mut whole {
                 None => whole = Some(part),
                 Some(whole) => whole
                     .merge(part)
-                    .with_context(|| format!("{name} does not belong to those before it"))?,
+                    .with_context(|| format!("{name} cannot be merged with the files before it"))?,
             }
         }
         let whole = whole.context("there is nothing to merge")?;

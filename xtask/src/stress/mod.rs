@@ -1,7 +1,8 @@
-//! The verb `stress`: many generations on every cell of the matrix, each of which proves itself.
+//! The verb `stress`: many generations on every cell, each checked by all rules.
 //!
-//! *When:* on request, for minutes or for days; in continuous integration, in shards. Everything that varies is drawn from one printed seed.
-//! *Leaves* reports, and the folders of what failed. A run that failed is told with the one line that repeats it.
+//! It runs for minutes or for days; in continuous integration, in shards. Everything that varies is
+//! drawn from one printed seed. It leaves reports and the folders of failed runs. For each failure
+//! it prints the one line that repeats it.
 
 mod campaign;
 mod cells;
@@ -48,70 +49,82 @@ use self::{
 
 pub use self::tally::{Failure, Tally};
 
-/// How many generations where nobody says how many.
+/// The default number of generations.
 const GENERATIONS: u64 = 5000;
 
-/// Run many generations on every cell of the matrix, and prove each of them
+/// Run many generations on every cell of the matrix, and check each of them
 #[derive(Args, Clone, Debug)]
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "\
-Exit code: 0 only if all passed, 1 if one failed, 2 asked for something that does not exist, 130 interrupted.
+Exit code: 0 only if all runs passed, 1 if one failed, 2 requested something that does not exist,
+130 interrupted.
 
 Examples:
-  cargo xtask stress                                            5000 generations, drawn over every cell
+  cargo xtask stress                                            5000 generations, on every cell
   cargo xtask stress --duration 10m --html stress.html
   cargo xtask stress --machine nvhe --cpus 4 --gic 3 --until-fail
   cargo xtask stress --faults --jobs 4
   cargo xtask stress --until-fail --report failed               and then: --repeat failed/….zip
   cargo xtask stress --list
-  cargo xtask stress --seed 0x2a --shard 1/4 --json 1.json      a quarter of the cells, the same everywhere
+  cargo xtask stress --seed 0x2a --shard 1/4 --json 1.json      a fixed quarter of the cells
   cargo xtask stress merge *.json --html stress.html"
 )]
 pub struct StressOptions {
     #[command(subcommand)]
     command: Option<Sub>,
-    /// How many generations in all, drawn over the cells [default: 5000]
+    /// The number of generations in all, spread over the cells [default: 5000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     generations: Option<u64>,
-    /// How long, round after round of all cells: 90s, 10m, 2h
+    /// The time to run, round after round of all cells: 90s, 10m, 2h
     #[arg(long, value_name = "TIME", value_parser = parse_duration, conflicts_with = "generations")]
     duration: Option<Duration>,
-    /// End with the first failure; without another bound, only then
+    /// Stop at the first failure; without --generations or --duration, only then
     #[arg(long)]
     until_fail: bool,
-    /// How many runs at a time [default: one for each core]
+    /// The number of runs at a time [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     jobs: Option<u32>,
-    /// What everything that varies is drawn from, decimal or 0x… [default: drawn anew and printed]
+    /// The seed of everything that varies, decimal or 0x… [default: drawn anew and printed]
     #[arg(long, value_name = "S", value_parser = parse_seed)]
     seed: Option<u64>,
     #[command(flatten)]
     axes: Axes,
-    /// Inject faults instead, so many on each machine, and see each of them end as it may [default: 2000]
-    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "2000", conflicts_with_all = ["duration", "until_fail"])]
+    /// Inject this many faults on each machine instead, and check how each ends [default: 2000]
+    #[arg(
+        long,
+        value_name = "N",
+        num_args = 0..=1,
+        default_missing_value = "2000",
+        conflicts_with_all = ["duration", "until_fail"]
+    )]
     faults: Option<usize>,
-    /// Faults of this kind alone
+    /// Inject only faults of this kind
     #[arg(long, value_enum, value_name = "KIND,…", value_delimiter = ',', requires = "faults")]
     fault: Vec<Kind>,
-    /// Of each cell this run alone, with all the generations: what a failure's line says
+    /// Make only this run of each cell, with all the generations; printed with each failure
     #[arg(long, value_name = "R", requires = "generations")]
     round: Option<u32>,
-    /// A part of the cells: I of N, counted from 1
+    /// Run only a part of the cells: part I of N, counted from 1
     #[arg(long, value_name = "I/N", value_parser = Shard::parse)]
     shard: Option<Shard>,
-    /// Name the cells, and run none
+    /// List the cells without running them
     #[arg(long)]
     list: bool,
     #[command(flatten)]
     files: Files,
     /// The longest that a console may be silent, in seconds
-    #[arg(long, value_name = "S", default_value_t = SILENCE.as_secs(), value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        value_name = "S",
+        default_value_t = SILENCE.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     silence: u64,
-    /// Pack each run that failed into a zip in this folder
+    /// Pack each failed run into a zip file in this folder
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
-    /// Make a run again that was packed, with the very kernel that it was made with
+    /// Repeat a packed run, with the kernel in the zip file
     #[arg(long, value_name = "ZIP", exclusive = true)]
     repeat: Option<PathBuf>,
     /// Install what is missing without asking
@@ -119,19 +132,19 @@ pub struct StressOptions {
     yes: bool,
 }
 
-/// What can be done beside running.
+/// The subcommands of `stress`.
 #[derive(Clone, Debug, Subcommand)]
 enum Sub {
     Merge(MergeOptions),
 }
 
-/// Where reports go.
+/// The files that reports are written to.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Files {
-    /// Write everything that was found to this file, for `stress merge` and for programs
+    /// Write the complete results to this file, for `stress merge` and other programs
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write a test report for continuous integration
+    /// Write a JUnit test report for continuous integration
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
     /// Write one self-contained page with plots
@@ -140,7 +153,7 @@ pub struct Files {
 }
 
 impl StressOptions {
-    /// Does it; gives the exit code.
+    /// Runs the verb; returns its exit code.
     pub fn perform(&self) -> Result<u8> {
         if let Some(Sub::Merge(options)) = &self.command {
             return options.perform();
@@ -161,38 +174,38 @@ impl StressOptions {
         Ok(self.stress(&config, &Arc::new(kernel_build::build()?))?.exit_code())
     }
 
-    /// The options that a line says: the line that repeats a run, read back.
+    /// Parses the options from a line that repeats a run.
     pub fn read_line(line: &str) -> Result<Self> {
         match Cli::try_parse_from(line.split_whitespace().skip(1)).map(|cli| cli.verb) {
             Ok(Verb::Stress(options)) => Ok(*options),
-            Ok(_) => bail!("`{line}` is another verb's line"),
+            Ok(_) => bail!("`{line}` is not a line of the verb stress"),
             Err(error) => bail!("`{line}` cannot be read: {error}"),
         }
     }
 
-    /// Makes a packed run again.
+    /// Repeats a packed run.
     pub fn repeat(path: &Path, config: &Arc<Config>) -> Result<Tally> {
         let folder = tempfile::tempdir().context("cannot make a folder for a kernel")?;
         let (case, kernel) = pack::unpack(path, folder.path())?;
         let here = commit();
         if here != case.commit {
             println!(
-                "it was packed at the commit `{}`, and this tree is at `{here}`: qemu.toml may differ",
+                "warning: packed at commit `{}`; this tree is at `{here}`: qemu.toml may differ",
                 case.commit
             );
         }
-        println!("it failed on {}: {}\n{}", case.qemu, case.why, case.again);
+        println!("the run failed on {}: {}\n{}", case.qemu, case.why, case.again);
         Self::read_line(&case.again)?.stress(config, &Arc::new(kernel))
     }
 
-    /// All cells that were asked for, and those of them that are this shard's.
+    /// All cells that the options select, and those of them in this shard.
     fn chosen(&self, config: &Config) -> Result<(Vec<Cell>, Vec<Cell>)> {
         let all = cells(config, &self.axes)?;
         let mine = self.shard.map_or_else(|| all.clone(), |shard| shard.of(&all));
         Ok((all, mine))
     }
 
-    /// Stresses that kernel, shows what came of it and writes the reports.
+    /// Runs the campaign on this kernel, prints the summary and writes the reports.
     pub fn stress(&self, config: &Arc<Config>, kernel: &Arc<Built>) -> Result<Tally> {
         end_ourselves();
         let (all, mine) = self.chosen(config)?;
@@ -226,7 +239,7 @@ impl StressOptions {
             until_fail: self.until_fail,
             jobs: self.jobs.map_or_else(cores, |jobs| jobs as usize),
         };
-        // What was found before an error is shown all the same.
+        // After an error, still report what was found before it.
         let ended = campaign.perform(&mut tally);
         println!("\n{}", report::screen(&tally));
         self.files.write(&tally)?;
@@ -238,7 +251,8 @@ impl StressOptions {
         ended.map(|()| tally)
     }
 
-    /// Until when. What a cell gets is drawn over all cells, so that shards together make what one run without them makes.
+    /// The bound of the campaign. A cell's share is drawn over all cells, so that all shards
+    /// together make the same runs as one campaign without shards.
     fn bound(&self, seed: u64, all: &[Cell], mine: &[Cell]) -> Bound {
         if let (Some(round), Some(generations)) = (self.round, self.generations) {
             let generations = u32::try_from(generations).unwrap_or(u32::MAX);
@@ -267,7 +281,7 @@ impl StressOptions {
     }
 }
 
-/// Runs, with how many generations or faults they have in all.
+/// The bound for these runs, with the number of their generations or faults.
 fn counted(jobs: Vec<Job>) -> Bound {
     let of = |job: &Job| {
         if job.fault.is_some() { faults::cases(job) as u64 } else { u64::from(job.generations) }
@@ -277,7 +291,7 @@ fn counted(jobs: Vec<Job>) -> Bound {
 }
 
 impl Files {
-    /// Finds out before hours of running whether the reports can be written.
+    /// Checks that the reports can be written, before the runs take hours.
     fn check(&self) -> Result<()> {
         for path in [&self.json, &self.junit, &self.html].into_iter().flatten() {
             let mut file = std::fs::OpenOptions::new();
@@ -289,7 +303,7 @@ impl Files {
         Ok(())
     }
 
-    /// Writes what was asked for, and where continuous integration asks for it, its summary.
+    /// Writes the requested reports, and the job summary if continuous integration wants one.
     fn write(&self, tally: &Tally) -> Result<()> {
         let write = |path: &Option<PathBuf>, text: &dyn Fn() -> String| match path {
             Some(path) => std::fs::write(path, text())
@@ -297,7 +311,7 @@ impl Files {
             None => Ok(()),
         };
         let json =
-            serde_json::to_string_pretty(tally).context("cannot put the report into JSON")?;
+            serde_json::to_string_pretty(tally).context("cannot format the report as JSON")?;
         write(&self.json, &|| json.clone() + "\n")?;
         write(&self.junit, &|| junit::junit(tally))?;
         write(&self.html, &|| html::page(tally))?;
@@ -316,7 +330,7 @@ fn append(path: &Path, text: &str) -> Result<()> {
     })
 }
 
-/// The commit of the tree, with a `+` where the tree was changed since; empty where there is no git.
+/// The commit of the tree, with a `+` if the tree has changes; empty without git.
 fn commit() -> String {
     let mut command = Command::new("git");
     command
@@ -330,7 +344,7 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// `90s`, `10m`, `2h`, or seconds alone.
+/// Parses `90s`, `10m`, `2h`, or seconds without a unit.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) =
         text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
@@ -345,7 +359,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         .filter(|&whole| whole > 0);
     whole
         .map(Duration::from_secs)
-        .ok_or_else(|| format!("`{text}` is no time: type 90s, 10m or 2h"))
+        .ok_or_else(|| format!("`{text}` is not a duration: type 90s, 10m or 2h"))
 }
 
 #[cfg(test)]

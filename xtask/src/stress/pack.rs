@@ -1,7 +1,8 @@
-//! A failed run in one file, which repeats it on any clone of the same commit: `--report` packs it, `--repeat` makes it again.
+//! Failed runs as zip files: `--report` packs them, `--repeat` makes one again.
 //!
-//! *When:* after a campaign. The file is a zip of the run's folder, its very Image and symbols among it, and of `case.json`: the line that
-//! repeats the run, and what it was found with. *Refuses* a file that is none, or lacks a part.
+//! The zip file holds the run's folder, with its Image and symbols, and `case.json`: the line that
+//! repeats the run, the commit, the kernel and QEMU's version. It works on any clone of the same
+//! commit. A file that is not such a zip or lacks a part is refused.
 
 use std::{
     fs::File,
@@ -17,24 +18,24 @@ use crate::kernel_build::Built;
 
 use super::tally::{Failure, Tally};
 
-/// What lies beside the run's folder.
+/// The content of `case.json`.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Case {
     /// The line that repeats the run.
     pub again: String,
-    /// What failed.
+    /// A description of what failed.
     pub why: String,
-    /// The commit of the tree, with a `+` where it was changed.
+    /// The commit of the tree, with a `+` if the tree has changes.
     pub commit: String,
     /// The kernel's build id.
     pub kernel: String,
-    /// The QEMU that it failed on.
+    /// The version of QEMU that it failed on.
     pub qemu: String,
 }
 
 const CASE: &str = "case.json";
 
-/// Packs every failure into a file of its own in `folder`; gives the files.
+/// Packs every failure into a file of its own in `folder`; returns the paths.
 pub fn pack_all(tally: &Tally, folder: &Path) -> Result<Vec<PathBuf>> {
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -43,14 +44,14 @@ pub fn pack_all(tally: &Tally, folder: &Path) -> Result<Vec<PathBuf>> {
 
 fn pack(tally: &Tally, failure: &Failure, folder: &Path) -> Result<PathBuf> {
     let run = Path::new(&failure.folder);
-    // The run's folder has a name that no other has.
+    // The name of a run's folder is unique.
     let name = run
         .file_name()
         .map_or_else(|| failure.cell.clone(), |name| name.to_string_lossy().into_owned());
     let path = folder.join(format!("{name}.zip"));
     let written = || -> Result<()> {
         let mut zip = ZipWriter::new(File::create(&path)?);
-        // Stored: an Image and a log of a few MiB do not pay for a compressor.
+        // Stored, not deflated: an Image and a log of a few MiB are not worth a compressor.
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
             .large_file(true);
@@ -79,7 +80,7 @@ fn pack(tally: &Tally, failure: &Failure, folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// What a packed run is, and the kernel that it was made with; its ELF is written into `folder`.
+/// Returns a packed run and its kernel, whose ELF it writes into `folder`.
 pub fn unpack(path: &Path, folder: &Path) -> Result<(Case, Built)> {
     let read = || -> Result<(Case, Built)> {
         let mut zip = ZipArchive::new(File::open(path)?)?;
@@ -91,13 +92,13 @@ pub fn unpack(path: &Path, folder: &Path) -> Result<(Case, Built)> {
             Ok(bytes)
         };
         let case: Case = serde_json::from_slice(&part(CASE)?)
-            .with_context(|| format!("its {CASE} is not ours"))?;
+            .with_context(|| format!("its {CASE} has another format"))?;
         let elf = folder.join("kernel.elf");
         std::fs::write(&elf, part(&format!("kernel-{}.elf", case.kernel))?)?;
         let kernel = Built { elf, image: part("Image")?, build_id: case.kernel.clone() };
         Ok((case, kernel))
     };
-    read().with_context(|| format!("{} is not what `stress --report` packs", path.display()))
+    read().with_context(|| format!("{} was not packed by `stress --report`", path.display()))
 }
 
 #[cfg(test)]
@@ -132,7 +133,7 @@ mod tests {
         std::fs::write(packed, "no zip").unwrap();
         assert!(
             format!("{:#}", unpack(packed, folder.path()).unwrap_err())
-                .contains("is not what `stress --report` packs")
+                .contains("was not packed by `stress --report`")
         );
     }
 }

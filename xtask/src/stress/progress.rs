@@ -1,7 +1,7 @@
-//! How far a campaign is: bars on a terminal, plain lines otherwise.
+//! Progress of a campaign: a bar on a terminal, plain lines otherwise.
 //!
-//! *When:* while it runs, on a thread of its own, from counters that the runs keep. Generations per second, and an estimate of the rest where
-//! there is one.
+//! A thread reads the counters that the runs update. It shows the rate, and an estimate of the time
+//! left if there is a goal.
 
 use std::{
     io::IsTerminal,
@@ -16,31 +16,31 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// How often a bar moves, and how often a plain line comes.
+/// The time between two updates of the bar, and between two plain lines.
 const TICK: Duration = Duration::from_millis(200);
 const LINE: Duration = Duration::from_secs(10);
 
-/// How much there is to be done.
+/// The goal of a campaign.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Goal {
-    /// So many generations, or faults.
+    /// A number of generations or faults.
     Count(u64),
-    /// So long.
+    /// A duration.
     Time(Duration),
-    /// Nobody knows.
+    /// No goal.
     Open,
 }
 
-/// What is counted while it runs.
+/// Counters that the runs update.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
-    /// Generations that came up, or faults that ended.
+    /// Generations that started, or faults that ended.
     pub done: Arc<AtomicU64>,
-    /// Runs that failed.
+    /// Failed runs.
     pub failed: Arc<AtomicU64>,
 }
 
-/// The display; it ends when it is closed.
+/// The display; `close` ends it.
 pub struct Progress {
     stop: mpsc::Sender<()>,
     shown: JoinHandle<()>,
@@ -48,7 +48,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Begins to show; `unit` is what `counters.done` counts, in the plural.
+    /// Starts the display; `unit` names what `counters.done` counts, in the plural.
     pub fn open(goal: Goal, unit: &'static str, counters: &Counters) -> Self {
         let (stop, stopped) = mpsc::channel();
         let counters = counters.clone();
@@ -84,10 +84,10 @@ impl Progress {
         Self { stop, shown, bars }
     }
 
-    /// A line that stays.
+    /// Prints a line that stays.
     pub fn say(&self, line: &str) {
         match &self.bars {
-            // A terminal that is gone cannot be told.
+            // An error means that the terminal was closed; there is no one to report it to.
             Some(bars) => _ = bars.println(line),
             None => println!("{line}"),
         }
@@ -110,7 +110,7 @@ fn bar(goal: Goal, unit: &str) -> ProgressBar {
     bar.with_style(style).with_message(unit.to_owned())
 }
 
-/// `120 of 5000 generations, 43.2/s, 113 s left, 0 failed`.
+/// Formats `120 of 5000 generations, 43.2/s, 113 s left, 0 failed`.
 fn line(goal: Goal, unit: &str, done: u64, failed: u64, elapsed: Duration) -> String {
     let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
     let (of, left) = match goal {

@@ -1,12 +1,10 @@
-//! A campaign's end in words: the table on the screen, and the same in Markdown.
-//!
-//! *When:* after a campaign or a merge, an interrupted one too. Pure.
+//! The report at the end of a campaign: a table on the screen, and the same in Markdown.
 
 use std::fmt::Write;
 
 use super::tally::{Failure, Tally};
 
-/// What a row of the table sums up: the cells of a machine and its restart.
+/// A row of the table: the sums over the cells of one machine and restart.
 #[derive(Default)]
 struct Row {
     cells: usize,
@@ -18,7 +16,7 @@ struct Row {
 const HEAD: [&str; 8] =
     ["machine", "restart", "cells", "runs", "generations", "median ms", "p99 ms", "failed"];
 
-/// The rows of the table, each cell of it as text.
+/// The rows of the table, as text.
 fn rows(tally: &Tally) -> Vec<Vec<String>> {
     let mut rows = std::collections::BTreeMap::<String, Row>::new();
     for (name, lives) in &tally.cells {
@@ -52,16 +50,16 @@ fn rows(tally: &Tally) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// The group of a cell's times: its machine with its mode, and its restart.
+/// The group that a cell's times are counted in: its machine with its mode, and its restart.
 pub fn group(cell: &str) -> String {
     let parts: Vec<_> = cell.split('-').collect();
     let restart = parts.iter().rev().nth(1).copied().unwrap_or_default();
-    // `-4cpu-gicv3-modern-hot-same`: five parts that every name ends with.
+    // Every name ends in five parts, such as `-4cpu-gicv3-modern-hot-same`.
     let machine = parts[..parts.len().saturating_sub(5)].join("-");
     format!("{machine} {restart}")
 }
 
-/// Kinds of faults by machine: the kind, the machine, and how many ended in each way.
+/// The faults as rows: the machine, the kind, and how many ended in each way.
 pub fn faults(tally: &Tally) -> Vec<[String; 3]> {
     let mut rows = Vec::new();
     for (machine, kinds) in &tally.faults {
@@ -73,7 +71,7 @@ pub fn faults(tally: &Tally) -> Vec<[String; 3]> {
     rows
 }
 
-/// The table, the failures, and the sentence that sums them up.
+/// Formats the table, the failures, and the sentence that sums them up.
 pub fn screen(tally: &Tally) -> String {
     let mut text = String::new();
     let head = HEAD.map(str::to_owned).to_vec();
@@ -84,7 +82,7 @@ pub fn screen(tally: &Tally) -> String {
         table(&mut text, &["machine", "fault", "ended"].map(str::to_owned), &rows, 3);
     }
     for (number, failure) in tally.failures.iter().enumerate() {
-        // The first in full; of the others what tells them apart.
+        // Show the first in full; of the others only cell, reason and command line.
         text += &if number == 0 {
             full(failure)
         } else {
@@ -99,7 +97,8 @@ pub fn screen(tally: &Tally) -> String {
     text
 }
 
-/// Columns as wide as they must be; from the `numbers`th on they are numbers, which end at the same place.
+/// Formats a table with columns as wide as needed. Columns from `numbers` on hold numbers and are
+/// aligned to the right.
 fn table(text: &mut String, head: &[String], rows: &[Vec<String>], numbers: usize) {
     let width = |column: usize| {
         std::iter::once(head)
@@ -117,14 +116,14 @@ fn table(text: &mut String, head: &[String], rows: &[Vec<String>], numbers: usiz
     }
 }
 
-/// A failure with all there is to see.
+/// Formats a failure with all its evidence.
 pub fn full(failure: &Failure) -> String {
     let mut text = format!("\n{}: {}\n", failure.cell, failure.why);
     let _ = writeln!(text, "on {}, seed {}", failure.machine, failure.seed);
     for (title, body) in [
         ("The console's last lines:", &failure.console),
-        ("Where it stood:", &failure.stood),
-        ("QEMU's log of exceptions, made once more:", &failure.exceptions),
+        ("Where the CPUs stood:", &failure.stood),
+        ("QEMU's exception log, from a repetition:", &failure.exceptions),
         ("Kept in:", &failure.folder),
         ("Run it again:", &failure.again),
     ] {
@@ -136,7 +135,7 @@ pub fn full(failure: &Failure) -> String {
     text
 }
 
-/// The summary of a job in continuous integration.
+/// Formats the summary of a job in continuous integration.
 pub fn markdown(tally: &Tally) -> String {
     let mut text = format!("### Ouroboros {}\n\n{}\n\n", tally.what, plain(&tally.sentence()));
     let mut line = |cells: Vec<String>| {
@@ -167,7 +166,7 @@ pub fn markdown(tally: &Tally) -> String {
     text
 }
 
-/// Text that Markdown leaves alone.
+/// Escapes text so that Markdown shows it as it is.
 fn plain(text: &str) -> String {
     text.chars()
         .flat_map(|c| {

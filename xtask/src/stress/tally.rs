@@ -1,6 +1,6 @@
-//! What came of the runs, in figures that can be added: what the reports are made of, and the file that `--json` writes.
+//! The results of a campaign, as figures that can be added; written by `--json`.
 //!
-//! *When:* noted run by run; merged from the files of shards. Pure.
+//! Runs are recorded one by one; the files of shards are merged.
 
 use std::collections::BTreeMap;
 
@@ -11,83 +11,84 @@ use crate::{processes::INTERRUPTED, transcript::Life};
 
 use super::{cells::Cell, histogram::Histogram};
 
-/// Everything that a campaign found.
+/// All results of a campaign.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tally {
-    /// What made it: `stress` or `faults`.
+    /// The kind of campaign: `stress` or `faults`.
     pub what: String,
     /// The build id of the kernel.
     pub kernel: String,
-    /// The commit of the tree, and whether it was changed since.
+    /// The commit of the tree, with a `+` if the tree has changes.
     pub commit: String,
     /// QEMU's version.
     pub qemu: String,
-    /// The campaigns that are added up here: seed and shard of each.
+    /// The campaigns that are added up here, each with its seed and shard.
     pub parts: Vec<String>,
-    /// Seconds of wall time, of all parts together.
+    /// Wall time in seconds, summed over all parts.
     pub seconds: f64,
-    /// Was one of them interrupted?
+    /// True if one of them was interrupted.
     pub interrupted: bool,
-    /// Each cell that was chosen, by name, in order.
+    /// The selected cells by name, in order.
     pub cells: BTreeMap<String, Lives>,
     /// The times of each phase in nanoseconds, by machine and restart.
     pub phases: BTreeMap<String, BTreeMap<String, Histogram>>,
-    /// From one first instruction to the next, in nanoseconds, by machine and restart, then by the generation's number in steps.
+    /// The nanoseconds from one first instruction to the next, by machine and restart, then by the
+    /// generation's number in steps.
     pub ages: BTreeMap<String, BTreeMap<u32, Histogram>>,
     /// Faults by machine, then by kind: how many ended in which way.
     pub faults: BTreeMap<String, BTreeMap<String, BTreeMap<String, u64>>>,
-    /// What failed.
+    /// The failures.
     pub failures: Vec<Failure>,
 }
 
-/// What came of a cell.
+/// The results of a cell.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lives {
     /// QEMU runs.
     pub runs: u64,
-    /// Of them, failed.
+    /// Failed runs among them.
     pub failed: u64,
-    /// Generations that came up.
+    /// Generations that started.
     pub generations: u64,
-    /// Seconds of wall time.
+    /// Wall time in seconds.
     pub seconds: f64,
 }
 
-/// A run that failed, with what there is to see of it.
+/// A failed run, with its evidence.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Failure {
     /// The cell's name.
     pub cell: String,
-    /// The machine, CPU and memory in words.
+    /// Machine, CPU and memory, for people.
     pub machine: String,
     /// The run's seed.
     pub seed: String,
-    /// The generation that it is about, where it is about one.
+    /// The generation that failed, if it was a single one.
     pub generation: Option<u32>,
-    /// What is wrong.
+    /// A description of what is wrong.
     pub why: String,
     /// The console's last lines.
     pub console: String,
-    /// Where the CPUs stood.
+    /// A description of where the CPUs stood.
     pub stood: String,
-    /// The last lines of QEMU's log of exceptions, of a run that was made again; of the first failure alone.
+    /// The end of QEMU's exception log, from a repetition of the run; only for the first failure.
     pub exceptions: String,
-    /// The line that repeats it.
+    /// The line that repeats the run.
     pub again: String,
-    /// The folder with everything.
+    /// The folder of the run.
     pub folder: String,
 }
 
 impl Tally {
-    /// Notes that a cell was chosen, run or not.
+    /// Records that a cell was selected, run or not.
     pub fn choose(&mut self, cell: &str) {
         self.cells.entry(cell.to_owned()).or_default();
     }
 
-    /// Notes a run of a cell: its generations, how long it took, why it failed if it did.
+    /// Records a run of a cell: its generations, its duration, its failure if it failed.
     pub fn note(&mut self, cell: &Cell, lives: &[Life], seconds: f64, failure: Option<Failure>) {
         let entry = self.cells.entry(cell.name()).or_default();
         entry.runs += 1;
@@ -109,23 +110,24 @@ impl Tally {
         }
     }
 
-    /// Notes a fault that was injected into a run of a cell, and how it ended.
+    /// Records a fault that was injected into a run of a cell, and how it ended.
     pub fn fault(&mut self, cell: &Cell, kind: &str, end: &str) {
         let kinds = self.faults.entry(cell.life()).or_default();
         *kinds.entry(kind.to_owned()).or_default().entry(end.to_owned()).or_default() += 1;
     }
 
-    /// Adds what another campaign found. Refuses another kernel's, another kind of campaign's, and one that is in already.
+    /// Adds the results of another campaign. Refuses those of another kernel or another kind of
+    /// campaign, and those that are included already.
     pub fn merge(&mut self, other: Self) -> Result<()> {
         ensure!(
             self.what == other.what,
-            "one is of `{}`, another of `{}`: merge them apart",
+            "one is of `{}`, another of `{}`: merge them separately",
             self.what,
             other.what
         );
         ensure!(
             self.kernel == other.kernel,
-            "one is of the kernel {}, another of {}: they say nothing about each other",
+            "one is of the kernel {}, another of {}: merge them separately",
             self.kernel,
             other.kernel
         );
@@ -165,32 +167,32 @@ impl Tally {
         Ok(())
     }
 
-    /// All generations that came up.
+    /// The number of generations that started.
     pub fn generations(&self) -> u64 {
         self.cells.values().map(|cell| cell.generations).sum()
     }
 
-    /// All faults that were injected.
+    /// The number of injected faults.
     pub fn injected(&self) -> u64 {
         self.faults.values().flat_map(BTreeMap::values).flat_map(BTreeMap::values).sum()
     }
 
-    /// Cells that were chosen and not run.
+    /// The number of selected cells that were not run.
     pub fn left_out(&self) -> usize {
         self.cells.values().filter(|cell| cell.runs == 0).count()
     }
 
-    /// Did everything pass that was made, and was it made to the end?
+    /// Returns whether nothing failed and the campaign was not interrupted.
     pub fn passed(&self) -> bool {
         self.failures.is_empty() && !self.interrupted
     }
 
-    /// What the verb ends with.
+    /// The exit code of the verb.
     pub fn exit_code(&self) -> u8 {
         if self.interrupted { INTERRUPTED } else { u8::from(!self.passed()) }
     }
 
-    /// In a sentence.
+    /// The summary in one sentence.
     pub fn sentence(&self) -> String {
         let (generations, seconds) = (self.generations(), self.seconds);
         let runs: u64 = self.cells.values().map(|cell| cell.runs).sum();
@@ -212,12 +214,14 @@ impl Tally {
             format!(" (of {} chosen)", self.cells.len())
         };
         format!(
-            "{word}{faults}{generations} generations in {runs} runs of {ran} cells{left_out}, {seconds:.0} s, {rate:.1} generations/s"
+            "{word}{faults}{generations} generations in {runs} runs of {ran} cells{left_out}, \
+             {seconds:.0} s, {rate:.1} generations/s"
         )
     }
 }
 
-/// Generations' numbers in steps: one by one up to 16, then four for each doubling.
+/// Rounds a generation's number down to a step: single numbers up to 16, then four steps for each
+/// doubling.
 fn step(number: u32) -> u32 {
     if number <= 16 {
         return number;
@@ -235,7 +239,8 @@ pub mod tests {
         transcript::{lives, tests::GOOD},
     };
 
-    /// A run of the first cells, three generations each; with a failure, or not.
+    /// A tally of one run for each of the first `runs` cells, three generations each, optionally
+    /// with a failure.
     pub fn tally(part: &str, runs: usize, failure: Option<Failure>) -> Tally {
         let config = Config::read(&crate::root()).unwrap();
         let cells = cells(&config, &Axes::default()).unwrap();
@@ -255,7 +260,7 @@ pub mod tests {
         tally
     }
 
-    /// A failure whose words would break a careless report.
+    /// A failure whose text would break a report that does not escape it.
     pub fn failure() -> Failure {
         Failure {
             cell: "el1-1cpu-gicv2-legacy-hot-same".into(),

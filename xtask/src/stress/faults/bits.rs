@@ -1,6 +1,7 @@
-//! Bits of memory, turned over while a restart is under way.
+//! Faults in memory: bits that flip while a kexec is under way.
 //!
-//! *When:* at the second look's first call \[I8\]; a late bit waits for the control page's first instruction.
+//! A bit flips at the first call of the second pass of checksums \[I8\]; a late bit, at the first
+//! instruction of the relocation code.
 
 use std::ops::Range;
 
@@ -17,7 +18,7 @@ use crate::{
 
 use super::{BATCH, Cases, End, Run, Way, batch, disks};
 
-/// What a bit is turned over in, and the words that it is refused with.
+/// The places where a bit flips, and the message of the refusal.
 const PLACES: [(&str, &str); 5] = [
     ("source page", "the source of \""),
     ("device tree", "the device tree changed between load and jump"),
@@ -26,7 +27,7 @@ const PLACES: [(&str, &str); 5] = [
     ("list and tables", "the list or the copy's tables changed between load and jump"),
 ];
 
-/// A batch of bits between load and jump, each in another attempt.
+/// Flips a batch of bits between load and jump, each in another attempt to kexec.
 pub fn between(run: &Run<'_>) -> Result<Cases> {
     let mut random = run.job.random(run.setting.seed);
     let places: Vec<_> = (0..BATCH).map(|_| random.below(PLACES.len() as u64) as usize).collect();
@@ -42,7 +43,8 @@ pub fn between(run: &Run<'_>) -> Result<Cases> {
                 let looked = checksum.first_look(&mut gdb)?;
                 let (range, calls) = looked.place(place);
                 turn(&mut gdb, &mut random, &range)?;
-                // The last of these finds it: the next call after that is the next attempt's.
+                // The last of these calls finds it; the call after that belongs to the next
+                // attempt.
                 gdb.run_to(checksum.ret)?;
                 (1..calls).try_for_each(|_| checksum.call(&mut gdb).map(drop))?;
             }
@@ -57,7 +59,7 @@ pub fn between(run: &Run<'_>) -> Result<Cases> {
     )
 }
 
-/// One bit of a source or of the tree, with the last check behind it.
+/// Flips one bit of a source or of the device tree, after the last check before the jump.
 pub fn late(run: &Run<'_>) -> Result<Cases> {
     const LATE: [(usize, &str); 2] = [(0, "source page, late"), (1, "device tree, late")];
     let mut random = run.job.random(run.setting.seed);
@@ -68,7 +70,7 @@ pub fn late(run: &Run<'_>) -> Result<Cases> {
         run.request()?,
         |mut gdb| {
             let looked = checksum.first_look(&mut gdb)?;
-            // The control page's first instruction is its first byte.
+            // The relocation code begins with its first instruction.
             gdb.run_to(looked.code().start)?;
             turn(&mut gdb, &mut random, &looked.place(place).0)?;
             gdb.detach()
@@ -77,16 +79,17 @@ pub fn late(run: &Run<'_>) -> Result<Cases> {
             Way::Stopped(words) => {
                 ensure!(
                     words.starts_with("!! what arrived is not what was loaded: "),
-                    "the control page said {words}"
+                    "the relocation code printed {words}"
                 );
                 Ok(vec![(name, End::Stopped)])
             }
-            way => bail!("the control page should have stopped, and the run is {way}"),
+            way => bail!("the relocation code should have stopped, but the run is {way}"),
         },
     )
 }
 
-/// Makes the run with a debugger at its side. A fault that could not be injected is a failure of the run, and not of ours.
+/// Makes the run with a debugger attached. If the fault could not be injected, the run counts as
+/// failed, but the campaign continues.
 pub fn injected(
     of: &Run<'_>,
     request: Request,
@@ -107,7 +110,7 @@ pub fn injected(
     }
 }
 
-/// Turns over one bit of `ranges`.
+/// Flips one random bit in `ranges`.
 fn turn(gdb: &mut Gdb, random: &mut SplitMix64, ranges: &[Range<u64>]) -> Result<()> {
     let bytes = ranges.iter().map(|range| range.end - range.start).sum();
     let mut at = random.below(bytes);

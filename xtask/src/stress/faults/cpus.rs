@@ -1,6 +1,7 @@
-//! CPUs that do not do as they should while a restart is under way.
+//! Faults of CPUs while a kexec is under way, between load and jump.
 //!
-//! *When:* between load and jump: one hangs as it is told to leave, or the one that goes is given interrupts that are nobody's.
+//! One CPU hangs when it must leave its work, or the CPU that kexecs gets interrupts of no device
+//! of ours.
 
 use anyhow::{Result, bail, ensure};
 
@@ -8,10 +9,11 @@ use crate::{debugger::LOADED, test::patch::HANG, transcript};
 
 use super::{Cases, End, Run, Way, bits};
 
-/// The first of the others to leave its work hangs instead, its interrupts masked: the restart is refused, and names it.
+/// Makes the first secondary that leaves its work hang with its interrupts masked. The kexec must
+/// be refused, and the refusal must name the CPU.
 pub fn stuck(run: &Run<'_>) -> Result<Cases> {
     const NAME: &str = "stuck CPU";
-    /// Where nobody comes any more: the first line of Rust.
+    /// A place that no CPU executes any more: the first line of Rust.
     const NOWHERE: &str = "kernel_main";
     let kernel = &run.setting.kernel;
     let (leave, nowhere) =
@@ -33,29 +35,29 @@ pub fn stuck(run: &Run<'_>) -> Result<Cases> {
                 ensure!(refused.first().is_some_and(named), "it was refused with {refused:?}");
                 Ok(vec![(NAME, End::Refused)])
             }
-            way => bail!("the restart should have been refused, and the run is {way}"),
+            way => bail!("the kexec should have been refused, but the run is {way}"),
         },
     )
 }
 
-/// While devices and CPUs are stopped, interrupts come without end to the CPU that goes; the next generation finds none of them.
+/// Sends the CPU that kexecs interrupts without end while devices and CPUs are stopped. The next
+/// generation must find none of them.
 pub fn storm(run: &Run<'_>) -> Result<Cases> {
     const NAME: &str = "interrupt storm";
-    /// What comes at once, before any tick.
+    /// The number of interrupts that are pending at once, before any tick.
     const FEWEST: u64 = 32;
     let request = run.request()?;
     let mut taken = Vec::new();
     let mut cases = run.judged(&request, |way| match way {
         Way::Gone(refused) if refused.iter().all(Vec::is_empty) => Ok(vec![(NAME, End::Gone)]),
-        way => bail!("it should have gone, and the run is {way}"),
+        way => bail!("the kexec should have succeeded, but the run is {way}"),
     })?;
     for life in transcript::lives(&cases.outcome.console).unwrap_or_default() {
         taken.extend(life.bye.map(|_| life.strays));
     }
     if cases.wrong.is_none() && taken.iter().any(|&strays| strays < FEWEST) {
-        cases.wrong = Some(format!(
-            "storms of {taken:?} interrupts, and each should have had {FEWEST} at the least"
-        ));
+        cases.wrong =
+            Some(format!("storms of {taken:?} interrupts, but each should have at least {FEWEST}"));
     }
     Ok(cases)
 }

@@ -1,7 +1,7 @@
-//! Disks that lie, fail, end, or take their time.
+//! Faults of the disk: flipped bits, read errors, a wrong size, slow or split reads.
 //!
-//! *When:* the disk is written, or QEMU is told how to open it, before the guest starts. Where every configuration but the last is damaged,
-//! each generation that restarts meets all of them.
+//! The disk's content or QEMU's options change before the guest starts. If every configuration
+//! but the last is damaged, each generation that kexecs meets all of them.
 
 use anyhow::{Result, bail, ensure};
 
@@ -16,10 +16,11 @@ use crate::{
 
 use super::{BATCH, Cases, End, Run, Way, batch};
 
-/// How many bytes an Image's header has: a bit of it may break another rule before the digest's turn comes.
+/// The size of an Image's header. A flipped bit there may break another rule before the digest is
+/// checked.
 const HEADER: usize = 64;
 
-/// A bit of each payload but the last.
+/// Flips a bit in each payload but the last.
 pub fn bits(run: &Run<'_>) -> Result<Cases> {
     let mut random = run.job.random(run.setting.seed);
     let mut disk = kernels(run, BATCH + 1);
@@ -41,7 +42,8 @@ pub fn bits(run: &Run<'_>) -> Result<Cases> {
     })
 }
 
-/// A bit of the tree: what it means now nobody knows, but it must not be something that was not written.
+/// Flips a bit in the FIT's tree. Its effect is unknown, but the kernel must not boot anything that
+/// was not written to the disk.
 pub fn contents_bit(run: &Run<'_>) -> Result<Cases> {
     let mut random = run.job.random(run.setting.seed);
     let mut disk = kernels(run, 2);
@@ -54,11 +56,11 @@ pub fn contents_bit(run: &Run<'_>) -> Result<Cases> {
             Ok(vec![("bit in the contents", End::Gone)])
         }
         Way::Gone(_) | Way::Refused(_) => Ok(vec![("bit in the contents", End::Refused)]),
-        Way::Stopped(words) => bail!("the control page stopped: {words}"),
+        Way::Stopped(words) => bail!("the relocation code stopped: {words}"),
     })
 }
 
-/// A sector of each payload but the last.
+/// Makes a sector of each payload but the last unreadable.
 pub fn read_errors(run: &Run<'_>) -> Result<Cases> {
     let mut random = run.job.random(run.setting.seed);
     let disk = kernels(run, BATCH + 1);
@@ -76,18 +78,19 @@ pub fn read_errors(run: &Run<'_>) -> Result<Cases> {
     })
 }
 
-/// The default configuration lies last, on a disk that ends somewhere within it, or within the tree.
+/// Truncates the disk within the default configuration's payload, which is the last, or within the
+/// tree.
 pub fn short(run: &Run<'_>) -> Result<Cases> {
     let mut random = run.job.random(run.setting.seed);
     let disk =
         edited(&kernels(run, 2), |tree| set(node(tree, "/configurations")?, "default", "conf-2"))?;
     let start = position(&disk, &name(1))?;
     let tree = u32::from_be_bytes(disk[4..8].try_into()?) as usize;
-    // One in eight: without its tree a disk is nothing, wherever it ends.
+    // One run in eight truncates the tree. Without its tree a disk is useless, wherever it ends.
     let in_tree = random.below(8) == 0;
     let range = if in_tree { 0..tree } else { start..disk.len() - SECTOR };
     let end = range.start + random.below(range.len() as u64) as usize;
-    // QEMU counts whole sectors: what it rounds up to reads as zero.
+    // Truncate to whole sectors: QEMU would round up, and the rest would read as zero.
     let kept = end / SECTOR * SECTOR;
     let mut request = run.request()?;
     request.disk = Disk::Bytes(disk[..kept].to_vec().into());
@@ -99,17 +102,17 @@ pub fn short(run: &Run<'_>) -> Result<Cases> {
             Way::Gone(mut refused) if !in_tree => {
                 (refused.swap_remove(0), &["the disk ends at byte "])
             }
-            way => bail!("the disk ended at byte {kept}, and the run is {way}"),
+            way => bail!("the disk ended at byte {kept}, but the run is {way}"),
         };
         let [words] = refused.as_slice() else {
-            bail!("one refusal was due, and there are {refused:?}")
+            bail!("there should be one refusal, but there are {refused:?}")
         };
         ensure!(right.iter().any(|right| words.contains(right)), "it was refused with \"{words}\"");
         Ok(vec![("short disk", End::Refused)])
     })
 }
 
-/// QEMU reads what the guest asks for in pieces.
+/// Makes QEMU split the guest's reads into pieces.
 pub fn split_reads(run: &Run<'_>) -> Result<Cases> {
     let mut random = run.job.random(run.setting.seed);
     let most = SECTOR << random.below(8);
@@ -118,7 +121,7 @@ pub fn split_reads(run: &Run<'_>) -> Result<Cases> {
     run.judged(&request, |way| unharmed(way, "reads in pieces"))
 }
 
-/// So many requests, or bytes, a second.
+/// Limits the disk's requests or bytes a second.
 pub fn slow(run: &Run<'_>) -> Result<Cases> {
     let mut random = run.job.random(run.setting.seed);
     let limit = match random.below(2) {
@@ -133,7 +136,7 @@ pub fn slow(run: &Run<'_>) -> Result<Cases> {
 fn unharmed(way: Way, name: &'static str) -> Result<Vec<(&'static str, End)>> {
     match way {
         Way::Gone(refused) if refused.iter().all(Vec::is_empty) => Ok(vec![(name, End::Gone)]),
-        way => bail!("nothing was wrong with the disk, and the run is {way}"),
+        way => bail!("nothing was wrong with the disk, but the run is {way}"),
     }
 }
 
@@ -141,7 +144,7 @@ fn name(number: usize) -> String {
     format!("kernel-{number}")
 }
 
-/// A disk with so many kernels, each a configuration.
+/// A disk with `count` kernels, each in a configuration of its own.
 pub fn kernels(run: &Run<'_>, count: usize) -> Vec<u8> {
     let load = (run.job.cell.base == Base::Load).then_some(crate::disk::LOAD);
     let image = &run.setting.kernel.image;

@@ -1,6 +1,7 @@
-//! Machines that have next to no memory, or tell lies about themselves.
+//! Faults of the machine: almost no memory, or a damaged device tree.
 //!
-//! *When:* before the first instruction: reservations in QEMU's own tree, or bits of the tree that it hands over.
+//! They are in place before the first instruction: reservations in QEMU's own tree, or flipped bits
+//! in the tree that QEMU passes.
 
 use std::ops::Range;
 
@@ -16,16 +17,16 @@ use crate::{
 
 use super::{Cases, End, Run, Way};
 
-/// Where `virt` has its RAM.
+/// The start of `virt`'s RAM.
 const RAM: u64 = 0x4000_0000;
 
-/// Where QEMU puts the device tree on a machine with 256 MiB and more.
+/// The address of QEMU's device tree on a machine with 256 MiB or more.
 const TREE: u64 = 0x4800_0000;
 
 const PAGE: u64 = 4096;
 
-/// All of RAM is reserved but the running kernel's slot, with a few pages behind it, and a few around the device tree: what is left is about
-/// as much as a restart needs.
+/// Reserves all of RAM but the running kernel's slot with a few pages after it, and a few pages
+/// around the device tree. The rest is about as much as a kexec needs.
 pub fn little_memory(run: &Run<'_>) -> Result<Cases> {
     const NAME: &str = "little memory";
     const SLOT: Range<u64> = 0x4020_0000..0x4040_0000;
@@ -33,7 +34,8 @@ pub fn little_memory(run: &Run<'_>) -> Result<Cases> {
     let mut random = run.job.random(run.setting.seed);
     let mut request = run.request()?;
     request.memory = Some("512M".to_owned());
-    // What it takes to live at all: the image, the control block at its alignment, and the stacks of the other CPUs.
+    // The pages that the kernel needs to run at all: the image, the control pages at their
+    // alignment, and the stacks of the other CPUs.
     let image = Header::parse(&run.setting.kernel.image)?.image_size.div_ceil(PAGE);
     let life = image + 5 * 16 + u64::from(run.job.cell.cpus) * 16;
     let behind = SLOT.start + (life + random.below(0x140)) * PAGE;
@@ -49,7 +51,7 @@ pub fn little_memory(run: &Run<'_>) -> Result<Cases> {
     run.judged(&request, |way| match way {
         Way::Gone(refused) if refused.iter().all(Vec::is_empty) => Ok(vec![(NAME, End::Gone)]),
         Way::Gone(refused) => {
-            bail!("there is one configuration, and a generation went on after {refused:?}")
+            bail!("there is only one configuration, but a generation continued after {refused:?}")
         }
         Way::Refused(refused) => {
             let right =
@@ -62,17 +64,17 @@ pub fn little_memory(run: &Run<'_>) -> Result<Cases> {
             }
             Ok(vec![(NAME, End::Refused)])
         }
-        Way::Stopped(words) => bail!("the control page stopped: {words}"),
+        Way::Stopped(words) => bail!("the relocation code stopped: {words}"),
     })
 }
 
-/// One to four bits of the blob, turned over after QEMU has written it.
+/// Flips one to four bits of the device tree after QEMU has written it to memory.
 pub fn damaged_tree(run: &Run<'_>) -> Result<Cases> {
     const NAME: &str = "damaged device tree";
     let mut random = run.job.random(run.setting.seed);
     let mut request = run.request()?;
     request.memory = Some("512M".to_owned());
-    // A hang of a kernel that believes what it reads is found soon enough; there is nothing slow about these runs.
+    // These runs have no slow part, so a kernel that hangs on a bad value is found early.
     request.silence = Some(std::time::Duration::from_secs(5));
     let (mut meddled, mut reads) = (Ok(()), false);
     let outcome: Outcome = debugged(request, run::run, |mut gdb| {
@@ -81,11 +83,11 @@ pub fn damaged_tree(run: &Run<'_>) -> Result<Cases> {
             let word = |at: usize| {
                 u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
             };
-            // QEMU pads: what lies behind strings and structure means nothing.
+            // QEMU pads the blob; bytes after the strings and the structure have no meaning.
             let used = (word(12) + word(32)).max(word(8) + word(36));
             ensure!(
                 word(0) == boot::flat::MAGIC && used <= 1 << 20,
-                "no device tree lies at {TREE:#x}"
+                "there is no device tree at {TREE:#x}"
             );
             let mut blob = gdb.memory(TREE, used as usize)?;
             for _ in 0..=random.below(4) {
@@ -116,7 +118,7 @@ pub fn damaged_tree(run: &Run<'_>) -> Result<Cases> {
     let mut cases = run.judge(outcome, |way| match way {
         Way::Gone(_) => Ok(vec![(NAME, End::Gone)]),
         Way::Refused(_) => Ok(vec![(NAME, End::Refused)]),
-        Way::Stopped(words) => bail!("the control page stopped: {words}"),
+        Way::Stopped(words) => bail!("the relocation code stopped: {words}"),
     })?;
     if cases.wrong.is_some() && reads {
         cases = Cases { ends: vec![(NAME, End::Undecided)], wrong: None, ..cases };
@@ -124,8 +126,9 @@ pub fn damaged_tree(run: &Run<'_>) -> Result<Cases> {
     Ok(cases)
 }
 
-/// Does the blob still read as a device tree: header, tokens in their order, names and values within their blocks?
-/// (Devicetree Specification 0.4, chapter 5. What the values mean is another matter.)
+/// Returns whether the blob still parses as a device tree: header, tokens in order, names and
+/// values within their blocks (Devicetree Specification 0.4, chapter 5). The values themselves are
+/// not checked.
 fn reads_as_a_tree(blob: &[u8]) -> bool {
     structure(blob).is_some()
 }
@@ -137,7 +140,7 @@ fn structure(blob: &[u8]) -> Option<()> {
         blob.get(start..start.checked_add(word(size)? as usize)?)
     };
     let (tree, strings) = (block(8, 36)?, block(12, 32)?);
-    // 17 is the version that everybody writes; 16 does not say how long the structure is.
+    // Every writer uses version 17; version 16 has no size of the structure block.
     let header =
         word(0)? == boot::flat::MAGIC && word(24)? <= 17 && word(20)? >= 17 && word(4)? >= 40;
     let (mut at, mut depth, mut nodes) = (0_usize, 0_usize, 0_usize);
@@ -180,7 +183,8 @@ mod tests {
         let blob = &disk[..u32::from_be_bytes(disk[4..8].try_into().unwrap()) as usize];
         assert!(reads_as_a_tree(blob));
         let start = u32::from_be_bytes(blob[8..12].try_into().unwrap()) as usize;
-        // Magic, the root's opening, the place of the strings, its end.
+        // The magic, the root's opening token, the offset of the strings, the size of the
+        // structure.
         for at in [0, start + 3, 12, 36] {
             let mut damaged = blob.to_vec();
             damaged[at] ^= 0x40;

@@ -1,11 +1,17 @@
-//! `stress --faults`: damage of every kind, drawn at random, and how each case of it ends.
+//! Fault injection, `stress --faults`: random damage, and how each case ends.
 //!
-//! *When:* by the campaign's workers, in place of plain runs. A case may end in three ways: refused with the right error and alive; gone, and
-//! the next generation whole; or, for damage done after the point of no return alone, stopped by the control page, which says so. Never a
-//! hang, never a jump into a damaged image. A damaged device tree that still reads as one cannot be told from a good one, for nobody has
-//! taken its checksum before the first kernel reads it: what comes of it is shown and left out of the count.
+//! A case may end in three ways:
 //!
-//! A kind of fault is a variant of [`Kind`], a row of [`KINDS`] and a routine that makes one run of it.
+//! - the kexec is refused with the right error, and the kernel continues;
+//! - the kexec succeeds, and the next generation is intact;
+//! - only for damage after the point of no return: the relocation code stops and reports it.
+//!
+//! A hang or a jump into a damaged image is never allowed. A damaged device tree that still parses
+//! cannot be distinguished from a good one: no one computed its checksum before the first kernel
+//! read it. Such a case is shown but not counted.
+//!
+//! A kind of fault is a variant of [`Kind`], a row of [`KINDS`] and a routine that makes one run of
+//! it.
 
 mod bits;
 mod cpus;
@@ -34,27 +40,27 @@ use super::{
     life,
 };
 
-/// How many cases one run has, where a refusal leaves the generation to meet the next one.
+/// The number of cases in one run, where the kernel survives a refusal and so meets the next case.
 const BATCH: usize = 16;
 
-/// Where a fault is put.
+/// The kinds of faults.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Kind {
-    /// A bit of what a restart depends on, between load and jump
+    /// A bit that flips in memory that a kexec depends on, between load and jump
     MemoryBits,
-    /// A bit of a source or of the device tree, after the point of no return
+    /// A bit that flips in a source or the device tree, after the point of no return
     LateBit,
-    /// A bit of a payload on the disk
+    /// A flipped bit in a payload on the disk
     DiskBits,
-    /// A bit of the disk's table of contents
+    /// A flipped bit in the FIT's tree on the disk
     ContentsBit,
     /// Sectors that cannot be read
     ReadErrors,
     /// A disk that ends too early
     ShortDisk,
-    /// A disk whose reads come in pieces
+    /// A disk whose reads are split into pieces
     SplitReads,
-    /// A disk that makes everybody wait
+    /// A disk that is slow
     SlowDisk,
     /// Memory that is nearly full
     LittleMemory,
@@ -62,18 +68,18 @@ pub enum Kind {
     DamagedTree,
     /// A CPU that hangs with its interrupts masked
     StuckCpu,
-    /// Interrupts of nobody's while a restart is under way
+    /// Interrupts of no device of ours while a kexec is under way
     Storm,
 }
 
-/// A kind, with how many cases a run of it has and how it is made.
+/// A kind, with the number of cases in a run of it and the routine that makes one.
 struct Row {
     kind: Kind,
     cases: usize,
     make: fn(&Run<'_>) -> Result<Cases>,
 }
 
-/// All kinds. Each makes a run in turn.
+/// All kinds. The campaign takes them in turn.
 const KINDS: &[Row] = &[
     Row { kind: Kind::MemoryBits, cases: BATCH, make: bits::between },
     Row { kind: Kind::LateBit, cases: 1, make: bits::late },
@@ -89,35 +95,35 @@ const KINDS: &[Row] = &[
     Row { kind: Kind::Storm, cases: 1, make: cpus::storm },
 ];
 
-/// How a case ended.
+/// The end of a case.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum End {
     Refused,
     Gone,
     Stopped,
-    /// A tree that is none, told before anything could live.
+    /// The device tree was invalid, and the kernel reported that at entry.
     Told,
-    /// A tree that is damaged and still one.
+    /// The device tree was damaged but still parses.
     Undecided,
 }
 
 impl End {
     fn words(self) -> &'static str {
         match self {
-            Self::Refused => "refused and alive",
-            Self::Gone => "gone, the next whole",
-            Self::Stopped => "stopped by the control page",
-            Self::Told => "told by the entry",
-            Self::Undecided => "left out: still reads as a tree",
+            Self::Refused => "refused, kernel continued",
+            Self::Gone => "kexec done, next generation intact",
+            Self::Stopped => "stopped by the relocation code",
+            Self::Told => "reported at entry",
+            Self::Undecided => "not counted: still parses as a tree",
         }
     }
 }
 
-/// The cases of a run, each with its name and its end; and the run.
+/// The cases of a run, each with its name and how it ended, and the run itself.
 struct Cases {
     ends: Vec<(&'static str, End)>,
     outcome: Outcome,
-    /// The first of them that ended as none may.
+    /// The first case that ended in a way that is not allowed.
     wrong: Option<String>,
 }
 
@@ -134,18 +140,18 @@ impl Kind {
         KINDS.iter().find(|row| row.kind == self).expect("every kind has a row")
     }
 
-    /// Whether it can be put into that cell.
+    /// Returns whether the fault can be injected on this cell.
     fn fits(self, cell: &Cell) -> bool {
         self != Self::StuckCpu || cell.cpus > 1
     }
 
-    /// Its name, as it is typed.
+    /// The name as typed on the command line.
     pub fn name(self) -> String {
         self.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
     }
 }
 
-/// Runs enough for `count` cases on each machine, among `cells`, of the kinds in turn.
+/// Enough runs for `count` cases on each machine, spread over `cells`, with the kinds in turn.
 pub fn jobs(count: usize, kinds: &[Kind], cells: &[Cell]) -> Vec<Job> {
     let all: Vec<_> = KINDS.iter().map(|row| row.kind).collect();
     let asked = if kinds.is_empty() { &all } else { kinds };
@@ -166,7 +172,8 @@ pub fn jobs(count: usize, kinds: &[Kind], cells: &[Cell]) -> Vec<Job> {
             let (kind, cells) = &kinds[turn % kinds.len()];
             let kind = *kind;
             cases += kind.row().cases;
-            // From one turn of a kind to its next a step by one, and kinds apart from each other: each comes to every cell.
+            // A kind moves on by one cell each time its turn comes, and the kinds start at
+            // different cells, so that each kind reaches every cell.
             let cell = cells[(turn % kinds.len() * 7 + turn / kinds.len()) % cells.len()];
             let round = u32::try_from(turn).unwrap_or(u32::MAX);
             jobs.push(Job { cell: cell.clone(), round, generations: FEWEST, fault: Some(kind) });
@@ -176,12 +183,12 @@ pub fn jobs(count: usize, kinds: &[Kind], cells: &[Cell]) -> Vec<Job> {
     jobs
 }
 
-/// How many cases a run has.
+/// The number of cases in a run.
 pub fn cases(job: &Job) -> usize {
     job.fault.map_or(0, |kind| kind.row().cases)
 }
 
-/// Makes the run of `job`'s fault.
+/// Makes the run with `job`'s fault.
 pub fn make(setting: &Setting, job: &Job, more: &[String]) -> Result<Made> {
     let Some(kind) = job.fault else { bail!("a run without a fault") };
     let drawn = job.drawn(setting.seed, &setting.config)?;
@@ -202,20 +209,20 @@ pub fn make(setting: &Setting, job: &Job, more: &[String]) -> Result<Made> {
     Ok(Made { lives, seconds, failure, faults })
 }
 
-/// How a whole run ended, where it ended as a run may.
+/// The end of a whole run, if it is an allowed one.
 enum Way {
-    /// Every generation came up as it should; why restarts did not happen, generation by generation.
+    /// Every generation started as it should; the refusals of each generation.
     Gone(Vec<Vec<String>>),
-    /// The last generation there was refused, lived on, and ended in order: why.
+    /// The last generation refused, continued, and ended in order; its refusals.
     Refused(Vec<String>),
-    /// The control page stopped: its words.
+    /// The relocation code stopped; its message.
     Stopped(String),
 }
 
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Gone(refused) => write!(f, "gone, after refusals {refused:?}"),
+            Self::Gone(refused) => write!(f, "completed, after refusals {refused:?}"),
             Self::Refused(refused) => write!(f, "refused: {refused:?}"),
             Self::Stopped(words) => write!(f, "stopped: {words}"),
         }
@@ -223,7 +230,7 @@ impl fmt::Display for Way {
 }
 
 impl Run<'_> {
-    /// What the kernel is ordered: to go on after a refusal, and what a fault needs of it.
+    /// The kernel's parameters: continue after a refusal, and whatever the fault requires.
     fn orders(&self) -> Orders {
         let mut orders = self.job.orders(self.drawn);
         orders.append.push("on-refusal=continue".to_owned());
@@ -233,12 +240,12 @@ impl Run<'_> {
         orders
     }
 
-    /// How many CPUs come up; unknown where there may not be memory for all.
+    /// The number of CPUs that must come up; `None` if there may not be memory for all.
     fn cpus(&self) -> Option<u32> {
         (self.job.fault != Some(Kind::LittleMemory)).then_some(self.job.cell.cpus)
     }
 
-    /// A run with a free hand for what the fault changes.
+    /// The run before the fault is added.
     fn request(&self) -> Result<Request> {
         let mut request = self.job.request(self.drawn, &self.orders(), self.setting)?;
         request.args.extend_from_slice(self.more);
@@ -246,7 +253,8 @@ impl Run<'_> {
         Ok(request)
     }
 
-    /// Makes the run and judges it: `ends` says how the cases ended, or why they did not as they may.
+    /// Makes the run and judges it. `ends` says how the cases ended, or returns an error for an end
+    /// that is not allowed.
     fn judged(
         &self,
         request: &Request,
@@ -266,7 +274,8 @@ impl Run<'_> {
         })
     }
 
-    /// How the run ended. An error is an end that no fault excuses: a hang, an exception, a generation that is not whole.
+    /// Classifies the end of the run. The error is an end that is never allowed: a hang, an
+    /// exception, a generation that breaks a rule.
     fn way(&self, outcome: &Outcome) -> Result<Way> {
         let lives = transcript::lives(&outcome.console)?;
         let (orders, modes) = (self.orders(), self.job.cell.modes());
@@ -279,7 +288,7 @@ impl Run<'_> {
             let refused = life.refused.len();
             ensure!(
                 lived_on == refused,
-                "generation {} refused {refused} times and lived on {lived_on} times",
+                "generation {} refused {refused} times, but continued {lived_on} times",
                 life.number
             );
         }
@@ -295,14 +304,14 @@ impl Run<'_> {
             }
             Verdict::Failed(1) if emergency.is_empty() => {
                 let Some(last) = lives.last() else { bail!("{}", outcome.verdict.words()) };
-                ensure!(last.bye.is_none(), "generation {} said Bye! and ended", last.number);
+                ensure!(last.bye.is_none(), "generation {} printed Bye! and ended", last.number);
                 ensure!(
                     last.lines.last().is_some_and(|line| line == marker::FAILURE),
-                    "it did not end with its marker"
+                    "its last line is not the failure marker"
                 );
                 ensure!(
                     !last.refused.is_empty(),
-                    "generation {} ended without a reason",
+                    "generation {} ended without a refusal",
                     last.number
                 );
                 prove_each(&lives, &orders, modes, None)?;
@@ -311,7 +320,7 @@ impl Run<'_> {
             Verdict::Stopped if STOPS.iter().any(|start| emergency.starts_with(start)) => {
                 ensure!(
                     lives.last().is_some_and(|last| last.bye.is_some()),
-                    "nobody had said Bye!"
+                    "the last generation had not printed Bye!"
                 );
                 prove_each(&lives, &orders, modes, None)?;
                 Ok(Way::Stopped(emergency.to_owned()))
@@ -325,26 +334,27 @@ impl Run<'_> {
     }
 }
 
-/// What the control page says when it stops.
+/// The messages with which the relocation code stops.
 const STOPS: [&str; 3] = [
     "!! what arrived is not what was loaded: ",
     "!! the list holds an entry that is none: ",
     "!! fault while relocating: ",
 ];
 
-/// Every generation that restarted refused a whole batch, each time with one of `says`; `names` are the cases.
+/// Checks that generation 0 refused once for each of `names`, each time with a message that `says`
+/// accepts, and that the run then continued to its end.
 fn batch(
     way: Way,
     names: &[&'static str],
     says: impl Fn(usize, &str) -> bool,
 ) -> Result<Vec<(&'static str, End)>> {
     let Way::Gone(refused) = way else {
-        bail!("the run should have gone on with the last configuration, and is {way}")
+        bail!("the run should have continued with the last configuration, but is {way}")
     };
     let first = &refused[0];
     ensure!(
         first.len() == names.len(),
-        "{} faults, and generation 0 refused {} times",
+        "{} faults, but generation 0 refused {} times",
         names.len(),
         first.len()
     );

@@ -1,7 +1,7 @@
-//! One self-contained page: what ran, how fast, what failed.
+//! The HTML report: one self-contained page of cells, times and failures.
 //!
-//! *When:* on `--html`. Pure. No script, no network, nothing that a phone cannot show: plots are drawn here, as inline SVG, and the page
-//! takes the reader's light or dark.
+//! It has no script and loads nothing from a network. The plots are inline SVG, and the page
+//! follows the reader's light or dark mode.
 
 mod plot;
 
@@ -16,19 +16,29 @@ use super::{
 };
 
 const STYLE: &str = "
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #656d76; --paper: #fff; --line: #d0d7de; --good: #2da44e; --bad: #cf222e; --idle: #d0d7de; --mark: #0969da; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #8d96a0; --paper: #0d1117; --line: #30363d; --good: #3fb950; --bad: #f85149; --idle: #30363d; --mark: #4493f8; } }
-body { margin: 0 auto; max-width: 46rem; padding: 1rem; font: 16px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper); overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; border-bottom: 1px solid var(--line); }
-h1 b { color: var(--good); } h1 b.bad, .bad { color: var(--bad); } .soft, small { color: var(--soft); }
-.tiles { display: flex; flex-wrap: wrap; gap: .5rem; margin: 1rem 0; } .tiles div { flex: 1 1 6.5rem; border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .75rem; }
-.tiles b { display: block; font-size: 1.4rem; } svg { width: 100%; height: auto; display: block; } svg text { fill: currentColor; font: 12px system-ui, sans-serif; }
-pre { overflow-x: auto; font-size: .8rem; line-height: 1.35; border: 1px solid var(--line); border-radius: .5rem; padding: .5rem; white-space: pre-wrap; }
-table { border-collapse: collapse; width: 100%; font-size: .85rem; } td, th { padding: .2rem .4rem; border-bottom: 1px solid var(--line); text-align: left; } td.n, th.n { text-align: right; }
-article { border-left: 4px solid var(--bad); padding-left: .75rem; margin: 1rem 0; } details { margin: .5rem 0; } summary { cursor: pointer; } .scroll { overflow-x: auto; }
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #656d76; --paper: #fff; --line: #d0d7de; \
+--good: #2da44e; --bad: #cf222e; --idle: #d0d7de; --mark: #0969da; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #8d96a0; --paper: #0d1117; \
+--line: #30363d; --good: #3fb950; --bad: #f85149; --idle: #30363d; --mark: #4493f8; } }
+body { margin: 0 auto; max-width: 46rem; padding: 1rem; font: 16px/1.45 system-ui, sans-serif; \
+color: var(--ink); background: var(--paper); overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; \
+border-bottom: 1px solid var(--line); }
+h1 b { color: var(--good); } h1 b.bad, .bad { color: var(--bad); } .soft, small { color: \
+var(--soft); }
+.tiles { display: flex; flex-wrap: wrap; gap: .5rem; margin: 1rem 0; } .tiles div { flex: 1 1 \
+6.5rem; border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .75rem; }
+.tiles b { display: block; font-size: 1.4rem; } svg { width: 100%; height: auto; display: block; } \
+svg text { fill: currentColor; font: 12px system-ui, sans-serif; }
+pre { overflow-x: auto; font-size: .8rem; line-height: 1.35; border: 1px solid var(--line); \
+border-radius: .5rem; padding: .5rem; white-space: pre-wrap; }
+table { border-collapse: collapse; width: 100%; font-size: .85rem; } td, th { padding: .2rem \
+.4rem; border-bottom: 1px solid var(--line); text-align: left; } td.n, th.n { text-align: right; }
+article { border-left: 4px solid var(--bad); padding-left: .75rem; margin: 1rem 0; } details { \
+margin: .5rem 0; } summary { cursor: pointer; } .scroll { overflow-x: auto; }
 ";
 
-/// The page.
+/// Formats the page.
 pub fn page(tally: &Tally) -> String {
     let (word, class) = match (tally.failures.is_empty(), tally.interrupted) {
         (false, _) => ("failed", " class=\"bad\""),
@@ -37,8 +47,10 @@ pub fn page(tally: &Tally) -> String {
     };
     let what = escaped(&tally.what);
     let mut text = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <title>Ouroboros {what}: {word}</title><style>{STYLE}</style></head><body>\n<h1>Ouroboros {what}: <b{class}>{word}</b></h1>\n"
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <title>Ouroboros {what}: {word}</title><style>{STYLE}</style></head><body>\n\
+         <h1>Ouroboros {what}: <b{class}>{word}</b></h1>\n"
     );
     let _ = writeln!(text, "<p>{}</p>", escaped(&tally.sentence()));
     tiles(&mut text, tally);
@@ -49,7 +61,8 @@ pub fn page(tally: &Tally) -> String {
     each_cell(&mut text, tally);
     let _ = writeln!(
         text,
-        "<h2>To have it again</h2><p><small>{}<br>kernel {}<br>commit {}<br>{}</small></p>\n</body></html>",
+        "<h2>To repeat it</h2><p><small>{}<br>kernel {}<br>commit {}<br>{}</small>\
+         </p>\n</body></html>",
         escaped(&tally.parts.join("; ")),
         escaped(&tally.kernel),
         escaped(&tally.commit),
@@ -75,9 +88,10 @@ fn tiles(text: &mut String, tally: &Tally) {
     *text += "</div>\n";
 }
 
-/// A square a cell, a row of squares a machine.
+/// Draws one square for each cell, and a row of squares for each machine.
 fn what_ran(text: &mut String, tally: &Tally) {
-    *text += "<h2>What ran</h2><p class=\"soft\">A square is a cell: <span style=\"color:var(--good)\">passed</span>, \
+    *text += "<h2>What ran</h2><p class=\"soft\">A square is a cell: \
+              <span style=\"color:var(--good)\">passed</span>, \
               <span class=\"bad\">failed</span>, grey not run. Touch one for its name.</p>\n";
     let mut groups = BTreeMap::<String, Vec<_>>::new();
     for cell in &tally.cells {
@@ -104,7 +118,8 @@ fn ends_of_faults(text: &mut String, tally: &Tally) {
     if tally.faults.is_empty() {
         return;
     }
-    *text += "<h2>How the faults ended</h2><div class=\"scroll\"><table><tr><th>machine</th><th>fault</th><th>ended</th></tr>";
+    *text += "<h2>How the faults ended</h2><div class=\"scroll\"><table>\
+              <tr><th>machine</th><th>fault</th><th>ended</th></tr>";
     for row in faults(tally) {
         let _ = write!(
             text,
@@ -127,11 +142,13 @@ fn how_fast(text: &mut String, tally: &Tally) {
     if phases.is_empty() {
         return;
     }
-    *text += "<h2>How fast</h2><p class=\"soft\">Each phase's times over all generations, in the guest's clock under QEMU: how often (height) \
-              it took how long (to the right, logarithmic). The line is the median.</p>\n";
+    *text += "<h2>How fast</h2><p class=\"soft\">Each phase's times over all generations, in \
+              the guest's clock under QEMU: count (height) by duration (to the right, \
+              logarithmic). The line is the median.</p>\n";
     *text += &plot::phases(&phases);
-    *text += "<p class=\"soft\">From one generation's first instruction to the next one's, by the generation's number: the median, and the \
-              band that eight of ten lie in. A line that climbs is drift.</p>\n";
+    *text += "<p class=\"soft\">From one generation's first instruction to the next \
+              one's, by the generation's number: the median, and the band that holds eight of ten. \
+              A line that climbs is drift.</p>\n";
     *text += &plot::ages(&ages);
     for (group, phases) in &tally.phases {
         let _ =
@@ -160,8 +177,8 @@ fn failures(text: &mut String, tally: &Tally) {
         );
         for (title, body) in [
             ("the console's last lines", console),
-            ("where it stood", stood),
-            ("QEMU's log of exceptions", exceptions),
+            ("where the CPUs stood", stood),
+            ("QEMU's exception log", exceptions),
             ("kept in", folder),
         ] {
             if !body.trim().is_empty() {
@@ -177,12 +194,15 @@ fn failures(text: &mut String, tally: &Tally) {
 }
 
 fn each_cell(text: &mut String, tally: &Tally) {
-    *text += "<h2>Each cell</h2><details><summary>names and figures</summary><div class=\"scroll\"><table><tr><th>cell</th>\
-              <th class=\"n\">runs</th><th class=\"n\">generations</th><th class=\"n\">s</th><th class=\"n\">failed</th></tr>";
+    *text += "<h2>Each cell</h2><details><summary>names and figures</summary>\
+              <div class=\"scroll\"><table><tr><th>cell</th><th class=\"n\">runs</th>\
+              <th class=\"n\">generations</th><th class=\"n\">s</th>\
+              <th class=\"n\">failed</th></tr>";
     for (name, lives) in &tally.cells {
         let _ = write!(
             text,
-            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{:.1}</td><td class=\"n\">{}</td></tr>",
+            "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
+             <td class=\"n\">{:.1}</td><td class=\"n\">{}</td></tr>",
             escaped(name),
             lives.runs,
             lives.generations,

@@ -1,6 +1,6 @@
-//! The page's plots, as SVG.
+//! The plots of the HTML report, as SVG.
 //!
-//! *When:* while the page is written. Pure: counts in, markup out. A plot is 400 units wide, so that its words can be read on a phone.
+//! A plot is 400 units wide, so that its text is readable on a phone.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -12,7 +12,7 @@ use super::super::histogram::Histogram;
 
 const WIDTH: f64 = 400.0;
 
-/// A square for each colour and name.
+/// Draws a square for each colour and name.
 pub fn squares(squares: &[(&str, String)]) -> String {
     const ROW: usize = 24;
     const SIZE: f64 = WIDTH / ROW as f64;
@@ -21,14 +21,15 @@ pub fn squares(squares: &[(&str, String)]) -> String {
         let (x, y, side) = ((number % ROW) as f64 * SIZE, (number / ROW) as f64 * SIZE, SIZE - 2.0);
         let _ = write!(
             text,
-            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{side:.1}\" height=\"{side:.1}\" rx=\"2\" fill=\"{colour}\"><title>{}</title></rect>",
+            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{side:.1}\" height=\"{side:.1}\" \
+             rx=\"2\" fill=\"{colour}\"><title>{}</title></rect>",
             escaped(name)
         );
     }
     text + "</svg>"
 }
 
-/// A lane a phase, in the order of a restart: how often it took how long.
+/// Draws a histogram of times for each phase, in the order of the phases.
 pub fn phases(phases: &BTreeMap<String, Histogram>) -> String {
     const LANE: f64 = 46.0;
     const BARS: f64 = 26.0;
@@ -64,7 +65,8 @@ pub fn phases(phases: &BTreeMap<String, Histogram>) -> String {
             let high = (BARS * count as f64 / most).max(1.0);
             let _ = write!(
                 text,
-                "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{high:.1}\" fill=\"var(--mark)\" opacity=\".7\"/>",
+                "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{high:.1}\" \
+                 fill=\"var(--mark)\" opacity=\".7\"/>",
                 scale.x(value) - scale.step() / 2.0,
                 floor - high,
                 scale.step().max(1.0)
@@ -73,14 +75,15 @@ pub fn phases(phases: &BTreeMap<String, Histogram>) -> String {
         let x = scale.x(median);
         let _ = write!(
             text,
-            "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{floor:.1}\" stroke=\"var(--ink)\"/>",
+            "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{floor:.1}\" \
+             stroke=\"var(--ink)\"/>",
             floor - BARS
         );
     }
     text + "</svg>"
 }
 
-/// The median and the middle eight tenths, by number of generation.
+/// Plots the median and the middle eight tenths of times by number of generation.
 pub fn ages(ages: &BTreeMap<u32, Histogram>) -> String {
     const HEIGHT: f64 = 150.0;
     const LEFT: f64 = 52.0;
@@ -105,7 +108,8 @@ pub fn ages(ages: &BTreeMap<u32, Histogram>) -> String {
         let at = y(value);
         let _ = write!(
             text,
-            "<line x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"var(--line)\"/><text x=\"0\" y=\"{:.1}\">{}</text>",
+            "<line x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{at:.1}\" y2=\"{at:.1}\" \
+             stroke=\"var(--line)\"/><text x=\"0\" y=\"{:.1}\">{}</text>",
             at + 4.0,
             time(value)
         );
@@ -140,7 +144,8 @@ struct Scale {
 }
 
 impl Scale {
-    /// From the least of `values` to the greatest, with room for a step at both ends; without values there is none.
+    /// The scale from the least of `values` to the greatest, with one tenth of room at both ends;
+    /// `None` without values.
     fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
         let (low, high) = values
             .fold((f64::MAX, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
@@ -151,12 +156,12 @@ impl Scale {
         (value.log10() - self.low) / (self.high - self.low) * WIDTH
     }
 
-    /// The width of one of the histogram's steps, an eighth of a doubling.
+    /// The width of one of the histogram's bins, an eighth of a doubling.
     fn step(&self) -> f64 {
         2_f64.log10() / 8.0 / (self.high - self.low) * WIDTH
     }
 
-    /// The powers of ten that it covers, or where there are none, its ends.
+    /// The powers of ten in the range; its ends if there are none.
     fn decades(&self) -> Vec<f64> {
         let decades: Vec<_> = (self.low.ceil() as i32..=self.high.floor() as i32)
             .map(|power| 10_f64.powi(power))
@@ -174,7 +179,8 @@ impl Scale {
             let anchor = if x > WIDTH - 40.0 { "end" } else { "middle" };
             let _ = write!(
                 text,
-                "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"0\" y2=\"{height:.1}\" stroke=\"var(--line)\"/>\
+                "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"0\" y2=\"{height:.1}\" \
+                 stroke=\"var(--line)\"/>\
                  <text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
                 height + 14.0,
                 time(value)
@@ -187,7 +193,7 @@ fn svg(height: f64, label: &str) -> String {
     format!("<svg viewBox=\"0 0 {WIDTH:.0} {height:.0}\" role=\"img\" aria-label=\"{label}\">")
 }
 
-/// Nanoseconds as people read them.
+/// Formats nanoseconds in a readable unit.
 fn time(ns: f64) -> String {
     let (value, unit) = match ns {
         ns if ns < 1e3 => (ns, "ns"),
