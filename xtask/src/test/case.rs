@@ -1,7 +1,7 @@
-//! A case: a name, and a check that makes runs and judges what came of them.
+//! A test case: a name, and a check that starts runs and judges their outcomes.
 //!
-//! *When:* a suite lists cases, the runner gives each a [`Trial`]. A trial remembers its runs: their folders are kept until the case
-//! has passed, and the last one is shown where it has not.
+//! A suite lists cases; the runner gives each a [`Trial`]. A trial remembers its runs. It keeps
+//! their folders until the case has passed, and shows the last run if the case fails.
 
 use std::{fmt, sync::Arc};
 
@@ -19,20 +19,20 @@ use crate::{
     verdict::Verdict,
 };
 
-/// What a check is.
+/// The check of a case.
 type Check = Box<dyn Fn(&mut Trial<'_>) -> Result<()> + Send + Sync>;
 
-/// Something that is to be so.
+/// A named check.
 pub struct Case {
-    /// `suite/what`.
+    /// `suite/case`.
     pub name: String,
-    /// It needs neither a machine nor the kernel.
+    /// The check needs neither QEMU nor the kernel.
     pub on_host: bool,
-    /// Finds out whether it is.
+    /// Returns an error if the case fails.
     pub check: Check,
 }
 
-/// A case on a machine.
+/// Returns a case that runs QEMU.
 pub fn case(
     name: impl Into<String>,
     check: impl Fn(&mut Trial<'_>) -> Result<()> + Send + Sync + 'static,
@@ -40,20 +40,20 @@ pub fn case(
     Case { name: name.into(), on_host: false, check: Box::new(check) }
 }
 
-/// What all cases are made with.
+/// Inputs that all cases share.
 pub struct Lab {
     /// qemu.toml.
     pub config: Arc<Config>,
     /// The kernel under test.
     pub kernel: Arc<Built>,
-    /// What random choices are drawn from.
+    /// Seed of all random choices.
     pub seed: u64,
 }
 
-/// Why a case was not made: something that is nice to have is not here.
+/// An error that skips a case, because this host lacks something optional.
 #[derive(Debug)]
 pub struct Skipped(
-    /// What.
+    /// The missing thing.
     pub String,
 );
 
@@ -65,7 +65,7 @@ impl fmt::Display for Skipped {
 
 impl std::error::Error for Skipped {}
 
-/// A case while it is made.
+/// A case while it runs.
 pub struct Trial<'a> {
     case: &'a str,
     lab: Option<&'a Lab>,
@@ -73,7 +73,7 @@ pub struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    /// The case of that name; without a lab it is one for the host alone.
+    /// Starts the case `case`. Host tests have no `lab`.
     pub fn new(case: &'a str, lab: Option<&'a Lab>) -> Self {
         Self { case, lab, made: Vec::new() }
     }
@@ -89,20 +89,21 @@ impl<'a> Trial<'a> {
     }
 
     fn lab(&self) -> &'a Lab {
-        self.lab.expect("a case for the host alone starts no machine")
+        self.lab.expect("a host test starts no QEMU")
     }
 
-    /// This case's own seed: other cases draw other numbers from the same one.
+    /// Returns this case's own seed, derived from the shared one and the case's name.
     pub fn seed(&self) -> u64 {
         seed_of(self.lab().seed, self.case)
     }
 
-    /// Orders that are drawn from this case's seed.
+    /// Returns the default parameters with this case's seed.
     pub fn orders(&self) -> Orders {
         Orders { seed: self.seed(), ..Orders::default() }
     }
 
-    /// A run of the kernel on a machine of qemu.toml, from its own disk.
+    /// Returns a request to run the kernel on a machine of qemu.toml, with a disk that holds the
+    /// same kernel.
     pub fn request(&self, machine: &str, orders: &Orders) -> Result<Request> {
         let Lab { config, kernel, .. } = self.lab();
         let mut request = Request::new(config, machine, kernel)?;
@@ -114,7 +115,8 @@ impl<'a> Trial<'a> {
         Ok(request)
     }
 
-    /// The same without semihosting: PSCI ends the machine, and no call goes past it to the host.
+    /// Returns the same request without semihosting: the guest ends by PSCI SYSTEM_OFF and makes no
+    /// call to the host.
     pub fn request_psci(&self, machine: &str, orders: &Orders) -> Result<Request> {
         let mut request = self.request(machine, orders)?;
         request.semihosting = false;
@@ -122,21 +124,21 @@ impl<'a> Trial<'a> {
         Ok(request)
     }
 
-    /// Makes the run; whatever its end is, it is this one that a failure shows.
+    /// Runs the request, with any outcome. A failure of the case shows its latest run.
     pub fn run(&mut self, request: &Request) -> Result<&Outcome> {
         let outcome = run(request)?;
         self.made.push(outcome);
         Ok(self.made.last().expect("one was just added"))
     }
 
-    /// Makes a run that must be a success; gives its generations.
+    /// Runs a request that must succeed, and returns its generations.
     pub fn lives(&mut self, request: &Request) -> Result<Vec<Life>> {
         let outcome = self.run(request)?;
         ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
         transcript::lives(&outcome.console)
     }
 
-    /// Makes a run that must end in that way; gives its outcome.
+    /// Runs a request that must end with the verdict `expected`, and returns its outcome.
     pub fn ends(&mut self, request: &Request, expected: Verdict) -> Result<&Outcome> {
         let outcome = self.run(request)?;
         if outcome.verdict != expected {
@@ -149,17 +151,17 @@ impl<'a> Trial<'a> {
         Ok(outcome)
     }
 
-    /// Takes the folders away: the case has passed.
+    /// Removes the folders of all runs, after the case has passed.
     pub fn discard(&self) -> Result<()> {
         self.made.iter().try_for_each(|outcome| outcome.folder.discard())
     }
 
-    /// What came of the last run.
+    /// Returns the outcome of the last run.
     pub fn last(&self) -> Option<&Outcome> {
         self.made.last()
     }
 
-    /// What there is to see of the last run.
+    /// Describes the last run, for a failure report.
     pub fn last_run(&self) -> String {
         self.made.last().map(report::seen).unwrap_or_default()
     }

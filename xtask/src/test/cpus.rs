@@ -1,7 +1,11 @@
-//! All CPUs and their interrupts: up and at work in each generation, off and quiet before the next; and what becomes of one that will not.
+//! Tests of secondary CPUs and of interrupts, on both GICs.
 //!
-//! *When:* on machines of several CPUs, with both GICs. In some runs another CPU goes each time, in some interrupts are provoked just before the
-//! jump: a shared one is active and never ended, a call pending, the timer expired. What the next generation finds, it says.
+//! Each generation must bring all CPUs up, and take them off, with no interrupt left, before the
+//! next one starts. Other cases cover a CPU that does not start or does not stop.
+//!
+//! - `restart-cpu=random` makes another CPU perform each kexec.
+//! - `selftest=interrupts` provokes interrupts just before the jump: an SPI active and never ended,
+//!   an SGI pending, the timer expired. The next generation prints every interrupt that it finds.
 
 use anyhow::{Context, Result, ensure};
 use boot::image::Header;
@@ -28,24 +32,24 @@ use super::{
     refused::disks,
 };
 
-/// A change of a kernel.
+/// A patch of a kernel.
 type Patch = for<'a> fn(Patched<'a>) -> Result<Patched<'a>>;
 
-/// How many CPUs, by turns.
+/// Numbers of CPUs, in turn.
 const COUNTS: [u32; 4] = [2, 3, 4, 8];
 
-/// Beside nothing: another CPU goes, and interrupts are left hard to leave.
+/// Additional parameters, in turn.
 const WORDS: [&str; 3] =
     ["restart-cpu=random", "selftest=interrupts", "restart-cpu=random selftest=interrupts"];
 
-/// `mov w1, #2`, of CPU_OFF's number; and `mov w1, #5`, of MIGRATE's, which QEMU refuses.
+/// `mov w1, #2` of CPU_OFF's function number, and `mov w1, #5` of MIGRATE's, which QEMU refuses.
 const CPU_OFF: u32 = 0x5280_0041;
 const MIGRATE: u32 = 0x5280_00a1;
 
-/// The instruction of `secondary_entry` behind its two calls: MMU off, at EL1.
+/// Offset in `secondary_entry` of the instruction after its two calls: MMU off, at EL1.
 const BEHIND_SETUP: usize = 14 * 4;
 
-/// All of them.
+/// Returns the cases of this suite.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let mut turn = 0;
@@ -68,7 +72,7 @@ pub fn cases() -> Vec<Case> {
                     let expected = if words.contains("interrupts") { lives.len() - 1 } else { 0 };
                     ensure!(
                         provoked == expected,
-                        "{provoked} generations provoked interrupts, and {expected} were to"
+                        "{provoked} generations provoked interrupts, and should be {expected}"
                     );
                     Ok(())
                 }));
@@ -112,7 +116,7 @@ pub fn cases() -> Vec<Case> {
                     .iter()
                     .all(|life| life.cpus == (3, 4)
                         && life.says("CPU 3 (MPIDR 0x7) was not started: ")),
-                "the CPU that is none is not told"
+                "no generation names the CPU that does not exist"
             );
             Ok(())
         }),
@@ -131,17 +135,17 @@ pub fn cases() -> Vec<Case> {
             let line = fails(trial, |kernel| kernel.at("kernel_secondary", 0, UNDEFINED))?;
             ensure!(
                 line.contains("esr=0000000002000000") && !line.contains("mpidr=0000000080000000"),
-                "told as \"{line}\""
+                "the report is \"{line}\""
             );
             Ok(())
         }),
         case("cpus/exception-in-a-secondary-s-first-instructions", |trial| {
             let line =
                 fails(trial, |kernel| kernel.at("secondary_entry", BEHIND_SETUP, UNDEFINED))?;
-            ensure!(line.contains("esr=0000000002000000"), "told as \"{line}\"");
+            ensure!(line.contains("esr=0000000002000000"), "the report is \"{line}\"");
             ensure!(
                 !line.contains("mpidr=0000000080000000"),
-                "told as the first CPU's: \"{line}\""
+                "the report names the first CPU: \"{line}\""
             );
             Ok(())
         }),
@@ -154,7 +158,7 @@ pub fn cases() -> Vec<Case> {
                 outcome.console.contains(
                     "restart-cpu: that CPU is not up, or none of the 3 that the device tree names"
                 ),
-                "the refusal is another"
+                "the kernel refused for another reason"
             );
             Ok(())
         }),
@@ -162,7 +166,8 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Each generation but the last leaves a redistributor that uses tables in RAM, as Linux does; each but the first finds and stops it.
+/// Each generation but the last leaves LPIs on, with tables in RAM, as Linux does. Each but the
+/// first must find them and turn them off.
 fn lpis(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
     let append = vec!["selftest=lpis restart-cpu=random".to_owned()];
     let orders = Orders { generations: 4, base: Base::Random, append, ..trial.orders() };
@@ -175,12 +180,12 @@ fn lpis(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
     Ok(())
 }
 
-/// So many CPUs, and that GIC.
+/// Sets the number of CPUs and the GIC.
 pub fn with_cpus(request: &mut Request, cpus: u32, gic: Gic) {
     (request.cpus, request.gic) = (Some(cpus), Some(gic));
 }
 
-/// A booted kernel that is wrong, on three CPUs. It restarts into a good one, if it restarts.
+/// Returns a request that boots a patched kernel on three CPUs. The disk holds the good kernel.
 fn wrong(trial: &Trial<'_>, words: &str, patch: Patch) -> Result<Request> {
     let kernel = trial.kernel();
     let append = words.split_whitespace().map(str::to_owned).collect();
@@ -192,7 +197,7 @@ fn wrong(trial: &Trial<'_>, words: &str, patch: Patch) -> Result<Request> {
     Ok(request)
 }
 
-/// The restart is refused, and the generation lives on.
+/// Boots a patched kernel that must refuse to restart, for the reason `says`, and continue.
 fn stays(trial: &mut Trial<'_>, patch: Patch, says: &str) -> Result<()> {
     let request = wrong(trial, "", patch)?;
     let outcome = trial.ends(&request, Verdict::Failed(1))?;
@@ -207,12 +212,13 @@ fn stays(trial: &mut Trial<'_>, patch: Patch, says: &str) -> Result<()> {
     );
     ensure!(
         life.says("lives on, all its memory given back") && life.bye.is_none(),
-        "it does not live on"
+        "the generation does not continue"
     );
     Ok(())
 }
 
-/// PSCI denies the first that leaves: the restart is refused and names it, the other comes up again, and the next attempt goes.
+/// Makes PSCI deny CPU_OFF to the first CPU that calls it. The kernel must refuse the restart and
+/// name that CPU, bring the other one up again, and succeed with the next attempt.
 fn one_denied(trial: &mut Trial<'_>) -> Result<()> {
     let kernel = trial.kernel();
     let orders = Orders { append: vec!["on-refusal=continue".to_owned()], ..trial.orders() };
@@ -223,7 +229,7 @@ fn one_denied(trial: &mut Trial<'_>) -> Result<()> {
     let outcome = debugged(trial, request, |mut gdb| {
         gdb.run_to(number + 4)?;
         let mut registers = gdb.general()?;
-        ensure!(registers[1] == 2, "x1 is {:#x}, and no number of CPU_OFF's", registers[1]);
+        ensure!(registers[1] == 2, "x1 is {:#x}, and should be CPU_OFF's 2", registers[1]);
         registers[1] = 5;
         gdb.set_general(&registers)?;
         gdb.detach()
@@ -234,13 +240,14 @@ fn one_denied(trial: &mut Trial<'_>) -> Result<()> {
     let first = &lives[0];
     let denied = |words: &String| words.contains(" was denied PSCI CPU_OFF: ");
     ensure!(first.refused.len() == 1 && denied(&first.refused[0]), "refused: {:?}", first.refused);
-    ensure!(first.says("lives on, all its memory given back"), "it does not live on");
+    ensure!(first.says("lives on, all its memory given back"), "the generation does not continue");
     let up = first.lines.iter().filter(|line| line.starts_with("CPUs: 3 of 3 up")).count();
     ensure!(up == 2, "all CPUs came up {up} times, and should once more after the refusal");
     Ok(())
 }
 
-/// While the CPU that goes stops the rest, interrupts come that are nobody's; each generation is entered in quiet all the same.
+/// Sends interrupts without an owner while one CPU stops the others. The next generation must still
+/// find none.
 fn storm(trial: &mut Trial<'_>, gic: Gic) -> Result<()> {
     let orders =
         Orders { append: vec!["selftest=storm restart-cpu=random".to_owned()], ..trial.orders() };
@@ -256,7 +263,8 @@ fn storm(trial: &mut Trial<'_>, gic: Gic) -> Result<()> {
     Ok(())
 }
 
-/// RAM for the first CPU, the control block and one or two stacks more: the other CPUs stay off and are named.
+/// Leaves RAM for the first CPU, the control pages and one or two more stacks. The kernel must name
+/// the CPUs that stay off.
 fn no_memory(trial: &mut Trial<'_>) -> Result<()> {
     const RAM: u64 = 0x4000_0000;
     const PAGE: u64 = 4096;
@@ -265,9 +273,9 @@ fn no_memory(trial: &mut Trial<'_>) -> Result<()> {
     let mut request = trial.request("nvhe", &orders)?;
     request.memory = Some("512M".to_owned());
     with_cpus(&mut request, 4, Gic::V3);
-    // Image; control block, with what its alignment may take; and of three blocks two at most.
+    // The Image; the control pages and their alignment; and at most two of three stack blocks.
     let free = image.next_multiple_of(PAGE) + (64 + 16) * PAGE + 16 * PAGE;
-    // QEMU puts the device tree there.
+    // QEMU puts the device tree at this address.
     let tree = RAM + (128 << 20);
     edit_tree(&mut request, |tree_of| {
         reserve(tree_of, "below", RAM, LOADED - RAM, false)?;
@@ -288,7 +296,8 @@ fn no_memory(trial: &mut Trial<'_>) -> Result<()> {
     Ok(())
 }
 
-/// With `force` it goes, and says at what risk; the next generation says which CPUs it does not have.
+/// Restarts with `force` although a CPU does not stop. The kernel must print the risk, and the next
+/// generation must name the CPUs that it could not start.
 fn forced(trial: &mut Trial<'_>) -> Result<()> {
     let request = wrong(trial, "force", |kernel| kernel.at("kernel::cpus::work::leave", 0, HANG))?;
     let lives = trial.lives(&request)?;
@@ -296,16 +305,16 @@ fn forced(trial: &mut Trial<'_>) -> Result<()> {
         anyhow::bail!("{} generations, and should be two", lives.len())
     };
     let risk = "it would run on in memory that is overwritten: going on, as `force` orders";
-    ensure!(first.says(risk) && first.bye.is_some(), "the risk is not told");
+    ensure!(first.says(risk) && first.bye.is_some(), "the kernel does not print the risk");
     ensure!(
         second.cpus == (1, 3) && second.says("was not started: "),
-        "the next one has {:?} CPUs",
+        "the next generation has {:?} CPUs",
         second.cpus
     );
     Ok(())
 }
 
-/// Three generations on three CPUs with another device tree.
+/// Runs three generations on three CPUs with an edited device tree.
 fn edited(
     trial: &mut Trial<'_>,
     words: &str,
@@ -319,18 +328,18 @@ fn edited(
     let lives = trial.lives(&request)?;
     ensure!(
         lives.len() == 3 && lives.iter().all(|life| life.found.is_empty()),
-        "not three quiet generations"
+        "there are not three generations without a stale interrupt"
     );
     Ok(lives)
 }
 
-/// A secondary that fails there: the line that tells it.
+/// Boots a kernel whose secondary CPU takes an exception, and returns the line that reports it.
 fn fails(trial: &mut Trial<'_>, patch: Patch) -> Result<String> {
     let mut request = wrong(trial, "", patch)?;
     // One secondary: two that fail at the same time share one UART.
     with_cpus(&mut request, 2, Gic::V3);
     let outcome = trial.run(&request)?;
-    ensure!(outcome.verdict != Verdict::Success, "it did not fail");
+    ensure!(outcome.verdict != Verdict::Success, "the run did not fail");
     let line = outcome.console.lines().find(|line| line.starts_with("!! exception slot="));
-    Ok(line.context("no exception was told")?.to_owned())
+    Ok(line.context("no exception was reported")?.to_owned())
 }

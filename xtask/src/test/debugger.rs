@@ -1,6 +1,7 @@
-//! The cases' way to a guest with a debugger at its side, and what they do to it.
+//! Debugger access for test cases: stops a guest and changes its memory.
 //!
-//! *When:* by the cases that need a moment which no patch of the kernel brings about: memory that changes between two instructions.
+//! For cases that need an event that no patch of the kernel can cause, such as memory that changes
+//! between two instructions.
 
 use anyhow::{Context, Result};
 
@@ -9,7 +10,8 @@ use crate::{debugger, explain::Gdb, request::Request, run::Outcome};
 
 use super::case::Trial;
 
-/// Makes the case's run; `meddle` has the guest stopped before its first instruction, and lets it go in the end.
+/// Runs the request under a debugger. `meddle` gets the guest before its first instruction, and
+/// must resume it at the end.
 pub fn debugged<'a>(
     trial: &'a mut Trial<'_>,
     request: Request,
@@ -18,13 +20,13 @@ pub fn debugged<'a>(
     debugger::debugged(request, |request| trial.run(request), meddle)
 }
 
-/// Sets the Status of the entropy device, behind the kernel's back: as whoever had the machine before may have left it.
+/// Sets the Status of the entropy device from the debugger, as an earlier program may have left it.
 pub fn leave_entropy_device_on(gdb: &mut Gdb) -> Result<()> {
     let status = entropy_device(gdb)?;
     gdb.write(status, &[1, 0, 0, 0])
 }
 
-/// Where the Status of the first entropy device in a slot lies.
+/// Returns the address of the Status register of the first entropy device in a virtio-mmio slot.
 pub fn entropy_device(gdb: &mut Gdb) -> Result<u64> {
     const SLOTS: u64 = 0x0a00_0000;
     const SLOT_SIZE: u64 = 0x200;

@@ -1,8 +1,11 @@
-//! Devices that write to memory by themselves: driven on each transport, at work while the kernel goes, and quiet before it is gone.
+//! Tests of devices that write to memory: each must be quiet before the jump.
 //!
-//! *When:* beside the matrix, which has the disk on each transport. Frames arrive all the time (`traffic`); a debugger leaves on what firmware may
-//! leave on; patches of the booted kernel leave the reset out, or make devices that never reset. What happens without a reset is
-//! shown as well: frames in memory that is the next generation's.
+//! The matrix covers the disk on each transport. Here:
+//!
+//! - network frames arrive throughout the run (`traffic`);
+//! - a debugger leaves devices on, as firmware may;
+//! - patches of the booted kernel leave the reset out, or make devices that never reset;
+//! - a kernel that skips the reset shows the damage: frames in memory of the next generation.
 
 use std::{cmp::Reverse, collections::BTreeSet, ops::Range, sync::Arc};
 
@@ -28,12 +31,12 @@ use super::{
     patch::{Patched, RET},
 };
 
-/// `mov w0, #0`: the Status of a device in reset.
+/// `mov w0, #0`, the Status of a device in reset.
 const IN_RESET: u32 = 0x5280_0000;
-/// `mov w0, #0x40`: DEVICE_NEEDS_RESET, and it stays.
+/// `mov w0, #0x40`, a Status that stays at DEVICE_NEEDS_RESET.
 const NEEDS_RESET: u32 = 0x5280_0800;
 
-/// All of them.
+/// Returns the cases of this suite.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for mode in proof::MODES {
@@ -64,7 +67,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Twenty generations while frames arrive, in most of them.
+/// Runs twenty generations while frames arrive.
 fn traffic(
     trial: &mut Trial<'_>,
     mode: &'static str,
@@ -77,7 +80,7 @@ fn traffic(
     let lives = trial.lives(&request)?;
     check(&lives, &orders, Modes::All(mode))?;
     let [gone @ .., _] = lives.as_slice() else { anyhow::bail!("no generation") };
-    // A busy host may not let the sender send for as long as one of them takes.
+    // On a busy host the sender may not run during a whole generation.
     let arrived = gone.iter().map(frames).collect::<Result<Vec<_>>>()?;
     let under_fire = arrived.iter().filter(|frames| **frames > 0).count();
     ensure!(
@@ -88,17 +91,18 @@ fn traffic(
     Ok(())
 }
 
-/// How many frames arrived.
+/// Returns the number of frames that arrived in a generation.
 fn frames(life: &Life) -> Result<u64> {
     let line = life.lines.iter().find(|line| line.starts_with("the network device at "));
     let line =
-        line.with_context(|| format!("generation {} does not tell of frames", life.number))?;
+        line.with_context(|| format!("generation {} prints no count of frames", life.number))?;
     let count =
         line.split_once(" has written ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
     count.with_context(|| format!("no count in \"{line}\""))
 }
 
-/// Without `seed=` the entropy device gives one, another each time; with that seed the run is the same again.
+/// Checks that without `seed=` the entropy device supplies a seed, another one for each run. A run
+/// with that seed given must choose the same addresses again.
 fn seed(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
     let orders = Orders { generations: 5, base: Base::Random, ..trial.orders() };
     let mut request = trial.request("vhe", &orders)?;
@@ -113,7 +117,7 @@ fn seed(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
         last = trial.lives(&request)?;
         ensure!(
             last[0].says("the entropy device at ") && last[0].says(" gives the seed"),
-            "nobody gave the seed"
+            "the entropy device did not supply the seed"
         );
         ensure!(
             last[1..].iter().all(|life| !life.says("entropy device")),
@@ -132,7 +136,7 @@ fn seed(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
     Ok(())
 }
 
-/// Without an entropy device the counter gives the seed.
+/// Checks that the counter supplies the seed if there is no entropy device.
 fn no_entropy(trial: &mut Trial<'_>) -> Result<()> {
     let orders = trial.orders();
     let mut request = trial.request("nvhe", &orders)?;
@@ -141,11 +145,15 @@ fn no_entropy(trial: &mut Trial<'_>) -> Result<()> {
     (request.config, request.virtio) = (Arc::new(config), Some(Virtio::Legacy));
     request.bootargs = request.bootargs.replace(&format!(" seed={:#018x}", orders.seed), "");
     let lives = trial.lives(&request)?;
-    ensure!(!lives[0].says("entropy device"), "an entropy device gave the seed, and there is none");
+    ensure!(
+        !lives[0].says("entropy device"),
+        "the kernel names an entropy device, and the machine has none"
+    );
     check(&lives, &Orders { seed: lives[0].seed, ..orders }, Modes::All("nvhe"))
 }
 
-/// A disk in a slot and one on the bus: the one in the slot is read. The other, which holds nothing, is found, and left in reset.
+/// Attaches a second, empty disk on PCI. The kernel must read the virtio-mmio disk, and leave the
+/// other in reset.
 fn two_disks(trial: &mut Trial<'_>) -> Result<()> {
     let orders = trial.orders();
     let mut request = trial.request("nvhe", &orders)?;
@@ -156,20 +164,21 @@ fn two_disks(trial: &mut Trial<'_>) -> Result<()> {
     check(&trial.lives(&request)?, &orders, Modes::All("nvhe"))
 }
 
-/// `virt`'s configuration space, and a function's Command in it; device 1 is the first that the command line adds.
+/// `virt`'s PCI configuration space, and the Command register of device 1, which is the first that
+/// the command line adds.
 const ECAM: u64 = 0x40_1000_0000;
 const COMMAND: u64 = ECAM + (1 << 15) + 4;
 const BUS_MASTER: u8 = 1 << 2;
 
-/// What firmware, and then somebody during the kernel's life, left on is off when the control page is entered: the Status of a device that
-/// nobody drives, and a function's bus mastering.
+/// Turns on a device without a driver and the bus mastering of a PCI function, before the boot and
+/// again while the kernel runs. Both must be off at the entry of the control pages.
 fn quiet(trial: &mut Trial<'_>) -> Result<()> {
     let kernel = trial.kernel();
     let [crc, enter, page] = ["relocate_crc32c", "relocate_enter", "relocate_page_start"]
         .map(|name| kernel.symbol(name));
     let (crc, enter, page) = (crc?, enter?, page?);
     let args = ["-device", "e1000e,romfile="].map(str::to_owned);
-    // A run of one generation tells where the control pages are.
+    // A run of one generation prints where the control pages are.
     let mut request = trial.request("nvhe", &Orders { generations: 1, ..trial.orders() })?;
     request.args.extend(args.clone());
     let control = trial.lives(&request)?.first().context("no generation")?.control;
@@ -179,7 +188,7 @@ fn quiet(trial: &mut Trial<'_>) -> Result<()> {
     request.args.extend(args);
     let outcome = debugged(trial, request, |mut gdb| {
         let status = entropy_device(&mut gdb)?;
-        // Status is read as it must be, by the word.
+        // Status must be read as a 32-bit word.
         let is_on = |gdb: &mut Gdb| {
             Ok::<_, anyhow::Error>((
                 gdb.memory(status, 4)?[0],
@@ -194,19 +203,19 @@ fn quiet(trial: &mut Trial<'_>) -> Result<()> {
             Ok(())
         };
         leave_on(&mut gdb)?;
-        // Sources are checksummed for the first time: every device has been found and brought into reset.
+        // At the first checksum of a source, the kernel has found and reset every device.
         gdb.run_to(LOADED + crc)?;
         let found = is_on(&mut gdb)?;
         ensure!(
             found == (0, 0),
-            "what was left on is on in the middle of a life: Status, bus mastering {found:?}"
+            "a device that was left on is still on after the probe: Status, bus mastering {found:?}"
         );
         leave_on(&mut gdb)?;
         gdb.run_to(control + (enter - page))?;
         let found = is_on(&mut gdb)?;
         ensure!(
             found == (0, 0),
-            "what was left on is on at the jump: Status, bus mastering {found:?}"
+            "a device that was left on is still on at the jump: Status, bus mastering {found:?}"
         );
         gdb.detach()
     })?;
@@ -214,7 +223,7 @@ fn quiet(trial: &mut Trial<'_>) -> Result<()> {
     check(&transcript::lives(&outcome.console)?, &orders, Modes::All("nvhe"))
 }
 
-/// Where the disk is, for people: the second device that the command line adds.
+/// Returns the kernel's name for the disk, which is the second device that the command line adds.
 fn place(virtio: Virtio) -> &'static str {
     match virtio {
         Virtio::Modern | Virtio::Legacy => "the virtio device at 0xa003c00",
@@ -222,27 +231,28 @@ fn place(virtio: Virtio) -> &'static str {
     }
 }
 
-/// The booted kernel does not reset its disk: that is seen, and the generation lives on without what the disk could write to.
+/// Boots a kernel that does not reset its disk. Its read-back must refuse the restart, and the
+/// generation must continue without the memory that the disk could write to.
 fn reset_left_out(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
     let patched =
         Patched::new(trial.kernel()).at("kernel::devices::device::device_reset", 0, RET)?;
     let life = refused(trial, virtio, patched.image)?;
-    // A function that may not write any more is no longer DRIVER_OK to QEMU.
+    // QEMU clears DRIVER_OK of a PCI device when its bus mastering is turned off.
     let status = if virtio == Virtio::Pci { 0xb } else { 0xf };
     let says = format!(
         "{} is not in reset (Status {status:#x}): it could write to memory after the jump",
         place(virtio)
     );
-    ensure!(life.refused == [says], "it refused with {:?}", life.refused);
+    ensure!(life.refused == [says], "the kernel refused with {:?}", life.refused);
     let kept = life.lines.iter().any(|line| {
         line.starts_with("generation 0 lives on without ")
             && line.ends_with(" bytes that a device may write to")
     });
-    ensure!(kept, "it does not say that it keeps the disk's memory");
+    ensure!(kept, "the kernel does not print that it keeps the disk's memory");
     Ok(())
 }
 
-/// No device resets, whatever is written to it: the first that is needed is named.
+/// Boots a kernel to which no device appears to reset. It must name the first device that it needs.
 fn never_resets(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
     let patched = Patched::new(trial.kernel())
         .at("kernel::devices::device::device_status", 0, NEEDS_RESET)?
@@ -252,41 +262,46 @@ fn never_resets(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
         format!("no disk: {} is not in reset (Status 0x40): it could write to", place(virtio));
     ensure!(
         life.refused.len() == 1 && life.refused[0].starts_with(&says),
-        "it refused with {:?}",
+        "the kernel refused with {:?}",
         life.refused
     );
     ensure!(
         life.says("generation 0 lives on, all its memory given back"),
-        "it does not say that it lives on"
+        "the kernel does not print that it continues"
     );
     Ok(())
 }
 
-/// The generation that is booted from `image` refuses, and ends its run in order.
+/// Boots `image`, which must refuse to restart and end the run by itself. Returns its one
+/// generation.
 fn refused(trial: &mut Trial<'_>, virtio: Virtio, image: Vec<u8>) -> Result<Life> {
     let mut request = trial.request("vhe", &trial.orders())?;
     (request.virtio, request.image) = (Some(virtio), Some(image));
     let outcome = trial.ends(&request, Verdict::Failed(1))?;
     let mut lives = transcript::lives(&outcome.console)?;
-    ensure!(lives.len() == 1 && lives[0].bye.is_none(), "it went");
+    ensure!(lives.len() == 1 && lives[0].bye.is_none(), "the kernel restarted");
     Ok(lives.remove(0))
 }
 
-/// RAM of the machines that are searched for frames.
+/// RAM of the machines whose memory is searched for frames.
 const RAM: Range<u64> = 0x4000_0000..0x4c80_0000;
 
-/// A payload that takes so long to hash that every receive buffer has had a frame before it is done: where it is sent, and its bytes.
+/// Address and size of a loadable that takes long to hash: meanwhile every receive buffer gets a
+/// frame.
 const LONG: (u64, usize) = (0x4a00_0000, 4 << 20);
 
-/// As many ranges of memory as there can be segments beside kernel and device tree.
+/// The most segments in addition to kernel and device tree.
 const MOST_RANGES: usize = 14;
 
-/// How often the damage may fail to show.
+/// Number of attempts to see the damage.
 const TRIES: usize = 5;
 
-/// The booted kernel goes without a reset and believes that there was one. In a slot, frames arrive in memory that is the next
-/// generation's: the control page finds that what arrived is not what was loaded, or they lie there in the end. On the bus none does: the
-/// function may not write any more. With the reset there is none in either case.
+/// Boots a kernel that restarts without resetting the network device, and believes that it did.
+///
+/// - As a virtio-mmio device, it writes frames into memory of the next generation. Either the
+///   control page reports a checksum mismatch, or the frames are in memory at the end.
+/// - On PCI it writes none, since its bus mastering is off.
+/// - With the reset it writes none in either case.
 fn without_reset(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
     let orders = Orders { generations: 2, base: Base::Load, ..trial.orders() };
     let request = |trial: &Trial<'_>, disk| -> Result<Request> {
@@ -303,7 +318,7 @@ fn without_reset(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
         kind: Kind::Loadable { load },
         ..disk::payload(&name, vec![0xa5; size], None)
     };
-    // Where the first generation's receive buffers are: the same orders lead to the same places.
+    // Find the first generation's receive buffers. The same parameters lead to the same addresses.
     let long = Arc::new(fit::write(&[kernel.clone(), loadable("long".to_owned(), LONG.0, LONG.1)]));
     let (_, ram) =
         last_look(trial, request(trial, long)?, |qmp| memory(qmp, RAM.start, RAM.end - RAM.start))?;
@@ -314,7 +329,7 @@ fn without_reset(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
     buffers.truncate(MOST_RANGES);
     ensure!(found.len() >= 32 && !buffers.is_empty(), "{} frames are in memory", found.len());
 
-    // Now something is loaded over them.
+    // Now send loadables to those addresses.
     let over = (0..).zip(&buffers).map(|(number, range): (u32, &Range<u64>)| {
         loadable(format!("over-{number}"), range.start, (range.end - range.start) as usize)
     });
@@ -343,7 +358,7 @@ fn without_reset(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
         4,
         RET,
     )?;
-    // How many frames arrive between copy and next reset is this host's business.
+    // The number of frames between the copy and the next kernel's reset depends on this host.
     let mut damaged = false;
     for _ in 0..TRIES {
         damaged = damaged || look(trial, Some(patched.image.clone()))?;
@@ -355,14 +370,14 @@ fn without_reset(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
     Ok(())
 }
 
-/// The pages of frames that begin there.
+/// Returns the pages that hold the frames that start at the offsets `near`.
 fn pages(near: &[usize]) -> Range<u64> {
     let (first, last) =
         (near[0] & !0xfff, (near[near.len() - 1] + frame().len()).next_multiple_of(4096));
     RAM.start + first as u64..RAM.start + last as u64
 }
 
-/// Where frames begin.
+/// Returns the offsets in `memory` at which frames start.
 fn found_in(memory: &[u8]) -> Vec<usize> {
     let frame = frame();
     let start = &frame[..40];

@@ -1,7 +1,9 @@
-//! The entry state, cold and warm: what the first instruction finds differs by the published list alone.
+//! Entry-state tests: after a boot and a kexec, registers differ only as docs/entry-state.md lists.
 //!
-//! *When:* a run for each cell of machines, modes and restarts, and one for each other CPU of a machine. Once all were made, the list itself is held against them, and
-//! docs/entry-state.md. And a run whose kernel leaves something other than the list allows, which must be told.
+//! - One run for each cell of machines, modes and restarts, and one for each other CPU of a
+//!   machine.
+//! - After all of them, a check of the list itself and of docs/entry-state.md against the runs.
+//! - One run whose kernel leaves a difference that is not on the list; the check must report it.
 
 use std::{
     fs,
@@ -25,15 +27,15 @@ use super::{
     patch::Patched,
 };
 
-/// `msr cntvoff_el2, xzr`, and the same from x9, which `el2_setup` has not emptied.
+/// `msr cntvoff_el2, xzr`, and `msr cntvoff_el2, x9`; `el2_setup` leaves x9 nonzero there.
 const CLEAR_OFFSET: u32 = 0xd51c_e07f;
 const SET_OFFSET: u32 = 0xd51c_e069;
 
-/// What was seen in each cell, in the order of the cells.
+/// Observations of each cell, with the cell's position.
 #[derive(Default)]
 pub struct Seen(Mutex<Vec<(usize, Cell, Vec<Row>)>>);
 
-/// All of them. What they see is kept for the page.
+/// Returns the cases of this suite. They add their observations to `seen`, for the page.
 pub fn cases(config: &Config, seen: &Arc<Seen>) -> Vec<Case> {
     let cells = entry_state::cells(config, AllCpus::Yes).into_iter().enumerate();
     let mut cases: Vec<_> = cells
@@ -56,7 +58,8 @@ pub fn cases(config: &Config, seen: &Arc<Seen>) -> Vec<Case> {
     cases
 }
 
-/// Makes the run, which must go well, of the cell or with another Image booted in it.
+/// Runs a cell, which must succeed, and returns its rows. Boots `booted` instead of the kernel, if
+/// given.
 fn recorded(trial: &mut Trial<'_>, cell: &Cell, booted: Option<Vec<u8>>) -> Result<Vec<Row>> {
     let orders = cell.orders(trial.seed());
     let mut request = trial.request(&cell.machine, &orders)?;
@@ -72,7 +75,8 @@ fn recorded(trial: &mut Trial<'_>, cell: &Cell, booted: Option<Vec<u8>>) -> Resu
     Ok(entry_state::rows(&states))
 }
 
-/// The booted generation shifts EL1's view of the counter, and leaves it so: nothing in its life fails, nor in the next one's, which sets it right. The list tells.
+/// Boots a kernel that leaves CNTVOFF_EL2 nonzero. No generation fails, since the next kernel
+/// clears it; only the comparison of entry states can report it.
 fn offset_left(trial: &mut Trial<'_>) -> Result<()> {
     let cells = entry_state::cells(trial.config(), AllCpus::No);
     let cell = cells
@@ -83,12 +87,13 @@ fn offset_left(trial: &mut Trial<'_>) -> Result<()> {
     let told = entry_state::broken(&recorded(trial, &cell, Some(image))?);
     match told.as_slice() {
         [one] if one.starts_with("CNTVOFF_EL2 is 0x0, 0x3, 0x0 in turn") => Ok(()),
-        _ => bail!("CNTVOFF_EL2 was left at 3, and this is told: {told:#?}"),
+        _ => bail!("CNTVOFF_EL2 was left at 3, and the report is {told:#?}"),
     }
 }
 
 impl Seen {
-    /// Where every cell passed, holds the list against them, then the committed page, or writes it; says whether it was enough for that.
+    /// If every cell passed, checks the list against the cells, and compares or writes the page.
+    /// Returns whether it did so.
     pub fn close(&self, config: &Config, bless: bool) -> Result<bool> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() < entry_state::cells(config, AllCpus::Yes).len() {
@@ -107,7 +112,7 @@ impl Seen {
         let written_with = entry_state::written_with(&qemu);
         let committed = fs::read_to_string(page::path(PAGE)).unwrap_or_default();
         if !bless && !committed.is_empty() && !committed.contains(&written_with) {
-            println!("{PAGE} is of another QEMU than this one, {qemu}: not compared");
+            println!("{PAGE} was generated with a QEMU other than {qemu}: not compared");
             return Ok(true);
         }
         page::hold(PAGE, &entry_state::page(&runs, &qemu), "entry/", bless).map(|()| true)

@@ -1,8 +1,10 @@
-//! QEMU's own log of exceptions: which ones there were, and who answered.
+//! Tests on QEMU's log of exceptions (`-d int`): each exception must be expected.
 //!
-//! *When:* a run whose QEMU was told `-d int`. Each nVHE generation leaves by one hypervisor call from EL1 to EL2 that does not return, and
-//! makes one that does (SET_VECTORS); one in VHE makes one that returns at EL2 (FINALISE_EL2); at EL1 there is none. And there is
-//! nothing else but interrupts that come back: no fault that somebody recovered from.
+//! - A generation in nvhe that restarts makes two calls from EL1 to EL2: SET_VECTORS, which
+//!   returns, and SOFT_RESTART, which does not.
+//! - A generation in vhe makes one call, FINALISE_EL2, which returns at EL2.
+//! - A generation in el1 makes none.
+//! - All other exceptions are interrupts that return: no fault is recovered from.
 
 use anyhow::{Context, Result, ensure};
 
@@ -19,13 +21,13 @@ use super::{
 
 const GENERATIONS: u32 = 4;
 
-/// The vector of a synchronous exception from a lower level, from the table's start on.
+/// Offset in a vector table of synchronous exceptions from a lower level.
 const FROM_BELOW: u64 = 0x400;
 
-/// Where the private EL2 vectors lie, from the control pages' start on.
+/// Offset of the private EL2 vectors in the control pages.
 const PRIVATE_VECTORS: u64 = 0x1800;
 
-/// Modes × restarts.
+/// Returns one case for each mode and restart.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (mode, machine, modes) in MODES {
@@ -46,7 +48,7 @@ pub fn cases() -> Vec<Case> {
 
 fn pass(trial: &mut Trial<'_>, machine: &str, orders: &Orders, modes: Modes) -> Result<()> {
     let stub = trial.kernel().symbol("hyp_stub_vectors")?;
-    // A semihosting call is an exception as well.
+    // No semihosting, whose calls would be exceptions as well.
     let mut request = trial.request_psci(machine, orders)?;
     request.args = ["-d", "int", "-D", "{folder}/exceptions.log"].map(str::to_owned).into();
     let outcome = trial.run(&request)?;
@@ -61,8 +63,8 @@ fn pass(trial: &mut Trial<'_>, machine: &str, orders: &Orders, modes: Modes) -> 
     judge(&calls, &lives, stub)
 }
 
-/// Who answered each call that did not return, in the log of a run whose generations restart by one: the words of each that was not the
-/// private EL2 vectors.
+/// Finds the SOFT_RESTART calls that other vectors than the private EL2 vectors answered. The log
+/// is of nVHE generations that each restart by one such call, which does not return.
 pub fn strangers(log: &str, lives: &[Life], stub: u64) -> Result<Vec<String>> {
     let mut calls = calls(log)?;
     calls.retain(|call| call.kind == "Hypervisor Call" && call.returned.is_none());
@@ -80,7 +82,8 @@ pub fn strangers(log: &str, lives: &[Life], stub: u64) -> Result<Vec<String>> {
                 "unknown"
             };
             words.push(format!(
-                "generation {number}'s SOFT_RESTART was answered by {who} vectors, not the private ones"
+                "generation {number}'s SOFT_RESTART was answered by {who} vectors, \
+                 not the private ones"
             ));
         }
     }
@@ -90,29 +93,29 @@ pub fn strangers(log: &str, lives: &[Life], stub: u64) -> Result<Vec<String>> {
 /// An exception in the log.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct Call {
-    /// QEMU's name for it.
+    /// QEMU's name for the exception.
     kind: String,
-    /// `EL1 to EL2`.
+    /// The exception levels, as in `EL1 to EL2`.
     levels: String,
-    /// Where it was taken from; for a call, the instruction behind it.
+    /// The preferred return address; for a call, the instruction after it.
     elr: u64,
-    /// Where it was taken to; `None` where QEMU's own firmware answered.
+    /// The address of the vector, or `None` if QEMU's own firmware answered.
     vector: Option<u64>,
-    /// The levels of the return to where it was taken from, if there was one.
+    /// The exception levels of the return to `elr`, if there was one.
     returned: Option<String>,
 }
 
 impl Call {
-    /// An interrupt that its own level took, and that went on where it was.
+    /// Returns whether this is an interrupt that its own level took and returned from.
     fn is_interrupt(&self) -> bool {
         self.kind == "IRQ" && self.returned.as_ref() == Some(&self.levels)
     }
 }
 
-/// The exceptions, in order.
+/// Parses the exceptions, in order.
 fn calls(log: &str) -> Result<Vec<Call>> {
     let mut calls: Vec<Call> = Vec::new();
-    // A return belongs to the exception before it, once.
+    // A return belongs to the exception before it, and to no other.
     let mut open = false;
     for line in log.lines() {
         if let Some(rest) = line.strip_prefix("Taking exception ") {
@@ -143,9 +146,10 @@ fn calls(log: &str) -> Result<Vec<Call>> {
     Ok(calls)
 }
 
-/// Holds the exceptions against the lives: what each was to call, where its answer came from, and whether it came back.
+/// Checks the exceptions against the generations: which calls each made, which vectors answered,
+/// and whether each call returned.
 fn judge(calls: &[Call], lives: &[Life], stub: u64) -> Result<()> {
-    // Firmware's answer to the last word: SYSTEM_OFF.
+    // The last exception is PSCI SYSTEM_OFF, which QEMU's firmware answers.
     let [calls @ .., off] = calls else { anyhow::bail!("the log is empty") };
     ensure!(off.vector.is_none(), "the last exception is {off:?}, and should be a call of PSCI");
     let mut calls = calls.iter();
@@ -179,7 +183,7 @@ fn judge(calls: &[Call], lives: &[Life], stub: u64) -> Result<()> {
         }
     }
     let more = calls.next();
-    ensure!(more.is_none(), "an exception that nobody ordered: {more:x?}");
+    ensure!(more.is_none(), "an unexpected exception: {more:x?}");
     Ok(())
 }
 
@@ -188,7 +192,8 @@ mod tests {
     use super::*;
     use crate::transcript::{lives, tests::GOOD};
 
-    /// Of the good console's nVHE generations; its EL2 set-up returns to EL1 without an exception before.
+    /// Log of the good console's nVHE generations. `el2_setup` returns to EL1 without an exception
+    /// before.
     const LOG: &str = "\
 Exception return from AArch64 EL2 to AArch64 EL1 PC 0x40204fb0
 Taking exception 11 [Hypervisor Call] on CPU 0
@@ -231,16 +236,17 @@ Taking exception 13 [Secure Monitor Call] on CPU 0
 
     #[test]
     fn each_rule_can_fail() {
-        let fault = "Taking exception 4 [Data Abort] on CPU 0\n...from EL1 to EL1\n...with ELR 0x1\n...to EL1 PC 0x2\n";
+        let fault = "Taking exception 4 [Data Abort] on CPU 0\n...from EL1 to EL1\n\
+                     ...with ELR 0x1\n...to EL1 PC 0x2\n";
         for (was, is) in [
-            // The public stub answers the last call; that call comes back; the first does not.
+            // The stub answers SOFT_RESTART; SOFT_RESTART returns; SET_VECTORS does not return.
             ("...to EL2 PC 0x5ffc1c00", "...to EL2 PC 0x40203c00"),
             (
                 "0x5ffc1c00 PSTATE 0x3c9\nExcep",
                 "0x5ffc1c00\nException return from EL2 to EL1 PC 0x5ffc00f8\nExcep",
             ),
             ("EL1 PC 0x4021154c", "EL1 PC 0x40211550"),
-            // Something else happens, or it does not end by PSCI.
+            // There is another exception; the run does not end by PSCI.
             ("Taking exception 13", &format!("{fault}Taking exception 13")),
             ("...handled as PSCI call", "...to EL3 PC 0x400"),
         ] {

@@ -1,6 +1,6 @@
-//! Machines, disks and command lines off the beaten track, all of which must run.
+//! Unusual machines, disks and command lines, all of which must run.
 //!
-//! *When:* beside the matrix, which varies what qemu.toml offers; here is what others may have.
+//! The matrix varies what qemu.toml offers; this suite covers what other users may have.
 
 use std::{path::Path, process::Command, sync::Arc};
 
@@ -26,7 +26,7 @@ use super::{
     plain,
 };
 
-/// All of them.
+/// Returns the cases of this suite.
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
         case("guests/vhe-asked-of-a-cpu-without", |trial| {
@@ -97,7 +97,8 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Three generations on an altered machine. Without bootargs for it there is but one, and PSCI ends it.
+/// Runs three generations on an altered machine. If `alter` clears the bootargs, runs only one,
+/// which ends by PSCI SYSTEM_OFF.
 fn runs(trial: &mut Trial<'_>, machine: &'static str, alter: fn(&mut Request)) -> Result<()> {
     let mut orders = trial.orders();
     let mut request = trial.request(machine, &orders)?;
@@ -110,7 +111,7 @@ fn runs(trial: &mut Trial<'_>, machine: &'static str, alter: fn(&mut Request)) -
     check(&trial.lives(&request)?, &orders, Modes::All(machine))
 }
 
-/// Three generations from a disk.
+/// Runs three generations from `disk`.
 fn from_disk(trial: &mut Trial<'_>, disk: Vec<u8>) -> Result<()> {
     let orders = trial.orders();
     let mut request = trial.request("nvhe", &orders)?;
@@ -122,21 +123,23 @@ fn flag(request: &mut Request, arg: &str) {
     request
         .machine
         .flags
-        .push(Flag { arg: arg.to_owned(), why: "what this case is about".to_owned() });
+        .push(Flag { arg: arg.to_owned(), why: "the subject of this case".to_owned() });
 }
 
-/// Other words in the machine's flags.
+/// Replaces `was` by `is` in the machine's flags.
 fn other_machine(request: &mut Request, was: &str, is: &str) {
     request.machine.flags.iter_mut().for_each(|flag| flag.arg = flag.arg.replacen(was, is, 1));
 }
 
-/// Devices that the kernel does not drive: they are probed, or passed over, and read back as reset.
+/// Returns QEMU arguments for devices that the kernel does not drive. It probes them or passes over
+/// them, and reads them back as reset.
 fn others() -> Vec<String> {
     let devices = ["virtio-rng-device", "virtio-balloon-device", "virtio-serial-device"];
     devices.iter().flat_map(|device| ["-device", device]).map(str::to_owned).collect()
 }
 
-/// What was asked for cannot be had: every generation says so, and lives as its machine does.
+/// Requests a mode that the machine lacks. Every generation must print `note` and run in the mode
+/// of its machine.
 fn noted(trial: &mut Trial<'_>, machine: &'static str, word: &str, note: &str) -> Result<()> {
     let orders = Orders { append: vec![word.to_owned()], ..trial.orders() };
     let request = trial.request(machine, &orders)?;
@@ -151,11 +154,11 @@ fn noted(trial: &mut Trial<'_>, machine: &'static str, word: &str, note: &str) -
     Ok(())
 }
 
-/// Whoever had the machine before left a device on: it is reset.
+/// Leaves a device on, as an earlier program may have; the kernel must reset it.
 fn device_left_on(trial: &mut Trial<'_>) -> Result<()> {
     let orders = trial.orders();
     let mut request = trial.request("nvhe", &orders)?;
-    // Before the disk on the command line, and so behind it in the device tree.
+    // A device before the disk on the command line comes after it in the device tree.
     flag(&mut request, "-device virtio-rng-device");
     let outcome = debugged(trial, request, |mut gdb| {
         leave_entropy_device_on(&mut gdb)?;
@@ -164,7 +167,7 @@ fn device_left_on(trial: &mut Trial<'_>) -> Result<()> {
     check(&transcript::lives(&outcome.console)?, &orders, Modes::All("nvhe"))
 }
 
-/// Nothing lands on what is reserved, and the control pages do not lie there either.
+/// Reserves memory in three places. Neither a generation nor its control pages may overlap it.
 fn reservations(trial: &mut Trial<'_>) -> Result<()> {
     const RESERVED: [(&str, u64, u64, bool); 3] = [
         ("low", 0x4060_0000, 0x400_0000, false),
@@ -186,18 +189,18 @@ fn reservations(trial: &mut Trial<'_>) -> Result<()> {
             let free_of = |at: u64, bytes: u64| at + bytes <= start || start + size <= at;
             ensure!(
                 free_of(*base, *image),
-                "generation {number} at {base:#x} lies over the reservation \"{name}\""
+                "generation {number} at {base:#x} overlaps the reservation \"{name}\""
             );
             ensure!(
                 free_of(*control, 1),
-                "generation {number}'s control pages at {control:#x} lie in \"{name}\""
+                "generation {number}'s control pages at {control:#x} are in \"{name}\""
             );
         }
     }
     Ok(())
 }
 
-/// The same words make the same run.
+/// Runs the same parameters twice; both runs must choose the same addresses.
 fn same_seed(trial: &mut Trial<'_>) -> Result<()> {
     let orders = Orders { generations: 8, base: Base::Random, ..trial.orders() };
     let request = trial.request("nvhe", &orders)?;
@@ -213,7 +216,7 @@ fn same_seed(trial: &mut Trial<'_>) -> Result<()> {
     Ok(())
 }
 
-/// As many segments as there may be: kernel, device tree and fourteen loadables.
+/// Returns a disk with the most segments allowed: kernel, device tree and fourteen loadables.
 fn many_loadables(kernel: &Built) -> Vec<u8> {
     let mut payloads = vec![payload("kernel", kernel.image.clone(), None)];
     payloads.extend((0_u64..14).map(|number| Payload {
@@ -223,7 +226,7 @@ fn many_loadables(kernel: &Built) -> Vec<u8> {
     fit::write(&payloads)
 }
 
-/// A FIT that U-Boot's own tool makes.
+/// Returns a FIT made by U-Boot's own `mkimage`.
 fn mkimage(kernel: &Built, words: &[&str]) -> Result<Vec<u8>> {
     for tool in ["mkimage", "dtc"] {
         if setup::found(tool).is_none() {
@@ -237,7 +240,8 @@ fn mkimage(kernel: &Built, words: &[&str]) -> Result<Vec<u8>> {
     images {
         kernel-1 {
             data = /incbin/("Image");
-            type = "kernel_noload"; arch = "arm64"; os = "linux"; compression = "none"; load = <0>; entry = <0>;
+            type = "kernel_noload"; arch = "arm64"; os = "linux";
+            compression = "none"; load = <0>; entry = <0>;
             hash-1 { algo = "sha256"; };
         };
     };

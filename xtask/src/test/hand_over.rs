@@ -1,7 +1,8 @@
-//! Hand-overs, drawn: each way in and each way out is as docs/diagrams shows it, and our own bytes as docs/boot-protocols.md does.
+//! Tests of the diagrams in docs/diagrams and of the byte dumps in docs/boot-protocols.md.
 //!
-//! *When:* among the machines' cases; a way whose loader is not installed is skipped. Each is gone with a debugger at its side, and the drawing made of that
-//! is the committed one, byte for byte, or with `--bless` becomes it. Where a loader puts the Image is asked of a run before.
+//! A debugger follows each way in and each way out. The diagram drawn from that run must equal the
+//! committed one, byte for byte; with `--bless` it replaces it. An earlier run finds out where the
+//! loader puts the Image. A case whose loader is not installed is skipped.
 
 use std::{
     fs,
@@ -26,22 +27,22 @@ use super::{
     page,
 };
 
-/// The page with our own bytes.
+/// The page with the byte dumps.
 const PAGE: &str = "docs/boot-protocols.md";
 
-/// What was seen.
+/// The files that the cases made.
 #[derive(Default)]
 pub struct Seen(Mutex<Vec<Made>>);
 
-/// A file as it is by what a case saw.
+/// A file as a case generated it.
 struct Made {
     path: String,
     text: String,
-    /// The committed file has this line, or is of another loader.
+    /// A line with the versions. A committed file without it comes from another loader or QEMU.
     recorded_on: Option<String>,
 }
 
-/// One for each way, and one for our own bytes.
+/// Returns one case for each way, and one for the byte dumps.
 pub fn cases(seen: &Arc<Seen>) -> Vec<Case> {
     let mut cases: Vec<_> = WAYS
         .map(|way| {
@@ -69,7 +70,7 @@ pub fn cases(seen: &Arc<Seen>) -> Vec<Case> {
     cases
 }
 
-/// Goes that way, in a run that must end well.
+/// Records a way in a run that must succeed.
 fn recorded(trial: &mut Trial<'_>, way: Way) -> Result<Recording> {
     way.loader.there()?;
     let mut request = trial.request(way.machine, &way.orders(trial.seed()))?;
@@ -82,10 +83,10 @@ fn recorded(trial: &mut Trial<'_>, way: Way) -> Result<Recording> {
         Ok(())
     })?;
     ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
-    recording.context("the guest was not followed")
+    recording.context("the debugger recorded nothing")
 }
 
-/// Where the loader puts the Image.
+/// Finds out where the loader puts the Image.
 fn scouted(trial: &mut Trial<'_>, request: &Request) -> Result<Scouted> {
     if request.loader == Loader::Qemu {
         return Ok(Scouted { base: LOADED, loaded: None, purgatory: None });
@@ -93,7 +94,7 @@ fn scouted(trial: &mut Trial<'_>, request: &Request) -> Result<Scouted> {
     let outcome = trial.run(request)?;
     ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
     let lives = transcript::lives(&outcome.console)?;
-    let base = lives.first().context("no generation lives")?.base;
+    let base = lives.first().context("no generation started")?.base;
     let told = outcome.console.lines().find(|line| line.contains("EFI stub: loaded at "));
     let loaded = told.map(|line| hex(line, "loaded at ")).transpose()?;
     let mut purgatory = None;
@@ -111,7 +112,8 @@ impl Seen {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(made);
     }
 
-    /// Holds each committed file against what was seen, or writes it; says whether there was any.
+    /// Compares each committed file with the generated one, or writes it if `bless`. Returns
+    /// whether there was any.
     pub fn close(&self, bless: bool) -> Result<bool> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         seen.sort_by(|made, other| made.path.cmp(&other.path));
@@ -120,7 +122,7 @@ impl Seen {
             match recorded_on {
                 Some(line) if !bless && !committed.is_empty() && !committed.contains(line) => {
                     println!(
-                        "{path} is of another loader or QEMU than this one ({line}): not compared"
+                        "{path} was generated with another loader or QEMU than {line}: not compared"
                     );
                 }
                 _ => page::hold(path, text, "hand-over/", bless)?,

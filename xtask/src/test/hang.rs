@@ -1,7 +1,8 @@
-//! Never silent: a kernel that hangs on purpose is stopped, and where it stood is told.
+//! Kernels that hang on purpose: xtask must stop them and report where they hung.
 //!
-//! *When:* `b .` is put at a symbol: in the first instructions, in the control page, behind the jump. The run must end by its own
-//! limit in time, and the explanation name level, MMU, symbol and phase.
+//! Each case puts `b .` at a symbol: in the first instructions, in the control page, or after the
+//! jump. The run must end by its time limit. The explanation must name exception level, MMU state,
+//! symbol and last breadcrumb.
 
 use std::time::Duration;
 
@@ -19,21 +20,21 @@ use super::{
     patch::{HANG, Patched},
 };
 
-/// A generation takes a hundredth of this; a host that is busy with other things, much more.
+/// Time limit of a run. A generation takes a hundredth of it, but much more on a busy host.
 const LIMIT: Duration = Duration::from_secs(4);
 
-/// A kernel that hangs, and what is to be told of it.
+/// A kernel that hangs, and the expected explanation.
 #[derive(Clone, Copy)]
 struct Hang {
     name: &'static str,
     machine: &'static str,
     restart: Restart,
-    /// In the kernel that is booted, or only in the one that it restarts into?
+    /// Patches the booted kernel if true, else the one that it restarts into.
     booted: bool,
     symbol: &'static str,
-    /// The beginning of the explanation.
+    /// The expected beginning of the explanation.
     stands: &'static str,
-    /// The end of its first line.
+    /// The expected end of its first line.
     phase: &'static str,
 }
 
@@ -42,27 +43,44 @@ const EL2_SET_UP: &str = "last station of the entry at 0x40200000: 'EL2 set up'"
 
 #[rustfmt::skip]
 const HANGS: [Hang; 9] = [
-    Hang { name: "early-entry", machine: "nvhe", restart: Restart::Hot, booted: true, symbol: "el2_setup",
-           stands: "CPU 0 stands at EL2h, MMU off, at el2_setup (base 0x40200000)", phase: ENTERED },
-    Hang { name: "early-entry-el1", machine: "el1", restart: Restart::Hot, booted: true, symbol: "cpu_setup",
-           stands: "CPU 0 stands at EL1h, MMU off, at cpu_setup (base 0x40200000)", phase: ENTERED },
-    Hang { name: "control-page", machine: "nvhe", restart: Restart::Hot, booted: true, symbol: "verify",
-           stands: "CPU 0 stands at EL1h, MMU on, at control page: verify (page 0x", phase: "last phase: 3 'maintained'" },
-    Hang { name: "control-page-cold", machine: "nvhe", restart: Restart::Cold, booted: true, symbol: "verify",
-           stands: "CPU 0 stands at EL2h, MMU off, at control page: verify (page 0x", phase: "last phase: 2 'copied'" },
-    Hang { name: "control-page-vhe", machine: "vhe", restart: Restart::Hot, booted: true, symbol: "mmu_off",
-           stands: "CPU 0 stands at EL2h, MMU on, at control page: mmu_off (page 0x", phase: "last phase: 4 'verified'" },
-    Hang { name: "control-page-el1", machine: "el1", restart: Restart::Cold, booted: true, symbol: "walk",
-           stands: "CPU 0 stands at EL1h, MMU off, at control page: walk (page 0x", phase: "last phase: 5 'MMU off'" },
-    Hang { name: "after-the-jump", machine: "nvhe", restart: Restart::Hot, booted: false, symbol: "el2_setup",
-           stands: "CPU 0 stands at EL2h, MMU off, at el2_setup (base 0x40200000)", phase: ENTERED },
-    Hang { name: "after-the-jump-vhe", machine: "vhe", restart: Restart::Cold, booted: false, symbol: "cpu_setup",
-           stands: "CPU 0 stands at EL1h, MMU off, at cpu_setup (base 0x40200000)", phase: EL2_SET_UP },
-    Hang { name: "after-the-jump-el1", machine: "el1", restart: Restart::Hot, booted: false, symbol: "mmu_on",
+    Hang { name: "early-entry", machine: "nvhe", restart: Restart::Hot, booted: true,
+           symbol: "el2_setup",
+           stands: "CPU 0 stands at EL2h, MMU off, at el2_setup (base 0x40200000)",
+           phase: ENTERED },
+    Hang { name: "early-entry-el1", machine: "el1", restart: Restart::Hot, booted: true,
+           symbol: "cpu_setup",
+           stands: "CPU 0 stands at EL1h, MMU off, at cpu_setup (base 0x40200000)",
+           phase: ENTERED },
+    Hang { name: "control-page", machine: "nvhe", restart: Restart::Hot, booted: true,
+           symbol: "verify",
+           stands: "CPU 0 stands at EL1h, MMU on, at control page: verify (page 0x",
+           phase: "last phase: 3 'maintained'" },
+    Hang { name: "control-page-cold", machine: "nvhe", restart: Restart::Cold, booted: true,
+           symbol: "verify",
+           stands: "CPU 0 stands at EL2h, MMU off, at control page: verify (page 0x",
+           phase: "last phase: 2 'copied'" },
+    Hang { name: "control-page-vhe", machine: "vhe", restart: Restart::Hot, booted: true,
+           symbol: "mmu_off",
+           stands: "CPU 0 stands at EL2h, MMU on, at control page: mmu_off (page 0x",
+           phase: "last phase: 4 'verified'" },
+    Hang { name: "control-page-el1", machine: "el1", restart: Restart::Cold, booted: true,
+           symbol: "walk",
+           stands: "CPU 0 stands at EL1h, MMU off, at control page: walk (page 0x",
+           phase: "last phase: 5 'MMU off'" },
+    Hang { name: "after-the-jump", machine: "nvhe", restart: Restart::Hot, booted: false,
+           symbol: "el2_setup",
+           stands: "CPU 0 stands at EL2h, MMU off, at el2_setup (base 0x40200000)",
+           phase: ENTERED },
+    Hang { name: "after-the-jump-vhe", machine: "vhe", restart: Restart::Cold, booted: false,
+           symbol: "cpu_setup",
+           stands: "CPU 0 stands at EL1h, MMU off, at cpu_setup (base 0x40200000)",
+           phase: EL2_SET_UP },
+    Hang { name: "after-the-jump-el1", machine: "el1", restart: Restart::Hot, booted: false,
+           symbol: "mmu_on",
            stands: "CPU 0 stands at EL1h, MMU off, at mmu_on (base 0x40200000)", phase: ENTERED },
 ];
 
-/// The three places, in several modes.
+/// Returns the cases of this suite.
 pub fn cases() -> Vec<Case> {
     HANGS
         .into_iter()
@@ -98,7 +116,7 @@ impl Hang {
             self.booted || told.contains(", leaving +"),
             "the explanation does not name the last phase of the way out"
         );
-        // Experts' lines: the very instruction, and the state in words.
+        // The detailed lines: the instruction, and the decoded state.
         for words in ["instruction 0x14000000  b .", "PSTATE", "SCTLR_EL", "masked: D A I F"] {
             ensure!(told.contains(words), "the explanation does not say \"{words}\"");
         }

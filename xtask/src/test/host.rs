@@ -1,6 +1,6 @@
-//! The crates' own tests, on this host.
+//! Unit tests of the crates, on this host.
 //!
-//! *When:* first, one crate after the other. The kernel's binary is for the bare machine; its library is what the host can test.
+//! They run first, one crate after the other. The host can test only the library of the kernel.
 
 use std::{
     fs::File,
@@ -14,10 +14,10 @@ use crate::{console::tail, processes::Guarded};
 
 use super::case::{Case, case};
 
-/// How long one crate may take, its compilation included.
+/// Time limit for one crate, including its compilation.
 const PATIENCE: Duration = Duration::from_secs(1800);
 
-/// One for each crate.
+/// Returns one case for each crate.
 pub fn cases() -> Vec<Case> {
     let crates: [(&str, &[&str]); 6] = [
         ("boot", &[]),
@@ -35,7 +35,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn cargo_test(package: &str, words: &[&str]) -> Result<()> {
-    let folder = tempfile::tempdir().context("cannot make a folder for cargo's words")?;
+    let folder = tempfile::tempdir().context("cannot make a folder for cargo's output")?;
     let said = folder.path().join("said");
     let log = File::create(&said).with_context(|| format!("cannot write {}", said.display()))?;
     let mut command = Command::new(crate::cargo());
@@ -49,10 +49,10 @@ fn cargo_test(package: &str, words: &[&str]) -> Result<()> {
     match status {
         Some(status) if status.success() => Ok(()),
         Some(status) => {
-            bail!("cargo test ended with {status}; its last words:\n{}", tail(&said, 60))
+            bail!("cargo test ended with {status}; its last lines:\n{}", tail(&said, 60))
         }
         None => bail!(
-            "cargo test did not end within {} s; its last words:\n{}",
+            "cargo test did not end within {} s; its last lines:\n{}",
             PATIENCE.as_secs(),
             tail(&said, 60)
         ),

@@ -1,7 +1,8 @@
-//! A last look at a guest that has ended itself.
+//! Inspection of a guest's memory and registers after it has powered itself off.
 //!
-//! *When:* where a case wants to see the memory or the registers of the last generation. QEMU is told to stay after PSCI's
-//! SYSTEM_OFF, asked over a monitor of the case's own, and then told to quit; for the run it has ended by itself.
+//! QEMU runs with `-no-shutdown`, so it stays after PSCI SYSTEM_OFF. The case inspects the guest
+//! through its own QMP monitor and then quits QEMU. The runner still sees a run that ended by
+//! itself.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -21,8 +22,9 @@ use crate::{
 
 use super::case::Trial;
 
-/// Makes the run, without semihosting, which would end QEMU itself; `look` sees the guest after its end. Gives the generations and what `look`
-/// brings back.
+/// Runs the request and calls `look` after the guest has powered off. Returns the generations and
+/// the result of `look`. The request must not use semihosting, whose exit call would end QEMU
+/// itself.
 pub fn last_look<T: Send>(
     trial: &mut Trial<'_>,
     mut request: Request,
@@ -36,7 +38,7 @@ pub fn last_look<T: Send>(
         let seen = scope.spawn(|| {
             let mut qmp = shut_down(&monitor, &over)?;
             let seen = look(&mut qmp);
-            // QEMU may be gone before it answers.
+            // QEMU may exit before it answers.
             let _ = qmp.execute("quit", &json!({}));
             seen
         });
@@ -49,7 +51,7 @@ pub fn last_look<T: Send>(
     Ok((transcript::lives(&console)?, seen?))
 }
 
-/// Waits until the guest has ended itself.
+/// Waits until the guest has powered off.
 fn shut_down(monitor: &Monitor, over: &AtomicBool) -> Result<Qmp> {
     let mut qmp = monitor.connect(over)?;
     while !over.load(Ordering::Relaxed) {
@@ -68,7 +70,7 @@ pub fn memory(qmp: &mut Qmp, address: u64, size: u64) -> Result<Vec<u8>> {
     let bytes = std::fs::read(file.path())?;
     ensure!(
         bytes.len() as u64 == size,
-        "QEMU wrote {} bytes of memory, and {size} were asked for",
+        "QEMU wrote {} bytes of memory, and {size} were requested",
         bytes.len()
     );
     Ok(bytes)

@@ -1,8 +1,9 @@
-//! Other people's loaders: each enters the one Image, in each mode, and three generations follow.
+//! Tests with other loaders: UEFI, U-Boot and Linux's kexec enter the same Image.
 //!
-//! *When:* among the machines' cases; one whose firmware is not installed is skipped. The state that each leaves the CPU in is read from
-//! the entry record of a generation that does nothing else, and is what docs/boot-protocols.md says. And what is particular to UEFI: what the
-//! firmware keeps, and a firmware without a device tree.
+//! - Each loader starts three generations in each mode. A loader that is not installed is skipped.
+//! - The entry record must show the CPU state that docs/boot-protocols.md lists for each loader.
+//! - UEFI alone: memory that the firmware keeps, firmware without a device tree, and a failing
+//!   ExitBootServices.
 
 use std::{mem::offset_of, time::Duration};
 
@@ -30,16 +31,16 @@ use super::{
     patch::Patched,
 };
 
-/// DAIF's mask of SErrors.
+/// The SError mask bit of DAIF.
 const A: u64 = 1 << 8;
 
-/// How many generations.
+/// Number of generations.
 const GENERATIONS: u32 = 3;
 
-/// The RAM of these machines, in bytes.
+/// RAM of these machines in bytes.
 const MEMORY: u64 = 512 << 20;
 
-/// All of them.
+/// Returns the cases of this suite.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for loader in Loader::OTHERS {
@@ -66,7 +67,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// A run that this loader starts, or a skip.
+/// Returns a request that `loader` starts. Skips the case if the loader is not installed.
 fn started(trial: &Trial<'_>, loader: Loader, machine: &str, orders: &Orders) -> Result<Request> {
     loader.there()?;
     let mut request = trial.request(machine, orders)?;
@@ -82,8 +83,8 @@ fn enters(trial: &mut Trial<'_>, loader: Loader, machine: &str, modes: Modes) ->
     check(&lives, &orders, modes)
 }
 
-/// The state that the first instruction was entered in, and the Image as it lies in memory then: byte for byte that of the disk, relocated
-/// once for where it lies.
+/// Checks the CPU state at the first instruction. The Image in memory must equal the one on the
+/// disk, relocated once for its address.
 fn leaves(trial: &mut Trial<'_>, loader: Loader, machine: &str, level: u64) -> Result<()> {
     let kernel = trial.kernel();
     let orders = Orders { generations: 1, ..trial.orders() };
@@ -100,7 +101,7 @@ fn leaves(trial: &mut Trial<'_>, loader: Loader, machine: &str, level: u64) -> R
 
     let field =
         |at: usize| u64::from_le_bytes(found[record + at..][..8].try_into().expect("eight bytes"));
-    // U-Boot takes SErrors, and leaves them unmasked.
+    // U-Boot handles SErrors and leaves them unmasked.
     let u_boot = matches!(loader, Loader::UBootBooti | Loader::UBootBootm);
     let daif = spsr::DAIF & if u_boot { !A } else { !0 };
     let expected = [
@@ -118,20 +119,21 @@ fn leaves(trial: &mut Trial<'_>, loader: Loader, machine: &str, level: u64) -> R
     for (what, found, expected) in expected {
         ensure!(
             found == expected,
-            "it was entered with {what} = {found:#x}, and should be with {expected:#x}"
+            "the Image was entered with {what} = {found:#x}, and should be with {expected:#x}"
         );
     }
     Ok(())
 }
 
-/// Linux's network is up and takes frames when it goes, and they go on arriving. The checker looks before our own reset: the devices are in reset.
+/// Runs Linux's kexec while network frames arrive. The checker reads the devices before this kernel
+/// resets them; they must be in reset already.
 fn with_frames(trial: &mut Trial<'_>) -> Result<()> {
     let orders =
         Orders { generations: GENERATIONS, append: vec!["check".to_owned()], ..trial.orders() };
     let mut request = started(trial, Loader::LinuxKexec, "nvhe", &orders)?;
     request.network = true;
     let outcome = trial.ends(&request, Verdict::Success)?;
-    // Bytes, then frames.
+    // The columns are bytes, then frames.
     let device = outcome
         .console
         .lines()
@@ -148,7 +150,8 @@ fn with_frames(trial: &mut Trial<'_>) -> Result<()> {
     check(&lives, &orders, Modes::All("nvhe"))
 }
 
-/// Linux in vhe ticks by EL2's physical timer, which a kernel at EL1 cannot turn off any more: the entry does.
+/// Starts this kernel in nvhe from a VHE Linux. Linux ticks by EL2's physical timer. A kernel at
+/// EL1 cannot turn that timer off, so the entry code must.
 fn vhe_to_nvhe(trial: &mut Trial<'_>) -> Result<()> {
     let orders =
         Orders { generations: GENERATIONS, append: vec!["el2=nvhe".to_owned()], ..trial.orders() };
@@ -169,7 +172,8 @@ fn four_cpus(trial: &mut Trial<'_>) -> Result<()> {
     check(&lives, &orders, Modes::All("vhe"))
 }
 
-/// EDK2 keeps some MiB for its runtime services: the kernel has less RAM than from QEMU, and it is still RAM enough.
+/// Checks that EDK2's runtime services keep between 1 MiB and an eighth of RAM: this kernel has
+/// that much less than with QEMU's loader.
 fn keeps_its_own(trial: &mut Trial<'_>) -> Result<()> {
     let orders = Orders { generations: 2, ..trial.orders() };
     let request = started(trial, Loader::Uefi, "nvhe", &orders)?;
@@ -187,7 +191,8 @@ fn keeps_its_own(trial: &mut Trial<'_>) -> Result<()> {
     Ok(())
 }
 
-/// With ACPI tables EDK2 has no device tree to give: the application says so, and the firmware goes on.
+/// Runs EDK2 with ACPI tables, where it has no device tree. The stub must report that and return to
+/// the firmware.
 fn without_a_tree(trial: &mut Trial<'_>) -> Result<()> {
     let orders = Orders { generations: 2, ..trial.orders() };
     let mut request = started(trial, Loader::Uefi, "nvhe", &orders)?;
@@ -198,17 +203,18 @@ fn without_a_tree(trial: &mut Trial<'_>) -> Result<()> {
     let on = outcome.console.find("BdsDxe: failed to load");
     ensure!(
         said.is_some() && said < on,
-        "it does not say so, or the firmware does not go on after it"
+        "the stub does not report it, or the firmware does not continue after that"
     );
-    ensure!(!outcome.console.contains("Generation "), "a generation lives");
+    ensure!(!outcome.console.contains("Generation "), "a generation started");
     Ok(())
 }
 
-/// Boot services that are left by half can be asked for nothing: the machine is off, and nothing was said on the way.
+/// Makes ExitBootServices fail. No firmware service may be called after that, so the stub must
+/// power the machine off without a message.
 fn does_not_let_go(trial: &mut Trial<'_>) -> Result<()> {
     let orders = Orders { generations: 2, ..trial.orders() };
     let mut request = started(trial, Loader::Uefi, "nvhe", &orders)?;
-    // Err, with whatever status.
+    // 1 is Err, with an arbitrary status.
     let patched =
         Patched::new(trial.kernel()).answer("efi::stub::Firmware::exit_boot_services", 1)?;
     request.image = Some(patched.image);

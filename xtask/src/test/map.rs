@@ -1,7 +1,8 @@
-//! The maps: what is mapped where, and that nothing is both writable and executable.
+//! Tests of the page tables: ranges and attributes; no page is both writable and executable.
 //!
-//! *When:* a debugger stops the booted kernel three times: at its first line of Rust, in the middle of its life, in the control page before
-//! the copy. The tables that TTBR0 names then are walked, and every leaf is held against what belongs there.
+//! A debugger stops the booted kernel in `kernel_main` (early idmap), at the entry of the control
+//! page (kernel map), and there before the copy (relocation idmap). Each time the test walks the
+//! tables at TTBR0 and checks the range and the attributes of every leaf.
 
 use std::ops::Range;
 
@@ -23,12 +24,12 @@ use super::{
     debugger::{LOADED, debugged},
 };
 
-/// 512 MiB from here on.
+/// The machine's 512 MiB of RAM.
 const RAM: Range<u64> = 0x4000_0000..0x6000_0000;
-/// Of it, not to be mapped.
+/// The no-map reservation in RAM.
 const FIRMWARE: Range<u64> = 0x5012_3000..0x5034_5000;
-/// `virt`'s PL011, its virtio-mmio slots, its distributor, its translation service, as much of its redistributors as one CPU may need, and the
-/// configuration space of its PCI functions.
+/// Devices of `virt`: PL011, virtio-mmio slots, distributor, ITS, as many redistributors as one CPU
+/// may need, and PCI configuration space.
 const DEVICES: [Range<u64>; 6] = [
     0x0900_0000..0x0900_1000,
     0x0a00_0000..0x0a00_4000,
@@ -37,14 +38,15 @@ const DEVICES: [Range<u64>; 6] = [
     0x080a_0000..0x080e_0000,
     0x40_1000_0000..0x40_2000_0000,
 ];
-/// Where those have their memory.
+/// The window of the PCI functions' BARs.
 const WINDOW: Range<u64> = 0x1000_0000..0x3eff_0000;
 
-/// What a leaf's bits say beside its address: all but the contiguous hint, what is for software, and whether it is a block or a page.
+/// Attribute bits of a leaf: all but the address, the contiguous hint, the bits for software, and
+/// the bit that distinguishes block and page.
 const ATTRIBUTES: u64 = !ADDRESS & !(1 << 52) & !(0xf << 55) & !0b10;
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
-/// One for each mode.
+/// Returns one case for each mode.
 pub fn cases() -> Vec<Case> {
     proof::MODES
         .into_iter()
@@ -71,7 +73,7 @@ fn pass(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
             reserve(tree, "firmware", FIRMWARE.start, FIRMWARE.end - FIRMWARE.start, true)
         })
     };
-    // A run of one generation tells where the control pages are.
+    // A run of one generation prints where the control pages are.
     let mut request = trial.request(machine, &Orders { generations: 1, ..trial.orders() })?;
     reserved(&mut request)?;
     let control = trial.lives(&request)?.first().context("no generation")?.control;
@@ -82,7 +84,7 @@ fn pass(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
     let outcome = debugged(trial, request, |mut gdb| {
         gdb.run_to(LOADED + main)?;
         image.check_early(&leaves(&mut gdb, false)?).context("the early map")?;
-        // The first list is walked in the control page; that is staged with the map of a life.
+        // The entry of the control page still runs on the kernel map.
         gdb.run_to(control + (of("relocate_enter")? - page))?;
         let code = control..control + 2 * 4096;
         image.check_life(&leaves(&mut gdb, at_el2)?, &code).context("the kernel's map")?;
@@ -94,7 +96,7 @@ fn pass(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
     Ok(())
 }
 
-/// The running image's parts.
+/// Ranges of the running image.
 struct Image {
     whole: Range<u64>,
     text: Range<u64>,
@@ -103,7 +105,8 @@ struct Image {
 }
 
 impl Image {
-    /// The image alone, the device tree, the UART. Code is executable, the device tree read-only, the rest writable.
+    /// Checks the early idmap: image, device tree and UART. Only code is executable, the device
+    /// tree is read-only, and the rest is writable.
     fn check_early(&self, leaves: &[Leaf]) -> Result<()> {
         for leaf in leaves {
             let expected = match &leaf.range {
@@ -118,7 +121,8 @@ impl Image {
         covered(leaves, &DEVICES[0])
     }
 
-    /// All of RAM but guards and what must not be mapped, and the devices that are used.
+    /// Checks the kernel map: all of RAM except guard pages and no-map memory, and the devices in
+    /// use.
     fn check_life(&self, leaves: &[Leaf], code: &Range<u64>) -> Result<()> {
         for leaf in leaves {
             let expected = match &leaf.range {
@@ -144,7 +148,7 @@ impl Image {
             .into_iter()
             .chain(&DEVICES)
             .try_for_each(|range| covered(leaves, range))?;
-        // Disk and entropy device as functions: two BARs each, of 4 and of 16 KiB.
+        // Disk and entropy device are PCI functions with two BARs each, of 4 and 16 KiB.
         let bars =
             leaves.iter().filter(|leaf| within(&leaf.range, &WINDOW)).map(Leaf::bytes).sum::<u64>();
         ensure!(
@@ -165,7 +169,7 @@ impl Image {
     }
 }
 
-/// RAM to copy in, the relocation code, its UART.
+/// Checks the relocation idmap: RAM to copy in, the relocation code, and its UART.
 fn check_copy(leaves: &[Leaf], code: &Range<u64>) -> Result<()> {
     for leaf in leaves {
         let expected = match &leaf.range {
@@ -187,7 +191,7 @@ fn check_copy(leaves: &[Leaf], code: &Range<u64>) -> Result<()> {
         .try_for_each(|range| covered(leaves, range))
 }
 
-/// A block or a page.
+/// A block or page descriptor and the range that it maps.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Leaf {
     range: Range<u64>,
@@ -199,7 +203,7 @@ impl Leaf {
         self.range.end - self.range.start
     }
 
-    /// Lies where it says, and has these attributes.
+    /// Checks that the leaf maps its range to itself, with the attributes of `expected`.
     fn expect(&self, expected: u64) -> Result<()> {
         let Self { range, descriptor } = self;
         let (found, expected) = (descriptor & ATTRIBUTES, expected & ATTRIBUTES);
@@ -213,7 +217,7 @@ impl Leaf {
     }
 }
 
-/// The leaves of the map that is live.
+/// Walks the tables that TTBR0 names and returns their leaves.
 fn leaves(gdb: &mut Gdb, at_el2: bool) -> Result<Vec<Leaf>> {
     let name = if at_el2 { "TTBR0_EL2" } else { "TTBR0_EL1" };
     let root =
@@ -254,11 +258,11 @@ fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
     one.start < other.end && other.start < one.end
 }
 
-/// All of `range` is mapped.
+/// Checks that all of `range` is mapped.
 fn covered(leaves: &[Leaf], range: &Range<u64>) -> Result<()> {
     let mapped =
         leaves.iter().filter(|leaf| within(&leaf.range, range)).map(Leaf::bytes).sum::<u64>();
-    // A larger leaf may hold it with what lies around it.
+    // A larger leaf may map it together with its surroundings.
     let held = leaves.iter().any(|leaf| within(range, &leaf.range));
     ensure!(
         held || mapped == range.end - range.start,
@@ -279,7 +283,7 @@ mod tests {
         Leaf { descriptor: descriptor | range.start, range }
     }
 
-    /// A map for the copy as it should be.
+    /// Returns a correct relocation idmap.
     fn copy() -> Vec<Leaf> {
         let ram = [RAM.start..FIRMWARE.start, FIRMWARE.end..CODE.start, CODE.end..RAM.end];
         let pages = ram.into_iter().flat_map(|range| {
@@ -297,7 +301,8 @@ mod tests {
             change(&mut leaves);
             check_copy(&leaves, &CODE).unwrap_err().to_string()
         };
-        // Writable code, executable data, a global page, another page's, a hole, memory that must not be mapped.
+        // Writable code, executable data, a global page, a wrong output address, a hole, and memory
+        // that must not be mapped.
         assert!(
             doctored(&|leaves| leaves.iter_mut().for_each(|leaf| leaf.descriptor &= !(1 << 7)))
                 .contains("attributes")

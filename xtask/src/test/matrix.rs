@@ -1,6 +1,7 @@
-//! The matrix: every mode, restart, base and way to attach devices, on CPUs and memory sizes that take turns.
+//! The test matrix: every mode, restart, base and virtio transport.
 //!
-//! *When:* the bulk of the machines' cases. And each machine of qemu.toml with each of its CPUs once, whoever added it.
+//! CPUs and memory sizes take turns over the points. In addition, each machine of qemu.toml runs
+//! once with each of its CPUs.
 
 use anyhow::{Context, Result};
 
@@ -12,13 +13,13 @@ use crate::{
 
 use super::case::{Case, Trial, case};
 
-/// Sizes of RAM, most of them no power of two; the last is no multiple of 2 MiB.
+/// Sizes of RAM. Most are not powers of two; the last is not a multiple of 2 MiB.
 const MEMORY: [&str; 5] = ["512M", "200M", "384M", "768M", "1537M"];
 
-/// How many generations: two more than the first that is like all later ones.
+/// Number of generations. Generation 2 is the first that equals all later ones; three follow it.
 const GENERATIONS: u32 = 6;
 
-/// A mode, the machine that has it, and what its generations live in.
+/// Each mode's name, its machine, and the modes of its generations.
 pub const MODES: [(&str, &str, Modes); 4] = [
     ("el1", "el1", Modes::All("el1")),
     ("nvhe", "nvhe", Modes::All("nvhe")),
@@ -26,7 +27,7 @@ pub const MODES: [(&str, &str, Modes); 4] = [
     ("alternate", "vhe", Modes::Alternate),
 ];
 
-/// What the kernel is told for these modes, beside what its machine says.
+/// Returns the parameters for these modes, in addition to those of the machine.
 pub fn words_for(modes: Modes) -> Vec<String> {
     if modes == Modes::Alternate { vec!["alternate".to_owned()] } else { Vec::new() }
 }
@@ -43,7 +44,7 @@ struct Point {
     memory: &'static str,
 }
 
-/// All of them.
+/// Returns the cases of this suite.
 pub fn cases(config: &Config) -> Vec<Case> {
     let mut cases = Vec::new();
     let mut turn = 0;
@@ -92,7 +93,8 @@ impl Point {
     }
 }
 
-/// Three generations of one mode, whichever the machine has, with nothing said that the machine does not say itself.
+/// Runs three generations in the machine's own mode, with no parameters but the machine's and the
+/// default ones.
 fn plainly(trial: &mut Trial<'_>, machine: &str, cpu: &str) -> Result<()> {
     let orders = trial.orders();
     let mut request = trial.request(machine, &orders)?;

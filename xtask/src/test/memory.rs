@@ -1,7 +1,8 @@
-//! Memory after a few generations: it holds what was built, and what the disk holds, byte for byte.
+//! Comparison of memory with the Image and the disk, byte for byte, after a few generations.
 //!
-//! *When:* the last generation has powered the machine off. Its Image is compared as far as it is read-only; its entry record tells the
-//! state that the way out left the CPU in, as the first instruction found it.
+//! The comparison runs after the last generation has powered the machine off. It covers the
+//! read-only part of that generation's Image, and the loadables. The entry record must show the CPU
+//! state that the boot protocol requires of the previous generation.
 
 use std::{mem::offset_of, ops::Range};
 
@@ -31,10 +32,11 @@ use super::{
 
 const GENERATIONS: u32 = 4;
 
-/// Where loadables are sent to: pages in the middle of RAM, none at the start of a block that an allocator would write to.
+/// Destinations of the loadables: pages in the middle of RAM, none at the start of a block, where
+/// an allocator would write.
 const LOADS: [u64; 2] = [0x4a34_5000, 0x4b12_3000];
 
-/// Modes × restarts.
+/// Returns two cases for each mode and restart.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (mode, modes) in proof::MODES.map(|mode| (mode, Modes::All(mode))) {
@@ -61,7 +63,8 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// The last generation's Image is the one that was built, and it was entered as the boot protocol says.
+/// Checks that the last generation's Image equals the one that was built, and that it was entered
+/// as the boot protocol requires.
 pub fn image(trial: &mut Trial<'_>, request: Request, orders: &Orders, modes: Modes) -> Result<()> {
     let kernel = trial.kernel();
     let of = |name: &str| kernel.symbol(name);
@@ -75,14 +78,14 @@ pub fn image(trial: &mut Trial<'_>, request: Request, orders: &Orders, modes: Mo
     let [.., before, last] = lives.as_slice() else { anyhow::bail!("one generation alone") };
     ensure!(
         base == last.base,
-        "the CPU ended in the slot {base:#x}, the last generation lies at {:#x}",
+        "the CPU ended in the slot {base:#x}, and the last generation is at {:#x}",
         last.base
     );
     same(kernel, &found, base, 0..rodata_end)?;
     entered_well(&found[usize::try_from(record)?..], before, last)
 }
 
-/// `found`, a copy of memory from `base` on, equals the Image in `range`.
+/// Checks that `found`, a copy of memory from `base` on, equals the Image in `range`.
 pub fn same(kernel: &Built, found: &[u8], base: u64, range: Range<u64>) -> Result<()> {
     let expected = relr::applied(&kernel.elf, &kernel.image, base)?;
     let range = usize::try_from(range.start)?..usize::try_from(range.end)?;
@@ -92,7 +95,8 @@ pub fn same(kernel: &Built, found: &[u8], base: u64, range: Range<u64>) -> Resul
         let of = |bytes: &[u8]| bytes.get(word..word + 8).map(|bytes| format!("{bytes:02x?}"));
         let more = range.filter(|&at| expected.get(at) != found.get(at)).count();
         anyhow::bail!(
-            "memory differs from the Image in {more} bytes, first at {at:#x} (base {base:#x}): {:?}, and should be {:?}",
+            "memory differs from the Image in {more} bytes, first at {at:#x} (base {base:#x}): \
+             {:?}, and should be {:?}",
             of(found),
             of(&expected)
         );
@@ -100,7 +104,7 @@ pub fn same(kernel: &Built, found: &[u8], base: u64, range: Range<u64>) -> Resul
     Ok(())
 }
 
-/// What the first instruction found: boot protocol, and the promises of SOFT_RESTART.
+/// Checks the entry record against the boot protocol and the contract of SOFT_RESTART.
 fn entered_well(record: &[u8], before: &Life, last: &Life) -> Result<()> {
     let field = |at: usize| u64::from_le_bytes(record[at..at + 8].try_into().expect("eight bytes"));
     macro_rules! field {
@@ -135,7 +139,7 @@ fn entered_well(record: &[u8], before: &Life, last: &Life) -> Result<()> {
     Ok(())
 }
 
-/// Each loadable lies where it was sent, and the rest of its last page is zero.
+/// Checks that each loadable is at its destination, and that the rest of its last page is zero.
 pub fn loadables(
     trial: &mut Trial<'_>,
     request: Request,
@@ -171,12 +175,13 @@ pub fn loadables(
     Ok(())
 }
 
-/// The kernel and two loadables, neither of whole pages.
+/// Returns the kernel and two loadables, neither a whole number of pages.
 pub fn with_loadables(kernel: &[u8]) -> Vec<Payload> {
     let loadable = |(number, load): (usize, u64)| Payload {
         name: format!("loadable-{number}"),
         description: "numbers that no memory holds by chance".to_owned(),
-        // The last run of frames is too large for the heap's first arena, which lies in bss: no other memory is zero by itself.
+        // The last run of frames must not fit into the heap's first arena: that is in bss, the only
+        // memory that would be zero without zeroing it.
         data: (0..(number << 21) + (508 << 10) + 1)
             .map(|byte| (byte * 7 + byte / 251 + number) as u8 | 1)
             .collect(),
@@ -188,7 +193,7 @@ pub fn with_loadables(kernel: &[u8]) -> Vec<Payload> {
     payloads
 }
 
-/// Where the first CPU stands.
+/// Returns the PC of the first CPU.
 pub fn program_counter(qmp: &mut Qmp) -> Result<u64> {
     let registers = qmp.human("info registers")?;
     let digits = registers.split_once("PC=").context("QEMU shows no PC")?.1;

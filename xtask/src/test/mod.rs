@@ -1,8 +1,8 @@
-//! The verb `test`: the host's tests, then the machines.
+//! The `test` verb: host tests, then cases that run QEMU.
 //!
-//! *When:* on request, in CI, before a commit. A case is a name and a check; a suite is a file that lists cases. The host's tests are
-//! cases as well, made one after the other; those that start QEMU are made several at a time. Nothing is made for a case that the
-//! filter leaves out, so one case is repeated by its name alone.
+//! A case is a name and a check; a suite is a file that lists cases. Host tests are cases too, and
+//! run one after the other. Cases that start QEMU run several at a time. The runner does nothing
+//! for a case that the filter leaves out, so a case's name is enough to repeat it.
 
 mod case;
 mod controls;
@@ -57,30 +57,31 @@ Examples:
   cargo xtask test
   cargo xtask test --list
   cargo xtask test host                           the crates' own tests
-  cargo xtask test refused                        every case whose name has that in it
+  cargo xtask test refused                        every case with `refused` in its name
   cargo xtask test matrix/nvhe-hot-same-modern    the one case of that name
-  cargo xtask test controls                       each safety step, left out: what is seen then
-  cargo xtask test entry/                         the registers at the first instruction, cold and warm
-  cargo xtask test hand-over/                     the drawings of each way in and out, made again from runs")]
+  cargo xtask test controls                       the effect of leaving out each safety step
+  cargo xtask test entry/                         the entry registers, after a boot and a kexec
+  cargo xtask test hand-over/                     the diagrams of every way in and out")]
 pub struct TestOptions {
-    /// The name of a case, or a part of the names of some
+    /// The name of a case, or a part that several names share
     filter: Option<String>,
-    /// Name the cases, and make none
+    /// List the names of the cases, and run none
     #[arg(long)]
     list: bool,
-    /// What the cases' random choices are drawn from, decimal or 0x… [default: drawn anew and printed]
+    /// Seed of the cases' random choices, decimal or 0x… [default: a new one, which is printed]
     #[arg(long, value_name = "S", value_parser = parse_seed)]
     seed: Option<u64>,
-    /// Write what under docs/ is written from runs from what `controls`, `entry` and `hand-over` saw, instead of holding it against that
+    /// Rewrite the generated files under docs/ from what `controls`, `entry` and `hand-over` saw,
+    /// instead of comparing the two
     #[arg(long)]
     bless: bool,
-    /// Install what is missing without asking
+    /// Install missing tools without asking
     #[arg(long)]
     yes: bool,
 }
 
 impl TestOptions {
-    /// Does it; gives the exit code.
+    /// Runs the chosen cases and returns the exit code.
     pub fn perform(&self) -> Result<u8> {
         let config = Arc::new(Config::read(&crate::root())?);
         let seen = Seen::default();
@@ -92,7 +93,7 @@ impl TestOptions {
         let (on_host, on_machines): (Vec<_>, Vec<_>) =
             chosen.into_iter().partition(|case| case.on_host);
         if !on_machines.is_empty() {
-            // Before the host's tests take their minute.
+            // Check for tools before the host tests take their minute.
             setup::ensure_target(self.yes)?;
             setup::ensure_qemu(self.yes)?;
         }
@@ -110,7 +111,7 @@ impl TestOptions {
     }
 }
 
-/// What the cases saw of which a page under docs/ tells.
+/// Observations of the cases from which files under docs/ are generated.
 #[derive(Default)]
 struct Seen {
     controls: Arc<controls::Seen>,
@@ -119,7 +120,8 @@ struct Seen {
 }
 
 impl Seen {
-    /// Holds the pages against it, or writes those that it is enough for.
+    /// Compares the generated files with the observations. With `bless`, writes each file for which
+    /// enough cases ran.
     fn close(&self, config: &Config, bless: bool, tally: &mut runner::Tally) {
         let controls = self.controls.close(bless);
         let entry = self.entry.close(config, bless);
@@ -127,7 +129,10 @@ impl Seen {
         if bless && matches!((&controls, &entry, &hand_over), (Ok(false), Ok(false), Ok(false))) {
             tally.hold(
                 "--bless",
-                Err(anyhow!("no page is written from these cases: `controls`, `entry` and `hand-over` have some")),
+                Err(anyhow!(
+                    "no file is generated from these cases; choose from `controls`, `entry` and \
+                     `hand-over`"
+                )),
             );
         }
         tally.hold("controls", controls.map(drop));
@@ -136,7 +141,8 @@ impl Seen {
     }
 }
 
-/// Every case. Those that mostly wait come first among the machines', so that the others fill the time.
+/// Returns every case. Cases that mostly wait come first among those that run QEMU, so that others
+/// run meanwhile.
 fn cases(config: &Config, seen: &Seen) -> Vec<Case> {
     let mut cases = host::cases();
     cases.extend(hang::cases());
@@ -161,7 +167,7 @@ fn cases(config: &Config, seen: &Seen) -> Vec<Case> {
     cases
 }
 
-/// The one case of that name, or those that have it in their names.
+/// Returns the one case of that name, or else all cases whose names contain it.
 fn choose(mut cases: Vec<Case>, filter: Option<&str>) -> Result<Vec<Case>> {
     let Some(filter) = filter else { return Ok(cases) };
     if cases.iter().any(|case| case.name == filter) {

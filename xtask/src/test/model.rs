@@ -1,9 +1,14 @@
-//! The model's interpreter held against QEMU: the same words on the same registers and memory must do the same.
+//! A comparison of the model's interpreter with QEMU, instruction by instruction.
 //!
-//! *When:* a debugger has the guest stopped before its first instruction, at EL2 with its MMU off, and puts words, registers and memory there, one
-//! trial after the other. Tried are all words that compute, load, store or branch in the code that the model runs, and random words of each
-//! pattern of its closed list; then what moves system registers and exception levels, in short sequences.
-//! Caches and barriers have nothing to compare: QEMU has none, which is why there is a model.
+//! A debugger stops the guest before its first instruction, at EL2 with the MMU off. For each trial
+//! it writes instructions, registers and memory; then both sides step, and must agree. The trials
+//! are:
+//!
+//! - all instructions that compute, load, store or branch in the code that the model runs;
+//! - random instructions of each pattern of the model's closed list;
+//! - short sequences that access system registers or change the exception level.
+//!
+//! Caches and barriers cannot be compared: QEMU has no caches, which is why the model exists.
 
 use std::{collections::BTreeSet, mem::discriminant};
 
@@ -24,21 +29,22 @@ use super::{
     debugger::debugged,
 };
 
-/// Words lie at the first page, data in the second: RAM where the loader put nothing.
+/// The code page, then the data page, in RAM that the loader left free.
 const CODE: u64 = 0x5000_0000;
 const DATA: u64 = CODE + 0x1000;
 const END: u64 = DATA + 0x1000;
 
-/// How many kinds of instructions the patterns are of.
+/// Number of kinds of instructions that the patterns cover.
 const KINDS: usize = 20;
 
 const HVC: u32 = 0xd400_0002;
 
-/// Trials of each pattern, and of each of the kernel's own words.
+/// Trials of each pattern, and of each instruction of the kernel's own code.
 const RANDOM: usize = 24;
 const OWN: usize = 2;
 
-/// The list, as bits that are fixed: value, mask. A word that matches and that the model refuses is drawn anew.
+/// The model's instruction list as fixed bits: name, value, mask. The test draws another word if
+/// the model refuses a word that matches.
 const PATTERNS: &[(&str, u32, u32)] = &[
     ("b, bl", 0x1400_0000, 0x7c00_0000),
     ("b.cond", 0x5400_0000, 0xff00_0010),
@@ -68,7 +74,7 @@ const PATTERNS: &[(&str, u32, u32)] = &[
     ("msr daifset, daifclr", 0xd503_40df, 0xffff_f0df),
 ];
 
-/// The only one.
+/// Returns the one case of this suite.
 pub fn cases() -> Vec<Case> {
     vec![case("model/qemu", pass)]
 }
@@ -80,7 +86,7 @@ fn pass(trial: &mut Trial<'_>) -> Result<()> {
     let mut random = SplitMix64::new(trial.seed());
     let request = trial.request("nvhe", &Orders { generations: 1, ..trial.orders() })?;
     let outcome = debugged(trial, request, |mut gdb| {
-        // The loader's registers and the place where it goes on: the guest boots when all is over.
+        // Keep the loader's registers and PC: the guest boots after the trials.
         let before = gdb.general()?;
         for word in own.iter().flat_map(|word| [*word; OWN]) {
             compare(&mut gdb, &mut random, &[word])?;
@@ -99,7 +105,8 @@ fn pass(trial: &mut Trial<'_>) -> Result<()> {
                 compare(&mut gdb, &mut random, &[word]).with_context(|| (*name).to_owned())?;
             }
         }
-        // All that decode knows, but for those of the sequences: hvc, eret, mrs, msr, SPSel, and maintenance.
+        // All that `decode` knows, except hvc, eret, mrs, msr, SPSel and maintenance, which the
+        // sequences cover.
         ensure!(
             kinds.len() == KINDS,
             "{} kinds of instructions were compared, and there are {KINDS}",
@@ -121,7 +128,8 @@ fn pass(trial: &mut Trial<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What takes more than one word: state that is moved, vector registers, exceptions. Data is at x1, x2 and x3.
+/// Tests that take several instructions: system registers, vector registers, exceptions. x1, x2 and
+/// x3 point to data.
 const SEQUENCES: &[&[u32]] = &[
     // ldp q0, q1, [x1], #32; stp q1, q0, [x2], #32
     &[0xacc1_0420, 0xac81_0041],
@@ -129,12 +137,12 @@ const SEQUENCES: &[&[u32]] = &[
     &[0xd51c_d044, 0xd53c_d045, 0xd538_4246, 0xd53b_4227],
     // msr sp_el1, x4; mrs x5, sp_el1; mov x6, sp; mov sp, x7
     &[0xd51c_4104, 0xd53c_4105, 0x9100_03e6, 0x9100_00ff],
-    // and x4, x1, #~0xfff; msr vbar_el2, x4; hvc #0; at the vector nothing is executed
+    // and x4, x1, #~0xfff; msr vbar_el2, x4; hvc #0; no instruction runs at the vector
     &[0x9274_cc24, 0xd51c_c004, 0xd400_0002],
-    // the same, and then esr_el2, elr_el2 and spsr_el2 by the words that lie there
+    // the same, then mrs of esr_el2, elr_el2 and spsr_el2 at the vector
     &[0x9274_cc24, 0xd51c_c004, 0xd400_0002, 0xd53c_5205, 0xd53c_4026, 0xd53c_4007],
-    // the same vectors; mov x5, #1 << 31; msr hcr_el2, x5; mov x5, #0x3c5; msr spsr_el2, x5; adr x6, .+12; msr elr_el2, x6; eret;
-    // mrs x7, CurrentEL; hvc #0
+    // the same vectors; mov x5, #1 << 31; msr hcr_el2, x5; mov x5, #0x3c5; msr spsr_el2, x5;
+    // adr x6, .+12; msr elr_el2, x6; eret; mrs x7, CurrentEL; hvc #0
     &[
         0x9274_cc24,
         0xd51c_c004,
@@ -163,7 +171,7 @@ const SEQUENCES: &[&[u32]] = &[
     &[0xd50c_871f, 0xd50c_879f, 0xd508_871f, 0xd500_41bf],
 ];
 
-/// The distinct words of the kernel's own code that can be compared one by one.
+/// Returns the distinct instructions of the kernel's own code that can be compared one by one.
 fn own_words(image: &[u8], code: std::ops::Range<u64>) -> BTreeSet<u32> {
     let words = image[code.start as usize..code.end as usize]
         .as_chunks()
@@ -174,7 +182,8 @@ fn own_words(image: &[u8], code: std::ops::Range<u64>) -> BTreeSet<u32> {
     words.filter(|word| is_comparable(*word)).collect()
 }
 
-/// Does the word do all that it does with general registers, flags and memory at a place that can be chosen?
+/// Returns whether an instruction affects only general registers, flags, and memory at an address
+/// that the test can choose.
 fn is_comparable(word: u32) -> bool {
     use Instruction::*;
     match decode(word) {
@@ -182,7 +191,7 @@ fn is_comparable(word: u32) -> bool {
             false
         }
         Some(Isb | Dsb(_) | Dmb | Dc { .. } | Ic | Tlbi(_)) => false,
-        // In a sequence: one alone would leave its result where nobody looks.
+        // A single load of vector registers has no result that the comparison reads; see SEQUENCES.
         Some(Pair { size: 16, .. }) => false,
         Some(Single { rn, place: Place::Indexed { index, .. }, .. }) => {
             index != rn && index != ZERO
@@ -192,7 +201,8 @@ fn is_comparable(word: u32) -> bool {
     }
 }
 
-/// The same state, the same words, in both.
+/// Steps the same instructions from the same random state in the model and in QEMU, and compares
+/// the results.
 fn compare(gdb: &mut Gdb, random: &mut SplitMix64, words: &[u32]) -> Result<()> {
     let mut registers = [0; 34];
     registers.iter_mut().for_each(|register| *register = random.next_u64());
@@ -214,10 +224,10 @@ fn compare(gdb: &mut Gdb, random: &mut SplitMix64, words: &[u32]) -> Result<()> 
     }
     registers[31] &= !0xf;
     registers[32] = CODE;
-    // NZCV by chance, DAIF set, EL2h.
+    // NZCV random, DAIF set, EL2h.
     registers[33] = registers[33] & 0xf000_0000 | spsr::DAIF | spsr::EL2H;
 
-    // Where a vector may lead, the last words lie as well.
+    // Put the instructions after an hvc at its vector as well.
     let mut bytes = vec![0; (END - CODE) as usize];
     for (word, place) in words.iter().zip((0..).step_by(4)) {
         bytes[place..place + 4].copy_from_slice(&word.to_le_bytes());
@@ -258,7 +268,7 @@ fn compare(gdb: &mut Gdb, random: &mut SplitMix64, words: &[u32]) -> Result<()> 
         }
         let mode = if cpu.level == Level::El1 { spsr::EL1H } else { spsr::EL2H };
         let state = cpu.flags | cpu.daif | mode;
-        // QEMU clears NZCV on an exception; the architecture does not, and no handler here looks.
+        // QEMU clears NZCV on an exception; the architecture does not. No handler here reads NZCV.
         let flags = if words[..=step].contains(&HVC) { 0 } else { 0xf000_0000 };
         let kept = flags | spsr::DAIF | 0xf;
         ensure!(

@@ -1,6 +1,7 @@
-//! A page under docs/ that is written from runs.
+//! Files under docs/ that are generated from runs.
 //!
-//! *When:* all runs that it tells of were made. *Refuses* a committed page that is not what the runs say, and gives the line that writes it anew.
+//! Refuses a committed file that differs from what the runs show, and names the command that
+//! rewrites it.
 
 use std::{
     fs,
@@ -9,12 +10,13 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Where the page lies.
+/// Returns the path of a page, given relative to the repository.
 pub fn path(page: &str) -> PathBuf {
     crate::root().join(page)
 }
 
-/// Holds the committed page against what this run makes of it, or writes it; `suite` is whose cases make it.
+/// Compares the committed page with `made`, which this run generated, or writes it if `bless`.
+/// `suite` names the cases that generate the page.
 pub fn hold(page: &str, made: &str, suite: &str, bless: bool) -> Result<()> {
     let path = path(page);
     if bless {
@@ -29,9 +31,9 @@ fn same(path: &Path, made: &str) -> Result<()> {
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let differs = found.lines().zip(made.lines()).find(|(found, made)| found != made);
     if let Some((found, made)) = differs {
-        bail!("it says\n  {found}\nand this run\n  {made}\nLook at it");
+        bail!("the page says\n  {found}\nand this run\n  {made}\nFind out which is right");
     }
-    ensure!(found == made, "it is longer or shorter than what this run says");
+    ensure!(found == made, "the page is longer or shorter than what this run says");
     Ok(())
 }
 

@@ -1,15 +1,15 @@
-//! Kernels that are wrong on purpose: single instructions of the Image, found by symbol, put in place of others.
+//! Patches for kernels that are wrong on purpose: instructions replaced by symbol.
 //!
-//! *When:* by the cases that show what happens when something goes wrong. Refuses a symbol that is not there, and an instruction that is
-//! not where it is looked for: a patch that hits nothing would be a test of nothing.
+//! Refuses a missing symbol, and an instruction that is not where the patch expects it: a patch
+//! that changes nothing would test nothing.
 
 use anyhow::{Result, bail};
 
 use crate::kernel_build::Built;
 
-/// `b .`: hangs.
+/// `b .`, which hangs.
 pub const HANG: u32 = 0x1400_0000;
-/// `udf #0`: an exception.
+/// `udf #0`, which takes an UNDEFINED exception.
 pub const UNDEFINED: u32 = 0;
 /// `ret`.
 pub const RET: u32 = 0xd65f_03c0;
@@ -18,30 +18,30 @@ pub const ERET: u32 = 0xd69f_03e0;
 /// `nop`.
 pub const NOP: u32 = 0xd503_201f;
 
-/// How far behind a symbol an instruction is looked for.
+/// Number of bytes after a symbol that are searched for an instruction.
 const NEAR: usize = 0x300;
 
-/// An Image to be changed.
+/// An Image that is being patched.
 pub struct Patched<'a> {
     kernel: &'a Built,
-    /// As changed so far.
+    /// The Image with the patches so far.
     pub image: Vec<u8>,
 }
 
 impl<'a> Patched<'a> {
-    /// The kernel's own Image.
+    /// Starts with the kernel's own Image.
     pub fn new(kernel: &'a Built) -> Self {
         Self { kernel, image: kernel.image.clone() }
     }
 
-    /// Puts `word` at `offset` bytes behind the symbol.
+    /// Puts the instruction `word` at `offset` bytes from the symbol.
     pub fn at(mut self, name: &str, offset: usize, word: u32) -> Result<Self> {
         let at = self.address(name)? + offset;
         self.put(at, word);
         Ok(self)
     }
 
-    /// Puts `word` in place of the first instruction `was` behind the symbol.
+    /// Replaces the first instruction `was` from the symbol on by `word`.
     pub fn replace(mut self, name: &str, was: u32, word: u32) -> Result<Self> {
         let Some(at) = self.near(name)?.find(|&at| self.word(at) == was) else {
             bail!("there is no instruction {was:#010x} in the {NEAR:#x} bytes from {name} on")
@@ -50,18 +50,18 @@ impl<'a> Patched<'a> {
         Ok(self)
     }
 
-    /// Leaves a routine out: it returns at once.
+    /// Makes a routine return at once.
     pub fn skip(self, name: &str) -> Result<Self> {
         self.at(name, 0, RET)
     }
 
-    /// Leaves a routine out: it returns `x0` at once.
+    /// Makes a routine return `x0` at once.
     pub fn answer(self, name: &str, x0: u16) -> Result<Self> {
         let movz = 0xd280_0000 | u32::from(x0) << 5;
         self.at(name, 0, movz)?.at(name, 4, RET)
     }
 
-    /// Puts `word` at `offset` bytes from the first `bl` to `callee` behind the symbol.
+    /// Puts `word` at `offset` bytes from the first `bl` to `callee` after the symbol.
     pub fn at_call(mut self, name: &str, callee: &str, offset: isize, word: u32) -> Result<Self> {
         let to = self.address(callee)?;
         let Some(at) = self.near(name)?.find(|&at| called(at, self.word(at)) == Some(to)) else {
@@ -71,7 +71,7 @@ impl<'a> Patched<'a> {
         Ok(self)
     }
 
-    /// Leaves out the `nth` `b.ne` behind the symbol, counted from 0.
+    /// Replaces the `nth` `b.ne` after the symbol, counted from 0, by `nop`.
     pub fn never_branch(mut self, name: &str, nth: usize) -> Result<Self> {
         let branches = |at: &usize| self.word(*at) & 0xff00_001f == 0x5400_0001;
         let Some(at) = self.near(name)?.filter(branches).nth(nth) else {
@@ -99,9 +99,9 @@ impl<'a> Patched<'a> {
     }
 }
 
-/// Where a `bl` at this place goes.
+/// Returns the target of `word` at address `at` if it is a `bl`.
 fn called(at: usize, word: u32) -> Option<usize> {
-    // 26 bits with a sign, in words.
+    // imm26: signed, in units of 4 bytes.
     let offset = (word << 6).cast_signed() >> 4;
     (word >> 26 == 0b10_0101).then(|| at.wrapping_add_signed(offset as isize))
 }

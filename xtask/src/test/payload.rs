@@ -1,7 +1,8 @@
-//! The way to a payload, with this kernel as one: it knows what it was handed, and is here without a network.
+//! Tests of `payload=`, with this kernel as the payload.
 //!
-//! *When:* beside the refusals. `cargo xtask protocols` does the same with other kernels. A payload of ours is entered as by a stranger: its first
-//! generation is number 0, and its orders are the configuration's.
+//! This kernel checks what it receives, and needs no download. `cargo xtask protocols` does the
+//! same with other kernels. The payload starts as after any other loader: its first generation is
+//! number 0, and its parameters come from the FIT configuration.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -24,10 +25,10 @@ use super::{
     debugger::debugged,
 };
 
-/// A whole number of pages, and a byte.
+/// Size of the initrd: a whole number of pages, and one byte.
 const RAMDISK: usize = (3 << 20) + 1;
 
-/// All of them.
+/// Returns the cases of this suite.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (machine, restart) in
@@ -63,7 +64,8 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// A run whose last generation goes to this very kernel, with orders for two generations of its own.
+/// Returns a request whose last generation starts this same kernel as the payload, with parameters
+/// for two more generations.
 fn request(
     trial: &Trial<'_>,
     machine: &'static str,
@@ -84,8 +86,8 @@ fn ourselves_as_payload(trial: &Trial<'_>, request: &Request) -> Foreign {
     Foreign { image, ramdisk: Some(vec![0xa5; RAMDISK]), fdt: None, bootargs: Some(bootargs) }
 }
 
-/// A byte of a source that is not in place is turned over once the last check is made: the control page verifies what it has moved, of the kernel, all of
-/// which moves, as of the ramdisk, of which the ends do.
+/// Flips a bit of a source page after the kernel's last check. The control page must report it,
+/// since it verifies what it has moved: all of the kernel, and the ends of the initrd.
 fn damaged(
     trial: &mut Trial<'_>,
     choose: impl Fn(&[Range<u64>]) -> Option<&Range<u64>> + Send + Sync,
@@ -103,14 +105,12 @@ fn damaged(
     })?;
     let says = "!! what arrived is not what was loaded: ";
     ensure!(outcome.verdict == Verdict::Stopped, "the end is \"{}\"", outcome.verdict.words());
-    ensure!(
-        outcome.console.contains(says),
-        "the control page does not say that what arrived is damaged"
-    );
+    ensure!(outcome.console.contains(says), "the control page does not report the damage");
     Ok(())
 }
 
-/// Makes the run; gives the generations before the jump and those after it, all of them proved.
+/// Runs the request, checks all generations, and returns those before the payload and those of the
+/// payload.
 fn both(
     trial: &mut Trial<'_>,
     request: &Request,
@@ -136,36 +136,41 @@ fn ourselves(
     let [before, after] = both(trial, request, Modes::All(machine), orders, &then)?;
     let (last, first) = (before.last().context("no generation")?, &after[0]);
     let bye = last.bye.as_ref().context("no Bye!")?;
-    ensure!(first.base == bye.entry, "sent to {:#x}, it lies at {:#x}", bye.entry, first.base);
+    ensure!(
+        first.base == bye.entry,
+        "the payload was sent to {:#x}, and is at {:#x}",
+        bye.entry,
+        first.base
+    );
     ensure!(
         first.stations()[0] == "first instruction",
-        "it was told of breadcrumbs: {:?}",
+        "the payload received breadcrumbs: {:?}",
         first.stations()
     );
     match orders.base {
         Base::Same => ensure!(
             first.base == 0x4000_0000,
-            "it lies at {:#x}, not at the lowest place",
+            "the payload is at {:#x}, not at the lowest free address",
             first.base
         ),
         Base::Load => ensure!(
             first.base == disk::LOAD,
-            "it lies at {:#x}, not where the FIT says",
+            "the payload is at {:#x}, not at its load address in the FIT",
             first.base
         ),
         Base::Random => {}
     }
-    // The ramdisk is reserved. (A map elsewhere may take tables more or less.)
+    // The initrd is reserved. (The number of page tables depends on the kernel's address.)
     let missing = before[0].free - first.free;
     ensure!(
         missing.abs_diff(RAMDISK as u64) < 64 << 10,
-        "{missing} bytes are missing, of a ramdisk of {RAMDISK}"
+        "{missing} bytes are reserved, for an initrd of {RAMDISK}"
     );
-    ensure!(last.says("gives kaslr-seed and rng-seed"), "nobody gives seeds");
+    ensure!(last.says("gives kaslr-seed and rng-seed"), "no generation supplies seeds");
     Ok(())
 }
 
-/// A payload in a gzip file, whose size the FIT may leave unsaid.
+/// Runs a gzip-compressed payload. The FIT states its uncompressed size only if `is_stated`.
 fn packed(trial: &mut Trial<'_>, is_stated: bool) -> Result<()> {
     let (mut request, orders) = request(trial, "nvhe", trial.orders())?;
     let foreign = ourselves_as_payload(trial, &request);
@@ -181,7 +186,8 @@ fn packed(trial: &mut Trial<'_>, is_stated: bool) -> Result<()> {
     ourselves(trial, &request, "nvhe", &orders)
 }
 
-/// 512 MiB of ramdisk on 2 GiB of RAM: what the way there holds beyond its segments is within 0.5 % of them, and they are read into their place.
+/// Loads an initrd of 512 MiB on 2 GiB of RAM. The kernel must hold at most 0.5 % more memory than
+/// the segments need, and read them directly to their destinations.
 fn large_ramdisk(trial: &mut Trial<'_>) -> Result<()> {
     const LARGE: usize = 512 << 20;
     let (mut request, orders) =
@@ -195,14 +201,14 @@ fn large_ramdisk(trial: &mut Trial<'_>) -> Result<()> {
     let missing = before[0].free - after[0].free;
     ensure!(
         missing.abs_diff(LARGE as u64) < 64 << 10,
-        "{missing} bytes are missing, of a ramdisk of {LARGE}"
+        "{missing} bytes are reserved, for an initrd of {LARGE}"
     );
 
     let line = before[0]
         .lines
         .iter()
         .find_map(|line| line.split_once(" holds "))
-        .context("no line of what it holds")?;
+        .context("no line about the memory held")?;
     let numbers: Vec<u64> = line.1.split(' ').filter_map(|word| word.parse().ok()).collect();
     let [held, segments, in_place] = numbers[..] else {
         anyhow::bail!("{numbers:?} are not three numbers")
@@ -212,13 +218,13 @@ fn large_ramdisk(trial: &mut Trial<'_>) -> Result<()> {
         held >= segments && (held - segments) * 200 <= segments,
         "{held} bytes are held for {segments}"
     );
-    // All but the kernel itself and what the ramdisk has beside whole megabytes.
+    // All but the kernel itself and the part of the initrd outside whole MiBs.
     ensure!(segments - in_place <= 4 << 20, "{in_place} of {segments} bytes are in place");
     Ok(())
 }
 
-/// A device tree of the payload's own is what it gets, with the ramdisk in it: this one reserves more than the machine's, at both ends of RAM, where
-/// kernel and ramdisk would lie but for that.
+/// Gives the payload its own device tree, which must arrive with the initrd in it. The tree
+/// reserves both ends of RAM, where the kernel and the initrd would be placed otherwise.
 fn own_tree(trial: &mut Trial<'_>) -> Result<()> {
     const LOW: Range<u64> = 0x4000_0000..0x4020_0000;
     const HIGH: Range<u64> = 0x5f00_0000..0x6000_0000;
@@ -232,28 +238,25 @@ fn own_tree(trial: &mut Trial<'_>) -> Result<()> {
     let [before, after] = both(trial, &request, Modes::All("vhe"), &orders, &then)?;
     ensure!(
         !LOW.contains(&after[0].base),
-        "it lies at {:#x}, which its tree reserves",
+        "the payload is at {:#x}, which its device tree reserves",
         after[0].base
     );
-    // If the ramdisk lay on a reservation, less would be missing.
+    // If the initrd were in a reserved range, the difference would be smaller.
     let (missing, due) = (
         before[0].free - after[0].free,
         RAMDISK as u64 + LOW.end - LOW.start + HIGH.end - HIGH.start,
     );
-    ensure!(
-        missing.abs_diff(due) < 64 << 10,
-        "{missing} bytes are missing, of {due} that are reserved"
-    );
+    ensure!(missing.abs_diff(due) < 64 << 10, "{missing} bytes are reserved, and should be {due}");
     Ok(())
 }
 
-/// Without an entropy device the CPU's own numbers are taken, where it has any.
+/// Checks that without an entropy device the kernel takes seeds from RNDR, if the CPU has it.
 fn without_entropy_device(trial: &mut Trial<'_>, cpu: &str, says: &str) -> Result<()> {
     let (mut request, orders) = request(trial, "el1", trial.orders())?;
     request.cpu = Some(cpu.to_owned());
     Arc::make_mut(&mut request.config).virtio.modern.retain(|flag| !flag.arg.contains("rng"));
     let then = Orders { generations: 2, seed: 0x77, append: Vec::new(), ..Orders::default() };
     let [before, _] = both(trial, &request, Modes::All("el1"), &orders, &then)?;
-    ensure!(before.last().is_some_and(|last| last.says(says)), "nothing says \"{says}\"");
+    ensure!(before.last().is_some_and(|last| last.says(says)), "no line says \"{says}\"");
     Ok(())
 }

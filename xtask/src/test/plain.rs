@@ -1,6 +1,6 @@
-//! The line that `image` prints, as anyone would type it.
+//! A run with the command line that `cargo xtask image` prints.
 //!
-//! *When:* a case of its own: no semihosting, no monitor, no flag of qemu.toml. The console and PSCI are all there is.
+//! It uses no semihosting, no monitor and no flag of qemu.toml, only the console and PSCI.
 
 use std::{
     process::{Command, Stdio},
@@ -19,10 +19,10 @@ use crate::{
 
 use super::case::Trial;
 
-/// Five generations take a second.
+/// Time limit of the run; five generations take a second.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs it to its marker, and QEMU to its end.
+/// Runs the command line until QEMU ends, and checks the generations and the success marker.
 pub fn pass(trial: &mut Trial<'_>) -> Result<()> {
     let kernel = trial.kernel();
     let folder = tempfile::tempdir().context("cannot make a folder for the files")?;
@@ -49,7 +49,7 @@ pub fn pass(trial: &mut Trial<'_>) -> Result<()> {
     let [.., last] = lives.as_slice() else { anyhow::bail!("no generation: {}", shown()) };
     ensure!(
         lives.len() == 5 && last.number == 4,
-        "{} generations, and 5 were ordered: {}",
+        "{} generations, and should be 5: {}",
         lives.len(),
         shown()
     );
@@ -59,6 +59,6 @@ pub fn pass(trial: &mut Trial<'_>) -> Result<()> {
         shown()
     );
     // Without el2= the CPU decides, and this one has no VHE.
-    ensure!(lives.iter().all(|life| life.mode == "nvhe"), "it does not live in nvhe: {}", shown());
+    ensure!(lives.iter().all(|life| life.mode == "nvhe"), "not all are in nvhe: {}", shown());
     Ok(())
 }

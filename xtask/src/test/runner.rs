@@ -1,6 +1,6 @@
-//! Makes cases, tells of each in a line, and at the end of those that failed.
+//! The runner: runs cases, prints a line for each, and reports the failures at the end.
 //!
-//! *When:* once the cases are chosen. An interrupt ends it without a word about cases that were under way.
+//! An interrupt (Ctrl-C) ends it without a report on the cases that were still running.
 
 use std::{
     io::Write,
@@ -21,33 +21,33 @@ use crate::{
 
 use super::case::{Case, Lab, Skipped, Trial};
 
-/// At most so many machines at a time: each wants a core, and this host's memory.
+/// The most QEMU cases that run at a time: each takes a core, and memory of this host.
 const MOST_JOBS: usize = 4;
 
-/// A case that was not passed: why, and what there is to see.
+/// A case that failed or was skipped: the reason, and a description of its last run.
 struct Failure {
     error: Error,
     seen: String,
 }
 
-/// What came of one case.
+/// The result of one case.
 struct Made {
     end: Result<(), Failure>,
     took: Duration,
 }
 
-/// What came of the cases so far.
+/// The results of the cases so far.
 pub struct Tally {
     seed: u64,
     started: Instant,
     passed: usize,
     skipped: usize,
-    /// The name of each that failed, why, and what there is to see.
+    /// The name of each failed case, with the reason and a description of its last run.
     failed: Vec<(String, String)>,
 }
 
 impl Tally {
-    /// Nothing yet.
+    /// Starts with no results.
     pub fn new(seed: u64) -> Self {
         Self { seed, started: Instant::now(), passed: 0, skipped: 0, failed: Vec::new() }
     }
@@ -73,12 +73,12 @@ impl Tally {
         }
     }
 
-    /// Counts something that is to be so once all cases were made, where it is not.
+    /// Counts a failed check that belongs to no single case but follows all of them.
     pub fn hold(&mut self, name: &str, held: Result<()>) {
         self.failed.extend(held.err().map(|error| (name.to_owned(), format!("{error:#}"))));
     }
 
-    /// Tells of those that failed, and how many there were of each; gives the exit code.
+    /// Prints the failures and the totals, and returns the exit code.
     pub fn close(self) -> u8 {
         for (name, words) in &self.failed {
             let seed = format!("{:#018x}", self.seed);
@@ -97,7 +97,7 @@ impl Tally {
     }
 }
 
-/// Makes the cases of the host, in order.
+/// Runs the host tests in order.
 pub fn one_by_one(cases: &[Case], tally: &mut Tally) -> Result<()> {
     cases.iter().try_for_each(|case| {
         tally.note(case, make(case, None)?);
@@ -105,7 +105,7 @@ pub fn one_by_one(cases: &[Case], tally: &mut Tally) -> Result<()> {
     })
 }
 
-/// Makes the cases of the machines, several at a time.
+/// Runs the QEMU cases, several at a time.
 pub fn side_by_side(cases: &[Case], lab: &Lab, tally: &mut Tally) -> Result<()> {
     let jobs =
         thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS).min(cases.len());
@@ -128,7 +128,7 @@ fn work(cases: &[Case], lab: &Lab, next: &AtomicUsize, tally: &Mutex<&mut Tally>
     Ok(())
 }
 
-/// Makes one case. An error is an interrupt.
+/// Runs one case. Returns an error only if the user interrupted the runner.
 fn make(case: &Case, lab: Option<&Lab>) -> Result<Made> {
     if interrupted() {
         return Err(Interrupted.into());

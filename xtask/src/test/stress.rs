@@ -1,7 +1,8 @@
-//! The stress harness, which must be able to say no: kernels that are wrong on purpose, and good ones, given to it.
+//! Tests of the stress harness: it must fail broken kernels and pass good ones.
 //!
-//! *When:* with few generations of few cells. What it says of a failure is held against what was done, and its line, or its packed file, must
-//! fail in the same way again.
+//! Each run covers few generations of few cells. The reported failure must match the patch that
+//! caused it. The command line and the packed file that the harness prints must reproduce the
+//! failure.
 
 use std::{
     path::Path,
@@ -23,10 +24,10 @@ use super::{
     patch::{HANG, Patched, RET},
 };
 
-/// A change of a kernel.
+/// A patch of a kernel.
 type Patch = for<'a> fn(Patched<'a>) -> Result<Patched<'a>>;
 
-/// `mov x10, #5`, of the breadcrumb "verified"; and `mov x10, #0`, which leaves none.
+/// `mov x10, #5` of the breadcrumb "verified", and `mov x10, #0`, which leaves no breadcrumb.
 const VERIFIED: u32 = 0xd280_00aa;
 const NOT_VERIFIED: u32 = 0xd280_000a;
 
@@ -34,15 +35,17 @@ const NO_CRUMB: Patch = |kernel| kernel.replace("relocate_enter", VERIFIED, NOT_
 const HANGS: Patch = |kernel| kernel.at("verify", 0, HANG);
 const UNVERIFIED: Patch = |kernel| kernel.at("verify", 0, RET);
 
-/// All of them.
+/// Returns the cases of this suite.
 pub fn cases() -> Vec<Case> {
     vec![
         case("stress/hang", |trial| {
-            let line = "--machine nvhe --cpus 1 --gic 3 --virtio modern --restart hot --base same --generations 3 --silence 4";
+            let line = "--machine nvhe --cpus 1 --gic 3 --virtio modern --restart hot \
+                        --base same --generations 3 --silence 4";
             fails(trial, HANGS, line, &["out of time"], Some(0), "CPU 0 stands at EL1h")
         }),
         case("stress/breaks-a-rule", |trial| {
-            let line = "--machine vhe --cpus 2 --gic 2 --virtio legacy --restart hot --base random --generations 4";
+            let line = "--machine vhe --cpus 2 --gic 2 --virtio legacy --restart hot \
+                        --base random --generations 4";
             fails(
                 trial,
                 NO_CRUMB,
@@ -53,7 +56,8 @@ pub fn cases() -> Vec<Case> {
             )
         }),
         case("stress/fault-not-noticed", |trial| {
-            let line = "--machine el1 --cpus 1 --gic 3 --virtio modern --restart hot --base same --faults 1 --fault late-bit";
+            let line = "--machine el1 --cpus 1 --gic 3 --virtio modern --restart hot \
+                        --base same --faults 1 --fault late-bit";
             fails(trial, UNVERIFIED, line, &["late-bit: "], None, "")
         }),
         case("stress/shards", shards),
@@ -62,7 +66,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// Stresses `kernel` as `line` says.
+/// Stresses `kernel` with the arguments in `line`.
 fn stress(trial: &Trial<'_>, kernel: &Arc<Built>, line: &str) -> Result<Tally> {
     let seed = if line.contains("--seed") {
         String::new()
@@ -73,8 +77,9 @@ fn stress(trial: &Trial<'_>, kernel: &Arc<Built>, line: &str) -> Result<Tally> {
         .stress(trial.config(), kernel)
 }
 
-/// The harness fails the patched kernel for `whys`, and does so again by the line that it prints and by the file that it packs; by the same
-/// line it passes the good one.
+/// Checks that the harness fails the patched kernel for the reasons `whys`. It must do so again
+/// with the command line that it printed, and with the file that it packed. With that command line
+/// it must pass the good kernel.
 fn fails(
     trial: &mut Trial<'_>,
     patch: Patch,
@@ -103,23 +108,24 @@ fn fails(
             first.generation
         );
     }
-    ensure!(first.stood.contains(stood), "it stood elsewhere: {}", first.stood);
+    ensure!(first.stood.contains(stood), "the CPU stopped elsewhere: {}", first.stood);
     ensure!(
         first.exceptions.contains("Exception return from"),
-        "no exceptions were told: {}",
+        "the failure shows no exceptions: {}",
         first.exceptions
     );
-    // The last lines: a generation's own words, or an exception's registers, which fill them all.
+    // The last lines are a generation's log, or the registers of an exception, which fill all of
+    // them.
     ensure!(
         ["[0] ", "!! "].iter().any(|start| first.console.contains(start)),
-        "no console was told"
+        "the failure shows no console"
     );
 
     let again = StressOptions::read_line(&first.again)?;
     let second = again.stress(trial.config(), &wrong)?;
     ensure!(
         failure(&second)?.why == first.why,
-        "made again by its line it failed otherwise: {}",
+        "repeated by its command line, it failed differently: {}",
         failure(&second)?.why
     );
     let passed = again.stress(trial.config(), good)?;
@@ -129,11 +135,11 @@ fn fails(
     let third = StressOptions::repeat(&packed, trial.config())?;
     ensure!(
         failure(&third)?.why == first.why,
-        "made again by its file it failed otherwise: {}",
+        "repeated from its file, it failed differently: {}",
         failure(&third)?.why
     );
     for tally in [&tally, &second, &third] {
-        // What failed here failed on purpose.
+        // These failures are intended; keep no folder of theirs.
         let _ = std::fs::remove_dir_all(&failure(tally)?.folder);
     }
     Ok(())
@@ -142,13 +148,14 @@ fn fails(
 fn failure(tally: &Tally) -> Result<&Failure> {
     ensure!(
         !tally.passed() && tally.exit_code() == 1,
-        "the harness passed it: {}",
+        "the harness passed the kernel: {}",
         tally.sentence()
     );
-    tally.failures.first().context("the harness failed it and does not say why")
+    tally.failures.first().context("the harness failed the kernel without a reason")
 }
 
-/// Two shards together are the run without shards, and so is the report that is merged of theirs; each report holds what ran.
+/// Checks that two shards, and the report merged from theirs, equal the run without shards. Each
+/// report must name every cell that ran.
 fn shards(trial: &mut Trial<'_>) -> Result<()> {
     let folder = tempfile::tempdir().context("cannot make a folder for reports")?;
     let file = |name: &str| folder.path().join(name).display().to_string();
@@ -204,12 +211,12 @@ fn shards(trial: &mut Trial<'_>) -> Result<()> {
     ensure!(
         html.contains("<svg")
             && xml.contains(&format!("tests=\"{}\" failures=\"0\"", whole.cells.len())),
-        "odd reports"
+        "the reports lack a chart or the number of tests"
     );
     Ok(())
 }
 
-/// A run of every kind of fault.
+/// Injects faults of many kinds, which the kernel must detect.
 fn faults(trial: &mut Trial<'_>) -> Result<()> {
     let tally = stress(trial, trial.kernel(), "--machine nvhe --faults 55 --cpus 1,2")?;
     ensure!(tally.passed(), "{}: {:?}", tally.sentence(), tally.failures.first());
@@ -223,12 +230,12 @@ fn faults(trial: &mut Trial<'_>) -> Result<()> {
     Ok(())
 }
 
-/// An interrupt ends it with a summary and exit code 130, and ends what it started.
+/// Sends SIGINT to the harness, which must stop its QEMUs, print a summary and exit with code 130.
 fn interrupted(trial: &mut Trial<'_>) -> Result<()> {
     const LIMIT: Duration = Duration::from_secs(120);
-    // No other run has so many CPUs.
+    // No other run has seven CPUs, so `ours` can recognise these QEMUs.
     let line = "stress --machine nvhe --cpus 7 --until-fail --jobs 2 --generations 100000 --seed";
-    let folder = tempfile::tempdir().context("cannot make a folder for what it says")?;
+    let folder = tempfile::tempdir().context("cannot make a folder for the output")?;
     let said = folder.path().join("said");
     let mut command = Command::new(std::env::current_exe()?);
     command.args(line.split(' ')).arg(trial.seed().to_string()).stdin(Stdio::null());
@@ -236,21 +243,25 @@ fn interrupted(trial: &mut Trial<'_>) -> Result<()> {
         Guarded::spawn(command.stdout(std::fs::File::create(&said)?).stderr(Stdio::null()))?;
     let started = Instant::now();
     while ours(&said)? == 0 {
-        ensure!(started.elapsed() < LIMIT, "it started no QEMU");
-        ensure!(child.wait(Duration::from_millis(50))?.is_none(), "it ended at once");
+        ensure!(started.elapsed() < LIMIT, "the harness started no QEMU");
+        ensure!(child.wait(Duration::from_millis(50))?.is_none(), "the harness ended at once");
     }
     let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status()?;
     ensure!(status.success(), "kill(1) failed");
-    let Some(status) = child.wait(LIMIT)? else { bail!("it went on running") };
-    ensure!(status.code() == Some(INTERRUPTED.into()), "it ended with {status}, not {INTERRUPTED}");
+    let Some(status) = child.wait(LIMIT)? else { bail!("the harness continued to run") };
+    ensure!(
+        status.code() == Some(INTERRUPTED.into()),
+        "the harness ended with {status}, not {INTERRUPTED}"
+    );
     let words = std::fs::read_to_string(&said)?;
-    ensure!(words.contains("interrupted; none failed; "), "it did not sum up: {words}");
+    ensure!(words.contains("interrupted; none failed; "), "there is no summary: {words}");
     let left = ours(&said)?;
     ensure!(left == 0, "{left} QEMUs are left");
     Ok(())
 }
 
-/// How many QEMUs run with the number of CPUs that `interrupted` alone takes. Where there is no /proc, what was said decides.
+/// Counts the QEMUs with seven CPUs, which only `interrupted` starts. On a host without /proc,
+/// judges by the harness's output.
 fn ours(said: &Path) -> Result<usize> {
     let Ok(processes) = std::fs::read_dir("/proc") else {
         return Ok(usize::from(

@@ -1,7 +1,8 @@
-//! The hyp-stub's conformance suite, which the kernel itself runs at `selftest=stub`.
+//! Tests with the hyp-stub's conformance suite, which the kernel runs with `selftest=stub`.
 //!
-//! *When:* on CPUs without and with VHE. In nVHE it ends with a trapped system register whose x0 looks like SOFT_RESTART: only the
-//! emergency printer may answer that, and the machine stops.
+//! The suite runs on CPUs with and without VHE. In nVHE it ends with a trapped system register
+//! access while x0 looks like SOFT_RESTART. Only the early console may answer that, and the machine
+//! stops.
 
 use anyhow::{Result, ensure};
 use boot::{esr, marker};
@@ -16,7 +17,7 @@ use super::{
 const NVHE: [&str; 3] = ["cortex-a72", "neoverse-n1", "max"];
 const VHE: [&str; 2] = ["neoverse-n1", "max"];
 
-/// Machines and CPUs.
+/// Returns one case for each machine and CPU, and two cases with four CPUs.
 pub fn cases() -> Vec<Case> {
     let machines = NVHE.map(|cpu| ("nvhe", cpu)).into_iter().chain(VHE.map(|cpu| ("vhe", cpu)));
     let one = machines.map(|(machine, cpu)| (machine, cpu, 1));
@@ -42,23 +43,23 @@ fn pass(trial: &mut Trial<'_>, machine: &str, cpu: &str, cpus: u32) -> Result<()
     judge(&outcome.console, machine == "nvhe")?;
     for index in 0..cpus {
         let passed = format!("checks passed on CPU {index}");
-        ensure!(outcome.console.contains(&passed), "no word of the stub of CPU {index}");
+        ensure!(outcome.console.contains(&passed), "CPU {index} reports no result of the suite");
     }
     let words = outcome.explanation.as_deref().unwrap_or_default();
     ensure!(
         machine != "nvhe" || words.contains("system register access trapped: read of"),
-        "the explanation does not put the trapped register into words"
+        "the explanation does not name the trapped register access"
     );
     Ok(())
 }
 
-/// All checks passed, and then the trap was told, where there is to be one.
+/// Checks that all checks passed, and that exactly one trap was reported if `traps`, else none.
 fn judge(console: &str, traps: bool) -> Result<()> {
     ensure!(!console.contains("FAILED"), "a check failed");
     let passed = console
         .lines()
         .filter(|line| line.contains("selftest: stub: ") && line.ends_with(" checks passed"));
-    ensure!(passed.count() == 1, "the suite did not say once that its checks passed");
+    ensure!(passed.count() == 1, "the suite did not report exactly once that its checks passed");
     let exception = format!("{}exception slot=", marker::EMERGENCY);
     let exceptions: Vec<_> = console.lines().filter(|line| line.starts_with(&exception)).collect();
     ensure!(exceptions.len() == usize::from(traps), "exceptions: {exceptions:#?}");

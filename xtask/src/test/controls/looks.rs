@@ -1,7 +1,13 @@
-//! Ways to look at a run: each gives the lines that tell of something wrong, and none where all went well.
+//! Looks: each makes a run and collects its reports of a failure, or none if all went well.
 //!
-//! *When:* twice for each control. What every look tells: the console's lines that complain, a run's end other than success, where a run that had to
-//! be ended stood, and the first rule of several generations that was broken. An error is a run that could not be made.
+//! Every look collects
+//!
+//! - console lines with a complaint;
+//! - the verdict, unless the run succeeded;
+//! - the position of the CPU, if the run hung;
+//! - the first rule of `proof` that a generation breaks.
+//!
+//! A look returns an error only if it could not make the run.
 
 use anyhow::{Context, Result};
 use boot::marker;
@@ -18,13 +24,13 @@ use crate::{
 
 use super::super::{case::Trial, debugger::debugged, exceptions, memory, refused::late};
 
-/// Makes the run, and gives what is to be said of it.
+/// Makes a run and returns its reports.
 pub type Look = fn(&mut Trial<'_>, Request, &Orders, Modes) -> Result<Vec<String>>;
 
-/// What a console's line has that complains.
+/// Text that marks a console line as a complaint.
 const COMPLAINTS: [&str; 4] = [marker::REFUSED, marker::EMERGENCY, "was not started", "FAILED"];
 
-/// The generations, as they tell of themselves.
+/// Checks what the generations print.
 pub fn lives(
     trial: &mut Trial<'_>,
     request: Request,
@@ -35,7 +41,7 @@ pub fn lives(
     Ok(told(outcome, judged(outcome, orders, modes)))
 }
 
-/// The last generation's Image in memory, and what its first instruction found.
+/// Checks the last generation's Image in memory, and its entry record.
 pub fn image(
     trial: &mut Trial<'_>,
     request: Request,
@@ -46,7 +52,7 @@ pub fn image(
     Ok(told(trial.last().context("no run was made")?, judged))
 }
 
-/// The loadables in memory.
+/// Checks the loadables in memory.
 pub fn loadables(
     trial: &mut Trial<'_>,
     request: Request,
@@ -57,7 +63,7 @@ pub fn loadables(
     Ok(told(trial.last().context("no run was made")?, judged))
 }
 
-/// QEMU's log of exceptions: who answered SOFT_RESTART.
+/// Checks in QEMU's log of exceptions which vectors answered SOFT_RESTART.
 pub fn answers(
     trial: &mut Trial<'_>,
     mut request: Request,
@@ -74,7 +80,8 @@ pub fn answers(
     Ok(told)
 }
 
-/// The hyp-stub's conformance suite: the console, whatever the run's end, which in nvhe is an exception on purpose.
+/// Collects the results of the hyp-stub's conformance suite, with any verdict: in nvhe the suite
+/// ends with an intended exception.
 pub fn suite(trial: &mut Trial<'_>, request: Request, _: &Orders, _: Modes) -> Result<Vec<String>> {
     let outcome = trial.run(&request)?;
     let lines = outcome
@@ -84,7 +91,8 @@ pub fn suite(trial: &mut Trial<'_>, request: Request, _: &Orders, _: Modes) -> R
     Ok(lines.map(str::to_owned).collect())
 }
 
-/// The generations, where a debugger turned over a byte of a source between the booted kernel's two looks at it.
+/// Checks what the generations print after a debugger flipped a bit of a source between the booted
+/// kernel's two checksums of it.
 pub fn damaged(
     trial: &mut Trial<'_>,
     request: Request,
@@ -104,7 +112,7 @@ fn judged(outcome: &Outcome, orders: &Orders, modes: Modes) -> Result<()> {
     check(&transcript::lives(&outcome.console)?, orders, modes)
 }
 
-/// What a run itself tells, and what was judged of it.
+/// Collects the reports of a run, and the error of the check `judged`.
 fn told(outcome: &Outcome, judged: Result<()>) -> Vec<String> {
     let complains = |line: &&str| COMPLAINTS.iter().any(|words| line.contains(words));
     let mut told: Vec<String> =

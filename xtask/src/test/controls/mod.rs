@@ -1,11 +1,16 @@
-//! Negative controls: each safety step left out once, and what is then seen of it.
+//! Negative controls: each safety step is left out once, and the run must show it.
 //!
-//! *When:* two runs for each step. In one the kernel is whole: it must go well, or stop where that is what the step is for. In the other the step is
-//! left out, by instructions of the Image put in place of others: it must go wrong, and the evidence must name the step. A control whose two runs
-//! look the same proves nothing, and fails. The shipped kernel has no second path for this; a step is a routine, and is found by its name.
+//! Each step has two runs:
 //!
-//! The Image that is booted and the one on the disk are patched apart: mostly the booted generation leaves the step out, and the next one, which is
-//! whole, tells what it was left in.
+//! - With the step, the run must succeed, or stop if the step exists to stop it.
+//! - Without the step, the run must fail, and the evidence must name the step.
+//!
+//! A control whose two runs look the same proves nothing, and fails. To leave a step out, the
+//! control replaces instructions of the Image. A step is a routine, found by its symbol, so the
+//! shipped kernel needs no second path for this.
+//!
+//! The booted Image and the one on the disk are patched separately. Usually the booted kernel lacks
+//! the step; the next kernel is unmodified and reports the state that it was left in.
 
 mod looks;
 mod page;
@@ -29,36 +34,37 @@ use super::{
 
 pub use self::page::Seen;
 
-/// A change of a kernel.
+/// A patch of a kernel.
 type Patch = for<'a> fn(Patched<'a>) -> Result<Patched<'a>>;
 
-/// A safety step of the way out, or of the way in where it answers for it.
+/// A safety step of the way out, or one of the way in that a kexec depends on.
 struct Step {
     name: &'static str,
-    /// What it does.
+    /// A clause that says what the step does.
     does: &'static str,
-    /// Where it is: file, symbol.
+    /// File and symbol of the step.
     at: [&'static str; 2],
-    /// What happens without it, as it was observed.
+    /// A clause that says what happens without the step, as observed.
     without: &'static str,
     shown: Shown,
 }
 
-/// How it is seen that a step is needed.
+/// The evidence that a step is needed.
 enum Shown {
-    /// By leaving it out.
+    /// A control of this suite, which leaves the step out.
     Here(Experiment),
-    /// By another suite's case, which shows what the step is there to refuse, in these words.
+    /// A case of another suite, which provokes what the step refuses, and the line that it expects.
     By(&'static str, &'static str),
-    /// QEMU models no caches and keeps no stale translation: by the check `model`, which runs the linked code over a memory that does.
+    /// The check `model`, which runs the linked code on a memory with caches and stale
+    /// translations. QEMU models neither.
     Model,
-    /// By nothing that runs: the model begins behind it.
+    /// None: the model starts after this step.
     Assumed,
 }
 
-/// Two runs that differ in the step alone.
+/// Two runs that differ only in the step.
 struct Experiment {
-    /// How the step is left out, in words.
+    /// A clause that says how the step is left out.
     how: &'static str,
     machine: &'static str,
     restart: Restart,
@@ -68,20 +74,21 @@ struct Experiment {
     args: &'static [&'static str],
     /// Other changes of both runs.
     alter: fn(&mut Request) -> Result<()>,
-    /// The disk that the next generations come from, given their Image.
+    /// Makes the disk of the next generations from their Image.
     disk: fn(Vec<u8>) -> Vec<u8>,
-    /// What the step is there for, brought about in both runs.
+    /// Patches of both runs that provoke what the step guards against.
     provoked: Kernels,
-    /// The step, left out in one of them.
+    /// Patches of the second run that leave the step out.
     omitted: Kernels,
-    /// What is looked at.
+    /// Collects the reports of a run.
     look: looks::Look,
-    /// What is told where the step is done: nothing, or what it is there to say.
+    /// The report expected with the step, or `None` if there must be no report.
     green: Option<&'static str>,
-    /// What is told where it is left out. `None`: all goes well without it too, for a reason that the step gives; when that changes, the control is to
-    /// be made a real one.
+    /// The report expected without the step. `None` means that nothing fails without it, for the
+    /// reason given in `without`. Once something does fail, make the control a real one.
     red: Option<&'static str>,
-    /// It is a refusal that tells, and the generation lives on, all its memory given back.
+    /// The report must be a refusal after which the generation continues, with all its memory
+    /// freed.
     lives_on: bool,
 }
 
@@ -94,13 +101,13 @@ struct Kernels {
 
 const WHOLE: Kernels = Kernels { booted: |kernel| Ok(kernel), next: |kernel| Ok(kernel) };
 
-/// nvhe, hot, at the same place; all goes well with the step.
+/// Defaults: mode nvhe, a hot restart to the same address, no report with the step.
 const PLAIN: Experiment = Experiment {
     how: "",
     machine: "nvhe",
     restart: Restart::Hot,
     base: Base::Same,
-    // One more than the first that is like all later ones.
+    // Generation 2 is the first that equals all later ones; one follows it.
     generations: 4,
     append: &[],
     args: &[],
@@ -114,10 +121,10 @@ const PLAIN: Experiment = Experiment {
     lives_on: false,
 };
 
-/// A run that hangs is to end soon; a host that is busy with other things takes much longer than a generation.
+/// Time limit of a run: short, since some runs hang, but ample on a busy host.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// One for each step that is shown here. What they see is kept for the page.
+/// Returns one case for each step with a control. They add their evidence to `seen`, for the page.
 pub fn cases(seen: &Arc<Seen>) -> Vec<Case> {
     let here = steps::STEPS.iter().filter_map(|step| match &step.shown {
         Shown::Here(experiment) => Some((step, experiment)),
@@ -133,7 +140,7 @@ pub fn cases(seen: &Arc<Seen>) -> Vec<Case> {
     .collect()
 }
 
-/// The cases of other suites that show a step.
+/// Returns the names of the cases of other suites that show a step.
 #[cfg(test)]
 pub fn elsewhere() -> impl Iterator<Item = &'static str> {
     steps::STEPS
@@ -142,11 +149,11 @@ pub fn elsewhere() -> impl Iterator<Item = &'static str> {
 }
 
 impl Experiment {
-    /// Makes both runs; gives the evidence, which is empty where none is expected.
+    /// Makes both runs and returns the evidence, which is empty if `red` is `None`.
     fn pass(&self, trial: &mut Trial<'_>) -> Result<String> {
         let green = self.told(trial, WHOLE)?;
         match self.green {
-            None => ensure!(green.is_empty(), "with the step, this is told: {green:#?}"),
+            None => ensure!(green.is_empty(), "with the step, the run reports {green:#?}"),
             Some(words) => ensure!(
                 has(&green, words).is_some(),
                 "with the step, \"{words}\" is not among {green:#?}"
@@ -156,26 +163,26 @@ impl Experiment {
         let Some(words) = self.red else {
             ensure!(
                 red.is_empty(),
-                "without the step this is told, and nothing was expected: {red:#?}"
+                "without the step, the run reports {red:#?}, and nothing was expected"
             );
             return Ok(String::new());
         };
         ensure!(
             has(&green, words).is_none(),
-            "with the step, \"{words}\" is told all the same: {green:#?}"
+            "the run with the step reports \"{words}\" as well: {green:#?}"
         );
         let Some(evidence) = has(&red, words) else {
-            bail!("without the step, \"{words}\" is not among what is told: {red:#?}")
+            bail!("without the step, \"{words}\" is not among {red:#?}")
         };
         let lives_on = |console: &str| console.contains("lives on, all its memory given back");
         ensure!(
             lives_on(&trial.last().context("no run was made")?.console) || !self.lives_on,
-            "no generation lived on after \"{evidence}\""
+            "no generation continued after \"{evidence}\""
         );
         Ok(evidence.clone())
     }
 
-    /// What is told of a run with these kernels.
+    /// Makes a run with these kernels and returns its reports.
     fn told(&self, trial: &mut Trial<'_>, omitted: Kernels) -> Result<Vec<String>> {
         let kernel = trial.kernel();
         let booted = (omitted.booted)((self.provoked.booted)(Patched::new(kernel))?)?.image;
@@ -203,7 +210,7 @@ impl Experiment {
     }
 }
 
-/// The first of the lines that has these words.
+/// Returns the first line that contains `words`.
 fn has<'a>(lines: &'a [String], words: &str) -> Option<&'a String> {
     lines.iter().find(|line| line.contains(words))
 }

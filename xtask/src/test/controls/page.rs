@@ -1,7 +1,8 @@
-//! The table of steps, on the screen and as docs/controls.md.
+//! Output of the controls: a table on the terminal, and docs/controls.md.
 //!
-//! *When:* after the controls were made. Evidence is quoted from the runs, with the numbers masked that differ from build to build and from QEMU to
-//! QEMU, so that the page changes only when what is seen does. *Refuses* a committed page that is not what the run says.
+//! The page quotes evidence from the runs. It masks numbers that depend on the build or on the
+//! QEMU, so the page changes only if the behaviour does. Refuses a committed page that differs from
+//! the runs.
 
 use std::{
     collections::BTreeMap,
@@ -16,18 +17,24 @@ use super::{super::page::hold, Shown, Step, steps::STEPS};
 const PAGE: &str = "docs/controls.md";
 
 const HEAD: &str = "\
-# What happens without it
+# Safety steps, each left out once
 
-Every safety step of the way out, and of the way in where it answers for it: what it does, where it is, and what was seen when it was left out. This
-page is written by `cargo xtask test controls --bless`, from runs on QEMU; `cargo xtask test controls` makes them again and fails where one tells
-something else.
+This page lists every safety step of the way out, and the steps of the way in that a kexec
+depends on: what each does, where it is, and what happened in a run without it.
+`cargo xtask test controls --bless` writes this page from runs on QEMU.
+`cargo xtask test controls` repeats the runs and fails if one shows something else.
 
-A step is left out by instructions of the Image put in place of others, found by symbol; the shipped kernel has no second path. Each is run twice, with
-and without: with it all goes well, or the kernel says what the step is there to say; without it the quoted line is told, and with it never.
-Mostly the booted generation leaves the step out, and the next one, which is whole, tells what it was left in. Numbers that differ from build to build are masked.
+Each step has two runs, one with it and one without.
+With the step, the run succeeds, or the kernel reports what the step exists to report.
+Without the step, the run reports the quoted line, which the run with the step never does.
+To leave a step out, a control replaces instructions of the Image, found by symbol.
+The shipped kernel has no second path for this.
+Usually the booted kernel lacks the step; the next kernel is unmodified and reports the state
+that it was left in.
+Numbers that differ from build to build are masked.
 ";
 
-/// What the controls saw, by the names of their steps.
+/// The evidence of the controls, by the names of their steps.
 #[derive(Default)]
 pub struct Seen(Mutex<BTreeMap<&'static str, String>>);
 
@@ -37,7 +44,7 @@ impl Seen {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(step, masked(&evidence));
     }
 
-    /// Prints what was seen. Where every step was made, holds the committed page against it, or writes it; says whether it was enough for that.
+    /// Prints the evidence. If every control passed, compares or writes the page, and returns true.
     pub fn close(&self, bless: bool) -> Result<bool> {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.is_empty() {
@@ -46,7 +53,7 @@ impl Seen {
         println!("\nWithout it:");
         for step in STEPS {
             if let Some(evidence) = seen.get(step.name) {
-                let evidence = if evidence.is_empty() { "(nothing is seen)" } else { evidence };
+                let evidence = if evidence.is_empty() { "(no effect)" } else { evidence };
                 println!("  {:34} {evidence}", step.name);
             }
         }
@@ -54,7 +61,7 @@ impl Seen {
             .iter()
             .all(|step| !matches!(step.shown, Shown::Here(_)) || seen.contains_key(step.name));
         if !whole {
-            ensure!(!bless, "{PAGE} is written from a run in which every control passed");
+            ensure!(!bless, "{PAGE} is only written from a run in which every control passed");
             return Ok(false);
         }
         hold(PAGE, &page(&seen), "controls", bless).map(|()| true)
@@ -70,17 +77,17 @@ fn page(seen: &BTreeMap<&'static str, String>) -> String {
             Shown::Here(_) => format!("`controls/{name}`"),
             Shown::By(case, _) => format!("`{case}`"),
             Shown::Model => "`cargo xtask check model`".to_owned(),
-            Shown::Assumed => "nothing that runs".to_owned(),
+            Shown::Assumed => "no test".to_owned(),
         };
         let _ = writeln!(page, "| [{name}](#{name}) | {without} | {case} |");
     }
     for step in STEPS {
         let Step { name, does, at: [file, symbol], without, shown } = step;
-        let _ = writeln!(page, "\n## {name}\n\n{}. `{file}`, `{symbol}`.\n", capital(does));
+        let _ = writeln!(page, "\n## {name}\n\n{}.\n`{file}`, `{symbol}`.\n", capital(does));
         let _ = match shown {
             Shown::Here(experiment) => writeln!(
                 page,
-                "- Left out: {}.\n- Without it {without}{}- Case `controls/{name}`.",
+                "- Left out: {}.\n- Without it,\n  {without}{}- Case `controls/{name}`.",
                 experiment.how,
                 match (experiment.red, seen.get(name)) {
                     (None, _) => ".\n".to_owned(),
@@ -90,17 +97,18 @@ fn page(seen: &BTreeMap<&'static str, String>) -> String {
             ),
             Shown::By(case, words) => writeln!(
                 page,
-                "- Without it {without}.\n- Case `{case}`, which brings about what it refuses: `{words}`."
+                "- Without it,\n  {without}.\n- Case `{case}`, which provokes this:\n  `{words}`."
             ),
             Shown::Model => writeln!(
                 page,
-                "- {}: `cargo xtask check model` takes each of its words away, and says what goes wrong.",
+                "- {}.\n  `cargo xtask check model` removes each of its instructions in turn, and \
+                 reports what goes wrong.",
                 capital(without)
             ),
             Shown::Assumed => {
                 writeln!(
                     page,
-                    "- {}, and the model of `cargo xtask check model` begins behind it.",
+                    "- {}, and the model of `cargo xtask check model` starts after it.",
                     capital(without)
                 )
             }
@@ -114,12 +122,13 @@ fn capital(words: &str) -> String {
     letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// Whether a number of a line of a source comes next: `….rs:12:34`.
+/// Returns whether `before` is followed by a line or column of a source file, as in `….rs:12:34`.
 fn is_line(before: &str) -> bool {
     before.ends_with(".rs:") || before.ends_with(".rs:…:")
 }
 
-/// The line without numbers that differ from build to build: addresses, checksums, sizes. Short ones, slots and syndromes stay.
+/// Masks numbers that differ from build to build: addresses, checksums, sizes. Short numbers, slots
+/// and syndromes stay.
 fn masked(line: &str) -> String {
     let mut masked = String::new();
     let mut rest = line;
@@ -168,7 +177,7 @@ mod tests {
         let names: Vec<_> = found.lines().filter_map(|line| line.strip_prefix("## ")).collect();
         let expected: Vec<_> = STEPS.iter().map(|step| step.name).collect();
         assert_eq!(names, expected);
-        // All but the evidence.
+        // Compare everything but the evidence.
         let evidence = |line: &&str| !line.starts_with("      ");
         let made = page(&BTreeMap::new());
         let (found, made): (Vec<_>, Vec<_>) =

@@ -1,7 +1,7 @@
-//! Bad loaders, laid out: a small Image that QEMU takes for the kernel, with ours behind it.
+//! Images for bad loaders: a small loader that QEMU boots, followed by our kernel.
 //!
-//! *When:* by the cases of `protocol`. The code is `loaders.S`, assembled by the rustc that builds the kernel; a section is a loader. Refuses one that
-//! is not there.
+//! Each section of `loaders.S` is a loader. The rustc that builds the kernel assembles it. Refuses
+//! a loader name without a section.
 
 use std::{path::Path, process::Command};
 
@@ -15,9 +15,9 @@ use object::{Object, ObjectSection};
 
 use crate::kernel_build::{Built, TARGET};
 
-/// A field of a header that no loader looks at (res2): how far behind the kernel lies.
+/// Offset of the header field res2, which no loader reads. Here it holds the kernel's offset.
 const KERNEL_AT: usize = 32;
-/// Where code begins: behind the header.
+/// Offset of the code, after the header.
 const CODE_AT: usize = 64;
 const TABLE: usize = 0x1000;
 const VECTORS: usize = 0x2000;
@@ -25,10 +25,10 @@ const FIRMWARE_VECTORS: usize = 0x3000;
 const OTHERS: usize = 0x4000;
 const NOTHING: usize = 0x10_0000;
 
-/// Where the kernel usually lies behind the loader: at the next 2 MiB boundary.
+/// The kernel's usual offset: the next 2 MiB boundary after the loader.
 pub const NEXT_SLOT: usize = 2 << 20;
 
-/// The loader `name` as an Image, with the kernel `distance` bytes behind its start.
+/// Returns the loader `name` as an Image, with the kernel `distance` bytes after its start.
 pub fn image(kernel: &Built, name: &str, distance: usize) -> Result<Vec<u8>> {
     let object = assemble()?;
     let file = object::File::parse(object.as_slice())?;
@@ -40,7 +40,7 @@ pub fn image(kernel: &Built, name: &str, distance: usize) -> Result<Vec<u8>> {
     };
     let mut image = vec![0; distance];
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
-    // adr x28, . and a branch over the header.
+    // `adr x28, .` and a branch over the header.
     put(0, &0x1000_001c_u32.to_le_bytes());
     put(4, &(0x1400_0000 | ((CODE_AT as u32 - 4) / 4)).to_le_bytes());
     let whole = distance as u64 + kernel.symbol("_image_end")?;
@@ -51,7 +51,7 @@ pub fn image(kernel: &Built, name: &str, distance: usize) -> Result<Vec<u8>> {
     put(CODE_AT, &section(name)?);
     put(VECTORS, &section("vectors")?);
     put(FIRMWARE_VECTORS, &section("firmware-vectors")?);
-    // Two blocks of 1 GiB, AF set: devices, and RAM, inner shareable.
+    // Two 1 GiB blocks with AF set: device memory, then inner-shareable RAM.
     for (gib, attributes) in [mair::DEVICE << 2, mair::NORMAL << 2 | 3 << 8].into_iter().enumerate()
     {
         put(TABLE + 8 * gib, &((gib as u64) << 30 | attributes | 1 << 10 | 1).to_le_bytes());
@@ -60,7 +60,8 @@ pub fn image(kernel: &Built, name: &str, distance: usize) -> Result<Vec<u8>> {
     Ok(image)
 }
 
-/// SCR_EL3: non-secure, and nothing trapped: NS, RES1, HCE, RW, APK, API, EnSCXT, ATA, FGTEn, ECVEn, HXEn, GCSEn, EnTP2, TCR2En, SCTLR2En, PIEn, FGTEn2.
+/// SCR_EL3, non-secure and without traps: NS, RES1, HCE, RW, APK, API, EnSCXT, ATA, FGTEn, ECVEn,
+/// HXEn, GCSEn, EnTP2, TCR2En, SCTLR2En, PIEn, FGTEn2.
 const SCR_OPEN: u64 = 1
     | 3 << 4
     | 1 << 8
@@ -72,7 +73,7 @@ const SCR_OPEN: u64 = 1
     | 0b111 << 43
     | 1 << 59;
 
-/// The numbers that loaders.S has names for.
+/// Returns the constants that loaders.S uses, by name.
 fn numbers() -> Vec<(&'static str, u64)> {
     let open = hcr::RW | hcr::APK | hcr::API | hcr::ATA;
     vec![
@@ -84,7 +85,7 @@ fn numbers() -> Vec<(&'static str, u64)> {
         ("NOTHING", NOTHING as u64),
         ("IMAGE_SIZE_AT", IMAGE_SIZE_AT as u64),
         ("MAIR", mair::VALUE),
-        // T0SZ = 25, no walks by TTBR1, 36 bits of physical address.
+        // T0SZ = 25, no walks through TTBR1, 36 bits of physical address.
         ("TCR_39_BITS", 25 | 1 << 23 | 1 << 32),
         ("SCTLR_M", sctlr::M),
         ("SCTLR_C", sctlr::C),
@@ -92,17 +93,18 @@ fn numbers() -> Vec<(&'static str, u64)> {
         ("SPSR_TO_EL1", spsr::TO_EL1),
         ("HCR_OPEN", open),
         ("SPSR_TO_EL2", spsr::DAIF | spsr::EL2H),
-        // SPSR.A: SError is masked.
+        // SPSR.A masks SError.
         ("SPSR_A", 1 << 8),
         ("EC_SMC64", EC_SMC64),
         ("CPU_ON", 0xc400_0003),
-        // TSC: SMC is trapped.
+        // TSC traps SMC.
         ("HCR_TSC", 1 << 19),
         ("HCR_APK", hcr::APK),
         ("HCR_API", hcr::API),
         ("HCR_ATA", hcr::ATA),
         ("ICC_SRE_ENABLE", icc_sre::SRE_ENABLE),
-        // TALL1, TC: EL1's registers of the CPU interface are trapped. (QEMU's ICC_SRE_EL2.SRE cannot be cleared.)
+        // TALL1 and TC trap EL1's CPU interface registers. (QEMU's ICC_SRE_EL2.SRE cannot be
+        // cleared.)
         ("ICH_HCR_TRAPS", 1 << 12 | 1 << 10),
         ("HCRX_OPEN", hcrx::MSCEN | hcrx::TCR2EN | hcrx::SCTLR2EN | hcrx::GCSEN),
         ("HCRX_MSCEN", hcrx::MSCEN),
@@ -119,25 +121,25 @@ fn numbers() -> Vec<(&'static str, u64)> {
         ("SCR_FGTEN2", 1 << 59),
         ("HFG_SMPRI", 1 << 54),
         ("GCSCR_RVCHKEN", 1 << 5),
-        // ESM, EZ: SME and SVE are not trapped.
+        // ESM and EZ: SME and SVE are not trapped.
         ("CPTR_EL3_OPEN", 1 << 12 | 1 << 8),
-        // The same bit at EL2 and EL3: FP is trapped.
+        // TFP traps FP; it is the same bit at EL2 and EL3.
         ("CPTR_TFP", 1 << 10),
         ("SMCR_OPEN", vector_length::LONGEST | vector_length::EZT0 | vector_length::FA64),
-        // In the few instructions that QEMU puts at the start of RAM before an Image: what they load x0 from.
+        // Address of the literal from which QEMU's own boot code, at the start of RAM, loads x0.
         ("STUB_TREE", 0x4000_0018),
         ("CPTR_TZ", cptr::TZ),
         ("CPTR_TSM", cptr::TSM),
-        // MDCR_EL2: the PMU's registers, and debug's, are trapped.
+        // MDCR_EL2: TPM traps the PMU's registers, TDA those of debug.
         ("MDCR_TPM", 1 << 6),
         ("MDCR_TDA", 1 << 9),
         ("LAST_SLOT_STATUS", 0x0a00_3e00 + 0x70),
-        // 00:01.0 behind `virt`'s high ECAM, Command.
+        // Command register of PCI 00:01.0 in `virt`'s high ECAM.
         ("FIRST_FUNCTION_COMMAND", 0x40_1000_0000 + (1 << 15) + 4),
     ]
 }
 
-/// loaders.S as an object file.
+/// Assembles loaders.S and returns the object file.
 fn assemble() -> Result<Vec<u8>> {
     let folder = tempfile::tempdir().context("cannot make a folder for the loaders")?;
     let (source, object) = (folder.path().join("loaders.rs"), folder.path().join("loaders.o"));

@@ -1,15 +1,22 @@
-// Loaders that break one rule each. loader.rs lays each out as an Image of its own, with the kernel some way behind it.
+// Bad loaders: each section breaks one rule of the boot protocol.
 //
-// x28 = the loader's own Image; in its header, at KERNEL_AT, how far behind lies the kernel; at TABLE a root table
-// that maps the first two GiB 1:1, at VECTORS the section .loader.vectors, at FIRMWARE_VECTORS .loader.firmware-vectors, at OTHERS room for four words.
+// loader.rs makes each section an Image of its own, followed by the kernel. x28 is the address of
+// that Image, which holds at these offsets:
+//
+// - KERNEL_AT, in the header: the offset of the kernel;
+// - TABLE: a root table that maps the first two GiB 1:1;
+// - VECTORS: the section .loader.vectors;
+// - FIRMWARE_VECTORS: the section .loader.firmware-vectors;
+// - OTHERS: room for four 64-bit words.
 
+        // Enters the kernel at the current level.
         .macro enter
         ldr     x27, [x28, #KERNEL_AT]
         add     x27, x28, x27
         br      x27
         .endm
 
-        // Copies x11 bytes from x0 to x9, which is where x0 points then.
+        // Copies x11 bytes of the device tree at x0 to x9, and points x0 to the copy.
         .macro copy_tree
         mov     x10, x0
         mov     x0, x9
@@ -19,8 +26,9 @@
         b.ne    1b
         .endm
 
-        // Opens EL1, with HCR_EL2 = x19, CNTHCTL_EL2 = x20, CPTR_EL2 = x21, bits x22 set in MDCR_EL2, HCRX_EL2 = x23, HFGRTR_EL2 and HFGWTR_EL2 = x24;
-        // what they trap is given back as UNDEFINED.
+        // Prepares EL1: HCR_EL2 = x19, CNTHCTL_EL2 = x20, CPTR_EL2 = x21, MDCR_EL2 |= x22,
+        // HCRX_EL2 = x23, HFGRTR_EL2 = HFGWTR_EL2 = x24. The vectors reflect every trap to EL1 as
+        // UNDEFINED.
         .macro open_el1
         msr     hcr_el2, x19
         msr     cnthctl_el2, x20
@@ -54,7 +62,7 @@
         msr     spsr_el2, x9
         .endm
 
-        // Goes on there.
+        // Prepares EL1 and enters the kernel there.
         .macro enter_at_el1
         open_el1
         ldr     x27, [x28, #KERNEL_AT]
@@ -64,7 +72,7 @@
         .ltorg
         .endm
 
-        // What a loader that means well opens for EL1.
+        // Loads the values with which a correct loader opens EL1.
         .macro open_for_el1
         ldr     x19, =HCR_OPEN
         mov     x20, #3
@@ -74,8 +82,9 @@
         ldr     x24, =HFG_OPEN
         .endm
 
-        // What firmware that means well opens for EL2: SCR_EL3 = x19, CPTR_EL3 = x20, and vectors' lengths. MDCR_EL3 is open after QEMU's reset, and its
-        // ICC_SRE_EL3 cannot be closed.
+        // Loads the values with which correct firmware opens EL2, x19 for SCR_EL3 and x20 for
+        // CPTR_EL3, and sets the vector lengths. After QEMU's reset MDCR_EL3 traps nothing, and
+        // QEMU's ICC_SRE_EL3 cannot be cleared.
         .macro open_for_el2
         ldr     x19, =SCR_OPEN
         mov     x20, #CPTR_EL3_OPEN
@@ -87,7 +96,9 @@
         msr     s3_6_c1_c2_6, x9                // SMCR_EL3
         .endm
 
-        // Goes on at EL2; what is trapped is given back as UNDEFINED. The device tree is where QEMU tells its own stub.
+        // Enters the kernel at EL2, with SCR_EL3 = x19 and CPTR_EL3 = x20. The vectors reflect
+        // every trap to the trapped level as UNDEFINED. The device tree's address comes from QEMU's
+        // own boot code.
         .macro leave_el3
         msr     scr_el3, x19
         msr     cptr_el3, x20
@@ -104,13 +115,13 @@
         .ltorg
         .endm
 
-        // Gives an exception of the level that was left back to it, as UNDEFINED.
+        // Reflects a trap from level \to, taken to level \from, back to \to as UNDEFINED.
         .macro give_back from, to
         mrs     x9, elr_\from
         msr     elr_\to, x9
         mrs     x9, spsr_\from
         msr     spsr_\to, x9
-        // EC = 0, IL.
+        // ESR: EC = 0 (unknown reason), IL set.
         mov     x9, #1 << 25
         msr     esr_\to, x9
         mrs     x9, vbar_\to
@@ -184,7 +195,7 @@
         enter
 
         .section .loader.dtb-inside, "ax"
-        // It begins in the stack that the Image ends with.
+        // The copy starts in the stack at the end of the Image.
         ldr     x27, [x28, #KERNEL_AT]
         add     x27, x28, x27
         ldr     x9, [x27, #IMAGE_SIZE_AT]
@@ -195,7 +206,7 @@
         enter
 
         .section .loader.dtb-reaching-in, "ax"
-        // It begins a page below the Image; that much of it will do to look like one.
+        // The copy starts a page below the Image. One page suffices to look like a device tree.
         ldr     x27, [x28, #KERNEL_AT]
         add     x27, x28, x27
         sub     x9, x27, #0x1000
@@ -308,7 +319,7 @@
         leave_el3
 
         .section .loader.firmware-stays, "ax"
-        // At EL3.
+        // Enters the kernel at EL3.
         enter
 
         .section .loader.firmware-hvc, "ax"
@@ -354,12 +365,13 @@
         mrs     x9, id_aa64pfr1_el1             // GCS
         ubfx    x9, x9, #44, #4
         cbz     x9, 1f
-        // Not on: popped values would be checked if they were.
+        // GCSCR_EL1 with PCRSEL clear: control stacks stay off. RVCHKEN alone breaks the rule.
         mov     x9, #GCSCR_RVCHKEN
         msr     s3_0_c2_c5_0, x9                // GCSCR_EL1
 1:      enter
 
-        // The others come by way of the loader, which answers PSCI for EL1: with SCTLR_EL1 = x25, PSTATE = x26.
+        // Routes secondaries through this loader, which traps PSCI calls from EL1 and starts each
+        // secondary with SCTLR_EL1 = x25 and PSTATE = x26.
         .macro others_by
         add     x9, x28, #OTHERS
         stp     x25, x26, [x9]
@@ -380,8 +392,8 @@
         others_by
         enter_at_el1
 
-        // EL2's vectors: what EL1 was not given is UNDEFINED there, and CPU_ON starts a CPU here first. The one slot in use is that of a lower level's
-        // synchronous exceptions.
+        // EL2's vectors. A trap from EL1 is reflected as UNDEFINED; a trapped CPU_ON starts the CPU
+        // at `other` first. Only the slot for synchronous exceptions from a lower level is used.
         .section .loader.vectors, "ax"
 vectors:
         .skip   0x400
@@ -401,7 +413,7 @@ vectors:
         ldr     w9, =CPU_ON
         cmp     w0, w9
         b.ne    2f
-        // Where to, and with what.
+        // Keep the entry point and the context ID of this CPU_ON.
         adr     x9, vectors
         add     x9, x9, #(OTHERS - VECTORS)
         stp     x2, x3, [x9, #16]
@@ -424,7 +436,7 @@ other:
         eret
         .ltorg
 
-        // EL3's: as above, to EL2 or EL1.
+        // EL3's vectors. A trap from EL2 or EL1 is reflected as UNDEFINED.
         .section .loader.firmware-vectors, "ax"
         .skip   0x400
         msr     tpidr_el3, x9

@@ -1,7 +1,10 @@
-//! The checker: QEMU and our own restart keep every rule that can be seen, and each bad loader breaks its own and no other.
+//! Tests of the boot-protocol checker, with good loaders and with loaders that break one rule each.
 //!
-//! *When:* among the machines' cases. What no case breaks, and why: rules 16, 20 and 37 cannot be seen; no QEMU has activity monitors (29), branch
-//! records (30) or a PMU of v3p9 (46). A rule that only a later QEMU's CPU can break is skipped where that is not there.
+//! - QEMU's loader and our own kexec must keep every rule that the kernel can check.
+//! - Each bad loader must break its own rule and no other.
+//! - No case breaks rules 16, 20 and 37, which the kernel cannot check, nor 29, 30 and 46: no QEMU
+//!   has activity monitors, branch records or a PMU of v3p9.
+//! - A case that needs a later QEMU's CPU is skipped on an earlier one.
 
 mod loader;
 
@@ -21,23 +24,23 @@ use crate::{
 
 use super::case::{Case, Skipped, Trial, case};
 
-/// What nobody can see.
+/// Rules that the kernel cannot check.
 const NEVER_SEEN: [u32; 3] = [16, 20, 37];
 
-/// The value of a rule about something that the CPU has not.
+/// The value of a rule about a feature that the CPU lacks.
 const LACKS: &str = "the CPU has none";
 
-/// How many rules there are.
+/// Number of rules.
 const RULES: usize = 47;
 
-/// What a bad loader's kernel can still do.
+/// The output that a kernel can still produce after a bad loader.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Leaves {
-    /// Live, and tell.
+    /// The kernel runs, and prints the full report.
     Life,
-    /// Tell what its first instruction found.
+    /// The kernel stops, after a full report from the entry record.
     LastWords,
-    /// Name the rule.
+    /// The kernel stops, after one line that names the rule.
     OneLine,
 }
 
@@ -48,10 +51,10 @@ struct Bad {
     machine: &'static str,
     /// The section of loaders.S.
     loader: Option<&'static str>,
-    /// How far behind it the kernel lies.
+    /// Offset of the kernel from the loader.
     distance: usize,
     breaks: u32,
-    /// Another rule, about what it breaks this one with.
+    /// Another rule, about the feature with which the loader breaks this one; 0 for none.
     by: u32,
     leaves: Leaves,
     alter: fn(&mut Request) -> Result<()>,
@@ -68,17 +71,17 @@ const BAD: Bad = Bad {
     alter: |_| Ok(()),
 };
 
-/// A loader by its section, at EL1.
+/// Returns a loader at EL1, named like its section.
 const fn bad(name: &'static str, breaks: u32) -> Bad {
     Bad { name, loader: Some(name), breaks, ..BAD }
 }
 
-/// One that leaves a trap in place for EL1.
+/// Returns a loader at EL2 that leaves a trap in place for EL1.
 const fn trap(name: &'static str, breaks: u32) -> Bad {
     Bad { machine: "nvhe", alter: rich, ..bad(name, breaks) }
 }
 
-/// One at EL3.
+/// Returns a loader at EL3.
 const fn firmware(name: &'static str, breaks: u32) -> Bad {
     Bad { machine: "nvhe", alter: at_el3, leaves: Leaves::OneLine, ..bad(name, breaks) }
 }
@@ -142,7 +145,7 @@ const ALL: [Bad; 45] = [
     Bad { alter: rich, ..bad("control-stacks", 47) },
 ];
 
-/// All of them.
+/// Returns the cases of this suite.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for machine in proof::MODES {
@@ -179,14 +182,14 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// QEMU's own loader, and two restarts.
+/// Boots with QEMU's own loader and restarts twice; every rule must be kept each time.
 fn all_kept(trial: &mut Trial<'_>, machine: &'static str) -> Result<()> {
     let orders = Orders { append: vec!["check".to_owned()], ..trial.orders() };
     let mut request = trial.request(machine, &orders)?;
     (request.cpu, request.cpus) = (Some("max".to_owned()), Some(2));
     let lives = trial.lives(&request)?;
     check(&lives, &orders, Modes::All(machine))?;
-    let reports = reports(&trial.last().context("it was just made")?.console)?;
+    let reports = reports(&trial.last().context("no run was made")?.console)?;
     ensure!(
         reports.len() == lives.len(),
         "{} reports of {} generations",
@@ -206,11 +209,12 @@ fn all_kept(trial: &mut Trial<'_>, machine: &'static str) -> Result<()> {
     Ok(())
 }
 
-/// That loader breaks those rules and no other.
+/// Boots with the loader `bad`; the report must name `rules` as broken, and no other rule.
 fn breaks(trial: &mut Trial<'_>, bad: &Bad, rules: &[u32]) -> Result<()> {
     let orders = Orders { generations: 1, append: vec!["check".to_owned()], ..trial.orders() };
     let mut request = trial.request(bad.machine, &orders)?;
-    // The rules about other CPUs are seen as well, but for a loader that enters them at another level.
+    // With two CPUs the rules about secondaries are checked as well. A loader that lowers the
+    // exception level gets one CPU: secondaries would start at another level and break rule 39.
     request.cpus =
         Some(if bad.machine == "el1" || matches!(rules, [18 | 39 | 40]) { 2 } else { 1 });
     (bad.alter)(&mut request)?;
@@ -223,7 +227,7 @@ fn breaks(trial: &mut Trial<'_>, bad: &Bad, rules: &[u32]) -> Result<()> {
             said.map(|said| said.split_once(':').map_or(said, |(number, _)| number)).collect();
         ensure!(
             said == [rules[0].to_string()],
-            "the last words name {said:?}, and should name {rules:?}"
+            "the last lines name {said:?}, and should name {rules:?}"
         );
         return Ok(());
     }
@@ -251,7 +255,7 @@ fn breaks(trial: &mut Trial<'_>, bad: &Bad, rules: &[u32]) -> Result<()> {
     Ok(())
 }
 
-/// A CPU with tags, and all else that QEMU has.
+/// Uses a CPU with MTE and all other features of this QEMU.
 fn rich(request: &mut Request) -> Result<()> {
     request.cpu = Some("max".to_owned());
     request
@@ -262,7 +266,7 @@ fn rich(request: &mut Request) -> Result<()> {
     Ok(())
 }
 
-/// A machine with EL3, entered there: the reset is told to begin at the loader.
+/// Uses a machine with EL3, whose reset starts at the loader.
 fn at_el3(request: &mut Request) -> Result<()> {
     rich(request)?;
     request
@@ -277,19 +281,19 @@ fn at_el3(request: &mut Request) -> Result<()> {
     Ok(())
 }
 
-/// Devices as functions.
+/// Attaches the devices on PCI.
 fn on_pci(request: &mut Request) -> Result<()> {
     request.virtio = Some(Virtio::Pci);
     Ok(())
 }
 
-/// The last page of the kernel's memory is not its own.
+/// Reserves the last page of the kernel's memory.
 fn reserved(request: &mut Request) -> Result<()> {
     let end = crate::debugger::LOADED + request.kernel.symbol("_image_end")?;
     edit_tree(request, |tree| reserve(tree, "firmware", end - 0x1000, 0x1000, false))
 }
 
-/// An initrd of a page, which nobody reads.
+/// Announces an initrd of one page at `start`, which no program reads.
 fn initrd(request: &mut Request, start: u64) -> Result<()> {
     edit_tree(request, |tree| {
         let chosen = tree.root.child_mut("chosen").context("no /chosen")?;
@@ -298,7 +302,7 @@ fn initrd(request: &mut Request, start: u64) -> Result<()> {
     })
 }
 
-/// A CPU in the device tree that firmware does not know.
+/// Adds a CPU to the device tree that firmware does not know.
 fn missing_cpu(request: &mut Request) -> Result<()> {
     edit_tree(request, |tree| {
         let mut cpu = child("cpu@7")?;

@@ -1,4 +1,4 @@
-//! Disks that are none, are too short, fail, or hold no FIT that can be used; and words that cannot be obeyed.
+//! Refusals of unusable disks and FITs, and of invalid parameters.
 
 use anyhow::{Result, ensure};
 use boot::marker;
@@ -25,35 +25,50 @@ const TREE_DAMAGED: &[&str] = &["the FIT's tree is damaged: "];
 #[rustfmt::skip]
 pub(super) const REFUSALS: &[Refusal] = &[
     Refusal { name: "no-disk", alter: |request| { request.disk = Disk::None; Ok(()) },
-              says: &["no disk", "is one that can be driven: attach one"], goes_on: false, ..PLAIN },
+              says: &["no disk", "is one that can be driven: attach one"], goes_on: false,
+              ..PLAIN },
     Refusal { name: "empty-disk", disk: |_| Ok(Vec::new()),
               says: &["the disk has 0 bytes", "header alone 40"], goes_on: false, ..PLAIN },
     Refusal { name: "not-a-fit", disk: |_| Ok(vec![0x5a; 64 << 10]),
               says: &["does not start with a FIT", "0x5a5a5a5a"], goes_on: false, ..PLAIN },
     Refusal { name: "short-tree", disk: |kernel| Ok(two(kernel)[..512].to_vec()),
               says: &["the FIT's tree has", "the disk 512"], goes_on: false, ..PLAIN },
-    Refusal { name: "short-disk", disk: short, says: &["/images/second has", "the disk ends at byte"], ..PLAIN },
+    Refusal { name: "short-disk", disk: short,
+              says: &["/images/second has", "the disk ends at byte"], ..PLAIN },
     Refusal { name: "past-end", disk: |kernel| data_size(kernel, 0x7fff_ffff),
               says: &["/images/first has 2147483647 bytes", "the disk ends at byte"], ..PLAIN },
-    Refusal { name: "no-data", disk: |kernel| data_size(kernel, 0), says: &["/images/first has data of 0 bytes"], ..PLAIN },
-    Refusal { name: "over-the-tree", disk: over_tree, says: &["/images/first has its data at bytes 64..", "the tree takes"], ..PLAIN },
-    Refusal { name: "no-kernel", disk: no_kernel, says: &["/configurations/conf-1 has no \"kernel\""], ..PLAIN },
-    Refusal { name: "no-default", disk: no_default, says: &["/configurations has no \"default\""], goes_on: false, ..PLAIN },
-    Refusal { name: "two-kernels", disk: two_kernels, says: &["/configurations/conf-1 names 2 kernels, and one can be entered"], ..PLAIN },
-    Refusal { name: "unknown-hash", disk: unknown_hash, says: &["/images/first/hash-1 is a digest by \"crc32\": add one by \"sha256\""], ..PLAIN },
+    Refusal { name: "no-data", disk: |kernel| data_size(kernel, 0),
+              says: &["/images/first has data of 0 bytes"], ..PLAIN },
+    Refusal { name: "over-the-tree", disk: over_tree,
+              says: &["/images/first has its data at bytes 64..", "the tree takes"], ..PLAIN },
+    Refusal { name: "no-kernel", disk: no_kernel,
+              says: &["/configurations/conf-1 has no \"kernel\""], ..PLAIN },
+    Refusal { name: "no-default", disk: no_default, says: &["/configurations has no \"default\""],
+              goes_on: false, ..PLAIN },
+    Refusal { name: "two-kernels", disk: two_kernels,
+              says: &["/configurations/conf-1 names 2 kernels, and one can be entered"], ..PLAIN },
+    Refusal { name: "unknown-hash", disk: unknown_hash,
+              says: &["/images/first/hash-1 is a digest by \"crc32\": add one by \"sha256\""],
+              ..PLAIN },
     Refusal { name: "no-hash", disk: no_hash, says: &["/images/first has no \"hash-1\""], ..PLAIN },
-    Refusal { name: "compressed", disk: compressed, says: &["/images/first is compressed with \"lzma\""], ..PLAIN },
-    // A header is ten big-endian words: 3 counts to the strings, 2 to the structure, whose first word opens the root.
-    Refusal { name: "tree-damaged-token", disk: |kernel| damaged(kernel, 2, 0, 9), says: TREE_DAMAGED, goes_on: false, ..PLAIN },
-    Refusal { name: "tree-damaged-end", disk: |kernel| damaged(kernel, 3, -4, 2), says: TREE_DAMAGED, goes_on: false, ..PLAIN },
-    Refusal { name: "tree-damaged-names", disk: |kernel| damaged(kernel, 2, 8 + 8, 0x7fff_ffff), says: TREE_DAMAGED, goes_on: false, ..PLAIN },
+    Refusal { name: "compressed", disk: compressed,
+              says: &["/images/first is compressed with \"lzma\""], ..PLAIN },
+    // The header is ten big-endian words. Word 3 is the offset of the strings, word 2 that of the
+    // structure block, whose first word opens the root.
+    Refusal { name: "tree-damaged-token", disk: |kernel| damaged(kernel, 2, 0, 9),
+              says: TREE_DAMAGED, goes_on: false, ..PLAIN },
+    Refusal { name: "tree-damaged-end", disk: |kernel| damaged(kernel, 3, -4, 2),
+              says: TREE_DAMAGED, goes_on: false, ..PLAIN },
+    Refusal { name: "tree-damaged-names", disk: |kernel| damaged(kernel, 2, 8 + 8, 0x7fff_ffff),
+              says: TREE_DAMAGED, goes_on: false, ..PLAIN },
     Refusal { name: "no-load-address", base: crate::orders::Base::Load, disk: no_load,
               says: &["base=load", "no load address"], ..PLAIN },
-    Refusal { name: "load-address-misplaced", base: crate::orders::Base::Load, disk: |kernel| load_at(kernel, 0x4810_0000),
+    Refusal { name: "load-address-misplaced", base: crate::orders::Base::Load,
+              disk: |kernel| load_at(kernel, 0x4810_0000),
               says: &["base=load", "cannot lie at 0x48100000", "multiple of 2 MiB"], ..PLAIN },
 ];
 
-/// What a table cannot say.
+/// Returns the cases that do not fit the table.
 pub(super) fn cases() -> Vec<Case> {
     vec![
         case("refused/read-error", read_error),
@@ -64,12 +79,12 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Two kernels, each a configuration.
+/// Returns a disk with two kernels, each a configuration.
 pub fn two(kernel: &Built) -> Vec<u8> {
     fit::write(&["first", "second"].map(|name| payload(name, kernel.image.clone(), None)))
 }
 
-/// The default one lies last on a disk that ends too early.
+/// Returns a disk that ends too early for its last kernel, which is the default one.
 fn short(kernel: &Built) -> Result<Vec<u8>> {
     let mut disk =
         edited(&two(kernel), |tree| set(node(tree, "/configurations")?, "default", "conf-2"))?;
@@ -135,7 +150,8 @@ fn loads(kernel: &Built, [first, second]: [Option<u64>; 2]) -> Result<Vec<u8>> {
     Ok(fit::write(&[of("first", first), of("second", second)]))
 }
 
-/// The tree with the word `value` in place of that at `offset` bytes from where the header's word `from` says.
+/// Returns a disk whose tree has the word `value` at `offset` bytes from the place that the
+/// header's word `from` names.
 fn damaged(kernel: &Built, from: usize, offset: isize, value: u32) -> Result<Vec<u8>> {
     let mut disk = two(kernel);
     let start = u32::from_be_bytes(disk[from * 4..from * 4 + 4].try_into()?) as usize;
@@ -146,7 +162,7 @@ fn damaged(kernel: &Built, from: usize, offset: isize, value: u32) -> Result<Vec
     Ok(disk)
 }
 
-/// The first configuration's kernel has a sector that cannot be read.
+/// Makes a sector of the first configuration's kernel unreadable.
 fn read_error(trial: &mut Trial<'_>) -> Result<()> {
     let disk = two(trial.kernel());
     let start = position(&disk, "first")? / fit::SECTOR;
@@ -155,19 +171,20 @@ fn read_error(trial: &mut Trial<'_>) -> Result<()> {
     request.disk = Disk::Bytes(disk.into());
     request.drive = qemu::failing_drive([start + 20]);
     let lives = trial.lives(&request)?;
-    // One request reads all blocks that go to one run of frames; it is named by its first.
+    // One request reads all blocks of one run of frames; the refusal names its first block.
     let block = format!("the disk fails to read block {start}: ");
     lives[..lives.len() - 1].iter().try_for_each(|life| alive(life, &[&block]))
 }
 
-/// The first sector cannot be read.
+/// Makes the first sector unreadable.
 fn read_error_in_the_tree(trial: &mut Trial<'_>) -> Result<()> {
     let mut request = trial.request("nvhe", &trial.orders())?;
     request.drive = qemu::failing_drive([0]);
     failed(trial, &request, &["the disk fails to read block 0: "])
 }
 
-/// A disk without contents is refused once: there is no next configuration to go on with.
+/// Makes the first sector unreadable with `on-refusal=continue`. The kernel must refuse once, since
+/// there is no next configuration.
 fn no_contents(trial: &mut Trial<'_>) -> Result<()> {
     let orders = Orders { append: vec!["on-refusal=continue".to_owned()], ..trial.orders() };
     let mut request = trial.request("nvhe", &orders)?;
@@ -175,7 +192,7 @@ fn no_contents(trial: &mut Trial<'_>) -> Result<()> {
     failed(trial, &request, &["the disk fails to read block 0: "])
 }
 
-/// Where no configuration is good, the last refusal says so.
+/// Checks that the last refusal reports that no configuration is left, if all are bad.
 fn all_configurations(trial: &mut Trial<'_>) -> Result<()> {
     let mut images =
         ["first", "second"].map(|name| payload(name, trial.kernel().image.clone(), None));
@@ -195,7 +212,7 @@ fn all_configurations(trial: &mut Trial<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Words with values that they cannot have.
+/// Checks that the kernel refuses parameters with invalid values.
 fn bootargs(trial: &mut Trial<'_>) -> Result<()> {
     for (word, expected) in [
         ("restart=hott", "expected restart=hot or cold"),
@@ -213,8 +230,8 @@ fn bootargs(trial: &mut Trial<'_>) -> Result<()> {
         let outcome = trial.ends(&request, Verdict::Failed(1))?;
         let refused = format!("{}bootargs: \"{word}\": ", marker::REFUSED);
         let line = outcome.console.lines().find(|line| line.contains(&refused)).unwrap_or_default();
-        ensure!(line.contains(expected), "nothing refuses \"{word}\" with \"{expected}\"");
-        ensure!(!outcome.console.contains(marker::BYE), "{word}: it said Bye!");
+        ensure!(line.contains(expected), "no line refuses \"{word}\" with \"{expected}\"");
+        ensure!(!outcome.console.contains(marker::BYE), "{word}: the kernel printed Bye!");
     }
     Ok(())
 }

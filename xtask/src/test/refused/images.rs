@@ -1,4 +1,4 @@
-//! Kernels that are no Image for this machine, or not the one that the FIT names.
+//! Refusals of kernels that are no valid Image for this machine, or have the wrong digest.
 
 use anyhow::{Context, Result};
 use boot::image::{
@@ -22,40 +22,64 @@ use super::{
 
 #[rustfmt::skip]
 pub(super) const REFUSALS: &[Refusal] = &[
-    Refusal { name: "bad-magic", disk: |kernel| with(kernel, |image| image[MAGIC_AT] ^= 1), says: &["not an arm64 Image: 0x644d5240 at byte 56"], ..PLAIN },
-    Refusal { name: "big-endian", disk: |kernel| with(kernel, |image| flags(image, 0, FLAG_BIG_ENDIAN)), says: &["the Image is big-endian (flags 0xb, bit 0)"], ..PLAIN },
-    Refusal { name: "pages-16k", disk: |kernel| with(kernel, |image| flags(image, PAGE_SIZE_MASK, PAGES_16K)), says: &["built for 16 KiB pages (flags 0xc"], ..PLAIN },
-    Refusal { name: "pages-64k", disk: |kernel| with(kernel, |image| flags(image, PAGE_SIZE_MASK, PAGES_64K)), says: &["built for 64 KiB pages (flags 0xe"], ..PLAIN },
-    Refusal { name: "image-size-0", disk: |kernel| with(kernel, |image| put(image, IMAGE_SIZE_AT, 0)), says: &["image_size is 0"], ..PLAIN },
-    Refusal { name: "image-size-below-file", disk: |kernel| with(kernel, |image| put(image, IMAGE_SIZE_AT, 4096)), says: &["image_size is 4096 bytes, the file has"], ..PLAIN },
-    Refusal { name: "larger-than-ram", disk: |kernel| with(kernel, |image| put(image, IMAGE_SIZE_AT, (512 << 20) + 4096)),
+    Refusal { name: "bad-magic", disk: |kernel| with(kernel, |image| image[MAGIC_AT] ^= 1),
+              says: &["not an arm64 Image: 0x644d5240 at byte 56"], ..PLAIN },
+    Refusal { name: "big-endian",
+              disk: |kernel| with(kernel, |image| flags(image, 0, FLAG_BIG_ENDIAN)),
+              says: &["the Image is big-endian (flags 0xb, bit 0)"], ..PLAIN },
+    Refusal { name: "pages-16k",
+              disk: |kernel| with(kernel, |image| flags(image, PAGE_SIZE_MASK, PAGES_16K)),
+              says: &["built for 16 KiB pages (flags 0xc"], ..PLAIN },
+    Refusal { name: "pages-64k",
+              disk: |kernel| with(kernel, |image| flags(image, PAGE_SIZE_MASK, PAGES_64K)),
+              says: &["built for 64 KiB pages (flags 0xe"], ..PLAIN },
+    Refusal { name: "image-size-0",
+              disk: |kernel| with(kernel, |image| put(image, IMAGE_SIZE_AT, 0)),
+              says: &["image_size is 0"], ..PLAIN },
+    Refusal { name: "image-size-below-file",
+              disk: |kernel| with(kernel, |image| put(image, IMAGE_SIZE_AT, 4096)),
+              says: &["image_size is 4096 bytes, the file has"], ..PLAIN },
+    Refusal { name: "larger-than-ram",
+              disk: |kernel| with(kernel, |image| put(image, IMAGE_SIZE_AT, (512 << 20) + 4096)),
               says: &["needs 536875008 bytes (image_size)", "RAM has 536870912"], ..PLAIN },
-    Refusal { name: "text-offset-misaligned", disk: |kernel| with(kernel, |image| put(image, TEXT_OFFSET_AT, 0x800)), says: &["text_offset 0x800 is no multiple of 0x1000"], ..PLAIN },
-    Refusal { name: "too-short-for-an-image", disk: |kernel| with(kernel, |image| image.truncate(60)), says: &["the Image has 60 bytes, its header alone 64"], ..PLAIN },
-    // Outside of RAM, so that frames to load it into are left; that it is too large comes first.
+    Refusal { name: "text-offset-misaligned",
+              disk: |kernel| with(kernel, |image| put(image, TEXT_OFFSET_AT, 0x800)),
+              says: &["text_offset 0x800 is no multiple of 0x1000"], ..PLAIN },
+    Refusal { name: "too-short-for-an-image",
+              disk: |kernel| with(kernel, |image| image.truncate(60)),
+              says: &["the Image has 60 bytes, its header alone 64"], ..PLAIN },
+    // Its destination is outside RAM, so that frames remain to load it into. The size check comes
+    // first.
     Refusal { name: "half-of-ram", base: Base::Load, disk: too_large,
               alter: |request| { request.memory = Some("64M".to_owned()); Ok(()) },
-              says: &["segment \"first\": 33558528 bytes are more than half of RAM, 33554432 bytes"], ..PLAIN },
-    Refusal { name: "not-enough-memory", disk: |kernel| with(kernel, |image| put(image, IMAGE_SIZE_AT, 60 << 20)),
+              says: &["segment \"first\": 33558528 bytes are more than half of RAM, 33554432 \
+                       bytes"], ..PLAIN },
+    Refusal { name: "not-enough-memory",
+              disk: |kernel| with(kernel, |image| put(image, IMAGE_SIZE_AT, 60 << 20)),
               alter: |request| { request.memory = Some("64M".to_owned()); Ok(()) },
               says: &["not enough memory: ", "more bytes of frames cannot be had"], ..PLAIN },
-    // All of RAM but a page: some control page is always in the way.
-    Refusal { name: "no-slot", base: Base::Random, disk: |kernel| with(kernel, |image| put(image, IMAGE_SIZE_AT, (64 << 20) - 4096)),
+    // All of RAM but a page: it always overlaps some control page.
+    Refusal { name: "no-slot", base: Base::Random,
+              disk: |kernel| with(kernel, |image| put(image, IMAGE_SIZE_AT, (64 << 20) - 4096)),
               alter: |request| { request.memory = Some("64M".to_owned()); Ok(()) },
               says: &["not enough memory: no 2 MiB slot of RAM has 67104768 bytes"], ..PLAIN },
-    Refusal { name: "wrong-sha256", disk: wrong_digest, says: &["\"first\" is not what the FIT says: sha256 ", "and it should be "], ..PLAIN },
+    Refusal { name: "wrong-sha256", disk: wrong_digest,
+              says: &["\"first\" is not what the FIT says: sha256 ", "and it should be "],
+              ..PLAIN },
 ];
 
-/// What a table cannot say.
+/// Returns the cases that do not fit the table.
 pub(super) fn cases() -> Vec<Case> {
     vec![case("refused/memory-that-runs-out", runs_out)]
 }
 
-/// Memory that runs out at any moment, that of the loader's own lists too: each size leaves other frames over.
+/// Makes memory run out at different moments, including while the kernel allocates its own lists:
+/// each size leaves another number of frames.
 fn runs_out(trial: &mut Trial<'_>) -> Result<()> {
-    // The largest of them is still less than RAM: more is refused by the header.
+    // The largest size is less than RAM; the header check would refuse more.
     const SIZES: u64 = 13;
-    // Half of RAM and more, so that the frames are never enough; a step of 397 pages hits all residues.
+    // Half of RAM and more, so that the frames never suffice. Steps of 397 pages vary the
+    // remainder.
     for size in (0..SIZES).map(|step| (20 << 20) + step * 397 * 4096) {
         let mut image = trial.kernel().image.clone();
         put(&mut image, IMAGE_SIZE_AT, size);
@@ -68,14 +92,14 @@ fn runs_out(trial: &mut Trial<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A changed kernel, and the good one as the second configuration.
+/// Returns a disk with a changed kernel, and the good one as the second configuration.
 fn with(kernel: &Built, change: fn(&mut Vec<u8>)) -> Result<Vec<u8>> {
     let mut image = kernel.image.clone();
     change(&mut image);
     Ok(fit::write(&[payload("first", image, None), payload("second", kernel.image.clone(), None)]))
 }
 
-/// A kernel that is to have half of 64 MiB and a page.
+/// Returns a disk whose first kernel needs half of 64 MiB plus one page.
 fn too_large(kernel: &Built) -> Result<Vec<u8>> {
     let mut image = kernel.image.clone();
     put(&mut image, IMAGE_SIZE_AT, (32 << 20) + 4096);
@@ -92,7 +116,7 @@ fn put(image: &mut [u8], at: usize, value: u64) {
     image[at..at + 8].copy_from_slice(&value.to_le_bytes());
 }
 
-/// One bit of the first kernel, turned over behind its digest's back.
+/// Returns a disk with a bit of the first kernel flipped and its digest unchanged.
 fn wrong_digest(kernel: &Built) -> Result<Vec<u8>> {
     let mut disk = with(kernel, |_| ())?;
     let at = position(&disk, "first")? + kernel.image.len() - 1;

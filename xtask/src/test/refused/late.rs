@@ -1,6 +1,6 @@
-//! What is refused in the last act: memory that changed since it was checked.
+//! Refusals just before the jump, of memory that changed since its first checksum.
 //!
-//! *When:* a debugger stops the booted kernel at the last act, [`Checksum::first_look`].
+//! A debugger stops the booted kernel between the two checksums; see [`Checksum::first_look`].
 
 use anyhow::{Result, ensure};
 
@@ -25,7 +25,8 @@ use super::{
     alive, disks,
 };
 
-/// What is changed between load and jump: the how manieth call from the last, and what the refusal says of it.
+/// Changes between load and jump: name, position of the checksum call counted from the last, and
+/// text of the refusal.
 const CHANGES: [(&str, usize, &str); 4] = [
     ("list-differs", 0, "the list or the copy's tables changed between load and jump (CRC-32C 0x"),
     ("code-differs", 1, "the relocation code changed between load and jump (CRC-32C 0x"),
@@ -33,22 +34,24 @@ const CHANGES: [(&str, usize, &str); 4] = [
     ("source-differs", 3, "the source of \"first\" changed between load and jump (CRC-32C 0x"),
 ];
 
-/// All of them.
+/// Returns the cases of this suite.
 pub(super) fn cases() -> Vec<Case> {
     CHANGES
         .into_iter()
         .map(|(name, from_last, says)| {
             case(format!("refused/{name}"), move |trial| changed(trial, from_last, says, None))
         })
-        // Whoever leads goes on with its own stack, and starts the one that it was entered on once more.
+        // CPU 1 leads here; after the refusal it continues on its own stack, and starts CPU 0
+        // again.
         .chain([case("refused/source-differs-and-another-cpu-leads", |trial| {
             changed(trial, 3, CHANGES[3].2, Some(1))
         })])
         .collect()
 }
 
-/// A byte of what the booted kernel has checksummed is turned over before the second look. It then goes on with the second
-/// configuration: the control block has become writable again. Where a `leader` is named there are three CPUs, and it is the one that goes.
+/// Flips a bit of memory that the booted kernel has checksummed, before it checks again. The kernel
+/// must refuse, make the control pages writable again, and restart with the second configuration.
+/// With a `leader` there are three CPUs, and that CPU performs the restart.
 fn changed(trial: &mut Trial<'_>, from_last: usize, says: &str, leader: Option<u32>) -> Result<()> {
     let kernel = trial.kernel();
     let mut append = vec!["on-refusal=continue".to_owned()];
@@ -79,7 +82,8 @@ fn changed(trial: &mut Trial<'_>, from_last: usize, says: &str, leader: Option<u
     Ok(())
 }
 
-/// Turns over the last byte of a range that the booted kernel has checksummed, before the second look.
+/// Flips a bit in the last byte of a range that the booted kernel has checksummed, before it checks
+/// again.
 pub fn damage(gdb: &mut Gdb, kernel: &Built, from_last: usize) -> Result<()> {
     let at = Checksum::of(kernel)?.first_look(gdb)?.last_but(from_last).end - 1;
     let byte = gdb.memory(at, 1)?[0];

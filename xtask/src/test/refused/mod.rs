@@ -1,7 +1,10 @@
-//! Refusals: each rule broken once, told in a sentence that names it and the value, and survived.
+//! Refusal tests: each breaks one rule, and the kernel must name it and continue.
 //!
-//! *When:* on machine nvhe, three generations. Where the disk has a second configuration that is good, every generation refuses the first,
-//! gives its memory back and restarts with the second: that it was alive is then beyond doubt. Elsewhere the run ends as failed.
+//! - Each case runs three generations on machine nvhe.
+//! - The refusal must name the rule and the value that broke it.
+//! - If the disk has a good second configuration, every generation refuses the first one, frees its
+//!   memory and restarts with the second. The second restart proves that the kernel still worked.
+//! - Otherwise the run must end as failed.
 
 pub mod disks;
 mod images;
@@ -26,23 +29,23 @@ use crate::{
 
 use super::case::{Case, Trial, case};
 
-/// A rule that is broken, and how that is told.
+/// A broken rule, and the expected refusal.
 #[derive(Clone, Copy)]
 struct Refusal {
     name: &'static str,
-    /// What the generations are ordered.
+    /// The `base=` parameter of the generations.
     base: Base,
-    /// What they find.
+    /// Makes the disk.
     disk: fn(&Built) -> Result<Vec<u8>>,
-    /// Other changes of the run.
+    /// Makes other changes to the run.
     alter: fn(&mut Request) -> Result<()>,
-    /// What the sentence names: the rule, and the value that broke it.
+    /// Parts of the expected refusal: the rule, and the value that broke it.
     says: &'static [&'static str],
     /// The disk has a second configuration, which is good.
     goes_on: bool,
 }
 
-/// Nothing is broken yet.
+/// Defaults, which break no rule.
 const PLAIN: Refusal = Refusal {
     name: "",
     base: Base::Same,
@@ -52,7 +55,7 @@ const PLAIN: Refusal = Refusal {
     goes_on: true,
 };
 
-/// All of them.
+/// Returns the cases of this suite.
 pub fn cases() -> Vec<Case> {
     let tables = [disks::REFUSALS, images::REFUSALS, places::REFUSALS];
     let table = tables.into_iter().flatten();
@@ -87,7 +90,7 @@ impl Refusal {
     }
 }
 
-/// The generation refused once, with those words, and lived on.
+/// Checks that the generation refused once, with the text `says`, and continued.
 fn alive(life: &Life, says: &[&str]) -> Result<()> {
     let number = life.number;
     let [refused] = life.refused.as_slice() else {
@@ -104,22 +107,23 @@ fn alive(life: &Life, says: &[&str]) -> Result<()> {
         );
     }
     let lives_on = format!("generation {number} lives on, all its memory given back");
-    ensure!(life.says(&lives_on), "generation {number} does not say that it lives on");
+    ensure!(life.says(&lives_on), "generation {number} does not print that it continues");
     Ok(())
 }
 
-/// The run ends as failed, in order, after the first generation's refusal.
+/// Runs a request that must end as failed, with the failure marker, after the first generation's
+/// refusal.
 fn failed(trial: &mut Trial<'_>, request: &Request, says: &[&str]) -> Result<()> {
     let outcome = trial.ends(request, Verdict::Failed(1))?;
     let lives = transcript::lives(&outcome.console)?;
     let [life] = lives.as_slice() else {
-        anyhow::bail!("{} generations, and one was to be", lives.len())
+        anyhow::bail!("{} generations, and should be one", lives.len())
     };
     alive(life, says)?;
-    ensure!(life.bye.is_none(), "it said Bye!");
+    ensure!(life.bye.is_none(), "the kernel printed Bye!");
     ensure!(
         life.lines.last().is_some_and(|line| line == marker::FAILURE),
-        "it did not end with its marker"
+        "the console does not end with the failure marker"
     );
     Ok(())
 }

@@ -1,7 +1,9 @@
-//! Payloads that cannot be gone to: each the second configuration of a FIT whose third is this kernel, as a payload that can.
+//! Refusals of payloads.
 //!
-//! *When:* on machine nvhe, one generation. It refuses the one that it is ordered to, gives its memory back, and goes on with the other, which tells of its
-//! success: it was alive, and what it handed over was good.
+//! Each FIT has a bad payload as its second configuration, and this kernel as a good one as its
+//! third. One generation on machine nvhe must refuse the bad payload that `payload=` names, free
+//! its memory and enter the good one. The success of that payload proves that the kernel still
+//! worked.
 
 use std::{io::Write, sync::Arc};
 
@@ -34,18 +36,18 @@ use super::{
 /// A reservation in the middle of RAM.
 const RESERVED: u64 = 0x5000_0000;
 
-/// A payload with something wrong about it.
+/// A bad payload, and the expected refusal.
 #[derive(Clone, Copy)]
 struct Bad {
     name: &'static str,
     base: Base,
-    /// What is wrong with the payloads: kernel, device tree, ramdisk.
+    /// Damages the payloads: kernel, device tree, initrd.
     spoil: fn(&mut [Payload; 3]),
-    /// What is wrong with the disk.
+    /// Damages the disk.
     edit: fn(Vec<u8>) -> Result<Vec<u8>>,
-    /// Other changes of the run.
+    /// Makes other changes to the run.
     alter: fn(&mut Request) -> Result<()>,
-    /// What the sentence names.
+    /// Parts of the expected refusal.
     says: &'static [&'static str],
 }
 
@@ -54,63 +56,101 @@ const GOOD: Bad =
 
 #[rustfmt::skip]
 const TABLE: &[Bad] = &[
-    Bad { name: "no-image", spoil: |[kernel, ..]| kernel.data[56] ^= 1, says: &["not an arm64 Image: 0x644d5240 at byte 56"], ..GOOD },
-    Bad { name: "damaged", edit: |disk| damaged(disk, "payload"), says: &["\"payload\" is not what the FIT says: sha256 "], ..GOOD },
+    Bad { name: "no-image", spoil: |[kernel, ..]| kernel.data[56] ^= 1,
+          says: &["not an arm64 Image: 0x644d5240 at byte 56"], ..GOOD },
+    Bad { name: "damaged", edit: |disk| damaged(disk, "payload"),
+          says: &["\"payload\" is not what the FIT says: sha256 "], ..GOOD },
     Bad { name: "larger-than-ram", spoil: |[kernel, ..]| image_size(kernel, (512 << 20) + 4096),
           says: &["needs 536875008 bytes (image_size)", "RAM has 536870912"], ..GOOD },
-    Bad { name: "no-slot", spoil: |[kernel, ..]| image_size(kernel, (512 << 20) - 4096), says: &["no 2 MiB slot of RAM has 536866816 bytes"], ..GOOD },
-    Bad { name: "over-reserved-memory", base: Base::Load, spoil: |[kernel, ..]| kernel.kind = Kind::KernelNoload { load: Some(RESERVED) },
-          alter: |request| edit_tree(request, |tree| reserve(tree, "secret", RESERVED, 0x10_0000, false)),
-          says: &["segment \"payload\": the destination 0x50000000..", "lies over reserved memory, \"secret@50000000\""], ..GOOD },
-    Bad { name: "compression", edit: |disk| of_image(disk, "payload", "compression", "lzma"), says: &["/images/payload is compressed with \"lzma\""], ..GOOD },
+    Bad { name: "no-slot", spoil: |[kernel, ..]| image_size(kernel, (512 << 20) - 4096),
+          says: &["no 2 MiB slot of RAM has 536866816 bytes"], ..GOOD },
+    Bad { name: "over-reserved-memory", base: Base::Load,
+          spoil: |[kernel, ..]| kernel.kind = Kind::KernelNoload { load: Some(RESERVED) },
+          alter: |request| edit_tree(request,
+              |tree| reserve(tree, "secret", RESERVED, 0x10_0000, false)),
+          says: &["segment \"payload\": the destination 0x50000000..",
+                  "lies over reserved memory, \"secret@50000000\""], ..GOOD },
+    Bad { name: "compression", edit: |disk| of_image(disk, "payload", "compression", "lzma"),
+          says: &["/images/payload is compressed with \"lzma\""], ..GOOD },
     Bad { name: "gzip-none", edit: |disk| of_image(disk, "payload", "compression", "gzip"),
-          says: &["\"payload\" cannot be unpacked: it is no gzip file", "but starts with 0x4d 0x5a"], ..GOOD },
+          says: &["\"payload\" cannot be unpacked: it is no gzip file",
+                  "but starts with 0x4d 0x5a"], ..GOOD },
     Bad { name: "gzip-damaged", spoil: |[kernel, ..]| broken(kernel),
-          says: &["\"payload\" cannot be unpacked: its gzip data are damaged after 65536 unpacked bytes"], ..GOOD },
+          says: &["\"payload\" cannot be unpacked: its gzip data are damaged after 65536 unpacked \
+                   bytes"], ..GOOD },
     Bad { name: "gzip-crc", spoil: |[kernel, ..]| packed(kernel, |file| *from_end(file, 8) ^= 1),
-          says: &["\"payload\" cannot be unpacked: it unpacks to bytes with CRC-32 0x", "and its gzip trailer says 0x"], ..GOOD },
-    Bad { name: "gzip-size", spoil: |[kernel, ..]| packed(kernel, |file| *from_end(file, 4) ^= 1), edit: |disk| not_stated(disk),
-          says: &["\"payload\" cannot be unpacked: it unpacks to ", "and its gzip trailer says "], ..GOOD },
-    Bad { name: "gzip-cut-short", spoil: |[kernel, ..]| packed(kernel, |file| file.truncate(file.len() - 5)), edit: |disk| not_stated(disk),
+          says: &["\"payload\" cannot be unpacked: it unpacks to bytes with CRC-32 0x",
+                  "and its gzip trailer says 0x"], ..GOOD },
+    Bad { name: "gzip-size", spoil: |[kernel, ..]| packed(kernel, |file| *from_end(file, 4) ^= 1),
+          edit: |disk| not_stated(disk),
+          says: &["\"payload\" cannot be unpacked: it unpacks to ", "and its gzip trailer says "],
+          ..GOOD },
+    Bad { name: "gzip-cut-short",
+          spoil: |[kernel, ..]| packed(kernel, |file| file.truncate(file.len() - 5)),
+          edit: |disk| not_stated(disk),
           says: &["\"payload\" cannot be unpacked: its gzip data end too early, after "], ..GOOD },
-    Bad { name: "gzip-goes-on", spoil: |[kernel, ..]| packed(kernel, |file| file.push(0)), edit: |disk| not_stated(disk),
-          says: &["\"payload\" cannot be unpacked: its gzip data go on behind the end, after "], ..GOOD },
-    // 64 MiB of zeroes behind an Image: some 64 KiB of gzip.
-    Bad { name: "gzip-bomb", spoil: |[kernel, ..]| { kernel.data.resize(64 << 20, 0); packed(kernel, |_| ()) }, edit: |disk| not_stated(disk),
-          says: &["\"payload\" cannot be unpacked: it unpacks to more than ", "image_size"], ..GOOD },
-    Bad { name: "gzip-more-than-stated", spoil: |[kernel, ..]| packed(kernel, |_| ()), edit: |disk| of_image(disk, "payload", "uncomp-size", 4096_u32),
+    Bad { name: "gzip-goes-on", spoil: |[kernel, ..]| packed(kernel, |file| file.push(0)),
+          edit: |disk| not_stated(disk),
+          says: &["\"payload\" cannot be unpacked: its gzip data go on behind the end, after "],
+          ..GOOD },
+    // 64 MiB of zeroes after an Image compress to some 64 KiB.
+    Bad { name: "gzip-bomb",
+          spoil: |[kernel, ..]| { kernel.data.resize(64 << 20, 0); packed(kernel, |_| ()) },
+          edit: |disk| not_stated(disk),
+          says: &["\"payload\" cannot be unpacked: it unpacks to more than ", "image_size"],
+          ..GOOD },
+    Bad { name: "gzip-more-than-stated", spoil: |[kernel, ..]| packed(kernel, |_| ()),
+          edit: |disk| of_image(disk, "payload", "uncomp-size", 4096_u32),
           says: &["\"payload\" cannot be unpacked: it unpacks to more than 4096 bytes"], ..GOOD },
-    Bad { name: "gzip-less-than-stated", spoil: |[kernel, ..]| { image_size(kernel, 2 << 20); packed(kernel, |_| ()) },
+    Bad { name: "gzip-less-than-stated",
+          spoil: |[kernel, ..]| { image_size(kernel, 2 << 20); packed(kernel, |_| ()) },
           edit: |disk| of_image(disk, "payload", "uncomp-size", 1_u32 << 20),
-          says: &["\"payload\" cannot be unpacked: it unpacks to ", "and the FIT's uncomp-size says 1048576"], ..GOOD },
-    Bad { name: "gzip-states-too-much", spoil: |[kernel, ..]| packed(kernel, |_| ()), edit: |disk| of_image(disk, "payload", "uncomp-size", 0x4000_0000_u32),
+          says: &["\"payload\" cannot be unpacked: it unpacks to ",
+                  "and the FIT's uncomp-size says 1048576"], ..GOOD },
+    Bad { name: "gzip-states-too-much", spoil: |[kernel, ..]| packed(kernel, |_| ()),
+          edit: |disk| of_image(disk, "payload", "uncomp-size", 0x4000_0000_u32),
           says: &["the Image's image_size is ", "the file has 1073741824"], ..GOOD },
-    Bad { name: "gzip-wrong-sha256", spoil: |[kernel, ..]| packed(kernel, |_| ()), edit: |disk| damaged_at(disk, "payload", 0x1_0000),
+    Bad { name: "gzip-wrong-sha256", spoil: |[kernel, ..]| packed(kernel, |_| ()),
+          edit: |disk| damaged_at(disk, "payload", 0x1_0000),
           says: &["\"payload\" is not what the FIT says: sha256 "], ..GOOD },
-    Bad { name: "ramdisk-damaged", edit: |disk| damaged(disk, "ramdisk"), says: &["\"ramdisk\" is not what the FIT says: sha256 "], ..GOOD },
+    Bad { name: "ramdisk-damaged", edit: |disk| damaged(disk, "ramdisk"),
+          says: &["\"ramdisk\" is not what the FIT says: sha256 "], ..GOOD },
     Bad { name: "ramdisk-outside-the-window", spoil: |[.., ramdisk]| at(ramdisk, 0x8_4000_0000),
-          says: &["the ramdisk at 0x840000000..0x840001389 and the kernel at 0x40000000..", "one window of 32 GiB"], ..GOOD },
+          says: &["the ramdisk at 0x840000000..0x840001389 and the kernel at 0x40000000..",
+                  "one window of 32 GiB"], ..GOOD },
     Bad { name: "ramdisk-over-the-kernel", spoil: |[.., ramdisk]| at(ramdisk, 0x4000_1000),
           says: &["segments \"payload\" and \"ramdisk\" overlap at 0x40001000"], ..GOOD },
     Bad { name: "ramdisk-over-reserved-memory", spoil: |[.., ramdisk]| at(ramdisk, RESERVED),
-          alter: |request| edit_tree(request, |tree| reserve(tree, "secret", RESERVED, 0x10_0000, true)),
-          says: &["segment \"ramdisk\": the destination 0x50000000..0x50002000 lies over reserved memory"], ..GOOD },
+          alter: |request| edit_tree(request,
+              |tree| reserve(tree, "secret", RESERVED, 0x10_0000, true)),
+          says: &["segment \"ramdisk\": the destination 0x50000000..0x50002000 lies over reserved \
+                   memory"], ..GOOD },
     Bad { name: "ramdisk-without-room",
-          spoil: |[kernel, _, ramdisk]| { image_size(kernel, 60 << 20); ramdisk.data.resize(5 << 20, 1) },
+          spoil: |[kernel, _, ramdisk]| {
+              image_size(kernel, 60 << 20);
+              ramdisk.data.resize(5 << 20, 1)
+          },
           alter: |request| { request.memory = Some("64M".to_owned()); Ok(()) },
-          says: &["no 5242880 bytes for the ramdisk are free where a kernel at 0x40000000..0x43c00000 could reach them"], ..GOOD },
-    Bad { name: "tree-damaged", spoil: |[_, tree, _]| tree.data[3] ^= 1, says: &["the payload's device tree is damaged: "], ..GOOD },
-    Bad { name: "tree-cut-short", spoil: |[_, tree, _]| tree.data.truncate(60), says: &["the payload's device tree is damaged: "], ..GOOD },
+          says: &["no 5242880 bytes for the ramdisk are free where a kernel at \
+                   0x40000000..0x43c00000 could reach them"], ..GOOD },
+    Bad { name: "tree-damaged", spoil: |[_, tree, _]| tree.data[3] ^= 1,
+          says: &["the payload's device tree is damaged: "], ..GOOD },
+    Bad { name: "tree-cut-short", spoil: |[_, tree, _]| tree.data.truncate(60),
+          says: &["the payload's device tree is damaged: "], ..GOOD },
     Bad { name: "tree-of-another-machine", spoil: |[_, tree, _]| tree.data = memory_at(0x8000_0000),
-          says: &["the payload's device tree names no RAM at 0x40000000..", "where \"payload\" is to lie"], ..GOOD },
-    Bad { name: "tree-reserves-it", spoil: |[_, tree, ramdisk]| { tree.data = reserving(); at(ramdisk, RESERVED + 0x1000) },
-          says: &["segment \"ramdisk\": the destination 0x50001000..0x50003000 lies over reserved memory, \"secret@50000000 of the payload's own device tree\""], ..GOOD },
-    Bad { name: "tree-wrong-sha256", edit: |disk| damaged(disk, "fdt"), says: &["\"fdt\" is not what the FIT says: sha256 "], ..GOOD },
+          says: &["the payload's device tree names no RAM at 0x40000000..",
+                  "where \"payload\" is to lie"], ..GOOD },
+    Bad { name: "tree-reserves-it",
+          spoil: |[_, tree, ramdisk]| { tree.data = reserving(); at(ramdisk, RESERVED + 0x1000) },
+          says: &["segment \"ramdisk\": the destination 0x50001000..0x50003000 lies over reserved \
+                   memory, \"secret@50000000 of the payload's own device tree\""], ..GOOD },
+    Bad { name: "tree-wrong-sha256", edit: |disk| damaged(disk, "fdt"),
+          says: &["\"fdt\" is not what the FIT says: sha256 "], ..GOOD },
     Bad { name: "tree-too-large", spoil: |[_, tree, _]| tree.data.resize((2 << 20) + 1, 0),
           says: &["the payload's device tree has 2097153 bytes, 2097152 are the most"], ..GOOD },
 ];
 
-/// All of them.
+/// Returns the cases of this suite.
 pub(super) fn cases() -> Vec<Case> {
     let table = TABLE
         .iter()
@@ -130,7 +170,7 @@ impl Bad {
         let [before, after] = [lives(before)?, lives(after)?];
         ensure!(
             before.len() == 1 && after.len() == 1,
-            "{} lives, then {}",
+            "{} generations, then {}",
             before.len(),
             after.len()
         );
@@ -156,21 +196,22 @@ impl Bad {
     }
 }
 
-/// A name that the FIT has not: there is nothing to go on with.
+/// Names a configuration that the FIT lacks. The run must fail, since there is no next
+/// configuration.
 fn unknown(trial: &mut Trial<'_>) -> Result<()> {
     let append = vec!["payload=nobody".to_owned(), "on-refusal=continue".to_owned()];
     let request = trial.request("nvhe", &Orders { generations: 1, append, ..trial.orders() })?;
     super::failed(trial, &request, &["payload=nobody: the FIT has no configuration of that name"])
 }
 
-/// The same with a reservation.
+/// Returns the device tree of [`memory_at`] with a reservation.
 fn reserving() -> Vec<u8> {
     let mut tree = memory(0x4000_0000);
     reserve(&mut tree, "secret", RESERVED, 0x10_0000, false).expect("a node's name");
     tree.to_dtb()
 }
 
-/// A device tree that has nothing but 512 MiB of RAM.
+/// Returns a device tree that describes only 512 MiB of RAM.
 fn memory_at(start: u32) -> Vec<u8> {
     memory(start).to_dtb()
 }
@@ -187,13 +228,13 @@ fn image_size(kernel: &mut Payload, bytes: u64) {
     kernel.data[IMAGE_SIZE_AT..IMAGE_SIZE_AT + 8].copy_from_slice(&bytes.to_le_bytes());
 }
 
-/// A kernel in a gzip file, which is then spoilt.
+/// Compresses a kernel with gzip, then damages the file.
 fn packed(kernel: &mut Payload, spoil: fn(&mut Vec<u8>)) {
     kernel.data = disk::packed(&kernel.data);
     spoil(&mut kernel.data);
 }
 
-/// A kernel in a gzip file whose second block is of the type that there is not.
+/// Compresses a kernel with gzip, and gives the second block the reserved block type.
 fn broken(kernel: &mut Payload) {
     let mut packer = GzEncoder::new(Vec::new(), Compression::default());
     let (first, second) = kernel.data.split_at(0x1_0000);
@@ -214,7 +255,7 @@ fn from_end(file: &mut [u8], bytes: usize) -> &mut u8 {
     &mut file[at]
 }
 
-/// The FIT does not say what the payload unpacks to.
+/// Removes the payload's uncompressed size from the FIT.
 fn not_stated(disk: Vec<u8>) -> Result<Vec<u8>> {
     edited(&disk, |tree| {
         node(tree, "/images/payload")?.remove_property("uncomp-size");
@@ -226,7 +267,7 @@ fn at(ramdisk: &mut Payload, load: u64) {
     ramdisk.kind = Kind::Ramdisk { load: Some(load) };
 }
 
-/// A bit of an image turned over behind its digest's back.
+/// Flips a bit of an image and leaves its digest unchanged.
 fn damaged(disk: Vec<u8>, name: &str) -> Result<Vec<u8>> {
     damaged_at(disk, name, 40)
 }

@@ -1,4 +1,6 @@
-//! Destinations where nothing may be moved: each a loadable of the first configuration.
+//! Refusals of destinations that no segment may have.
+//!
+//! Most are loadables of the first configuration.
 
 use anyhow::{Result, ensure};
 use boot::marker;
@@ -22,55 +24,74 @@ use super::{
 const RESERVED: u64 = 0x5000_0000;
 const RESERVED_SIZE: u64 = 0x10_0000;
 
-/// The last MiB of 512 MiB of RAM: the control pages are the highest block that is free, in every generation.
+/// The last MiB of 512 MiB of RAM. Every generation puts its control pages in the highest free
+/// block.
 const LAST_MIB: u64 = 0x5ff0_0000;
 
 #[rustfmt::skip]
 pub(super) const REFUSALS: &[Refusal] = &[
     Refusal { name: "over-a-device", disk: |kernel| at(kernel, &[(0x0900_0000, 64)]),
-              says: &["segment \"loadable-0\": the destination 0x9000000..0x9001000 lies over the device at 0x9000000..0x9001000"], ..PLAIN },
-    Refusal { name: "over-reserved-memory", disk: |kernel| at(kernel, &[(RESERVED + 0xf_f000, 8192)]),
-              alter: |request| edit_tree(request, |tree| reserve(tree, "secret", RESERVED, RESERVED_SIZE, false)),
-              says: &["segment \"loadable-0\": the destination 0x500ff000..0x50101000 lies over reserved memory, \"secret@50000000\" at 0x50000000..0x50100000"], ..PLAIN },
+              says: &["segment \"loadable-0\": the destination 0x9000000..0x9001000 lies over the \
+                       device at 0x9000000..0x9001000"], ..PLAIN },
+    Refusal { name: "over-reserved-memory",
+              disk: |kernel| at(kernel, &[(RESERVED + 0xf_f000, 8192)]),
+              alter: |request| edit_tree(request,
+                  |tree| reserve(tree, "secret", RESERVED, RESERVED_SIZE, false)),
+              says: &["segment \"loadable-0\": the destination 0x500ff000..0x50101000 lies over \
+                       reserved memory, \"secret@50000000\" at 0x50000000..0x50100000"], ..PLAIN },
     Refusal { name: "over-no-map-memory", disk: |kernel| at(kernel, &[(RESERVED - 4096, 8192)]),
-              alter: |request| edit_tree(request, |tree| reserve(tree, "firmware", RESERVED, RESERVED_SIZE, true)),
-              says: &["lies over reserved memory, \"firmware@50000000\" at 0x50000000..0x50100000"], ..PLAIN },
+              alter: |request| edit_tree(request,
+                  |tree| reserve(tree, "firmware", RESERVED, RESERVED_SIZE, true)),
+              says: &["lies over reserved memory, \"firmware@50000000\" at 0x50000000..0x50100000"],
+              ..PLAIN },
     Refusal { name: "over-memreserve", disk: |kernel| at(kernel, &[(RESERVED, 64)]),
               alter: |request| edit_tree(request, |tree| {
-                  tree.memory_reservations.push(dtoolkit::memreserve::MemoryReservation::new(RESERVED, RESERVED_SIZE));
+                  tree.memory_reservations.push(
+                      dtoolkit::memreserve::MemoryReservation::new(RESERVED, RESERVED_SIZE));
                   Ok(())
               }),
-              says: &["lies over reserved memory, \"/memreserve/\" at 0x50000000..0x50100000"], ..PLAIN },
+              says: &["lies over reserved memory, \"/memreserve/\" at 0x50000000..0x50100000"],
+              ..PLAIN },
     Refusal { name: "kernel-over-reserved-memory", base: Base::Load, disk: |kernel| Ok(fit::write(&[
-                  payload("first", kernel.image.clone(), Some(RESERVED)), payload("second", kernel.image.clone(), Some(LOAD))])),
-              alter: |request| edit_tree(request, |tree| reserve(tree, "secret", RESERVED, RESERVED_SIZE, false)),
-              says: &["segment \"first\": the destination 0x50000000..", "lies over reserved memory, \"secret@50000000\""], ..PLAIN },
+                  payload("first", kernel.image.clone(), Some(RESERVED)),
+                  payload("second", kernel.image.clone(), Some(LOAD))])),
+              alter: |request| edit_tree(request,
+                  |tree| reserve(tree, "secret", RESERVED, RESERVED_SIZE, false)),
+              says: &["segment \"first\": the destination 0x50000000..",
+                      "lies over reserved memory, \"secret@50000000\""], ..PLAIN },
     Refusal { name: "over-the-control-pages", disk: |kernel| at(kernel, &[(LAST_MIB, 1 << 20)]),
-              says: &["segment \"loadable-0\": the destination 0x5ff00000..0x60000000 lies over the control pages at 0x5ff"], ..PLAIN },
+              says: &["segment \"loadable-0\": the destination 0x5ff00000..0x60000000 lies over \
+                       the control pages at 0x5ff"], ..PLAIN },
     Refusal { name: "misaligned", disk: |kernel| at(kernel, &[(0x4800_0800, 4096)]),
-              says: &["segment \"loadable-0\": the destination 0x48000800..0x48001800 does not consist of whole pages"], ..PLAIN },
+              says: &["segment \"loadable-0\": the destination 0x48000800..0x48001800 does not \
+                       consist of whole pages"], ..PLAIN },
     Refusal { name: "overlap", disk: |kernel| at(kernel, &[(0x4800_0000, 8192), (0x4800_1000, 64)]),
-              says: &["segments \"loadable-0\" and \"loadable-1\" overlap at 0x48001000"], ..PLAIN },
+              says: &["segments \"loadable-0\" and \"loadable-1\" overlap at 0x48001000"],
+              ..PLAIN },
     Refusal { name: "overlap-with-the-kernel", disk: |kernel| at(kernel, &[(0x4020_0000, 64)]),
               says: &["segments \"first\" and \"loadable-0\" overlap at 0x40200000"], ..PLAIN },
     Refusal { name: "outside-ram", disk: |kernel| at(kernel, &[(0x1_0000_0000, 64)]),
-              says: &["segment \"loadable-0\": the destination 0x100000000..0x100001000 is not wholly in one range of RAM"], ..PLAIN },
+              says: &["segment \"loadable-0\": the destination 0x100000000..0x100001000 is not \
+                       wholly in one range of RAM"], ..PLAIN },
     Refusal { name: "across-the-end-of-ram", disk: |kernel| at(kernel, &[(0x5fff_f000, 8192)]),
-              says: &["the destination 0x5ffff000..0x60001000 is not wholly in one range of RAM"], ..PLAIN },
-    Refusal { name: "at-the-end-of-everything", disk: |kernel| at(kernel, &[(0xffff_ffff_ffff_f000, 8192)]),
+              says: &["the destination 0x5ffff000..0x60001000 is not wholly in one range of RAM"],
+              ..PLAIN },
+    Refusal { name: "at-the-end-of-everything",
+              disk: |kernel| at(kernel, &[(0xffff_ffff_ffff_f000, 8192)]),
               says: &["segment \"loadable-0\": the destination 0xfffffffffffff000.."], ..PLAIN },
     Refusal { name: "sixteen-loadables", disk: |kernel| at(kernel, &places(16)),
               says: &["the FIT's configuration has 16 loadables, "], ..PLAIN },
-    // With the kernel and the device tree: the segments' own limit.
-    Refusal { name: "seventeen-segments", disk: |kernel| at(kernel, &places(15)), says: &["17 segments, and 16 are the most"], ..PLAIN },
+    // With the kernel and the device tree, 15 loadables exceed the limit of segments.
+    Refusal { name: "seventeen-segments", disk: |kernel| at(kernel, &places(15)),
+              says: &["17 segments, and 16 are the most"], ..PLAIN },
 ];
 
-/// What a table cannot say.
+/// Returns the cases that do not fit the table.
 pub(super) fn cases() -> Vec<Case> {
     vec![case("refused/sent-elsewhere", sent_elsewhere)]
 }
 
-/// A generation that was not sent to where it lies: the numbers in /chosen are a predecessor's.
+/// Boots with /chosen properties of an earlier kexec, whose base is not this generation's address.
 fn sent_elsewhere(trial: &mut Trial<'_>) -> Result<()> {
     let mut request = trial.request("nvhe", &Orders { generations: 9, ..trial.orders() })?;
     edit_tree(&mut request, |tree| {
@@ -90,12 +111,13 @@ fn sent_elsewhere(trial: &mut Trial<'_>) -> Result<()> {
         "[3] {}this generation was sent to 0x44000000 and lies at 0x40200000",
         marker::REFUSED
     );
-    ensure!(outcome.console.lines().any(|line| line == refused), "nothing says \"{refused}\"");
-    ensure!(!outcome.console.contains(marker::BYE), "it said Bye!");
+    ensure!(outcome.console.lines().any(|line| line == refused), "no line says \"{refused}\"");
+    ensure!(!outcome.console.contains(marker::BYE), "the kernel printed Bye!");
     Ok(())
 }
 
-/// A kernel with loadables at these addresses and of these sizes, and a good one as the second configuration.
+/// Returns a disk whose first configuration has loadables of these addresses and sizes, and whose
+/// second is good.
 fn at(kernel: &Built, loadables: &[(u64, usize)]) -> Result<Vec<u8>> {
     let mut payloads = vec![payload("first", kernel.image.clone(), None)];
     payloads.extend((0..).zip(loadables).map(|(number, &(load, bytes)): (usize, _)| Payload {
@@ -106,7 +128,7 @@ fn at(kernel: &Built, loadables: &[(u64, usize)]) -> Result<Vec<u8>> {
     Ok(fit::write(&payloads))
 }
 
-/// So many places of a page each.
+/// Returns `count` destinations of one page each.
 fn places(count: u64) -> Vec<(u64, usize)> {
     (0..count).map(|number| (0x4800_0000 + number * 8192, 64)).collect()
 }
