@@ -83,13 +83,13 @@ fn pass(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
     let at_el2 = machine == "vhe";
     let outcome = debugged(trial, request, |mut gdb| {
         gdb.run_to(LOADED + main)?;
-        image.check_early(&leaves(&mut gdb, false)?).context("the early map")?;
+        image.check_early(&leaves(&mut gdb, false)?).context("the early idmap")?;
         // The entry of the control page still runs on the kernel map.
         gdb.run_to(control + (of("relocate_enter")? - page))?;
         let code = control..control + 2 * 4096;
         image.check_life(&leaves(&mut gdb, at_el2)?, &code).context("the kernel's map")?;
         gdb.run_to(control + (walk - page))?;
-        check_copy(&leaves(&mut gdb, at_el2)?, &code).context("the copy's map")?;
+        check_copy(&leaves(&mut gdb, at_el2)?, &code).context("the relocation idmap")?;
         gdb.detach()
     })?;
     ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
