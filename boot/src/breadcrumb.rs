@@ -20,35 +20,32 @@ pub const SLOT_SIZE: usize = 256;
 pub const REACHED: u64 = 1;
 
 /// Breadcrumbs of the way out, in the order of a hot restart. The index is the slot's number.
-pub const PHASES: &[&str] =
+pub const NAMES: &[&str] =
     &["Bye!", "in the control page", "copied", "maintained", "verified", "MMU off", "leaving"];
 
-/// Index in `PHASES`: Rust's last act.
+/// Index in `NAMES`: Rust's last act.
 pub const BYE: usize = 0;
-/// Index in `PHASES`: the relocation code has its arguments in registers and its own vectors.
+/// Index in `NAMES`: the relocation code has its arguments in registers and its own vectors.
 pub const CONTROL: usize = 1;
-/// Index in `PHASES`: every page is at its destination.
+/// Index in `NAMES`: every page is at its destination.
 pub const COPIED: usize = 2;
-/// Index in `PHASES`: the cache maintenance of this kexec is complete.
+/// Index in `NAMES`: the cache maintenance of this kexec is complete.
 pub const MAINTAINED: usize = 3;
-/// Index in `PHASES`: every destination matches its checksum.
+/// Index in `NAMES`: every destination matches its checksum.
 pub const VERIFIED: usize = 4;
-/// Index in `PHASES`: the regime that the relocation code ran in is off.
+/// Index in `NAMES`: the regime that the relocation code ran in is off.
 pub const MMU_OFF: usize = 5;
-/// Index in `PHASES`: the branch or the hypervisor call comes next.
+/// Index in `NAMES`: the branch or the hypervisor call comes next.
 pub const LEAVING: usize = 6;
 
 /// Collects the breadcrumbs that a page holds, each with its time, in the order of their times.
 ///
 /// Fills `found`, and returns the part of it that is used. `page` is the page as 64-bit words. A
 /// slot that does not hold its own number was not reached.
-pub fn reached<'a>(
-    page: &[u64],
-    found: &'a mut [(usize, u64); PHASES.len()],
-) -> &'a [(usize, u64)] {
+pub fn reached<'a>(page: &[u64], found: &'a mut [(usize, u64); NAMES.len()]) -> &'a [(usize, u64)] {
     let mut len = 0;
     for (number, slot) in
-        page.chunks_exact(SLOT_SIZE / size_of::<u64>()).take(PHASES.len()).enumerate()
+        page.chunks_exact(SLOT_SIZE / size_of::<u64>()).take(NAMES.len()).enumerate()
     {
         if slot[0] == number as u64 + REACHED {
             // Insertion sort: there are seven at most.

@@ -6,7 +6,7 @@
 //   2. record          store what the loader passed, before we change it
 //   3. el2_setup       at EL2 only: open EL2 for EL1, leave the hyp-stub, drop to EL1 (el2.S)
 //   4. cpu_setup       bring EL1 into a known state, MMU and caches off
-//   5. early_map       build the early idmap: this image, the FDT, the early console's UART
+//   5. early_idmap       build the early idmap: this image, the FDT, the early console's UART
 //   6. mmu_on          turn the MMU and the caches on
 //   7. relocate_self   after the stack and a cleared bss: relocate the pointers in the image
 //   8. kernel_main     call Rust
@@ -67,14 +67,14 @@ _start:
 //   out       does not return; kernel_main(entry record) at EL1h, MMU and caches on, SError
 //             unmasked, in the early idmap
 //   clobbers  all
-//   memory    MMU off: writes entry_record and early_tables, on an exception boot_own; reads 8
+//   memory    MMU off: writes entry_record and early_tables, on an exception boot_percpu; reads 8
 //             bytes of the FDT. MMU on: writes bss and the pointers that RELR names
 entry:
         // There is no stack yet. SP points to the per-CPU page, which begins with the frame that
         // the early console saves registers in.
         mrs     x13, SPSel
         msr     SPSel, #1
-        adr_l   x11, boot_own
+        adr_l   x11, boot_percpu
         mov     sp, x11
         mrs     x9, CurrentEL
         cmp     x9, #{CURRENT_EL2}
@@ -82,12 +82,12 @@ entry:
         cmp     x9, #{CURRENT_EL1}
         b.eq    1f
         mov     x20, x9
-        mov_q   x8, {EMERGENCY_UART}
-        say_broken emergency, #{LEVEL}, ": entered at neither EL1 nor EL2: CurrentEL="
+        mov_q   x8, {EARLY_UART}
+        say_broken early_console, #{LEVEL}, ": entered at neither EL1 nor EL2: CurrentEL="
         mov     x0, x20
-        bl      emergency_hex
-        b       emergency_stop
-1:      take_over el1, emergency_vectors
+        bl      early_console_hex
+        b       early_stop
+1:      take_over el1, early_vectors
         b       3f
 2:      take_over el2, hyp_stub_vectors
         // The new VBAR and SCTLR take effect before the next instruction.
@@ -122,7 +122,7 @@ entry:
 
 2:      bl      cpu_setup
         mov     x0, x20
-        bl      early_map
+        bl      early_idmap
         bl      mmu_on
         stamp   {MMU_ON}
 
@@ -130,7 +130,7 @@ entry:
         // per-CPU pointer, clear bss, and relocate the pointers that the image holds.
         adr_l   x9, boot_stack_end
         mov     sp, x9
-        adr_l   x9, boot_own
+        adr_l   x9, boot_percpu
         msr     tpidr_el1, x9
         adr_l   x9, bss_start
         adr_l   x10, bss_end
@@ -150,7 +150,7 @@ entry:
         adr_l   x0, entry_record
         mov     x29, xzr
         bl      {KERNEL_MAIN}
-        b       emergency_stop
+        b       early_stop
 
 // cpu_setup — brings EL1 into a known state: MMU and caches off, FP on, vectors that print.
 //   in        nothing
@@ -160,7 +160,7 @@ entry:
 //   memory    touches none
         .global cpu_setup
 cpu_setup:
-        adr_l   x9, emergency_vectors
+        adr_l   x9, early_vectors
         msr     vbar_el1, x9
         msr     daifset, #0xf
         // Use SP_EL1, whichever SP PSCI or the loader selected: at EL1t the CPU would take
@@ -218,13 +218,13 @@ mmu_on:
         isb
         ret
 
-// early_map — builds the early idmap: this image, the FDT, the early console's UART, nothing else.
+// early_idmap — builds the early idmap: this image, the FDT, the early console's UART, nothing else.
 //   in        x0 = FDT, physical
 //   assumes   MMU off; nothing else uses early_tables  [I5]
 //   out       x0 = TTBR0_EL1 for mmu_on
 //   clobbers  x0–x17, flags
 //   memory    writes early_tables and the record's dtb_size; reads the FDT's first 8 bytes
-early_map:
+early_idmap:
         mov     x14, x30
         mov     x15, x0
         // early_tables is after the end of the file, so no loader has cleaned it. Clean and
@@ -254,7 +254,7 @@ early_map:
         adr_l   x1, _image_end
         mov_q   x2, {DATA}
         bl      map_pages
-        mov_q   x0, {EMERGENCY_UART}
+        mov_q   x0, {EARLY_UART}
         add     x1, x0, #{PAGE_SIZE}
         mov_q   x2, {DEVICE}
         bl      map_pages
@@ -342,9 +342,9 @@ map_pages:
         str     x11, [x9, x10, lsl #3]
         add     x0, x0, #{PAGE_SIZE}
         b       1b
-8:      mov_q   x8, {EMERGENCY_UART}
-        say     emergency, "\r\n!! the early map needs more tables than there are: at ", x0
-        b       emergency_stop
+8:      mov_q   x8, {EARLY_UART}
+        say     early_console, "\r\n!! the early map needs more tables than there are: at ", x0
+        b       early_stop
 9:      ret
 
 // relocate_self — applies the image's relative relocations (RELR) for the base in x0.

@@ -12,12 +12,12 @@
         .balign 2048
         .global hyp_stub_vectors
 hyp_stub_vectors:
-        stub_vectors stub_call, emergency_exception
+        stub_vectors stub_call, early_exception
 
         .section .text.boot, "ax"
 
 stub_call:
-        stub_calls emergency_exception
+        stub_calls early_exception
         // RESET_VECTORS: the stub's vectors are already installed, and EL2's MMU is off.
         cmp     x0, #{RESET_VECTORS}
         b.ne    1f

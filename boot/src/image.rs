@@ -3,7 +3,7 @@
 //! - `entry.S` takes this Image's own header from here at build time.
 //! - The kernel parses the header of the next Image before it plans a kexec.
 //! - [`Header::parse`] refuses what Linux's loader refuses (`kexec_image.c`, `image_probe` and
-//!   `image_load`), and what this kernel cannot place. Each [`Refused`] carries the value.
+//!   `image_load`), and what this kernel cannot place. Each [`Error`] carries the value.
 //!
 //! The layout is that of Linux's `Documentation/arch/arm64/booting.rst`, section 4. All fields are
 //! little-endian:
@@ -79,30 +79,30 @@ impl Header {
     /// # Errors
     ///
     /// Returns the first rule that is broken. Like Linux, it ignores reserved bits and fields.
-    pub fn parse(start: &[u8]) -> Result<Self, Refused> {
+    pub fn parse(start: &[u8]) -> Result<Self, Error> {
         let Some(header) = start.first_chunk::<HEADER_BYTES>() else {
-            return Err(Refused::TooShort { bytes: start.len() });
+            return Err(Error::TooShort { bytes: start.len() });
         };
         let magic = u32::from_le_bytes(field(header, MAGIC_AT));
         if magic != MAGIC {
-            return Err(Refused::BadMagic { magic });
+            return Err(Error::BadMagic { magic });
         }
         let flags = u64::from_le_bytes(field(header, FLAGS_AT));
         if flags & FLAG_BIG_ENDIAN != 0 {
-            return Err(Refused::BigEndian { flags });
+            return Err(Error::BigEndian { flags });
         }
         match flags & PAGE_SIZE_MASK {
-            PAGES_16K => return Err(Refused::PageSize { kib: 16, flags }),
-            PAGES_64K => return Err(Refused::PageSize { kib: 64, flags }),
+            PAGES_16K => return Err(Error::PageSize { kib: 16, flags }),
+            PAGES_64K => return Err(Error::PageSize { kib: 64, flags }),
             _ => {}
         }
         let image_size = u64::from_le_bytes(field(header, IMAGE_SIZE_AT));
         if image_size == 0 {
-            return Err(Refused::ImageSizeZero);
+            return Err(Error::ImageSizeZero);
         }
         let text_offset = u64::from_le_bytes(field(header, TEXT_OFFSET_AT));
         if !text_offset.is_multiple_of(PAGE_SIZE) {
-            return Err(Refused::TextOffsetMisaligned { text_offset });
+            return Err(Error::TextOffsetMisaligned { text_offset });
         }
         let code = [u32::from_le_bytes(field(header, 0)), u32::from_le_bytes(field(header, 4))];
         Ok(Self {
@@ -118,11 +118,11 @@ impl Header {
     ///
     /// # Errors
     ///
-    /// Returns [`Refused::ImageSizeBelowFile`]. Linux refuses such a segment as well
+    /// Returns [`Error::ImageSizeBelowFile`]. Linux refuses such a segment as well
     /// (`sanity_check_segment_list`: bufsz above memsz).
-    pub const fn check_file(&self, bytes: u64) -> Result<(), Refused> {
+    pub const fn check_file(&self, bytes: u64) -> Result<(), Error> {
         if self.image_size < bytes {
-            return Err(Refused::ImageSizeBelowFile { image_size: self.image_size, file: bytes });
+            return Err(Error::ImageSizeBelowFile { image_size: self.image_size, file: bytes });
         }
         Ok(())
     }
@@ -131,13 +131,13 @@ impl Header {
     ///
     /// # Errors
     ///
-    /// Returns [`Refused::LargerThanRam`].
-    pub const fn check_fits(&self, ram_bytes: u64) -> Result<(), Refused> {
+    /// Returns [`Error::LargerThanRam`].
+    pub const fn check_fits(&self, ram_bytes: u64) -> Result<(), Error> {
         match self.text_offset.checked_add(self.image_size) {
             Some(bytes) if bytes <= ram_bytes => Ok(()),
             _ => {
                 let Self { text_offset, image_size, .. } = *self;
-                Err(Refused::LargerThanRam { text_offset, image_size, ram: ram_bytes })
+                Err(Error::LargerThanRam { text_offset, image_size, ram: ram_bytes })
             }
         }
     }
@@ -169,7 +169,7 @@ fn field<const N: usize>(header: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
     missing_docs,
     reason = "a variant's line says what its fields hold; they are named for it"
 )]
-pub enum Refused {
+pub enum Error {
     /// The file is shorter than a header.
     TooShort { bytes: usize },
     /// The magic is wrong.
@@ -190,7 +190,7 @@ pub enum Refused {
     LargerThanRam { text_offset: u64, image_size: u64, ram: u64 },
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooShort { bytes } => write!(
@@ -237,7 +237,7 @@ impl fmt::Display for Refused {
     }
 }
 
-impl core::error::Error for Refused {}
+impl core::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {
@@ -258,7 +258,7 @@ mod tests {
         0x41, 0x52, 0x4d, 0x64, 0x40, 0x00, 0x00, 0x00, // magic, PE offset
     ];
 
-    fn with(at: usize, byte: u8) -> Result<Header, Refused> {
+    fn with(at: usize, byte: u8) -> Result<Header, Error> {
         let mut bytes = LINUX;
         bytes[at] = byte;
         Header::parse(&bytes)
@@ -285,14 +285,14 @@ mod tests {
 
     #[test]
     fn each_rule_refuses_by_its_value() {
-        assert_eq!(Header::parse(&LINUX[..63]), Err(Refused::TooShort { bytes: 63 }));
-        assert_eq!(Header::parse(&[]), Err(Refused::TooShort { bytes: 0 }));
-        assert_eq!(with(59, 0x65), Err(Refused::BadMagic { magic: 0x654d_5241 }));
-        assert_eq!(with(24, 0x0b), Err(Refused::BigEndian { flags: 0x0b }));
-        assert_eq!(with(24, 0x0c), Err(Refused::PageSize { kib: 16, flags: 0x0c }));
-        assert_eq!(with(24, 0x0e), Err(Refused::PageSize { kib: 64, flags: 0x0e }));
-        assert_eq!(with(18, 0), Err(Refused::ImageSizeZero));
-        assert_eq!(with(9, 0x08), Err(Refused::TextOffsetMisaligned { text_offset: 0x800 }));
+        assert_eq!(Header::parse(&LINUX[..63]), Err(Error::TooShort { bytes: 63 }));
+        assert_eq!(Header::parse(&[]), Err(Error::TooShort { bytes: 0 }));
+        assert_eq!(with(59, 0x65), Err(Error::BadMagic { magic: 0x654d_5241 }));
+        assert_eq!(with(24, 0x0b), Err(Error::BigEndian { flags: 0x0b }));
+        assert_eq!(with(24, 0x0c), Err(Error::PageSize { kib: 16, flags: 0x0c }));
+        assert_eq!(with(24, 0x0e), Err(Error::PageSize { kib: 64, flags: 0x0e }));
+        assert_eq!(with(18, 0), Err(Error::ImageSizeZero));
+        assert_eq!(with(9, 0x08), Err(Error::TextOffsetMisaligned { text_offset: 0x800 }));
     }
 
     #[test]
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!(header.check_file(0x20_0000), Ok(()));
         assert_eq!(
             header.check_file(0x20_0001),
-            Err(Refused::ImageSizeBelowFile { image_size: 0x20_0000, file: 0x20_0001 })
+            Err(Error::ImageSizeBelowFile { image_size: 0x20_0000, file: 0x20_0001 })
         );
     }
 
@@ -318,9 +318,9 @@ mod tests {
     fn ram_is_held_against_both_fields() {
         let header = with(10, 0x08).unwrap();
         assert_eq!(header.check_fits(0x28_0000), Ok(()));
-        let refused =
-            Refused::LargerThanRam { text_offset: 0x8_0000, image_size: 0x20_0000, ram: 0x27_ffff };
-        assert_eq!(header.check_fits(0x27_ffff), Err(refused));
+        let error =
+            Error::LargerThanRam { text_offset: 0x8_0000, image_size: 0x20_0000, ram: 0x27_ffff };
+        assert_eq!(header.check_fits(0x27_ffff), Err(error));
         assert!(
             Header { image_size: u64::MAX, ..header }.check_fits(u64::MAX).is_err(),
             "no overflow"

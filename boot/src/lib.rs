@@ -9,14 +9,14 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod breadcrumb;
-pub mod emergency;
+pub mod early_console;
 pub mod esr;
 pub mod flat;
 pub mod hyp;
 pub mod image;
 pub mod macros;
 pub mod marker;
-pub mod own;
+pub mod percpu;
 pub mod phys;
 pub mod record;
 pub mod rule;

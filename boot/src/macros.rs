@@ -24,8 +24,8 @@ macro_rules! assembly {
             STUB_ERR = const $crate::hyp::STUB_ERR,
             VECTORS_ALIGNMENT = const $crate::hyp::VECTORS_ALIGNMENT,
             SCTLR_EL2_MMU_OFF = const $crate::sysreg::sctlr::EL2_MMU_OFF,
-            UART_FLAGS = const $crate::emergency::UART_FLAGS,
-            UART_FULL_BIT = const $crate::emergency::UART_FULL.trailing_zeros(),
+            UART_FLAGS = const $crate::early_console::UART_FLAGS,
+            UART_FULL_BIT = const $crate::early_console::UART_FULL.trailing_zeros(),
             $($($operand)*)?
         );
     };

@@ -10,11 +10,11 @@ pub const GENERATION: &str = "Generation ";
 /// Last line before the point of no return: `Bye! `, then what happens next.
 pub const BYE: &str = "Bye!";
 
-/// Refused kexec: `Refused: `, then the rule and the value that broke it. The kernel keeps running.
+/// Refused kexec: `Error: `, then the rule and the value that broke it. The kernel keeps running.
 pub const REFUSED: &str = "Refused: ";
 
 /// Stale interrupts, which a previous kernel must not leave: which, and on which CPU.
-pub const FOUND: &str = "Found at entry: ";
+pub const STALE: &str = "Found at entry: ";
 
 /// Verdict on one rule of the boot protocol, as a line of JSON.
 pub const RULE: &str = "{\"rule\":";
@@ -29,7 +29,7 @@ pub const SUCCESS: &str = "Ouroboros: success";
 pub const FAILURE: &str = "Ouroboros: failure";
 
 /// Prefix of every line that the early console or a panic prints.
-pub const EMERGENCY: &str = "!! ";
+pub const FATAL: &str = "!! ";
 
 /// Last line of a CPU that stops permanently; nothing follows it on the console.
 pub const STOPPED: &str = crate::stopped!();

@@ -3,33 +3,33 @@
 //! Runs once the first CPU uses a map that other CPUs may share.
 //!
 //! - Expects the level that the first CPU was entered at, MMU and D-cache off, and in x0 the CPU's
-//!   [`Own`], clean to PoC.
+//!   [`PerCpu`], clean to PoC.
 //! - Leaves what the first CPU's entry path leaves: EL1h, IRQ and FIQ masked, a stack, Rust's
 //!   vectors, and the hyp-stub if the CPU was entered at EL2.
-//! - Turns the MMU on with the map of [`Own::ttbr0`] directly, without an early idmap; it holds
+//! - Turns the MMU on with the map of [`PerCpu::ttbr0`] directly, without an early idmap; it holds
 //!   this image 1:1. \[I2\]
-//! - Stores the state that its first instruction found in [`Own::entered`].
+//! - Stores the state that its first instruction found in [`PerCpu::entered`].
 //! - Uses nothing from the first CPU's registers.
 #![expect(unsafe_code, reason = "assembly, and the names by which it and Rust know each other")]
 
-use crate::own::{Entered, Own};
+use crate::percpu::{Entered, PerCpu};
 use core::mem::offset_of;
 
 unsafe extern "Rust" {
     /// First line of Rust of a secondary CPU, in the crate that links this one.
-    safe fn kernel_secondary(own: &'static Own) -> !;
+    safe fn kernel_secondary(own: &'static PerCpu) -> !;
 }
 
-extern "C" fn enter_kernel(own: &'static Own) -> ! {
+extern "C" fn enter_kernel(own: &'static PerCpu) -> ! {
     kernel_secondary(own)
 }
 
 crate::assembly!(
     include_str!("secondary.S"),
-    TTBR0 = const offset_of!(Own, ttbr0),
-    STACK = const offset_of!(Own, stack),
-    ENTERED_CURRENT_EL = const offset_of!(Own, entered) + offset_of!(Entered, current_el),
-    ENTERED_SCTLR = const offset_of!(Own, entered) + offset_of!(Entered, sctlr),
+    TTBR0 = const offset_of!(PerCpu, ttbr0),
+    STACK = const offset_of!(PerCpu, stack),
+    ENTERED_CURRENT_EL = const offset_of!(PerCpu, entered) + offset_of!(Entered, current_el),
+    ENTERED_SCTLR = const offset_of!(PerCpu, entered) + offset_of!(Entered, sctlr),
     KERNEL_SECONDARY = sym enter_kernel,
 );
 

@@ -231,9 +231,9 @@ pub mod asid {
     /// ASID of the early idmap, which the entry path builds with the MMU off.
     pub const EARLY: u64 = 1;
     /// ASID of the kernel's map.
-    pub const LIFE: u64 = 2;
+    pub const KERNEL: u64 = 2;
     /// ASID of the map in the control pages, which the relocation code copies in.
-    pub const COPY: u64 = 3;
+    pub const RELOCATION: u64 = 3;
     /// Position of the ASID in TTBR0.
     pub const SHIFT: u64 = 48;
 }

@@ -99,4 +99,4 @@ exception_to_rust:
         mov     sp, x0
         mov     x29, xzr
         bl      {HANDLER}
-        b       emergency_stop
+        b       early_stop

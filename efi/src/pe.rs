@@ -82,12 +82,12 @@ impl Header {
     /// # Errors
     ///
     /// Returns the first rule that is broken.
-    pub fn parse(image: &[u8], offset: u32) -> Result<Self, Refused> {
+    pub fn parse(image: &[u8], offset: u32) -> Result<Self, Error> {
         let at = |field: usize| offset as usize + field;
         let half = |field| bytes(image, at(field)).map(u16::from_le_bytes);
         let word = |field| bytes(image, at(field)).map(u32::from_le_bytes);
         let is = |name, found: u32, expected: u32| {
-            if found == expected { Ok(()) } else { Err(Refused::Field { name, found, expected }) }
+            if found == expected { Ok(()) } else { Err(Error::Field { name, found, expected }) }
         };
         is("the MZ magic", bytes(image, 0).map(u16::from_le_bytes)?.into(), 0x5a4d)?;
         is("the PE magic", word(0)?, u32::from_le_bytes(*b"PE\0\0"))?;
@@ -105,7 +105,7 @@ impl Header {
         let section = |number: usize| {
             let word = |field| word(table + 40 * number + field);
             let range = |start: u32, size: u32| {
-                start.checked_add(size).map(|end| start..end).ok_or(Refused::Section { number })
+                start.checked_add(size).map(|end| start..end).ok_or(Error::Section { number })
             };
             Ok(Section {
                 memory: range(word(12)?, word(8)?)?,
@@ -124,7 +124,7 @@ impl Header {
     }
 
     /// Checks that file and memory have the same layout, and that the sizes match.
-    fn check(&self, file: usize) -> Result<(), Refused> {
+    fn check(&self, file: usize) -> Result<(), Error> {
         let [text, data] = &self.sections;
         let mut end = self.headers;
         for (number, (section, characteristics)) in
@@ -138,23 +138,23 @@ impl Header {
                 && section.file.end as usize <= file
                 && section.characteristics == characteristics;
             if !is_whole {
-                return Err(Refused::Section { number });
+                return Err(Error::Section { number });
             }
             end = section.memory.end;
         }
         // A loader does not load what the file holds after its sections.
         if end != self.image_size || data.file.end as usize != file {
-            return Err(Refused::Size { image_size: self.image_size, sections: end });
+            return Err(Error::Size { image_size: self.image_size, sections: end });
         }
         if !text.memory.contains(&self.entry) {
-            return Err(Refused::Entry(self.entry));
+            return Err(Error::Entry(self.entry));
         }
         Ok(())
     }
 }
 
-fn bytes<const N: usize>(image: &[u8], at: usize) -> Result<[u8; N], Refused> {
-    image.get(at..).and_then(|rest| rest.first_chunk().copied()).ok_or(Refused::TooShort)
+fn bytes<const N: usize>(image: &[u8], at: usize) -> Result<[u8; N], Error> {
+    image.get(at..).and_then(|rest| rest.first_chunk().copied()).ok_or(Error::TooShort)
 }
 
 /// Reason why a loader would not load the Image correctly by this header.
@@ -163,7 +163,7 @@ fn bytes<const N: usize>(image: &[u8], at: usize) -> Result<[u8; N], Refused> {
     missing_docs,
     reason = "a variant's line says what its fields hold; they are named for it"
 )]
-pub enum Refused {
+pub enum Error {
     /// The header passes the end of the file.
     TooShort,
     /// A field does not have the value that it must have.
@@ -176,7 +176,7 @@ pub enum Refused {
     Entry(u32),
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooShort => f.write_str("the PE header passes the file's end"),
@@ -203,7 +203,7 @@ impl fmt::Display for Refused {
     }
 }
 
-impl core::error::Error for Refused {}
+impl core::error::Error for Error {}
 
 /// Assembly of the header.
 #[cfg(target_os = "none")]
@@ -283,7 +283,7 @@ mod tests {
             image[at] = byte;
             Header::parse(&image, 0x40).unwrap_err()
         };
-        let field = |name, found, expected| Refused::Field { name, found, expected };
+        let field = |name, found, expected| Error::Field { name, found, expected };
         assert_eq!(spoilt(0, 0), field("the MZ magic", 0x5a00, 0x5a4d));
         assert_eq!(spoilt(0x43, 1), field("the PE magic", 0x0100_4550, 0x4550));
         assert_eq!(spoilt(0x44, 0x65), field("Machine", 0xaa65, 0xaa64));
@@ -296,33 +296,29 @@ mod tests {
         assert_eq!(spoilt(0x40 + 92, 11), field("Subsystem", 11, 10));
         assert_eq!(spoilt(0x40 + 95, 0), field("DllCharacteristics", 0, 0x100));
         assert_eq!(spoilt(0x40 + 132, 5), field("NumberOfRvaAndSizes", 5, 6));
-        assert_eq!(spoilt(0x40 + 41, 0x20), Refused::Entry(0x2000));
-        assert_eq!(spoilt(0x40 + 81, 0x30), Refused::Size { image_size: 0x3000, sections: 0x4000 });
+        assert_eq!(spoilt(0x40 + 41, 0x20), Error::Entry(0x2000));
+        assert_eq!(spoilt(0x40 + 81, 0x30), Error::Size { image_size: 0x3000, sections: 0x4000 });
         assert_eq!(
             spoilt(0x40 + 85, 0x20),
-            Refused::Section { number: 0 },
+            Error::Section { number: 0 },
             "headers that pass the text"
         );
         let text = 0x40 + 24 + 160;
-        assert_eq!(
-            spoilt(text + 9, 0x20),
-            Refused::Section { number: 1 },
-            "text that overlaps data"
-        );
+        assert_eq!(spoilt(text + 9, 0x20), Error::Section { number: 1 }, "text that overlaps data");
         assert_eq!(
             spoilt(text + 21, 0x20),
-            Refused::Section { number: 0 },
+            Error::Section { number: 0 },
             "another place in the file"
         );
-        assert_eq!(spoilt(text + 39, 0xe0), Refused::Section { number: 0 }, "writable code");
+        assert_eq!(spoilt(text + 39, 0xe0), Error::Section { number: 0 }, "writable code");
         assert_eq!(
             spoilt(text + 40 + 17, 0x02),
-            Refused::Size { image_size: 0x4000, sections: 0x4000 },
+            Error::Size { image_size: 0x4000, sections: 0x4000 },
             "a file that goes on"
         );
         assert_eq!(
             spoilt(text + 40 + 17, 0x06),
-            Refused::Section { number: 1 },
+            Error::Section { number: 1 },
             "past the file's end"
         );
     }
@@ -333,6 +329,6 @@ mod tests {
         for end in (0..image.len()).step_by(if cfg!(miri) { 997 } else { 1 }) {
             assert!(Header::parse(&image[..end], 0x40).is_err(), "{end}");
         }
-        assert_eq!(Header::parse(&image, u32::MAX), Err(Refused::TooShort));
+        assert_eq!(Header::parse(&image, u32::MAX), Err(Error::TooShort));
     }
 }

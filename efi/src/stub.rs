@@ -53,32 +53,32 @@ boot::assembly!(
 );
 
 /// Reason why the Image is not entered.
-enum Refused {
+enum Error {
     /// The configuration tables have no device tree.
     NoDeviceTree,
     /// The device tree is not valid, or there is no room for the new one.
-    Tree(tree::Refused),
+    Tree(tree::Error),
     /// GetMemoryMap wrote something that is not a memory map.
     MemoryMap,
     /// A boot service failed.
     Firmware(&'static str, Status),
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoDeviceTree => f.write_str(
                 "the firmware has no device tree (EFI_DTB_TABLE_GUID), and this kernel reads no \
                  ACPI tables: choose device tree in its set-up; on QEMU's virt -machine acpi=off",
             ),
-            Self::Tree(refused) => refused.fmt(f),
+            Self::Tree(error) => error.fmt(f),
             Self::MemoryMap => f.write_str("the firmware's GetMemoryMap wrote an invalid map"),
             Self::Firmware(service, status) => write!(f, "{service} answers {:#x}", status.0),
         }
     }
 }
 
-impl Refused {
+impl Error {
     fn status(&self) -> Status {
         match self {
             Self::NoDeviceTree => Status::UNSUPPORTED,
@@ -92,9 +92,9 @@ impl Refused {
 unsafe extern "C" fn efi_main(image: Handle, table: *const SystemTable) -> Status {
     // SAFETY: the firmware passes its own system table, valid until boot services are left.
     let firmware = Firmware { image, table: unsafe { &*table } };
-    let Err(refused) = firmware.enter_image();
-    firmware.say(format_args!("Refused: {refused}"));
-    refused.status()
+    let Err(error) = firmware.enter_image();
+    firmware.say(format_args!("Refused: {error}"));
+    error.status()
 }
 
 /// Firmware, as long as there are boot services.
@@ -104,7 +104,7 @@ struct Firmware<'a> {
 }
 
 impl Firmware<'_> {
-    fn enter_image(&self) -> Result<core::convert::Infallible, Refused> {
+    fn enter_image(&self) -> Result<core::convert::Infallible, Error> {
         let from = self.device_tree()?;
         let options = self.load_options();
         let bootargs = options.and_then(options::text);
@@ -139,12 +139,12 @@ impl Firmware<'_> {
             let written = self.memory_map(&mut map).and_then(|(ram, key)| {
                 tree::write(from, ram.ram(), bootargs.clone(), &mut to)
                     .map(|size| (size, key))
-                    .map_err(Refused::Tree)
+                    .map_err(Error::Tree)
             });
             left = match written {
                 Ok((size, key)) => self.exit_boot_services(key).map(|()| size),
-                Err(refused) if attempt == 0 => return Err(refused),
-                Err(refused) => self.turn_off(refused.status()),
+                Err(error) if attempt == 0 => return Err(error),
+                Err(error) => self.turn_off(error.status()),
             };
             if left.is_ok() {
                 break;
@@ -181,22 +181,22 @@ impl Firmware<'_> {
     }
 
     /// Returns the device tree, with the size that its header gives.
-    fn device_tree(&self) -> Result<&[u8], Refused> {
+    fn device_tree(&self) -> Result<&[u8], Error> {
         let (entries, count) =
             (self.table.configuration_table, self.table.number_of_configuration_table_entries);
         if entries.is_null() {
-            return Err(Refused::NoDeviceTree);
+            return Err(Error::NoDeviceTree);
         }
         // SAFETY: the system table says that there are `count` entries, and they do not change.
         let entries = unsafe { slice::from_raw_parts(entries, count) };
         let entry = entries
             .iter()
             .find(|entry| entry.vendor_guid == DEVICE_TREE)
-            .ok_or(Refused::NoDeviceTree)?;
+            .ok_or(Error::NoDeviceTree)?;
         let start = entry.vendor_table.cast::<u8>().cast_const();
         // SAFETY: this GUID's table is a blob, which has at least a header.
         let size = flat::size(unsafe { slice::from_raw_parts(start, flat::HEADER_BYTES) });
-        let size = size.ok_or(Refused::Tree(tree::Refused::Damaged("no magic")))?;
+        let size = size.ok_or(Error::Tree(tree::Error::Damaged("no magic")))?;
         // SAFETY: the blob's header gives its size.
         Ok(unsafe { slice::from_raw_parts(start, size) })
     }
@@ -226,7 +226,7 @@ impl Firmware<'_> {
     }
 
     /// Allocates zeroed pages for `bytes` bytes.
-    fn pages(&self, bytes: usize) -> Result<Pages<'_>, Refused> {
+    fn pages(&self, bytes: usize) -> Result<Pages<'_>, Error> {
         let count = bytes.div_ceil(PAGE_SIZE as usize);
         let mut address = 0;
         // SAFETY: the result goes to the stack.
@@ -239,7 +239,7 @@ impl Firmware<'_> {
             )
         };
         if !status.is_success() {
-            return Err(Refused::Firmware("AllocatePages", status));
+            return Err(Error::Firmware("AllocatePages", status));
         }
         let start = ptr::with_exposed_provenance_mut::<u8>(address as usize);
         let size = count * PAGE_SIZE as usize;
@@ -253,7 +253,7 @@ impl Firmware<'_> {
     }
 
     /// Returns the memory map's current size in bytes.
-    fn map_size(&self) -> Result<usize, Refused> {
+    fn map_size(&self) -> Result<usize, Error> {
         let (mut size, mut key, mut stride, mut version) = (0, 0, 0, 0);
         // SAFETY: the buffer has no bytes, so the firmware writes only its results, on the stack.
         let status = unsafe {
@@ -268,13 +268,13 @@ impl Firmware<'_> {
         match status {
             Status::BUFFER_TOO_SMALL => Ok(size),
             // The map does not have a single descriptor.
-            Status::SUCCESS => Err(Refused::MemoryMap),
-            _ => Err(Refused::Firmware("GetMemoryMap", status)),
+            Status::SUCCESS => Err(Error::MemoryMap),
+            _ => Err(Error::Firmware("GetMemoryMap", status)),
         }
     }
 
     /// Reads the memory map, and returns it with its key.
-    fn memory_map<'a>(&self, buffer: &'a mut [u8]) -> Result<(MemoryMap<'a>, usize), Refused> {
+    fn memory_map<'a>(&self, buffer: &'a mut [u8]) -> Result<(MemoryMap<'a>, usize), Error> {
         let (mut size, mut key, mut stride, mut version) = (buffer.len(), 0, 0, 0);
         // SAFETY: the buffer starts on a page and has `size` bytes.
         let status = unsafe {
@@ -287,10 +287,10 @@ impl Firmware<'_> {
             )
         };
         if !status.is_success() {
-            return Err(Refused::Firmware("GetMemoryMap", status));
+            return Err(Error::Firmware("GetMemoryMap", status));
         }
         let map = buffer.get(..size).and_then(|bytes| MemoryMap::new(bytes, stride));
-        map.map(|map| (map, key)).ok_or(Refused::MemoryMap)
+        map.map(|map| (map, key)).ok_or(Error::MemoryMap)
     }
 
     /// Prints a line on the firmware's console.

@@ -3,7 +3,7 @@
 //! - Written each time the loader has read the memory map, before it leaves boot services.
 //! - The input is any bytes that claim to be a blob.
 //! - The result is a blob without padding, in the buffer that the caller gives.
-//! - [`write()`] refuses an invalid tree by [`Refused`]; the buffer's contents are then worthless.
+//! - [`write()`] refuses an invalid tree by [`Error`]; the buffer's contents are then worthless.
 //!
 //! Under UEFI the memory map counts, and the memory nodes do not (Devicetree specification 0.4,
 //! 3.4). But our kernel learns of RAM from the device tree alone. So the loader replaces all memory
@@ -27,7 +27,7 @@ const REG: u32 = 21;
 
 /// Reason why no tree could be written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Refused {
+pub enum Error {
     /// The blob is damaged, or not of a version that we know.
     Damaged(&'static str),
     /// The tree does not fit into the buffer, whose size this is.
@@ -36,7 +36,7 @@ pub enum Refused {
     Cells(u64),
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Damaged(what) => write!(f, "the firmware's device tree is damaged: {what}"),
@@ -52,21 +52,21 @@ impl fmt::Display for Refused {
 ///
 /// # Errors
 ///
-/// Returns [`Refused`] if `from` is not a valid tree or the result does not fit.
+/// Returns [`Error`] if `from` is not a valid tree or the result does not fit.
 pub fn write(
     from: &[u8],
     ram: impl Iterator<Item = Range<PhysAddr>> + Clone,
     mut bootargs: Option<impl Iterator<Item = char>>,
     to: &mut [u8],
-) -> Result<usize, Refused> {
-    let blocks = flat::blocks(from).map_err(Refused::Damaged)?;
+) -> Result<usize, Error> {
+    let blocks = flat::blocks(from).map_err(Error::Damaged)?;
     let old_strings = &from[blocks.strings];
     let mut out = Out { to, at: HEADER_BYTES };
 
     // The memory reservations, with the pair of zeroes that ends them.
     let reservations = from.get(blocks.reservations..).unwrap_or_default();
     let pairs = reservations.chunks_exact(16).position(|pair| pair == [0; 16]);
-    let pairs = pairs.ok_or(Refused::Damaged("reservations without an end"))?;
+    let pairs = pairs.ok_or(Error::Damaged("reservations without an end"))?;
     out.put(&reservations[..16 * (pairs + 1)]);
     let structure = out.at;
     let names = old_strings.len() as u32;
@@ -76,7 +76,7 @@ pub fn write(
     let (mut depth, mut left_out, mut replaces) = (0_usize, None, false);
     let mut at = blocks.structure.start;
     loop {
-        const CUT: Refused = Refused::Damaged("a structure that is cut off");
+        const CUT: Error = Error::Damaged("a structure that is cut off");
         let (token, next) = flat::token(from, at).ok_or(CUT)?;
         let bytes = from.get(at..next).ok_or(CUT)?;
         match token {
@@ -113,14 +113,14 @@ pub fn write(
                     out.put(bytes);
                 }
                 left_out = left_out.filter(|&at| at != depth);
-                depth = depth.checked_sub(1).ok_or(Refused::Damaged("a node that ends twice"))?;
+                depth = depth.checked_sub(1).ok_or(Error::Damaged("a node that ends twice"))?;
                 replaces = false;
             }
             token::PROP => {
                 let [size, name] =
                     [at + 4, at + 8].map(|at| flat::word(from, at).unwrap_or_default());
                 let name = flat::name(old_strings, name)
-                    .ok_or(Refused::Damaged("a name outside the strings"))?;
+                    .ok_or(Error::Damaged("a name outside the strings"))?;
                 if depth == 1 {
                     root.read(name, &bytes[12..12 + size])?;
                 }
@@ -134,7 +134,7 @@ pub fn write(
         at = next;
     }
     if depth != 0 {
-        return Err(Refused::Damaged("a node without an end"));
+        return Err(Error::Damaged("a node without an end"));
     }
     out.word(token::END);
     let strings = out.at;
@@ -142,7 +142,7 @@ pub fn write(
     out.put(NAMES);
     let size = out.at;
     if size > out.to.len() {
-        return Err(Refused::TooLarge(out.to.len()));
+        return Err(Error::TooLarge(out.to.len()));
     }
 
     out.at = 0;
@@ -161,7 +161,7 @@ impl Cells {
     /// Values if the root does not give any (Devicetree specification 2.3.5).
     const DEFAULT: Self = Self { address: 2, size: 1 };
 
-    fn read(&mut self, name: &[u8], value: &[u8]) -> Result<(), Refused> {
+    fn read(&mut self, name: &[u8], value: &[u8]) -> Result<(), Error> {
         let cells = match name {
             b"#address-cells" => &mut self.address,
             b"#size-cells" => &mut self.size,
@@ -169,7 +169,7 @@ impl Cells {
         };
         *cells = match value {
             [0, 0, 0, count @ 1..=2] => (*count).into(),
-            _ => return Err(Refused::Damaged("cells that are neither one nor two")),
+            _ => return Err(Error::Damaged("cells that are neither one nor two")),
         };
         Ok(())
     }
@@ -226,7 +226,7 @@ impl Out<'_> {
         names: u32,
         cells: Cells,
         ram: impl Iterator<Item = Range<PhysAddr>>,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), Error> {
         let mut result = Ok(());
         self.begin_node(b"memory\0\0");
         self.property(names + DEVICE_TYPE, |out| out.put(b"memory\0"));
@@ -238,7 +238,7 @@ impl Out<'_> {
                         out.put(&number.to_be_bytes());
                     } else {
                         out.word(u32::try_from(number).unwrap_or_else(|_| {
-                            result = Err(Refused::Cells(number));
+                            result = Err(Error::Cells(number));
                             0
                         }));
                     }

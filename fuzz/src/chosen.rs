@@ -38,13 +38,13 @@ pub fn hold(data: &[u8]) {
 fn given(choices: &mut Choices<'_>, blob: &[u8]) {
     let bootargs =
         choices.one_in(2).then(|| &WORDS[..choices.below(WORDS.len() as u64 + 1) as usize]);
-    let ramdisk = choices.one_in(2).then(|| PhysAddr(0x4800_0000 + choices.below(256)));
-    let ramdisk = ramdisk.map(|start| start..PhysAddr(start.0 + 0x1234));
+    let initrd = choices.one_in(2).then(|| PhysAddr(0x4800_0000 + choices.below(256)));
+    let initrd = initrd.map(|start| start..PhysAddr(start.0 + 0x1234));
     let seeds = choices.one_in(2).then_some([0x5a; SEED_BYTES]);
-    let told = Chosen { bootargs, ramdisk, seeds };
+    let told = Chosen { bootargs, initrd, seeds };
     let written = match chosen::write(blob, &told) {
         Ok(written) => written,
-        Err(refused) => return assert!(refused.to_string().contains("device tree"), "{refused}"),
+        Err(error) => return assert!(error.to_string().contains("device tree"), "{error}"),
     };
     assert!(written.len() as u64 <= DTB_MAX_SIZE);
     assert_eq!(written[4..8], (written.len() as u32).to_be_bytes());
@@ -65,7 +65,7 @@ fn given(choices: &mut Choices<'_>, blob: &[u8]) {
 
     let mut held = reservations(&before);
     held.retain(|&(start, size)| start < old.start || start.saturating_add(size) > old.end);
-    held.extend(told.ramdisk.as_ref().map(|ramdisk| (ramdisk.start.0, ramdisk.bytes())));
+    held.extend(told.initrd.as_ref().map(|initrd| (initrd.start.0, initrd.bytes())));
     assert_eq!(reservations(&after), held);
 
     let again = chosen::write(&written, &told).expect("what was written is a tree");
@@ -83,9 +83,9 @@ fn said(told: &Chosen<'_>) -> Vec<(String, Vec<u8>)> {
     if let Some(bootargs) = told.bootargs {
         say("bootargs", &[bootargs.as_bytes(), &[0]].concat());
     }
-    if let Some(ramdisk) = &told.ramdisk {
-        say("linux,initrd-start", &ramdisk.start.0.to_be_bytes());
-        say("linux,initrd-end", &ramdisk.end.0.to_be_bytes());
+    if let Some(initrd) = &told.initrd {
+        say("linux,initrd-start", &initrd.start.0.to_be_bytes());
+        say("linux,initrd-end", &initrd.end.0.to_be_bytes());
     }
     if let Some(seeds) = told.seeds {
         say("kaslr-seed", &seeds[..8]);

@@ -12,7 +12,7 @@ use boot::phys::PhysAddr;
 use dtoolkit::fdt::Fdt as Tree;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, ToPropertyValue};
-use kernel::fit::{self, Companions, Compression, Fit, MAX_LOADABLES, Payload, Refused};
+use kernel::fit::{self, Companions, Compression, Error, Fit, MAX_LOADABLES, Payload};
 use sha2::{Digest, Sha256};
 
 use crate::choices::Choices;
@@ -35,23 +35,23 @@ fn disk(disk: &[u8]) {
     let bytes = disk.len() as u64;
     let size = match fit::header_size(&disk[..disk.len().min(512)], bytes) {
         Ok(size) => size as usize,
-        Err(refused) => return speaks(&refused),
+        Err(error) => return speaks(&error),
     };
     assert!(size <= disk.len());
     let tree = &disk[..size];
     let configurations = match fit::configurations(tree) {
         Ok(configurations) => configurations,
-        Err(refused) => return speaks(&refused),
+        Err(error) => return speaks(&error),
     };
     let said = lines(&Tree::new(tree).expect("a tree that has configurations is sound"));
     for configuration in configurations.iter().take(4) {
         match fit::parse(tree, bytes, configuration) {
             Ok(fit) => taken(disk, size, configuration, &fit, &said),
-            Err(refused) => speaks(&refused),
+            Err(error) => speaks(&error),
         }
         match fit::companions(tree, bytes, configuration) {
             Ok(companions) => accompanied(disk, size, configuration, &companions, &said),
-            Err(refused) => speaks(&refused),
+            Err(error) => speaks(&error),
         }
     }
 }
@@ -67,7 +67,7 @@ fn accompanied(
     let node = format!("/configurations/{configuration}");
     let text = |text: &str| [text.as_bytes(), &[0]].concat();
     assert_eq!(the_one(said, &node, "bootargs"), companions.bootargs.as_deref().map(text));
-    for (property, payload) in [("ramdisk", &companions.ramdisk), ("fdt", &companions.fdt)] {
+    for (property, payload) in [("ramdisk", &companions.initrd), ("fdt", &companions.fdt)] {
         assert_eq!(
             the_one(said, &node, property),
             payload.as_ref().map(|payload| text(&payload.name))
@@ -77,8 +77,8 @@ fn accompanied(
     assert!(companions.fdt.as_ref().is_none_or(|fdt| fdt.compression == Compression::None));
 }
 
-fn speaks(refused: &Refused) {
-    assert!(refused.to_string().len() > 20, "{refused}");
+fn speaks(error: &Error) {
+    assert!(error.to_string().len() > 20, "{error}");
 }
 
 fn taken(disk: &[u8], tree: usize, configuration: &str, fit: &Fit, said: &[Line]) {
@@ -101,7 +101,7 @@ fn taken(disk: &[u8], tree: usize, configuration: &str, fit: &Fit, said: &[Line]
     assert_eq!(fit::parse(&disk[..tree], end, configuration).as_ref(), Ok(fit));
     assert!(matches!(
         fit::parse(&disk[..tree], end - 1, configuration),
-        Err(Refused::PastEnd { .. })
+        Err(Error::PastEnd { .. })
     ));
 }
 

@@ -10,7 +10,7 @@
 use std::io::Read;
 
 use flate2::bufread::GzDecoder;
-use kernel::gzip::{Refused, Unpacker};
+use kernel::gzip::{Error, Unpacker};
 
 /// The size of the first piece, which holds the header.
 const FIRST: usize = 64;
@@ -31,11 +31,11 @@ pub fn hold(data: &[u8]) {
                 assert!(read.is_ok() && rest.is_empty() && other == bytes, "{read:?}");
             }
         }
-        Err(refused) => assert!(refused.to_string().len() > 20, "{refused}"),
+        Err(error) => assert!(error.to_string().len() > 20, "{error}"),
     }
 }
 
-fn unpack(file: &[u8], piece: usize, room: usize, limit: u64) -> Result<Vec<u8>, Refused> {
+fn unpack(file: &[u8], piece: usize, room: usize, limit: u64) -> Result<Vec<u8>, Error> {
     let mut unpacker = Unpacker::new(limit);
     let (mut bytes, mut room) = (Vec::new(), vec![0; room]);
     let (first, rest) = file.split_at(file.len().min(FIRST));

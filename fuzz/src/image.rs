@@ -7,15 +7,13 @@
 //! - a header that is refused breaks the rule that the error names;
 //! - the sizes are compared as if in 128 bits.
 
-use boot::image::{
-    FLAG_BIG_ENDIAN, HEADER_BYTES, Header, MAGIC, PAGE_SIZE_MASK, PAGES_4K, Refused,
-};
+use boot::image::{Error, FLAG_BIG_ENDIAN, HEADER_BYTES, Header, MAGIC, PAGE_SIZE_MASK, PAGES_4K};
 
 /// Checks an input: a header, then a file's size and a machine's RAM, 8 bytes each.
 pub fn hold(data: &[u8]) {
     let header = match Header::parse(data) {
         Ok(header) => header,
-        Err(refused) => return refused_rightly(data, &refused),
+        Err(error) => return refused_rightly(data, &error),
     };
     assert!(data.len() >= HEADER_BYTES && word(data, 56) as u32 == MAGIC);
     assert_eq!(
@@ -37,28 +35,27 @@ pub fn hold(data: &[u8]) {
     assert_eq!(header.check_file(file).is_ok(), file <= header.image_size);
     let bytes = u128::from(header.text_offset) + u128::from(header.image_size);
     assert_eq!(header.check_fits(ram).is_ok(), bytes <= ram.into());
-    for refused in
-        [header.check_file(file).err(), header.check_fits(ram).err()].into_iter().flatten()
+    for error in [header.check_file(file).err(), header.check_fits(ram).err()].into_iter().flatten()
     {
-        assert!(!refused.to_string().is_empty());
+        assert!(!error.to_string().is_empty());
     }
 }
 
-fn refused_rightly(data: &[u8], refused: &Refused) {
-    let broken = match *refused {
-        Refused::TooShort { bytes } => bytes == data.len() && bytes < HEADER_BYTES,
-        Refused::BadMagic { magic } => magic == word(data, 56) as u32 && magic != MAGIC,
-        Refused::BigEndian { flags } => flags == word(data, 24) && flags & FLAG_BIG_ENDIAN != 0,
-        Refused::PageSize { kib, flags } => {
+fn refused_rightly(data: &[u8], error: &Error) {
+    let broken = match *error {
+        Error::TooShort { bytes } => bytes == data.len() && bytes < HEADER_BYTES,
+        Error::BadMagic { magic } => magic == word(data, 56) as u32 && magic != MAGIC,
+        Error::BigEndian { flags } => flags == word(data, 24) && flags & FLAG_BIG_ENDIAN != 0,
+        Error::PageSize { kib, flags } => {
             flags == word(data, 24) && [(16, 4), (64, 6)].contains(&(kib, flags & 6))
         }
-        Refused::ImageSizeZero => word(data, 16) == 0,
-        Refused::TextOffsetMisaligned { text_offset } => {
+        Error::ImageSizeZero => word(data, 16) == 0,
+        Error::TextOffsetMisaligned { text_offset } => {
             text_offset == word(data, 8) && text_offset % 4096 != 0
         }
-        Refused::ImageSizeBelowFile { .. } | Refused::LargerThanRam { .. } => false,
+        Error::ImageSizeBelowFile { .. } | Error::LargerThanRam { .. } => false,
     };
-    assert!(broken, "{refused}: {data:x?}");
+    assert!(broken, "{error}: {data:x?}");
 }
 
 /// Returns eight little-endian bytes, with zeros after the input has ended.

@@ -9,12 +9,12 @@
 
 pub mod choices;
 pub mod chosen;
+pub mod cmdline;
 pub mod fit;
 pub mod gzip;
 pub mod image;
 mod lines;
 pub mod list;
-pub mod orders;
 pub mod tree;
 #[path = "../../xtask/src/fit.rs"]
 pub mod writer;

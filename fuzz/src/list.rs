@@ -122,8 +122,8 @@ impl Model {
         let plain =
             self.parts.iter().all(|(_, source)| source.iter().all(|run| run.start < run.end));
         assert!(!plain || verdict.is_ok() == self.obeys(), "{verdict:?}: {:x?}", self.parts);
-        if let Err(refused) = verdict {
-            return assert!(refused.to_string().len() > 20);
+        if let Err(error) = verdict {
+            return assert!(error.to_string().len() > 20);
         }
         assert!(self.obeys(), "{:x?}", self.parts);
 

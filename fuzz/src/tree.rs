@@ -11,8 +11,8 @@
 use boot::breadcrumb;
 use boot::phys::{PhysAddr, PhysRange};
 use dtoolkit::fdt::Fdt;
-use kernel::handover::{self, Handed};
-use kernel::orders::Orders;
+use kernel::cmdline::Cmdline;
+use kernel::handover::{self, Handover};
 use kernel::tree::{Machine, Tree};
 
 use crate::chosen::STALE;
@@ -38,35 +38,35 @@ fn blob(blob: &[u8]) {
     let shrunk = handover::shrink(blob);
     let tree = match Tree::open(blob) {
         Ok(tree) => tree,
-        Err(refused) => return assert!(refused.to_string().starts_with("device tree: ")),
+        Err(error) => return assert!(error.to_string().starts_with("device tree: ")),
     };
-    let _ = Orders::parse(tree.bootargs());
+    let _ = Cmdline::parse(tree.bootargs());
     let machine = Machine::read(&tree);
     match &machine {
         Ok(machine) => in_order(machine),
-        Err(refused) => assert!(refused.to_string().starts_with("device tree: ")),
+        Err(error) => assert!(error.to_string().starts_with("device tree: ")),
     }
     let Ok(mut shrunk) = shrunk else { return };
     let before = open(&shrunk);
     assert_eq!(others(blob), others(&shrunk));
     assert_eq!(reserved(blob), reserved(&shrunk));
     assert_eq!((Machine::read(&before), before.bootargs()), (machine, tree.bootargs()));
-    let none = Handed { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) };
-    assert_eq!(Handed::read(&before), Some(none));
+    let none = Handover { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) };
+    assert_eq!(Handover::read(&before), Some(none));
 
     let said = others(&shrunk);
     let size = shrunk.len();
-    let numbers = Handed {
+    let numbers = Handover {
         generation: u32::MAX,
         seed: 0x0102_0304_0506_0708,
         base: PhysAddr(!0),
         breadcrumbs: PhysAddr(1),
     };
     numbers.write(&mut shrunk).expect("shrinking made room");
-    assert_eq!(Handed::read(&open(&shrunk)), Some(numbers));
+    assert_eq!(Handover::read(&open(&shrunk)), Some(numbers));
     assert_eq!((others(&shrunk), shrunk.len()), (said.clone(), size));
     let again = handover::shrink(&shrunk).expect("a shrunk blob is a blob");
-    assert_eq!((others(&again), Handed::read(&open(&again))), (said, Some(none)));
+    assert_eq!((others(&again), Handover::read(&open(&again))), (said, Some(none)));
     assert!(again.len() <= size, "{} bytes became {}", size, again.len());
 }
 

@@ -9,8 +9,8 @@
 //! The rules are in `kernel::protocol`.
 #![expect(unsafe_code, reason = "reads ID registers, and calls the stub")]
 
-use crate::image::Parts;
-use crate::life::Life;
+use crate::init::Kernel;
+use crate::layout::Parts;
 use crate::probe;
 use alloc::format;
 use boot::hyp::STUB_ERR;
@@ -29,13 +29,14 @@ use kernel::tree::Gic;
 use log::info;
 
 /// Prints the verdict on each rule.
-pub fn tell(record: &EntryRecord, life: &Life) {
+pub fn report(record: &EntryRecord, kernel: &Kernel) {
     info!(
         "boot protocol: next, what a higher level may trap is tried; \
          where that ends here, it was not opened"
     );
     crate::console::flush();
-    let facts = Facts { tree: Some(tree(life)), lived: Some(lived(record, life)), ..early(record) };
+    let facts =
+        Facts { tree: Some(tree(kernel)), lived: Some(lived(record, kernel)), ..early(record) };
     held(&facts).for_each(|line| info!("{line}"));
     held(&facts).for_each(|line| info!("{line:#}"));
     info!("{}", summary(&facts));
@@ -59,33 +60,33 @@ fn early(record: &EntryRecord) -> Facts {
     Facts { record: *record, text_offset: 0, image_size, tree: None, lived: None }
 }
 
-fn tree(life: &Life) -> TreeFacts {
-    let machine = &life.machine;
+fn tree(kernel: &Kernel) -> TreeFacts {
+    let machine = &kernel.machine;
     let reserved = machine.reserved.iter().map(|reserved| reserved.range.clone()).collect();
     TreeFacts {
         ram: machine.ram.clone(),
         reserved,
-        initrd: life.initrd.clone(),
+        initrd: kernel.initrd.clone(),
         conduit: machine.conduit,
     }
 }
 
-fn lived(record: &EntryRecord, life: &Life) -> Lived {
-    let running = life
+fn lived(record: &EntryRecord, kernel: &Kernel) -> Lived {
+    let running = kernel
         .devices
         .running
         .iter()
         .map(|(place, register)| format!("{place}: {register:#x}"))
         .collect();
-    let accesses = accesses(record, life.mode);
-    let is_v3 = matches!(life.machine.gic, Some(Gic::V3 { .. }));
+    let accesses = accesses(record, kernel.mode);
+    let is_v3 = matches!(kernel.machine.gic, Some(Gic::V3 { .. }));
     Lived {
         running,
-        others: life.cpus.entered(),
+        others: kernel.cpus.entered(),
         // If the GIC is driven, this CPU has used its registers: a trap would have ended the run.
         gic_registers: is_v3.then(|| crate::interrupts::driven().is_some()),
         hvc: (record.current_el == current_el::EL2)
-            .then(|| life.mode == Mode::Vhe || stub_answers()),
+            .then(|| kernel.mode == Mode::Vhe || stub_answers()),
         gcscr: gcscr(&accesses),
         accesses,
     }

@@ -56,7 +56,7 @@ pub struct Chosen<'a> {
     /// Command line; `None` keeps the old one.
     pub bootargs: Option<&'a str>,
     /// Exact range of the initrd.
-    pub ramdisk: Option<Range<PhysAddr>>,
+    pub initrd: Option<Range<PhysAddr>>,
     /// Fresh random bytes. `None` leaves the seeds out, since old ones must not be reused.
     pub seeds: Option<[u8; SEED_BYTES]>,
 }
@@ -64,14 +64,14 @@ pub struct Chosen<'a> {
 /// A device tree that cannot be passed to a payload.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[expect(missing_docs, reason = "each variant's comment describes its fields")]
-pub enum Refused {
+pub enum Error {
     /// An invalid tree: dtoolkit's error text, or that of [`flat::blocks`].
     Damaged { why: String },
     /// More bytes than a kernel has to map (boot protocol, 2).
     TooLarge { bytes: u64 },
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Damaged { why } => {
@@ -88,24 +88,24 @@ impl fmt::Display for Refused {
     }
 }
 
-impl core::error::Error for Refused {}
+impl core::error::Error for Error {}
 
 /// Checks a device tree's size against the boot protocol's limit.
 ///
 /// # Errors
 ///
-/// Returns [`Refused::TooLarge`].
-pub const fn check_size(bytes: u64) -> Result<(), Refused> {
-    if bytes > DTB_MAX_SIZE { Err(Refused::TooLarge { bytes }) } else { Ok(()) }
+/// Returns [`Error::TooLarge`].
+pub const fn check_size(bytes: u64) -> Result<(), Error> {
+    if bytes > DTB_MAX_SIZE { Err(Error::TooLarge { bytes }) } else { Ok(()) }
 }
 
 /// Writes the blob for a payload.
 ///
 /// # Errors
 ///
-/// Returns [`Refused`] if the old blob is invalid or the new one too large.
-pub fn write(blob: &[u8], chosen: &Chosen<'_>) -> Result<Vec<u8>, Refused> {
-    let damaged = |why: &dyn ToString| Refused::Damaged { why: why.to_string() };
+/// Returns [`Error`] if the old blob is invalid or the new one too large.
+pub fn write(blob: &[u8], chosen: &Chosen<'_>) -> Result<Vec<u8>, Error> {
+    let damaged = |why: &dyn ToString| Error::Damaged { why: why.to_string() };
     Fdt::new(blob).map_err(|error| damaged(&error))?;
     let blocks = flat::blocks(blob).map_err(|what| damaged(&what))?;
     let mut writer =
@@ -187,13 +187,13 @@ impl Writer<'_> {
 
     /// Writes the new /chosen properties.
     fn tell(&mut self) {
-        let Chosen { bootargs, ramdisk, seeds } = self.chosen;
+        let Chosen { bootargs, initrd, seeds } = self.chosen;
         if let Some(bootargs) = bootargs {
             self.property(BOOTARGS, &[bootargs.as_bytes(), &[0]]);
         }
-        if let Some(ramdisk) = ramdisk {
-            self.property(INITRD_START, &[&ramdisk.start.0.to_be_bytes()]);
-            self.property(INITRD_END, &[&ramdisk.end.0.to_be_bytes()]);
+        if let Some(initrd) = initrd {
+            self.property(INITRD_START, &[&initrd.start.0.to_be_bytes()]);
+            self.property(INITRD_END, &[&initrd.end.0.to_be_bytes()]);
         }
         if let Some((kaslr, rng)) = seeds.as_ref().map(|seeds| seeds.split_at(KASLR_SEED_BYTES)) {
             self.property(KASLR_SEED, &[kaslr]);
@@ -239,11 +239,8 @@ impl Writer<'_> {
                 reservations.extend(entry);
             }
         }
-        let new = self
-            .chosen
-            .ramdisk
-            .as_ref()
-            .map_or([0; 2], |ramdisk| [ramdisk.start.0, ramdisk.bytes()]);
+        let new =
+            self.chosen.initrd.as_ref().map_or([0; 2], |initrd| [initrd.start.0, initrd.bytes()]);
         for number in new.into_iter().chain([0; 2]).take(if new == [0; 2] { 2 } else { 4 }) {
             reservations.extend(number.to_be_bytes());
         }
@@ -251,7 +248,7 @@ impl Writer<'_> {
     }
 
     /// Joins header, reservations, structure and strings to a blob.
-    fn joined(&self, reservations: &[u8]) -> Result<Vec<u8>, Refused> {
+    fn joined(&self, reservations: &[u8]) -> Result<Vec<u8>, Error> {
         let structure = HEADER_BYTES + reservations.len();
         let strings = structure + self.structure.len();
         let end = strings + self.strings.len();

@@ -92,7 +92,7 @@ impl Last {
             });
         let uart = console.take().unwrap_or_else(|| {
             let registers =
-                NonNull::new(pointer(PhysAddr(boot::emergency::UART)).cast::<PL011Registers>());
+                NonNull::new(pointer(PhysAddr(boot::early_console::UART)).cast::<PL011Registers>());
             // SAFETY: `new` requires a mapped PL011 that nothing else uses. The early idmap maps
             // this page as device memory, and no console is open yet.
             Uart::new(unsafe {

@@ -5,10 +5,10 @@
 //! - Refuses a machine without a disk, a read past the end, and a read error.
 
 use crate::clock;
-use crate::devices::{Devices, Driven, Identity, Undriven};
+use crate::devices::{Devices, Driven, DriverError, Identity};
 use alloc::vec;
 use core::fmt;
-use virtio_drivers::Error;
+use virtio_drivers::Error as VirtioError;
 use virtio_drivers::device::blk::{SECTOR_SIZE, VirtIOBlk};
 use virtio_drivers::transport::{DeviceType, SomeTransport};
 
@@ -17,22 +17,22 @@ const BOUNCE: usize = 1 << 20;
 
 /// The reason why the disk cannot be read.
 #[derive(Clone, Debug)]
-pub enum Refused {
+pub enum Error {
     /// The machine has no disk, or its driver failed to start.
-    Undriven(Undriven),
+    DriverError(DriverError),
     /// A read failed.
     Read {
         /// The first block of the read. A block has 512 bytes.
         block: u64,
         /// The driver's error.
-        error: Error,
+        error: VirtioError,
     },
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Undriven(undriven) => write!(f, "no disk: {undriven}"),
+            Self::DriverError(undriven) => write!(f, "no disk: {undriven}"),
             Self::Read { block, error } => {
                 write!(f, "the disk fails to read block {block}: {error}")
             }
@@ -53,9 +53,10 @@ impl Disk {
     ///
     /// # Errors
     ///
-    /// [`Refused::Undriven`].
-    pub fn open(devices: &Devices) -> Result<Self, Refused> {
-        let device = devices.drive(DeviceType::Block, VirtIOBlk::new).map_err(Refused::Undriven)?;
+    /// [`Error::DriverError`].
+    pub fn open(devices: &Devices) -> Result<Self, Error> {
+        let device =
+            devices.drive(DeviceType::Block, VirtIOBlk::new).map_err(Error::DriverError)?;
         Ok(Self { device, requests: 0, waited: 0 })
     }
 
@@ -84,8 +85,8 @@ impl Disk {
     ///
     /// # Errors
     ///
-    /// [`Refused::Read`].
-    pub fn read(&mut self, from: u64, buffer: &mut [u8]) -> Result<(), Refused> {
+    /// [`Error::Read`].
+    pub fn read(&mut self, from: u64, buffer: &mut [u8]) -> Result<(), Error> {
         let sector = SECTOR_SIZE as u64;
         if from.is_multiple_of(sector) {
             let (whole, rest) = buffer.split_at_mut(buffer.len() / SECTOR_SIZE * SECTOR_SIZE);
@@ -111,11 +112,11 @@ impl Disk {
         Ok(())
     }
 
-    fn read_blocks(&mut self, block: u64, buffer: &mut [u8]) -> Result<(), Refused> {
+    fn read_blocks(&mut self, block: u64, buffer: &mut [u8]) -> Result<(), Error> {
         self.requests += 1;
         let asked = clock::now();
         let answer = self.device.read_blocks(block as usize, buffer);
         self.waited += clock::now() - asked;
-        answer.map_err(|error| Refused::Read { block, error })
+        answer.map_err(|error| Error::Read { block, error })
     }
 }

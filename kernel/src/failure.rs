@@ -11,7 +11,7 @@ use crate::console::Last;
 use crate::memory::pointer;
 use crate::{end, probe};
 use boot::esr::{Esr, slot_name};
-use boot::marker::{BROKEN, EMERGENCY};
+use boot::marker::{BROKEN, FATAL};
 use boot::phys::PhysAddr;
 use boot::rule::told_by;
 use boot::vectors::Frame;
@@ -22,12 +22,12 @@ use core::sync::atomic::{AtomicBool, Ordering};
 static FAILING: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
-    safe fn emergency_stop() -> !;
+    safe fn early_stop() -> !;
 }
 
 fn once() {
     if FAILING.swap(true, Ordering::Relaxed) {
-        emergency_stop();
+        early_stop();
     }
 }
 
@@ -36,8 +36,8 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     once();
     let mut console = Last::open();
     let _ = match info.location() {
-        Some(location) => write!(console, "\n{EMERGENCY}panic at {location}: {}\n", info.message()),
-        None => write!(console, "\n{EMERGENCY}panic: {}\n", info.message()),
+        Some(location) => write!(console, "\n{FATAL}panic at {location}: {}\n", info.message()),
+        None => write!(console, "\n{FATAL}panic: {}\n", info.message()),
     };
     end::after_failure(&mut console)
 }
@@ -47,7 +47,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 /// It does so if an instruction of this image was UNDEFINED although the boot protocol requires EL2
 /// or EL3 to permit it.
 fn broken_rule(frame: &Frame) -> Option<u8> {
-    let text = crate::image::Parts::of_this_image().text;
+    let text = crate::layout::Parts::of_this_image().text;
     if Esr(frame.esr).ec() != 0 || !text.contains(&PhysAddr(frame.elr)) {
         return None;
     }
@@ -63,12 +63,11 @@ fn kernel_exception(frame: &Frame) -> ! {
     }
     once();
     let mut console = Last::open();
-    let base = crate::image::Parts::of_this_image().whole.start;
-    let _ =
-        writeln!(console, "\n{EMERGENCY}exception: {}: {}", slot_name(frame.slot), Esr(frame.esr));
+    let base = crate::layout::Parts::of_this_image().whole.start;
+    let _ = writeln!(console, "\n{FATAL}exception: {}: {}", slot_name(frame.slot), Esr(frame.esr));
     let _ = writeln!(
         console,
-        "{EMERGENCY}exception slot={:016x} esr={:016x} elr={:016x} far={:016x} spsr={:016x} \
+        "{FATAL}exception slot={:016x} esr={:016x} elr={:016x} far={:016x} spsr={:016x} \
          sp={:016x} base={:016x} mpidr={:016x}",
         frame.slot,
         frame.esr,
@@ -80,7 +79,7 @@ fn kernel_exception(frame: &Frame) -> ! {
         crate::cpus::mpidr()
     );
     for (number, registers) in frame.x.chunks(4).enumerate() {
-        let _ = console.write_str(EMERGENCY);
+        let _ = console.write_str(FATAL);
         for (offset, value) in registers.iter().enumerate() {
             let _ = write!(console, " x{}={value:016x}", number * 4 + offset);
         }

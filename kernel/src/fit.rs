@@ -24,7 +24,7 @@
 //! - An initrd is passed on as it is, whatever its `compression` says: its kernel unpacks it.
 //!   U-Boot does the same.
 
-mod refused;
+mod error;
 
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -40,7 +40,7 @@ use dtoolkit::{Node, Property};
 use relocate::segment::MAX_SEGMENTS;
 use sha2::{Digest, Sha256};
 
-pub use self::refused::Refused;
+pub use self::error::Error;
 
 /// The largest FIT tree that is read.
 ///
@@ -67,7 +67,7 @@ pub struct Fit {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Companions {
     /// The initrd. [`Payload::load`] is its address, if the FIT requires one.
-    pub ramdisk: Option<Payload>,
+    pub initrd: Option<Payload>,
     /// The FDT to pass to the kernel, instead of this machine's.
     pub fdt: Option<Payload>,
     /// The command line, instead of ours: the configuration's `bootargs`, our extension of FIT.
@@ -106,22 +106,22 @@ pub enum Compression {
 /// # Errors
 ///
 /// If the disk does not start with a FIT, or if its tree is too large.
-pub fn header_size(first_block: &[u8], disk_bytes: u64) -> Result<u32, Refused> {
+pub fn header_size(first_block: &[u8], disk_bytes: u64) -> Result<u32, Error> {
     let word = |at: usize| {
         first_block.get(at..).and_then(<[u8]>::first_chunk).copied().map(u32::from_be_bytes)
     };
     let (Some(magic), Some(bytes), true) = (word(0), word(4), first_block.len() >= HEADER_BYTES)
     else {
-        return Err(Refused::DiskTooShort { bytes: disk_bytes });
+        return Err(Error::DiskTooShort { bytes: disk_bytes });
     };
     if magic != MAGIC {
-        return Err(Refused::NotAFit { magic });
+        return Err(Error::NotAFit { magic });
     }
     if bytes > MAX_TREE_BYTES {
-        return Err(Refused::TreeTooLarge { bytes });
+        return Err(Error::TreeTooLarge { bytes });
     }
     if u64::from(bytes) > disk_bytes {
-        return Err(Refused::TreePastEnd { bytes, disk: disk_bytes });
+        return Err(Error::TreePastEnd { bytes, disk: disk_bytes });
     }
     Ok(bytes)
 }
@@ -131,7 +131,7 @@ pub fn header_size(first_block: &[u8], disk_bytes: u64) -> Result<u32, Refused> 
 /// # Errors
 ///
 /// If the tree is damaged or names no default.
-pub fn configurations(tree: &[u8]) -> Result<Vec<String>, Refused> {
+pub fn configurations(tree: &[u8]) -> Result<Vec<String>, Error> {
     let configurations = Place::root(tree)?.child("configurations")?;
     let default = configurations.text("default")?.ok_or_else(|| configurations.lacks("default"))?;
     let others =
@@ -144,7 +144,7 @@ pub fn configurations(tree: &[u8]) -> Result<Vec<String>, Refused> {
 /// # Errors
 ///
 /// The first rule that is broken.
-pub fn parse(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<Fit, Refused> {
+pub fn parse(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<Fit, Error> {
     let root = Place::root(tree)?;
     let images = root.child("images")?;
     let configuration = root.child("configurations")?.child(configuration)?;
@@ -152,12 +152,12 @@ pub fn parse(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<Fit, R
         [] => return Err(configuration.lacks("kernel")),
         [kernel] => kernel,
         ref kernels => {
-            return Err(Refused::ManyKernels { node: configuration.path, given: kernels.len() });
+            return Err(Error::ManyKernels { node: configuration.path, given: kernels.len() });
         }
     };
     let loadables = configuration.texts("loadables")?;
     if loadables.len() > MAX_LOADABLES {
-        return Err(Refused::TooManyLoadables { given: loadables.len() });
+        return Err(Error::TooManyLoadables { given: loadables.len() });
     }
     Ok(Fit {
         description: root.text("description")?.unwrap_or_default().to_owned(),
@@ -174,33 +174,29 @@ pub fn parse(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<Fit, R
 /// # Errors
 ///
 /// The first rule that is broken.
-pub fn companions(
-    tree: &[u8],
-    disk_bytes: u64,
-    configuration: &str,
-) -> Result<Companions, Refused> {
+pub fn companions(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<Companions, Error> {
     let root = Place::root(tree)?;
     let images = root.child("images")?;
     let configuration = root.child("configurations")?.child(configuration)?;
     let image = |property| configuration.text(property)?.map(|name| images.child(name)).transpose();
     let fdt = image("fdt")?.map(|fdt| fdt.as_it_is(tree, disk_bytes)).transpose()?;
-    let ramdisk = image("ramdisk")?.map(|ramdisk| ramdisk.payload(tree, disk_bytes)).transpose()?;
+    let initrd = image("ramdisk")?.map(|initrd| initrd.payload(tree, disk_bytes)).transpose()?;
     // A load address of 0 is customary and means none, as it does for `kernel_noload`.
     let anywhere =
-        |ramdisk: Payload| Payload { load: ramdisk.load.filter(|load| load.0 != 0), ..ramdisk };
+        |initrd: Payload| Payload { load: initrd.load.filter(|load| load.0 != 0), ..initrd };
     let bootargs = configuration.text("bootargs")?.map(ToOwned::to_owned);
-    Ok(Companions { ramdisk: ramdisk.map(anywhere), fdt, bootargs })
+    Ok(Companions { initrd: initrd.map(anywhere), fdt, bootargs })
 }
 
 /// Checks a payload's bytes, given as `runs` in order, against its digest.
 ///
 /// # Errors
 ///
-/// [`Refused::DigestDiffers`].
+/// [`Error::DigestDiffers`].
 pub fn verify<'a>(
     payload: &Payload,
     runs: impl IntoIterator<Item = &'a [u8]>,
-) -> Result<(), Refused> {
+) -> Result<(), Error> {
     let mut hash = Hash::default();
     runs.into_iter().for_each(|run| hash.update(run));
     hash.verify(payload)
@@ -220,11 +216,11 @@ impl Hash {
     ///
     /// # Errors
     ///
-    /// [`Refused::DigestDiffers`].
-    pub fn verify(self, payload: &Payload) -> Result<(), Refused> {
+    /// [`Error::DigestDiffers`].
+    pub fn verify(self, payload: &Payload) -> Result<(), Error> {
         let found: [u8; 32] = self.0.finalize().into();
         if !is_same(&found, &payload.sha256) {
-            return Err(Refused::DigestDiffers {
+            return Err(Error::DigestDiffers {
                 name: payload.name.clone(),
                 expected: payload.sha256,
                 found,
@@ -250,39 +246,39 @@ struct Place<'a> {
 
 impl<'a> Place<'a> {
     /// Checks the whole tree and returns its root. Dtoolkit does not panic on a tree that passed.
-    fn root(tree: &'a [u8]) -> Result<Self, Refused> {
-        let tree = Tree::new(tree).map_err(|error| Refused::TreeDamaged { error })?;
+    fn root(tree: &'a [u8]) -> Result<Self, Error> {
+        let tree = Tree::new(tree).map_err(|error| Error::TreeDamaged { error })?;
         Ok(Self { path: String::new(), node: tree.root() })
     }
 
     /// Returns the child with exactly this name. Dtoolkit's own search takes `kernel@1` for
     /// `kernel`.
-    fn child(&self, name: &str) -> Result<Self, Refused> {
+    fn child(&self, name: &str) -> Result<Self, Error> {
         let mut found = self.node.children().filter(|child| child.name() == name);
         let node = found.next().ok_or_else(|| self.lacks(name))?;
         let path = format!("{}/{name}", self.path);
-        if found.next().is_some() { Err(Refused::Twice { path }) } else { Ok(Self { path, node }) }
+        if found.next().is_some() { Err(Error::Twice { path }) } else { Ok(Self { path, node }) }
     }
 
     /// Returns a property's value, if the property exists.
-    fn value(&self, property: &str) -> Result<Option<&'a [u8]>, Refused> {
+    fn value(&self, property: &str) -> Result<Option<&'a [u8]>, Error> {
         let mut found = self.node.properties().filter(|candidate| candidate.name() == property);
         let Some(first) = found.next() else { return Ok(None) };
         if found.next().is_some() {
-            return Err(Refused::Twice { path: format!("{}/{property}", self.path) });
+            return Err(Error::Twice { path: format!("{}/{property}", self.path) });
         }
         first.value_as().map(Some).map_err(|_| self.odd(property, 0, "bytes"))
     }
 
     /// Returns a property that holds one string.
-    fn text(&self, property: &str) -> Result<Option<&'a str>, Refused> {
+    fn text(&self, property: &str) -> Result<Option<&'a str>, Error> {
         let Some(value) = self.value(property)? else { return Ok(None) };
         let text = CStr::from_bytes_with_nul(value).ok().and_then(|text| text.to_str().ok());
         text.map(Some).ok_or_else(|| self.odd(property, value.len(), "a string"))
     }
 
     /// Returns a property that holds strings, each with its NUL. A missing property holds none.
-    fn texts(&self, property: &str) -> Result<Vec<&'a str>, Refused> {
+    fn texts(&self, property: &str) -> Result<Vec<&'a str>, Error> {
         let Some(value) = self.value(property)? else { return Ok(Vec::new()) };
         let texts = value.strip_suffix(&[0]).and_then(|texts| str::from_utf8(texts).ok());
         texts
@@ -291,7 +287,7 @@ impl<'a> Place<'a> {
     }
 
     /// Returns a property that holds a number of one or two cells.
-    fn number(&self, property: &str) -> Result<Option<u64>, Refused> {
+    fn number(&self, property: &str) -> Result<Option<u64>, Error> {
         let Some(value) = self.value(property)? else { return Ok(None) };
         match (<[u8; 4]>::try_from(value), <[u8; 8]>::try_from(value)) {
             (Ok(cell), _) => Ok(Some(u32::from_be_bytes(cell).into())),
@@ -301,7 +297,7 @@ impl<'a> Place<'a> {
     }
 
     /// Reads this image as the kernel: an arm64 Image, which is entered at its first byte.
-    fn kernel(&self, tree: &[u8], disk: u64) -> Result<Payload, Refused> {
+    fn kernel(&self, tree: &[u8], disk: u64) -> Result<Payload, Error> {
         self.text("arch")?.ok_or_else(|| self.lacks("arch"))?;
         let mut kernel = match self.compression()? {
             Some("gzip") => {
@@ -316,7 +312,7 @@ impl<'a> Place<'a> {
             "kernel_noload" => kernel.load = kernel.load.filter(|load| load.0 != 0),
             "kernel" => match (kernel.load, self.number("entry")?) {
                 (Some(load), Some(entry)) if load.0 != entry => {
-                    return Err(Refused::EntryElsewhere {
+                    return Err(Error::EntryElsewhere {
                         node: self.path.clone(),
                         load,
                         entry: PhysAddr(entry),
@@ -325,10 +321,7 @@ impl<'a> Place<'a> {
                 _ => {}
             },
             other => {
-                return Err(Refused::NotAKernel {
-                    node: self.path.clone(),
-                    kind: other.to_owned(),
-                });
+                return Err(Error::NotAKernel { node: self.path.clone(), kind: other.to_owned() });
             }
         }
         Ok(kernel)
@@ -336,21 +329,21 @@ impl<'a> Place<'a> {
 
     /// Reads this image as a loadable: it must have a load address, but may have any type, and no
     /// architecture.
-    fn loadable(&self, tree: &[u8], disk: u64) -> Result<Payload, Refused> {
+    fn loadable(&self, tree: &[u8], disk: u64) -> Result<Payload, Error> {
         let loadable = self.as_it_is(tree, disk)?;
         loadable.load.ok_or_else(|| self.lacks("load"))?;
         Ok(loadable)
     }
 
     /// Returns the name of this image's compression, if it has any.
-    fn compression(&self) -> Result<Option<&'a str>, Refused> {
+    fn compression(&self) -> Result<Option<&'a str>, Error> {
         Ok(self.text("compression")?.filter(|compression| *compression != "none"))
     }
 
     /// Reads this image, and refuses it if it is compressed.
-    fn as_it_is(&self, tree: &[u8], disk: u64) -> Result<Payload, Refused> {
+    fn as_it_is(&self, tree: &[u8], disk: u64) -> Result<Payload, Error> {
         if let Some(compression) = self.compression()? {
-            return Err(Refused::Compressed {
+            return Err(Error::Compressed {
                 node: self.path.clone(),
                 compression: compression.to_owned(),
             });
@@ -359,9 +352,9 @@ impl<'a> Place<'a> {
     }
 
     /// Reads the properties that every image must have.
-    fn payload(&self, tree: &[u8], disk: u64) -> Result<Payload, Refused> {
+    fn payload(&self, tree: &[u8], disk: u64) -> Result<Payload, Error> {
         if let Some(arch) = self.text("arch")?.filter(|arch| *arch != "arm64") {
-            return Err(Refused::WrongArch { node: self.path.clone(), arch: arch.to_owned() });
+            return Err(Error::WrongArch { node: self.path.clone(), arch: arch.to_owned() });
         }
         Ok(Payload {
             name: self.node.name().to_owned(),
@@ -373,7 +366,7 @@ impl<'a> Place<'a> {
     }
 
     /// Returns the range of this image's data on the disk.
-    fn place(&self, tree: &[u8], disk: u64) -> Result<Range<u64>, Refused> {
+    fn place(&self, tree: &[u8], disk: u64) -> Result<Range<u64>, Error> {
         let node = || self.path.clone();
         let end_of_tree = tree.len() as u64;
         let external = match (self.number("data-position")?, self.number("data-offset")?) {
@@ -389,10 +382,10 @@ impl<'a> Place<'a> {
             ((data.as_ptr().addr() - tree.as_ptr().addr()) as u64, data.len() as u64)
         };
         match start.checked_add(bytes).filter(|end| *end <= disk) {
-            None => Err(Refused::PastEnd { node: node(), start, bytes, disk }),
-            Some(_) if bytes == 0 => Err(Refused::Empty { node: node() }),
+            None => Err(Error::PastEnd { node: node(), start, bytes, disk }),
+            Some(_) if bytes == 0 => Err(Error::Empty { node: node() }),
             Some(end) if external.is_some() && start < end_of_tree => {
-                Err(Refused::OverTree { node: node(), place: start..end, tree: end_of_tree })
+                Err(Error::OverTree { node: node(), place: start..end, tree: end_of_tree })
             }
             Some(end) => Ok(start..end),
         }
@@ -400,7 +393,7 @@ impl<'a> Place<'a> {
 
     /// Returns the digest in this image's only SHA-256 node. As in U-Boot, every node whose name
     /// starts with `hash` is a hash node.
-    fn sha256(&self) -> Result<[u8; 32], Refused> {
+    fn sha256(&self) -> Result<[u8; 32], Error> {
         let mut found = None;
         let mut other = None;
         for node in self.node.children().filter(|node| node.name().starts_with("hash")) {
@@ -408,7 +401,7 @@ impl<'a> Place<'a> {
             let algorithm = hash.text("algo")?.ok_or_else(|| hash.lacks("algo"))?;
             if algorithm != "sha256" {
                 other =
-                    Some(Refused::UnknownHash { node: hash.path, algorithm: algorithm.to_owned() });
+                    Some(Error::UnknownHash { node: hash.path, algorithm: algorithm.to_owned() });
                 continue;
             }
             let value = hash.value("value")?.ok_or_else(|| hash.lacks("value"))?;
@@ -416,19 +409,19 @@ impl<'a> Place<'a> {
                 .try_into()
                 .map_err(|_| hash.odd("value", value.len(), "the 32 bytes of a SHA-256 digest"))?;
             if found.replace(digest).is_some() {
-                return Err(Refused::Twice { path: hash.path });
+                return Err(Error::Twice { path: hash.path });
             }
         }
         found.ok_or_else(|| other.unwrap_or_else(|| self.lacks("hash-1")))
     }
 
-    fn lacks(&self, what: &str) -> Refused {
+    fn lacks(&self, what: &str) -> Error {
         let node = if self.path.is_empty() { "/" } else { &self.path };
-        Refused::Missing { node: node.to_owned(), what: what.to_owned() }
+        Error::Missing { node: node.to_owned(), what: what.to_owned() }
     }
 
-    fn odd(&self, property: &str, bytes: usize, wanted: &'static str) -> Refused {
-        Refused::OddValue { path: format!("{}/{property}", self.path), bytes, wanted }
+    fn odd(&self, property: &str, bytes: usize, wanted: &'static str) -> Error {
+        Error::OddValue { path: format!("{}/{property}", self.path), bytes, wanted }
     }
 }
 

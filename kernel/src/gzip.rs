@@ -45,7 +45,7 @@ const FLAGS_RESERVED: u8 = 0b111 << 5;
 pub struct Unpacker {
     inflate: Box<DecompressorOxide>,
     /// The last unpacked bytes, each at its offset modulo the window's size.
-    window: Box<[u8]>,
+    initrd_window: Box<[u8]>,
     part: Part,
     crc32: u32,
     unpacked: u64,
@@ -64,8 +64,9 @@ impl Unpacker {
     /// Starts with a file that may unpack to at most `limit` bytes.
     #[must_use]
     pub fn new(limit: u64) -> Self {
-        let (inflate, window) = (Box::default(), vec![0; TINFL_LZ_DICT_SIZE].into_boxed_slice());
-        Self { inflate, window, part: Part::Header, crc32: u32::MAX, unpacked: 0, limit }
+        let (inflate, initrd_window) =
+            (Box::default(), vec![0; TINFL_LZ_DICT_SIZE].into_boxed_slice());
+        Self { inflate, initrd_window, part: Part::Header, crc32: u32::MAX, unpacked: 0, limit }
     }
 
     /// Unpacks from the start of `packed` into the start of `room`, and returns the number of bytes
@@ -77,7 +78,7 @@ impl Unpacker {
     /// # Errors
     ///
     /// The first rule that is broken. The file cannot be unpacked any further.
-    pub fn unpack(&mut self, packed: &[u8], room: &mut [u8]) -> Result<(usize, usize), Refused> {
+    pub fn unpack(&mut self, packed: &[u8], room: &mut [u8]) -> Result<(usize, usize), Error> {
         match &mut self.part {
             Part::Header => {
                 let bytes = header(packed)?;
@@ -90,7 +91,7 @@ impl Unpacker {
                 trailer[*there..*there + taken].copy_from_slice(&packed[..taken]);
                 *there += taken;
                 if taken < packed.len() {
-                    Err(Refused::GoesOn { unpacked: self.unpacked })
+                    Err(Error::GoesOn { unpacked: self.unpacked })
                 } else {
                     Ok((taken, 0))
                 }
@@ -98,28 +99,28 @@ impl Unpacker {
         }
     }
 
-    fn deflate(&mut self, packed: &[u8], room: &mut [u8]) -> Result<(usize, usize), Refused> {
+    fn deflate(&mut self, packed: &[u8], room: &mut [u8]) -> Result<(usize, usize), Error> {
         let start = (self.unpacked % TINFL_LZ_DICT_SIZE as u64) as usize;
-        let (inflate, window) = (&mut self.inflate, &mut self.window);
+        let (inflate, initrd_window) = (&mut self.inflate, &mut self.initrd_window);
         let (status, taken, made) = decompress_with_limit(
             inflate,
             packed,
-            window,
+            initrd_window,
             start,
             room.len(),
             TINFL_FLAG_HAS_MORE_INPUT,
         );
-        let made_here = &self.window[start..start + made];
+        let made_here = &self.initrd_window[start..start + made];
         room[..made].copy_from_slice(made_here);
         self.crc32 = crc32(self.crc32, made_here);
         self.unpacked += made as u64;
         if self.unpacked > self.limit {
-            return Err(Refused::TooLarge { limit: self.limit });
+            return Err(Error::TooLarge { limit: self.limit });
         }
         match status {
             TINFLStatus::Done => self.part = Part::Trailer([0; TRAILER_BYTES], 0),
             TINFLStatus::HasMoreOutput | TINFLStatus::NeedsMoreInput => {}
-            _ => return Err(Refused::Damaged { unpacked: self.unpacked }),
+            _ => return Err(Error::Damaged { unpacked: self.unpacked }),
         }
         Ok((taken, made))
     }
@@ -129,31 +130,31 @@ impl Unpacker {
     /// # Errors
     ///
     /// A file that ended too early, or that does not match its trailer.
-    pub fn finish(self) -> Result<u64, Refused> {
+    pub fn finish(self) -> Result<u64, Error> {
         let Part::Trailer([a, b, c, d, size @ ..], TRAILER_BYTES) = self.part else {
-            return Err(Refused::EndsEarly { unpacked: self.unpacked });
+            return Err(Error::EndsEarly { unpacked: self.unpacked });
         };
         let (stated, found) = (u32::from_le_bytes([a, b, c, d]), !self.crc32);
         if stated != found {
-            return Err(Refused::Checksum { stated, found });
+            return Err(Error::Checksum { stated, found });
         }
         let (stated, found) = (u32::from_le_bytes(size), self.unpacked as u32);
         if stated != found {
-            return Err(Refused::Size { stated, found });
+            return Err(Error::Size { stated, found });
         }
         Ok(self.unpacked)
     }
 }
 
 /// Returns the length of the gzip header at the start of `file`.
-fn header(file: &[u8]) -> Result<usize, Refused> {
-    let ends_early = Refused::EndsEarly { unpacked: 0 };
+fn header(file: &[u8]) -> Result<usize, Error> {
+    let ends_early = Error::EndsEarly { unpacked: 0 };
     let [a, b, method, flags, ..] = *file else { return Err(ends_early) };
     if [a, b] != MAGIC {
-        return Err(Refused::NotGzip { magic: [a, b] });
+        return Err(Error::NotGzip { magic: [a, b] });
     }
     if method != DEFLATE || flags & FLAGS_RESERVED != 0 {
-        return Err(Refused::Unknown { method, flags });
+        return Err(Error::Unknown { method, flags });
     }
     let mut end = FIXED_BYTES;
     if flags & FLAG_EXTRA != 0 {
@@ -200,7 +201,7 @@ fn crc32(crc: u32, bytes: &[u8]) -> u32 {
     missing_docs,
     reason = "a variant's line says what its fields hold; they are named for it"
 )]
-pub enum Refused {
+pub enum Error {
     /// Other bytes than the magic.
     NotGzip { magic: [u8; 2] },
     /// A method other than deflate, or reserved flags.
@@ -221,7 +222,7 @@ pub enum Refused {
     NotAsStated { stated: u64, found: u64 },
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotGzip { magic: [a, b] } => write!(
@@ -277,7 +278,7 @@ impl fmt::Display for Refused {
     }
 }
 
-impl core::error::Error for Refused {}
+impl core::error::Error for Error {}
 
 #[cfg(test)]
 mod tests;

@@ -1,14 +1,14 @@
 //! Four /chosen properties that one generation passes to the next, edited in place.
 //!
-//! - When: [`Handed::read`] in the first lines of Rust; [`shrink`] once, in a generation that finds
-//!   no such properties; [`Handed::write`] when the next generation is planned.
+//! - When: [`Handover::read`] in the first lines of Rust; [`shrink`] once, in a generation that finds
+//!   no such properties; [`Handover::write`] when the next generation is planned.
 //! - Leaves: a blob of constant size, however many generations edit it.
 //!
 //! These are properties of fixed width, not parameters in bootargs: bootargs stay as the user wrote
 //! them.
 
 use crate::chosen::STALE;
-use crate::tree::{Refused, Tree};
+use crate::tree::{Error, Tree};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use boot::breadcrumb;
@@ -23,7 +23,7 @@ const BASE: &str = "ouroboros,base";
 
 /// The properties that the previous generation left in /chosen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Handed {
+pub struct Handover {
     /// `ouroboros,generation`: number of this generation; the first is 0.
     pub generation: u32,
     /// `ouroboros,seed`: seed of every generation's random numbers.
@@ -34,7 +34,7 @@ pub struct Handed {
     pub breadcrumbs: PhysAddr,
 }
 
-impl Handed {
+impl Handover {
     /// Reads the previous generation's properties. Returns `None` if another loader started this
     /// one.
     #[must_use]
@@ -51,18 +51,18 @@ impl Handed {
     ///
     /// # Errors
     ///
-    /// Returns [`Refused::Damaged`] if the blob lacks one of the properties, and
-    /// [`Refused::NoChosen`].
-    pub fn write(&self, blob: &mut [u8]) -> Result<(), Refused> {
+    /// Returns [`Error::Damaged`] if the blob lacks one of the properties, and
+    /// [`Error::NoChosen`].
+    pub fn write(&self, blob: &mut [u8]) -> Result<(), Error> {
         // Unchecked: this generation checked the blob when it opened it, and the next one will
         // check this result.
         let mut tree = FdtMut::from_slice_unchecked(blob);
-        let mut chosen = tree.find_node_mut("/chosen").ok_or(Refused::NoChosen)?;
+        let mut chosen = tree.find_node_mut("/chosen").ok_or(Error::NoChosen)?;
         for (name, value) in self.properties() {
             let mut property = chosen
                 .property_mut(name)
-                .ok_or_else(|| Refused::Damaged(alloc::format!("/chosen has no {name}")))?;
-            property.set_value(value).map_err(|error| Refused::Damaged(error.to_string()))?;
+                .ok_or_else(|| Error::Damaged(alloc::format!("/chosen has no {name}")))?;
+            property.set_value(value).map_err(|error| Error::Damaged(error.to_string()))?;
         }
         Ok(())
     }
@@ -82,14 +82,14 @@ impl Handed {
 ///
 /// # Errors
 ///
-/// Returns [`Refused::Damaged`] or [`Refused::NoChosen`].
-pub fn shrink(blob: &[u8]) -> Result<Vec<u8>, Refused> {
+/// Returns [`Error::Damaged`] or [`Error::NoChosen`].
+pub fn shrink(blob: &[u8]) -> Result<Vec<u8>, Error> {
     const ZERO: u64 = 0;
-    let damaged = |error: &dyn ToString| Refused::Damaged(error.to_string());
+    let damaged = |error: &dyn ToString| Error::Damaged(error.to_string());
     let mut copy = blob[..used(blob)?].to_vec();
     set_total_size(&mut copy)?;
-    let numbers =
-        Handed { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) }.properties();
+    let numbers = Handover { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) }
+        .properties();
     // Room for each: property header, value, and in the worst case its name in the strings block.
     let room = numbers
         .iter()
@@ -98,7 +98,7 @@ pub fn shrink(blob: &[u8]) -> Result<Vec<u8>, Refused> {
     let size = copy.len();
     copy.resize(size + room, 0);
     let mut tree = FdtMut::from_slice(&mut copy).map_err(|error| damaged(&error))?;
-    let mut chosen = tree.find_node_mut("/chosen").ok_or(Refused::NoChosen)?;
+    let mut chosen = tree.find_node_mut("/chosen").ok_or(Error::NoChosen)?;
     for name in STALE {
         while chosen.remove_property(name) {}
     }
@@ -123,20 +123,19 @@ fn has(node: &mut FdtNodeMut<'_, impl FdtBuffer>, name: &str) -> bool {
 /// room for the properties.
 #[must_use]
 #[inline(never)]
-pub fn is_ours(handed: Option<&Handed>) -> bool {
+pub fn is_ours(handed: Option<&Handover>) -> bool {
     handed.is_some()
 }
 
 /// Returns the number of bytes up to the end of the blob's last block.
-fn used(blob: &[u8]) -> Result<usize, Refused> {
-    Ok(flat::blocks(blob).map_err(|what| Refused::Damaged(what.into()))?.end())
+fn used(blob: &[u8]) -> Result<usize, Error> {
+    Ok(flat::blocks(blob).map_err(|what| Error::Damaged(what.into()))?.end())
 }
 
-fn set_total_size(blob: &mut [u8]) -> Result<(), Refused> {
-    let size =
-        u32::try_from(blob.len()).map_err(|_| Refused::Damaged("larger than 4 GiB".into()))?;
+fn set_total_size(blob: &mut [u8]) -> Result<(), Error> {
+    let size = u32::try_from(blob.len()).map_err(|_| Error::Damaged("larger than 4 GiB".into()))?;
     // Fails if all blocks end within the header: then there are no blocks.
-    let field = blob.get_mut(4..8).ok_or(Refused::Damaged("blocks within the header".into()))?;
+    let field = blob.get_mut(4..8).ok_or(Error::Damaged("blocks within the header".into()))?;
     field.copy_from_slice(&size.to_be_bytes());
     Ok(())
 }
@@ -148,7 +147,7 @@ mod tests {
     use boot::flat::word;
     use dtoolkit::model::DeviceTreeProperty;
 
-    const NUMBERS: Handed = Handed {
+    const NUMBERS: Handover = Handover {
         generation: 7,
         seed: 0x1234_5678_9abc_def0,
         base: PhysAddr(0x4020_0000),
@@ -165,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_stranger_hands_over_no_numbers() {
-        assert_eq!(Handed::read(&Tree::open(&padded()).unwrap()), None);
+        assert_eq!(Handover::read(&Tree::open(&padded()).unwrap()), None);
     }
 
     #[test]
@@ -200,10 +199,11 @@ mod tests {
         let mut blob = shrink(&padded()).unwrap();
         let size = blob.len();
         for generation in 0..1000 {
-            let numbers = Handed { generation, seed: u64::MAX - u64::from(generation), ..NUMBERS };
+            let numbers =
+                Handover { generation, seed: u64::MAX - u64::from(generation), ..NUMBERS };
             numbers.write(&mut blob).unwrap();
             let tree = Tree::open(&blob).unwrap();
-            assert_eq!(Handed::read(&tree), Some(numbers));
+            assert_eq!(Handover::read(&tree), Some(numbers));
             blob = blob.to_vec();
         }
         assert_eq!(blob.len(), size);
@@ -220,10 +220,10 @@ mod tests {
             tree.find_node_mut("/chosen").unwrap().add_property(SEED, value).unwrap();
             let mut blob = shrink(&blob).unwrap();
             let none =
-                Handed { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) };
-            assert_eq!(Handed::read(&Tree::open(&blob).unwrap()), Some(none), "{value:?}");
+                Handover { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) };
+            assert_eq!(Handover::read(&Tree::open(&blob).unwrap()), Some(none), "{value:?}");
             NUMBERS.write(&mut blob).unwrap();
-            assert_eq!(Handed::read(&Tree::open(&blob).unwrap()), Some(NUMBERS), "{value:?}");
+            assert_eq!(Handover::read(&Tree::open(&blob).unwrap()), Some(NUMBERS), "{value:?}");
         }
     }
 
@@ -248,16 +248,16 @@ mod tests {
         let size = word(&blob, 36).unwrap() as u32;
         blob[36..40].copy_from_slice(&(size - 4).to_be_bytes());
         assert!(Tree::open(&blob).is_ok(), "dtoolkit reads on to the end");
-        assert!(matches!(shrink(&blob), Err(Refused::Damaged(_))));
+        assert!(matches!(shrink(&blob), Err(Error::Damaged(_))));
     }
 
     #[test]
     fn a_blob_without_room_is_refused() {
         let mut blob = virt().to_dtb();
-        assert!(matches!(NUMBERS.write(&mut blob), Err(Refused::Damaged(_))));
-        assert!(matches!(shrink(&blob[..30]), Err(Refused::Damaged(_))));
+        assert!(matches!(NUMBERS.write(&mut blob), Err(Error::Damaged(_))));
+        assert!(matches!(shrink(&blob[..30]), Err(Error::Damaged(_))));
         blob[36..40].copy_from_slice(&u32::MAX.to_be_bytes());
-        assert!(matches!(shrink(&blob), Err(Refused::Damaged(_))));
-        assert!(matches!(shrink(&[0; 64]), Err(Refused::Damaged(_))), "blocks of no bytes, at 0");
+        assert!(matches!(shrink(&blob), Err(Error::Damaged(_))));
+        assert!(matches!(shrink(&[0; 64]), Err(Error::Damaged(_))), "blocks of no bytes, at 0");
     }
 }

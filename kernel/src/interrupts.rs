@@ -2,7 +2,7 @@
 //!
 //! - When: [`begin`] once per generation, [`enter`] on each CPU; before the kexec [`leave`] on each
 //!   CPU, then [`end`] once.
-//! - Expects: whatever a predecessor left. Reads it before changing it: [`Found`].
+//! - Expects: whatever a predecessor left. Reads it before changing it: [`StaleIrqs`].
 //! - Leaves, after `end`: every interrupt disabled, not pending, not active; no running priority;
 //!   CPU interfaces, distributor and timers off.
 //! - Refuses nothing: counts and disables an interrupt that this kernel does not handle.
@@ -43,7 +43,7 @@ impl fmt::Display for Driven {
 
 /// Stale interrupts that a predecessor left: the first INTID of each kind.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Found {
+pub struct StaleIrqs {
     enabled: Option<u32>,
     pending: Option<u32>,
     active: Option<u32>,
@@ -53,7 +53,7 @@ pub struct Found {
     timer: bool,
 }
 
-impl Found {
+impl StaleIrqs {
     fn of([enabled, pending, active]: [Option<u32>; 3]) -> Self {
         Self { enabled, pending, active, ..Self::default() }
     }
@@ -65,7 +65,7 @@ impl Found {
     }
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for StaleIrqs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (what, first) in
             [("enabled", self.enabled), ("pending", self.pending), ("active", self.active)]
@@ -82,19 +82,19 @@ impl fmt::Display for Found {
 
 /// LPI state that a predecessor left.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct LpisFound {
+pub struct StaleLpis {
     /// Number of redistributors whose LPIs were on, and are off now.
     pub turned_off: usize,
     /// Number of ITSs that do not become quiescent.
-    pub restless: usize,
+    pub not_quiescent: usize,
 }
 
 /// Makes the GIC stop using memory that a predecessor gave it for LPIs. If a redistributor keeps
 /// its LPIs on, reserves its tables. Each later generation finds and reserves the same tables.
-pub fn turn_lpis_off(machine: &mut tree::Machine) -> LpisFound {
-    let Some(gic @ tree::Gic::V3 { .. }) = &machine.gic else { return LpisFound::default() };
+pub fn turn_lpis_off(machine: &mut tree::Machine) -> StaleLpis {
+    let Some(gic @ tree::Gic::V3 { .. }) = &machine.gic else { return StaleLpis::default() };
     let regions = gic.registers();
-    let mut found = LpisFound { restless: gic::quiesce(&machine.its), turned_off: 0 };
+    let mut found = StaleLpis { not_quiescent: gic::quiesce(&machine.its), turned_off: 0 };
     for lpis in gic::turn_lpis_off(&regions[1..]) {
         match lpis {
             Lpis::Off => {}
@@ -111,8 +111,8 @@ pub fn turn_lpis_off(machine: &mut tree::Machine) -> LpisFound {
 
 /// Takes over the distributor and shared interrupts, if the machine has a known GIC and timer.
 /// Returns the stale interrupts.
-pub fn begin(gic: Option<tree::Gic>, timer: Option<tree::Timer>, at_el2: bool) -> Found {
-    let (Some(gic), Some(numbers)) = (gic, timer) else { return Found::default() };
+pub fn begin(gic: Option<tree::Gic>, timer: Option<tree::Timer>, at_el2: bool) -> StaleIrqs {
+    let (Some(gic), Some(numbers)) = (gic, timer) else { return StaleIrqs::default() };
     let (timer, number) = match at_el2 {
         false => (Timer::VirtualEl1, numbers.virtual_el1),
         true => (Timer::PhysicalEl2, numbers.physical_el2),
@@ -121,7 +121,7 @@ pub fn begin(gic: Option<tree::Gic>, timer: Option<tree::Timer>, at_el2: bool) -
         DRIVEN.call_once(|| Driven { gic: Gic(gic), timer, tick: IntId::ppi(number - 16) });
     // Report the first bank with a set bit: an extended interrupt only if there is no plain one.
     let shared = driven.gic.shared().map(|bank| bank.found());
-    let found = Found::of(
+    let found = StaleIrqs::of(
         shared.fold([None; 3], |first, more| [0, 1, 2].map(|state| first[state].or(more[state]))),
     );
     resume();
@@ -137,10 +137,10 @@ pub fn resume() {
 
 /// Takes over this CPU's private interrupts and starts its timer. Expects IRQs masked. Returns the
 /// stale interrupts.
-pub fn enter(cpu: &Cpu) -> Found {
-    let Some(Driven { gic, timer, tick }) = DRIVEN.get() else { return Found::default() };
+pub fn enter(cpu: &Cpu) -> StaleIrqs {
+    let Some(Driven { gic, timer, tick }) = DRIVEN.get() else { return StaleIrqs::default() };
     let (running, on) = (gic.priority_runs(), timer.is_on());
-    let found = Found { running, timer: on, ..Found::of(gic.private(cpu.mpidr).found()) };
+    let found = StaleIrqs { running, timer: on, ..StaleIrqs::of(gic.private(cpu.mpidr).found()) };
     timer.off();
     gic.set_up_cpu(cpu.mpidr, [CALL, *tick]);
     cpu.gicv2_target.store(gic.target(), Relaxed);

@@ -7,14 +7,14 @@
 extern crate alloc;
 
 pub mod chosen;
-pub mod division;
+pub mod cmdline;
 pub mod fit;
 pub mod gzip;
 pub mod handover;
+pub mod initrd_window;
 pub mod intid;
 pub mod lpi;
+pub mod memory_layout;
 pub mod mode;
-pub mod orders;
 pub mod protocol;
 pub mod tree;
-pub mod window;

@@ -6,8 +6,8 @@
 //! - Refuses a FIT or an Image header that breaks a rule, and an image that does not fit in memory.
 
 use crate::disk::Disk;
+use crate::error::Error;
 use crate::memory::Frames;
-use crate::refused::Refused;
 use crate::unpack;
 use alloc::string::String;
 use alloc::vec;
@@ -31,7 +31,7 @@ impl Contents {
     /// # Errors
     ///
     /// No FIT, a damaged one, or a read error.
-    pub fn read(disk: &mut Disk) -> Result<Self, Refused> {
+    pub fn read(disk: &mut Disk) -> Result<Self, Error> {
         const FIRST: usize = 512;
         let mut first = [0; FIRST];
         let bytes = disk.bytes();
@@ -53,7 +53,7 @@ impl Contents {
         disk: &mut Disk,
         configuration: &str,
         ram_bytes: u64,
-    ) -> Result<(Fit, Header), Refused> {
+    ) -> Result<(Fit, Header), Error> {
         let fit = fit::parse(&self.tree, disk.bytes(), configuration)?;
         let bytes = fit.kernel.place.end - fit.kernel.place.start;
         let mut start = [0; HEADER_BYTES];
@@ -78,7 +78,7 @@ impl Contents {
     /// # Errors
     ///
     /// A broken rule of the FIT.
-    pub fn companions(&self, disk: &Disk, configuration: &str) -> Result<Companions, Refused> {
+    pub fn companions(&self, disk: &Disk, configuration: &str) -> Result<Companions, Error> {
         Ok(fit::companions(&self.tree, disk.bytes(), configuration)?)
     }
 }
@@ -135,12 +135,12 @@ impl Loaded {
 ///
 /// # Errors
 ///
-/// [`Refused::NoLoadAddress`], [`Refused::Misplaced`].
-pub fn base_in(fit: &Fit, header: &Header) -> Result<PhysAddr, Refused> {
-    let load = fit.kernel.load.ok_or(Refused::NoLoadAddress)?;
+/// [`Error::NoLoadAddress`], [`Error::Misplaced`].
+pub fn base_in(fit: &Fit, header: &Header) -> Result<PhysAddr, Error> {
+    let load = fit.kernel.load.ok_or(Error::NoLoadAddress)?;
     let base =
         load.0.checked_sub(header.text_offset).filter(|base| base.is_multiple_of(BASE_ALIGNMENT));
-    base.map(PhysAddr).ok_or(Refused::Misplaced(load, header.text_offset))
+    base.map(PhysAddr).ok_or(Error::Misplaced(load, header.text_offset))
 }
 
 /// A function that allocates frames for the first of these destinations, given all of them.
@@ -170,7 +170,7 @@ impl Image {
         header: &Header,
         entry: PhysAddr,
         take: Take,
-    ) -> Result<Self, Refused> {
+    ) -> Result<Self, Error> {
         let Fit { kernel, loadables, .. } = fit;
         // Compute all destinations first: no payload's frames may be in another's destination. [I7]
         let mut destinations = vec![pages(kernel, entry, header.image_size)?];
@@ -181,7 +181,7 @@ impl Image {
 
         let mut image = Self { payloads: Vec::new(), entry, hashed: 0 };
         for (payload, destination) in core::iter::once(kernel).chain(loadables).zip(&destinations) {
-            let frames = take(destination, &destinations).map_err(Refused::Memory)?;
+            let frames = take(destination, &destinations).map_err(Error::Memory)?;
             let loaded = image.read(disk, payload, header.image_size, destination, frames)?;
             image.payloads.push(loaded);
         }
@@ -195,7 +195,7 @@ impl Image {
         image_size: u64,
         destination: &Range<PhysAddr>,
         mut frames: Frames,
-    ) -> Result<Loaded, Refused> {
+    ) -> Result<Loaded, Error> {
         self.hashed += payload.place.end - payload.place.start;
         let bytes = match payload.compression {
             Compression::None => as_it_is(disk, payload, &mut frames)?,
@@ -210,7 +210,7 @@ impl Image {
 }
 
 /// Reads and verifies a payload that is not compressed. Returns its size.
-fn as_it_is(disk: &mut Disk, payload: &Payload, frames: &mut Frames) -> Result<u64, Refused> {
+fn as_it_is(disk: &mut Disk, payload: &Payload, frames: &mut Frames) -> Result<u64, Error> {
     let mut at = payload.place.start;
     for slice in frames.slices_mut() {
         let bytes = (payload.place.end - at).min(slice.len() as u64);
@@ -233,19 +233,16 @@ fn as_it_is(disk: &mut Disk, payload: &Payload, frames: &mut Frames) -> Result<u
 }
 
 /// Returns the pages that hold `bytes` bytes of a payload, starting at `start`.
-fn pages(payload: &Payload, start: PhysAddr, bytes: u64) -> Result<Range<PhysAddr>, Refused> {
+fn pages(payload: &Payload, start: PhysAddr, bytes: u64) -> Result<Range<PhysAddr>, Error> {
     start.range(bytes.next_multiple_of(PAGE_SIZE)).ok_or_else(|| {
         let name = &payload.name;
-        Refused::Segments(alloc::format!(
+        Error::Segments(alloc::format!(
             "segment \"{name}\": the destination {start}.. passes the end of memory: \
              choose another place"
         ))
     })
 }
 
-fn fit_lacks_load(payload: &Payload) -> Refused {
-    Refused::Segments(alloc::format!(
-        "loadable \"{}\" has no load address: write one",
-        payload.name
-    ))
+fn fit_lacks_load(payload: &Payload) -> Error {
+    Error::Segments(alloc::format!("loadable \"{}\" has no load address: write one", payload.name))
 }

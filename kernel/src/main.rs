@@ -4,13 +4,13 @@
 //!
 //! 1. `boot` enters the image, turns the MMU on and calls [`kernel_main`]. `boot::entry` documents
 //!    the state at that point.
-//! 2. [`Life::begin`] takes the machine over: mode, idmap, heap, console, interrupts, devices.
-//! 3. [`introduce`] logs what this generation found.
+//! 2. [`Kernel::init`] takes the machine over: mode, idmap, heap, console, interrupts, devices.
+//! 3. [`log_banner`] logs what this generation found.
 //! 4. `Cpus::start` brings the other CPUs up.
-//! 5. [`lead`] continues on the CPU that will kexec. The last generation ends the run there, unless
+//! 5. [`run`] continues on the CPU that will kexec. The last generation ends the run there, unless
 //!    a payload follows it.
 //! 6. [`plan_own`], or [`payload::plan`], loads and verifies the next image, and plans the move.
-//! 7. [`Staged::new`] fills the control pages. [`Staged::restart`] stops devices, CPUs and
+//! 7. [`Staged::new`] fills the control pages. [`Staged::kexec`] stops devices, CPUs and
 //!    interrupts, verifies everything once more and jumps into the relocation code.
 //!
 //! Steps 6 and 7 are typed: `Image → Plan → Staged → !`, and each step consumes the one before it.
@@ -21,6 +21,7 @@
 
 extern crate alloc;
 
+mod boot_trace;
 mod checker;
 mod clock;
 mod console;
@@ -28,92 +29,91 @@ mod cpus;
 mod devices;
 mod disk;
 mod end;
+mod enter_mode;
+mod error;
 mod failure;
 mod firmware;
 mod gic;
-mod image;
+mod init;
 mod interrupts;
-mod life;
+mod layout;
 mod load;
 mod map;
 mod memory;
 mod payload;
 mod plan;
 mod probe;
-mod refused;
 mod selftest;
-mod settle;
 mod stage;
 mod timer;
 mod unpack;
-mod way_here;
 
 use crate::disk::Disk;
-use crate::life::Life;
+use crate::error::Error;
+use crate::init::Kernel;
 use crate::load::{Contents, Image};
 use crate::memory::Frames;
 use crate::plan::Plan;
-use crate::refused::Refused;
 use crate::stage::Staged;
 use boot::marker;
 use boot::phys::{PhysAddr, PhysRange};
 use boot::record::EntryRecord;
 // Links the UEFI entry point into the Image. The kernel itself never calls it.
 use efi as _;
-use kernel::orders::{Base, RestartCpu, Selftest};
+use kernel::cmdline::{Base, RestartCpu, Selftest};
 use log::{info, warn};
 use relocate::placement;
 
-/// Runs this generation until [`lead`] takes over, possibly on another CPU. `boot` calls it.
+/// Runs this generation until [`run`] takes over, possibly on another CPU. `boot` calls it.
 #[unsafe(no_mangle)]
 #[expect(unsafe_code, reason = "the name that boot calls")]
 fn kernel_main(record: &'static EntryRecord) -> ! {
-    let mut life = alloc::boxed::Box::new(Life::begin(record));
-    introduce(&mut life);
+    let mut kernel = alloc::boxed::Box::new(Kernel::init(record));
+    log_banner(&mut kernel);
 
     // Refuse to run with a parameter that we cannot parse, or at another base than the previous
     // kernel chose.
-    if let Some(why) = &life.disobeyed {
+    if let Some(why) = &kernel.cmdline_error {
         warn!("{}{why}", marker::REFUSED);
         end::failure();
     }
-    if let Some(sent_to) = life.sent_to
-        && sent_to != life.parts.whole.start
+    if let Some(expected_base) = kernel.expected_base
+        && expected_base != kernel.parts.whole.start
     {
         warn!(
-            "{}this generation was sent to {sent_to} and lies at {}",
+            "{}this generation was sent to {expected_base} and lies at {}",
             marker::REFUSED,
-            life.parts.whole.start
+            kernel.parts.whole.start
         );
         end::failure();
     }
 
-    life.cpus.start();
-    if life.orders.check {
-        checker::tell(record, &life);
+    kernel.cpus.start();
+    if kernel.cmdline.check {
+        checker::report(record, &kernel);
     }
-    if life.orders.selftest == Some(Selftest::Stub) {
-        selftest::stub(&life);
+    if kernel.cmdline.selftest == Some(Selftest::Stub) {
+        selftest::stub(&kernel);
     }
 
     // Choose the CPU that will kexec: this one, which was entered first, unless `restart-cpu`
     // selects another.
-    let (this, up) = (cpus::Cpu::current(), life.cpus.up());
-    let leader = match life.orders.restart_cpu {
+    let (this, up) = (cpus::Cpu::current(), kernel.cpus.up());
+    let leader = match kernel.cmdline.restart_cpu {
         None => Some(this),
-        Some(RestartCpu::Random) => Some(up[life.random.below(up.len() as u64) as usize]),
+        Some(RestartCpu::Random) => Some(up[kernel.random.below(up.len() as u64) as usize]),
         Some(RestartCpu::Number(index)) => up.into_iter().find(|cpu| cpu.index == index),
     };
     let Some(leader) = leader else {
-        let count = life.cpus.count();
+        let count = kernel.cpus.count();
         warn!(
             "{}restart-cpu: that CPU is not up, or none of the {count} that the device tree names",
             marker::REFUSED
         );
         end::failure();
     };
-    let life = alloc::boxed::Box::leak(life);
-    if core::ptr::eq(leader, this) { lead(life) } else { cpus::hand_over(leader, life) }
+    let kernel = alloc::boxed::Box::leak(kernel);
+    if core::ptr::eq(leader, this) { run(kernel) } else { cpus::migrate(leader, kernel) }
 }
 
 /// Continues the story on the CPU that will kexec: loads, plans, stages and jumps.
@@ -121,9 +121,9 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
 /// Each pass of the loop tries one configuration of the FIT. If the kexec is refused, the pass
 /// prints the reason and checks that all memory is free again. Then it ends the run or, with
 /// `on-refusal=continue`, tries the next configuration.
-fn lead(life: &mut Life) -> ! {
-    let last = life.generation + 1 >= life.orders.generations;
-    if last && life.orders.payload.is_none() {
+fn run(kernel: &mut Kernel) -> ! {
+    let last = kernel.generation + 1 >= kernel.cmdline.generations;
+    if last && kernel.cmdline.payload.is_none() {
         end::success();
     }
     let make_plan = if last { payload::plan } else { plan_own };
@@ -131,31 +131,31 @@ fn lead(life: &mut Life) -> ! {
     let (mut configuration, mut known) = (0, 0);
     loop {
         // A network device may write received frames to memory until `restart` resets it.
-        life.devices.listen();
+        kernel.devices.listen();
         let (free, kept_before) = (memory::free(), devices::kept());
 
         // The kexec. We get past this statement only if some step refused it.
-        let Err(refused) = make_plan(life, configuration, &mut known)
-            .and_then(|plan| Staged::new(life, plan)?.restart());
+        let Err(error) = make_plan(kernel, configuration, &mut known)
+            .and_then(|plan| Staged::new(kernel, plan)?.kexec());
 
-        warn!("{}{refused}", marker::REFUSED);
+        warn!("{}{error}", marker::REFUSED);
         // `known` is still 0 if the FIT could not be read, or lacks the payload's configuration:
         // then there is no next configuration to try.
-        let none_left = known == 0 || matches!(refused, Refused::NoConfiguration(_));
+        let none_left = known == 0 || matches!(error, Error::NoConfiguration(_));
         // Free the reason's own memory before we compare.
-        drop(refused);
-        life.cpus.resume();
+        drop(error);
+        kernel.cpus.resume();
         let (now, newly_kept) = (memory::free(), devices::kept() - kept_before);
         assert!(now + newly_kept == free, "a refusal gave back {now} of {free} bytes");
         match newly_kept {
-            0 => info!("generation {} lives on, all its memory given back", life.generation),
+            0 => info!("generation {} lives on, all its memory given back", kernel.generation),
             _ => info!(
                 "generation {} lives on without {newly_kept} bytes that a device may write to",
-                life.generation
+                kernel.generation
             ),
         }
         configuration += 1;
-        if !life.orders.continue_on_refusal || none_left {
+        if !kernel.cmdline.continue_on_refusal || none_left {
             end::failure();
         }
     }
@@ -165,37 +165,41 @@ fn lead(life: &mut Life) -> ! {
 ///
 /// The disk is open only until the image is loaded. Stores the number of configurations in `known`
 /// as soon as it has read the FIT.
-fn plan_own(life: &mut Life, configuration: usize, known: &mut usize) -> Result<Plan, Refused> {
-    let mut disk = Disk::open(&life.devices)?;
+fn plan_own(kernel: &mut Kernel, configuration: usize, known: &mut usize) -> Result<Plan, Error> {
+    let mut disk = Disk::open(&kernel.devices)?;
     let contents = Contents::read(&mut disk)?;
     *known = contents.configurations.len();
-    let name = contents
-        .configurations
-        .get(configuration)
-        .ok_or(Refused::NoConfiguration(configuration))?;
-    let ram = &life.machine.ram;
+    let name =
+        contents.configurations.get(configuration).ok_or(Error::NoConfiguration(configuration))?;
+    let ram = &kernel.machine.ram;
     let (fit, header) = contents.open(&mut disk, name, ram.iter().map(PhysRange::bytes).sum())?;
     let size = header.text_offset + header.image_size;
-    let base = match life.orders.base {
-        Base::Same => life.parts.whole.start,
+    let base = match kernel.cmdline.base {
+        Base::Same => kernel.parts.whole.start,
         Base::Load => load::base_in(&fit, &header)?,
         Base::Random => {
-            let avoid = life.not_to_land_on();
-            placement::random_slot(&mut life.random, ram, &avoid, size)
-                .ok_or(Refused::NoSlot(size))?
+            let avoid = kernel.reserved_ranges();
+            placement::random_slot(&mut kernel.random, ram, &avoid, size)
+                .ok_or(Error::NoSlot(size))?
         }
     };
     let entry = PhysAddr(base.0.saturating_add(header.text_offset));
     let image = Image::load(&mut disk, &fit, &header, entry, |place, all| {
         Frames::outside(place.bytes(), all)
     })?;
-    tell_loaded(name, &image, &disk);
+    log_loaded(name, &image, &disk);
     drop(disk);
-    Plan::new(image, &life.blob, Some(&life.hand_on(base)), &life.machine, &life.control)
+    Plan::new(
+        image,
+        &kernel.blob,
+        Some(&kernel.next_handover(base)),
+        &kernel.machine,
+        &kernel.control,
+    )
 }
 
 /// Logs what was loaded: its name, the bytes hashed, and the time spent waiting for the disk.
-fn tell_loaded(name: &str, image: &Image, disk: &Disk) {
+fn log_loaded(name: &str, image: &Image, disk: &Disk) {
     let (hashed, waited) = (image.hashed, clock::nanoseconds(disk.waited()));
     info!(
         "loaded \"{name}\": {hashed} bytes hashed, {} requests, disk {waited} ns",
@@ -204,50 +208,50 @@ fn tell_loaded(name: &str, image: &Image, disk: &Disk) {
 }
 
 /// Logs the banner: what this generation is and what it found. People and the tests read it.
-fn introduce(life: &mut Life) {
-    let (parts, mode) = (&life.parts.whole, life.mode);
+fn log_banner(kernel: &mut Kernel) {
+    let (parts, mode) = (&kernel.parts.whole, kernel.mode);
     info!(
         "{}{} of {}: {mode}, base {}",
         marker::GENERATION,
-        life.generation,
-        life.orders.generations,
+        kernel.generation,
+        kernel.cmdline.generations,
         parts.start
     );
     // Take the string, so that it is freed: its length varies, and free memory must be the same in
     // every generation.
-    info!("phases, ns: {}", core::mem::take(&mut life.way_here));
-    info!("entered at {} ns of CNTVCT", clock::nanoseconds(life.entered));
+    info!("boot trace, ns: {}", core::mem::take(&mut kernel.boot_trace));
+    info!("entered at {} ns of CNTVCT", clock::nanoseconds(kernel.entered));
     info!(
         "seed {:#x}, image {} bytes, control pages {}",
-        life.seed,
+        kernel.seed,
         parts.bytes(),
-        life.control.start
+        kernel.control.start
     );
     info!(
         "free memory {} bytes, device tree {} bytes (handed over with {})",
         memory::free(),
-        life.blob.len(),
-        life.blob_was
+        kernel.blob.len(),
+        kernel.blob_was
     );
-    if let Some(note) = life.note {
+    if let Some(note) = kernel.note {
         warn!("{note}");
     }
-    if !life.found.is_quiet() {
-        warn!("{}shared by all CPUs:{}", marker::FOUND, life.found);
+    if !kernel.stale_irqs.is_quiet() {
+        warn!("{}shared by all CPUs:{}", marker::STALE, kernel.stale_irqs);
     }
-    if life.lpis.turned_off > 0 {
+    if kernel.stale_lpis.turned_off > 0 {
         warn!(
             "{}{} of the CPUs with LPIs on and tables in RAM; turned off",
-            marker::FOUND,
-            life.lpis.turned_off
+            marker::STALE,
+            kernel.stale_lpis.turned_off
         );
     }
-    if life.lpis.restless > 0 {
-        let restless = life.lpis.restless;
+    if kernel.stale_lpis.not_quiescent > 0 {
+        let not_quiescent = kernel.stale_lpis.not_quiescent;
         warn!(
-            "{}{restless} translation services that do not become quiescent: we cannot find their \
+            "{}{not_quiescent} translation services that do not become quiescent: we cannot find their \
              tables, so we reserve none",
-            marker::FOUND
+            marker::STALE
         );
     }
 }

@@ -54,25 +54,25 @@ const DEVICE: El1Attributes = LEAF.union(El1Attributes::ATTRIBUTE_INDEX_0).union
 const SINGLE_PAGES: Constraints =
     Constraints::NO_BLOCK_MAPPINGS.union(Constraints::NO_CONTIGUOUS_HINT);
 
-/// The regions that the kernel's idmap holds at first. [`LifeMap::add_ram`] adds RAM.
+/// The regions that the kernel's idmap holds at first. [`KernelIdmap::add_ram`] adds RAM.
 pub struct Regions<'a> {
     /// The device registers that the kernel uses.
     pub devices: &'a [Range<PhysAddr>],
     /// The image's parts.
-    pub image: &'a crate::image::Parts,
+    pub image: &'a crate::layout::Parts,
     /// The pages of the FDT that the kernel was entered with.
     pub tree: &'a Range<PhysAddr>,
 }
 
 /// The kernel's idmap. It is never freed: the next kernel does not use it.
-pub enum LifeMap {
+pub enum KernelIdmap {
     /// The EL1&0 regime, for modes el1 and nvhe.
     El1(&'static mut IdMap<El1And0>),
     /// The EL2&0 regime, for mode vhe.
     El2(&'static mut IdMap<El2And0>),
 }
 
-impl LifeMap {
+impl KernelIdmap {
     /// Builds the kernel's idmap and switches to it.
     ///
     /// # Safety
@@ -133,7 +133,7 @@ impl LifeMap {
             Self::El1(map) => map.root_address(),
             Self::El2(map) => map.root_address(),
         };
-        root.0 as u64 | asid::LIFE << asid::SHIFT
+        root.0 as u64 | asid::KERNEL << asid::SHIFT
     }
 
     /// Maps a device's registers.
@@ -189,7 +189,7 @@ unsafe fn activate<R>(regime: R, regions: &Regions<'_>) -> &'static mut IdMap<R>
 where
     R: TranslationRegime<Attributes = El1Attributes, Asid = usize, VaRange = VaRange>,
 {
-    let map = Box::leak(Box::new(IdMap::with_asid(asid::LIFE as usize, ROOT_LEVEL, regime)));
+    let map = Box::leak(Box::new(IdMap::with_asid(asid::KERNEL as usize, ROOT_LEVEL, regime)));
     let mut add = |range: &Range<PhysAddr>, attributes, constraints| {
         map.map_range_with_constraints(&region(range), attributes, constraints).unwrap_or_else(
             |error| panic!("the map cannot hold {}..{}: {error}", range.start, range.end),
@@ -248,7 +248,7 @@ impl<A: PagingAttributes> Translation<A> for ControlPages {
 /// # Panics
 ///
 /// If `tables` has too few pages.
-pub fn copy_map(
+pub fn relocation_idmap(
     ram: &[Range<PhysAddr>],
     code: &Range<PhysAddr>,
     uart: &Range<PhysAddr>,
@@ -257,7 +257,7 @@ pub fn copy_map(
     let pages = ControlPages { free: tables };
     let mut map = Mapping::with_asid_and_va_range(
         pages,
-        asid::COPY as usize,
+        asid::RELOCATION as usize,
         ROOT_LEVEL,
         El1And0,
         VaRange::Lower,
@@ -274,7 +274,7 @@ pub fn copy_map(
     add(code, TEXT);
     add(&uart.whole_pages(), DEVICE);
     let free = map.translation().free.clone();
-    let ttbr0 = map.root_address().0 as u64 | asid::COPY << asid::SHIFT;
+    let ttbr0 = map.root_address().0 as u64 | asid::RELOCATION << asid::SHIFT;
     // Dropping `map` would clear the tables, which the relocation code needs.
     core::mem::forget(map);
     (ttbr0, free)

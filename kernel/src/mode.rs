@@ -1,10 +1,10 @@
 //! The choice of the mode that this kernel runs in: el1, nvhe or vhe.
 //!
 //! It depends on the CPU, the level of entry and the command line. It is made before the kernel's
-//! idmap is built, because vhe changes the translation regime. The binary's `settle` enters the
+//! idmap is built, because vhe changes the translation regime. The binary's `enter_mode` enters the
 //! mode.
 
-use crate::orders::El2;
+use crate::cmdline::El2;
 use core::fmt;
 
 /// The exception level that the kernel runs at, and how.

@@ -7,22 +7,22 @@
 #![expect(unsafe_code, reason = "reads the CPU's random numbers")]
 
 use crate::disk::Disk;
-use crate::life::Life;
+use crate::error::Error;
+use crate::init::Kernel;
 use crate::load::{self, Contents, Image};
+use crate::log_loaded;
 use crate::memory::{self, Frames};
 use crate::plan::Plan;
-use crate::refused::Refused;
-use crate::tell_loaded;
 use alloc::vec::Vec;
 use boot::image::{Header, PLACE_ANYWHERE};
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use core::arch::asm;
 use core::ops::Range;
 use kernel::chosen::{self, Chosen, SEED_BYTES};
+use kernel::cmdline::Base;
 use kernel::fit::{self, Companions, Fit, Payload};
-use kernel::orders::Base;
+use kernel::initrd_window;
 use kernel::tree::{Machine, Reservation, Tree};
-use kernel::window;
 use log::{info, warn};
 use relocate::placement;
 
@@ -30,48 +30,48 @@ use relocate::placement;
 /// refused before, of the `nth` one after it.
 ///
 /// Stores the number of configurations in `known` once it has found the named one.
-pub fn plan(life: &mut Life, nth: usize, known: &mut usize) -> Result<Plan, Refused> {
+pub fn plan(kernel: &mut Kernel, nth: usize, known: &mut usize) -> Result<Plan, Error> {
     let free = memory::free();
-    let mut disk = Disk::open(&life.devices)?;
+    let mut disk = Disk::open(&kernel.devices)?;
     let contents = Contents::read(&mut disk)?;
-    let ordered = life.orders.payload.as_deref().unwrap_or_default();
+    let ordered = kernel.cmdline.payload.as_deref().unwrap_or_default();
     let first = contents.configurations.iter().position(|name| name == ordered);
-    let first = first.ok_or_else(|| Refused::NoPayload(ordered.into()))?;
+    let first = first.ok_or_else(|| Error::NoPayload(ordered.into()))?;
     *known = contents.configurations.len();
-    let name = contents.configurations.get(first + nth).ok_or(Refused::NoConfiguration(nth))?;
+    let name = contents.configurations.get(first + nth).ok_or(Error::NoConfiguration(nth))?;
 
     let (mut fit, header) =
-        contents.open(&mut disk, name, life.machine.ram.iter().map(PhysRange::bytes).sum())?;
-    let Companions { ramdisk, fdt, bootargs } = contents.companions(&disk, name)?;
+        contents.open(&mut disk, name, kernel.machine.ram.iter().map(PhysRange::bytes).sum())?;
+    let Companions { initrd, fdt, bootargs } = contents.companions(&disk, name)?;
     // Read the payload's own FDT first: it may reserve memory that no segment may be placed over.
     let own = fdt.map(|fdt| own_tree(&mut disk, &fdt)).transpose()?;
-    let mut machine = life.machine.clone();
+    let mut machine = kernel.machine.clone();
     machine.reserved.extend(own.iter().flat_map(|own| own.reserved.iter().cloned()));
     let mut keep_off: Vec<_> =
         machine.reserved.iter().map(|reserved| reserved.range.clone()).collect();
-    keep_off.push(life.control.clone());
+    keep_off.push(kernel.control.clone());
 
     let mut chosen = Chosen { bootargs: bootargs.as_deref(), ..Chosen::default() };
     let entry =
-        PhysAddr(base(life, &keep_off, &fit, &header)?.0.saturating_add(header.text_offset));
-    if let Some(ramdisk) = ramdisk {
-        let (ramdisk, place) = placed(life, &keep_off, &fit, &header, entry, ramdisk)?;
-        chosen.ramdisk = Some(place);
-        fit.loadables.push(ramdisk);
+        PhysAddr(base(kernel, &keep_off, &fit, &header)?.0.saturating_add(header.text_offset));
+    if let Some(initrd) = initrd {
+        let (initrd, place) = placed(kernel, &keep_off, &fit, &header, entry, initrd)?;
+        chosen.initrd = Some(place);
+        fit.loadables.push(initrd);
     }
     let image = Image::load(&mut disk, &fit, &header, entry, Frames::in_place)?;
-    tell_loaded(name, &image, &disk);
+    log_loaded(name, &image, &disk);
     drop(disk);
 
-    chosen.seeds = seeds(life);
-    let blob = chosen::write(own.as_ref().map_or(&life.blob, |own| &own.blob), &chosen)?;
-    let plan = Plan::new(image, &blob, None, &machine, &life.control)?;
+    chosen.seeds = seeds(kernel);
+    let blob = chosen::write(own.as_ref().map_or(&kernel.blob, |own| &own.blob), &chosen)?;
+    let plan = Plan::new(image, &blob, None, &machine, &kernel.control)?;
     if let Some(own) = own {
         // The payload would not find a segment outside of the RAM that its own FDT names, or would
         // fail without a message.
         for segment in plan.segments() {
             if !own.ram.iter().any(|ram| ram.covers(&segment.destination)) {
-                return Err(Refused::NotItsRam(segment.name.into(), segment.destination));
+                return Err(Error::NotItsRam(segment.name.into(), segment.destination));
             }
         }
     }
@@ -94,65 +94,69 @@ pub fn plan(life: &mut Life, nth: usize, known: &mut usize) -> Result<Plan, Refu
 /// A payload that may be placed anywhere avoids this kernel's own memory if there is room
 /// elsewhere. Then its destination is free, and it can be read directly into place.
 fn base(
-    life: &mut Life,
+    kernel: &mut Kernel,
     keep_off: &[Range<PhysAddr>],
     fit: &Fit,
     header: &Header,
-) -> Result<PhysAddr, Refused> {
-    let (ram, size) = (&life.machine.ram, header.text_offset + header.image_size);
+) -> Result<PhysAddr, Error> {
+    let (ram, size) = (&kernel.machine.ram, header.text_offset + header.image_size);
     // A kernel without the "anywhere" flag cannot use the RAM below it, so place it lowest.
     let is_bound = header.flags & PLACE_ANYWHERE == 0;
     let lowest =
         |avoid: &[Range<PhysAddr>]| placement::lowest_block(ram, avoid, size, placement::SLOT);
-    let slot = match life.orders.base {
+    let slot = match kernel.cmdline.base {
         Base::Load => return load::base_in(fit, header),
         _ if is_bound => lowest(keep_off),
-        Base::Random => placement::random_slot(&mut life.random, ram, keep_off, size),
+        Base::Random => placement::random_slot(&mut kernel.random, ram, keep_off, size),
         Base::Same => {
             let mut elsewhere = keep_off.to_vec();
-            elsewhere.push(life.parts.whole.clone());
+            elsewhere.push(kernel.parts.whole.clone());
             lowest(&elsewhere).or_else(|| lowest(keep_off))
         }
     };
-    slot.ok_or(Refused::NoSlot(size))
+    slot.ok_or(Error::NoSlot(size))
 }
 
 /// Chooses the initrd's place: the FIT's `load` address, or else the highest place in reach of the
 /// kernel at `entry`.
 fn placed(
-    life: &Life,
+    kernel: &Kernel,
     keep_off: &[Range<PhysAddr>],
     fit: &Fit,
     header: &Header,
     entry: PhysAddr,
-    ramdisk: Payload,
-) -> Result<(Payload, Range<PhysAddr>), Refused> {
-    let bytes = ramdisk.place.end - ramdisk.place.start;
-    let kernel = entry..PhysAddr(entry.0.saturating_add(header.image_size));
-    let start = match ramdisk.load {
+    initrd: Payload,
+) -> Result<(Payload, Range<PhysAddr>), Error> {
+    let bytes = initrd.place.end - initrd.place.start;
+    let image = entry..PhysAddr(entry.0.saturating_add(header.image_size));
+    let start = match initrd.load {
         Some(load) => load,
         None => {
             let mut avoid = keep_off.to_vec();
-            avoid.push(kernel.clone());
+            avoid.push(image.clone());
             avoid.extend(fit.loadables.iter().filter_map(|payload| {
                 payload.load?.range(payload.place.end - payload.place.start)
             }));
-            let highest = |window| {
-                let ram: Vec<_> =
-                    life.machine.ram.iter().map(|ram| window::cut(ram, &window)).collect();
+            let highest = |initrd_window| {
+                let ram: Vec<_> = kernel
+                    .machine
+                    .ram
+                    .iter()
+                    .map(|ram| initrd_window::cut(ram, &initrd_window))
+                    .collect();
                 placement::highest_block(&ram, &avoid, bytes, PAGE_SIZE)
             };
-            window::of(&kernel)
+            initrd_window::of(&image)
                 .into_iter()
                 .find_map(highest)
-                .ok_or_else(|| Refused::NoRoom(bytes, kernel.clone()))?
+                .ok_or_else(|| Error::NoRoom(bytes, image.clone()))?
         }
     };
     let place = start..PhysAddr(start.0.saturating_add(bytes));
-    if !window::holds(&kernel, &place) {
-        return Err(Refused::Window(place, kernel));
+    if !initrd_window::holds(&image, &place) {
+        return Err(Error::Window(place, image));
     }
-    Ok((Payload { load: Some(start), ..ramdisk }, place))
+    Ok((Payload { load: Some(start), ..initrd }, place))
 }
 
 /// The payload's own FDT.
@@ -164,7 +168,7 @@ struct OwnTree {
 }
 
 /// Reads, verifies and parses an FDT from the disk.
-fn own_tree(disk: &mut Disk, fdt: &Payload) -> Result<OwnTree, Refused> {
+fn own_tree(disk: &mut Disk, fdt: &Payload) -> Result<OwnTree, Error> {
     let blob = chosen::write(&read(disk, fdt)?, &Chosen::default())?;
     let Machine { ram, mut reserved, .. } = Machine::read(&Tree::open(&blob)?)?;
     reserved.iter_mut().for_each(|reserved| reserved.name += " of the payload's own device tree");
@@ -172,11 +176,11 @@ fn own_tree(disk: &mut Disk, fdt: &Payload) -> Result<OwnTree, Refused> {
 }
 
 /// Reads the bytes of an FDT from the disk and verifies their SHA-256.
-fn read(disk: &mut Disk, fdt: &Payload) -> Result<Vec<u8>, Refused> {
+fn read(disk: &mut Disk, fdt: &Payload) -> Result<Vec<u8>, Error> {
     let bytes = fdt.place.end - fdt.place.start;
     chosen::check_size(bytes)?;
     let mut blob = Vec::new();
-    blob.try_reserve_exact(bytes as usize).map_err(|_| Refused::Memory(bytes))?;
+    blob.try_reserve_exact(bytes as usize).map_err(|_| Error::Memory(bytes))?;
     blob.resize(bytes as usize, 0);
     disk.read(fdt.place.start, &mut blob)?;
     fit::verify(fdt, [&blob[..]])?;
@@ -184,10 +188,10 @@ fn read(disk: &mut Disk, fdt: &Payload) -> Result<Vec<u8>, Refused> {
 }
 
 /// Returns random bytes for the payload alone, from the entropy device or else from the CPU.
-fn seeds(life: &Life) -> Option<[u8; SEED_BYTES]> {
+fn seeds(kernel: &Kernel) -> Option<[u8; SEED_BYTES]> {
     const WHAT: &str = "kaslr-seed and rng-seed";
     let mut seeds = [0; SEED_BYTES];
-    if life.devices.entropy(WHAT, &mut seeds).is_none() {
+    if kernel.devices.entropy(WHAT, &mut seeds).is_none() {
         if !from_cpu(&mut seeds) {
             warn!("no entropy device and no RNDR: no {WHAT}");
             return None;

@@ -4,14 +4,14 @@
 //! - Leaves a [`Plan`] whose segments have passed `relocate::segment::check`.
 //! - Refuses whatever that check refuses.
 
+use crate::error::Error;
 use crate::load::{Image, Loaded};
 use crate::memory::Frames;
-use crate::refused::Refused;
 use crate::stage::has_changed;
 use alloc::vec::Vec;
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use core::ops::Range;
-use kernel::handover::Handed;
+use kernel::handover::Handover;
 use kernel::tree::Machine;
 use relocate::checksum::Crc32c;
 use relocate::control::Check;
@@ -36,16 +36,16 @@ impl Plan {
     pub fn new(
         image: Image,
         blob: &[u8],
-        handed: Option<&Handed>,
+        handed: Option<&Handover>,
         machine: &Machine,
         control: &Range<PhysAddr>,
-    ) -> Result<Self, Refused> {
+    ) -> Result<Self, Error> {
         let destinations = image.payloads.iter().map(|payload| payload.destination.clone());
         // The heap has no frames that our own device tree reserves. But `machine.reserved` may also
         // hold the reservations of a payload's device tree.
         let avoid: Vec<_> =
             destinations.chain(machine.reserved.iter().map(|r| r.range.clone())).collect();
-        let mut tree = Frames::contiguous(blob.len() as u64, &avoid).map_err(Refused::Memory)?;
+        let mut tree = Frames::contiguous(blob.len() as u64, &avoid).map_err(Error::Memory)?;
         let start = tree.runs()[0].start;
         let memory = tree.slices_mut().next().expect("contiguous frames are one run");
         memory[..blob.len()].copy_from_slice(blob);
@@ -127,12 +127,12 @@ impl Plan {
     /// # Errors
     ///
     /// The first source that has changed.
-    pub fn check_sources(&self) -> Result<(), Refused> {
+    pub fn check_sources(&self) -> Result<(), Error> {
         for payload in &self.image.payloads {
             let now = payload.frames.slices().fold(Crc32c::default(), Crc32c::update).value();
             if has_changed(payload.crc32c, now) {
                 let what = alloc::format!("the source of \"{}\"", payload.name);
-                return Err(Refused::Changed(what, payload.crc32c, now));
+                return Err(Error::Changed(what, payload.crc32c, now));
             }
         }
         let bytes = (self.tree_range.end.0 - self.tree_range.start.0) as usize;
@@ -142,7 +142,7 @@ impl Plan {
             .fold(Crc32c::default(), |crc, slice| crc.update(&slice[..bytes]))
             .value();
         if has_changed(self.tree_crc32c, now) {
-            return Err(Refused::Changed("the device tree".into(), self.tree_crc32c, now));
+            return Err(Error::Changed("the device tree".into(), self.tree_crc32c, now));
         }
         Ok(())
     }

@@ -11,7 +11,7 @@
 
 use crate::cpus::{self, Cpu};
 use crate::end;
-use crate::life::Life;
+use crate::init::Kernel;
 use boot::hyp::{FINALISE_EL2, RESET_VECTORS, SET_VECTORS, SOFT_RESTART, STUB_ERR};
 use boot::sysreg::{current_el, hcr, mair, sctlr, spsr};
 use core::arch::{asm, global_asm};
@@ -141,17 +141,17 @@ pub fn on_this_cpu(mode: Mode) {
 }
 
 /// Runs the suite on every CPU, on this one last, and ends the run.
-pub fn stub(life: &Life) -> ! {
-    life.cpus.selftest();
+pub fn stub(kernel: &Kernel) -> ! {
+    kernel.cpus.selftest();
     cpus::mask();
-    on_this_cpu(life.mode);
+    on_this_cpu(kernel.mode);
     let (checks, failed) = (CHECKS.load(Relaxed), failed());
     if failed > 0 {
         error!("selftest: stub: {failed} of {checks} checks FAILED");
         end::failure();
     }
     info!("selftest: stub: {checks} checks passed");
-    if life.mode == Mode::Nvhe {
+    if kernel.mode == Mode::Nvhe {
         info!("selftest: next, a trapped read with x0 = 1");
         crate::console::flush();
         // SAFETY: the routine sets a trap that only the read below triggers.

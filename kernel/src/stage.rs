@@ -1,6 +1,6 @@
 //! The staged kexec: fills the control pages, and takes the last steps to the jump.
 //!
-//! - [`Staged::new`] fills the control pages. [`Staged::restart`] is the last Rust code that runs.
+//! - [`Staged::new`] fills the control pages. [`Staged::kexec`] is the last Rust code that runs.
 //! - Refuses a list that is too long, a device that does not reset, a CPU that does not stop, and
 //!   anything the kexec depends on that has changed since it was made.
 //! - Leaves after a refusal: the control pages writable again, all memory free, and the hyp-stub's
@@ -9,12 +9,12 @@
 
 use crate::console;
 use crate::cpus::{self, Cpu};
+use crate::error::Error;
+use crate::init::Kernel;
 use crate::interrupts;
-use crate::life::Life;
 use crate::map;
 use crate::memory::pointer;
 use crate::plan::Plan;
-use crate::refused::Refused;
 use boot::breadcrumb::{BYE, REACHED};
 use boot::cache;
 use boot::marker;
@@ -22,8 +22,8 @@ use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use boot::{hyp, hyp_stub};
 use core::convert::Infallible;
 use core::ops::Range;
+use kernel::cmdline::{Restart, Selftest};
 use kernel::mode::Mode;
-use kernel::orders::{Restart, Selftest};
 use log::info;
 use relocate::checksum::Crc32c;
 use relocate::control::{self, ARGUMENTS_OFFSET, Arguments, Layout};
@@ -32,7 +32,7 @@ use relocate::segment::MAX_SEGMENTS;
 
 /// A kexec that is ready to go: the control pages are filled.
 pub struct Staged<'a> {
-    life: &'a mut Life,
+    kernel: &'a mut Kernel,
     plan: Plan,
     /// The layout of the control pages. `rest` ends where its used part ends.
     layout: Layout,
@@ -40,7 +40,7 @@ pub struct Staged<'a> {
     rest_crc32c: u32,
 }
 
-/// The point that [`Staged::restart`] has reached.
+/// The point that [`Staged::kexec`] has reached.
 #[derive(Clone, Copy, Debug)]
 enum Moment {
     /// Nothing has been stopped yet.
@@ -56,12 +56,12 @@ impl<'a> Staged<'a> {
     ///
     /// # Errors
     ///
-    /// [`Refused::List`], [`Refused::Unfaithful`], [`Refused::NoCrc32`].
-    pub fn new(life: &'a mut Life, plan: Plan) -> Result<Self, Refused> {
-        let mut layout = Layout::of(&life.control);
-        let uart = life.uart.clone();
+    /// [`Error::List`], [`Error::ListMismatch`], [`Error::NoCrc32`].
+    pub fn new(kernel: &'a mut Kernel, plan: Plan) -> Result<Self, Error> {
+        let mut layout = Layout::of(&kernel.control);
+        let uart = kernel.uart.clone();
         if !relocate::checksum::is_available() {
-            return Err(Refused::NoCrc32);
+            return Err(Error::NoCrc32);
         }
 
         // The list, then the relocation idmap's tables, in the pages after code and breadcrumbs.
@@ -76,14 +76,15 @@ impl<'a> Staged<'a> {
         // SAFETY: `read` requires initialized, mapped memory. `check` reads only list pages, which
         // `build` has just written.
         let read = |entry: PhysAddr| unsafe { pointer(entry).cast::<u64>().read() };
-        list::check(&segments, head, read).map_err(Refused::Unfaithful)?;
+        list::check(&segments, head, read).map_err(Error::ListMismatch)?;
         let tables = PhysAddr(layout.rest.start.0 + list_pages as u64 * PAGE_SIZE)..layout.rest.end;
-        let (copy_ttbr0, free) = map::copy_map(&life.mapped, &layout.code, &uart, tables);
+        let (relocation_ttbr0, free) =
+            map::relocation_idmap(&kernel.mapped, &layout.code, &uart, tables);
         layout.rest.end = free.start;
 
         let mut arguments = Arguments {
             head,
-            copy_ttbr0,
+            relocation_ttbr0,
             entry: plan.entry().0,
             dtb: plan.tree().0,
             breadcrumbs: layout.breadcrumbs.start.0,
@@ -92,10 +93,10 @@ impl<'a> Staged<'a> {
             checks_used: 0,
             checks: [control::Check::default(); MAX_SEGMENTS],
         };
-        if life.orders.restart == Restart::Cold {
+        if kernel.cmdline.restart == Restart::Cold {
             arguments.flags |= control::COLD;
         }
-        if life.mode == Mode::Nvhe {
+        if kernel.mode == Mode::Nvhe {
             arguments.flags |= control::HVC;
         }
         let checks = plan.checks();
@@ -103,7 +104,7 @@ impl<'a> Staged<'a> {
         arguments.checks[..checks.len()].copy_from_slice(&checks);
 
         let code = pointer(layout.code.start);
-        let crumbs = pointer(layout.breadcrumbs.start);
+        let breadcrumbs = pointer(layout.breadcrumbs.start);
         // SAFETY: both ranges are as long as the relocation code, and they do not overlap: one is
         // in the image's text, the other among the control pages.
         unsafe { code.copy_from_nonoverlapping(control::pages().as_ptr(), control::pages().len()) };
@@ -113,23 +114,23 @@ impl<'a> Staged<'a> {
             code.wrapping_add(ARGUMENTS_OFFSET as usize).cast::<Arguments>().write(arguments)
         };
         // SAFETY: the breadcrumb page is one of the control pages, mapped writable.
-        unsafe { crumbs.write_bytes(0, PAGE_SIZE as usize) };
+        unsafe { breadcrumbs.write_bytes(0, PAGE_SIZE as usize) };
 
         // Clean the used control pages to PoC: they are read and executed with the MMU off, and at
         // EL2. The breadcrumb page must have no dirty line either, since the last breadcrumbs are
         // written past the cache. Each earlier one is cleaned right after its store. [I3, I6]
         cache::clean_and_invalidate(&(layout.code.start..layout.rest.end));
         cache::invalidate_instructions();
-        life.map.make_executable(&layout.code);
+        kernel.map.make_executable(&layout.code);
 
         let (code_crc32c, rest_crc32c) = (checksum(&layout.code), checksum(&layout.rest));
-        Ok(Self { life, plan, layout, code_crc32c, rest_crc32c })
+        Ok(Self { kernel, plan, layout, code_crc32c, rest_crc32c })
     }
 
     /// Runs the requested self-test at its moment: it leaves a state that the following steps, or
     /// the next kernel, must clean up.
     fn selftest(&self, moment: Moment) {
-        match (self.life.orders.selftest, moment) {
+        match (self.kernel.cmdline.selftest, moment) {
             (Some(Selftest::Storm), Moment::Running) => interrupts::storm(Cpu::current()),
             (Some(Selftest::Interrupts), Moment::Masked) => interrupts::provoke(Cpu::current()),
             (Some(Selftest::Lpis), Moment::Quiet) => interrupts::keep_lpis(Cpu::current()),
@@ -143,15 +144,15 @@ impl<'a> Staged<'a> {
     ///
     /// # Errors
     ///
-    /// [`Refused::Busy`], [`Refused::Cpu`], [`Refused::Changed`], [`Refused::Vectors`].
-    pub fn restart(self) -> Result<Infallible, Refused> {
+    /// [`Error::Busy`], [`Error::Cpu`], [`Error::Changed`], [`Error::Vectors`].
+    pub fn kexec(self) -> Result<Infallible, Error> {
         self.selftest(Moment::Running);
-        self.life.devices.quiesce()?;
-        let stopped = self.life.cpus.stop(self.life.orders.force)?;
-        self.life.cpus.tell(stopped);
+        self.kernel.devices.quiesce()?;
+        let stopped = self.kernel.cpus.stop(self.kernel.cmdline.force)?;
+        self.kernel.cpus.log_irq_stats(stopped);
         cpus::mask();
         self.selftest(Moment::Masked);
-        self.life.cpus.quiet();
+        self.kernel.cpus.quiet();
         self.selftest(Moment::Quiet);
         // The last checks before the point of no return: only this CPU runs [I9], and nothing that
         // the kexec depends on has changed since it was made. [I8]
@@ -162,10 +163,10 @@ impl<'a> Staged<'a> {
         ] {
             let now = checksum(range);
             if has_changed(was, now) {
-                return Err(Refused::Changed(name.into(), was, now));
+                return Err(Error::Changed(name.into(), was, now));
             }
         }
-        let way = match (self.life.orders.restart, self.life.mode) {
+        let way = match (self.kernel.cmdline.restart, self.kernel.mode) {
             (Restart::Hot, Mode::Nvhe) => "copy, MMU off, HVC_SOFT_RESTART",
             (Restart::Hot, _) => "copy, MMU off, branch",
             (Restart::Cold, Mode::Nvhe) => "MMU off, HVC_SOFT_RESTART, copy at EL2, branch",
@@ -180,14 +181,14 @@ impl<'a> Staged<'a> {
             self.layout.breadcrumbs.start,
         );
         console::flush();
-        self.crumb_bye();
+        self.breadcrumb_bye();
         // The last call that the hyp-stub answers: afterwards the private vectors report any trap
         // to EL2 as a fault while relocating. If the stub refuses, we refuse as well, although
         // "Bye!" was printed.
-        if self.life.mode == Mode::Nvhe {
+        if self.kernel.mode == Mode::Nvhe {
             let answer = self.install_vectors();
             if answer != 0 {
-                return Err(Refused::Vectors(answer));
+                return Err(Error::Vectors(answer));
             }
         }
         // SAFETY: `enter` requires that the control pages are staged, executable and clean to PoC,
@@ -206,7 +207,7 @@ impl<'a> Staged<'a> {
     }
 
     /// Writes the first breadcrumb in the way that the relocation code writes the others. \[I6\]
-    fn crumb_bye(&self) {
+    fn breadcrumb_bye(&self) {
         let slot = self.layout.breadcrumbs.start;
         // SAFETY: `write_volatile` requires a writable, aligned slot of two words. The slot is the
         // start of the breadcrumb page.
@@ -221,7 +222,7 @@ impl<'a> Staged<'a> {
 
 impl Drop for Staged<'_> {
     fn drop(&mut self) {
-        self.life.map.make_writable(&self.layout.code);
+        self.kernel.map.make_writable(&self.layout.code);
     }
 }
 

@@ -138,7 +138,7 @@ const FIRMWARE_MAP: &str = "linux,uefi-mmap-start";
 
 /// A reason why this kernel cannot run with a device tree.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Refused {
+pub enum Error {
     /// Not a valid tree: dtoolkit's error text.
     Damaged(String),
     /// No memory node with a range.
@@ -153,7 +153,7 @@ pub enum Refused {
     TooDeep(String),
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Damaged(why) => {
@@ -178,7 +178,7 @@ impl fmt::Display for Refused {
     }
 }
 
-impl core::error::Error for Refused {}
+impl core::error::Error for Error {}
 
 /// A valid tree with its /chosen node.
 #[derive(Clone, Copy, Debug)]
@@ -192,10 +192,10 @@ impl<'a> Tree<'a> {
     ///
     /// # Errors
     ///
-    /// Returns [`Refused::Damaged`] if the blob is no valid tree, or [`Refused::NoChosen`].
-    pub fn open(blob: &'a [u8]) -> Result<Self, Refused> {
-        let fdt = Fdt::new(blob).map_err(|error| Refused::Damaged(error.to_string()))?;
-        let chosen = fdt.find_node("/chosen").ok_or(Refused::NoChosen)?;
+    /// Returns [`Error::Damaged`] if the blob is no valid tree, or [`Error::NoChosen`].
+    pub fn open(blob: &'a [u8]) -> Result<Self, Error> {
+        let fdt = Fdt::new(blob).map_err(|error| Error::Damaged(error.to_string()))?;
+        let chosen = fdt.find_node("/chosen").ok_or(Error::NoChosen)?;
         Ok(Self { fdt, chosen })
     }
 
@@ -242,11 +242,11 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// Returns [`Refused::FirmwareMap`], [`Refused::NoRam`], [`Refused::Reg`] or
-    /// [`Refused::TooDeep`].
-    pub fn read(tree: &Tree<'_>) -> Result<Self, Refused> {
+    /// Returns [`Error::FirmwareMap`], [`Error::NoRam`], [`Error::Reg`] or
+    /// [`Error::TooDeep`].
+    pub fn read(tree: &Tree<'_>) -> Result<Self, Error> {
         if tree.chosen.property(FIRMWARE_MAP).is_some() {
-            return Err(Refused::FirmwareMap);
+            return Err(Error::FirmwareMap);
         }
         let mut machine = Self::default();
         for reservation in tree.fdt.memory_reservations() {
@@ -295,7 +295,7 @@ impl Machine {
         }
         let count = machine.cpus.len().max(1);
         machine.gic.iter_mut().for_each(|gic| gic.cut(count));
-        if machine.ram.is_empty() { Err(Refused::NoRam) } else { Ok(machine) }
+        if machine.ram.is_empty() { Err(Error::NoRam) } else { Ok(machine) }
     }
 
     /// Adds a device behind `depth` buses, and, if it is a bus that maps 1:1, the devices behind
@@ -306,10 +306,10 @@ impl Machine {
         cells: Cells,
         stdout: Option<&str>,
         depth: usize,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), Error> {
         let facts = Facts::of(node, cells);
         if depth > MAX_DEPTH {
-            return Err(Refused::TooDeep(facts.name.into()));
+            return Err(Error::TooDeep(facts.name.into()));
         }
         let ranges = facts.regs()?;
         if facts.is_compatible("virtio,mmio") {

@@ -6,8 +6,8 @@
 //!   must be reported as such, and not as a bad gzip file.
 
 use crate::disk::Disk;
+use crate::error::Error;
 use crate::memory::Frames;
-use crate::refused::Refused;
 use alloc::vec::Vec;
 use boot::image::HEADER_BYTES;
 use kernel::fit::{Hash, Payload};
@@ -24,15 +24,15 @@ pub fn start(
     disk: &mut Disk,
     kernel: &Payload,
     start: &mut [u8; HEADER_BYTES],
-) -> Result<usize, Refused> {
-    let refused = |why| Refused::Gzip(kernel.name.clone(), why);
+) -> Result<usize, Error> {
+    let error = |why| Error::Gzip(kernel.name.clone(), why);
     let mut piece = piece(kernel)?;
     disk.read(kernel.place.start, &mut piece)?;
     let mut unpacker = Unpacker::new(HEADER_BYTES as u64);
     let (mut taken, mut made) = (0, 0);
     while taken < piece.len() && made < start.len() {
         let (more_taken, more_made) =
-            unpacker.unpack(&piece[taken..], &mut start[made..]).map_err(refused)?;
+            unpacker.unpack(&piece[taken..], &mut start[made..]).map_err(error)?;
         (taken, made) = (taken + more_taken, made + more_made);
     }
     Ok(made)
@@ -47,8 +47,8 @@ pub fn all(
     stated: Option<u64>,
     image_size: u64,
     frames: &mut Frames,
-) -> Result<u64, Refused> {
-    let refused = |why| Refused::Gzip(kernel.name.clone(), why);
+) -> Result<u64, Error> {
+    let error = |why| Error::Gzip(kernel.name.clone(), why);
     let mut piece = piece(kernel)?;
     let mut hash = Hash::default();
     let mut unpacker = Unpacker::new(stated.unwrap_or(image_size));
@@ -75,20 +75,18 @@ pub fn all(
         }
     }
     hash.verify(kernel)?;
-    let found = unpacked.and_then(|()| unpacker.finish()).map_err(refused)?;
+    let found = unpacked.and_then(|()| unpacker.finish()).map_err(error)?;
     match stated {
-        Some(stated) if found != stated => {
-            Err(refused(gzip::Refused::NotAsStated { stated, found }))
-        }
+        Some(stated) if found != stated => Err(error(gzip::Error::NotAsStated { stated, found })),
         _ => Ok(found),
     }
 }
 
 /// Allocates a buffer for one piece of the file.
-fn piece(kernel: &Payload) -> Result<Vec<u8>, Refused> {
+fn piece(kernel: &Payload) -> Result<Vec<u8>, Error> {
     let bytes = PIECE.min((kernel.place.end - kernel.place.start) as usize);
     let mut piece = Vec::new();
-    piece.try_reserve_exact(bytes).map_err(|_| Refused::Memory(bytes as u64))?;
+    piece.try_reserve_exact(bytes).map_err(|_| Error::Memory(bytes as u64))?;
     piece.resize(bytes, 0);
     Ok(piece)
 }

@@ -5,7 +5,7 @@
 //! other would be a failure of the code.
 
 use crate::decode::{Dc, Instruction, Logical, Move, Place, Shifted, Tlbi, ZERO, decode};
-use crate::failure::Wrong;
+use crate::failure::Violation;
 use crate::memory::{Access, Memory};
 use crate::system::registers::*;
 use crate::system::{E2H, Level, System};
@@ -70,11 +70,11 @@ impl Cpu {
     }
 
     /// Executes one instruction.
-    pub fn step(&mut self) -> Result<(), Wrong> {
+    pub fn step(&mut self) -> Result<(), Violation> {
         self.memory.meddle();
         let (place, _) = self.translate(Access::Execute, self.pc)?;
         let word = self.memory.fetch(place)?;
-        let instruction = decode(word).ok_or(Wrong::Instruction(word))?;
+        let instruction = decode(word).ok_or(Violation::Instruction(word))?;
         self.steps += 1;
         let next = self.pc.wrapping_add(4);
         self.pc = self.execute(instruction, next)?;
@@ -90,12 +90,12 @@ impl Cpu {
     }
 
     /// Loads as the code would, through the map and the caches.
-    pub fn read(&mut self, address: u64) -> Result<u64, Wrong> {
+    pub fn read(&mut self, address: u64) -> Result<u64, Violation> {
         self.load(address, 8).map(|value| value as u64)
     }
 
     /// Translates an address; returns the physical address and whether the access is cacheable.
-    pub fn translate(&mut self, access: Access, address: u64) -> Result<(u64, bool), Wrong> {
+    pub fn translate(&mut self, access: Access, address: u64) -> Result<(u64, bool), Violation> {
         if access != Access::Execute {
             self.touched = self.steps;
         }
@@ -109,7 +109,7 @@ impl Cpu {
         };
         let control = self.system.effect(sctlr, adversary);
         if control & sctlr::EE != 0 && access != Access::Execute {
-            return Err(Wrong::BigEndian(address));
+            return Err(Violation::BigEndian(address));
         }
         if control & sctlr::M == 0 {
             return Ok((address, false));
@@ -124,7 +124,7 @@ impl Cpu {
                 let (tcr, mair) =
                     (self.system.effect(tcr, adversary), self.system.effect(mair, adversary));
                 if tcr & 0x3f != 16 || address >> 48 != 0 {
-                    return Err(Wrong::Translation(address, tcr));
+                    return Err(Violation::Translation(address, tcr));
                 }
                 let cacheable = control & sctlr::C != 0;
                 let leaf = walk(root, mair, page, |at| {
@@ -144,17 +144,17 @@ impl Cpu {
             Access::Execute => leaf.executable,
         };
         if !allowed {
-            return Err(Wrong::Permission(access, address));
+            return Err(Violation::Permission(access, address));
         }
         Ok((leaf.page | address & 0xfff, leaf.normal && control & sctlr::C != 0))
     }
 
-    fn load(&mut self, address: u64, size: usize) -> Result<u128, Wrong> {
+    fn load(&mut self, address: u64, size: usize) -> Result<u128, Violation> {
         let (place, cacheable) = self.translate(Access::Read, address)?;
         Ok(u128::from_le_bytes(self.memory.load(place, size, cacheable)?))
     }
 
-    fn store(&mut self, address: u64, value: u128, size: usize) -> Result<(), Wrong> {
+    fn store(&mut self, address: u64, value: u128, size: usize) -> Result<(), Violation> {
         let (place, cacheable) = self.translate(Access::Write, address)?;
         self.memory.store(place, &value.to_le_bytes()[..size], cacheable)
     }
@@ -247,14 +247,15 @@ impl Cpu {
     }
 
     /// Reads CNTVCT_EL0, which may be read as early as the last context synchronization event.
-    fn time(&mut self) -> Result<u64, Wrong> {
+    fn time(&mut self) -> Result<u64, Violation> {
         if self.synchronised < self.touched {
-            self.early_readings = self.early_readings.checked_sub(1).ok_or(Wrong::EarlyReading)?;
+            self.early_readings =
+                self.early_readings.checked_sub(1).ok_or(Violation::EarlyReading)?;
         }
         Ok(self.steps)
     }
 
-    fn execute(&mut self, instruction: Instruction, next: u64) -> Result<u64, Wrong> {
+    fn execute(&mut self, instruction: Instruction, next: u64) -> Result<u64, Violation> {
         let here = next.wrapping_sub(4);
         let to = |offset| here.wrapping_add_signed(offset);
         match instruction {
@@ -457,22 +458,22 @@ impl Cpu {
         self.system.get(VBAR_EL2) + slot
     }
 
-    fn return_from_exception(&mut self) -> Result<u64, Wrong> {
+    fn return_from_exception(&mut self) -> Result<u64, Violation> {
         if self.level == Level::El1 {
-            return Err(Wrong::Undefined(ELR_EL2));
+            return Err(Violation::Undefined(ELR_EL2));
         }
         let state = self.system.get(SPSR_EL2);
         self.synchronise();
         self.level = match state & 0xf {
             spsr::EL1H => Level::El1,
             spsr::EL2H => Level::El2,
-            _ => return Err(Wrong::State("SPSR_EL2", state)),
+            _ => return Err(Violation::State("SPSR_EL2", state)),
         };
         (self.flags, self.daif) = (state & (N | Z | C | V), state & spsr::DAIF);
         Ok(self.system.get(ELR_EL2))
     }
 
-    fn tlbi(&mut self, operation: Tlbi) -> Result<(), Wrong> {
+    fn tlbi(&mut self, operation: Tlbi) -> Result<(), Violation> {
         let hcr = self.system.effect(HCR_EL2, &mut self.memory.adversary);
         let regime = match (operation, self.level) {
             (Tlbi::Vmalle1, Level::El2) if hcr & E2H != 0 && hcr & hcr::TGE != 0 => Regime::El20,
@@ -484,7 +485,7 @@ impl Cpu {
                     Regime::El20
                 }
             }
-            (_, Level::El1) => return Err(Wrong::Undefined(HCR_EL2)),
+            (_, Level::El1) => return Err(Violation::Undefined(HCR_EL2)),
         };
         self.memory.tlbi(regime);
         Ok(())

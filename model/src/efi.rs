@@ -14,7 +14,7 @@ use boot::phys::PAGE_SIZE;
 use boot::sysreg::{hcr, mair, sctlr, tcr};
 
 use crate::cpu::Cpu;
-use crate::failure::Wrong;
+use crate::failure::Violation;
 use crate::kernel::Kernel;
 use crate::memory::{Access, LINE, Memory};
 use crate::scene::{Scene, junk, protocol, tables};
@@ -87,7 +87,7 @@ fn scene(kernel: &Kernel, name: &str, processor: Processor, level: Level, hcr: u
     start.x[..4].copy_from_slice(&[TREE.start, TREE.end, IMAGE.start, IMAGE.end]);
     let contract = move |cpu: &mut Cpu| {
         protocol(cpu, level, (&image, &image_bytes), (&tree, &tree_bytes))?;
-        cpu.memory.dirty_line(&own).map_or(Ok(()), |line| Err(Wrong::DirtyLine(line)))
+        cpu.memory.dirty_line(&own).map_or(Ok(()), |line| Err(Violation::DirtyLine(line)))
     };
     Scene {
         name: name.to_owned(),

@@ -18,7 +18,7 @@ use boot::sysreg::{asid, current_el, descriptor, hcr, mair, sctlr, spsr, tcr};
 
 use crate::cpu::Cpu;
 use crate::decode::SystemRegister;
-use crate::failure::Wrong;
+use crate::failure::Violation;
 use crate::kernel::Kernel;
 use crate::memory::{Access, LINE, Memory};
 use crate::scene::{Scene, expect, junk};
@@ -173,7 +173,7 @@ fn scene(kernel: &Kernel, arrival: Arrival) -> Scene {
         placed: BASE,
         start,
         stop,
-        milestones: vec![kernel.symbol("early_map"), kernel.symbol("relocate_self")],
+        milestones: vec![kernel.symbol("early_idmap"), kernel.symbol("relocate_self")],
         contract: Box::new(move |cpu| contract(cpu, &checked, arrival, &tree)),
     }
 }
@@ -187,13 +187,18 @@ fn tree() -> Vec<u8> {
 }
 
 /// Checks everything that Rust relies on.
-fn contract(cpu: &mut Cpu, kernel: &Kernel, arrival: Arrival, tree: &[u8]) -> Result<(), Wrong> {
+fn contract(
+    cpu: &mut Cpu,
+    kernel: &Kernel,
+    arrival: Arrival,
+    tree: &[u8],
+) -> Result<(), Violation> {
     let placed = |name| BASE + kernel.symbol(name);
     if !cpu.memory.is_quiet() {
-        return Err(Wrong::Pending);
+        return Err(Violation::Pending);
     }
     if let Some(regime) = cpu.memory.tlb.left_behind() {
-        return Err(Wrong::LeftBehind(regime));
+        return Err(Violation::LeftBehind(regime));
     }
     expect("the exception level", u64::from(cpu.level != Level::El1), 0)?;
     expect("DAIF", cpu.daif, spsr::DAIF & !(1 << 8))?;
@@ -225,14 +230,14 @@ fn contract(cpu: &mut Cpu, kernel: &Kernel, arrival: Arrival, tree: &[u8]) -> Re
     expect("TCR_EL1", cpu.system.get(TCR_EL1) & !(7 << tcr::IPS_SHIFT), tcr::VALUE)?;
     let text = placed("text_start")..placed("text_end");
     if let Some(line) = cpu.memory.would_fetch(&text) {
-        return Err(Wrong::StaleInstruction(line));
+        return Err(Violation::StaleInstruction(line));
     }
 
     record(cpu, placed("entry_record"), arrival)?;
     map(cpu, root, &text, &(BASE..placed("_image_end")))?;
     for at in (placed("bss_start")..placed("bss_end")).step_by(8) {
         if cpu.read(at)? != 0 {
-            return Err(Wrong::Content("bss", at));
+            return Err(Violation::Content("bss", at));
         }
     }
     for pointer in &kernel.pointers {
@@ -240,13 +245,13 @@ fn contract(cpu: &mut Cpu, kernel: &Kernel, arrival: Arrival, tree: &[u8]) -> Re
             kernel.image[*pointer as usize..][..8].try_into().expect("eight bytes"),
         );
         if cpu.read(BASE + pointer)? != linked.wrapping_add(BASE) {
-            return Err(Wrong::Content("a relocated pointer", BASE + pointer));
+            return Err(Violation::Content("a relocated pointer", BASE + pointer));
         }
     }
     cpu.memory.allow(Access::Read, TREE);
     for (at, bytes) in (TREE.start..).step_by(8).zip(tree.as_chunks().0) {
         if cpu.read(at)? != u64::from_le_bytes(*bytes) {
-            return Err(Wrong::Content("the device tree", at));
+            return Err(Violation::Content("the device tree", at));
         }
     }
     Ok(())
@@ -265,7 +270,7 @@ fn timers(processor: Processor) -> impl Iterator<Item = (&'static str, SystemReg
 }
 
 /// Checks the entry record against `boot::record`.
-fn record(cpu: &mut Cpu, at: u64, arrival: Arrival) -> Result<(), Wrong> {
+fn record(cpu: &mut Cpu, at: u64, arrival: Arrival) -> Result<(), Violation> {
     let el2 = arrival.level == Level::El2;
     let stuck = if arrival.processor == Processor::VheOnly { E2H } else { 0 };
     let held = [
@@ -287,7 +292,7 @@ fn record(cpu: &mut Cpu, at: u64, arrival: Arrival) -> Result<(), Wrong> {
     ];
     for (offset, value) in held {
         if cpu.read(at + offset as u64)? != value {
-            return Err(Wrong::Content("the entry record", at + offset as u64));
+            return Err(Violation::Content("the entry record", at + offset as u64));
         }
     }
     let in_effect = cpu.read(at + offset_of!(EntryRecord, hcr_el2_in_effect) as u64)?;
@@ -302,7 +307,7 @@ fn record(cpu: &mut Cpu, at: u64, arrival: Arrival) -> Result<(), Wrong> {
         let left_out = offset == offset_of!(EntryRecord, el2_ready) && !el2;
         let good = if left_out { stamp == 0 } else { last < stamp && stamp < cpu.steps };
         if !good {
-            return Err(Wrong::Content("the entry record's stamps", at + offset as u64));
+            return Err(Violation::Content("the entry record's stamps", at + offset as u64));
         }
         last = last.max(stamp);
     }
@@ -311,7 +316,7 @@ fn record(cpu: &mut Cpu, at: u64, arrival: Arrival) -> Result<(), Wrong> {
 
 /// Checks the early idmap: the attributes of each page of the image and of the device tree, and
 /// that the pages around them are not mapped.
-fn map(cpu: &mut Cpu, root: u64, text: &Range<u64>, image: &Range<u64>) -> Result<(), Wrong> {
+fn map(cpu: &mut Cpu, root: u64, text: &Range<u64>, image: &Range<u64>) -> Result<(), Violation> {
     let mut leaf = |page: u64| {
         let mut table = root;
         for shift in [39, 30, 21] {
@@ -327,11 +332,11 @@ fn map(cpu: &mut Cpu, root: u64, text: &Range<u64>, image: &Range<u64>) -> Resul
     };
     for page in (BASE..BASE + WINDOW).step_by(PAGE_SIZE as usize) {
         if leaf(page)? != attributes(page) {
-            return Err(Wrong::Content("the early map", page));
+            return Err(Violation::Content("the early map", page));
         }
     }
-    if leaf(boot::emergency::UART)? != boot::emergency::UART | descriptor::DEVICE {
-        return Err(Wrong::Content("the early map", boot::emergency::UART));
+    if leaf(boot::early_console::UART)? != boot::early_console::UART | descriptor::DEVICE {
+        return Err(Violation::Content("the early map", boot::early_console::UART));
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::translation::Regime;
 
 /// A violation of the contract or of the architecture.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Wrong {
+pub enum Violation {
     /// The word is not in the closed list of instructions.
     Instruction(u32),
     /// The system register is not in the list of registers.
@@ -54,9 +54,9 @@ pub enum Wrong {
     LeftBehind(Regime),
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use Wrong::*;
+        use Violation::*;
         match self {
             Instruction(word) => write!(f, "{word:#010x} is not on the closed list"),
             Register(register) => write!(f, "{} is not on the list", system::name(*register)),
@@ -111,5 +111,5 @@ pub struct Failure {
     /// Address of the instruction as linked; `None` if the contract failed at the end.
     pub at: Option<u64>,
     /// The violation.
-    pub wrong: Wrong,
+    pub wrong: Violation,
 }

@@ -16,7 +16,7 @@
 //! A [`scene`] is code, the state in which it is entered, and the contract that must hold at its
 //! end:
 //!
-//! - [`restart`]: from `relocate_enter` to the next image's first instruction, hot and cold, at
+//! - [`restart`]: from `relocate_new_kernel` to the next image's first instruction, hot and cold, at
 //!   EL1, with nVHE and with VHE. At the end the MMU and the caches are off. The image is in
 //!   memory, with no dirty or older line over it, and no old instruction can be fetched. Nothing is
 //!   pending, and every breadcrumb is in memory.

@@ -23,7 +23,7 @@ use std::ops::Range;
 
 use crate::adversary::{Adversary, Mood};
 use crate::decode::{Dc, Domain};
-use crate::failure::Wrong;
+use crate::failure::Violation;
 use crate::translation::{Regime, Tlb};
 
 /// Bytes in a cache line.
@@ -206,7 +206,7 @@ impl Memory {
         address: u64,
         length: usize,
         cacheable: bool,
-    ) -> Result<[u8; 16], Wrong> {
+    ) -> Result<[u8; 16], Violation> {
         let at = self.place(Access::Read, address, length)?;
         let mut bytes = [0; 16];
         if cacheable {
@@ -229,7 +229,7 @@ impl Memory {
     }
 
     /// Stores at most 16 bytes within one line.
-    pub fn store(&mut self, address: u64, bytes: &[u8], cacheable: bool) -> Result<(), Wrong> {
+    pub fn store(&mut self, address: u64, bytes: &[u8], cacheable: bool) -> Result<(), Violation> {
         let at = self.place(Access::Write, address, bytes.len())?;
         if cacheable {
             self.fill(at / LINE);
@@ -247,7 +247,7 @@ impl Memory {
     }
 
     /// Fetches an instruction word.
-    pub fn fetch(&mut self, address: u64) -> Result<u32, Wrong> {
+    pub fn fetch(&mut self, address: u64) -> Result<u32, Violation> {
         let at = self.place(Access::Execute, address, 4)?;
         let (line, within) = (at / LINE, at % LINE);
         let old = self.pipeline.get(&line).or_else(|| self.instructions.get(&line));
@@ -269,7 +269,7 @@ impl Memory {
     }
 
     /// Issues dc by VA; the address is already translated.
-    pub fn dc(&mut self, operation: Dc, address: u64) -> Result<(), Wrong> {
+    pub fn dc(&mut self, operation: Dc, address: u64) -> Result<(), Violation> {
         let line = self.place(Access::Read, address & !(LINE as u64 - 1), 1)? / LINE;
         self.issue(Operation::Dc { operation, line });
         Ok(())
@@ -354,17 +354,17 @@ impl Memory {
         lines.find(|&line| wanted(line)).map(|line| self.start + (line * LINE) as u64)
     }
 
-    fn place(&mut self, access: Access, address: u64, length: usize) -> Result<usize, Wrong> {
+    fn place(&mut self, access: Access, address: u64, length: usize) -> Result<usize, Violation> {
         let end = address.wrapping_add(length as u64);
         let covers = |(allowed, range): &(Access, Range<u64>)| {
             *allowed == access && range.start <= address && address < end && end <= range.end
         };
         if !self.contract.iter().any(covers) {
-            return Err(Wrong::Access(access, address));
+            return Err(Violation::Access(access, address));
         }
         let at = (address - self.start) as usize;
         if at % LINE + length > LINE {
-            return Err(Wrong::Straddles(address));
+            return Err(Violation::Straddles(address));
         }
         if access != Access::Execute {
             self.last = at;
@@ -563,7 +563,7 @@ mod tests {
     fn what_no_contract_names_is_refused() {
         let mut memory = memory(Adversary::eager());
         let beyond = START + 4 * LINE as u64;
-        assert_eq!(memory.load(beyond, 1, false), Err(Wrong::Access(Access::Read, beyond)));
-        assert_eq!(memory.load(START + 60, 8, false), Err(Wrong::Straddles(START + 60)));
+        assert_eq!(memory.load(beyond, 1, false), Err(Violation::Access(Access::Read, beyond)));
+        assert_eq!(memory.load(START + 60, 8, false), Err(Violation::Straddles(START + 60)));
     }
 }

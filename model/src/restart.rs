@@ -1,4 +1,4 @@
-//! The kexec path: from `relocate_enter` to the next image's first instruction.
+//! The kexec path: from `relocate_new_kernel` to the next image's first instruction.
 //!
 //! - *When:* eight scenes, hot and cold: at EL1; on nVHE over the private EL2 vectors, with EL2's
 //!   MMU off as the stub left it, or on; and with VHE.
@@ -19,7 +19,7 @@ use relocate::list;
 use relocate::segment::Segment;
 
 use crate::cpu::Cpu;
-use crate::failure::Wrong;
+use crate::failure::Violation;
 use crate::kernel::Kernel;
 use crate::memory::{Access, Memory};
 use crate::scene::{self, Scene, junk, protocol, put};
@@ -37,7 +37,7 @@ const SOURCES: [Range<u64>; 3] = [pages(8, 3), pages(6, 1), pages(4, 1)];
 /// Control pages: code and vectors, breadcrumbs, list, relocation idmap.
 const CONTROL: Range<u64> = pages(16, 8);
 const CODE: Range<u64> = pages(16, 2);
-const CRUMBS: Range<u64> = pages(18, 1);
+const BREADCRUMBS: Range<u64> = pages(18, 1);
 const LIST: Range<u64> = pages(19, 1);
 const COPY_TABLES: u64 = pages(20, 4).start;
 /// The running kernel's tables; the next image is copied over them.
@@ -91,8 +91,8 @@ fn scene(kernel: &Kernel, name: &str, mode: Mode, cold: bool) -> Scene {
     let head = fill_list(&mut memory, &sources);
     arguments(&mut code[ARGUMENTS_OFFSET as usize..], head, flags, &image, &tree);
     memory.beneath_mut(&CODE).copy_from_slice(&code);
-    memory.beneath_mut(&CRUMBS).fill(0);
-    put(memory.beneath_mut(&CRUMBS), 0, breadcrumb::BYE as u64 + breadcrumb::REACHED);
+    memory.beneath_mut(&BREADCRUMBS).fill(0);
+    put(memory.beneath_mut(&BREADCRUMBS), 0, breadcrumb::BYE as u64 + breadcrumb::REACHED);
     memory
         .beneath_mut(&(COPY_TABLES..COPY_TABLES + 4 * PAGE_SIZE))
         .copy_from_slice(&tables(COPY_TABLES));
@@ -115,7 +115,7 @@ fn scene(kernel: &Kernel, name: &str, mode: Mode, cold: bool) -> Scene {
         memory.allow(Access::Read, range);
     }
     memory.allow(Access::Write, IMAGE);
-    memory.allow(Access::Write, CRUMBS);
+    memory.allow(Access::Write, BREADCRUMBS);
     memory.allow(Access::Execute, CODE);
 
     let level = if mode == Mode::Vhe { Level::El2 } else { Level::El1 };
@@ -125,7 +125,8 @@ fn scene(kernel: &Kernel, name: &str, mode: Mode, cold: bool) -> Scene {
         Mode::Vhe => ([SCTLR_EL2, TTBR0_EL2, TCR_EL2, MAIR_EL2], hcr::VHE),
         _ => ([SCTLR_EL1, TTBR0_EL1, TCR_EL1, MAIR_EL1], hcr::NVHE),
     };
-    let values = [sctlr::MMU_ON, LIFE_TABLES | asid::LIFE << asid::SHIFT, tcr::VALUE, mair::VALUE];
+    let values =
+        [sctlr::MMU_ON, LIFE_TABLES | asid::KERNEL << asid::SHIFT, tcr::VALUE, mair::VALUE];
     life.into_iter().zip(values).for_each(|(register, value)| system.set(register, value));
     system.set(HCR_EL2, el2);
     if let Mode::Nvhe { el2_on } = mode {
@@ -143,11 +144,15 @@ fn scene(kernel: &Kernel, name: &str, mode: Mode, cold: bool) -> Scene {
         let executable = CODE.contains(&page);
         let leaf = Leaf { page, normal: true, writable: !executable, executable };
         let regime = if mode == Mode::Vhe { Regime::El20 } else { Regime::El10 };
-        memory.tlb.keep(regime, asid::LIFE as u16, page, leaf);
+        memory.tlb.keep(regime, asid::KERNEL as u16, page, leaf);
     }
 
-    let start =
-        Cpu::new(system, memory, level, kernel.symbol("relocate_enter") - moved.start + CODE.start);
+    let start = Cpu::new(
+        system,
+        memory,
+        level,
+        kernel.symbol("relocate_new_kernel") - moved.start + CODE.start,
+    );
     let contract = move |cpu: &mut Cpu| contract(cpu, mode, &image, &tree);
     Scene {
         name: name.to_owned(),
@@ -180,10 +185,10 @@ fn fill_list(memory: &mut Memory, sources: &[Range<PhysAddr>]) -> u64 {
 fn arguments(bytes: &mut [u8], head: u64, flags: u64, image: &[u8], tree: &[u8]) {
     for (at, value) in [
         (offset_of!(Arguments, head), head),
-        (offset_of!(Arguments, copy_ttbr0), COPY_TABLES | asid::COPY << asid::SHIFT),
+        (offset_of!(Arguments, relocation_ttbr0), COPY_TABLES | asid::RELOCATION << asid::SHIFT),
         (offset_of!(Arguments, entry), IMAGE.start),
         (offset_of!(Arguments, dtb), TREE.start),
-        (offset_of!(Arguments, breadcrumbs), CRUMBS.start),
+        (offset_of!(Arguments, breadcrumbs), BREADCRUMBS.start),
         (offset_of!(Arguments, flags), flags),
         (offset_of!(Arguments, uart), 0),
         (offset_of!(Arguments, checks_used), 2),
@@ -204,18 +209,18 @@ fn tables(at: u64) -> Vec<u8> {
 }
 
 /// Checks everything that the next image is promised.
-fn contract(cpu: &mut Cpu, mode: Mode, image: &[u8], tree: &[u8]) -> Result<(), Wrong> {
+fn contract(cpu: &mut Cpu, mode: Mode, image: &[u8], tree: &[u8]) -> Result<(), Violation> {
     let level = if mode == Mode::El1 { Level::El1 } else { Level::El2 };
     protocol(cpu, level, (&IMAGE, image), (&TREE, tree))?;
     // Older clean lines over the page do not matter: its reader invalidates it first. [I6]
-    if let Some(line) = cpu.memory.dirty_line(&CRUMBS) {
-        return Err(Wrong::DirtyLine(line));
+    if let Some(line) = cpu.memory.dirty_line(&BREADCRUMBS) {
+        return Err(Violation::DirtyLine(line));
     }
-    for phase in 0..breadcrumb::PHASES.len() {
-        let slot = CRUMBS.start + (phase * breadcrumb::SLOT_SIZE) as u64;
+    for phase in 0..breadcrumb::NAMES.len() {
+        let slot = BREADCRUMBS.start + (phase * breadcrumb::SLOT_SIZE) as u64;
         let number = cpu.memory.beneath(&(slot..slot + 8));
         if number != (phase as u64 + breadcrumb::REACHED).to_le_bytes() {
-            return Err(Wrong::Content("a breadcrumb", slot));
+            return Err(Violation::Content("a breadcrumb", slot));
         }
     }
     Ok(())

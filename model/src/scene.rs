@@ -11,7 +11,7 @@ use relocate::random::SplitMix64;
 
 use crate::adversary::Adversary;
 use crate::cpu::Cpu;
-use crate::failure::{Failure, Wrong};
+use crate::failure::{Failure, Violation};
 use crate::system::Level;
 use crate::system::registers::{SCTLR_EL1, SCTLR_EL2};
 
@@ -19,7 +19,7 @@ use crate::system::registers::{SCTLR_EL1, SCTLR_EL2};
 const STEPS: u64 = 400_000;
 
 /// A check of the final state; it may read memory through the CPU's own map and caches.
-pub type Contract = Box<dyn Fn(&mut Cpu) -> Result<(), Wrong> + Send + Sync>;
+pub type Contract = Box<dyn Fn(&mut Cpu) -> Result<(), Violation> + Send + Sync>;
 
 /// Code, the state in which it starts, and its contract.
 pub struct Scene {
@@ -60,7 +60,7 @@ impl Scene {
             let at = self.linked(cpu.pc);
             linked.last.insert(at, cpu.steps);
             if cpu.steps > STEPS {
-                return Err(Failure { at: Some(at), wrong: Wrong::Endless });
+                return Err(Failure { at: Some(at), wrong: Violation::Endless });
             }
             if self.milestones.contains(&at) {
                 linked.milestones.entry(at).or_insert_with(|| (cpu.steps, cpu.fingerprint()));
@@ -100,7 +100,7 @@ impl Scene {
         while cpu.pc != self.stop {
             let at = self.linked(cpu.pc);
             if cpu.steps > STEPS {
-                return Err(Failure { at: Some(at), wrong: Wrong::Endless });
+                return Err(Failure { at: Some(at), wrong: Violation::Endless });
             }
             if self.milestones.contains(&at)
                 && let Some((step, fingerprint)) = as_linked.milestones.get(&at)
@@ -164,7 +164,7 @@ pub fn protocol(
     level: Level,
     image: (&Range<u64>, &[u8]),
     tree: (&Range<u64>, &[u8]),
-) -> Result<(), Wrong> {
+) -> Result<(), Violation> {
     for (register, name) in [(SCTLR_EL1, "SCTLR_EL1"), (SCTLR_EL2, "SCTLR_EL2")] {
         let value = cpu.system.get(register) & (sctlr::M | sctlr::C | sctlr::I | sctlr::EE);
         expect(name, value, 0)?;
@@ -175,24 +175,24 @@ pub fn protocol(
     expect("x0", cpu.x[0], tree.0.start)?;
     (1..4).try_for_each(|register| expect("x1, x2 or x3", cpu.x[register], 0))?;
     if !cpu.memory.is_quiet() {
-        return Err(Wrong::Pending);
+        return Err(Violation::Pending);
     }
     for (name, (range, held)) in [("the image", image), ("the device tree", tree)] {
         if let Some(line) = cpu.memory.dirty_line(range) {
-            return Err(Wrong::DirtyLine(line));
+            return Err(Violation::DirtyLine(line));
         }
         if let Some(line) = cpu.memory.stale_line(range) {
-            return Err(Wrong::StaleLine(line));
+            return Err(Violation::StaleLine(line));
         }
         let found = cpu.memory.beneath(range);
         if let Some(at) = found.iter().zip(held).position(|(found, held)| found != held) {
-            return Err(Wrong::Content(name, range.start + at as u64));
+            return Err(Violation::Content(name, range.start + at as u64));
         }
     }
-    cpu.memory.would_fetch(image.0).map_or(Ok(()), |line| Err(Wrong::StaleInstruction(line)))
+    cpu.memory.would_fetch(image.0).map_or(Ok(()), |line| Err(Violation::StaleInstruction(line)))
 }
 
 /// Checks a value of the final state.
-pub fn expect(what: &'static str, value: u64, wanted: u64) -> Result<(), Wrong> {
-    if value == wanted { Ok(()) } else { Err(Wrong::State(what, value)) }
+pub fn expect(what: &'static str, value: u64, wanted: u64) -> Result<(), Violation> {
+    if value == wanted { Ok(()) } else { Err(Violation::State(what, value)) }
 }

@@ -8,13 +8,13 @@
 
 use core::mem::offset_of;
 
-use boot::own::{Entered, Own};
+use boot::percpu::{Entered, PerCpu};
 use boot::sysreg::{asid, mair, sctlr, spsr, tcr};
 
 use crate::adversary::Adversary;
 use crate::cpu::Cpu;
 use crate::entry::{self, BASE, JUNK};
-use crate::failure::Wrong;
+use crate::failure::Violation;
 use crate::kernel::Kernel;
 use crate::memory::Access;
 use crate::scene::{Scene, expect, put};
@@ -39,12 +39,12 @@ fn scene(kernel: &Kernel, entry: &Scene) -> Scene {
     // This CPU starts with the TLB that the first CPU had at its entry.
     memory.tlb = entry.start.memory.tlb.clone();
     let own = placed("bss_start");
-    let root = placed("early_tables") | asid::LIFE << asid::SHIFT;
-    let page = memory.beneath_mut(&(own..own + size_of::<Own>() as u64));
-    put(page, offset_of!(Own, ttbr0), root);
-    put(page, offset_of!(Own, stack), JUNK);
-    memory.allow(Access::Read, own..own + size_of::<Own>() as u64);
-    let entered = own + offset_of!(Own, entered) as u64;
+    let root = placed("early_tables") | asid::KERNEL << asid::SHIFT;
+    let page = memory.beneath_mut(&(own..own + size_of::<PerCpu>() as u64));
+    put(page, offset_of!(PerCpu, ttbr0), root);
+    put(page, offset_of!(PerCpu, stack), JUNK);
+    memory.allow(Access::Read, own..own + size_of::<PerCpu>() as u64);
+    let entered = own + offset_of!(PerCpu, entered) as u64;
     memory.allow(Access::Write, entered..entered + size_of::<Entered>() as u64);
 
     let start = &entry.start;
@@ -58,10 +58,10 @@ fn scene(kernel: &Kernel, entry: &Scene) -> Scene {
         let vectors = placed("exception_vectors");
         move |cpu: &mut Cpu| {
             if !cpu.memory.is_quiet() {
-                return Err(Wrong::Pending);
+                return Err(Violation::Pending);
             }
             if let Some(regime) = cpu.memory.tlb.left_behind() {
-                return Err(Wrong::LeftBehind(regime));
+                return Err(Violation::LeftBehind(regime));
             }
             expect("the exception level", u64::from(cpu.level != Level::El1), 0)?;
             expect("DAIF", cpu.daif, spsr::DAIF & !(1 << 8))?;

@@ -11,7 +11,7 @@ use boot::sysreg::{hcr, mair, sctlr, spsr, tcr};
 use crate::adversary::Adversary;
 use crate::cpu::Cpu;
 use crate::entry::{self, BASE};
-use crate::failure::Wrong;
+use crate::failure::Violation;
 use crate::kernel::Kernel;
 use crate::memory::Access;
 use crate::scene::{Scene, expect};
@@ -75,12 +75,12 @@ fn finalise(kernel: &Kernel, lived: &Cpu, name: &str) -> Scene {
 }
 
 /// Checks that the caller continues at EL2, in the same map.
-fn finalised(cpu: &mut Cpu, before: &Cpu) -> Result<(), Wrong> {
+fn finalised(cpu: &mut Cpu, before: &Cpu) -> Result<(), Violation> {
     if !cpu.memory.is_quiet() {
-        return Err(Wrong::Pending);
+        return Err(Violation::Pending);
     }
     if let Some(regime) = cpu.memory.tlb.left_behind() {
-        return Err(Wrong::LeftBehind(regime));
+        return Err(Violation::LeftBehind(regime));
     }
     expect("the exception level", u64::from(cpu.level != Level::El2), 0)?;
     expect("x0", cpu.x[0], 0)?;
@@ -140,7 +140,7 @@ fn soft_restart(kernel: &Kernel, lived: &Cpu, level: Level, name: &str) -> Scene
             expect("DAIF", cpu.daif, spsr::DAIF)?;
             (0..3)
                 .try_for_each(|index| expect("x0, x1 or x2", cpu.x[index], 0x11 + index as u64))?;
-            if cpu.memory.is_quiet() { Ok(()) } else { Err(Wrong::Pending) }
+            if cpu.memory.is_quiet() { Ok(()) } else { Err(Violation::Pending) }
         }),
     }
 }

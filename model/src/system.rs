@@ -10,7 +10,7 @@
 
 use crate::adversary::{Adversary, Mood};
 use crate::decode::SystemRegister;
-use crate::failure::Wrong;
+use crate::failure::Violation;
 use boot::sysreg::sctlr;
 
 /// An exception level.
@@ -199,9 +199,9 @@ impl System {
         level: Level,
         value: u64,
         adversary: &mut Adversary,
-    ) -> Result<(), Wrong> {
+    ) -> Result<(), Violation> {
         let register = self.reached(name, level, adversary)?;
-        let at = index(register).ok_or(Wrong::Register(name))?;
+        let at = index(register).ok_or(Violation::Register(name))?;
         let mut value = value;
         if register == HCR_EL2 {
             value = match self.processor {
@@ -215,12 +215,12 @@ impl System {
         if by_e2h.contains(&register)
             && (self.get(HCR_EL2) ^ self.values[index(HCR_EL2).unwrap_or(0)].effect) & E2H != 0
         {
-            return Err(Wrong::Layout(register));
+            return Err(Violation::Layout(register));
         }
         // The value was never meant for this register.
         const RES1: u64 = sctlr::EL1_MMU_OFF & sctlr::EL2_MMU_OFF;
         if [SCTLR_EL1, SCTLR_EL2].contains(&register) && value & RES1 != RES1 {
-            return Err(Wrong::Reserved(register, value));
+            return Err(Violation::Reserved(register, value));
         }
         self.values[at].written = value;
         self.unsynchronised = true;
@@ -233,9 +233,9 @@ impl System {
         name: SystemRegister,
         level: Level,
         adversary: &mut Adversary,
-    ) -> Result<u64, Wrong> {
+    ) -> Result<u64, Violation> {
         let register = self.reached(name, level, adversary)?;
-        index(register).map(|at| self.values[at].written).ok_or(Wrong::Register(name))
+        index(register).map(|at| self.values[at].written).ok_or(Violation::Register(name))
     }
 
     /// Returns the register that a name reaches.
@@ -244,14 +244,14 @@ impl System {
         name: SystemRegister,
         level: Level,
         adversary: &mut Adversary,
-    ) -> Result<SystemRegister, Wrong> {
+    ) -> Result<SystemRegister, Violation> {
         const REDIRECTED: [SystemRegister; 8] =
             [SCTLR_EL1, SCTLR2_EL1, TTBR0_EL1, TTBR1_EL1, TCR_EL1, TCR2_EL1, MAIR_EL1, VBAR_EL1];
         const TIMERS: [SystemRegister; 2] = [CNTP_CTL_EL0, CNTV_CTL_EL0];
         let e2h = level == Level::El2 && self.effect(HCR_EL2, adversary) & E2H != 0;
         match name.op1() {
-            4 | 5 if level == Level::El1 => Err(Wrong::Undefined(name)),
-            5 if !e2h => Err(Wrong::Undefined(name)),
+            4 | 5 if level == Level::El1 => Err(Violation::Undefined(name)),
+            5 if !e2h => Err(Violation::Undefined(name)),
             // The registers of EL1's timers have names that end in _EL0.
             5 if TIMERS.contains(&name.with_op1(3)) => Ok(name.with_op1(3)),
             5 => Ok(name.with_op1(0)),

@@ -7,7 +7,7 @@
 //! [stale](Tlb::leave_behind) has a foreign entry for any address until it is invalidated. The
 //! model refuses a walk that faults, and a leaf that is global \[I4\].
 
-use crate::failure::Wrong;
+use crate::failure::Violation;
 
 /// A translation regime.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -66,9 +66,9 @@ impl Tlb {
     }
 
     /// Returns the entry for a page of an address space.
-    pub fn find(&self, regime: Regime, asid: u16, page: u64) -> Result<Option<Leaf>, Wrong> {
+    pub fn find(&self, regime: Regime, asid: u16, page: u64) -> Result<Option<Leaf>, Violation> {
         if self.stale.contains(&regime) {
-            return Err(Wrong::StaleTranslation(page));
+            return Err(Violation::StaleTranslation(page));
         }
         let space = self.spaces.iter().find(|space| space.regime == regime && space.asid == asid);
         let entry = space.and_then(|space| space.entries[slot(page)]).filter(|(of, _)| *of == page);
@@ -103,13 +103,13 @@ pub fn walk(
     root: u64,
     mair: u64,
     address: u64,
-    mut read: impl FnMut(u64) -> Result<u64, Wrong>,
-) -> Result<Leaf, Wrong> {
+    mut read: impl FnMut(u64) -> Result<u64, Violation>,
+) -> Result<Leaf, Violation> {
     const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
     let mut table = root & ADDRESS & !1;
     for shift in [39, 30, 21, 12] {
         let descriptor = read(table + (address >> shift & 0x1ff) * 8)?;
-        let fault = Wrong::Translation(address, descriptor);
+        let fault = Violation::Translation(address, descriptor);
         match (descriptor & 0b11, shift) {
             (0b11, 21..) => table = descriptor & ADDRESS,
             (0b11, 12) | (0b01, 21 | 30) => {
@@ -118,7 +118,7 @@ pub fn walk(
                     return Err(fault);
                 }
                 if ng == 0 {
-                    return Err(Wrong::GlobalLeaf(address));
+                    return Err(Violation::GlobalLeaf(address));
                 }
                 let within = address & ((1 << shift) - 1) & !0xfff;
                 return Ok(Leaf {

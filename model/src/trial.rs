@@ -25,7 +25,7 @@ use crate::{efi, entry, restart, secondary, stub};
 pub const SEEDS: u64 = 24;
 
 /// Routines that print and stop: their maintenance is for a debugger that reads memory afterwards.
-const LAST_WORDS: &[&str] = &["emergency_exception"];
+const LAST_WORDS: &[&str] = &["early_exception"];
 
 /// The list of survivors, as committed.
 pub const SURVIVORS: &str = include_str!("../survivors.txt");

@@ -12,7 +12,7 @@
         args    .req x19                        // the arguments, in this page
         entry   .req x21                        // first instruction of the next image, physical
         dtb     .req x22                        // its device tree, physical
-        crumbs  .req x24                        // the breadcrumb page
+        breadcrumbs  .req x24                        // the breadcrumb page
         flags   .req x26                        // COLD, HVC
         line    .req x27                        // smallest D-cache line in bytes
         action  .req x28                        // what walk does with each run
@@ -20,11 +20,11 @@
         // Writes breadcrumb \number with a timestamp. It is in memory after the next dsb, with the
         // MMU on or off. [I6] The isb keeps the counter from being read early. It is also the
         // context synchronization that the code before the macro needs. Clobbers x9–x11.
-        .macro  crumb number
+        .macro  breadcrumb number
         isb
         mrs     x9, cntvct_el0
         mov     x10, #\number + {REACHED}
-        add     x11, crumbs, #(\number * {SLOT_SIZE})
+        add     x11, breadcrumbs, #(\number * {SLOT_SIZE})
         stp     x10, x9, [x11]
         dc      civac, x11
         .endm
@@ -48,7 +48,7 @@
         .global relocate_page_start
 relocate_page_start:
 
-// relocate_enter — copies the segments, verifies their checksums, and enters the next image.
+// relocate_new_kernel — copies the segments, verifies their checksums, and enters the next image.
 //   in        nothing; the arguments are in this page
 //   assumes   EL1, or EL2 with E2H; MMU on; this page executable, at the same address in the
 //             kernel's map and in the relocation idmap; control pages clean to PoC; every source
@@ -59,29 +59,29 @@ relocate_page_start:
 //   clobbers  all
 //   memory    reads the list and the sources, writes the destinations and breadcrumbs; uses no
 //             stack
-        .global relocate_enter
-relocate_enter:
+        .global relocate_new_kernel
+relocate_new_kernel:
         msr     daifset, #0xf
         // Point the vectors at code that no move overwrites. With E2H set this is VBAR_EL2.
         adr     x9, fault_vectors
         msr     vbar_el1, x9
         adr     args, relocate_page_start + {ARGUMENTS}
         ldp     entry, dtb, [args, #{ENTRY}]
-        ldp     crumbs, flags, [args, #{BREADCRUMBS}]
+        ldp     breadcrumbs, flags, [args, #{BREADCRUMBS}]
         dcache_line line, x9
-        crumb   {CONTROL}
+        breadcrumb   {CONTROL}
         tbnz    flags, #{COLD_BIT}, cold
 
         // Hot: switch to the relocation idmap, under its own ASID. Every leaf of both maps is nG:
         // no TLB entry of the kernel's map can match, so no TLBI is needed. Both map this page at
         // the same address. [I2, I4]
-        ldr     x9, [args, #{COPY_TTBR0}]
+        ldr     x9, [args, #{RELOCATION_TTBR0}]
         msr     ttbr0_el1, x9
         // The new TTBR0 takes effect before walk reads the list.
         isb
         mov     action, #{COPY} | {CLEAN_DESTINATION}
-        bl      walk
-        crumb   {COPIED}
+        bl      walk_kimage
+        breadcrumb   {COPIED}
         // The cleans complete, and so every destination is in memory, before the I-cache is
         // invalidated: a fetch from there then finds the new code.
         dsb     sy
@@ -89,15 +89,15 @@ relocate_enter:
         // The invalidation completes on this CPU. The breadcrumb's isb then discards whatever was
         // already fetched.
         dsb     nsh
-        crumb   {MAINTAINED}
+        breadcrumb   {MAINTAINED}
         bl      verify
-        crumb   {VERIFIED}
+        breadcrumb   {VERIFIED}
         bl      mmu_off
         tbz     flags, #{HVC_BIT}, leave
 
         // nVHE: leave by HVC_SOFT_RESTART, which enters the next image at EL2. The stub preserves
         // x3, so the next image gets the zero that soft_restart sets.
-        crumb   {LEAVING}
+        breadcrumb   {LEAVING}
         dsb     sy
         mov     x1, entry
         mov     x2, dtb
@@ -128,28 +128,28 @@ returned:
         // On nVHE this runs at EL2: SOFT_RESTART preserves x19 and up.
 cold_copy:
         mov     action, #{CLEAN_SOURCE} | {CLEAN_DESTINATION}
-        bl      walk
+        bl      walk_kimage
         // The lines leave the caches before the copy stores to memory past them.
         dsb     sy
-        crumb   {MAINTAINED}
+        breadcrumb   {MAINTAINED}
         mov     action, #{COPY}
-        bl      walk
-        crumb   {COPIED}
+        bl      walk_kimage
+        breadcrumb   {COPIED}
         // The copy is in memory before its lines are invalidated once more. Another observer (such
         // as a hypervisor) may have fetched clean lines since the first pass. They hold the old
         // data, and would hide the copy.
         dsb     sy
         mov     action, #{CLEAN_DESTINATION}
-        bl      walk
+        bl      walk_kimage
         // The old lines are invalid before the I-cache is, which could be refilled from them.
         dsb     sy
         ic      iallu
         // The invalidation completes before the branch. The next breadcrumb's isb belongs to it.
         dsb     nsh
         bl      verify
-        crumb   {VERIFIED}
+        breadcrumb   {VERIFIED}
 
-leave:  crumb   {LEAVING}
+leave:  breadcrumb   {LEAVING}
         // The last breadcrumb is in memory before the next kernel reads the page.
         dsb     sy
         mov     x0, dtb
@@ -177,16 +177,16 @@ mmu_off:
         // With E2H set this reaches SCTLR_EL2.
         msr     sctlr_el1, x9
         // The breadcrumb's isb makes the write take effect before the breadcrumb is stored.
-        crumb   {MMU_OFF}
+        breadcrumb   {MMU_OFF}
         ret
 
-// walk — walks the kimage list, and copies each run, cleans it, or both.
+// walk_kimage — walks the kimage list, and copies each run, cleans it, or both.
 //   in        action = COPY, CLEAN_SOURCE, CLEAN_DESTINATION, or several of them
 //   assumes   the list is well-formed, and no part of it is in a destination  [I7]
 //   out       returns at DONE; at an invalid entry, prints it and stops
 //   clobbers  x0–x7, q0–q7, flags
 //   memory    reads the list and sources, writes destinations
-walk:
+walk_kimage:
         list    .req x1                         // the next entry
         dest    .req x2
         source  .req x3
@@ -382,12 +382,12 @@ private_el2_vectors:
         .global relocate_page_end
 relocate_page_end:
 
-        .purgem crumb
+        .purgem breadcrumb
         .purgem clean_pages
         .unreq  args
         .unreq  entry
         .unreq  dtb
-        .unreq  crumbs
+        .unreq  breadcrumbs
         .unreq  flags
         .unreq  line
         .unreq  action

@@ -42,7 +42,7 @@ pub struct Arguments {
     /// The list's head entry, as Linux's `kimage->head`.
     pub head: u64,
     /// TTBR0 for the relocation idmap, including its ASID (hot only).
-    pub copy_ttbr0: u64,
+    pub relocation_ttbr0: u64,
     /// First instruction of the next image.
     pub entry: u64,
     /// Device tree of the next image.
@@ -135,7 +135,7 @@ mod code {
         PAGE_SHIFT = const PAGE_SHIFT,
         ARGUMENTS = const ARGUMENTS_OFFSET,
         HEAD = const offset_of!(Arguments, head),
-        COPY_TTBR0 = const offset_of!(Arguments, copy_ttbr0),
+        RELOCATION_TTBR0 = const offset_of!(Arguments, relocation_ttbr0),
         ENTRY = const offset_of!(Arguments, entry),
         BREADCRUMBS = const offset_of!(Arguments, breadcrumbs),
         UART = const offset_of!(Arguments, uart),

@@ -36,7 +36,7 @@ use boot::phys::{PAGE_SIZE, PhysAddr};
 
 use crate::segment::Segment;
 
-pub use walk::{Damaged, Move, Unfaithful, check, walk};
+pub use walk::{Damaged, ListMismatch, Move, check, walk};
 
 /// Flag: the address is the destination of the next page.
 pub const DESTINATION: u64 = 1 << 0;

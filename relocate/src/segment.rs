@@ -7,7 +7,7 @@
 //! - *Leaves:* nothing. [`check`] only reads; segments that pass may go to
 //!   [`list::build`](crate::list::build).
 //! - *Refuses:* segments that break a rule of Linux's `sanity_check_segment_list`, or one of ours.
-//!   The [`Refused`] names the rule and carries the value.
+//!   The [`Error`] names the rule and carries the value.
 //!
 //! The central rule is Linux's: **a source page is its own destination, or no segment's
 //! destination.** It ensures that no page is overwritten before it has been copied. The order of
@@ -64,7 +64,7 @@ pub struct Memory<'a> {
     missing_docs,
     reason = "a variant's line says what its fields hold; they are named for it"
 )]
-pub enum Refused<'a> {
+pub enum Error<'a> {
     /// There are more than [`MAX_SEGMENTS`] segments.
     TooManySegments { given: usize },
     /// The destination does not consist of whole pages.
@@ -104,7 +104,7 @@ pub enum Refused<'a> {
     SourceIsDestination { segment: &'a str, page: PhysAddr, target: &'a str },
 }
 
-impl fmt::Display for Refused<'_> {
+impl fmt::Display for Error<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooManySegments { given } => {
@@ -200,7 +200,7 @@ impl fmt::Display for Refused<'_> {
     }
 }
 
-impl core::error::Error for Refused<'_> {}
+impl core::error::Error for Error<'_> {}
 
 /// Formats a range for messages.
 fn span(range: &Range<PhysAddr>) -> impl fmt::Display {
@@ -216,9 +216,9 @@ fn span(range: &Range<PhysAddr>) -> impl fmt::Display {
 ///
 /// Returns the first broken rule, in this order: the number of segments; each destination by
 /// itself; destinations against each other and in total; the sources.
-pub fn check<'a>(segments: &[Segment<'a>], memory: &Memory<'a>) -> Result<(), Refused<'a>> {
+pub fn check<'a>(segments: &[Segment<'a>], memory: &Memory<'a>) -> Result<(), Error<'a>> {
     if segments.len() > MAX_SEGMENTS {
-        return Err(Refused::TooManySegments { given: segments.len() });
+        return Err(Error::TooManySegments { given: segments.len() });
     }
     let limit = memory.ram.iter().map(PhysRange::bytes).fold(0, u64::saturating_add) / 2;
     for segment in segments {
@@ -229,13 +229,13 @@ pub fn check<'a>(segments: &[Segment<'a>], memory: &Memory<'a>) -> Result<(), Re
             segments[..index].iter().find(|first| first.destination.overlaps(&second.destination))
         {
             let page = first.destination.start.max(second.destination.start);
-            return Err(Refused::Overlap { first: first.name, second: second.name, page });
+            return Err(Error::Overlap { first: first.name, second: second.name, page });
         }
     }
     // The sum cannot overflow: the destinations are disjoint.
     let bytes = segments.iter().map(|segment| segment.destination.bytes()).sum();
     if bytes > limit {
-        return Err(Refused::TotalTooLarge { bytes, limit });
+        return Err(Error::TotalTooLarge { bytes, limit });
     }
     segments.iter().try_for_each(|segment| check_source(segment, segments, memory))
 }
@@ -245,34 +245,34 @@ fn check_destination<'a>(
     segment: &Segment<'a>,
     memory: &Memory<'a>,
     limit: u64,
-) -> Result<(), Refused<'a>> {
+) -> Result<(), Error<'a>> {
     let (name, destination) = (segment.name, &segment.destination);
     let (segment, bytes) = (name, destination.bytes());
     if !is_whole_pages(destination) {
-        return Err(Refused::DestinationMisaligned { segment, destination: destination.clone() });
+        return Err(Error::DestinationMisaligned { segment, destination: destination.clone() });
     }
     if destination.is_empty() {
-        return Err(Refused::DestinationEmpty { segment, destination: destination.clone() });
+        return Err(Error::DestinationEmpty { segment, destination: destination.clone() });
     }
     if bytes > limit {
-        return Err(Refused::SegmentTooLarge { segment, bytes, limit });
+        return Err(Error::SegmentTooLarge { segment, bytes, limit });
     }
     // Check devices before RAM: they are outside RAM too, but this error is more specific.
     if let Some(device) = memory.devices.iter().find(|device| device.overlaps(destination)) {
-        return Err(Refused::OverDevice {
+        return Err(Error::OverDevice {
             segment,
             destination: destination.clone(),
             device: device.clone(),
         });
     }
     if !memory.ram.iter().any(|ram| ram.covers(destination)) {
-        return Err(Refused::OutsideRam { segment, destination: destination.clone() });
+        return Err(Error::OutsideRam { segment, destination: destination.clone() });
     }
     if let Some(Reserved { range, name }) =
         memory.reserved.iter().find(|reserved| reserved.range.overlaps(destination))
     {
         let (reserved, range) = (*name, range.clone());
-        return Err(Refused::OverReserved {
+        return Err(Error::OverReserved {
             segment,
             destination: destination.clone(),
             reserved,
@@ -281,7 +281,7 @@ fn check_destination<'a>(
     }
     if is_over_control(destination, memory) {
         let control = memory.control.clone();
-        return Err(Refused::OverControl { segment, destination: destination.clone(), control });
+        return Err(Error::OverControl { segment, destination: destination.clone(), control });
     }
     Ok(())
 }
@@ -291,25 +291,25 @@ fn check_source<'a>(
     segment: &Segment<'a>,
     segments: &[Segment<'a>],
     memory: &Memory<'_>,
-) -> Result<(), Refused<'a>> {
+) -> Result<(), Error<'a>> {
     let name = segment.name;
     for run in segment.source {
         if !is_whole_pages(run) {
-            return Err(Refused::SourceMisaligned { segment: name, run: run.clone() });
+            return Err(Error::SourceMisaligned { segment: name, run: run.clone() });
         }
         if !memory.ram.iter().any(|ram| ram.covers(run)) {
-            return Err(Refused::SourceOutsideRam { segment: name, run: run.clone() });
+            return Err(Error::SourceOutsideRam { segment: name, run: run.clone() });
         }
         if memory.control.overlaps(run) {
             let (page, control) =
                 (run.start.max(memory.control.start.align_down(PAGE_SIZE)), memory.control.clone());
-            return Err(Refused::SourceInControl { segment: name, page, control });
+            return Err(Error::SourceInControl { segment: name, page, control });
         }
     }
     let source = segment.source.iter().map(PhysRange::bytes).fold(0, u64::saturating_add);
     let destination = segment.destination.bytes();
     if source != destination {
-        return Err(Refused::SourceLength { segment: name, source, destination });
+        return Err(Error::SourceLength { segment: name, source, destination });
     }
     let mut to = segment.destination.start;
     for run in segment.source {
@@ -318,7 +318,7 @@ fn check_source<'a>(
         let in_place = run.start == to;
         if !in_place && let Some(target) = overwritten_by(run, segments) {
             let page = run.start.max(target.destination.start);
-            return Err(Refused::SourceIsDestination { segment: name, page, target: target.name });
+            return Err(Error::SourceIsDestination { segment: name, page, target: target.name });
         }
         to = PhysAddr(to.0 + run.bytes());
     }
@@ -373,7 +373,7 @@ mod tests {
     }
 
     fn judge_all(segments: &[Segment<'_>]) -> String {
-        check(segments, &MEMORY).map_or_else(|refused| refused.to_string(), |()| String::new())
+        check(segments, &MEMORY).map_or_else(|error| error.to_string(), |()| String::new())
     }
 
     /// A segment that is already at its destination.

@@ -11,7 +11,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use relocate::list::{self, ENTRIES_PER_PAGE, Move};
 use relocate::random::SplitMix64;
-use relocate::segment::{self, MAX_SEGMENTS, Memory, Refused, Segment};
+use relocate::segment::{self, Error, MAX_SEGMENTS, Memory, Segment};
 
 /// Start of the model's memory.
 const RAM: u64 = 0x4000_0000;
@@ -185,7 +185,7 @@ impl Model {
     /// Checks the segments, builds the list and walks it in place.
     ///
     /// Returns the result of [`segment::check`], and the memory after the walk.
-    fn relocate(&mut self, case: &Case) -> (Result<(), Refused<'static>>, Vec<u64>) {
+    fn relocate(&mut self, case: &Case) -> (Result<(), Error<'static>>, Vec<u64>) {
         self.runs.clear();
         self.runs.extend(
             case.parts.iter().map(|part| part.source.iter().map(physical).collect::<Vec<_>>()),
@@ -200,9 +200,9 @@ impl Model {
         let control = PhysAddr(CONTROL)..PhysAddr(CONTROL + self.list.len() as u64 * PAGE_SIZE);
         let ram = [PhysAddr(RAM)..PhysAddr(END)];
         let memory = Memory { ram: &ram, reserved: &[], devices: &[], control };
-        let verdict = segment::check(&segments, &memory).map_err(|refused| match refused {
-            Refused::SourceIsDestination { page, .. } => {
-                Refused::SourceIsDestination { segment: "part", page, target: "part" }
+        let verdict = segment::check(&segments, &memory).map_err(|error| match error {
+            Error::SourceIsDestination { page, .. } => {
+                Error::SourceIsDestination { segment: "part", page, target: "part" }
             }
             other => panic!("{other}"),
         });
@@ -315,13 +315,13 @@ fn where_the_invariant_is_broken_check_refuses() {
                 assert!(as_copied, "seed {seed:#x}: {case:?}");
                 safe += 1;
             }
-            Err(refused) => {
-                assert!(!case.is_safe(), "seed {seed:#x}: {refused} in {case:?}");
-                let Refused::SourceIsDestination { page, .. } = refused else {
-                    panic!("seed {seed:#x}: {refused}")
+            Err(error) => {
+                assert!(!case.is_safe(), "seed {seed:#x}: {error} in {case:?}");
+                let Error::SourceIsDestination { page, .. } = error else {
+                    panic!("seed {seed:#x}: {error}")
                 };
                 let named = |(to, from)| from == number(page) && to != from && case.taken()[from];
-                assert!(case.moves().any(named), "seed {seed:#x}: {refused} in {case:?}");
+                assert!(case.moves().any(named), "seed {seed:#x}: {error} in {case:?}");
                 if as_copied { lucky += 1 } else { wrong += 1 }
             }
         }
@@ -344,10 +344,7 @@ fn two_pages_that_change_places_come_out_wrong_and_are_refused() {
     assert_eq!(case.expected(&model.before), [0xace0_0001, 0xace0_0000]);
     assert_eq!(after, [0xace0_0001, 0xace0_0001]);
     let page = PhysAddr(RAM + PAGE_SIZE);
-    assert_eq!(
-        verdict,
-        Err(Refused::SourceIsDestination { segment: "part", page, target: "part" })
-    );
+    assert_eq!(verdict, Err(Error::SourceIsDestination { segment: "part", page, target: "part" }));
 }
 
 fn config() -> ProptestConfig {

@@ -16,11 +16,10 @@ use boot::marker;
 use clap::Args;
 
 use crate::{
+    cmdline::{Cmdline, draw_seed},
     config::Config,
-    disk, kernel_build,
+    disk, invariants, kernel_build,
     loader::Loader,
-    orders::{Orders, draw_seed},
-    proof,
     protocol::{Told, Verdict, reports},
     request::{Disk, Request},
     run::run,
@@ -64,7 +63,7 @@ pub struct CheckLoaderOptions {
     #[arg(long, value_enum)]
     loader: Vec<Loader>,
     /// Use only this machine; may be given more than once
-    #[arg(long, value_name = "M", value_parser = proof::MODES)]
+    #[arg(long, value_name = "M", value_parser = invariants::MODES)]
     machine: Vec<String>,
     /// Leave out the loaders that take more than a few seconds: EDK2's shell and Linux's kexec
     #[arg(long)]
@@ -98,21 +97,21 @@ impl CheckLoaderOptions {
                 println!("{} is left out: {lacks}", loader.name());
                 continue;
             }
-            for machine in proof::MODES {
+            for machine in invariants::MODES {
                 if !self.machine.is_empty() && !self.machine.iter().any(|given| given == machine) {
                     continue;
                 }
                 let seed = draw_seed();
-                let orders = Orders {
+                let cmdline = Cmdline {
                     generations: 2,
                     seed,
                     append: vec!["check".to_owned()],
-                    ..Orders::default()
+                    ..Cmdline::default()
                 };
                 let mut request = Request::new(&config, machine, &kernel)?;
                 request.name = format!("check-{}-{machine}", loader.name());
                 (request.loader, request.cpus, request.seed) = (loader, Some(2), seed);
-                request.bootargs = orders.bootargs(&request.machine.bootargs, request.semihosting);
+                request.bootargs = cmdline.bootargs(&request.machine.bootargs, request.semihosting);
                 request.disk = Disk::Bytes(Arc::new(disk::of(&kernel, false)));
                 columns.extend(told(&request, loader.name(), machine)?);
             }
@@ -165,7 +164,7 @@ fn table(columns: &[Column]) -> String {
         text += &format!("\n{:3} {:72}", rule.rule, rule.text);
         for name in &names {
             let mut cell = String::new();
-            for machine in proof::MODES {
+            for machine in invariants::MODES {
                 let of = columns
                     .iter()
                     .filter(|column| column.name == *name && column.machine == machine);

@@ -17,8 +17,8 @@ use relocate::control::CODE_PAGES;
 
 use crate::{
     debugger::LOADED,
-    explain::Gdb,
     kernel_build::{Built, returns},
+    postmortem::Gdb,
 };
 
 /// The limit on calls in one pass; no kernel has so many runs of frames.

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     bench::BenchOptions, check::CheckOptions, check_loader::CheckLoaderOptions, doctor,
     entry_state::DiffEntryOptions, fuzz::FuzzOptions, image::ImageOptions,
-    protocols::ProtocolsOptions, run::RunOptions, stress::StressOptions, test::TestOptions,
+    interop::ProtocolsOptions, run::RunOptions, stress::StressOptions, test::TestOptions,
 };
 
 /// Build, run, test and measure Ouroboros, a kernel for 64-bit Arm that kexecs itself
@@ -22,7 +22,7 @@ use crate::{
 Examples:
   cargo xtask run                                   three generations on the machine `nvhe`
   cargo xtask run --machine vhe --generations 100   a hundred generations with the kernel at EL2
-  cargo xtask protocols                             Linux after our own generations, in every mode
+  cargo xtask interop                             Linux after our own generations, in every mode
   cargo xtask stress                                thousands of generations on every cell
   cargo xtask check                                 the checks to pass before a commit
   cargo xtask doctor                                what is needed, and how to install it

@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn the_file_of_the_tree_is_read_and_has_the_three_modes() {
         let config = Config::read(&crate::root()).unwrap();
-        for name in crate::proof::MODES {
+        for name in crate::invariants::MODES {
             let machine = config.machine(name).unwrap();
             assert!(
                 machine.cpus.contains(&machine.cpu),

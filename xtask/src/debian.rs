@@ -68,7 +68,7 @@ impl Debian {
     }
 
     /// An initrd whose `/init` is this shell script.
-    pub fn ramdisk(&self, init: &str) -> Result<Vec<u8>> {
+    pub fn initrd(&self, init: &str) -> Result<Vec<u8>> {
         Ok(self.archive(init)?.close())
     }
 

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Result;
 use serde_json::json;
 
-use crate::{explain::Gdb, monitor::Monitor, request::Request};
+use crate::{monitor::Monitor, postmortem::Gdb, request::Request};
 
 /// The address at which `virt` loads the Image.
 pub const LOADED: u64 = 0x4020_0000;

@@ -29,7 +29,7 @@ pub struct Foreign {
     /// An arm64 Image, or a gzip file of one.
     pub image: Vec<u8>,
     /// The initrd.
-    pub ramdisk: Option<Vec<u8>>,
+    pub initrd: Option<Vec<u8>>,
     /// The device tree.
     pub fdt: Option<Vec<u8>>,
     /// The kernel's bootargs.
@@ -49,11 +49,11 @@ pub fn both(kernel: &Built, load: bool, foreign: Foreign) -> Vec<Payload> {
         let description = format!("the payload's {name}");
         Payload { description, kind, ..payload(name, data, None) }
     };
-    let Foreign { image, ramdisk, fdt, bootargs } = foreign;
+    let Foreign { image, initrd, fdt, bootargs } = foreign;
     let mut payloads =
         vec![own(kernel, load), Payload { bootargs, ..payload("payload", image, load) }];
     payloads.extend(fdt.map(|data| beside("fdt", data, Kind::Fdt)));
-    payloads.extend(ramdisk.map(|data| beside("ramdisk", data, Kind::Ramdisk { load: None })));
+    payloads.extend(initrd.map(|data| beside("ramdisk", data, Kind::Initrd { load: None })));
     payloads
 }
 

@@ -24,7 +24,7 @@ pub enum Kind {
     /// The run ended with failure.
     Failure,
     /// An exception, a panic, or another message of the early console.
-    Emergency,
+    Fatal,
     /// A CPU's last message before it stops.
     Stopped,
     /// xtask's time limit was reached.
@@ -42,7 +42,7 @@ impl Kind {
             Self::Refused => "refused",
             Self::Success => "success",
             Self::Failure => "failure",
-            Self::Emergency => "emergency",
+            Self::Fatal => "emergency",
             Self::Stopped => "stopped",
             Self::TimedOut => "timed-out",
             Self::Exit => "exit",
@@ -75,7 +75,7 @@ pub fn classify(line: &str) -> Option<Kind> {
     // marker.
     let markers = [
         (marker::STOPPED, Kind::Stopped),
-        (marker::EMERGENCY, Kind::Emergency),
+        (marker::FATAL, Kind::Fatal),
         (marker::GENERATION, Kind::Generation),
         (marker::BYE, Kind::Bye),
         (marker::REFUSED, Kind::Refused),
@@ -149,7 +149,7 @@ mod tests {
             ("[1] Refused: no disk", Some(Kind::Refused)),
             ("Ouroboros: success", Some(Kind::Success)),
             ("[2] Ouroboros: failure", Some(Kind::Failure)),
-            ("!! synchronous exception", Some(Kind::Emergency)),
+            ("!! synchronous exception", Some(Kind::Fatal)),
             ("!! stopped", Some(Kind::Stopped)),
             ("[7] !! stopped at the control page", Some(Kind::Stopped)),
             ("the next Generation 4", None),

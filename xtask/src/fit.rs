@@ -33,7 +33,7 @@ pub enum Kind {
         load: u64,
     },
     /// A kernel's initrd. With `load` it wants to be at that address; otherwise it may be anywhere.
-    Ramdisk {
+    Initrd {
         /// A physical address, not 0.
         load: Option<u64>,
     },
@@ -129,7 +129,7 @@ fn image(payload: &Payload, place: usize) -> DeviceTreeNode {
     let (kind, load) = match payload.kind {
         Kind::KernelNoload { load } => ("kernel_noload", Some(load.unwrap_or(0))),
         Kind::Loadable { load } => ("firmware", Some(load)),
-        Kind::Ramdisk { load } => ("ramdisk", load),
+        Kind::Initrd { load } => ("ramdisk", load),
         Kind::Fdt => ("flat_dt", None),
     };
     let mut image = node(&payload.name);
@@ -178,7 +178,7 @@ fn configuration(name: &str, payloads: &[Payload]) -> DeviceTreeNode {
     for (property, images) in [
         ("kernel", named(|kind| matches!(kind, Kind::KernelNoload { .. }))),
         ("fdt", named(|kind| matches!(kind, Kind::Fdt))),
-        ("ramdisk", named(|kind| matches!(kind, Kind::Ramdisk { .. }))),
+        ("ramdisk", named(|kind| matches!(kind, Kind::Initrd { .. }))),
         ("loadables", named(|kind| matches!(kind, Kind::Loadable { .. }))),
     ] {
         if !images.is_empty() {

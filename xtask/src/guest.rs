@@ -15,9 +15,9 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::{
+    artifacts::{Artifacts, sockets, stamp},
     console::{Line, Stream},
-    explain::Qmp,
-    folder::{Folder, sockets, stamp},
+    postmortem::Qmp,
     processes::{Guarded, Interrupted, interrupted},
     qemu,
     request::{Disk, Request},
@@ -28,7 +28,7 @@ pub struct Guest {
     child: Guarded,
     console: Stream,
     lines: Receiver<Line>,
-    folder: Folder,
+    folder: Artifacts,
     qmp: PathBuf,
     started: Instant,
     /// Keeps the folder of the sockets.
@@ -38,7 +38,7 @@ pub struct Guest {
 impl Guest {
     /// Starts QEMU for the request, with `args` after the request's own arguments.
     pub fn start(request: &Request, args: &[&str]) -> Result<Self> {
-        let folder = Folder::create(&stamp(&request.name))?;
+        let folder = Artifacts::create(&stamp(&request.name))?;
         let image =
             folder.write("Image", request.image.as_ref().unwrap_or(&request.kernel.image))?;
         let disk = match &request.disk {

@@ -154,7 +154,7 @@ impl Loader {
                 Some(format!("{} is not here: {}", firmware.name, firmware.apt))
             }
             None if self == Self::LinuxKexec && Debian::fetched().is_none() => {
-                Some("Debian's kernel is not here: cargo xtask protocols fetches it".to_owned())
+                Some("Debian's kernel is not here: cargo xtask interop fetches it".to_owned())
             }
             _ => None,
         };
@@ -216,13 +216,13 @@ impl Loader {
         }
         if self == Self::LinuxKexec {
             let debian = Debian::fetched()
-                .context("Debian's kernel is missing: `cargo xtask protocols` fetches it")?;
+                .context("Debian's kernel is missing: `cargo xtask interop` fetches it")?;
             let bytes = std::fs::read(image).context("cannot read the Image")?;
             let files = [("Image", bytes.as_slice()), ("bootargs", bootargs.as_bytes())];
             let init = KEXEC.replace("{modules}", &MODULES.join(" "));
-            let ramdisk = image.with_file_name(RAMDISK);
-            std::fs::write(&ramdisk, debian.ramdisk_with_kexec(&init, &files)?)
-                .with_context(|| format!("cannot write {}", ramdisk.display()))?;
+            let initrd = image.with_file_name(RAMDISK);
+            std::fs::write(&initrd, debian.ramdisk_with_kexec(&init, &files)?)
+                .with_context(|| format!("cannot write {}", initrd.display()))?;
         }
         Ok(())
     }

@@ -8,48 +8,48 @@
 //! - 124: out of time
 //! - 130: interrupted
 
+mod artifacts;
 mod bench;
 mod check;
 mod check_loader;
 mod checksums;
 mod cli;
+mod cmdline;
 mod config;
 mod console;
 mod cpio;
 mod debian;
 mod debugger;
+mod diagrams;
 mod disk;
 mod doctor;
 mod entry_state;
 mod events;
-mod explain;
 mod fit;
 mod fit_edit;
-mod folder;
+mod frame_source;
 mod fuzz;
 mod guest;
-mod hand_over;
 mod image;
+mod interop;
+mod invariants;
 mod kernel_build;
 mod loader;
 mod monitor;
-mod orders;
+mod postmortem;
 mod processes;
-mod proof;
 mod protocol;
-mod protocols;
 mod qemu;
 mod relr;
 mod report;
 mod request;
 mod run;
+mod serial_input;
 mod setup;
 mod stress;
 mod test;
-mod traffic;
 mod transcript;
 mod tree_edit;
-mod typist;
 mod verdict;
 mod xml;
 

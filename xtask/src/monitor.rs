@@ -13,7 +13,7 @@ use std::{
 use anyhow::Result;
 use tempfile::TempDir;
 
-use crate::{explain::Qmp, folder::sockets, request::Request};
+use crate::{artifacts::sockets, postmortem::Qmp, request::Request};
 
 /// The time between two attempts to connect.
 pub const STEP: Duration = Duration::from_millis(5);

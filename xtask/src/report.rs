@@ -10,9 +10,9 @@ const LAST_LINES: usize = 20;
 
 /// Formats the whole report.
 pub fn words(request: &Request, outcome: &Outcome) -> String {
-    let lives = outcome.events.iter().filter(|event| event.kind == Kind::Generation).count();
+    let logs = outcome.events.iter().filter(|event| event.kind == Kind::Generation).count();
     let (verdict, seconds) = (outcome.verdict.words(), outcome.elapsed.as_secs_f64());
-    let end = format!("{}: {verdict}; generations seen: {lives}, in {seconds:.2} s", request.name);
+    let end = format!("{}: {verdict}; generations seen: {logs}, in {seconds:.2} s", request.name);
     if outcome.verdict == Verdict::Success {
         return if request.keep {
             format!("{end}; kept in {}", outcome.folder.path().display())

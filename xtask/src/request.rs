@@ -15,7 +15,7 @@ use crate::{
     kernel_build::Built,
     loader::Loader,
     qemu::{self, Choice},
-    typist::Answer,
+    serial_input::Answer,
 };
 
 /// The disk that the kernel restarts from.

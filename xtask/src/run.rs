@@ -21,15 +21,15 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
+    artifacts::{self, Artifacts},
     console::{Line, Stream},
     events::{Event, Kind, Log},
-    explain,
-    folder::{self, Folder},
+    frame_source::FrameSource,
+    postmortem,
     processes::{Guarded, Interrupted, interrupted},
     qemu,
     request::{Disk, Request},
-    traffic::Traffic,
-    typist::Typist,
+    serial_input::SerialInput,
     verdict::{End, Verdict, exit_code, judge},
 };
 
@@ -59,7 +59,7 @@ pub struct Outcome {
     /// The events, in order.
     pub events: Vec<Event>,
     /// The run's folder. After a success without `keep` it is removed.
-    pub folder: Folder,
+    pub folder: Artifacts,
     /// A description of where each CPU stood, if xtask ended the run.
     pub explanation: Option<String>,
     /// The time from QEMU's start to its end.
@@ -69,7 +69,7 @@ pub struct Outcome {
 /// Makes the run. An error means that it has no result: QEMU did not start, a file could not be
 /// written, or we were interrupted.
 pub fn run(request: &Request) -> Result<Outcome> {
-    let folder = Folder::create(&folder::stamp(&request.name))?;
+    let folder = Artifacts::create(&artifacts::stamp(&request.name))?;
     let image = folder.write("Image", request.image.as_ref().unwrap_or(&request.kernel.image))?;
     request.loader.prepare(&image, &request.bootargs)?;
     let disk = match &request.disk {
@@ -84,7 +84,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let words = request.words(&image, disk.as_deref(), folder.path());
     folder.write("command", qemu::shell_line(&words) + "\n")?;
 
-    let sockets = folder::sockets()?;
+    let sockets = artifacts::sockets()?;
     let (qmp, gdb) = (sockets.path().join("qmp"), sockets.path().join("gdb"));
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -107,8 +107,8 @@ pub fn run(request: &Request) -> Result<Outcome> {
         }
     }
 
-    let traffic =
-        request.network.then(|| Traffic::to(&Request::socket(folder.path()))).transpose()?;
+    let frame_source =
+        request.network.then(|| FrameSource::to(&Request::socket(folder.path()))).transpose()?;
     let started = Instant::now();
     let child =
         Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", qemu::QEMU))?;
@@ -131,8 +131,9 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let qemu =
         Stream::read(qemu, &folder.file("qemu.log"), show(Box::new(io::stderr())), None, started)?;
 
-    let typist =
-        request.answer.and_then(|answer| Some(Typist::new(keyboard.take()?, answer, &console)));
+    let serial_input = request
+        .answer
+        .and_then(|answer| Some(SerialInput::new(keyboard.take()?, answer, &console)));
 
     let mut log = Log::create(&folder.file("events.jsonl"))?;
     let patience = Patience {
@@ -148,15 +149,15 @@ pub fn run(request: &Request) -> Result<Outcome> {
                 let words = format!("out of time after {:.1} s", started.elapsed().as_secs_f64());
                 log.add(Event { at: started.elapsed(), kind: Kind::TimedOut, line: words })?;
             }
-            let text = explain(&child, &qmp, &gdb, &elf, &console.text());
+            let text = postmortem(&child, &qmp, &gdb, &elf, &console.text());
             folder.write("explanation.txt", &text)?;
             explanation = Some(text);
             None
         }
     };
     child.kill();
-    drop(typist);
-    drop(traffic);
+    drop(serial_input);
+    drop(frame_source);
     let elapsed = started.elapsed();
     let (console, qemu) = (console.finish(), qemu.finish());
     log.drain(&lines)?;
@@ -217,7 +218,7 @@ fn listen(
 
 /// Queries where the CPUs of a QEMU stand that is about to be ended. If QEMU does not answer in
 /// time, we kill it, which ends the query.
-fn explain(child: &Guarded, qmp: &Path, gdb: &Path, elf: &Path, console: &str) -> String {
+fn postmortem(child: &Guarded, qmp: &Path, gdb: &Path, elf: &Path, console: &str) -> String {
     let (sender, done) = mpsc::channel::<()>();
     let explanation = std::thread::scope(|scope| {
         scope.spawn(move || {
@@ -225,7 +226,7 @@ fn explain(child: &Guarded, qmp: &Path, gdb: &Path, elf: &Path, console: &str) -
                 child.kill();
             }
         });
-        let explanation = explain::explain(&explain::Target { qmp, gdb, elf, console });
+        let explanation = postmortem::postmortem(&postmortem::Target { qmp, gdb, elf, console });
         drop(sender);
         explanation
     });

@@ -1,7 +1,7 @@
 //! Parser of a console into one record for each generation.
 //!
 //! A log line is `[generation] text`; a line without that prefix belongs to the generation that
-//! printed last. The formats are those of the kernel (`main::introduce`, `stage`, `way_here`). A
+//! printed last. The formats are those of the kernel (`main::introduce`, `stage`, `boot_trace`). A
 //! log line that does not parse is an error.
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,7 +9,7 @@ use boot::marker;
 
 /// The log of one generation.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Life {
+pub struct GenerationLog {
     /// The generation's number.
     pub number: u32,
     /// The number of generations in the run.
@@ -68,7 +68,7 @@ pub struct Bye {
     pub control: u64,
 }
 
-impl Life {
+impl GenerationLog {
     /// The names of the breadcrumbs of the path to this kernel.
     pub fn stations(&self) -> Vec<&str> {
         self.phases.iter().map(|(name, _)| name.as_str()).collect()
@@ -81,8 +81,8 @@ impl Life {
 }
 
 /// Parses the console into generations, in its order.
-pub fn lives(console: &str) -> Result<Vec<Life>> {
-    let mut lives: Vec<Life> = Vec::new();
+pub fn logs(console: &str) -> Result<Vec<GenerationLog>> {
+    let mut logs: Vec<GenerationLog> = Vec::new();
     for line in console.lines() {
         let said = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
         let (speaker, text) = match said.map(|(number, text)| (number.parse::<u32>(), text)) {
@@ -90,19 +90,23 @@ pub fn lives(console: &str) -> Result<Vec<Life>> {
             _ => (None, line),
         };
         if let Some(number) = speaker
-            && lives.last().is_none_or(|life| life.number != number)
+            && logs.last().is_none_or(|gen_log| gen_log.number != number)
         {
-            lives.push(Life { number, ..Life::default() });
+            logs.push(GenerationLog { number, ..GenerationLog::default() });
         }
-        let Some(life) = lives.last_mut() else { continue };
-        life.hear(text).with_context(|| format!("the line \"{line}\""))?;
-        life.lines.push(text.to_owned());
+        let Some(gen_log) = logs.last_mut() else { continue };
+        gen_log.hear(text).with_context(|| format!("the line \"{line}\""))?;
+        gen_log.lines.push(text.to_owned());
     }
-    lives.iter().try_for_each(|life| {
-        ensure!(life.of > 0, "generation {} did not print its \"Generation\" line", life.number);
+    logs.iter().try_for_each(|gen_log| {
+        ensure!(
+            gen_log.of > 0,
+            "generation {} did not print its \"Generation\" line",
+            gen_log.number
+        );
         Ok(())
     })?;
-    Ok(lives)
+    Ok(logs)
 }
 
 /// Splits the console after the `Bye!` line of generation number `generations`, counted from 1.
@@ -126,7 +130,7 @@ pub fn parted(console: &str, generations: u32) -> Result<(&str, &str)> {
     Ok(console.split_at(end))
 }
 
-impl Life {
+impl GenerationLog {
     fn hear(&mut self, text: &str) -> Result<()> {
         if let Some(rest) = text.strip_prefix(marker::GENERATION) {
             ensure!(
@@ -147,7 +151,7 @@ impl Life {
         } else if text.starts_with("free memory ") {
             self.free = decimal(text, "free memory ")?;
             self.tree = decimal(text, "device tree ")?;
-        } else if let Some(rest) = text.strip_prefix("phases, ns: ") {
+        } else if let Some(rest) = text.strip_prefix("boot trace, ns: ") {
             self.phases = stations(rest)?;
         } else if text.starts_with("entered at ") {
             self.entered = decimal(text, "entered at ")?;
@@ -158,7 +162,7 @@ impl Life {
                 .context("no counts")?;
             self.cpus = (up.parse()?, of.parse()?);
             self.has_interrupts = !rest.contains("; no interrupts: ");
-        } else if let Some(rest) = text.strip_prefix(marker::FOUND) {
+        } else if let Some(rest) = text.strip_prefix(marker::STALE) {
             self.found.push(rest.to_owned());
         } else if text.starts_with("others off in ") {
             let ticks = behind(text, "ticks [")?.split(']').next().unwrap_or_default();
@@ -221,7 +225,7 @@ pub mod tests {
 
     /// Three generations of nvhe, hot, at the same base.
     pub const GOOD: &str = "\
-[0] phases, ns: first instruction +224048 EL2 set up +269120 MMU on +130688 main
+[0] boot trace, ns: first instruction +224048 EL2 set up +269120 MMU on +130688 main
 [0] entered at 753024 ns of CNTVCT
 [0] Generation 0 of 3: nvhe, base 0x40200000
 [0] seed 0x2a, image 479232 bytes, control pages 0x5ffc0000
@@ -231,7 +235,7 @@ pub mod tests {
 [0] others off in 310736 ns; ticks [16, 14], work [14, 2], interrupts not ours 0
 [0] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, \
 device tree 0x4027c000, control pages 0x5ffc0000, breadcrumbs 0x5ffc2000
-[1] phases, ns: Bye! +1 in the control page +2 copied +3 maintained +4 verified \
+[1] boot trace, ns: Bye! +1 in the control page +2 copied +3 maintained +4 verified \
 +5 MMU off +6 leaving +7 first instruction +8 EL2 set up +9 MMU on +10 main
 [1] entered at 20753024 ns of CNTVCT
 [1] Generation 1 of 3: nvhe, base 0x40200000
@@ -242,7 +246,7 @@ device tree 0x4027c000, control pages 0x5ffc0000, breadcrumbs 0x5ffc2000
 [1] others off in 310736 ns; ticks [16, 14], work [14, 2], interrupts not ours 0
 [1] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, \
 device tree 0x5ffc2000, control pages 0x5ff80000, breadcrumbs 0x5ff82000
-[2] phases, ns: Bye! +1 in the control page +2 copied +3 maintained +4 verified \
+[2] boot trace, ns: Bye! +1 in the control page +2 copied +3 maintained +4 verified \
 +5 MMU off +6 leaving +7 first instruction +8 EL2 set up +9 MMU on +10 main
 [2] entered at 40753024 ns of CNTVCT
 [2] Generation 2 of 3: nvhe, base 0x40200000
@@ -254,28 +258,28 @@ device tree 0x5ffc2000, control pages 0x5ff80000, breadcrumbs 0x5ff82000
 
     #[test]
     fn lives_are_read() {
-        let lives = lives(GOOD).unwrap();
-        assert_eq!(lives.len(), 3);
+        let logs = logs(GOOD).unwrap();
+        assert_eq!(logs.len(), 3);
         assert_eq!(
-            (lives[1].number, lives[1].of, lives[1].mode.as_str(), lives[1].base),
+            (logs[1].number, logs[1].of, logs[1].mode.as_str(), logs[1].base),
             (1, 3, "nvhe", 0x4020_0000)
         );
-        assert_eq!((lives[1].seed, lives[1].image, lives[1].control), (0x2a, 479_232, 0x5ff8_0000));
-        assert_eq!((lives[1].free, lives[1].tree), (536_217_920, 7846));
+        assert_eq!((logs[1].seed, logs[1].image, logs[1].control), (0x2a, 479_232, 0x5ff8_0000));
+        assert_eq!((logs[1].free, logs[1].tree), (536_217_920, 7846));
         assert_eq!(
-            (lives[1].cpus, &*lives[1].ticks, lives[1].strays),
+            (logs[1].cpus, &*logs[1].ticks, logs[1].strays),
             ((2, 2), [16, 14].as_slice(), 0)
         );
-        assert_eq!(lives[0].stations(), ["first instruction", "EL2 set up", "MMU on", "main"]);
-        assert_eq!(lives[0].phases[1], ("EL2 set up".to_owned(), 224_048));
+        assert_eq!(logs[0].stations(), ["first instruction", "EL2 set up", "MMU on", "main"]);
+        assert_eq!(logs[0].phases[1], ("EL2 set up".to_owned(), 224_048));
         assert_eq!(
-            (lives[0].entered, lives[0].hashed, lives[2].hashed),
+            (logs[0].entered, logs[0].hashed, logs[2].hashed),
             (753_024, Some(164_128), None)
         );
-        let bye = lives[0].bye.as_ref().unwrap();
+        let bye = logs[0].bye.as_ref().unwrap();
         assert_eq!(bye.way, "copy, MMU off, HVC_SOFT_RESTART");
         assert_eq!([bye.entry, bye.tree, bye.control], [0x4020_0000, 0x4027_c000, 0x5ffc_0000]);
-        assert!(lives[2].bye.is_none() && lives[2].says("success"));
+        assert!(logs[2].bye.is_none() && logs[2].says("success"));
     }
 
     #[test]
@@ -302,7 +306,7 @@ device tree 0x5ffc2000, control pages 0x5ff80000, breadcrumbs 0x5ff82000
         ] {
             let doctored = GOOD.replacen(was, is, if is == "base here" { 9 } else { 1 });
             assert_ne!(doctored, GOOD);
-            assert!(lives(&doctored).is_err(), "{is}");
+            assert!(logs(&doctored).is_err(), "{is}");
         }
     }
 }

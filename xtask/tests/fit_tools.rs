@@ -24,7 +24,7 @@ fn payloads() -> Vec<Payload> {
         payload("initrd", 3333, Kind::Loadable { load: 0x4800_0000 }),
         payload("high", 4096, Kind::Loadable { load: 0x1_4000_0000 }),
         payload("other", 1, Kind::KernelNoload { load: Some(0x4020_0000) }),
-        payload("ramdisk", 9, Kind::Ramdisk { load: Some(0x4a00_0000) }),
+        payload("ramdisk", 9, Kind::Initrd { load: Some(0x4a00_0000) }),
         payload("blob", 7, Kind::Fdt),
     ]
 }

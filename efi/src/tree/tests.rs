@@ -41,7 +41,7 @@ const RAM: [Range<PhysAddr>; 2] = [
     PhysAddr(0x1_0000_0000)..PhysAddr(0x1_0000_1000),
 ];
 
-fn written(blob: &[u8], words: Option<&str>, room: usize) -> Result<Vec<u8>, Refused> {
+fn written(blob: &[u8], words: Option<&str>, room: usize) -> Result<Vec<u8>, Error> {
     let mut to = vec![0xee; room];
     let size = write(blob, RAM.into_iter(), words.map(str::chars), &mut to)?;
     to.truncate(size);
@@ -136,7 +136,7 @@ fn no_room_is_too_large_however_little_is_missing() {
     let size = written(&blob, Some("abc"), 4096).unwrap().len();
     assert_eq!(written(&blob, Some("abc"), size).unwrap().len(), size);
     for room in (0..size).step_by(if cfg!(miri) { 101 } else { 1 }) {
-        assert_eq!(written(&blob, Some("abc"), room), Err(Refused::TooLarge(room)));
+        assert_eq!(written(&blob, Some("abc"), room), Err(Error::TooLarge(room)));
     }
 }
 
@@ -146,7 +146,7 @@ fn one_cell_holds_what_it_can() {
     let one = DeviceTreeProperty::new("#address-cells", 1_u32.to_be_bytes().as_slice()).unwrap();
     tree.root.remove_property("#address-cells");
     tree.root.add_property(one);
-    assert_eq!(written(&tree.to_dtb(), None, 4096), Err(Refused::Cells(0x1_0000_0000)));
+    assert_eq!(written(&tree.to_dtb(), None, 4096), Err(Error::Cells(0x1_0000_0000)));
     let mut to = vec![0; 4096];
     let size =
         write(&tree.to_dtb(), RAM[..1].iter().cloned(), None::<core::str::Chars<'_>>, &mut to)
@@ -162,14 +162,14 @@ fn what_is_no_blob_is_refused() {
         blob[at] = byte;
         written(&blob, None, 4096)
     };
-    assert_eq!(spoilt(0, 0), Err(Refused::Damaged("no magic")));
-    assert_eq!(spoilt(23, 16), Err(Refused::Damaged("a version that is not known")));
-    assert_eq!(spoilt(12, 1), Err(Refused::Damaged("blocks past the end")));
+    assert_eq!(spoilt(0, 0), Err(Error::Damaged("no magic")));
+    assert_eq!(spoilt(23, 16), Err(Error::Damaged("a version that is not known")));
+    assert_eq!(spoilt(12, 1), Err(Error::Damaged("blocks past the end")));
     assert_eq!(
         spoilt(35, blob[35] - 1),
-        Err(Refused::Damaged("strings that are no text or do not end in NUL"))
+        Err(Error::Damaged("strings that are no text or do not end in NUL"))
     );
-    assert_eq!(written(&blob[..30], None, 4096), Err(Refused::Damaged("no header")));
+    assert_eq!(written(&blob[..30], None, 4096), Err(Error::Damaged("no header")));
     assert_eq!(flat::size(&blob), Some(blob.len()));
     assert_eq!(flat::size(&[0; 8]), None);
 }

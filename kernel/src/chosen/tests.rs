@@ -1,7 +1,7 @@
 //! Tests of a payload's device tree: what is written, what is left out, what is refused.
 
 use super::*;
-use crate::handover::{Handed, shrink};
+use crate::handover::{Handover, shrink};
 use crate::tree::tests::{cells, node, text, virt};
 use crate::tree::{Machine, Tree};
 use alloc::vec;
@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 const TOLD: Chosen<'_> = Chosen {
     bootargs: Some("console=ttyAMA0 quiet"),
-    ramdisk: Some(PhysAddr(0x4800_0000)..PhysAddr(0x4812_3457)),
+    initrd: Some(PhysAddr(0x4800_0000)..PhysAddr(0x4812_3457)),
     seeds: Some([7; SEED_BYTES]),
 };
 
@@ -83,9 +83,9 @@ fn nothing_of_a_predecessors_is_left() {
     assert_eq!(chosen(&written), told());
     // Our own generations' properties are left out as well.
     let blob = shrink(&virt().to_dtb()).unwrap();
-    assert!(Handed::read(&Tree::open(&blob).unwrap()).is_some());
+    assert!(Handover::read(&Tree::open(&blob).unwrap()).is_some());
     let written = write(&blob, &TOLD).unwrap();
-    assert_eq!((chosen(&written), Handed::read(&Tree::open(&written).unwrap())), (told(), None));
+    assert_eq!((chosen(&written), Handover::read(&Tree::open(&written).unwrap())), (told(), None));
 }
 
 #[test]
@@ -93,10 +93,10 @@ fn what_nobody_says_is_not_said_and_orders_stay() {
     let old = [(KASLR_SEED, vec![1; 8]), (RNG_SEED, vec![1; 32]), (INITRD_START, vec![1; 4])];
     let written = write(&with(&old).to_dtb(), &Chosen::default()).unwrap();
     // The old command line stays as it was, with the zero bytes that kexec-tools pads with.
-    let orders = text("generations=3 base=random\0\0\0");
+    let cmdline = text("generations=3 base=random\0\0\0");
     assert_eq!(
         chosen(&written),
-        [(BOOTARGS.into(), orders), ("stdout-path".into(), text("/pl011@9040000:115200n8"))]
+        [(BOOTARGS.into(), cmdline), ("stdout-path".into(), text("/pl011@9040000:115200n8"))]
     );
     assert_eq!(reservations(&written), reservations(&virt().to_dtb()));
 }
@@ -104,7 +104,7 @@ fn what_nobody_says_is_not_said_and_orders_stay() {
 #[test]
 fn however_often_it_is_written_it_does_not_grow() {
     let once = write(&virt().to_dtb(), &TOLD).unwrap();
-    let other = Chosen { ramdisk: Some(PhysAddr(0x5000_0000)..PhysAddr(0x5000_0001)), ..TOLD };
+    let other = Chosen { initrd: Some(PhysAddr(0x5000_0000)..PhysAddr(0x5000_0001)), ..TOLD };
     let again = write(&write(&once, &other).unwrap(), &TOLD).unwrap();
     assert_eq!(again, once);
 }
@@ -171,7 +171,7 @@ fn only_the_roots_own_chosen_is_meant() {
 #[test]
 fn what_is_no_tree_is_refused() {
     let blob = virt().to_dtb();
-    let damaged = |blob: &[u8]| matches!(write(blob, &TOLD), Err(Refused::Damaged { .. }));
+    let damaged = |blob: &[u8]| matches!(write(blob, &TOLD), Err(Error::Damaged { .. }));
     assert!(damaged(&[]) && damaged(&blob[..39]) && damaged(&blob[..blob.len() - 1]));
     let changed = |at: usize, word: u32| {
         let mut blob = blob.clone();
@@ -196,7 +196,7 @@ fn a_tree_above_2_mib_is_refused_by_its_size() {
         Ok(DTB_MAX_SIZE / 4)
     );
     let bytes = write(&large(room / 4 * 4 + 4), &TOLD);
-    assert!(matches!(bytes, Err(Refused::TooLarge { bytes }) if bytes > DTB_MAX_SIZE), "{bytes:?}");
+    assert!(matches!(bytes, Err(Error::TooLarge { bytes }) if bytes > DTB_MAX_SIZE), "{bytes:?}");
     assert_eq!(check_size(DTB_MAX_SIZE), Ok(()));
     let sentence = check_size(DTB_MAX_SIZE + 1).unwrap_err().to_string();
     assert!(sentence.contains("has 2097153 bytes, 2097152 are the most"), "{sentence}");

@@ -1,12 +1,12 @@
 //! Per-CPU state that this CPU and the other CPUs share: state, command, counters.
 //!
 //! - When: from [`Cpus::new`](super::Cpus::new) on.
-//! - The leading CPU, which runs `crate::lead`, writes commands; each other CPU reads its own.
+//! - The leading CPU, which runs `crate::run`, writes commands; each other CPU reads its own.
 #![expect(unsafe_code, reason = "finds this CPU's page, and masks interrupts")]
 
-use crate::interrupts::{self, Found};
+use crate::interrupts::{self, StaleIrqs};
 use crate::memory::pointer;
-use boot::own::Own;
+use boot::percpu::PerCpu;
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use core::arch::asm;
 use core::fmt;
@@ -41,7 +41,7 @@ pub mod state {
 #[repr(C)]
 pub struct Cpu {
     /// The part that the entry code and the vectors read, at the start of the page.
-    pub own: Own,
+    pub percpu: PerCpu,
     /// Position in the device tree's /cpus.
     pub index: usize,
     /// Affinity bits of MPIDR_EL1.
@@ -67,7 +67,7 @@ pub struct Cpu {
     /// Set if each tick also raises 32 interrupts that this kernel does not handle (self-test).
     pub storms: AtomicBool,
     /// Stale interrupts that a predecessor left on this CPU.
-    pub found: Mutex<Found>,
+    pub stale_irqs: Mutex<StaleIrqs>,
     /// CNTVCT when this CPU came up.
     pub came: AtomicU64,
     /// CNTFRQ_EL0 of this CPU.
@@ -80,9 +80,9 @@ const _: () = assert!(size_of::<Cpu>() <= PAGE_SIZE as usize);
 
 impl Cpu {
     /// Creates a CPU in `state`, with all counters zero and no command.
-    pub fn new(own: Own, index: usize, mpidr: u64, mode: Mode, state: u8) -> Self {
+    pub fn new(percpu: PerCpu, index: usize, mpidr: u64, mode: Mode, state: u8) -> Self {
         Self {
-            own,
+            percpu,
             index,
             mpidr,
             mode,
@@ -95,7 +95,7 @@ impl Cpu {
             stray: AtomicU32::new(0),
             gicv2_target: AtomicU32::new(0),
             storms: AtomicBool::new(false),
-            found: Mutex::new(Found::default()),
+            stale_irqs: Mutex::new(StaleIrqs::default()),
             came: AtomicU64::new(0),
             frequency: AtomicU64::new(0),
             differs: AtomicBool::new(false),
@@ -104,12 +104,12 @@ impl Cpu {
 
     /// Returns the CPU that executes this.
     pub fn current() -> &'static Self {
-        let own: u64;
+        let percpu: u64;
         // SAFETY: reading TPIDR_EL1 has no side effects. This kernel uses TPIDR_EL1 at EL2 too.
-        unsafe { asm!("mrs {}, tpidr_el1", out(reg) own, options(nomem, nostack)) };
+        unsafe { asm!("mrs {}, tpidr_el1", out(reg) percpu, options(nomem, nostack)) };
         // SAFETY: on every CPU that runs Rust and takes interrupts or commands, TPIDR_EL1 is the
         // address of its `Cpu`, which never moves.
-        unsafe { &*pointer(PhysAddr(own)).cast() }
+        unsafe { &*pointer(PhysAddr(percpu)).cast() }
     }
 
     /// Returns whether this is the CPU that executes the call.
@@ -133,7 +133,7 @@ impl Cpu {
 
     /// Takes over this CPU's interrupts and unmasks IRQs.
     pub fn enter(&self) {
-        *self.found.lock() = interrupts::enter(self);
+        *self.stale_irqs.lock() = interrupts::enter(self);
         // An SGI sent before this CPU could receive it is lost, so do not wait for it. One sent
         // since then is pending and will be taken.
         self.is_called.store(false, Release);

@@ -24,7 +24,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use boot::cache;
 use boot::marker;
-use boot::own::{Entered, Own};
+use boot::percpu::{Entered, PerCpu};
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use boot::secondary::secondary_entry;
 use core::arch::asm;
@@ -38,7 +38,7 @@ use smccc::psci::{self, AffinityState, LowestAffinityLevel};
 
 pub use self::cpu::{Cpu, mask, mpidr};
 use self::cpu::{order, state};
-pub use self::work::hand_over;
+pub use self::work::migrate;
 
 /// Size of a secondary's block. From the bottom: guard page, stack, guard page, exception stack,
 /// [`Cpu`].
@@ -47,18 +47,18 @@ pub const BLOCK_SIZE: u64 = 64 << 10;
 const EXCEPTION_STACK: u64 = 16 << 10;
 
 /// Time limit for a CPU to come up, to tick, or to go off.
-const PATIENCE_NS: u64 = 2_000_000_000;
+const TIMEOUT_NS: u64 = 2_000_000_000;
 
 /// A reason why the other CPUs cannot be stopped.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Refused {
+pub enum Error {
     /// The CPU did not act on the stop command, or did not go off, in time.
     Running(usize, u64),
     /// PSCI denied CPU_OFF.
     Denied(usize, u64),
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Running(index, mpidr) | Self::Denied(index, mpidr)) = self;
         let why = match self {
@@ -97,9 +97,9 @@ impl Cpus {
         ttbr0: u64,
         mode: Mode,
     ) -> Self {
-        let own: u64;
+        let percpu: u64;
         // SAFETY: reading TPIDR_EL1 has no side effects.
-        unsafe { asm!("mrs {}, tpidr_el1", out(reg) own, options(nomem, nostack)) };
+        unsafe { asm!("mrs {}, tpidr_el1", out(reg) percpu, options(nomem, nostack)) };
         // Aff3 and Aff2 to Aff0: the bits that the device tree's `reg` holds.
         let this = mpidr() & 0xff_00ff_ffff;
         let named = mpidrs.iter().filter(|&&mpidr| mpidr == this).count();
@@ -108,25 +108,32 @@ impl Cpus {
         let mut all: Vec<&'static Cpu> = Vec::new();
         for (index, &mpidr) in mpidrs.iter().enumerate() {
             let (page, state, stack) = if mpidr == this {
-                (PhysAddr(own), state::UP, stack.0)
+                (PhysAddr(percpu), state::UP, stack.0)
             } else if let Some(block) = blocks.next() {
                 let page = PhysAddr(block.end.0 - PAGE_SIZE);
                 (page, state::OFF, page.0 - EXCEPTION_STACK - PAGE_SIZE)
             } else {
                 // No block: this CPU is never started, and only needs a name for messages.
-                let own = Own {
+                let percpu = PerCpu {
                     frame: Default::default(),
                     ttbr0: 0,
                     stack: 0,
                     entered: Entered::default(),
                 };
-                all.push(Box::leak(Box::new(Cpu::new(own, index, mpidr, mode, state::HOMELESS))));
+                all.push(Box::leak(Box::new(Cpu::new(
+                    percpu,
+                    index,
+                    mpidr,
+                    mode,
+                    state::HOMELESS,
+                ))));
                 continue;
             };
-            let own = Own { frame: Default::default(), ttbr0, stack, entered: Entered::default() };
+            let percpu =
+                PerCpu { frame: Default::default(), ttbr0, stack, entered: Entered::default() };
             let cpu: *mut Cpu = pointer(page).cast();
             // SAFETY: the page is aligned and writable, and belongs to this CPU alone.
-            unsafe { cpu.write(Cpu::new(own, index, mpidr, mode, state)) };
+            unsafe { cpu.write(Cpu::new(percpu, index, mpidr, mode, state)) };
             // SAFETY: the write above initialised it, and it never moves or goes away.
             all.push(unsafe { &*cpu });
         }
@@ -152,7 +159,7 @@ impl Cpus {
             // Read `state` first: Acquire makes the entry state visible, which the CPU wrote before
             // it set UP.
             let came = cpu.state.load(Acquire) == state::UP;
-            let Entered { current_el, daif, sctlr, cntvoff_el2 } = &cpu.own.entered;
+            let Entered { current_el, daif, sctlr, cntvoff_el2 } = &cpu.percpu.entered;
             Other {
                 mpidr: cpu.mpidr,
                 came,
@@ -209,7 +216,7 @@ impl Cpus {
                 cpu.differs.store(true, Relaxed);
                 warn!(
                     "{}{cpu}: CNTVCT {came}, while this CPU's went from {begun} to {now}",
-                    marker::FOUND
+                    marker::STALE
                 );
             }
         }
@@ -225,9 +232,9 @@ impl Cpus {
             }
         }
         for cpu in &self.all {
-            let found = cpu.found.lock();
-            if !found.is_quiet() {
-                warn!("{}{cpu}:{found}", marker::FOUND);
+            let stale_irqs = cpu.stale_irqs.lock();
+            if !stale_irqs.is_quiet() {
+                warn!("{}{cpu}:{stale_irqs}", marker::STALE);
             }
         }
     }
@@ -239,7 +246,7 @@ impl Cpus {
     ///
     /// Returns the first CPU that is not off in time, unless `force` permits to continue without
     /// it. Other CPUs may be off already; [`resume`](Self::resume) starts them again.
-    pub fn stop(&self, force: bool) -> Result<u64, Refused> {
+    pub fn stop(&self, force: bool) -> Result<u64, Error> {
         let begun = clock::now();
         let on = || self.others().filter(|cpu| cpu.state.load(Acquire) != state::OFF);
         for cpu in on().filter(|cpu| cpu.state.load(Acquire) != state::LOST) {
@@ -257,26 +264,26 @@ impl Cpus {
                     state == state::DENIED || (state == state::LEAVING && is_off(cpu))
                 }),
             };
-            let refused = match cpu.state.load(Acquire) {
+            let error = match cpu.state.load(Acquire) {
                 state::LOST if off => continue,
-                state::DENIED => Refused::Denied(cpu.index, cpu.mpidr),
+                state::DENIED => Error::Denied(cpu.index, cpu.mpidr),
                 _ if off => {
                     cpu.state.store(state::OFF, Relaxed);
                     continue;
                 }
-                _ => Refused::Running(cpu.index, cpu.mpidr),
+                _ => Error::Running(cpu.index, cpu.mpidr),
             };
             if force {
-                warn!("{refused}: going on, as `force` orders");
+                warn!("{error}: going on, as `force` orders");
             } else {
                 // Withdraw the stop command, or the CPU would power off after we gave up waiting
                 // for it.
                 cpu.order.store(order::WORK, Release);
-                first = first.or(Some(refused));
+                first = first.or(Some(error));
             }
         }
-        if let Some(refused) = first {
-            return Err(refused);
+        if let Some(error) = first {
+            return Err(error);
         }
         Ok(clock::nanoseconds(clock::now() - begun))
     }
@@ -327,7 +334,7 @@ impl Cpus {
 
     /// Logs each CPU's ticks and units of work, and the interrupts that this kernel does not
     /// handle.
-    pub fn tell(&self, stopped: u64) {
+    pub fn log_irq_stats(&self, stopped: u64) {
         let (mut ticks, mut work, mut strays) = (Vec::new(), Vec::new(), 0);
         for cpu in &self.all {
             ticks.push(cpu.ticks.load(Relaxed));
@@ -373,7 +380,7 @@ fn in_time(mut done: impl FnMut() -> bool) -> bool {
         if done() {
             return true;
         }
-        if clock::nanoseconds(clock::now() - begun) > PATIENCE_NS {
+        if clock::nanoseconds(clock::now() - begun) > TIMEOUT_NS {
             return false;
         }
         core::hint::spin_loop();

@@ -9,10 +9,10 @@
 use super::cpu::{Cpu, mask, order, state, unmask};
 use super::no_ticks;
 use crate::firmware::Firmware;
+use crate::init::Kernel;
 use crate::interrupts;
-use crate::life::Life;
 use crate::{clock, selftest};
-use boot::own::Own;
+use boot::percpu::PerCpu;
 use boot::{hyp, hyp_stub};
 use core::arch::asm;
 use core::sync::atomic::AtomicPtr;
@@ -22,20 +22,20 @@ use log::warn;
 use smccc::psci;
 
 /// Makes `cpu` run the generation from here on, on its own stack. This CPU enters the work loop.
-pub fn hand_over(cpu: &'static Cpu, life: &'static mut Life) -> ! {
-    LED.store(life, Release);
+pub fn migrate(cpu: &'static Cpu, kernel: &'static mut Kernel) -> ! {
+    MIGRATING.store(kernel, Release);
     cpu.give(order::LEAD);
     work(Cpu::current())
 }
 
 /// The generation's state, on its way to another CPU.
-static LED: AtomicPtr<Life> = AtomicPtr::new(core::ptr::null_mut());
+static MIGRATING: AtomicPtr<Kernel> = AtomicPtr::new(core::ptr::null_mut());
 
 /// First Rust function of a secondary CPU.
 #[unsafe(no_mangle)]
-fn kernel_secondary(own: &'static Own) -> ! {
+fn kernel_secondary(percpu: &'static PerCpu) -> ! {
     let cpu = Cpu::current();
-    debug_assert!(core::ptr::eq(own, &cpu.own));
+    debug_assert!(core::ptr::eq(percpu, &cpu.percpu));
     if cpu.mode == Mode::Vhe {
         // SAFETY: the kernel's map holds the stub's text 1:1 and executable [I2]; only the
         // exception level changes.
@@ -64,10 +64,10 @@ fn work(cpu: &'static Cpu) -> ! {
             order::LEAD => {
                 cpu.order.store(order::WORK, Relaxed);
                 unmask();
-                let life = LED.swap(core::ptr::null_mut(), Acquire);
-                // SAFETY: `hand_over` stored a leaked `Life` and kept no reference to it; after
+                let kernel = MIGRATING.swap(core::ptr::null_mut(), Acquire);
+                // SAFETY: `migrate` stored a leaked `Kernel` and kept no reference to it; after
                 // the swap this CPU holds the only one.
-                crate::lead(unsafe { &mut *life });
+                crate::run(unsafe { &mut *kernel });
             }
             order::SELFTEST => {
                 selftest::on_this_cpu(cpu.mode);

@@ -15,7 +15,7 @@ mod device;
 mod network;
 mod pci;
 
-use crate::map::LifeMap;
+use crate::map::KernelIdmap;
 use crate::memory::{self, pointer};
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use alloc::vec::Vec;
@@ -36,7 +36,7 @@ use virtio_drivers::{BufferDirection, Error, Hal};
 
 /// A reason why a driver has no device.
 #[derive(Clone, Debug)]
-pub enum Undriven {
+pub enum DriverError {
     /// None of the devices, whose number this is, has the required type.
     None(usize),
     /// The device does not reset.
@@ -45,7 +45,7 @@ pub enum Undriven {
     Setup(Error),
 }
 
-impl fmt::Display for Undriven {
+impl fmt::Display for DriverError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::None(devices) => {
@@ -113,7 +113,7 @@ impl Devices {
     /// Finds every device, maps its registers and resets it: a driver of a predecessor may have
     /// left it writing to memory. Keeps a device that does not reset: [`Self::quiesce`] will refuse
     /// the restart.
-    pub fn find(machine: &Machine, map: &mut LifeMap) -> Self {
+    pub fn find(machine: &Machine, map: &mut KernelIdmap) -> Self {
         let mut all: Vec<_> = machine.virtio.iter().filter_map(Device::in_slot).collect();
         let mut running: Vec<_> = all.iter().filter_map(Device::running).collect();
         machine.pci.iter().for_each(|host| pci::find(host, map, &mut all, &mut running));
@@ -127,18 +127,18 @@ impl Devices {
     ///
     /// # Errors
     ///
-    /// Returns [`Undriven`] if there is no such device, or it cannot be reset or set up.
+    /// Returns [`DriverError`] if there is no such device, or it cannot be reset or set up.
     pub fn drive<D>(
         &self,
         kind: DeviceType,
         start: impl FnOnce(SomeTransport<'static>) -> Result<D, Error>,
-    ) -> Result<Driven<D>, Undriven> {
+    ) -> Result<Driven<D>, DriverError> {
         let found = self.all.iter().find(|device| device.kind == Some(kind)).cloned();
-        let device = found.ok_or(Undriven::None(self.all.len()))?;
-        device.reset().map_err(Undriven::Busy)?;
+        let device = found.ok_or(DriverError::None(self.all.len()))?;
+        device.reset().map_err(DriverError::Busy)?;
         let free = memory::free();
         let driver =
-            device.open().ok_or(Error::Unsupported).and_then(start).map_err(Undriven::Setup)?;
+            device.open().ok_or(Error::Unsupported).and_then(start).map_err(DriverError::Setup)?;
         let bytes = free - memory::free();
         Ok(Driven { device, driver: ManuallyDrop::new(driver), bytes })
     }
@@ -162,7 +162,7 @@ impl Devices {
         self.receiver = None;
         match self.drive(DeviceType::Network, Receive::start) {
             Ok(receiver) => self.receiver = Some(receiver),
-            Err(Undriven::None(_)) => {}
+            Err(DriverError::None(_)) => {}
             Err(undriven) => warn!("no frames: {undriven}"),
         }
     }

@@ -10,7 +10,7 @@
 
 use super::Identity;
 use super::device::{Device, Place, Status, register_at};
-use crate::map::LifeMap;
+use crate::map::KernelIdmap;
 use alloc::vec::Vec;
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use core::fmt;
@@ -130,9 +130,13 @@ impl Function {
     fn assign(&self, windows: &[Range<PhysAddr>], taken: &mut Vec<Range<PhysAddr>>) -> bool {
         // Try windows below 4 GiB first: a 32-bit BAR reaches no higher, and a 64-bit BAR works
         // there too.
-        let low: Vec<_> =
-            windows.iter().filter(|window| window.end.0 <= 1 << 32).cloned().collect();
-        let is_assigned = |bar: &Bar| windows.iter().any(|window| window.covers(&bar.range));
+        let low: Vec<_> = windows
+            .iter()
+            .filter(|initrd_window| initrd_window.end.0 <= 1 << 32)
+            .cloned()
+            .collect();
+        let is_assigned =
+            |bar: &Bar| windows.iter().any(|initrd_window| initrd_window.covers(&bar.range));
         self.bars().into_iter().filter(|bar| !is_assigned(bar)).all(|bar| {
             let size = bar.range.bytes().max(PAGE_SIZE);
             let wide = if bar.is_wide { windows } else { &[] };
@@ -172,7 +176,7 @@ impl Function {
 /// Adds to `running` those that were found with bus mastering on.
 pub fn find(
     host: &PciHost,
-    map: &mut LifeMap,
+    map: &mut KernelIdmap,
     all: &mut Vec<Device>,
     running: &mut Vec<(Place, u32)>,
 ) {

@@ -40,7 +40,7 @@ fn written() -> (Vec<u8>, Vec<writer::Payload>) {
 }
 
 /// Reads a disk as the kernel does, with a slice in place of the disk.
-fn read(disk: &[u8]) -> Result<Fit, Refused> {
+fn read(disk: &[u8]) -> Result<Fit, Error> {
     let disk_bytes = disk.len() as u64;
     let tree = &disk[..header_size(&disk[..disk.len().min(512)], disk_bytes)? as usize];
     let configuration = &configurations(tree)?[0];
@@ -56,7 +56,7 @@ fn read(disk: &[u8]) -> Result<Fit, Refused> {
 }
 
 /// Parses the tree of [`written`] after `edit`, with the same disk size.
-fn edited(edit: impl FnOnce(&mut DeviceTreeNode)) -> Result<Fit, Refused> {
+fn edited(edit: impl FnOnce(&mut DeviceTreeNode)) -> Result<Fit, Error> {
     let (disk, _) = written();
     let size = header_size(&disk, disk.len() as u64).unwrap() as usize;
     let mut tree = DeviceTree::from_fdt(&Tree::new(&disk[..size]).unwrap());
@@ -141,13 +141,13 @@ fn with_companions() -> Vec<u8> {
         payload("kernel", data(9, 0), Kind::KernelNoload { load: None }),
         writer::Payload { bootargs: Some("console=ttyAMA0 quiet".into()), ..linux },
         payload("blob", data(700, 2), Kind::Fdt),
-        payload("initrd", data(4097, 3), Kind::Ramdisk { load: None }),
+        payload("initrd", data(4097, 3), Kind::Initrd { load: None }),
         payload("more", data(1, 3), Kind::Loadable { load: 0x4800_0000 }),
     ])
 }
 
 /// Reads the companions on the disk of [`with_companions`] after `edit`.
-fn companions_of(edit: impl FnOnce(&mut DeviceTreeNode)) -> Result<Companions, Refused> {
+fn companions_of(edit: impl FnOnce(&mut DeviceTreeNode)) -> Result<Companions, Error> {
     let disk = with_companions();
     let size = header_size(&disk, disk.len() as u64).unwrap() as usize;
     let mut tree = DeviceTree::from_fdt(&Tree::new(&disk[..size]).unwrap());
@@ -158,9 +158,9 @@ fn companions_of(edit: impl FnOnce(&mut DeviceTreeNode)) -> Result<Companions, R
 #[test]
 fn what_goes_with_a_payload_is_read() {
     let disk = with_companions();
-    let Companions { ramdisk, fdt, bootargs } = companions_of(|_| ()).unwrap();
+    let Companions { initrd, fdt, bootargs } = companions_of(|_| ()).unwrap();
     assert_eq!(bootargs.as_deref(), Some("console=ttyAMA0 quiet"));
-    for (found, bytes) in [(ramdisk.unwrap(), data(4097, 3)), (fdt.unwrap(), data(700, 2))] {
+    for (found, bytes) in [(initrd.unwrap(), data(4097, 3)), (fdt.unwrap(), data(700, 2))] {
         let place = &disk[found.place.start as usize..found.place.end as usize];
         assert_eq!((place, found.load), (&bytes[..], None));
         assert_eq!(verify(&found, [place]), Ok(()));
@@ -175,14 +175,14 @@ fn what_goes_with_a_payload_is_read() {
 fn a_ramdisk_may_say_where_and_0_says_nothing() {
     for (load, says) in [(0_u32, None), (0x4900_0000, Some(PhysAddr(0x4900_0000)))] {
         let found = companions_of(|root| set(at(root, "images/initrd"), "load", load)).unwrap();
-        assert_eq!(found.ramdisk.unwrap().load, says);
+        assert_eq!(found.initrd.unwrap().load, says);
     }
 }
 
 #[test]
 fn what_is_wrong_with_what_goes_with_a_payload_is_named() {
     let missing =
-        |node: &str, what: &str| Err(Refused::Missing { node: node.into(), what: what.into() });
+        |node: &str, what: &str| Err(Error::Missing { node: node.into(), what: what.into() });
     let taken =
         |image: &'static str| companions_of(move |root| _ = at(root, "images").remove_child(image));
     assert_eq!(taken("initrd"), missing("/images", "initrd"));
@@ -190,14 +190,14 @@ fn what_is_wrong_with_what_goes_with_a_payload_is_named() {
     let hash = companions_of(|root| _ = at(root, "images/initrd").remove_child("hash-1"));
     assert_eq!(hash, missing("/images/initrd", "hash-1"));
     let packed = companions_of(|root| set(at(root, "images/blob"), "compression", "gzip"));
-    assert!(matches!(packed, Err(Refused::Compressed { .. })), "{packed:?}");
-    let ramdisk = companions_of(|root| set(at(root, "images/initrd"), "compression", "lz4"))
+    assert!(matches!(packed, Err(Error::Compressed { .. })), "{packed:?}");
+    let initrd = companions_of(|root| set(at(root, "images/initrd"), "compression", "lz4"))
         .unwrap()
-        .ramdisk
+        .initrd
         .unwrap();
-    assert_eq!(ramdisk.compression, Compression::None, "a ramdisk is its kernel's to unpack");
-    let orders = companions_of(|root| set(at(root, "configurations/conf-2"), "bootargs", 7_u32));
-    assert!(matches!(orders, Err(Refused::OddValue { .. })), "{orders:?}");
+    assert_eq!(initrd.compression, Compression::None, "a ramdisk is its kernel's to unpack");
+    let cmdline = companions_of(|root| set(at(root, "configurations/conf-2"), "bootargs", 7_u32));
+    assert!(matches!(cmdline, Err(Error::OddValue { .. })), "{cmdline:?}");
 }
 
 #[test]
@@ -218,16 +218,16 @@ fn a_kernel_may_be_in_a_gzip_file_and_nothing_else_may() {
         of("images/kernel").unwrap().kernel.compression,
         Compression::Gzip { unpacked: None }
     );
-    assert!(matches!(of("images/second"), Err(Refused::Compressed { .. })));
+    assert!(matches!(of("images/second"), Err(Error::Compressed { .. })));
 }
 
 #[test]
 fn two_kernels_are_one_too_many() {
     let two =
         edited(|root| set(at(root, "configurations/conf-1"), "kernel", vec!["kernel", "first"]));
-    let refused = Refused::ManyKernels { node: "/configurations/conf-1".into(), given: 2 };
-    assert!(refused.to_string().contains("/configurations/conf-1 names 2 kernels"), "{refused}");
-    assert_eq!(two, Err(refused));
+    let error = Error::ManyKernels { node: "/configurations/conf-1".into(), given: 2 };
+    assert!(error.to_string().contains("/configurations/conf-1 names 2 kernels"), "{error}");
+    assert_eq!(two, Err(error));
 }
 
 #[test]
@@ -245,37 +245,34 @@ fn the_default_configuration_comes_first() {
 #[test]
 fn a_disk_without_a_fit_is_refused() {
     let (disk, _) = written();
-    assert_eq!(header_size(&[], 0), Err(Refused::DiskTooShort { bytes: 0 }));
-    assert_eq!(header_size(&disk[..39], 39), Err(Refused::DiskTooShort { bytes: 39 }));
-    assert_eq!(header_size(&[0x55; 512], 512), Err(Refused::NotAFit { magic: 0x5555_5555 }));
+    assert_eq!(header_size(&[], 0), Err(Error::DiskTooShort { bytes: 0 }));
+    assert_eq!(header_size(&disk[..39], 39), Err(Error::DiskTooShort { bytes: 39 }));
+    assert_eq!(header_size(&[0x55; 512], 512), Err(Error::NotAFit { magic: 0x5555_5555 }));
     let mut large = disk[..512].to_vec();
     large[4..8].copy_from_slice(&[0, 0x10, 0, 1]);
-    assert_eq!(header_size(&large, 1 << 30), Err(Refused::TreeTooLarge { bytes: 0x10_0001 }));
+    assert_eq!(header_size(&large, 1 << 30), Err(Error::TreeTooLarge { bytes: 0x10_0001 }));
     large[4..8].copy_from_slice(&[0, 0x10, 0, 0]);
     assert_eq!(header_size(&large, 1 << 30), Ok(0x10_0000));
-    assert_eq!(
-        header_size(&large, 1024),
-        Err(Refused::TreePastEnd { bytes: 0x10_0000, disk: 1024 })
-    );
+    assert_eq!(header_size(&large, 1024), Err(Error::TreePastEnd { bytes: 0x10_0000, disk: 1024 }));
     // A tree whose size is smaller than its own header.
     large[4..8].copy_from_slice(&[0, 0, 0, 8]);
     let bytes = header_size(&large, 1024).unwrap() as usize;
-    assert!(matches!(configurations(&large[..bytes]), Err(Refused::TreeDamaged { .. })));
+    assert!(matches!(configurations(&large[..bytes]), Err(Error::TreeDamaged { .. })));
 }
 
 #[test]
 fn a_disk_that_ends_early_is_refused() {
     let (disk, _) = written();
     let start = read(&disk).unwrap().loadables[1].place.start;
-    let refused = Refused::PastEnd { node: "/images/second".into(), start, bytes: 1, disk: start };
-    assert_eq!(read(&disk[..start as usize]), Err(refused));
+    let error = Error::PastEnd { node: "/images/second".into(), start, bytes: 1, disk: start };
+    assert_eq!(read(&disk[..start as usize]), Err(error));
     assert!(read(&disk[..=start as usize]).is_ok(), "only the padding is missing");
 }
 
 #[test]
 fn what_is_missing_is_named() {
     let missing =
-        |node: &str, what: &str| Err(Refused::Missing { node: node.into(), what: what.into() });
+        |node: &str, what: &str| Err(Error::Missing { node: node.into(), what: what.into() });
     let without = |path: &str, what: &str| {
         edited(|root| {
             let node = if path.is_empty() { root } else { at(root, path) };
@@ -311,22 +308,22 @@ fn what_is_missing_is_named() {
         &Tree::new(&disk[..header_size(&disk, u64::MAX).unwrap() as usize]).unwrap(),
     );
     at(&mut tree.root, "configurations").remove_property("default");
-    let refused = Refused::Missing { node: "/configurations".into(), what: "default".into() };
-    assert_eq!(configurations(&tree.to_dtb()), Err(refused));
+    let error = Error::Missing { node: "/configurations".into(), what: "default".into() };
+    assert_eq!(configurations(&tree.to_dtb()), Err(error));
 }
 
 #[test]
 fn what_the_kernel_may_not_be_is_refused() {
     let kernel = || "/images/kernel".to_owned();
     let with = |name: &str, value: &str| edited(|root| set(at(root, "images/kernel"), name, value));
-    assert_eq!(with("arch", "arm"), Err(Refused::WrongArch { node: kernel(), arch: "arm".into() }));
+    assert_eq!(with("arch", "arm"), Err(Error::WrongArch { node: kernel(), arch: "arm".into() }));
     assert_eq!(
         with("type", "ramdisk"),
-        Err(Refused::NotAKernel { node: kernel(), kind: "ramdisk".into() })
+        Err(Error::NotAKernel { node: kernel(), kind: "ramdisk".into() })
     );
     assert_eq!(
         with("compression", "lzma"),
-        Err(Refused::Compressed { node: kernel(), compression: "lzma".into() })
+        Err(Error::Compressed { node: kernel(), compression: "lzma".into() })
     );
     let with_entry = |entry: u64| {
         edited(|root| {
@@ -342,10 +339,7 @@ fn what_the_kernel_may_not_be_is_refused() {
         "one cell, two cells"
     );
     let (load, entry) = (PhysAddr(0x4020_0000), PhysAddr(0x4020_0040));
-    assert_eq!(
-        with_entry(0x4020_0040),
-        Err(Refused::EntryElsewhere { node: kernel(), load, entry })
-    );
+    assert_eq!(with_entry(0x4020_0040), Err(Error::EntryElsewhere { node: kernel(), load, entry }));
 }
 
 #[test]
@@ -363,28 +357,28 @@ fn data_that_cannot_be_are_refused() {
     for (start, bytes) in [(disk - 7, 8), (u64::MAX, 2), (2, u64::MAX)] {
         assert_eq!(
             with(start, bytes),
-            Err(Refused::PastEnd { node: node.clone(), start, bytes, disk })
+            Err(Error::PastEnd { node: node.clone(), start, bytes, disk })
         );
     }
-    assert_eq!(with(4096, 0), Err(Refused::Empty { node: node.clone() }));
-    assert!(matches!(with(40, 4096), Err(Refused::OverTree { place, .. }) if place == (40..4136)));
+    assert_eq!(with(4096, 0), Err(Error::Empty { node: node.clone() }));
+    assert!(matches!(with(40, 4096), Err(Error::OverTree { place, .. }) if place == (40..4136)));
     let offset = edited(|root| {
         let kernel = at(root, "images/kernel");
         kernel.remove_property("data-position");
         set(kernel, "data-offset", u64::MAX);
     });
-    assert_eq!(offset, Err(Refused::PastEnd { node, start: u64::MAX, bytes: 5000, disk }));
+    assert_eq!(offset, Err(Error::PastEnd { node, start: u64::MAX, bytes: 5000, disk }));
 }
 
 #[test]
 fn digests_that_cannot_be_are_refused() {
     let hash = "images/kernel/hash-1";
-    let refused =
-        Refused::UnknownHash { node: "/images/kernel/hash-1".into(), algorithm: "crc32".into() };
-    assert_eq!(edited(|root| set(at(root, hash), "algo", "crc32")), Err(refused));
+    let error =
+        Error::UnknownHash { node: "/images/kernel/hash-1".into(), algorithm: "crc32".into() };
+    assert_eq!(edited(|root| set(at(root, hash), "algo", "crc32")), Err(error));
     let path = "/images/kernel/hash-1/value".to_owned();
-    let refused = Refused::OddValue { path, bytes: 20, wanted: "the 32 bytes of a SHA-256 digest" };
-    assert_eq!(edited(|root| set(at(root, hash), "value", [0_u8; 20].as_slice())), Err(refused));
+    let error = Error::OddValue { path, bytes: 20, wanted: "the 32 bytes of a SHA-256 digest" };
+    assert_eq!(edited(|root| set(at(root, hash), "value", [0_u8; 20].as_slice())), Err(error));
 
     let beside = |algorithm: &str| {
         edited(|root| {
@@ -395,7 +389,7 @@ fn digests_that_cannot_be_are_refused() {
         })
     };
     assert!(beside("crc32").is_ok(), "a further digest of another kind");
-    assert_eq!(beside("sha256"), Err(Refused::Twice { path: "/images/kernel/hash-0".into() }));
+    assert_eq!(beside("sha256"), Err(Error::Twice { path: "/images/kernel/hash-0".into() }));
 }
 
 #[test]
@@ -403,17 +397,18 @@ fn two_of_the_same_name_are_refused() {
     // Rename properties and children in place, to names of the same length.
     let renamed = |from: &[u8], to: &[u8]| {
         let (mut disk, _) = written();
-        let place = disk.windows(from.len()).position(|window| window == from).unwrap();
+        let place =
+            disk.windows(from.len()).position(|initrd_window| initrd_window == from).unwrap();
         disk[place..place + to.len()].copy_from_slice(to);
         read(&disk)
     };
     assert_eq!(
         renamed(b"second\0\0\0\0\0\x03", b"kernel"),
-        Err(Refused::Twice { path: "/images/kernel".into() })
+        Err(Error::Twice { path: "/images/kernel".into() })
     );
     assert_eq!(
         renamed(b"entry\0", b"load\0\0"),
-        Err(Refused::Twice { path: "/images/kernel/load".into() })
+        Err(Error::Twice { path: "/images/kernel/load".into() })
     );
 }
 
@@ -426,8 +421,7 @@ fn a_unit_address_is_part_of_the_name() {
 
 #[test]
 fn values_that_are_no_values_are_refused() {
-    let odd =
-        |path: &str, bytes, wanted| Err(Refused::OddValue { path: path.into(), bytes, wanted });
+    let odd = |path: &str, bytes, wanted| Err(Error::OddValue { path: path.into(), bytes, wanted });
     let with =
         |path: &str, name: &str, value: &[u8]| edited(|root| set(at(root, path), name, value));
     let conf = "configurations/conf-1";
@@ -452,8 +446,8 @@ fn values_that_are_no_values_are_refused() {
         with("images/first", "load", &[0; 12]),
         odd("/images/first/load", 12, "a number of 4 or 8 bytes")
     );
-    let refused = Refused::Missing { node: "/images".into(), what: String::new() };
-    assert_eq!(with(conf, "loadables", b"first\0\0"), Err(refused));
+    let error = Error::Missing { node: "/images".into(), what: String::new() };
+    assert_eq!(with(conf, "loadables", b"first\0\0"), Err(error));
 }
 
 #[test]
@@ -462,7 +456,7 @@ fn loadables_are_counted() {
         edited(|root| set(at(root, "configurations/conf-1"), "loadables", vec!["first"; given]))
     };
     assert_eq!(with(15).unwrap().loadables.len(), 15);
-    assert_eq!(with(16), Err(Refused::TooManyLoadables { given: 16 }));
+    assert_eq!(with(16), Err(Error::TooManyLoadables { given: 16 }));
 }
 
 #[test]
@@ -470,11 +464,11 @@ fn a_changed_byte_is_found() {
     let (mut disk, _) = written();
     let place = read(&disk).unwrap().kernel.place;
     disk[place.end as usize - 1] ^= 1;
-    let refused = read(&disk).unwrap_err();
-    let Refused::DigestDiffers { ref name, expected, found } = refused else { panic!("{refused}") };
+    let error = read(&disk).unwrap_err();
+    let Error::DigestDiffers { ref name, expected, found } = error else { panic!("{error}") };
     assert_eq!(name, "kernel");
     assert_ne!(expected, found);
-    let sentence = refused.to_string();
+    let sentence = error.to_string();
     assert!(
         sentence.contains(&format!("{:02x}{:02x}{:02x}", expected[0], expected[1], expected[2])),
         "{sentence}"
@@ -535,8 +529,8 @@ proptest! {
         for (place, byte) in flips {
             disk[place] = byte;
         }
-        if let Err(refused) = read(&disk) {
-            prop_assert!(!refused.to_string().is_empty());
+        if let Err(error) = read(&disk) {
+            prop_assert!(!error.to_string().is_empty());
         }
     }
 
@@ -552,8 +546,8 @@ proptest! {
         for (place, word) in words {
             disk[place * 4..place * 4 + 4].copy_from_slice(&word.to_be_bytes());
         }
-        if let Err(refused) = read(&disk) {
-            prop_assert!(!refused.to_string().is_empty());
+        if let Err(error) = read(&disk) {
+            prop_assert!(!error.to_string().is_empty());
         }
     }
 
@@ -635,7 +629,7 @@ const ITS: &str = r#"
 /// Reads what `mkimage` made and compares all of it with its source. Returns the kernel's start.
 fn read_mkimage(arguments: &[&str]) -> Option<u64> {
     let disk = mkimage(ITS, arguments)?;
-    let fit = read(&disk).unwrap_or_else(|refused| panic!("mkimage {arguments:?}: {refused}"));
+    let fit = read(&disk).unwrap_or_else(|error| panic!("mkimage {arguments:?}: {error}"));
     assert_eq!(fit.description, "made by mkimage");
     assert_eq!((fit.kernel.name.as_str(), fit.kernel.load), ("kernel-1", None));
     assert_eq!(

@@ -61,7 +61,7 @@ impl Bank {
         self.disable_all();
         self.clear_pending();
         self.deactivate();
-        settle(self.control);
+        wait_for_rwp(self.control);
     }
 
     #[inline(never)]
@@ -122,7 +122,7 @@ pub fn register<T>(base: PhysAddr, offset: u64) -> UniqueMmioPointer<'static, Re
 }
 
 /// Waits until RWP is clear, and so all earlier writes are in effect.
-pub fn settle(control: Option<(PhysAddr, u32)>) {
+pub fn wait_for_rwp(control: Option<(PhysAddr, u32)>) {
     if let Some((register, pending)) = control {
         while word(register, 0).read() & pending != 0 {}
     }

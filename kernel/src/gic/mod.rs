@@ -9,7 +9,7 @@
 mod bank;
 mod provoke;
 
-use self::bank::{Bank, GICR_SGI, settle, word};
+use self::bank::{Bank, GICR_SGI, wait_for_rwp, word};
 use crate::memory::pointer;
 use alloc::vec::Vec;
 use arm_gic::gicv2::{self, GicV2};
@@ -120,7 +120,7 @@ impl Gic {
         // Clear only the group enables: the affinity routing bits stay as they are.
         let control = word(self.gicd(), GICD_CTLR).read();
         word(self.gicd(), GICD_CTLR).write(control & !GICD_GROUPS);
-        self.settle();
+        self.wait_for_rwp();
     }
 
     /// Acknowledges the pending interrupt of this CPU; `None` if it was withdrawn meanwhile.
@@ -270,8 +270,8 @@ impl Gic {
         (!self.is_v2()).then(|| (self.gicd(), GICD_RWP))
     }
 
-    fn settle(&self) {
-        settle(self.control());
+    fn wait_for_rwp(&self) {
+        wait_for_rwp(self.control());
     }
 
     fn v2(&self) -> GicV2<'static> {

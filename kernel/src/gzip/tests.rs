@@ -16,7 +16,7 @@ fn packed(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Unpacks a file in pieces of `piece` bytes, after a first one of 300, `room` bytes at a time.
-fn unpacked(file: &[u8], piece: usize, room: usize, limit: u64) -> Result<Vec<u8>, Refused> {
+fn unpacked(file: &[u8], piece: usize, room: usize, limit: u64) -> Result<Vec<u8>, Error> {
     let mut unpacker = Unpacker::new(limit);
     let (mut out, mut buffer) = (Vec::new(), vec![0; room]);
     let (first, rest) = file.split_at(file.len().min(300));
@@ -82,7 +82,7 @@ fn whatever_the_header_holds_is_passed_over() {
     assert_eq!(unpacked(&file, 3, 3, 8), Ok(b"an Image".to_vec()));
     // A file cut off anywhere in its header ends too early.
     for end in 0..end + 2 {
-        assert_eq!(header(&file[..end]), Err(Refused::EndsEarly { unpacked: 0 }), "{end}");
+        assert_eq!(header(&file[..end]), Err(Error::EndsEarly { unpacked: 0 }), "{end}");
     }
 }
 
@@ -97,11 +97,11 @@ fn each_rule_can_be_broken() {
         unpacked(&file, 1000, 1000, limit).map(|bytes| bytes.len()).unwrap_err()
     };
     let at = |file: &[u8], back: usize| file.len() - back;
-    assert_eq!(with(|file| file[0] = b'M'), Refused::NotGzip { magic: [b'M', 0x8b] });
-    assert_eq!(with(|file| file[2] = 7), Refused::Unknown { method: 7, flags: 0 });
-    assert_eq!(with(|file| file[3] = 0x20), Refused::Unknown { method: 8, flags: 0x20 });
+    assert_eq!(with(|file| file[0] = b'M'), Error::NotGzip { magic: [b'M', 0x8b] });
+    assert_eq!(with(|file| file[2] = 7), Error::Unknown { method: 7, flags: 0 });
+    assert_eq!(with(|file| file[3] = 0x20), Error::Unknown { method: 8, flags: 0x20 });
     // The reserved block type, in the first block and in one that starts at a byte boundary.
-    assert_eq!(with(|file| file[10] |= 6), Refused::Damaged { unpacked: 0 });
+    assert_eq!(with(|file| file[10] |= 6), Error::Damaged { unpacked: 0 });
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(&bytes[..70_000]).unwrap();
     encoder.flush().unwrap();
@@ -111,25 +111,25 @@ fn each_rule_can_be_broken() {
     file[block] |= 6;
     assert_eq!(
         unpacked(&file, 1000, 1000, limit).map(|bytes| bytes.len()),
-        Err(Refused::Damaged { unpacked: 70_000 })
+        Err(Error::Damaged { unpacked: 70_000 })
     );
-    assert_eq!(with(|file| file.truncate(file.len() - 1)), Refused::EndsEarly { unpacked: limit });
-    assert!(matches!(with(|file| file.truncate(9000)), Refused::EndsEarly { unpacked: 1.. }));
-    assert_eq!(with(|file| file.push(0)), Refused::GoesOn { unpacked: limit });
+    assert_eq!(with(|file| file.truncate(file.len() - 1)), Error::EndsEarly { unpacked: limit });
+    assert!(matches!(with(|file| file.truncate(9000)), Error::EndsEarly { unpacked: 1.. }));
+    assert_eq!(with(|file| file.push(0)), Error::GoesOn { unpacked: limit });
     let crc = !crc32(u32::MAX, &bytes);
     let mut file = good.clone();
     let place = at(&file, 8);
     file[place] ^= 1;
     assert_eq!(
         unpacked(&file, 1000, 1000, limit).map(|bytes| bytes.len()),
-        Err(Refused::Checksum { stated: crc ^ 1, found: crc })
+        Err(Error::Checksum { stated: crc ^ 1, found: crc })
     );
     let mut file = good.clone();
     let place = at(&file, 4);
     file[place] ^= 1;
     assert_eq!(
         unpacked(&file, 1000, 1000, limit).map(|bytes| bytes.len()),
-        Err(Refused::Size { stated: 100_001, found: 100_000 })
+        Err(Error::Size { stated: 100_001, found: 100_000 })
     );
 }
 
@@ -139,14 +139,14 @@ fn a_bomb_is_refused_at_its_limit() {
     assert!(bomb.len() < 20_000, "{} bytes", bomb.len());
     let mut unpacker = Unpacker::new(4096);
     let (mut room, mut taken, mut made) = (vec![0; 4096], 0, 0);
-    let refused = loop {
+    let error = loop {
         assert!(made < 8192, "{made} bytes unpacked");
         match unpacker.unpack(&bomb[taken..], &mut room[made.min(4095)..]) {
             Ok((more_taken, more_made)) => (taken, made) = (taken + more_taken, made + more_made),
-            Err(refused) => break refused,
+            Err(error) => break error,
         }
     };
-    assert_eq!((refused, made), (Refused::TooLarge { limit: 4096 }, 4096));
+    assert_eq!((error, made), (Error::TooLarge { limit: 4096 }, 4096));
     assert_eq!(unpacker.unpacked, 4097, "one byte more than it may is enough");
 }
 

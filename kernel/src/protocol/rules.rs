@@ -7,8 +7,8 @@ use super::{
     Facts, Finding, LATER_EVENTS, LATER_TRAPS, MORE_TRAPS, Other, PERMISSIONS, POINTER_CODES,
     POINTER_KEYS, PRIORITIES, Rule, SME, SVE, TAGS, TCR2, THREAD_POINTER,
 };
+use crate::initrd_window;
 use crate::tree::Conduit;
-use crate::window;
 use alloc::format;
 use alloc::string::String;
 use boot::image::BASE_ALIGNMENT;
@@ -83,7 +83,7 @@ pub const RULES: [Rule; 47] = [
     rule(6, HEADER, "initrd and Image fit into one window of 32 GiB, 1 GiB aligned", |facts| {
         let Some(tree) = &facts.tree else { return Finding::unseen(NO_TREE) };
         let Some(initrd) = &tree.initrd else { return Finding::of(true, "no initrd") };
-        Finding::of(window::holds(&facts.image(), initrd), span(initrd))
+        Finding::of(initrd_window::holds(&facts.image(), initrd), span(initrd))
     }),
     rule(7, DMA, "no device can write to memory", |facts| {
         facts.lived(|lived| match &lived.running[..] {

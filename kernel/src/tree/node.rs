@@ -3,7 +3,7 @@
 //! - When: for each node that [`Machine::read`](super::Machine::read) visits.
 //! - Refuses: a `reg` that does not fit the parent's cell counts, or is wider than 64 bits.
 
-use super::{Refused, Timer};
+use super::{Error, Timer};
 use alloc::vec::Vec;
 use boot::phys::PhysAddr;
 use core::ops::Range;
@@ -11,14 +11,14 @@ use dtoolkit::fdt::FdtNode;
 use dtoolkit::{Node, Property};
 
 /// Returns the affinities of /cpus, without CPUs whose `status` is "fail".
-pub fn cpus(node: &FdtNode<'_>) -> Result<Vec<u64>, Refused> {
+pub fn cpus(node: &FdtNode<'_>) -> Result<Vec<u64>, Error> {
     let address = Facts::of(node, Cells::DEFAULT).child_cells.address;
     let cells = Cells { address, size: 0 };
     let mut cpus = Vec::new();
     for cpu in node.children().filter(|child| child.name_without_address() == "cpu") {
         let facts = Facts::of(&cpu, cells);
         if !(1..=2).contains(&address) || facts.reg.len() != 4 * address {
-            return Err(Refused::Reg(facts.name.into()));
+            return Err(Error::Reg(facts.name.into()));
         }
         let failed = cpu.property("status").and_then(|status| status.value_as::<&str>().ok());
         if !failed.is_some_and(|status| status.starts_with("fail")) {
@@ -112,7 +112,7 @@ impl<'a> Facts<'a> {
     }
 
     /// Returns the ranges of `reg`, without empty ones.
-    pub fn regs(&self) -> Result<Vec<Range<PhysAddr>>, Refused> {
+    pub fn regs(&self) -> Result<Vec<Range<PhysAddr>>, Error> {
         let Cells { address, size } = self.cells;
         let (wide, whole) = (address > 2 || size > 2, 4 * (address + size));
         let mut ranges = Vec::new();
@@ -121,7 +121,7 @@ impl<'a> Facts<'a> {
             return Ok(ranges);
         }
         if wide || !self.reg.len().is_multiple_of(whole) {
-            return Err(Refused::Reg(self.name.into()));
+            return Err(Error::Reg(self.name.into()));
         }
         for entry in self.reg.chunks_exact(whole) {
             let (start, bytes) = entry.split_at(4 * address);

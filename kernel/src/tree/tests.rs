@@ -315,24 +315,24 @@ fn memory_out_of_order_and_overlapping_is_joined() {
 
 #[test]
 fn a_tree_that_nobody_can_live_by_is_refused() {
-    assert!(matches!(Tree::open(&[0; 64]), Err(Refused::Damaged(_))));
+    assert!(matches!(Tree::open(&[0; 64]), Err(Error::Damaged(_))));
     let mut without = virt();
     without.root.remove_child("chosen").unwrap();
-    assert_eq!(Tree::open(&without.to_dtb()).map(drop), Err(Refused::NoChosen));
+    assert_eq!(Tree::open(&without.to_dtb()).map(drop), Err(Error::NoChosen));
     let mut without = virt();
     without.root.remove_child("memory@40000000").unwrap();
     without.root.remove_child("memory@48000000").unwrap();
     let blob = without.to_dtb();
-    assert_eq!(Machine::read(&Tree::open(&blob).unwrap()), Err(Refused::NoRam));
+    assert_eq!(Machine::read(&Tree::open(&blob).unwrap()), Err(Error::NoRam));
     let mut uefi = virt();
     let map = DeviceTreeProperty::new("linux,uefi-mmap-start", 0x5f00_0000_u64).unwrap();
     uefi.find_node_mut("/chosen").unwrap().add_property(map);
     let blob = uefi.to_dtb();
-    assert_eq!(Machine::read(&Tree::open(&blob).unwrap()), Err(Refused::FirmwareMap));
+    assert_eq!(Machine::read(&Tree::open(&blob).unwrap()), Err(Error::FirmwareMap));
     let mut odd = virt();
     odd.root.add_child(node("odd@0", &[("reg", cells(&[0, 0, 0]))]));
     let blob = odd.to_dtb();
-    assert_eq!(Machine::read(&Tree::open(&blob).unwrap()), Err(Refused::Reg("odd@0".into())));
+    assert_eq!(Machine::read(&Tree::open(&blob).unwrap()), Err(Error::Reg("odd@0".into())));
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn buses_within_buses_come_to_an_end() {
         Machine::read(&Tree::open(&blob).unwrap())
     };
     assert!(machine(MAX_DEPTH).unwrap().devices.contains(&range(0x0800_0000, 0x1000)));
-    assert_eq!(machine(MAX_DEPTH + 1), Err(Refused::TooDeep("timer@8000000".into())));
+    assert_eq!(machine(MAX_DEPTH + 1), Err(Error::TooDeep("timer@8000000".into())));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! - *When:* before "Bye!".
 //! - *Expects:* a list, sound or damaged.
 //! - *Leaves:* nothing.
-//! - *Refuses:* a list that is [`Damaged`] or [`Unfaithful`] to the segments.
+//! - *Refuses:* a list that is [`Damaged`] or [`ListMismatch`] to the segments.
 
 use core::fmt;
 use core::ops::Range;
@@ -152,7 +152,7 @@ fn after(at: Option<PhysAddr>, head: u64) -> Result<PhysAddr, Damaged> {
 
 /// A difference between the list and the segments.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Unfaithful {
+pub enum ListMismatch {
     /// The list is damaged.
     Damaged(Damaged),
     /// The list and the segments differ. Both fields describe the first page that differs, as a
@@ -165,7 +165,7 @@ pub enum Unfaithful {
     },
 }
 
-impl fmt::Display for Unfaithful {
+impl fmt::Display for ListMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let side = |page: Option<Move>| {
             fmt::from_fn(move |f| match page {
@@ -187,7 +187,7 @@ impl fmt::Display for Unfaithful {
     }
 }
 
-impl core::error::Error for Unfaithful {}
+impl core::error::Error for ListMismatch {}
 
 /// Walks the list and compares it with the segments: the same pages in the same order, and no
 /// other.
@@ -199,7 +199,7 @@ pub fn check(
     segments: &[Segment<'_>],
     head: u64,
     read: impl FnMut(PhysAddr) -> u64,
-) -> Result<(), Unfaithful> {
+) -> Result<(), ListMismatch> {
     let mut asked = segments.iter().flat_map(pages);
     let mut difference = None;
     walk(head, read, |moved| {
@@ -208,13 +208,13 @@ pub fn check(
         {
             let (expected, found) = (asked.next(), Some(Move { destination, source, pages: 1 }));
             if expected != found {
-                difference = difference.or(Some(Unfaithful::Differs { expected, found }));
+                difference = difference.or(Some(ListMismatch::Differs { expected, found }));
             }
         }
     })
-    .map_err(Unfaithful::Damaged)?;
+    .map_err(ListMismatch::Damaged)?;
     let missing =
-        asked.next().map(|page| Unfaithful::Differs { expected: Some(page), found: None });
+        asked.next().map(|page| ListMismatch::Differs { expected: Some(page), found: None });
     difference.or(missing).map_or(Ok(()), Err)
 }
 
@@ -333,22 +333,24 @@ mod tests {
         };
         assert_eq!(judge(&[0x1_0001, 0x10_0018, DONE]), Ok(()));
         assert_eq!(judge(&[0x1_0001, 0x10_0008, 0x10_1008, DONE]), Ok(()));
-        let short = Unfaithful::Differs { expected: moved(0x11, 0x101), found: None };
+        let short = ListMismatch::Differs { expected: moved(0x11, 0x101), found: None };
         assert_eq!(judge(&[0x1_0001, 0x10_0008, DONE]), Err(short));
         assert_eq!(
             short.to_string(),
             "the list has its end where the segments ask for a move of 1 page from 0x101000 to \
              0x11000: build it again"
         );
-        let long = Unfaithful::Differs { expected: None, found: moved(0x12, 0x102) };
+        let long = ListMismatch::Differs { expected: None, found: moved(0x12, 0x102) };
         assert_eq!(judge(&[0x1_0001, 0x10_0028, DONE]), Err(long));
-        let other = Unfaithful::Differs { expected: moved(0x11, 0x101), found: moved(0x11, 0x102) };
+        let other =
+            ListMismatch::Differs { expected: moved(0x11, 0x101), found: moved(0x11, 0x102) };
         assert_eq!(judge(&[0x1_0001, 0x10_0008, 0x10_2008, DONE]), Err(other));
         // Several differences: the first is reported.
-        let first = Unfaithful::Differs { expected: moved(0x10, 0x100), found: moved(0x10, 0x200) };
+        let first =
+            ListMismatch::Differs { expected: moved(0x10, 0x100), found: moved(0x10, 0x200) };
         assert_eq!(judge(&[0x1_0001, 0x20_0028, DONE]), Err(first));
         let damaged = Damaged::NotAnEntry { word: 0, at: Some(PhysAddr(0x4000_0010)) };
-        assert_eq!(judge(&[0x1_0001, 0x10_0018]), Err(Unfaithful::Damaged(damaged)));
+        assert_eq!(judge(&[0x1_0001, 0x10_0018]), Err(ListMismatch::Damaged(damaged)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
     statistics::spread,
     table::{Cell, Table},
 };
-use crate::{orders::Restart, transcript::Life};
+use crate::{cmdline::Restart, transcript::GenerationLog};
 
 /// The first generation whose successors all cost the same.
 const STEADY: u32 = 2;
@@ -83,13 +83,13 @@ pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result
     for (restart, generations) in [(Restart::Hot, many), (Restart::Cold, COLD_GENERATIONS)] {
         let timeout = Duration::from_secs(60 + 2 * u64::from(generations));
         let disk = setting.plain_disk();
-        let lives = setting
+        let logs = setting
             .counted(machine, Measured { generations, restart, memory: None, disk, timeout })?;
-        let spans: Vec<Span> = spans(&lives).collect::<Result<_>>()?;
+        let spans: Vec<Span> = spans(&logs).collect::<Result<_>>()?;
         let steady: Vec<Span> =
             spans.iter().copied().filter(|span| span.number >= STEADY).collect();
         tables[0].row(instructions(machine, restart, &spans, &steady)?);
-        phases(&lives, &steady, |phase, count| {
+        phases(&logs, &steady, |phase, count| {
             tables[1].row([
                 machine.into(),
                 restart.to_string().as_str().into(),
@@ -98,7 +98,7 @@ pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result
             ]);
         })?;
         if restart == Restart::Hot {
-            tables[2].row(drift(machine, &lives, &steady)?);
+            tables[2].row(drift(machine, &logs, &steady)?);
         }
     }
     Ok(())
@@ -136,18 +136,20 @@ fn instructions(
 
 /// Calls `row` with each phase and its median, in console order: first from "Bye!" to
 /// `kernel_main`, then the rest.
-fn phases(lives: &[Life], steady: &[Span], mut row: impl FnMut(&str, f64)) -> Result<()> {
+fn phases(logs: &[GenerationLog], steady: &[Span], mut row: impl FnMut(&str, f64)) -> Result<()> {
     // A span runs from one generation's entry to the next one's. The console of the next generation
     // reports the phases of the exit path, and those of its own entry path. From the second steady
     // generation on they are all the same.
-    let of = |number: u32| lives.iter().find(|life| life.number == number);
+    let of = |number: u32| logs.iter().find(|gen_log| gen_log.number == number);
     let last = steady.iter().filter_map(|span| of(span.number + 1)).collect::<Vec<_>>();
     let names = &last.first().context("no generation from the second on")?.phases;
     let mut sum = 0.0;
     // The first entry is the start of the measured time, not a phase.
     for (name, _) in names.iter().skip(1) {
-        let values: Vec<f64> =
-            last.iter().map(|life| phase(life, name).map(|ns| ns as f64)).collect::<Result<_>>()?;
+        let values: Vec<f64> = last
+            .iter()
+            .map(|gen_log| phase(gen_log, name).map(|ns| ns as f64))
+            .collect::<Result<_>>()?;
         let median = spread(values).map_or(0.0, |of| of.median);
         sum += median;
         row(name, median);
@@ -157,9 +159,9 @@ fn phases(lives: &[Life], steady: &[Span], mut row: impl FnMut(&str, f64)) -> Re
     Ok(())
 }
 
-fn drift(machine: &str, lives: &[Life], steady: &[Span]) -> Result<[Cell; 10]> {
-    let second = lives.iter().find(|life| life.number == STEADY).context("no generation 2")?;
-    let last = lives.last().context("no generation")?;
+fn drift(machine: &str, logs: &[GenerationLog], steady: &[Span]) -> Result<[Cell; 10]> {
+    let second = logs.iter().find(|gen_log| gen_log.number == STEADY).context("no generation 2")?;
+    let last = logs.last().context("no generation")?;
     let (free, tree) = ((second.free, last.free), (second.tree, last.tree));
     let (Some(from), Some(to)) = (steady.first().map(Span::busy), steady.last().map(Span::busy))
     else {
@@ -168,7 +170,7 @@ fn drift(machine: &str, lives: &[Life], steady: &[Span]) -> Result<[Cell; 10]> {
     let change = to / from - 1.0;
     Ok([
         machine.into(),
-        lives.len().into(),
+        logs.len().into(),
         free.0.into(),
         free.1.into(),
         tree.0.into(),
@@ -184,8 +186,8 @@ fn drift(machine: &str, lives: &[Life], steady: &[Span]) -> Result<[Cell; 10]> {
 mod tests {
     use super::*;
 
-    fn life(number: u32, entered: u64, free: u64) -> Life {
-        Life {
+    fn gen_log(number: u32, entered: u64, free: u64) -> GenerationLog {
+        GenerationLog {
             number,
             entered,
             phases: vec![("Bye!".into(), 0), ("copied".into(), 10), ("main".into(), 5)],
@@ -193,22 +195,22 @@ mod tests {
             tree: 7846,
             hashed: Some(1000),
             waited: Some(500),
-            ..Life::default()
+            ..GenerationLog::default()
         }
     }
 
-    fn all(lives: &[Life]) -> Vec<Span> {
-        spans(lives).map(Result::unwrap).collect()
+    fn all(logs: &[GenerationLog]) -> Vec<Span> {
+        spans(logs).map(Result::unwrap).collect()
     }
 
-    fn steady(lives: &[Life]) -> Vec<Span> {
-        all(lives).into_iter().filter(|span| span.number >= STEADY).collect()
+    fn steady(logs: &[GenerationLog]) -> Vec<Span> {
+        all(logs).into_iter().filter(|span| span.number >= STEADY).collect()
     }
 
     #[test]
     fn the_limit_grows_with_what_is_hashed_and_waiting_does_not_count() {
-        let lives: Vec<_> = (0..5).map(|n| life(n, u64::from(n) * 2_033_500, 1)).collect();
-        let row = instructions("m", Restart::Hot, &all(&lives), &steady(&lives)).unwrap();
+        let logs: Vec<_> = (0..5).map(|n| gen_log(n, u64::from(n) * 2_033_500, 1)).collect();
+        let row = instructions("m", Restart::Hot, &all(&logs), &steady(&logs)).unwrap();
         assert_eq!(row[2..4], [Cell::Count(2), Cell::Count(2_033_000)]);
         assert_eq!(
             row[8..],
@@ -220,13 +222,13 @@ mod tests {
     fn a_page_lost_or_an_instruction_in_a_hundred_is_drift() {
         let verdict = |step: [u64; 5], free: [u64; 5]| {
             let mut entered = 0;
-            let lives: Vec<_> = (0..5)
+            let logs: Vec<_> = (0..5)
                 .map(|n| {
                     entered += step[n];
-                    life(n as u32, entered, free[n])
+                    gen_log(n as u32, entered, free[n])
                 })
                 .collect();
-            drift("m", &lives, &steady(&lives)).unwrap()[9].clone()
+            drift("m", &logs, &steady(&logs)).unwrap()[9].clone()
         };
         // Each step is the length of the span that it ends; the spans of generations 2 and 3 are
         // the last two.
@@ -239,9 +241,9 @@ mod tests {
 
     #[test]
     fn the_phases_and_the_rest_make_the_whole() {
-        let lives: Vec<_> = (0..5).map(|n| life(n, u64::from(n) * 1500, 1)).collect();
+        let logs: Vec<_> = (0..5).map(|n| gen_log(n, u64::from(n) * 1500, 1)).collect();
         let mut rows = Vec::new();
-        phases(&lives, &steady(&lives), |name, count| rows.push((name.to_owned(), count))).unwrap();
+        phases(&logs, &steady(&logs), |name, count| rows.push((name.to_owned(), count))).unwrap();
         assert_eq!(rows[0], ("copied".to_owned(), 10.0));
         assert_eq!(rows.iter().map(|row| row.1).sum::<f64>(), 1000.0);
         assert_eq!(rows.len(), 3);

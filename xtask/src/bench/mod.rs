@@ -20,16 +20,16 @@ use clap::{Args, ValueEnum};
 
 use self::table::Table;
 use crate::{
+    cmdline::{Cmdline, Restart},
     config::Config,
     disk,
     kernel_build::{self, Built},
-    orders::{Orders, Restart},
     processes::Interrupted,
     report,
     request::{Disk, Request},
     run::run,
     setup,
-    transcript::{Life, lives},
+    transcript::{GenerationLog, logs},
     verdict::Verdict,
 };
 
@@ -171,13 +171,13 @@ impl Setting {
         let mut request = Request::new(&self.config, machine, &self.kernel)?;
         // The run draws nothing from its seed. A fixed seed gives the same bootargs, and so the
         // same device tree size, each time.
-        let orders = Orders { generations, restart, seed: 0, ..Orders::default() };
-        request.bootargs = orders.bootargs(&request.machine.bootargs, request.semihosting);
+        let cmdline = Cmdline { generations, restart, seed: 0, ..Cmdline::default() };
+        request.bootargs = cmdline.bootargs(&request.machine.bootargs, request.semihosting);
         Ok(request)
     }
 
     /// Runs QEMU with guest time that counts instructions, and returns the generations.
-    fn counted(&self, machine: &str, measured: Measured) -> Result<Vec<Life>> {
+    fn counted(&self, machine: &str, measured: Measured) -> Result<Vec<GenerationLog>> {
         let Measured { generations, restart, memory, disk, timeout } = measured;
         eprintln!(
             "{machine}: {generations} generations, {restart}, disk of {} KiB",
@@ -192,7 +192,7 @@ impl Setting {
         if outcome.verdict != Verdict::Success {
             bail!("{}", report::words(&request, &outcome));
         }
-        lives(&outcome.console)
+        logs(&outcome.console)
     }
 }
 

@@ -16,10 +16,10 @@ use super::{
     table::{Cell, Table},
 };
 use crate::{
+    cmdline::Restart,
     disk,
     fit::{self, Kind, Payload},
-    orders::Restart,
-    transcript::Life,
+    transcript::GenerationLog,
 };
 
 const MIB: u64 = 1 << 20;
@@ -54,14 +54,14 @@ pub fn tables() -> Vec<Table> {
 pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result<()> {
     let sizes = if setting.quick { &SIZES[..QUICK] } else { &SIZES };
     for restart in [Restart::Hot, Restart::Cold] {
-        let mut lives = Vec::new();
+        let mut logs = Vec::new();
         for &size in sizes {
             // Hashing alone takes 35 million instructions per MiB.
             let timeout = Duration::from_secs(60 + 10 * size as u64);
             let disk = with_payload(setting, size);
             let measured =
                 Measured { generations: 2, restart, memory: Some(MEMORY), disk, timeout };
-            lives.push((size as f64, setting.counted(machine, measured)?));
+            logs.push((size as f64, setting.counted(machine, measured)?));
         }
         let mut row = |what: &str, points: &[(f64, f64)], limit: u64| {
             let line = line(points).context("a slope needs two sizes")?;
@@ -79,18 +79,18 @@ pub fn measure(setting: &Setting, machine: &str, tables: &mut [Table]) -> Result
             Ok::<_, anyhow::Error>(())
         };
         for (what, names, limit) in MEASURES {
-            let points = (lives.iter())
-                .map(|(size, lives)| Ok((*size, phases(lives, names)?)))
+            let points = (logs.iter())
+                .map(|(size, logs)| Ok((*size, phases(logs, names)?)))
                 .collect::<Result<Vec<_>>>()?;
             row(what, &points, limit)?;
         }
         // The whole generation, with hashing; its limit is the per-byte limit of a generation.
-        let whole = |lives: &[Life]| -> Result<f64> {
-            Ok(spans(lives).next().context("no restart")??.busy())
+        let whole = |logs: &[GenerationLog]| -> Result<f64> {
+            Ok(spans(logs).next().context("no restart")??.busy())
         };
-        let points = lives
+        let points = logs
             .iter()
-            .map(|(size, lives)| Ok((*size, whole(lives)?)))
+            .map(|(size, logs)| Ok((*size, whole(logs)?)))
             .collect::<Result<Vec<_>>>()?;
         row("whole generation, with hashing", &points, LIMIT_PER_BYTE * MIB)?;
     }
@@ -113,8 +113,8 @@ fn with_payload(setting: &Setting, mib: usize) -> Vec<u8> {
 }
 
 /// Returns the total time of the phases `names` on the way to generation 1.
-fn phases(lives: &[Life], names: &[&str]) -> Result<f64> {
-    let restarted = lives.iter().find(|life| life.number == 1).context("no restart")?;
+fn phases(logs: &[GenerationLog], names: &[&str]) -> Result<f64> {
+    let restarted = logs.iter().find(|gen_log| gen_log.number == 1).context("no restart")?;
     names.iter().map(|name| phase(restarted, name).map(|ns| ns as f64)).sum()
 }
 
@@ -126,16 +126,19 @@ mod tests {
     fn a_measure_is_the_sum_of_its_phases() {
         let phases_told =
             [("copied", 100), ("maintained", 23)].map(|(name, ns)| (name.to_owned(), ns)).into();
-        let lives = [Life::default(), Life { number: 1, phases: phases_told, ..Life::default() }];
-        assert_eq!(phases(&lives, &["copied", "maintained"]).unwrap(), 123.0);
-        assert!(phases(&lives, &["verified"]).is_err());
-        assert!(phases(&lives[..1], &["copied"]).is_err());
+        let logs = [
+            GenerationLog::default(),
+            GenerationLog { number: 1, phases: phases_told, ..GenerationLog::default() },
+        ];
+        assert_eq!(phases(&logs, &["copied", "maintained"]).unwrap(), 123.0);
+        assert!(phases(&logs, &["verified"]).is_err());
+        assert!(phases(&logs[..1], &["copied"]).is_err());
     }
 
     #[test]
     fn the_phases_are_the_way_outs_own() {
         for name in MEASURES.iter().flat_map(|(_, names, _)| *names) {
-            assert!(boot::breadcrumb::PHASES.contains(name), "{name}");
+            assert!(boot::breadcrumb::NAMES.contains(name), "{name}");
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result};
 
-use crate::transcript::Life;
+use crate::transcript::GenerationLog;
 
 /// One restart, with the loading before it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,21 +27,21 @@ impl Span {
 }
 
 /// Returns how long the phase `name` took on the way to a generation, in nanoseconds.
-pub fn phase(life: &Life, name: &str) -> Result<u64> {
-    let found = life.phases.iter().find(|(phase, _)| phase == name);
+pub fn phase(gen_log: &GenerationLog, name: &str) -> Result<u64> {
+    let found = gen_log.phases.iter().find(|(phase, _)| phase == name);
     found
         .map(|(_, ns)| *ns)
-        .with_context(|| format!("generation {} does not report `{name}`", life.number))
+        .with_context(|| format!("generation {} does not report `{name}`", gen_log.number))
 }
 
 /// Returns the span between each two consecutive generations, or an error naming what the console
 /// did not report.
-pub fn spans(lives: &[Life]) -> impl Iterator<Item = Result<Span>> {
-    let followed = lives.windows(2).filter(|pair| pair[1].number == pair[0].number + 1);
+pub fn spans(logs: &[GenerationLog]) -> impl Iterator<Item = Result<Span>> {
+    let followed = logs.windows(2).filter(|pair| pair[1].number == pair[0].number + 1);
     followed.map(|pair| span(&pair[0], &pair[1]))
 }
 
-fn span(from: &Life, to: &Life) -> Result<Span> {
+fn span(from: &GenerationLog, to: &GenerationLog) -> Result<Span> {
     let number = from.number;
     let told = |field: Option<u64>, what: &str| {
         field.with_context(|| format!("the console of generation {number} does not say {what}"))
@@ -56,33 +56,33 @@ fn span(from: &Life, to: &Life) -> Result<Span> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transcript::{lives, tests::GOOD};
+    use crate::transcript::{logs, tests::GOOD};
 
     #[test]
     fn a_span_reaches_from_first_instruction_to_first_instruction() {
-        let span = spans(&lives(GOOD).unwrap()).next().unwrap().unwrap();
+        let span = spans(&logs(GOOD).unwrap()).next().unwrap().unwrap();
         assert_eq!(span, Span { number: 0, whole: 20_000_000, waited: 191_024, hashed: 164_128 });
         assert_eq!(span.busy(), 19_808_976.0);
     }
 
     #[test]
     fn a_phase_is_found_by_its_name() {
-        let lives = lives(GOOD).unwrap();
-        assert_eq!(phase(&lives[1], "copied").unwrap(), 2);
-        assert!(phase(&lives[1], "baked").unwrap_err().to_string().contains("baked"));
+        let logs = logs(GOOD).unwrap();
+        assert_eq!(phase(&logs[1], "copied").unwrap(), 2);
+        assert!(phase(&logs[1], "baked").unwrap_err().to_string().contains("baked"));
     }
 
     #[test]
     fn what_was_not_told_is_not_made_up() {
         let silent = GOOD.replace("disk 191024 ns", "and so on");
-        let lacks = spans(&lives(&silent).unwrap()).next().unwrap().unwrap_err();
+        let lacks = spans(&logs(&silent).unwrap()).next().unwrap().unwrap_err();
         assert!(lacks.to_string().contains("disk"), "{lacks}");
     }
 
     #[test]
     fn what_does_not_follow_is_no_span() {
-        let mut lives = lives(GOOD).unwrap();
-        lives.remove(1);
-        assert_eq!(spans(&lives).count(), 0);
+        let mut logs = logs(GOOD).unwrap();
+        logs.remove(1);
+        assert_eq!(spans(&logs).count(), 0);
     }
 }

@@ -18,7 +18,7 @@ use super::{
     statistics::spread,
     table::{Cell, Table},
 };
-use crate::{guest::Guest, orders::Restart, request::Disk, transcript::lives};
+use crate::{cmdline::Restart, guest::Guest, request::Disk, transcript::logs};
 
 /// The aim for a generation in milliseconds, by number of CPUs. The host decides, so it is no
 /// limit.
@@ -102,8 +102,8 @@ fn row(
     resets: &[Duration],
     table: &mut Table,
 ) -> Result<()> {
-    let lives = lives(&uncut(console))?;
-    let steady = spans(&lives).flatten().filter(|span| span.number >= STEADY);
+    let logs = logs(&uncut(console))?;
+    let steady = spans(&logs).flatten().filter(|span| span.number >= STEADY);
     let generation = spread(steady.map(|span| span.whole as f64 / 1e6)).context("no generation")?;
     let reset = spread(resets.iter().map(|reset| reset.as_secs_f64() * 1e3)).context("no reset")?;
     let [aim, verdict] = Cell::limit(generation.median, Some(aim));

@@ -18,7 +18,7 @@ const SLOT_WORDS: usize = 32;
 
 /// Tables that must exist. Further ones are found by the suffix of their symbol names.
 const TABLES: [&str; 5] = [
-    "emergency_vectors",
+    "early_vectors",
     "hyp_stub_vectors",
     "exception_vectors",
     "fault_vectors",
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(said(4 * 128, &[B, NOP]), "", "a slot that does not load its number");
         assert_eq!(
             said(0, &[NOP; 31]),
-            "emergency_vectors, slot 0: its code does not end within 128 bytes"
+            "early_vectors, slot 0: its code does not end within 128 bytes"
         );
         let mut full = [MOV_X1; 32];
         full[31] = B;
@@ -125,7 +125,7 @@ mod tests {
             "hyp_stub_vectors, slot 1: it says that it is slot 0"
         );
         let behind = said(128, &[MOV_X1 | 1 << 5, B, NOP, B]);
-        assert_eq!(behind, "emergency_vectors, slot 1: 0x14000000 follows its end, at byte 12");
+        assert_eq!(behind, "early_vectors, slot 1: 0x14000000 follows its end, at byte 12");
     }
 
     #[test]

@@ -17,11 +17,11 @@ mod verb;
 use anyhow::Result;
 
 use crate::{
+    cmdline::{Base, Cmdline, Restart},
     config::{Config, Machine, Mode},
     debugger::LOADED,
-    explain::Gdb,
-    orders::{Base, Orders, Restart},
-    proof::Modes,
+    invariants::Modes,
+    postmortem::Gdb,
 };
 
 pub use self::{
@@ -51,21 +51,21 @@ pub struct Cell {
 
 impl Cell {
     /// Returns machine and mode as one word: the name of a column on the page.
-    pub fn life(&self) -> String {
+    pub fn gen_log(&self) -> String {
         let alternate = if self.mode == Mode::Alternate { "-alternate" } else { "" };
         format!("{}{alternate}", self.machine)
     }
 
     /// Returns the name of the run's case.
     pub fn name(&self) -> String {
-        format!("{}-{}-{}", self.life(), self.restart, self.cpu)
+        format!("{}-{}-{}", self.gen_log(), self.restart, self.cpu)
     }
 
     /// Returns the parameters for its generations.
-    pub fn orders(&self, seed: u64) -> Orders {
+    pub fn cmdline(&self, seed: u64) -> Cmdline {
         let append =
             if self.mode == Mode::Alternate { vec!["alternate".to_owned()] } else { Vec::new() };
-        Orders { generations: GENERATIONS, base: Base::Same, restart: self.restart, seed, append }
+        Cmdline { generations: GENERATIONS, base: Base::Same, restart: self.restart, seed, append }
     }
 
     /// Returns the modes that the console must show.

@@ -48,7 +48,7 @@ pub fn written_with(qemu: &str) -> String {
 /// Returns the page for these runs; `qemu` is QEMU's version line.
 pub fn page(runs: &[(Cell, Vec<Row>)], qemu: &str) -> String {
     let mut page = HEAD.to_owned();
-    let lives = in_order(runs.iter().map(|(cell, _)| cell.life()));
+    let logs = in_order(runs.iter().map(|(cell, _)| cell.gen_log()));
     let cpus: BTreeSet<_> = runs.iter().map(|(cell, _)| cell.cpu.as_str()).collect();
     // Writing to a String cannot fail.
     let _ = writeln!(
@@ -74,10 +74,10 @@ pub fn page(runs: &[(Cell, Vec<Row>)], qemu: &str) -> String {
          A cell has several lines if CPUs differ.\n"
     );
     let _ =
-        writeln!(page, "| register | {} |\n|---|{}", lives.join(" | "), "---|".repeat(lives.len()));
+        writeln!(page, "| register | {} |\n|---|{}", logs.join(" | "), "---|".repeat(logs.len()));
     for allowed in ALLOWED {
-        let seen = lives.iter().map(|life| {
-            let of_life = runs.iter().filter(|(cell, _)| cell.life() == *life);
+        let seen = logs.iter().map(|gen_log| {
+            let of_life = runs.iter().filter(|(cell, _)| cell.gen_log() == *gen_log);
             let rows = of_life
                 .flat_map(|(_, rows)| rows)
                 .filter(|row| allowed.registers.contains(&row.name.as_str()));

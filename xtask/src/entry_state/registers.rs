@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::explain::Gdb;
+use crate::postmortem::Gdb;
 
 /// QEMU's names without an exception level, and the Arm ARM's names.
 const SHORT: [(&str, &str); 8] = [

@@ -9,12 +9,12 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::{
+    cmdline::{Restart, draw_seed},
     config::Config,
     debugger::debugged,
-    disk, kernel_build,
+    disk, invariants, kernel_build,
     kernel_build::Built,
-    orders::{Restart, draw_seed},
-    proof, report,
+    report,
     request::{Disk, Request},
     run::run,
     setup, transcript,
@@ -94,11 +94,11 @@ impl DiffEntryOptions {
 
 /// Runs the cell, which must succeed, and returns its rows.
 fn made(config: &Arc<Config>, kernel: &Arc<Built>, cell: &Cell) -> Result<Vec<Row>> {
-    let orders = cell.orders(draw_seed());
+    let cmdline = cell.cmdline(draw_seed());
     let mut request = Request::new(config, &cell.machine, kernel)?;
     request.cpu = Some(cell.cpu.clone());
-    request.seed = orders.seed;
-    request.bootargs = orders.bootargs(&request.machine.bootargs, request.semihosting);
+    request.seed = cmdline.seed;
+    request.bootargs = cmdline.bootargs(&request.machine.bootargs, request.semihosting);
     request.disk = Disk::Bytes(Arc::new(disk::of(kernel, false)));
     let mut states = Vec::new();
     let outcome = debugged(request.clone(), run, |gdb| {
@@ -106,7 +106,7 @@ fn made(config: &Arc<Config>, kernel: &Arc<Built>, cell: &Cell) -> Result<Vec<Ro
         Ok(())
     })?;
     ensure!(outcome.verdict == Verdict::Success, "{}", report::words(&request, &outcome));
-    proof::check(&transcript::lives(&outcome.console)?, &orders, cell.modes())?;
+    invariants::check(&transcript::logs(&outcome.console)?, &cmdline, cell.modes())?;
     Ok(rows(&states))
 }
 
@@ -165,7 +165,7 @@ fn document(cell: &Cell, rows: &[Row]) -> Value {
         .collect();
     json!({
         "machine": cell.machine,
-        "life": cell.life(),
+        "life": cell.gen_log(),
         "restart": cell.restart.to_string(),
         "cpu": cell.cpu,
         "registers": registers,

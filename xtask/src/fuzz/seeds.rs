@@ -19,7 +19,7 @@ fn the_committed_seeds_are_those_that_code_makes() {
     let folder = crate::root().join("fuzz").join("corpus");
     for (path, bytes) in images()
         .into_iter()
-        .chain(orders())
+        .chain(cmdline())
         .chain(fits())
         .chain(gzips())
         .chain(trees())
@@ -60,7 +60,7 @@ fn images() -> Vec<Seed> {
     vec![("image/ours", image(ours)), ("image/linux", image(old))]
 }
 
-fn orders() -> Vec<Seed> {
+fn cmdline() -> Vec<Seed> {
     let all = "generations=7 base=random seed=0x1F restart=cold el2=vhe alternate semihosting \
                on-refusal=continue restart-cpu=3 force selftest=stub";
     let other = "console=ttyAMA0 base=load base=same restart=hot el2=nvhe \
@@ -103,7 +103,7 @@ fn fits() -> Vec<Seed> {
             fit::write(&[
                 kernel,
                 fdt,
-                payload("ramdisk", b"another's", Kind::Ramdisk { load: None }),
+                payload("ramdisk", b"another's", Kind::Initrd { load: None }),
             ])
         }),
         ("fit/two.itb", fit::write(&[kernel, loadable])),

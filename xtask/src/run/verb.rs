@@ -14,11 +14,11 @@ use clap::Args;
 
 use crate::{
     Usage,
+    cmdline::{Base, Cmdline, El2, Restart, draw_seed, parse_seed},
     config::{Config, Gic, Virtio},
     disk::{self, Foreign},
     kernel_build,
     loader::Loader,
-    orders::{Base, El2, Orders, Restart, draw_seed, parse_seed},
     qemu, report,
     request::{Disk, Request},
     setup,
@@ -152,7 +152,7 @@ impl RunOptions {
         // No semihosting with a payload: it could call the host as well.
         (request.payload, request.semihosting) = (payload.is_some(), payload.is_none());
         request.bootargs =
-            self.orders(seed).bootargs(&request.machine.bootargs, request.semihosting);
+            self.cmdline(seed).bootargs(&request.machine.bootargs, request.semihosting);
         let load = self.base == Base::Load;
         request.disk = match (disk, payload) {
             (Some(path), _) => Disk::File(path),
@@ -182,15 +182,15 @@ impl RunOptions {
             std::fs::read(path)
                 .map_err(|error| Usage(format!("cannot read {}: {error}", path.display())).into())
         };
-        let [image, ramdisk, fdt] = [&self.payload, &self.initrd, &self.dtb]
+        let [image, initrd, fdt] = [&self.payload, &self.initrd, &self.dtb]
             .map(|path| path.as_ref().map(read).transpose());
         let words = self.append.join(" ");
         let bootargs = (!words.is_empty()).then_some(words);
-        let (ramdisk, fdt) = (ramdisk?, fdt?);
-        Ok(image?.map(|image| Foreign { image, ramdisk, fdt, bootargs }))
+        let (initrd, fdt) = (initrd?, fdt?);
+        Ok(image?.map(|image| Foreign { image, initrd, fdt, bootargs }))
     }
 
-    fn orders(&self, seed: u64) -> Orders {
+    fn cmdline(&self, seed: u64) -> Cmdline {
         let Self { generations, base, restart, .. } = *self;
         let el2 = self.el2.map(|el2| format!("el2={el2}"));
         let alternate = self.alternate.then(|| "alternate".to_owned());
@@ -199,7 +199,7 @@ impl RunOptions {
             None => self.append.clone(),
         };
         let append = el2.into_iter().chain(alternate).chain(words).collect();
-        Orders { generations, base, restart, seed, append }
+        Cmdline { generations, base, restart, seed, append }
     }
 
     /// The command line that repeats this run, with the same random choices.
@@ -278,7 +278,7 @@ mod tests {
         let run = options("xtask run");
         assert_eq!(run.machine, "nvhe");
         assert_eq!(
-            run.orders(1).bootargs("el2=nvhe", true),
+            run.cmdline(1).bootargs("el2=nvhe", true),
             "el2=nvhe generations=3 base=same restart=hot seed=0x0000000000000001 semihosting"
         );
     }
@@ -300,7 +300,7 @@ mod tests {
         );
         assert!(
             again
-                .orders(7)
+                .cmdline(7)
                 .bootargs("el2=vhe", true)
                 .ends_with(" semihosting el2=nvhe alternate a=1 b")
         );
@@ -319,7 +319,7 @@ mod tests {
         );
         assert!(
             again
-                .orders(7)
+                .cmdline(7)
                 .bootargs("", false)
                 .ends_with(" seed=0x0000000000000007 payload=conf-2")
         );

@@ -16,12 +16,12 @@ use anyhow::{Error, Result};
 use relocate::random::SplitMix64;
 
 use crate::{
+    cmdline::seed_of,
     config::Config,
     console::tail,
     kernel_build::Built,
-    orders::seed_of,
     processes::{Interrupted, interrupted},
-    transcript::Life,
+    transcript::GenerationLog,
 };
 
 use super::{
@@ -58,7 +58,7 @@ pub struct Setting {
 /// The result of a run.
 pub struct Made {
     /// The generations.
-    pub lives: Vec<Life>,
+    pub logs: Vec<GenerationLog>,
     /// Wall time in seconds.
     pub seconds: f64,
     /// The failure, if it failed.
@@ -132,13 +132,13 @@ impl Campaign<'_> {
                                     progress
                                         .say(&format!("FAILED {}: {}", failure.cell, failure.why));
                                 }
-                                let Made { lives, seconds, failure, faults } = made;
+                                let Made { logs, seconds, failure, faults } = made;
                                 setting
                                     .counters
                                     .done
                                     .fetch_add(faults.len() as u64, Ordering::Relaxed);
                                 let tally = &mut *shared.0;
-                                tally.note(&job.cell, &lives, seconds, failure);
+                                tally.note(&job.cell, &logs, seconds, failure);
                                 for (kind, end) in faults {
                                     tally.fault(&job.cell, kind, end);
                                 }

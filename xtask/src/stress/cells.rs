@@ -10,9 +10,9 @@ use anyhow::Result;
 
 use crate::{
     Usage,
+    cmdline::{Base, Restart, seed_of},
     config::{Config, Gic, Mode, Virtio},
-    orders::{Base, Restart, seed_of},
-    proof::Modes,
+    invariants::Modes,
 };
 
 /// One point of the matrix.
@@ -69,11 +69,11 @@ impl Cell {
     /// The cell's name.
     pub fn name(&self) -> String {
         let Self { cpus, gic, virtio, restart, base, .. } = self;
-        format!("{}-{cpus}cpu-gicv{gic}-{virtio}-{restart}-{base}", self.life())
+        format!("{}-{cpus}cpu-gicv{gic}-{virtio}-{restart}-{base}", self.gen_log())
     }
 
     /// The machine and the mode in one word.
-    pub fn life(&self) -> String {
+    pub fn gen_log(&self) -> String {
         let alternate = if self.mode == Mode::Alternate { "-alternate" } else { "" };
         format!("{}{alternate}", self.machine)
     }
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn a_shard_has_some_of_every_mode() {
         let shard = Shard::parse("1/4").unwrap().of(&all());
-        assert_eq!(shard.iter().map(Cell::life).collect::<BTreeSet<_>>().len(), 4);
+        assert_eq!(shard.iter().map(Cell::gen_log).collect::<BTreeSet<_>>().len(), 4);
         for wrong in ["0/2", "3/2", "1", "a/b", "1/0"] {
             assert!(Shard::parse(wrong).is_err(), "{wrong}");
         }

@@ -9,10 +9,9 @@ use anyhow::Result;
 use relocate::random::SplitMix64;
 
 use crate::{
+    cmdline::{Base, Cmdline, seed_of},
     config::{Config, Mode},
-    disk,
-    orders::{Base, Orders, seed_of},
-    qemu,
+    disk, qemu,
     request::{Disk, Request},
 };
 
@@ -76,8 +75,8 @@ impl Job {
     }
 
     /// The kernel's parameters.
-    pub fn orders(&self, drawn: &Drawn) -> Orders {
-        Orders {
+    pub fn cmdline(&self, drawn: &Drawn) -> Cmdline {
+        Cmdline {
             generations: self.generations,
             base: self.cell.base,
             restart: self.cell.restart,
@@ -91,7 +90,7 @@ impl Job {
     }
 
     /// Composes the run.
-    pub fn request(&self, drawn: &Drawn, orders: &Orders, setting: &Setting) -> Result<Request> {
+    pub fn request(&self, drawn: &Drawn, cmdline: &Cmdline, setting: &Setting) -> Result<Request> {
         let Setting { config, kernel, silence, .. } = setting;
         let mut request = Request::new(config, &self.cell.machine, kernel)?;
         request.name = self.cell.name();
@@ -101,10 +100,10 @@ impl Job {
         request.virtio = Some(self.cell.virtio);
         request.network = drawn.network;
         request.seed = drawn.seed;
-        request.bootargs = orders.bootargs(&request.machine.bootargs, request.semihosting);
+        request.bootargs = cmdline.bootargs(&request.machine.bootargs, request.semihosting);
         request.disk = Disk::Bytes(Arc::new(disk::of(kernel, self.cell.base == Base::Load)));
         // The limit on silence ends a run that hangs; this one ends a run that prints without end.
-        request.timeout = Duration::from_secs(60) + Duration::from_secs(2) * orders.generations;
+        request.timeout = Duration::from_secs(60) + Duration::from_secs(2) * cmdline.generations;
         request.silence = Some(*silence);
         Ok(request)
     }

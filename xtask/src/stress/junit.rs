@@ -39,16 +39,16 @@ pub fn junit(tally: &Tally) -> String {
         let _ = writeln!(text, "<property name=\"{name}\" value=\"{}\"/>", escaped(value));
     }
     let _ = writeln!(text, "</properties>");
-    for (name, lives) in &tally.cells {
+    for (name, logs) in &tally.cells {
         let _ = write!(
             text,
             "<testcase classname=\"ouroboros.{suite}\" name=\"{}\" time=\"{:.3}\">",
             escaped(name),
-            lives.seconds
+            logs.seconds
         );
         match failing(name) {
             Some(failure) => told(&mut text, failure),
-            None if lives.runs == 0 => text += "<skipped/>",
+            None if logs.runs == 0 => text += "<skipped/>",
             None => {}
         }
         text += "</testcase>\n";

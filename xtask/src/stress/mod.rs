@@ -8,10 +8,10 @@ mod campaign;
 mod cells;
 mod draw;
 mod faults;
+mod generation;
 mod histogram;
 mod html;
 mod junit;
-mod life;
 mod merge;
 mod pack;
 mod progress;
@@ -31,9 +31,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     cli::{Cli, Verb},
+    cmdline::{draw_seed, parse_seed},
     config::Config,
     kernel_build::{self, Built},
-    orders::{draw_seed, parse_seed},
     processes::end_ourselves,
     setup,
 };
@@ -232,7 +232,7 @@ impl StressOptions {
         };
         let campaign = Campaign {
             setting: &setting,
-            make: if self.faults.is_some() { faults::make } else { life::make },
+            make: if self.faults.is_some() { faults::make } else { generation::make },
             unit: if self.faults.is_some() { "faults" } else { "generations" },
             cells: &mine,
             bound: self.bound(seed, &all, &mine),

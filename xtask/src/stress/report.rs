@@ -19,12 +19,12 @@ const HEAD: [&str; 8] =
 /// The rows of the table, as text.
 fn rows(tally: &Tally) -> Vec<Vec<String>> {
     let mut rows = std::collections::BTreeMap::<String, Row>::new();
-    for (name, lives) in &tally.cells {
+    for (name, logs) in &tally.cells {
         let row = rows.entry(group(name)).or_default();
         row.cells += 1;
-        row.runs += lives.runs;
-        row.generations += lives.generations;
-        row.failed += lives.failed;
+        row.runs += logs.runs;
+        row.generations += logs.generations;
+        row.failed += logs.failed;
     }
     rows.into_iter()
         .map(|(group, row)| {

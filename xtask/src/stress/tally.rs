@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{processes::INTERRUPTED, transcript::Life};
+use crate::{processes::INTERRUPTED, transcript::GenerationLog};
 
 use super::{cells::Cell, histogram::Histogram};
 
@@ -89,21 +89,27 @@ impl Tally {
     }
 
     /// Records a run of a cell: its generations, its duration, its failure if it failed.
-    pub fn note(&mut self, cell: &Cell, lives: &[Life], seconds: f64, failure: Option<Failure>) {
+    pub fn note(
+        &mut self,
+        cell: &Cell,
+        logs: &[GenerationLog],
+        seconds: f64,
+        failure: Option<Failure>,
+    ) {
         let entry = self.cells.entry(cell.name()).or_default();
         entry.runs += 1;
-        entry.generations += lives.len() as u64;
+        entry.generations += logs.len() as u64;
         entry.seconds += seconds;
         entry.failed += u64::from(failure.is_some());
         self.failures.extend(failure);
 
-        let group = format!("{} {}", cell.life(), cell.restart);
+        let group = format!("{} {}", cell.gen_log(), cell.restart);
         let phases = self.phases.entry(group.clone()).or_default();
-        for (name, ns) in lives.iter().flat_map(|life| life.phases.iter().skip(1)) {
+        for (name, ns) in logs.iter().flat_map(|gen_log| gen_log.phases.iter().skip(1)) {
             phases.entry(name.clone()).or_default().add(*ns);
         }
         let ages = self.ages.entry(group).or_default();
-        for pair in lives.windows(2) {
+        for pair in logs.windows(2) {
             if let Some(took) = pair[1].entered.checked_sub(pair[0].entered) {
                 ages.entry(step(pair[1].number)).or_default().add(took);
             }
@@ -112,7 +118,7 @@ impl Tally {
 
     /// Records a fault that was injected into a run of a cell, and how it ended.
     pub fn fault(&mut self, cell: &Cell, kind: &str, end: &str) {
-        let kinds = self.faults.entry(cell.life()).or_default();
+        let kinds = self.faults.entry(cell.gen_log()).or_default();
         *kinds.entry(kind.to_owned()).or_default().entry(end.to_owned()).or_default() += 1;
     }
 
@@ -140,12 +146,12 @@ impl Tally {
         self.parts.extend(other.parts);
         self.seconds += other.seconds;
         self.interrupted |= other.interrupted;
-        for (name, lives) in other.cells {
+        for (name, logs) in other.cells {
             let entry = self.cells.entry(name).or_default();
-            entry.runs += lives.runs;
-            entry.failed += lives.failed;
-            entry.generations += lives.generations;
-            entry.seconds += lives.seconds;
+            entry.runs += logs.runs;
+            entry.failed += logs.failed;
+            entry.generations += logs.generations;
+            entry.seconds += logs.seconds;
         }
         for (group, phases) in other.phases {
             let mine = self.phases.entry(group).or_default();
@@ -236,7 +242,7 @@ pub mod tests {
     use crate::{
         config::Config,
         stress::cells::{Axes, cells},
-        transcript::{lives, tests::GOOD},
+        transcript::{logs, tests::GOOD},
     };
 
     /// A tally of one run for each of the first `runs` cells, three generations each, optionally
@@ -252,7 +258,7 @@ pub mod tests {
             ..Tally::default()
         };
         for cell in &cells[..runs] {
-            tally.note(cell, &lives(GOOD).unwrap(), 1.0, None);
+            tally.note(cell, &logs(GOOD).unwrap(), 1.0, None);
         }
         if failure.is_some() {
             tally.note(&cells[0], &[], 1.0, failure);

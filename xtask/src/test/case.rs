@@ -8,14 +8,14 @@ use std::{fmt, sync::Arc};
 use anyhow::{Result, bail, ensure};
 
 use crate::{
+    cmdline::{Base, Cmdline, seed_of},
     config::Config,
     disk,
     kernel_build::Built,
-    orders::{Base, Orders, seed_of},
     report,
     request::{Disk, Request},
     run::{Outcome, run},
-    transcript::{self, Life},
+    transcript::{self, GenerationLog},
     verdict::Verdict,
 };
 
@@ -41,7 +41,7 @@ pub fn case(
 }
 
 /// Inputs that all cases share.
-pub struct Lab {
+pub struct TestContext {
     /// qemu.toml.
     pub config: Arc<Config>,
     /// The kernel under test.
@@ -68,59 +68,59 @@ impl std::error::Error for Skipped {}
 /// A case while it runs.
 pub struct Trial<'a> {
     case: &'a str,
-    lab: Option<&'a Lab>,
+    context: Option<&'a TestContext>,
     made: Vec<Outcome>,
 }
 
 impl<'a> Trial<'a> {
-    /// Starts the case `case`. Host tests have no `lab`.
-    pub fn new(case: &'a str, lab: Option<&'a Lab>) -> Self {
-        Self { case, lab, made: Vec::new() }
+    /// Starts the case `case`. Host tests have no `context`.
+    pub fn new(case: &'a str, context: Option<&'a TestContext>) -> Self {
+        Self { case, context, made: Vec::new() }
     }
 
     /// qemu.toml.
     pub fn config(&self) -> &'a Arc<Config> {
-        &self.lab().config
+        &self.context().config
     }
 
     /// The kernel under test.
     pub fn kernel(&self) -> &'a Arc<Built> {
-        &self.lab().kernel
+        &self.context().kernel
     }
 
-    fn lab(&self) -> &'a Lab {
-        self.lab.expect("a host test starts no QEMU")
+    fn context(&self) -> &'a TestContext {
+        self.context.expect("a host test starts no QEMU")
     }
 
     /// Returns this case's own seed, derived from the shared one and the case's name.
     pub fn seed(&self) -> u64 {
-        seed_of(self.lab().seed, self.case)
+        seed_of(self.context().seed, self.case)
     }
 
     /// Returns the default parameters with this case's seed.
-    pub fn orders(&self) -> Orders {
-        Orders { seed: self.seed(), ..Orders::default() }
+    pub fn cmdline(&self) -> Cmdline {
+        Cmdline { seed: self.seed(), ..Cmdline::default() }
     }
 
     /// Returns a request to run the kernel on a machine of qemu.toml, with a disk that holds the
     /// same kernel.
-    pub fn request(&self, machine: &str, orders: &Orders) -> Result<Request> {
-        let Lab { config, kernel, .. } = self.lab();
+    pub fn request(&self, machine: &str, cmdline: &Cmdline) -> Result<Request> {
+        let TestContext { config, kernel, .. } = self.context();
         let mut request = Request::new(config, machine, kernel)?;
         request.name = self.case.replace('/', "-");
-        request.bootargs = orders.bootargs(&request.machine.bootargs, request.semihosting);
-        request.seed = orders.seed;
-        request.disk = Disk::Bytes(Arc::new(disk::of(kernel, orders.base == Base::Load)));
+        request.bootargs = cmdline.bootargs(&request.machine.bootargs, request.semihosting);
+        request.seed = cmdline.seed;
+        request.disk = Disk::Bytes(Arc::new(disk::of(kernel, cmdline.base == Base::Load)));
         request.keep = true;
         Ok(request)
     }
 
     /// Returns the same request without semihosting: the guest ends by PSCI SYSTEM_OFF and makes no
     /// call to the host.
-    pub fn request_psci(&self, machine: &str, orders: &Orders) -> Result<Request> {
-        let mut request = self.request(machine, orders)?;
+    pub fn request_psci(&self, machine: &str, cmdline: &Cmdline) -> Result<Request> {
+        let mut request = self.request(machine, cmdline)?;
         request.semihosting = false;
-        request.bootargs = orders.bootargs(&request.machine.bootargs, false);
+        request.bootargs = cmdline.bootargs(&request.machine.bootargs, false);
         Ok(request)
     }
 
@@ -132,10 +132,10 @@ impl<'a> Trial<'a> {
     }
 
     /// Runs a request that must succeed, and returns its generations.
-    pub fn lives(&mut self, request: &Request) -> Result<Vec<Life>> {
+    pub fn logs(&mut self, request: &Request) -> Result<Vec<GenerationLog>> {
         let outcome = self.run(request)?;
         ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
-        transcript::lives(&outcome.console)
+        transcript::logs(&outcome.console)
     }
 
     /// Runs a request that must end with the verdict `expected`, and returns its outcome.

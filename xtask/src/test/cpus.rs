@@ -12,12 +12,12 @@ use boot::image::Header;
 use dtoolkit::model::DeviceTree;
 
 use crate::{
+    cmdline::{Base, Cmdline, Restart},
     config::Gic,
     disk,
     fit_edit::set,
+    invariants::{self, Modes, check},
     kernel_build::first,
-    orders::{Base, Orders, Restart},
-    proof::{self, Modes, check},
     request::{Disk, Request},
     transcript,
     tree_edit::{child, edit_tree, reserve},
@@ -62,14 +62,15 @@ pub fn cases() -> Vec<Case> {
                 cases.push(case(format!("cpus/{mode}-gicv{gic}-{restart}-{cpus}"), move |trial| {
                     let mut append = words_for(modes);
                     append.push(words.to_owned());
-                    let orders = Orders { generations: 6, restart, base, append, ..trial.orders() };
-                    let mut request = trial.request(machine, &orders)?;
+                    let cmdline =
+                        Cmdline { generations: 6, restart, base, append, ..trial.cmdline() };
+                    let mut request = trial.request(machine, &cmdline)?;
                     with_cpus(&mut request, cpus, gic);
-                    let lives = trial.lives(&request)?;
-                    check(&lives, &orders, modes)?;
-                    ensure!(lives.iter().all(|life| life.cpus.1 == cpus), "not {cpus} CPUs");
-                    let provoked = lives.iter().filter(|life| life.says("provoked: ")).count();
-                    let expected = if words.contains("interrupts") { lives.len() - 1 } else { 0 };
+                    let logs = trial.logs(&request)?;
+                    check(&logs, &cmdline, modes)?;
+                    ensure!(logs.iter().all(|gen_log| gen_log.cpus.1 == cpus), "not {cpus} CPUs");
+                    let provoked = logs.iter().filter(|gen_log| gen_log.says("provoked: ")).count();
+                    let expected = if words.contains("interrupts") { logs.len() - 1 } else { 0 };
                     ensure!(
                         provoked == expected,
                         "{provoked} generations provoked interrupts, and should be {expected}"
@@ -79,7 +80,7 @@ pub fn cases() -> Vec<Case> {
             }
         }
     }
-    for machine in proof::MODES {
+    for machine in invariants::MODES {
         cases.push(case(format!("cpus/lpis-{machine}"), move |trial| lpis(trial, machine)));
     }
     cases.extend([
@@ -103,7 +104,7 @@ pub fn cases() -> Vec<Case> {
         case("cpus/storm-gicv3", |trial| storm(trial, Gic::V3)),
         case("cpus/no-memory-for-stacks", no_memory),
         case("cpus/one-will-not-start", |trial| {
-            let lives = edited(trial, "", |tree| {
+            let logs = edited(trial, "", |tree| {
                 let mut cpu = child("cpu@7")?;
                 set(&mut cpu, "device_type", "cpu")?;
                 set(&mut cpu, "enable-method", "psci")?;
@@ -112,21 +113,20 @@ pub fn cases() -> Vec<Case> {
                 Ok(())
             })?;
             ensure!(
-                lives
-                    .iter()
-                    .all(|life| life.cpus == (3, 4)
-                        && life.says("CPU 3 (MPIDR 0x7) was not started: ")),
+                logs.iter().all(|gen_log| gen_log.cpus == (3, 4)
+                    && gen_log.says("CPU 3 (MPIDR 0x7) was not started: ")),
                 "no generation names the CPU that does not exist"
             );
             Ok(())
         }),
         case("cpus/no-gic", |trial| {
-            let lives = edited(trial, "restart-cpu=random", |tree| {
+            let logs = edited(trial, "restart-cpu=random", |tree| {
                 tree.root.remove_child("intc@8000000").context("no GIC")?;
                 Ok(())
             })?;
             ensure!(
-                lives.iter().all(|life| life.cpus == (3, 3) && life.says("; no interrupts: ")),
+                logs.iter()
+                    .all(|gen_log| gen_log.cpus == (3, 3) && gen_log.says("; no interrupts: ")),
                 "not 3 of 3 up"
             );
             Ok(())
@@ -150,8 +150,8 @@ pub fn cases() -> Vec<Case> {
             Ok(())
         }),
         case("cpus/restart-by-one-that-is-none", |trial| {
-            let orders = Orders { append: vec!["restart-cpu=3".to_owned()], ..trial.orders() };
-            let mut request = trial.request("nvhe", &orders)?;
+            let cmdline = Cmdline { append: vec!["restart-cpu=3".to_owned()], ..trial.cmdline() };
+            let mut request = trial.request("nvhe", &cmdline)?;
             with_cpus(&mut request, 3, Gic::V3);
             let outcome = trial.ends(&request, Verdict::Failed(1))?;
             ensure!(
@@ -170,11 +170,11 @@ pub fn cases() -> Vec<Case> {
 /// first must find them and turn them off.
 fn lpis(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
     let append = vec!["selftest=lpis restart-cpu=random".to_owned()];
-    let orders = Orders { generations: 4, base: Base::Random, append, ..trial.orders() };
-    let mut request = trial.request(machine, &orders)?;
+    let cmdline = Cmdline { generations: 4, base: Base::Random, append, ..trial.cmdline() };
+    let mut request = trial.request(machine, &cmdline)?;
     with_cpus(&mut request, 3, Gic::V3);
-    let lives = trial.lives(&request)?;
-    let found: Vec<_> = lives.iter().map(|life| life.found.join("; ")).collect();
+    let logs = trial.logs(&request)?;
+    let found: Vec<_> = logs.iter().map(|gen_log| gen_log.found.join("; ")).collect();
     let stopped = "1 of the CPUs with LPIs on and tables in RAM; turned off";
     ensure!(found == ["", stopped, stopped, stopped], "found at entry: {found:?}");
     Ok(())
@@ -189,8 +189,8 @@ pub fn with_cpus(request: &mut Request, cpus: u32, gic: Gic) {
 fn wrong(trial: &Trial<'_>, words: &str, patch: Patch) -> Result<Request> {
     let kernel = trial.kernel();
     let append = words.split_whitespace().map(str::to_owned).collect();
-    let orders = Orders { generations: 2, base: Base::Random, append, ..trial.orders() };
-    let mut request = trial.request("nvhe", &orders)?;
+    let cmdline = Cmdline { generations: 2, base: Base::Random, append, ..trial.cmdline() };
+    let mut request = trial.request("nvhe", &cmdline)?;
     request.image = Some(patch(Patched::new(kernel))?.image);
     request.disk = Disk::Bytes(std::sync::Arc::new(disk::of(kernel, false)));
     with_cpus(&mut request, 3, Gic::V3);
@@ -201,17 +201,17 @@ fn wrong(trial: &Trial<'_>, words: &str, patch: Patch) -> Result<Request> {
 fn stays(trial: &mut Trial<'_>, patch: Patch, says: &str) -> Result<()> {
     let request = wrong(trial, "", patch)?;
     let outcome = trial.ends(&request, Verdict::Failed(1))?;
-    let lives = transcript::lives(&outcome.console)?;
-    let [life] = &lives[..] else {
-        anyhow::bail!("{} generations, and should be one", lives.len())
+    let logs = transcript::logs(&outcome.console)?;
+    let [gen_log] = &logs[..] else {
+        anyhow::bail!("{} generations, and should be one", logs.len())
     };
     ensure!(
-        life.refused.len() == 1 && life.refused[0].starts_with(says),
+        gen_log.refused.len() == 1 && gen_log.refused[0].starts_with(says),
         "refused: {:?}",
-        life.refused
+        gen_log.refused
     );
     ensure!(
-        life.says("lives on, all its memory given back") && life.bye.is_none(),
+        gen_log.says("lives on, all its memory given back") && gen_log.bye.is_none(),
         "the generation does not continue"
     );
     Ok(())
@@ -221,8 +221,8 @@ fn stays(trial: &mut Trial<'_>, patch: Patch, says: &str) -> Result<()> {
 /// name that CPU, bring the other one up again, and succeed with the next attempt.
 fn one_denied(trial: &mut Trial<'_>) -> Result<()> {
     let kernel = trial.kernel();
-    let orders = Orders { append: vec!["on-refusal=continue".to_owned()], ..trial.orders() };
-    let mut request = trial.request("nvhe", &orders)?;
+    let cmdline = Cmdline { append: vec!["on-refusal=continue".to_owned()], ..trial.cmdline() };
+    let mut request = trial.request("nvhe", &cmdline)?;
     request.disk = Disk::Bytes(disks::two(kernel).into());
     with_cpus(&mut request, 3, Gic::V3);
     let number = LOADED + first(kernel, "kernel::cpus::work::turn_off", CPU_OFF)?;
@@ -235,9 +235,9 @@ fn one_denied(trial: &mut Trial<'_>) -> Result<()> {
         gdb.detach()
     })?;
     ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
-    let lives = transcript::lives(&outcome.console)?;
-    check(&lives, &orders, Modes::All("nvhe"))?;
-    let first = &lives[0];
+    let logs = transcript::logs(&outcome.console)?;
+    check(&logs, &cmdline, Modes::All("nvhe"))?;
+    let first = &logs[0];
     let denied = |words: &String| words.contains(" was denied PSCI CPU_OFF: ");
     ensure!(first.refused.len() == 1 && denied(&first.refused[0]), "refused: {:?}", first.refused);
     ensure!(first.says("lives on, all its memory given back"), "the generation does not continue");
@@ -249,13 +249,13 @@ fn one_denied(trial: &mut Trial<'_>) -> Result<()> {
 /// Sends interrupts without an owner while one CPU stops the others. The next generation must still
 /// find none.
 fn storm(trial: &mut Trial<'_>, gic: Gic) -> Result<()> {
-    let orders =
-        Orders { append: vec!["selftest=storm restart-cpu=random".to_owned()], ..trial.orders() };
-    let mut request = trial.request("nvhe", &orders)?;
+    let cmdline =
+        Cmdline { append: vec!["selftest=storm restart-cpu=random".to_owned()], ..trial.cmdline() };
+    let mut request = trial.request("nvhe", &cmdline)?;
     with_cpus(&mut request, 3, gic);
-    let lives = trial.lives(&request)?;
-    check(&lives, &orders, Modes::All("nvhe"))?;
-    let taken: Vec<_> = lives.iter().map(|life| life.strays).collect();
+    let logs = trial.logs(&request)?;
+    check(&logs, &cmdline, Modes::All("nvhe"))?;
+    let taken: Vec<_> = logs.iter().map(|gen_log| gen_log.strays).collect();
     ensure!(
         taken[..2].iter().all(|&strays| strays >= 32) && taken[2] == 0,
         "storms of {taken:?} interrupts"
@@ -269,8 +269,8 @@ fn no_memory(trial: &mut Trial<'_>) -> Result<()> {
     const RAM: u64 = 0x4000_0000;
     const PAGE: u64 = 4096;
     let image = Header::parse(&trial.kernel().image)?.image_size;
-    let orders = Orders { generations: 1, ..trial.orders() };
-    let mut request = trial.request("nvhe", &orders)?;
+    let cmdline = Cmdline { generations: 1, ..trial.cmdline() };
+    let mut request = trial.request("nvhe", &cmdline)?;
     request.memory = Some("512M".to_owned());
     with_cpus(&mut request, 4, Gic::V3);
     // The Image; the control pages and their alignment; and at most two of three stack blocks.
@@ -282,13 +282,16 @@ fn no_memory(trial: &mut Trial<'_>) -> Result<()> {
         reserve(tree_of, "behind", LOADED + free, tree - LOADED - free, false)?;
         reserve(tree_of, "beyond", tree + (64 << 10), (384 << 20) - (64 << 10), false)
     })?;
-    let lives = trial.lives(&request)?;
-    let [life] = &lives[..] else {
-        anyhow::bail!("{} generations, and should be one", lives.len())
+    let logs = trial.logs(&request)?;
+    let [gen_log] = &logs[..] else {
+        anyhow::bail!("{} generations, and should be one", logs.len())
     };
-    let left =
-        life.lines.iter().filter(|line| line.contains(" was not started: RAM holds no ")).count();
-    let (up, all) = life.cpus;
+    let left = gen_log
+        .lines
+        .iter()
+        .filter(|line| line.contains(" was not started: RAM holds no "))
+        .count();
+    let (up, all) = gen_log.cpus;
     ensure!(
         all == 4 && (1..4).contains(&up) && left == (all - up) as usize,
         "{up} of {all} up, {left} named"
@@ -300,9 +303,9 @@ fn no_memory(trial: &mut Trial<'_>) -> Result<()> {
 /// generation must name the CPUs that it could not start.
 fn forced(trial: &mut Trial<'_>) -> Result<()> {
     let request = wrong(trial, "force", |kernel| kernel.at("kernel::cpus::work::leave", 0, HANG))?;
-    let lives = trial.lives(&request)?;
-    let [first, second] = &lives[..] else {
-        anyhow::bail!("{} generations, and should be two", lives.len())
+    let logs = trial.logs(&request)?;
+    let [first, second] = &logs[..] else {
+        anyhow::bail!("{} generations, and should be two", logs.len())
     };
     let risk = "it would run on in memory that is overwritten: going on, as `force` orders";
     ensure!(first.says(risk) && first.bye.is_some(), "the kernel does not print the risk");
@@ -319,18 +322,18 @@ fn edited(
     trial: &mut Trial<'_>,
     words: &str,
     edit: impl FnOnce(&mut DeviceTree) -> Result<()>,
-) -> Result<Vec<transcript::Life>> {
+) -> Result<Vec<transcript::GenerationLog>> {
     let append = words.split_whitespace().map(str::to_owned).collect();
-    let orders = Orders { append, ..trial.orders() };
-    let mut request = trial.request("nvhe", &orders)?;
+    let cmdline = Cmdline { append, ..trial.cmdline() };
+    let mut request = trial.request("nvhe", &cmdline)?;
     with_cpus(&mut request, 3, Gic::V3);
     edit_tree(&mut request, edit)?;
-    let lives = trial.lives(&request)?;
+    let logs = trial.logs(&request)?;
     ensure!(
-        lives.len() == 3 && lives.iter().all(|life| life.found.is_empty()),
+        logs.len() == 3 && logs.iter().all(|gen_log| gen_log.found.is_empty()),
         "there are not three generations without a stale interrupt"
     );
-    Ok(lives)
+    Ok(logs)
 }
 
 /// Boots a kernel whose secondary CPU takes an exception, and returns the line that reports it.

@@ -6,7 +6,7 @@
 use anyhow::{Context, Result};
 
 pub use crate::debugger::LOADED;
-use crate::{debugger, explain::Gdb, request::Request, run::Outcome};
+use crate::{debugger, postmortem::Gdb, request::Request, run::Outcome};
 
 use super::case::Trial;
 

@@ -2,7 +2,7 @@
 //!
 //! The matrix covers the disk on each transport. Here:
 //!
-//! - network frames arrive throughout the run (`traffic`);
+//! - network frames arrive throughout the run (`frame_source`);
 //! - a debugger leaves devices on, as firmware may;
 //! - patches of the booted kernel leave the reset out, or make devices that never reset;
 //! - a kernel that skips the reset shows the damage: frames in memory of the next generation.
@@ -12,15 +12,15 @@ use std::{cmp::Reverse, collections::BTreeSet, ops::Range, sync::Arc};
 use anyhow::{Context, Result, ensure};
 
 use crate::{
+    cmdline::{Base, Cmdline, Restart},
     config::Virtio,
     disk,
-    explain::{Gdb, Qmp},
     fit::{self, Kind, Payload},
-    orders::{Base, Orders, Restart},
-    proof::{self, Modes, check},
+    frame_source::frame,
+    invariants::{self, Modes, check},
+    postmortem::{Gdb, Qmp},
     request::{Disk, Request},
-    traffic::frame,
-    transcript::{self, Life},
+    transcript::{self, GenerationLog},
     verdict::Verdict,
 };
 
@@ -39,14 +39,14 @@ const NEEDS_RESET: u32 = 0x5280_0800;
 /// Returns the cases of this suite.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for mode in proof::MODES {
+    for mode in invariants::MODES {
         for (virtio, restart) in [
             (Virtio::Legacy, Restart::Hot),
             (Virtio::Modern, Restart::Cold),
             (Virtio::Pci, Restart::Hot),
         ] {
             let name = format!("devices/traffic-{mode}-{virtio}");
-            cases.push(case(name, move |trial| traffic(trial, mode, virtio, restart)));
+            cases.push(case(name, move |trial| frame_source(trial, mode, virtio, restart)));
         }
     }
     for virtio in [Virtio::Modern, Virtio::Pci] {
@@ -68,18 +68,18 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Runs twenty generations while frames arrive.
-fn traffic(
+fn frame_source(
     trial: &mut Trial<'_>,
     mode: &'static str,
     virtio: Virtio,
     restart: Restart,
 ) -> Result<()> {
-    let orders = Orders { generations: 20, base: Base::Random, restart, ..trial.orders() };
-    let mut request = trial.request(mode, &orders)?;
+    let cmdline = Cmdline { generations: 20, base: Base::Random, restart, ..trial.cmdline() };
+    let mut request = trial.request(mode, &cmdline)?;
     (request.virtio, request.network) = (Some(virtio), true);
-    let lives = trial.lives(&request)?;
-    check(&lives, &orders, Modes::All(mode))?;
-    let [gone @ .., _] = lives.as_slice() else { anyhow::bail!("no generation") };
+    let logs = trial.logs(&request)?;
+    check(&logs, &cmdline, Modes::All(mode))?;
+    let [gone @ .., _] = logs.as_slice() else { anyhow::bail!("no generation") };
     // On a busy host the sender may not run during a whole generation.
     let arrived = gone.iter().map(frames).collect::<Result<Vec<_>>>()?;
     let under_fire = arrived.iter().filter(|frames| **frames > 0).count();
@@ -92,10 +92,10 @@ fn traffic(
 }
 
 /// Returns the number of frames that arrived in a generation.
-fn frames(life: &Life) -> Result<u64> {
-    let line = life.lines.iter().find(|line| line.starts_with("the network device at "));
+fn frames(gen_log: &GenerationLog) -> Result<u64> {
+    let line = gen_log.lines.iter().find(|line| line.starts_with("the network device at "));
     let line =
-        line.with_context(|| format!("generation {} prints no count of frames", life.number))?;
+        line.with_context(|| format!("generation {} prints no count of frames", gen_log.number))?;
     let count =
         line.split_once(" has written ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
     count.with_context(|| format!("no count in \"{line}\""))
@@ -104,64 +104,65 @@ fn frames(life: &Life) -> Result<u64> {
 /// Checks that without `seed=` the entropy device supplies a seed, another one for each run. A run
 /// with that seed given must choose the same addresses again.
 fn seed(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
-    let orders = Orders { generations: 5, base: Base::Random, ..trial.orders() };
-    let mut request = trial.request("vhe", &orders)?;
+    let cmdline = Cmdline { generations: 5, base: Base::Random, ..trial.cmdline() };
+    let mut request = trial.request("vhe", &cmdline)?;
     request.virtio = Some(virtio);
-    let given = format!(" seed={:#018x}", orders.seed);
+    let given = format!(" seed={:#018x}", cmdline.seed);
     ensure!(request.bootargs.contains(&given), "no{given} in \"{}\"", request.bootargs);
     let with = request.bootargs.clone();
     request.bootargs = with.replace(&given, "");
     let mut drawn = BTreeSet::new();
     let mut last = Vec::new();
     for _ in 0..2 {
-        last = trial.lives(&request)?;
+        last = trial.logs(&request)?;
         ensure!(
             last[0].says("the entropy device at ") && last[0].says(" gives the seed"),
             "the entropy device did not supply the seed"
         );
         ensure!(
-            last[1..].iter().all(|life| !life.says("entropy device")),
+            last[1..].iter().all(|gen_log| !gen_log.says("entropy device")),
             "a later generation drew again"
         );
-        let orders = Orders { seed: last[0].seed, ..orders.clone() };
-        check(&last, &orders, Modes::All("vhe"))?;
+        let cmdline = Cmdline { seed: last[0].seed, ..cmdline.clone() };
+        check(&last, &cmdline, Modes::All("vhe"))?;
         drawn.insert(last[0].seed);
     }
     ensure!(drawn.len() == 2, "two runs drew the same seed, {drawn:#x?}");
     request.bootargs = with.replace(&given, &format!(" seed={:#018x}", last[0].seed));
-    let places =
-        |lives: &[Life]| lives.iter().map(|life| (life.base, life.control)).collect::<Vec<_>>();
-    let again = trial.lives(&request)?;
+    let places = |logs: &[GenerationLog]| {
+        logs.iter().map(|gen_log| (gen_log.base, gen_log.control)).collect::<Vec<_>>()
+    };
+    let again = trial.logs(&request)?;
     ensure!(places(&again) == places(&last), "the same seed, given, led to {:x?}", places(&again));
     Ok(())
 }
 
 /// Checks that the counter supplies the seed if there is no entropy device.
 fn no_entropy(trial: &mut Trial<'_>) -> Result<()> {
-    let orders = trial.orders();
-    let mut request = trial.request("nvhe", &orders)?;
+    let cmdline = trial.cmdline();
+    let mut request = trial.request("nvhe", &cmdline)?;
     let mut config = (*request.config).clone();
     config.virtio.legacy.clear();
     (request.config, request.virtio) = (Arc::new(config), Some(Virtio::Legacy));
-    request.bootargs = request.bootargs.replace(&format!(" seed={:#018x}", orders.seed), "");
-    let lives = trial.lives(&request)?;
+    request.bootargs = request.bootargs.replace(&format!(" seed={:#018x}", cmdline.seed), "");
+    let logs = trial.logs(&request)?;
     ensure!(
-        !lives[0].says("entropy device"),
+        !logs[0].says("entropy device"),
         "the kernel names an entropy device, and the machine has none"
     );
-    check(&lives, &Orders { seed: lives[0].seed, ..orders }, Modes::All("nvhe"))
+    check(&logs, &Cmdline { seed: logs[0].seed, ..cmdline }, Modes::All("nvhe"))
 }
 
 /// Attaches a second, empty disk on PCI. The kernel must read the virtio-mmio disk, and leave the
 /// other in reset.
 fn two_disks(trial: &mut Trial<'_>) -> Result<()> {
-    let orders = trial.orders();
-    let mut request = trial.request("nvhe", &orders)?;
+    let cmdline = trial.cmdline();
+    let mut request = trial.request("nvhe", &cmdline)?;
     request.args.extend(
         ["-drive", "if=none,id=d1,driver=null-co,size=1M", "-device", "virtio-blk-pci,drive=d1"]
             .map(str::to_owned),
     );
-    check(&trial.lives(&request)?, &orders, Modes::All("nvhe"))
+    check(&trial.logs(&request)?, &cmdline, Modes::All("nvhe"))
 }
 
 /// `virt`'s PCI configuration space, and the Command register of device 1, which is the first that
@@ -174,17 +175,17 @@ const BUS_MASTER: u8 = 1 << 2;
 /// again while the kernel runs. Both must be off at the entry of the control pages.
 fn quiet(trial: &mut Trial<'_>) -> Result<()> {
     let kernel = trial.kernel();
-    let [crc, enter, page] = ["relocate_crc32c", "relocate_enter", "relocate_page_start"]
+    let [crc, enter, page] = ["relocate_crc32c", "relocate_new_kernel", "relocate_page_start"]
         .map(|name| kernel.symbol(name));
     let (crc, enter, page) = (crc?, enter?, page?);
     let args = ["-device", "e1000e,romfile="].map(str::to_owned);
     // A run of one generation prints where the control pages are.
-    let mut request = trial.request("nvhe", &Orders { generations: 1, ..trial.orders() })?;
+    let mut request = trial.request("nvhe", &Cmdline { generations: 1, ..trial.cmdline() })?;
     request.args.extend(args.clone());
-    let control = trial.lives(&request)?.first().context("no generation")?.control;
+    let control = trial.logs(&request)?.first().context("no generation")?.control;
 
-    let orders = trial.orders();
-    let mut request = trial.request("nvhe", &orders)?;
+    let cmdline = trial.cmdline();
+    let mut request = trial.request("nvhe", &cmdline)?;
     request.args.extend(args);
     let outcome = debugged(trial, request, |mut gdb| {
         let status = entropy_device(&mut gdb)?;
@@ -220,7 +221,7 @@ fn quiet(trial: &mut Trial<'_>) -> Result<()> {
         gdb.detach()
     })?;
     ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
-    check(&transcript::lives(&outcome.console)?, &orders, Modes::All("nvhe"))
+    check(&transcript::logs(&outcome.console)?, &cmdline, Modes::All("nvhe"))
 }
 
 /// Returns the kernel's name for the disk, which is the second device that the command line adds.
@@ -236,15 +237,15 @@ fn place(virtio: Virtio) -> &'static str {
 fn reset_left_out(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
     let patched =
         Patched::new(trial.kernel()).at("kernel::devices::device::device_reset", 0, RET)?;
-    let life = refused(trial, virtio, patched.image)?;
+    let gen_log = refused(trial, virtio, patched.image)?;
     // QEMU clears DRIVER_OK of a PCI device when its bus mastering is turned off.
     let status = if virtio == Virtio::Pci { 0xb } else { 0xf };
     let says = format!(
         "{} is not in reset (Status {status:#x}): it could write to memory after the jump",
         place(virtio)
     );
-    ensure!(life.refused == [says], "the kernel refused with {:?}", life.refused);
-    let kept = life.lines.iter().any(|line| {
+    ensure!(gen_log.refused == [says], "the kernel refused with {:?}", gen_log.refused);
+    let kept = gen_log.lines.iter().any(|line| {
         line.starts_with("generation 0 lives on without ")
             && line.ends_with(" bytes that a device may write to")
     });
@@ -257,16 +258,16 @@ fn never_resets(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
     let patched = Patched::new(trial.kernel())
         .at("kernel::devices::device::device_status", 0, NEEDS_RESET)?
         .at("kernel::devices::device::device_status", 4, RET)?;
-    let life = refused(trial, virtio, patched.image)?;
+    let gen_log = refused(trial, virtio, patched.image)?;
     let says =
         format!("no disk: {} is not in reset (Status 0x40): it could write to", place(virtio));
     ensure!(
-        life.refused.len() == 1 && life.refused[0].starts_with(&says),
+        gen_log.refused.len() == 1 && gen_log.refused[0].starts_with(&says),
         "the kernel refused with {:?}",
-        life.refused
+        gen_log.refused
     );
     ensure!(
-        life.says("generation 0 lives on, all its memory given back"),
+        gen_log.says("generation 0 lives on, all its memory given back"),
         "the kernel does not print that it continues"
     );
     Ok(())
@@ -274,13 +275,13 @@ fn never_resets(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
 
 /// Boots `image`, which must refuse to restart and end the run by itself. Returns its one
 /// generation.
-fn refused(trial: &mut Trial<'_>, virtio: Virtio, image: Vec<u8>) -> Result<Life> {
-    let mut request = trial.request("vhe", &trial.orders())?;
+fn refused(trial: &mut Trial<'_>, virtio: Virtio, image: Vec<u8>) -> Result<GenerationLog> {
+    let mut request = trial.request("vhe", &trial.cmdline())?;
     (request.virtio, request.image) = (Some(virtio), Some(image));
     let outcome = trial.ends(&request, Verdict::Failed(1))?;
-    let mut lives = transcript::lives(&outcome.console)?;
-    ensure!(lives.len() == 1 && lives[0].bye.is_none(), "the kernel restarted");
-    Ok(lives.remove(0))
+    let mut logs = transcript::logs(&outcome.console)?;
+    ensure!(logs.len() == 1 && logs[0].bye.is_none(), "the kernel restarted");
+    Ok(logs.remove(0))
 }
 
 /// RAM of the machines whose memory is searched for frames.
@@ -303,13 +304,13 @@ const TRIES: usize = 5;
 /// - On PCI it writes none, since its bus mastering is off.
 /// - With the reset it writes none in either case.
 fn without_reset(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
-    let orders = Orders { generations: 2, base: Base::Load, ..trial.orders() };
+    let cmdline = Cmdline { generations: 2, base: Base::Load, ..trial.cmdline() };
     let request = |trial: &Trial<'_>, disk| -> Result<Request> {
-        let mut request = trial.request("nvhe", &orders)?;
+        let mut request = trial.request("nvhe", &cmdline)?;
         (request.virtio, request.network, request.memory) =
             (Some(virtio), true, Some("200M".to_owned()));
         request.semihosting = false;
-        request.bootargs = orders.bootargs(&request.machine.bootargs, false);
+        request.bootargs = cmdline.bootargs(&request.machine.bootargs, false);
         request.disk = Disk::Bytes(disk);
         Ok(request)
     };

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{
     config::Config,
     entry_state::{self, AllCpus, Cell, PAGE, Row},
-    proof::check,
+    invariants::check,
     setup, transcript,
     verdict::Verdict,
 };
@@ -61,8 +61,8 @@ pub fn cases(config: &Config, seen: &Arc<Seen>) -> Vec<Case> {
 /// Runs a cell, which must succeed, and returns its rows. Boots `booted` instead of the kernel, if
 /// given.
 fn recorded(trial: &mut Trial<'_>, cell: &Cell, booted: Option<Vec<u8>>) -> Result<Vec<Row>> {
-    let orders = cell.orders(trial.seed());
-    let mut request = trial.request(&cell.machine, &orders)?;
+    let cmdline = cell.cmdline(trial.seed());
+    let mut request = trial.request(&cell.machine, &cmdline)?;
     request.cpu = Some(cell.cpu.clone());
     request.image = booted;
     let mut states = Vec::new();
@@ -71,7 +71,7 @@ fn recorded(trial: &mut Trial<'_>, cell: &Cell, booted: Option<Vec<u8>>) -> Resu
         Ok(())
     })?;
     ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
-    check(&transcript::lives(&outcome.console)?, &orders, cell.modes())?;
+    check(&transcript::logs(&outcome.console)?, &cmdline, cell.modes())?;
     Ok(entry_state::rows(&states))
 }
 
@@ -81,7 +81,7 @@ fn offset_left(trial: &mut Trial<'_>) -> Result<()> {
     let cells = entry_state::cells(trial.config(), AllCpus::No);
     let cell = cells
         .into_iter()
-        .find(|cell| cell.life() == "nvhe")
+        .find(|cell| cell.gen_log() == "nvhe")
         .context("qemu.toml has no machine nvhe")?;
     let image = Patched::new(trial.kernel()).replace("el2_setup", CLEAR_OFFSET, SET_OFFSET)?.image;
     let told = entry_state::broken(&recorded(trial, &cell, Some(image))?);

@@ -9,9 +9,9 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    orders::{Orders, Restart},
-    proof::{Modes, check},
-    transcript::{self, Life, hex},
+    cmdline::{Cmdline, Restart},
+    invariants::{Modes, check},
+    transcript::{self, GenerationLog, hex},
 };
 
 use super::{
@@ -33,50 +33,50 @@ pub fn cases() -> Vec<Case> {
     for (mode, machine, modes) in MODES {
         for restart in [Restart::Hot, Restart::Cold] {
             cases.push(case(format!("exceptions/{mode}-{restart}"), move |trial| {
-                let orders = Orders {
+                let cmdline = Cmdline {
                     generations: GENERATIONS,
                     restart,
                     append: words_for(modes),
-                    ..trial.orders()
+                    ..trial.cmdline()
                 };
-                pass(trial, machine, &orders, modes)
+                pass(trial, machine, &cmdline, modes)
             }));
         }
     }
     cases
 }
 
-fn pass(trial: &mut Trial<'_>, machine: &str, orders: &Orders, modes: Modes) -> Result<()> {
+fn pass(trial: &mut Trial<'_>, machine: &str, cmdline: &Cmdline, modes: Modes) -> Result<()> {
     let stub = trial.kernel().symbol("hyp_stub_vectors")?;
     // No semihosting, whose calls would be exceptions as well.
-    let mut request = trial.request_psci(machine, orders)?;
+    let mut request = trial.request_psci(machine, cmdline)?;
     request.args = ["-d", "int", "-D", "{folder}/exceptions.log"].map(str::to_owned).into();
     let outcome = trial.run(&request)?;
     let log = outcome.folder.file("exceptions.log");
     ensure!(outcome.verdict.exit_code() == 0, "{}", outcome.verdict.words());
-    let lives = transcript::lives(&outcome.console)?;
+    let logs = transcript::logs(&outcome.console)?;
     let log =
         std::fs::read_to_string(&log).with_context(|| format!("QEMU left no {}", log.display()))?;
-    check(&lives, orders, modes)?;
+    check(&logs, cmdline, modes)?;
     let mut calls = calls(&log)?;
     calls.retain(|call| !call.is_interrupt());
-    judge(&calls, &lives, stub)
+    judge(&calls, &logs, stub)
 }
 
 /// Finds the SOFT_RESTART calls that other vectors than the private EL2 vectors answered. The log
 /// is of nVHE generations that each restart by one such call, which does not return.
-pub fn strangers(log: &str, lives: &[Life], stub: u64) -> Result<Vec<String>> {
+pub fn strangers(log: &str, logs: &[GenerationLog], stub: u64) -> Result<Vec<String>> {
     let mut calls = calls(log)?;
     calls.retain(|call| call.kind == "Hypervisor Call" && call.returned.is_none());
-    let left = lives.iter().filter_map(|life| Some((life, life.bye.as_ref()?)));
+    let left = logs.iter().filter_map(|gen_log| Some((gen_log, gen_log.bye.as_ref()?)));
     let mut words = Vec::new();
-    for (index, (life, bye)) in left.enumerate() {
-        let number = life.number;
+    for (index, (gen_log, bye)) in left.enumerate() {
+        let number = gen_log.number;
         let call = calls
             .get(index)
             .with_context(|| format!("the log has no SOFT_RESTART of generation {number}"))?;
         if call.vector != Some(bye.control + PRIVATE_VECTORS + FROM_BELOW) {
-            let who = if call.vector == Some(life.base + stub + FROM_BELOW) {
+            let who = if call.vector == Some(gen_log.base + stub + FROM_BELOW) {
                 "the stub's"
             } else {
                 "unknown"
@@ -148,16 +148,16 @@ fn calls(log: &str) -> Result<Vec<Call>> {
 
 /// Checks the exceptions against the generations: which calls each made, which vectors answered,
 /// and whether each call returned.
-fn judge(calls: &[Call], lives: &[Life], stub: u64) -> Result<()> {
+fn judge(calls: &[Call], logs: &[GenerationLog], stub: u64) -> Result<()> {
     // The last exception is PSCI SYSTEM_OFF, which QEMU's firmware answers.
     let [calls @ .., off] = calls else { anyhow::bail!("the log is empty") };
     ensure!(off.vector.is_none(), "the last exception is {off:?}, and should be a call of PSCI");
     let mut calls = calls.iter();
-    for life in lives {
+    for gen_log in logs {
         let mut expect = |what: &str, vectors: u64, returned: Option<&str>| {
             let call = calls
                 .next()
-                .with_context(|| format!("generation {} did not call {what}", life.number))?;
+                .with_context(|| format!("generation {} did not call {what}", gen_log.number))?;
             let expected = Call {
                 kind: "Hypervisor Call".to_owned(),
                 levels: "EL1 to EL2".to_owned(),
@@ -168,17 +168,17 @@ fn judge(calls: &[Call], lives: &[Life], stub: u64) -> Result<()> {
             ensure!(
                 *call == expected,
                 "generation {}: {call:x?}, and should be {what}, {expected:x?}",
-                life.number
+                gen_log.number
             );
             Ok(())
         };
-        if life.mode == "vhe" {
-            expect("FINALISE_EL2", life.base + stub, Some("EL2 to EL2"))?;
+        if gen_log.mode == "vhe" {
+            expect("FINALISE_EL2", gen_log.base + stub, Some("EL2 to EL2"))?;
         }
-        if life.mode == "nvhe"
-            && let Some(bye) = &life.bye
+        if gen_log.mode == "nvhe"
+            && let Some(bye) = &gen_log.bye
         {
-            expect("SET_VECTORS", life.base + stub, Some("EL2 to EL1"))?;
+            expect("SET_VECTORS", gen_log.base + stub, Some("EL2 to EL1"))?;
             expect("SOFT_RESTART", bye.control + PRIVATE_VECTORS, None)?;
         }
     }
@@ -190,7 +190,7 @@ fn judge(calls: &[Call], lives: &[Life], stub: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transcript::{lives, tests::GOOD};
+    use crate::transcript::{logs, tests::GOOD};
 
     /// Log of the good console's nVHE generations. `el2_setup` returns to EL1 without an exception
     /// before.
@@ -223,7 +223,7 @@ Taking exception 13 [Secure Monitor Call] on CPU 0
 ";
 
     fn judged(log: &str) -> Result<()> {
-        judge(&calls(log).unwrap(), &lives(GOOD).unwrap(), 0x3800)
+        judge(&calls(log).unwrap(), &logs(GOOD).unwrap(), 0x3800)
     }
 
     #[test]

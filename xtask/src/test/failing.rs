@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use boot::{esr::Esr, marker};
 
 use crate::{
+    cmdline::{Base, Cmdline, Restart},
     disk, fit,
-    orders::{Base, Orders, Restart},
     request::Disk,
     verdict::Verdict,
 };
@@ -93,7 +93,7 @@ const FAILINGS: &[Failing] = &[
     Failing { name: "exception-after-the-jump", machine: "vhe", restart: Restart::Cold,
               patch: AT_EL2, booted: false, line: EXCEPTION,
               more: &["slot 4, synchronous, current level; ", "at el2_setup+0xc (", ", leaving +",
-                      "last station of the entry at 0x40200000: 'first instruction'"], ..PLAIN },
+                      "last breadcrumb of the entry at 0x40200000: 'first instruction'"], ..PLAIN },
     Failing { name: "exception-in-rust", patch: |kernel| kernel.at("relocate_crc32c", 0, UNDEFINED),
               end: Verdict::Failed(1),
               line: "!! exception: synchronous, current level: ",
@@ -114,17 +114,17 @@ const FAILINGS: &[Failing] = &[
               line: "!! exception: synchronous, current level: data abort, same level: translation \
                        fault", more: &[marker::FAILURE], ..PLAIN },
     Failing { name: "fault-el1-hot", machine: "el1", patch: IN_THE_COPY, line: FAULT,
-              more: &["control page: walk"], ..PLAIN },
+              more: &["control page: walk_kimage"], ..PLAIN },
     Failing { name: "fault-el1-cold", machine: "el1", restart: Restart::Cold, patch: IN_THE_COPY,
-              line: FAULT, more: &["control page: walk"], ..PLAIN },
+              line: FAULT, more: &["control page: walk_kimage"], ..PLAIN },
     Failing { name: "fault-nvhe-hot", patch: IN_THE_COPY, line: FAULT,
-              more: &["control page: walk"], ..PLAIN },
+              more: &["control page: walk_kimage"], ..PLAIN },
     Failing { name: "fault-nvhe-cold", restart: Restart::Cold, patch: IN_THE_COPY, line: FAULT,
-              more: &["control page: walk", "at EL2h"], ..PLAIN },
+              more: &["control page: walk_kimage", "at EL2h"], ..PLAIN },
     Failing { name: "fault-vhe-hot", machine: "vhe", patch: IN_THE_COPY, line: FAULT,
-              more: &["control page: walk", "at EL2h"], ..PLAIN },
+              more: &["control page: walk_kimage", "at EL2h"], ..PLAIN },
     Failing { name: "fault-vhe-cold", machine: "vhe", restart: Restart::Cold, patch: IN_THE_COPY,
-              line: FAULT, more: &["control page: walk"], ..PLAIN },
+              line: FAULT, more: &["control page: walk_kimage"], ..PLAIN },
     // base=load: at the running kernel's own address, the old bytes would equal the copy.
     Failing { name: "wrong-copy-el1", machine: "el1", base: Base::Load, patch: WRONG_COPY,
               line: MISMATCH, more: &["crc32c=", "expected="], ..PLAIN },
@@ -152,8 +152,8 @@ pub fn cases() -> Vec<Case> {
 
 impl Failing {
     fn pass(&self, trial: &mut Trial<'_>) -> Result<()> {
-        let orders = Orders { restart: self.restart, base: self.base, ..trial.orders() };
-        let mut request = trial.request(self.machine, &orders)?;
+        let cmdline = Cmdline { restart: self.restart, base: self.base, ..trial.cmdline() };
+        let mut request = trial.request(self.machine, &cmdline)?;
         let image = (self.patch)(Patched::new(trial.kernel()))?.image;
         if self.booted {
             request.image = Some(image);

@@ -7,16 +7,16 @@ use std::{path::Path, process::Command, sync::Arc};
 use anyhow::{Context, Result, ensure};
 
 use crate::{
+    cmdline::{Base, Cmdline},
     config::{Flag, Gic},
     disk::payload,
     fit::{self, Kind, Payload},
     fit_edit::shifted,
+    invariants::{self, Modes, check},
     kernel_build::Built,
-    orders::{Base, Orders},
-    proof::{self, Modes, check},
     request::{Disk, Request},
     setup,
-    transcript::{self, Life},
+    transcript::{self, GenerationLog},
     tree_edit::{edit_tree, reserve},
 };
 
@@ -50,10 +50,10 @@ pub fn cases() -> Vec<Case> {
         }),
         case("guests/four-cpus", |trial| runs(trial, "nvhe", |request| request.cpus = Some(4))),
         case("guests/five-gib", |trial| {
-            let orders = Orders { generations: 8, base: Base::Random, ..trial.orders() };
-            let mut request = trial.request("vhe", &orders)?;
+            let cmdline = Cmdline { generations: 8, base: Base::Random, ..trial.cmdline() };
+            let mut request = trial.request("vhe", &cmdline)?;
             request.memory = Some("5G".to_owned());
-            check(&trial.lives(&request)?, &orders, Modes::All("vhe"))
+            check(&trial.logs(&request)?, &cmdline, Modes::All("vhe"))
         }),
         case("guests/device-left-on", device_left_on),
         case("guests/reservations", reservations),
@@ -71,7 +71,7 @@ pub fn cases() -> Vec<Case> {
             from_disk(trial, disk)
         }),
     ];
-    for machine in proof::MODES {
+    for machine in invariants::MODES {
         cases.push(case(format!("guests/gicv2-{machine}"), move |trial| {
             runs(trial, machine, |request| request.gic = Some(Gic::V2))
         }));
@@ -100,23 +100,23 @@ pub fn cases() -> Vec<Case> {
 /// Runs three generations on an altered machine. If `alter` clears the bootargs, runs only one,
 /// which ends by PSCI SYSTEM_OFF.
 fn runs(trial: &mut Trial<'_>, machine: &'static str, alter: fn(&mut Request)) -> Result<()> {
-    let mut orders = trial.orders();
-    let mut request = trial.request(machine, &orders)?;
+    let mut cmdline = trial.cmdline();
+    let mut request = trial.request(machine, &cmdline)?;
     alter(&mut request);
     if request.bootargs.is_empty() {
         request.semihosting = false;
-        request.bootargs = format!("seed={:#x}", orders.seed);
-        orders.generations = 1;
+        request.bootargs = format!("seed={:#x}", cmdline.seed);
+        cmdline.generations = 1;
     }
-    check(&trial.lives(&request)?, &orders, Modes::All(machine))
+    check(&trial.logs(&request)?, &cmdline, Modes::All(machine))
 }
 
 /// Runs three generations from `disk`.
 fn from_disk(trial: &mut Trial<'_>, disk: Vec<u8>) -> Result<()> {
-    let orders = trial.orders();
-    let mut request = trial.request("nvhe", &orders)?;
+    let cmdline = trial.cmdline();
+    let mut request = trial.request("nvhe", &cmdline)?;
     request.disk = Disk::Bytes(Arc::new(disk));
-    check(&trial.lives(&request)?, &orders, Modes::All("nvhe"))
+    check(&trial.logs(&request)?, &cmdline, Modes::All("nvhe"))
 }
 
 fn flag(request: &mut Request, arg: &str) {
@@ -141,30 +141,30 @@ fn others() -> Vec<String> {
 /// Requests a mode that the machine lacks. Every generation must print `note` and run in the mode
 /// of its machine.
 fn noted(trial: &mut Trial<'_>, machine: &'static str, word: &str, note: &str) -> Result<()> {
-    let orders = Orders { append: vec![word.to_owned()], ..trial.orders() };
-    let request = trial.request(machine, &orders)?;
-    let lives = trial.lives(&request)?;
-    check(&lives, &orders, Modes::All(machine))?;
-    let silent = lives.iter().find(|life| !life.says(note));
+    let cmdline = Cmdline { append: vec![word.to_owned()], ..trial.cmdline() };
+    let request = trial.request(machine, &cmdline)?;
+    let logs = trial.logs(&request)?;
+    check(&logs, &cmdline, Modes::All(machine))?;
+    let silent = logs.iter().find(|gen_log| !gen_log.says(note));
     ensure!(
         silent.is_none(),
         "generation {:?} does not say \"{note}\"",
-        silent.map(|life| life.number)
+        silent.map(|gen_log| gen_log.number)
     );
     Ok(())
 }
 
 /// Leaves a device on, as an earlier program may have; the kernel must reset it.
 fn device_left_on(trial: &mut Trial<'_>) -> Result<()> {
-    let orders = trial.orders();
-    let mut request = trial.request("nvhe", &orders)?;
+    let cmdline = trial.cmdline();
+    let mut request = trial.request("nvhe", &cmdline)?;
     // A device before the disk on the command line comes after it in the device tree.
     flag(&mut request, "-device virtio-rng-device");
     let outcome = debugged(trial, request, |mut gdb| {
         leave_entropy_device_on(&mut gdb)?;
         gdb.detach()
     })?;
-    check(&transcript::lives(&outcome.console)?, &orders, Modes::All("nvhe"))
+    check(&transcript::logs(&outcome.console)?, &cmdline, Modes::All("nvhe"))
 }
 
 /// Reserves memory in three places. Neither a generation nor its control pages may overlap it.
@@ -174,17 +174,17 @@ fn reservations(trial: &mut Trial<'_>) -> Result<()> {
         ("high", 0x4a12_3000, 0x20_1000, true),
         ("top", 0x4c7f_f000, 0x1000, false),
     ];
-    let orders = Orders { generations: 12, base: Base::Random, ..trial.orders() };
-    let mut request = trial.request("vhe", &orders)?;
+    let cmdline = Cmdline { generations: 12, base: Base::Random, ..trial.cmdline() };
+    let mut request = trial.request("vhe", &cmdline)?;
     request.memory = Some("200M".to_owned());
     edit_tree(&mut request, |tree| {
         RESERVED
             .into_iter()
             .try_for_each(|(name, start, size, no_map)| reserve(tree, name, start, size, no_map))
     })?;
-    let lives = trial.lives(&request)?;
-    check(&lives, &orders, Modes::All("vhe"))?;
-    for Life { number, base, image, control, .. } in &lives {
+    let logs = trial.logs(&request)?;
+    check(&logs, &cmdline, Modes::All("vhe"))?;
+    for GenerationLog { number, base, image, control, .. } in &logs {
         for (name, start, size, _) in RESERVED {
             let free_of = |at: u64, bytes: u64| at + bytes <= start || start + size <= at;
             ensure!(
@@ -202,13 +202,13 @@ fn reservations(trial: &mut Trial<'_>) -> Result<()> {
 
 /// Runs the same parameters twice; both runs must choose the same addresses.
 fn same_seed(trial: &mut Trial<'_>) -> Result<()> {
-    let orders = Orders { generations: 8, base: Base::Random, ..trial.orders() };
-    let request = trial.request("nvhe", &orders)?;
+    let cmdline = Cmdline { generations: 8, base: Base::Random, ..trial.cmdline() };
+    let request = trial.request("nvhe", &cmdline)?;
     let mut places = || -> Result<Vec<_>> {
         Ok(trial
-            .lives(&request)?
+            .logs(&request)?
             .into_iter()
-            .map(|life| (life.base, life.control, life.free))
+            .map(|gen_log| (gen_log.base, gen_log.control, gen_log.free))
             .collect())
     };
     let (first, second) = (places()?, places()?);

@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::{
+    cmdline::{Cmdline, Restart},
     disk, fit,
-    orders::{Orders, Restart},
     request::Disk,
     verdict::Verdict,
 };
@@ -38,8 +38,8 @@ struct Hang {
     phase: &'static str,
 }
 
-const ENTERED: &str = "last station of the entry at 0x40200000: 'first instruction'";
-const EL2_SET_UP: &str = "last station of the entry at 0x40200000: 'EL2 set up'";
+const ENTERED: &str = "last breadcrumb of the entry at 0x40200000: 'first instruction'";
+const EL2_SET_UP: &str = "last breadcrumb of the entry at 0x40200000: 'EL2 set up'";
 
 #[rustfmt::skip]
 const HANGS: [Hang; 9] = [
@@ -54,19 +54,19 @@ const HANGS: [Hang; 9] = [
     Hang { name: "control-page", machine: "nvhe", restart: Restart::Hot, booted: true,
            symbol: "verify",
            stands: "CPU 0 stands at EL1h, MMU on, at control page: verify (page 0x",
-           phase: "last phase: 3 'maintained'" },
+           phase: "last breadcrumb: 3 'maintained'" },
     Hang { name: "control-page-cold", machine: "nvhe", restart: Restart::Cold, booted: true,
            symbol: "verify",
            stands: "CPU 0 stands at EL2h, MMU off, at control page: verify (page 0x",
-           phase: "last phase: 2 'copied'" },
+           phase: "last breadcrumb: 2 'copied'" },
     Hang { name: "control-page-vhe", machine: "vhe", restart: Restart::Hot, booted: true,
            symbol: "mmu_off",
            stands: "CPU 0 stands at EL2h, MMU on, at control page: mmu_off (page 0x",
-           phase: "last phase: 4 'verified'" },
+           phase: "last breadcrumb: 4 'verified'" },
     Hang { name: "control-page-el1", machine: "el1", restart: Restart::Cold, booted: true,
            symbol: "walk",
-           stands: "CPU 0 stands at EL1h, MMU off, at control page: walk (page 0x",
-           phase: "last phase: 5 'MMU off'" },
+           stands: "CPU 0 stands at EL1h, MMU off, at control page: walk_kimage (page 0x",
+           phase: "last breadcrumb: 5 'MMU off'" },
     Hang { name: "after-the-jump", machine: "nvhe", restart: Restart::Hot, booted: false,
            symbol: "el2_setup",
            stands: "CPU 0 stands at EL2h, MMU off, at el2_setup (base 0x40200000)",
@@ -90,8 +90,8 @@ pub fn cases() -> Vec<Case> {
 
 impl Hang {
     fn pass(&self, trial: &mut Trial<'_>) -> Result<()> {
-        let orders = Orders { restart: self.restart, ..trial.orders() };
-        let mut request = trial.request(self.machine, &orders)?;
+        let cmdline = Cmdline { restart: self.restart, ..trial.cmdline() };
+        let mut request = trial.request(self.machine, &cmdline)?;
         request.timeout = LIMIT;
         let hangs = Patched::new(trial.kernel()).at(self.symbol, 0, HANG)?.image;
         if self.booted {
@@ -114,7 +114,7 @@ impl Hang {
         );
         ensure!(
             self.booted || told.contains(", leaving +"),
-            "the explanation does not name the last phase of the way out"
+            "the explanation does not name the last breadcrumb of the way out"
         );
         // The detailed lines: the instruction, and the decoded state.
         for words in ["instruction 0x14000000  b .", "PSTATE", "SCTLR_EL", "masked: D A I F"] {

@@ -13,10 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use crate::{
-    explain::Qmp,
     monitor::{Monitor, STEP},
+    postmortem::Qmp,
     request::Request,
-    transcript::{self, Life},
+    transcript::{self, GenerationLog},
     verdict::Verdict,
 };
 
@@ -29,7 +29,7 @@ pub fn last_look<T: Send>(
     trial: &mut Trial<'_>,
     mut request: Request,
     look: impl FnOnce(&mut Qmp) -> Result<T> + Send,
-) -> Result<(Vec<Life>, T)> {
+) -> Result<(Vec<GenerationLog>, T)> {
     ensure!(!request.semihosting, "a guest that may call the host ends QEMU");
     let monitor = Monitor::of(&mut request)?;
     request.args.push("-no-shutdown".to_owned());
@@ -48,7 +48,7 @@ pub fn last_look<T: Send>(
     });
     let (verdict, console) = ran?;
     ensure!(verdict == Verdict::Success, "{}", verdict.words());
-    Ok((transcript::lives(&console)?, seen?))
+    Ok((transcript::logs(&console)?, seen?))
 }
 
 /// Waits until the guest has powered off.

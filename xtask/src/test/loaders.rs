@@ -15,11 +15,11 @@ use boot::{
 };
 
 use crate::{
+    cmdline::{Base, Cmdline, Restart},
+    invariants::{Modes, check, without_leftovers},
     loader::Loader,
-    orders::{Base, Orders, Restart},
-    proof::{Modes, check, without_leftovers},
     request::Request,
-    transcript::lives,
+    transcript::logs,
     verdict::Verdict,
 };
 
@@ -68,29 +68,29 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Returns a request that `loader` starts. Skips the case if the loader is not installed.
-fn started(trial: &Trial<'_>, loader: Loader, machine: &str, orders: &Orders) -> Result<Request> {
+fn started(trial: &Trial<'_>, loader: Loader, machine: &str, cmdline: &Cmdline) -> Result<Request> {
     loader.there()?;
-    let mut request = trial.request(machine, orders)?;
+    let mut request = trial.request(machine, cmdline)?;
     request.loader = loader;
     Ok(request)
 }
 
 fn enters(trial: &mut Trial<'_>, loader: Loader, machine: &str, modes: Modes) -> Result<()> {
-    let orders = Orders { generations: GENERATIONS, append: words_for(modes), ..trial.orders() };
-    let request = started(trial, loader, machine, &orders)?;
-    let mut lives = trial.lives(&request)?;
-    without_leftovers(&mut lives, loader)?;
-    check(&lives, &orders, modes)
+    let cmdline = Cmdline { generations: GENERATIONS, append: words_for(modes), ..trial.cmdline() };
+    let request = started(trial, loader, machine, &cmdline)?;
+    let mut logs = trial.logs(&request)?;
+    without_leftovers(&mut logs, loader)?;
+    check(&logs, &cmdline, modes)
 }
 
 /// Checks the CPU state at the first instruction. The Image in memory must equal the one on the
 /// disk, relocated once for its address.
 fn leaves(trial: &mut Trial<'_>, loader: Loader, machine: &str, level: u64) -> Result<()> {
     let kernel = trial.kernel();
-    let orders = Orders { generations: 1, ..trial.orders() };
-    let mut request = started(trial, loader, machine, &orders)?;
+    let cmdline = Cmdline { generations: 1, ..trial.cmdline() };
+    let mut request = started(trial, loader, machine, &cmdline)?;
     request.semihosting = false;
-    request.bootargs = orders.bootargs(&request.machine.bootargs, false);
+    request.bootargs = cmdline.bootargs(&request.machine.bootargs, false);
     let (image_end, rodata_end) = (kernel.symbol("_image_end")?, kernel.symbol("rodata_end")?);
     let record = usize::try_from(kernel.symbol("entry_record")?)?;
     let (_, (base, found)) = last_look(trial, request, |qmp| {
@@ -128,9 +128,9 @@ fn leaves(trial: &mut Trial<'_>, loader: Loader, machine: &str, level: u64) -> R
 /// Runs Linux's kexec while network frames arrive. The checker reads the devices before this kernel
 /// resets them; they must be in reset already.
 fn with_frames(trial: &mut Trial<'_>) -> Result<()> {
-    let orders =
-        Orders { generations: GENERATIONS, append: vec!["check".to_owned()], ..trial.orders() };
-    let mut request = started(trial, Loader::LinuxKexec, "nvhe", &orders)?;
+    let cmdline =
+        Cmdline { generations: GENERATIONS, append: vec!["check".to_owned()], ..trial.cmdline() };
+    let mut request = started(trial, Loader::LinuxKexec, "nvhe", &cmdline)?;
     request.network = true;
     let outcome = trial.ends(&request, Verdict::Success)?;
     // The columns are bytes, then frames.
@@ -142,45 +142,49 @@ fn with_frames(trial: &mut Trial<'_>) -> Result<()> {
     let frames: u64 =
         device.split_whitespace().nth(1).and_then(|frames| frames.parse().ok()).unwrap_or_default();
     ensure!(frames > 0, "Linux took no frames");
-    let mut lives = lives(&outcome.console)?;
+    let mut logs = logs(&outcome.console)?;
     let rule = |line: &&String| line.contains(" no device can write to memory: ");
-    let found = lives[0].lines.iter().find(rule).map_or("nothing of the rule", |line| line.trim());
+    let found = logs[0].lines.iter().find(rule).map_or("nothing of the rule", |line| line.trim());
     ensure!(found.contains(" kept "), "generation 0 found: {found}");
-    without_leftovers(&mut lives, Loader::LinuxKexec)?;
-    check(&lives, &orders, Modes::All("nvhe"))
+    without_leftovers(&mut logs, Loader::LinuxKexec)?;
+    check(&logs, &cmdline, Modes::All("nvhe"))
 }
 
 /// Starts this kernel in nvhe from a VHE Linux. Linux ticks by EL2's physical timer. A kernel at
 /// EL1 cannot turn that timer off, so the entry code must.
 fn vhe_to_nvhe(trial: &mut Trial<'_>) -> Result<()> {
-    let orders =
-        Orders { generations: GENERATIONS, append: vec!["el2=nvhe".to_owned()], ..trial.orders() };
-    let mut request = started(trial, Loader::LinuxKexec, "vhe", &orders)?;
+    let cmdline = Cmdline {
+        generations: GENERATIONS,
+        append: vec!["el2=nvhe".to_owned()],
+        ..trial.cmdline()
+    };
+    let mut request = started(trial, Loader::LinuxKexec, "vhe", &cmdline)?;
     request.cpus = Some(4);
-    let mut lives = trial.lives(&request)?;
-    without_leftovers(&mut lives, Loader::LinuxKexec)?;
-    check(&lives, &orders, Modes::All("nvhe"))
+    let mut logs = trial.logs(&request)?;
+    without_leftovers(&mut logs, Loader::LinuxKexec)?;
+    check(&logs, &cmdline, Modes::All("nvhe"))
 }
 
 fn four_cpus(trial: &mut Trial<'_>) -> Result<()> {
-    let orders =
-        Orders { generations: 6, base: Base::Random, restart: Restart::Cold, ..trial.orders() };
-    let mut request = started(trial, Loader::Uefi, "vhe", &orders)?;
+    let cmdline =
+        Cmdline { generations: 6, base: Base::Random, restart: Restart::Cold, ..trial.cmdline() };
+    let mut request = started(trial, Loader::Uefi, "vhe", &cmdline)?;
     (request.cpu, request.cpus) = (Some("max".to_owned()), Some(4));
-    let lives = trial.lives(&request)?;
-    ensure!(lives.iter().all(|life| life.cpus == (4, 4)), "not all CPUs are up");
-    check(&lives, &orders, Modes::All("vhe"))
+    let logs = trial.logs(&request)?;
+    ensure!(logs.iter().all(|gen_log| gen_log.cpus == (4, 4)), "not all CPUs are up");
+    check(&logs, &cmdline, Modes::All("vhe"))
 }
 
 /// Checks that EDK2's runtime services keep between 1 MiB and an eighth of RAM: this kernel has
 /// that much less than with QEMU's loader.
 fn keeps_its_own(trial: &mut Trial<'_>) -> Result<()> {
-    let orders = Orders { generations: 2, ..trial.orders() };
-    let request = started(trial, Loader::Uefi, "nvhe", &orders)?;
-    let free =
-        |lives: &[crate::transcript::Life]| lives.iter().map(|life| life.free).collect::<Vec<_>>();
-    let uefi = free(&trial.lives(&request)?);
-    let qemu = free(&trial.lives(&Request { loader: Loader::Qemu, ..request })?);
+    let cmdline = Cmdline { generations: 2, ..trial.cmdline() };
+    let request = started(trial, Loader::Uefi, "nvhe", &cmdline)?;
+    let free = |logs: &[crate::transcript::GenerationLog]| {
+        logs.iter().map(|gen_log| gen_log.free).collect::<Vec<_>>()
+    };
+    let uefi = free(&trial.logs(&request)?);
+    let qemu = free(&trial.logs(&Request { loader: Loader::Qemu, ..request })?);
     for (uefi, qemu) in uefi.iter().zip(&qemu) {
         let kept = qemu.saturating_sub(*uefi);
         ensure!(
@@ -194,8 +198,8 @@ fn keeps_its_own(trial: &mut Trial<'_>) -> Result<()> {
 /// Runs EDK2 with ACPI tables, where it has no device tree. The stub must report that and return to
 /// the firmware.
 fn without_a_tree(trial: &mut Trial<'_>) -> Result<()> {
-    let orders = Orders { generations: 2, ..trial.orders() };
-    let mut request = started(trial, Loader::Uefi, "nvhe", &orders)?;
+    let cmdline = Cmdline { generations: 2, ..trial.cmdline() };
+    let mut request = started(trial, Loader::Uefi, "nvhe", &cmdline)?;
     request.args = ["-machine", "acpi=on"].map(str::to_owned).into();
     (request.timeout, request.silence) = (Duration::from_secs(60), Some(Duration::from_secs(12)));
     let outcome = trial.ends(&request, Verdict::TimedOut)?;
@@ -212,8 +216,8 @@ fn without_a_tree(trial: &mut Trial<'_>) -> Result<()> {
 /// Makes ExitBootServices fail. No firmware service may be called after that, so the stub must
 /// power the machine off without a message.
 fn does_not_let_go(trial: &mut Trial<'_>) -> Result<()> {
-    let orders = Orders { generations: 2, ..trial.orders() };
-    let mut request = started(trial, Loader::Uefi, "nvhe", &orders)?;
+    let cmdline = Cmdline { generations: 2, ..trial.cmdline() };
+    let mut request = started(trial, Loader::Uefi, "nvhe", &cmdline)?;
     // 1 is Err, with an arbitrary status.
     let patched =
         Patched::new(trial.kernel()).answer("efi::stub::Firmware::exit_boot_services", 1)?;

@@ -10,10 +10,10 @@ use anyhow::{Context, Result, ensure};
 use boot::sysreg::{ROOT_LEVEL, descriptor};
 
 use crate::{
+    cmdline::Cmdline,
     config::Virtio,
-    explain::Gdb,
-    orders::Orders,
-    proof,
+    invariants,
+    postmortem::Gdb,
     request::Request,
     tree_edit::{edit_tree, reserve},
     verdict::Verdict,
@@ -48,7 +48,7 @@ const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
 /// Returns one case for each mode.
 pub fn cases() -> Vec<Case> {
-    proof::MODES
+    invariants::MODES
         .into_iter()
         .map(|mode| case(format!("map/{mode}"), move |trial| pass(trial, mode)))
         .collect()
@@ -74,18 +74,18 @@ fn pass(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
         })
     };
     // A run of one generation prints where the control pages are.
-    let mut request = trial.request(machine, &Orders { generations: 1, ..trial.orders() })?;
+    let mut request = trial.request(machine, &Cmdline { generations: 1, ..trial.cmdline() })?;
     reserved(&mut request)?;
-    let control = trial.lives(&request)?.first().context("no generation")?.control;
+    let control = trial.logs(&request)?.first().context("no generation")?.control;
 
-    let mut request = trial.request(machine, &trial.orders())?;
+    let mut request = trial.request(machine, &trial.cmdline())?;
     reserved(&mut request)?;
     let at_el2 = machine == "vhe";
     let outcome = debugged(trial, request, |mut gdb| {
         gdb.run_to(LOADED + main)?;
         image.check_early(&leaves(&mut gdb, false)?).context("the early idmap")?;
         // The entry of the control page still runs on the kernel map.
-        gdb.run_to(control + (of("relocate_enter")? - page))?;
+        gdb.run_to(control + (of("relocate_new_kernel")? - page))?;
         let code = control..control + 2 * 4096;
         image.check_life(&leaves(&mut gdb, at_el2)?, &code).context("the kernel's map")?;
         gdb.run_to(control + (walk - page))?;

@@ -6,9 +6,9 @@
 use anyhow::{Context, Result};
 
 use crate::{
+    cmdline::{Base, Cmdline, Restart},
     config::{Config, Virtio},
-    orders::{Base, Orders, Restart},
-    proof::{self, Modes, check},
+    invariants::{self, Modes, check},
 };
 
 use super::case::{Case, Trial, case};
@@ -79,28 +79,28 @@ pub fn cases(config: &Config) -> Vec<Case> {
 impl Point {
     fn pass(&self, trial: &mut Trial<'_>) -> Result<()> {
         let Self { machine, modes, restart, base, virtio, cpu, memory } = self.clone();
-        let orders = Orders {
+        let cmdline = Cmdline {
             generations: GENERATIONS,
             base,
             restart,
             append: words_for(modes),
-            ..trial.orders()
+            ..trial.cmdline()
         };
-        let mut request = trial.request(machine, &orders)?;
+        let mut request = trial.request(machine, &cmdline)?;
         (request.cpu, request.memory, request.virtio) =
             (Some(cpu), Some(memory.to_owned()), Some(virtio));
-        check(&trial.lives(&request)?, &orders, modes)
+        check(&trial.logs(&request)?, &cmdline, modes)
     }
 }
 
 /// Runs three generations in the machine's own mode, with no parameters but the machine's and the
 /// default ones.
 fn plainly(trial: &mut Trial<'_>, machine: &str, cpu: &str) -> Result<()> {
-    let orders = trial.orders();
-    let mut request = trial.request(machine, &orders)?;
+    let cmdline = trial.cmdline();
+    let mut request = trial.request(machine, &cmdline)?;
     request.cpu = Some(cpu.to_owned());
-    let lives = trial.lives(&request)?;
-    let mode = lives.first().map_or("", |life| life.mode.as_str());
-    let known = proof::MODES.into_iter().find(|known| *known == mode);
-    check(&lives, &orders, Modes::All(known.with_context(|| format!("no mode: {mode}"))?))
+    let logs = trial.logs(&request)?;
+    let mode = logs.first().map_or("", |gen_log| gen_log.mode.as_str());
+    let known = invariants::MODES.into_iter().find(|known| *known == mode);
+    check(&logs, &cmdline, Modes::All(known.with_context(|| format!("no mode: {mode}"))?))
 }

@@ -14,15 +14,15 @@ use boot::{
 };
 
 use crate::{
+    cmdline::{Base, Cmdline, Restart},
     disk,
-    explain::Qmp,
     fit::{self, Kind, Payload},
+    invariants::{self, Modes, check},
     kernel_build::Built,
-    orders::{Base, Orders, Restart},
-    proof::{self, Modes, check},
+    postmortem::Qmp,
     relr,
     request::{Disk, Request},
-    transcript::Life,
+    transcript::GenerationLog,
 };
 
 use super::{
@@ -39,24 +39,24 @@ const LOADS: [u64; 2] = [0x4a34_5000, 0x4b12_3000];
 /// Returns two cases for each mode and restart.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (mode, modes) in proof::MODES.map(|mode| (mode, Modes::All(mode))) {
+    for (mode, modes) in invariants::MODES.map(|mode| (mode, Modes::All(mode))) {
         for restart in [Restart::Hot, Restart::Cold] {
             cases.push(case(format!("memory/image-{mode}-{restart}"), move |trial| {
-                let orders = Orders {
+                let cmdline = Cmdline {
                     generations: GENERATIONS,
                     base: Base::Random,
                     restart,
-                    ..trial.orders()
+                    ..trial.cmdline()
                 };
-                let request = trial.request_psci(mode, &orders)?;
-                image(trial, request, &orders, modes)
+                let request = trial.request_psci(mode, &cmdline)?;
+                image(trial, request, &cmdline, modes)
             }));
             cases.push(case(format!("memory/loadables-{mode}-{restart}"), move |trial| {
-                let orders = Orders { generations: GENERATIONS, restart, ..trial.orders() };
-                let mut request = trial.request_psci(mode, &orders)?;
+                let cmdline = Cmdline { generations: GENERATIONS, restart, ..trial.cmdline() };
+                let mut request = trial.request_psci(mode, &cmdline)?;
                 request.disk =
                     Disk::Bytes(fit::write(&with_loadables(&trial.kernel().image)).into());
-                loadables(trial, request, &orders, modes)
+                loadables(trial, request, &cmdline, modes)
             }));
         }
     }
@@ -65,17 +65,22 @@ pub fn cases() -> Vec<Case> {
 
 /// Checks that the last generation's Image equals the one that was built, and that it was entered
 /// as the boot protocol requires.
-pub fn image(trial: &mut Trial<'_>, request: Request, orders: &Orders, modes: Modes) -> Result<()> {
+pub fn image(
+    trial: &mut Trial<'_>,
+    request: Request,
+    cmdline: &Cmdline,
+    modes: Modes,
+) -> Result<()> {
     let kernel = trial.kernel();
     let of = |name: &str| kernel.symbol(name);
     let (rodata_end, image_end, record) =
         (of("rodata_end")?, of("_image_end")?, of("entry_record")?);
-    let (lives, (base, found)) = last_look(trial, request, |qmp| {
+    let (logs, (base, found)) = last_look(trial, request, |qmp| {
         let base = program_counter(qmp)? & !(BASE_ALIGNMENT - 1);
         Ok((base, memory(qmp, base, image_end)?))
     })?;
-    check(&lives, orders, modes)?;
-    let [.., before, last] = lives.as_slice() else { anyhow::bail!("one generation alone") };
+    check(&logs, cmdline, modes)?;
+    let [.., before, last] = logs.as_slice() else { anyhow::bail!("one generation alone") };
     ensure!(
         base == last.base,
         "the CPU ended in the slot {base:#x}, and the last generation is at {:#x}",
@@ -105,7 +110,7 @@ pub fn same(kernel: &Built, found: &[u8], base: u64, range: Range<u64>) -> Resul
 }
 
 /// Checks the entry record against the boot protocol and the contract of SOFT_RESTART.
-fn entered_well(record: &[u8], before: &Life, last: &Life) -> Result<()> {
+fn entered_well(record: &[u8], before: &GenerationLog, last: &GenerationLog) -> Result<()> {
     let field = |at: usize| u64::from_le_bytes(record[at..at + 8].try_into().expect("eight bytes"));
     macro_rules! field {
         ($name:ident) => {
@@ -143,19 +148,19 @@ fn entered_well(record: &[u8], before: &Life, last: &Life) -> Result<()> {
 pub fn loadables(
     trial: &mut Trial<'_>,
     request: Request,
-    orders: &Orders,
+    cmdline: &Cmdline,
     modes: Modes,
 ) -> Result<()> {
     let payloads = with_loadables(&[]);
     let sent = &payloads[1..];
-    let (lives, found) = last_look(trial, request, |qmp| {
+    let (logs, found) = last_look(trial, request, |qmp| {
         let pages = |payload: &Payload| payload.data.len().next_multiple_of(4096) as u64;
         sent.iter()
             .zip(LOADS)
             .map(|(payload, load)| memory(qmp, load, pages(payload)))
             .collect::<Result<Vec<_>>>()
     })?;
-    check(&lives, orders, modes)?;
+    check(&logs, cmdline, modes)?;
     for (payload, found) in sent.iter().zip(found) {
         let (data, tail) = found.split_at(payload.data.len());
         let differs =

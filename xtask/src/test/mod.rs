@@ -9,11 +9,11 @@ mod controls;
 mod cpus;
 mod debugger;
 mod devices;
+mod diagrams;
 mod entry;
 mod exceptions;
 mod failing;
 mod guests;
-mod hand_over;
 mod hang;
 mod host;
 mod last_look;
@@ -39,14 +39,13 @@ use clap::Args;
 
 use crate::{
     Usage,
+    cmdline::{draw_seed, parse_seed},
     config::Config,
-    kernel_build,
-    orders::{draw_seed, parse_seed},
-    setup,
+    kernel_build, setup,
 };
 
 pub use self::case::Skipped;
-use self::case::{Case, Lab};
+use self::case::{Case, TestContext};
 
 /// Test everything: the crates on this host, then the kernel on every machine
 #[derive(Args, Debug)]
@@ -61,7 +60,7 @@ Examples:
   cargo xtask test matrix/nvhe-hot-same-modern    the one case of that name
   cargo xtask test controls                       the effect of leaving out each safety step
   cargo xtask test entry/                         the entry registers, after a boot and a kexec
-  cargo xtask test hand-over/                     the diagrams of every way in and out")]
+  cargo xtask test diagrams/                     the diagrams of every way in and out")]
 pub struct TestOptions {
     /// The name of a case, or a part that several names share
     filter: Option<String>,
@@ -102,9 +101,12 @@ impl TestOptions {
         let mut tally = runner::Tally::new(seed);
         runner::one_by_one(&on_host, &mut tally)?;
         if !on_machines.is_empty() {
-            let lab =
-                Lab { config: Arc::clone(&config), kernel: Arc::new(kernel_build::build()?), seed };
-            runner::side_by_side(&on_machines, &lab, &mut tally)?;
+            let context = TestContext {
+                config: Arc::clone(&config),
+                kernel: Arc::new(kernel_build::build()?),
+                seed,
+            };
+            runner::side_by_side(&on_machines, &context, &mut tally)?;
             seen.close(&config, self.bless, &mut tally);
         }
         Ok(tally.close())
@@ -116,7 +118,7 @@ impl TestOptions {
 struct Seen {
     controls: Arc<controls::Seen>,
     entry: Arc<entry::Seen>,
-    hand_over: Arc<hand_over::Seen>,
+    diagrams: Arc<diagrams::Seen>,
 }
 
 impl Seen {
@@ -125,8 +127,8 @@ impl Seen {
     fn close(&self, config: &Config, bless: bool, tally: &mut runner::Tally) {
         let controls = self.controls.close(bless);
         let entry = self.entry.close(config, bless);
-        let hand_over = self.hand_over.close(bless);
-        if bless && matches!((&controls, &entry, &hand_over), (Ok(false), Ok(false), Ok(false))) {
+        let diagrams = self.diagrams.close(bless);
+        if bless && matches!((&controls, &entry, &diagrams), (Ok(false), Ok(false), Ok(false))) {
             tally.hold(
                 "--bless",
                 Err(anyhow!(
@@ -137,7 +139,7 @@ impl Seen {
         }
         tally.hold("controls", controls.map(drop));
         tally.hold("entry", entry.map(drop));
-        tally.hold("hand-over", hand_over.map(drop));
+        tally.hold("hand-over", diagrams.map(drop));
     }
 }
 
@@ -160,7 +162,7 @@ fn cases(config: &Config, seen: &Seen) -> Vec<Case> {
     cases.extend(memory::cases());
     cases.extend(protocol::cases());
     cases.extend(entry::cases(config, &seen.entry));
-    cases.extend(hand_over::cases(&seen.hand_over));
+    cases.extend(diagrams::cases(&seen.diagrams));
     cases.extend(controls::cases(&seen.controls));
     cases.extend(model::cases());
     cases.extend(refused::cases());

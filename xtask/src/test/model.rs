@@ -22,7 +22,7 @@ use model::{
 };
 use relocate::random::SplitMix64;
 
-use crate::{explain::Gdb, orders::Orders, verdict::Verdict};
+use crate::{cmdline::Cmdline, postmortem::Gdb, verdict::Verdict};
 
 use super::{
     case::{Case, Trial, case},
@@ -84,7 +84,7 @@ fn pass(trial: &mut Trial<'_>) -> Result<()> {
     let own =
         own_words(&kernel.image, kernel.symbol("text_start")?..kernel.symbol("exception_to_rust")?);
     let mut random = SplitMix64::new(trial.seed());
-    let request = trial.request("nvhe", &Orders { generations: 1, ..trial.orders() })?;
+    let request = trial.request("nvhe", &Cmdline { generations: 1, ..trial.cmdline() })?;
     let outcome = debugged(trial, request, |mut gdb| {
         // Keep the loader's registers and PC: the guest boots after the trials.
         let before = gdb.general()?;

@@ -1,6 +1,6 @@
 //! Tests of `payload=`, with this kernel as the payload.
 //!
-//! This kernel checks what it receives, and needs no download. `cargo xtask protocols` does the
+//! This kernel checks what it receives, and needs no download. `cargo xtask interop` does the
 //! same with other kernels. The payload starts as after any other loader: its first generation is
 //! number 0, and its parameters come from the FIT configuration.
 
@@ -10,12 +10,12 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     checksums::Checksum,
+    cmdline::{Base, Cmdline, Restart},
     disk::{self, FOREIGN, Foreign},
     fit_edit::{edited, node},
-    orders::{Base, Orders, Restart},
-    proof::{Modes, check},
+    invariants::{Modes, check},
     request::{Disk, Request},
-    transcript::{Life, lives, parted},
+    transcript::{GenerationLog, logs, parted},
     tree_edit::{dumped, reserve},
     verdict::Verdict,
 };
@@ -36,9 +36,9 @@ pub fn cases() -> Vec<Case> {
     {
         for base in [Base::Same, Base::Random, Base::Load] {
             cases.push(case(format!("payload/{machine}-{base}"), move |trial| {
-                let orders = Orders { base, restart, ..trial.orders() };
-                let (request, orders) = request(trial, machine, orders)?;
-                ourselves(trial, &request, machine, &orders)
+                let cmdline = Cmdline { base, restart, ..trial.cmdline() };
+                let (request, cmdline) = request(trial, machine, cmdline)?;
+                ourselves(trial, &request, machine, &cmdline)
             }));
         }
     }
@@ -69,21 +69,21 @@ pub fn cases() -> Vec<Case> {
 fn request(
     trial: &Trial<'_>,
     machine: &'static str,
-    mut orders: Orders,
-) -> Result<(Request, Orders)> {
-    orders.append.push(format!("payload={FOREIGN}"));
-    let mut request = trial.request_psci(machine, &orders)?;
+    mut cmdline: Cmdline,
+) -> Result<(Request, Cmdline)> {
+    cmdline.append.push(format!("payload={FOREIGN}"));
+    let mut request = trial.request_psci(machine, &cmdline)?;
     let foreign = ourselves_as_payload(trial, &request);
     request.disk =
-        Disk::Bytes(Arc::new(disk::with(trial.kernel(), orders.base == Base::Load, foreign)));
-    Ok((request, orders))
+        Disk::Bytes(Arc::new(disk::with(trial.kernel(), cmdline.base == Base::Load, foreign)));
+    Ok((request, cmdline))
 }
 
 fn ourselves_as_payload(trial: &Trial<'_>, request: &Request) -> Foreign {
     let bootargs =
         format!("{} generations=2 seed=0x77", request.machine.bootargs).trim().to_owned();
     let image = trial.kernel().image.clone();
-    Foreign { image, ramdisk: Some(vec![0xa5; RAMDISK]), fdt: None, bootargs: Some(bootargs) }
+    Foreign { image, initrd: Some(vec![0xa5; RAMDISK]), fdt: None, bootargs: Some(bootargs) }
 }
 
 /// Flips a bit of a source page after the kernel's last check. The control page must report it,
@@ -92,7 +92,7 @@ fn damaged(
     trial: &mut Trial<'_>,
     choose: impl Fn(&[Range<u64>]) -> Option<&Range<u64>> + Send + Sync,
 ) -> Result<()> {
-    let (request, _) = request(trial, "el1", Orders { generations: 1, ..trial.orders() })?;
+    let (request, _) = request(trial, "el1", Cmdline { generations: 1, ..trial.cmdline() })?;
     let checksum = Checksum::of(trial.kernel())?;
     let outcome = debugged(trial, request, |mut gdb| {
         let looked = checksum.first_look(&mut gdb)?;
@@ -115,12 +115,12 @@ fn both(
     trial: &mut Trial<'_>,
     request: &Request,
     modes: Modes,
-    first: &Orders,
-    then: &Orders,
-) -> Result<[Vec<Life>; 2]> {
+    first: &Cmdline,
+    then: &Cmdline,
+) -> Result<[Vec<GenerationLog>; 2]> {
     let console = trial.ends(request, Verdict::Success)?.console.clone();
     let (ours, payload) = parted(&console, first.generations)?;
-    let (before, after) = (lives(ours)?, lives(payload)?);
+    let (before, after) = (logs(ours)?, logs(payload)?);
     check(&before, first, modes).context("before the payload")?;
     check(&after, then, modes).context("the payload")?;
     Ok([before, after])
@@ -130,10 +130,10 @@ fn ourselves(
     trial: &mut Trial<'_>,
     request: &Request,
     machine: &'static str,
-    orders: &Orders,
+    cmdline: &Cmdline,
 ) -> Result<()> {
-    let then = Orders { generations: 2, seed: 0x77, append: Vec::new(), ..Orders::default() };
-    let [before, after] = both(trial, request, Modes::All(machine), orders, &then)?;
+    let then = Cmdline { generations: 2, seed: 0x77, append: Vec::new(), ..Cmdline::default() };
+    let [before, after] = both(trial, request, Modes::All(machine), cmdline, &then)?;
     let (last, first) = (before.last().context("no generation")?, &after[0]);
     let bye = last.bye.as_ref().context("no Bye!")?;
     ensure!(
@@ -147,7 +147,7 @@ fn ourselves(
         "the payload received breadcrumbs: {:?}",
         first.stations()
     );
-    match orders.base {
+    match cmdline.base {
         Base::Same => ensure!(
             first.base == 0x4000_0000,
             "the payload is at {:#x}, not at the lowest free address",
@@ -172,7 +172,7 @@ fn ourselves(
 
 /// Runs a gzip-compressed payload. The FIT states its uncompressed size only if `is_stated`.
 fn packed(trial: &mut Trial<'_>, is_stated: bool) -> Result<()> {
-    let (mut request, orders) = request(trial, "nvhe", trial.orders())?;
+    let (mut request, cmdline) = request(trial, "nvhe", trial.cmdline())?;
     let foreign = ourselves_as_payload(trial, &request);
     let foreign = Foreign { image: disk::packed(&foreign.image), ..foreign };
     let mut bytes = disk::with(trial.kernel(), false, foreign);
@@ -183,21 +183,21 @@ fn packed(trial: &mut Trial<'_>, is_stated: bool) -> Result<()> {
         })?;
     }
     request.disk = Disk::Bytes(Arc::new(bytes));
-    ourselves(trial, &request, "nvhe", &orders)
+    ourselves(trial, &request, "nvhe", &cmdline)
 }
 
 /// Loads an initrd of 512 MiB on 2 GiB of RAM. The kernel must hold at most 0.5 % more memory than
 /// the segments need, and read them directly to their destinations.
 fn large_ramdisk(trial: &mut Trial<'_>) -> Result<()> {
     const LARGE: usize = 512 << 20;
-    let (mut request, orders) =
-        request(trial, "nvhe", Orders { generations: 1, ..trial.orders() })?;
+    let (mut request, cmdline) =
+        request(trial, "nvhe", Cmdline { generations: 1, ..trial.cmdline() })?;
     let foreign =
-        Foreign { ramdisk: Some(vec![0xa5; LARGE]), ..ourselves_as_payload(trial, &request) };
+        Foreign { initrd: Some(vec![0xa5; LARGE]), ..ourselves_as_payload(trial, &request) };
     request.disk = Disk::Bytes(Arc::new(disk::with(trial.kernel(), false, foreign)));
     (request.memory, request.timeout) = (Some("2G".to_owned()), Duration::from_secs(300));
-    let then = Orders { generations: 2, seed: 0x77, append: Vec::new(), ..Orders::default() };
-    let [before, after] = both(trial, &request, Modes::All("nvhe"), &orders, &then)?;
+    let then = Cmdline { generations: 2, seed: 0x77, append: Vec::new(), ..Cmdline::default() };
+    let [before, after] = both(trial, &request, Modes::All("nvhe"), &cmdline, &then)?;
     let missing = before[0].free - after[0].free;
     ensure!(
         missing.abs_diff(LARGE as u64) < 64 << 10,
@@ -228,14 +228,14 @@ fn large_ramdisk(trial: &mut Trial<'_>) -> Result<()> {
 fn own_tree(trial: &mut Trial<'_>) -> Result<()> {
     const LOW: Range<u64> = 0x4000_0000..0x4020_0000;
     const HIGH: Range<u64> = 0x5f00_0000..0x6000_0000;
-    let (mut request, orders) = request(trial, "vhe", trial.orders())?;
+    let (mut request, cmdline) = request(trial, "vhe", trial.cmdline())?;
     let mut tree = dumped(&request)?;
     reserve(&mut tree, "low", LOW.start, LOW.end - LOW.start, false)?;
     reserve(&mut tree, "high", HIGH.start, HIGH.end - HIGH.start, false)?;
     let foreign = Foreign { fdt: Some(tree.to_dtb()), ..ourselves_as_payload(trial, &request) };
     request.disk = Disk::Bytes(Arc::new(disk::with(trial.kernel(), false, foreign)));
-    let then = Orders { generations: 2, seed: 0x77, append: Vec::new(), ..Orders::default() };
-    let [before, after] = both(trial, &request, Modes::All("vhe"), &orders, &then)?;
+    let then = Cmdline { generations: 2, seed: 0x77, append: Vec::new(), ..Cmdline::default() };
+    let [before, after] = both(trial, &request, Modes::All("vhe"), &cmdline, &then)?;
     ensure!(
         !LOW.contains(&after[0].base),
         "the payload is at {:#x}, which its device tree reserves",
@@ -252,11 +252,11 @@ fn own_tree(trial: &mut Trial<'_>) -> Result<()> {
 
 /// Checks that without an entropy device the kernel takes seeds from RNDR, if the CPU has it.
 fn without_entropy_device(trial: &mut Trial<'_>, cpu: &str, says: &str) -> Result<()> {
-    let (mut request, orders) = request(trial, "el1", trial.orders())?;
+    let (mut request, cmdline) = request(trial, "el1", trial.cmdline())?;
     request.cpu = Some(cpu.to_owned());
     Arc::make_mut(&mut request.config).virtio.modern.retain(|flag| !flag.arg.contains("rng"));
-    let then = Orders { generations: 2, seed: 0x77, append: Vec::new(), ..Orders::default() };
-    let [before, _] = both(trial, &request, Modes::All("el1"), &orders, &then)?;
+    let then = Cmdline { generations: 2, seed: 0x77, append: Vec::new(), ..Cmdline::default() };
+    let [before, _] = both(trial, &request, Modes::All("el1"), &cmdline, &then)?;
     ensure!(before.last().is_some_and(|last| last.says(says)), "no line says \"{says}\"");
     Ok(())
 }

@@ -45,12 +45,12 @@ pub fn pass(trial: &mut Trial<'_>) -> Result<()> {
     let status = status
         .with_context(|| format!("QEMU did not end within {} s: {}", LIMIT.as_secs(), shown()))?;
     ensure!(status.success(), "QEMU ended with {status}: {}", shown());
-    let lives = transcript::lives(&console).with_context(shown)?;
-    let [.., last] = lives.as_slice() else { anyhow::bail!("no generation: {}", shown()) };
+    let logs = transcript::logs(&console).with_context(shown)?;
+    let [.., last] = logs.as_slice() else { anyhow::bail!("no generation: {}", shown()) };
     ensure!(
-        lives.len() == 5 && last.number == 4,
+        logs.len() == 5 && last.number == 4,
         "{} generations, and should be 5: {}",
-        lives.len(),
+        logs.len(),
         shown()
     );
     ensure!(
@@ -59,6 +59,6 @@ pub fn pass(trial: &mut Trial<'_>) -> Result<()> {
         shown()
     );
     // Without el2= the CPU decides, and this one has no VHE.
-    ensure!(lives.iter().all(|life| life.mode == "nvhe"), "not all are in nvhe: {}", shown());
+    ensure!(logs.iter().all(|gen_log| gen_log.mode == "nvhe"), "not all are in nvhe: {}", shown());
     Ok(())
 }

@@ -19,7 +19,7 @@ use crate::{
     qemu,
 };
 
-use super::case::{Case, Lab, Skipped, Trial};
+use super::case::{Case, Skipped, TestContext, Trial};
 
 /// The most QEMU cases that run at a time: each takes a core, and memory of this host.
 const MOST_JOBS: usize = 4;
@@ -106,35 +106,40 @@ pub fn one_by_one(cases: &[Case], tally: &mut Tally) -> Result<()> {
 }
 
 /// Runs the QEMU cases, several at a time.
-pub fn side_by_side(cases: &[Case], lab: &Lab, tally: &mut Tally) -> Result<()> {
+pub fn side_by_side(cases: &[Case], context: &TestContext, tally: &mut Tally) -> Result<()> {
     let jobs =
         thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS).min(cases.len());
     let next = AtomicUsize::new(0);
     let tally = Mutex::new(tally);
     thread::scope(|scope| {
         let workers: Vec<_> =
-            (0..jobs).map(|_| scope.spawn(|| work(cases, lab, &next, &tally))).collect();
+            (0..jobs).map(|_| scope.spawn(|| work(cases, context, &next, &tally))).collect();
         workers.into_iter().try_for_each(|worker| {
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     })
 }
 
-fn work(cases: &[Case], lab: &Lab, next: &AtomicUsize, tally: &Mutex<&mut Tally>) -> Result<()> {
+fn work(
+    cases: &[Case],
+    context: &TestContext,
+    next: &AtomicUsize,
+    tally: &Mutex<&mut Tally>,
+) -> Result<()> {
     while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-        let made = make(case, Some(lab))?;
+        let made = make(case, Some(context))?;
         locked(tally).note(case, made);
     }
     Ok(())
 }
 
 /// Runs one case. Returns an error only if the user interrupted the runner.
-fn make(case: &Case, lab: Option<&Lab>) -> Result<Made> {
+fn make(case: &Case, context: Option<&TestContext>) -> Result<Made> {
     if interrupted() {
         return Err(Interrupted.into());
     }
     let started = Instant::now();
-    let mut trial = Trial::new(&case.name, lab);
+    let mut trial = Trial::new(&case.name, context);
     let end = (case.check)(&mut trial);
     let took = started.elapsed();
     if interrupted() {

@@ -31,7 +31,7 @@ type Patch = for<'a> fn(Patched<'a>) -> Result<Patched<'a>>;
 const VERIFIED: u32 = 0xd280_00aa;
 const NOT_VERIFIED: u32 = 0xd280_000a;
 
-const NO_CRUMB: Patch = |kernel| kernel.replace("relocate_enter", VERIFIED, NOT_VERIFIED);
+const NO_CRUMB: Patch = |kernel| kernel.replace("relocate_new_kernel", VERIFIED, NOT_VERIFIED);
 const HANGS: Patch = |kernel| kernel.at("verify", 0, HANG);
 const UNVERIFIED: Patch = |kernel| kernel.at("verify", 0, RET);
 
@@ -50,7 +50,7 @@ pub fn cases() -> Vec<Case> {
                 trial,
                 NO_CRUMB,
                 line,
-                &["every station, the whole-image check among them", "\"copied\""],
+                &["every breadcrumb, the whole-image check among them", "\"copied\""],
                 Some(1),
                 "",
             )
@@ -189,7 +189,7 @@ fn shards(trial: &mut Trial<'_>) -> Result<()> {
         tally
             .cells
             .iter()
-            .map(|(name, lives)| (name.clone(), lives.runs, lives.generations, lives.failed))
+            .map(|(name, logs)| (name.clone(), logs.runs, logs.generations, logs.failed))
             .collect()
     };
     ensure!(

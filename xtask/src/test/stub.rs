@@ -7,7 +7,7 @@
 use anyhow::{Result, ensure};
 use boot::{esr, marker};
 
-use crate::{config::Gic, orders::Orders, transcript::hex, verdict::Verdict};
+use crate::{cmdline::Cmdline, config::Gic, transcript::hex, verdict::Verdict};
 
 use super::{
     case::{Case, Trial, case},
@@ -34,8 +34,8 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn pass(trial: &mut Trial<'_>, machine: &str, cpu: &str, cpus: u32) -> Result<()> {
-    let orders = Orders { append: vec!["selftest=stub".to_owned()], ..trial.orders() };
-    let mut request = trial.request(machine, &orders)?;
+    let cmdline = Cmdline { append: vec!["selftest=stub".to_owned()], ..trial.cmdline() };
+    let mut request = trial.request(machine, &cmdline)?;
     request.cpu = Some(cpu.to_owned());
     with_cpus(&mut request, cpus, Gic::V3);
     let expected = if machine == "nvhe" { Verdict::Stopped } else { Verdict::Success };
@@ -60,7 +60,7 @@ fn judge(console: &str, traps: bool) -> Result<()> {
         .lines()
         .filter(|line| line.contains("selftest: stub: ") && line.ends_with(" checks passed"));
     ensure!(passed.count() == 1, "the suite did not report exactly once that its checks passed");
-    let exception = format!("{}exception slot=", marker::EMERGENCY);
+    let exception = format!("{}exception slot=", marker::FATAL);
     let exceptions: Vec<_> = console.lines().filter(|line| line.starts_with(&exception)).collect();
     ensure!(exceptions.len() == usize::from(traps), "exceptions: {exceptions:#?}");
     for line in exceptions {

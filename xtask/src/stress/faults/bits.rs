@@ -11,7 +11,7 @@ use relocate::random::SplitMix64;
 use crate::{
     checksums::Checksum,
     debugger::debugged,
-    explain::Gdb,
+    postmortem::Gdb,
     request::{Disk, Request},
     run::{self, Outcome},
 };

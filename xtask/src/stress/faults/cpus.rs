@@ -52,8 +52,8 @@ pub fn storm(run: &Run<'_>) -> Result<Cases> {
         Way::Gone(refused) if refused.iter().all(Vec::is_empty) => Ok(vec![(NAME, End::Gone)]),
         way => bail!("the kexec should have succeeded, but the run is {way}"),
     })?;
-    for life in transcript::lives(&cases.outcome.console).unwrap_or_default() {
-        taken.extend(life.bye.map(|_| life.strays));
+    for gen_log in transcript::logs(&cases.outcome.console).unwrap_or_default() {
+        taken.extend(gen_log.bye.map(|_| gen_log.strays));
     }
     if cases.wrong.is_none() && taken.iter().any(|&strays| strays < FEWEST) {
         cases.wrong =

@@ -6,10 +6,10 @@
 use anyhow::{Result, bail, ensure};
 
 use crate::{
+    cmdline::Base,
     disk::payload,
     fit::{self, SECTOR},
     fit_edit::{edited, node, position, set},
-    orders::Base,
     qemu::{self, DRIVE},
     request::Disk,
 };

@@ -37,8 +37,8 @@ pub fn little_memory(run: &Run<'_>) -> Result<Cases> {
     // The pages that the kernel needs to run at all: the image, the control pages at their
     // alignment, and the stacks of the other CPUs.
     let image = Header::parse(&run.setting.kernel.image)?.image_size.div_ceil(PAGE);
-    let life = image + 5 * 16 + u64::from(run.job.cell.cpus) * 16;
-    let behind = SLOT.start + (life + random.below(0x140)) * PAGE;
+    let gen_log = image + 5 * 16 + u64::from(run.job.cell.cpus) * 16;
+    let behind = SLOT.start + (gen_log + random.below(0x140)) * PAGE;
     let around = TREE + random.below(0x100) * PAGE;
     edit_tree(&mut request, |tree| {
         for (name, range) in

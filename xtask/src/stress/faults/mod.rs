@@ -25,8 +25,8 @@ use boot::marker;
 use clap::ValueEnum;
 
 use crate::{
-    orders::Orders,
-    proof::{prove, prove_each},
+    cmdline::Cmdline,
+    invariants::{prove, prove_each},
     request::Request,
     run::{Outcome, run},
     transcript,
@@ -37,7 +37,7 @@ use super::{
     campaign::{Made, Setting},
     cells::Cell,
     draw::{Drawn, FEWEST, Job},
-    life,
+    generation,
 };
 
 /// The number of cases in one run, where the kernel survives a refusal and so meets the next case.
@@ -155,12 +155,12 @@ impl Kind {
 pub fn jobs(count: usize, kinds: &[Kind], cells: &[Cell]) -> Vec<Job> {
     let all: Vec<_> = KINDS.iter().map(|row| row.kind).collect();
     let asked = if kinds.is_empty() { &all } else { kinds };
-    let mut lives: Vec<_> = cells.iter().map(Cell::life).collect();
-    lives.dedup();
+    let mut logs: Vec<_> = cells.iter().map(Cell::gen_log).collect();
+    logs.dedup();
     let mut jobs = Vec::new();
-    for life in lives {
+    for gen_log in logs {
         let fitting = |kind: Kind| -> Vec<_> {
-            cells.iter().filter(|cell| cell.life() == life && kind.fits(cell)).collect()
+            cells.iter().filter(|cell| cell.gen_log() == gen_log && kind.fits(cell)).collect()
         };
         let kinds: Vec<_> = asked
             .iter()
@@ -194,19 +194,19 @@ pub fn make(setting: &Setting, job: &Job, more: &[String]) -> Result<Made> {
     let drawn = job.drawn(setting.seed, &setting.config)?;
     let Cases { ends, outcome, wrong } =
         (kind.row().make)(&Run { setting, job, drawn: &drawn, more })?;
-    let lives = transcript::lives(&outcome.console).unwrap_or_default();
+    let logs = transcript::logs(&outcome.console).unwrap_or_default();
     let seconds = outcome.elapsed.as_secs_f64();
     let failure = wrong.map(|why| super::tally::Failure {
-        generation: lives.last().map(|life| life.number),
+        generation: logs.last().map(|gen_log| gen_log.number),
         why: format!("{}: {why}", kind.name()),
         again: job.again(setting),
-        ..life::seen(job, &drawn, &outcome)
+        ..generation::seen(job, &drawn, &outcome)
     });
     if failure.is_none() {
         outcome.folder.discard()?;
     }
     let faults = ends.into_iter().map(|(name, end)| (name, end.words())).collect();
-    Ok(Made { lives, seconds, failure, faults })
+    Ok(Made { logs, seconds, failure, faults })
 }
 
 /// The end of a whole run, if it is an allowed one.
@@ -231,13 +231,13 @@ impl fmt::Display for Way {
 
 impl Run<'_> {
     /// The kernel's parameters: continue after a refusal, and whatever the fault requires.
-    fn orders(&self) -> Orders {
-        let mut orders = self.job.orders(self.drawn);
-        orders.append.push("on-refusal=continue".to_owned());
+    fn cmdline(&self) -> Cmdline {
+        let mut cmdline = self.job.cmdline(self.drawn);
+        cmdline.append.push("on-refusal=continue".to_owned());
         if self.job.fault == Some(Kind::Storm) {
-            orders.append.push("selftest=storm".to_owned());
+            cmdline.append.push("selftest=storm".to_owned());
         }
-        orders
+        cmdline
     }
 
     /// The number of CPUs that must come up; `None` if there may not be memory for all.
@@ -247,7 +247,7 @@ impl Run<'_> {
 
     /// The run before the fault is added.
     fn request(&self) -> Result<Request> {
-        let mut request = self.job.request(self.drawn, &self.orders(), self.setting)?;
+        let mut request = self.job.request(self.drawn, &self.cmdline(), self.setting)?;
         request.args.extend_from_slice(self.more);
         request.keep = true;
         Ok(request)
@@ -277,33 +277,33 @@ impl Run<'_> {
     /// Classifies the end of the run. The error is an end that is never allowed: a hang, an
     /// exception, a generation that breaks a rule.
     fn way(&self, outcome: &Outcome) -> Result<Way> {
-        let lives = transcript::lives(&outcome.console)?;
-        let (orders, modes) = (self.orders(), self.job.cell.modes());
-        for life in &lives {
-            let lived_on = life
+        let logs = transcript::logs(&outcome.console)?;
+        let (cmdline, modes) = (self.cmdline(), self.job.cell.modes());
+        for gen_log in &logs {
+            let lived_on = gen_log
                 .lines
                 .iter()
                 .filter(|line| line.contains(" lives on, all its memory given back"))
                 .count();
-            let refused = life.refused.len();
+            let refused = gen_log.refused.len();
             ensure!(
                 lived_on == refused,
                 "generation {} refused {refused} times, but continued {lived_on} times",
-                life.number
+                gen_log.number
             );
         }
         let emergency = outcome
             .console
             .lines()
-            .find(|line| line.starts_with(marker::EMERGENCY))
+            .find(|line| line.starts_with(marker::FATAL))
             .unwrap_or_default();
         match outcome.verdict {
             Verdict::Success => {
-                prove(&lives, &orders, modes, self.cpus())?;
-                Ok(Way::Gone(lives.into_iter().map(|life| life.refused).collect()))
+                prove(&logs, &cmdline, modes, self.cpus())?;
+                Ok(Way::Gone(logs.into_iter().map(|gen_log| gen_log.refused).collect()))
             }
             Verdict::Failed(1) if emergency.is_empty() => {
-                let Some(last) = lives.last() else { bail!("{}", outcome.verdict.words()) };
+                let Some(last) = logs.last() else { bail!("{}", outcome.verdict.words()) };
                 ensure!(last.bye.is_none(), "generation {} printed Bye! and ended", last.number);
                 ensure!(
                     last.lines.last().is_some_and(|line| line == marker::FAILURE),
@@ -314,15 +314,15 @@ impl Run<'_> {
                     "generation {} ended without a refusal",
                     last.number
                 );
-                prove_each(&lives, &orders, modes, None)?;
+                prove_each(&logs, &cmdline, modes, None)?;
                 Ok(Way::Refused(last.refused.clone()))
             }
             Verdict::Stopped if STOPS.iter().any(|start| emergency.starts_with(start)) => {
                 ensure!(
-                    lives.last().is_some_and(|last| last.bye.is_some()),
+                    logs.last().is_some_and(|last| last.bye.is_some()),
                     "the last generation had not printed Bye!"
                 );
-                prove_each(&lives, &orders, modes, None)?;
+                prove_each(&logs, &cmdline, modes, None)?;
                 Ok(Way::Stopped(emergency.to_owned()))
             }
             _ => bail!(
@@ -380,15 +380,15 @@ mod tests {
         let config = Config::read(&crate::root()).unwrap();
         let cells = cells(&config, &Axes::default()).unwrap();
         let jobs = jobs(2000, &[], &cells);
-        for life in ["el1", "nvhe", "vhe", "vhe-alternate"] {
-            let of: Vec<_> = jobs.iter().filter(|job| job.cell.life() == life).collect();
+        for gen_log in ["el1", "nvhe", "vhe", "vhe-alternate"] {
+            let of: Vec<_> = jobs.iter().filter(|job| job.cell.gen_log() == gen_log).collect();
             let sum: usize = of.iter().map(|job| cases(job)).sum();
-            assert!((2000..2000 + BATCH).contains(&sum), "{life}: {sum}");
+            assert!((2000..2000 + BATCH).contains(&sum), "{gen_log}: {sum}");
             let kinds: BTreeSet<_> =
                 of.iter().filter_map(|job| job.fault).map(Kind::name).collect();
             assert_eq!(kinds.len(), KINDS.len());
             let cells: BTreeSet<_> = of.iter().map(|job| job.cell.name()).collect();
-            assert!(cells.len() > 48, "{life}: {} cells", cells.len());
+            assert!(cells.len() > 48, "{gen_log}: {} cells", cells.len());
         }
         assert!(
             self::jobs(1, &[Kind::SlowDisk], &cells)

@@ -100,13 +100,13 @@ fn what_ran(text: &mut String, tally: &Tally) {
     for (name, cells) in groups {
         let squares: Vec<_> = cells
             .iter()
-            .map(|(name, lives)| {
-                let colour = match (lives.runs, lives.failed) {
+            .map(|(name, logs)| {
+                let colour = match (logs.runs, logs.failed) {
                     (0, _) => "var(--idle)",
                     (_, 0) => "var(--good)",
                     _ => "var(--bad)",
                 };
-                let (generations, failed) = (lives.generations, lives.failed);
+                let (generations, failed) = (logs.generations, logs.failed);
                 (colour, format!("{name}: {generations} generations, {failed} failed"))
             })
             .collect();
@@ -198,16 +198,16 @@ fn each_cell(text: &mut String, tally: &Tally) {
               <div class=\"scroll\"><table><tr><th>cell</th><th class=\"n\">runs</th>\
               <th class=\"n\">generations</th><th class=\"n\">s</th>\
               <th class=\"n\">failed</th></tr>";
-    for (name, lives) in &tally.cells {
+    for (name, logs) in &tally.cells {
         let _ = write!(
             text,
             "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
              <td class=\"n\">{:.1}</td><td class=\"n\">{}</td></tr>",
             escaped(name),
-            lives.runs,
-            lives.generations,
-            lives.seconds,
-            lives.failed
+            logs.runs,
+            logs.generations,
+            logs.seconds,
+            logs.failed
         );
     }
     *text += "</table></div></details>\n";

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use boot::breadcrumb::PHASES;
+use boot::breadcrumb::NAMES;
 
 use crate::xml::escaped;
 
@@ -35,7 +35,7 @@ pub fn phases(phases: &BTreeMap<String, Histogram>) -> String {
     const BARS: f64 = 26.0;
     let order = |name: &str| {
         let way_in = ["first instruction", "EL2 set up", "MMU on", "main"];
-        PHASES.iter().chain(&way_in).position(|known| *known == name).unwrap_or(usize::MAX)
+        NAMES.iter().chain(&way_in).position(|known| *known == name).unwrap_or(usize::MAX)
     };
     let mut lanes: Vec<_> = phases.iter().filter(|(_, times)| times.count() > 0).collect();
     lanes.sort_by_key(|(name, _)| order(name));

@@ -5,7 +5,7 @@
 //! - console lines with a complaint;
 //! - the verdict, unless the run succeeded;
 //! - the position of the CPU, if the run hung;
-//! - the first rule of `proof` that a generation breaks.
+//! - the first rule of `invariants` that a generation breaks.
 //!
 //! A look returns an error only if it could not make the run.
 
@@ -13,9 +13,9 @@ use anyhow::{Context, Result};
 use boot::marker;
 
 use crate::{
+    cmdline::Cmdline,
+    invariants::{Modes, check},
     kernel_build::Built,
-    orders::Orders,
-    proof::{Modes, check},
     request::Request,
     run::Outcome,
     transcript,
@@ -25,30 +25,30 @@ use crate::{
 use super::super::{case::Trial, debugger::debugged, exceptions, memory, refused::late};
 
 /// Makes a run and returns its reports.
-pub type Look = fn(&mut Trial<'_>, Request, &Orders, Modes) -> Result<Vec<String>>;
+pub type Look = fn(&mut Trial<'_>, Request, &Cmdline, Modes) -> Result<Vec<String>>;
 
 /// Text that marks a console line as a complaint.
-const COMPLAINTS: [&str; 4] = [marker::REFUSED, marker::EMERGENCY, "was not started", "FAILED"];
+const COMPLAINTS: [&str; 4] = [marker::REFUSED, marker::FATAL, "was not started", "FAILED"];
 
 /// Checks what the generations print.
-pub fn lives(
+pub fn logs(
     trial: &mut Trial<'_>,
     request: Request,
-    orders: &Orders,
+    cmdline: &Cmdline,
     modes: Modes,
 ) -> Result<Vec<String>> {
     let outcome = trial.run(&request)?;
-    Ok(told(outcome, judged(outcome, orders, modes)))
+    Ok(told(outcome, judged(outcome, cmdline, modes)))
 }
 
 /// Checks the last generation's Image in memory, and its entry record.
 pub fn image(
     trial: &mut Trial<'_>,
     request: Request,
-    orders: &Orders,
+    cmdline: &Cmdline,
     modes: Modes,
 ) -> Result<Vec<String>> {
-    let judged = memory::image(trial, request, orders, modes);
+    let judged = memory::image(trial, request, cmdline, modes);
     Ok(told(trial.last().context("no run was made")?, judged))
 }
 
@@ -56,10 +56,10 @@ pub fn image(
 pub fn loadables(
     trial: &mut Trial<'_>,
     request: Request,
-    orders: &Orders,
+    cmdline: &Cmdline,
     modes: Modes,
 ) -> Result<Vec<String>> {
-    let judged = memory::loadables(trial, request, orders, modes);
+    let judged = memory::loadables(trial, request, cmdline, modes);
     Ok(told(trial.last().context("no run was made")?, judged))
 }
 
@@ -67,22 +67,27 @@ pub fn loadables(
 pub fn answers(
     trial: &mut Trial<'_>,
     mut request: Request,
-    orders: &Orders,
+    cmdline: &Cmdline,
     modes: Modes,
 ) -> Result<Vec<String>> {
     let stub = trial.kernel().symbol("hyp_stub_vectors")?;
     request.args.extend(["-d", "int", "-D", "{folder}/exceptions.log"].map(str::to_owned));
     let outcome = trial.run(&request)?;
-    let mut told = told(outcome, judged(outcome, orders, modes));
+    let mut told = told(outcome, judged(outcome, cmdline, modes));
     let log = std::fs::read_to_string(outcome.folder.file("exceptions.log"))
         .context("QEMU left no log")?;
-    told.extend(exceptions::strangers(&log, &transcript::lives(&outcome.console)?, stub)?);
+    told.extend(exceptions::strangers(&log, &transcript::logs(&outcome.console)?, stub)?);
     Ok(told)
 }
 
 /// Collects the results of the hyp-stub's conformance suite, with any verdict: in nvhe the suite
 /// ends with an intended exception.
-pub fn suite(trial: &mut Trial<'_>, request: Request, _: &Orders, _: Modes) -> Result<Vec<String>> {
+pub fn suite(
+    trial: &mut Trial<'_>,
+    request: Request,
+    _: &Cmdline,
+    _: Modes,
+) -> Result<Vec<String>> {
     let outcome = trial.run(&request)?;
     let lines = outcome
         .console
@@ -96,7 +101,7 @@ pub fn suite(trial: &mut Trial<'_>, request: Request, _: &Orders, _: Modes) -> R
 pub fn damaged(
     trial: &mut Trial<'_>,
     request: Request,
-    orders: &Orders,
+    cmdline: &Cmdline,
     modes: Modes,
 ) -> Result<Vec<String>> {
     const SOURCE: usize = 3;
@@ -105,11 +110,11 @@ pub fn damaged(
         late::damage(&mut gdb, kernel, SOURCE)?;
         gdb.detach()
     })?;
-    Ok(told(outcome, judged(outcome, orders, modes)))
+    Ok(told(outcome, judged(outcome, cmdline, modes)))
 }
 
-fn judged(outcome: &Outcome, orders: &Orders, modes: Modes) -> Result<()> {
-    check(&transcript::lives(&outcome.console)?, orders, modes)
+fn judged(outcome: &Outcome, cmdline: &Cmdline, modes: Modes) -> Result<()> {
+    check(&transcript::logs(&outcome.console)?, cmdline, modes)
 }
 
 /// Collects the reports of a run, and the error of the check `judged`.

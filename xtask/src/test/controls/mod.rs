@@ -21,9 +21,9 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
+    cmdline::{Base, Cmdline, Restart},
     disk, fit,
-    orders::{Base, Orders, Restart},
-    proof::Modes,
+    invariants::Modes,
     request::{Disk, Request},
 };
 
@@ -115,7 +115,7 @@ const PLAIN: Experiment = Experiment {
     disk: |image| fit::write(&[disk::payload("kernel", image, Some(disk::LOAD))]),
     provoked: WHOLE,
     omitted: WHOLE,
-    look: looks::lives,
+    look: looks::logs,
     green: None,
     red: None,
     lives_on: false,
@@ -188,25 +188,25 @@ impl Experiment {
         let booted = (omitted.booted)((self.provoked.booted)(Patched::new(kernel))?)?.image;
         let next = (omitted.next)((self.provoked.next)(Patched::new(kernel))?)?.image;
         let append = self.append.iter().map(|&word| word.to_owned()).collect();
-        let orders = Orders {
+        let cmdline = Cmdline {
             generations: self.generations,
             restart: self.restart,
             base: self.base,
             append,
-            ..trial.orders()
+            ..trial.cmdline()
         };
-        let mut request = trial.request_psci(self.machine, &orders)?;
+        let mut request = trial.request_psci(self.machine, &cmdline)?;
         request.timeout = LIMIT;
         request.image = Some(booted);
         request.disk = Disk::Bytes((self.disk)(next).into());
         request.args.extend(self.args.iter().map(|&arg| arg.to_owned()));
         (self.alter)(&mut request)?;
-        let modes = if orders.append.iter().any(|word| word == "alternate") {
+        let modes = if cmdline.append.iter().any(|word| word == "alternate") {
             Modes::Alternate
         } else {
             Modes::All(self.machine)
         };
-        (self.look)(trial, request, &orders, modes)
+        (self.look)(trial, request, &cmdline, modes)
     }
 }
 

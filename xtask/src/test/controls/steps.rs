@@ -8,9 +8,9 @@ use std::fs;
 use anyhow::{Context, Result};
 
 use crate::{
+    cmdline::Base,
     disk::{LOAD, payload},
     fit::{self, Kind, Payload},
-    orders::Base,
     request::Request,
 };
 
@@ -374,7 +374,7 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "last-look-code",
         does: "before \"Bye!\", this kernel checks the relocation code and its vectors again",
-        at: ["kernel/src/stage.rs", "Staged::restart"],
+        at: ["kernel/src/stage.rs", "Staged::kexec"],
         without: "changed code would run",
         shown: Shown::By("refused/code-differs",
             "the relocation code changed between load and jump (CRC-32C 0x… …"),
@@ -382,7 +382,7 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "last-look-list",
         does: "before \"Bye!\", this kernel checks the list and the relocation idmap again",
-        at: ["kernel/src/stage.rs", "Staged::restart"],
+        at: ["kernel/src/stage.rs", "Staged::kexec"],
         without: "the copy would follow a changed list",
         shown: Shown::By("refused/list-differs",
             "the list or the copy's tables changed between load and jump (CRC-32C 0x… …"),
@@ -404,14 +404,14 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "exceptions-masked",
         does: "this kernel masks all exceptions before the jump, and again in the control page",
-        at: ["relocate/src/control.rs, relocate/src/control.S", "enter, relocate_enter"],
+        at: ["relocate/src/control.rs, relocate/src/control.S", "enter, relocate_new_kernel"],
         without: "the next kernel starts with SError unmasked, against the boot protocol",
         shown: Shown::Here(Experiment {
             how: "`msr daifset, #15` is left out at both places", machine: "el1", generations: 2,
             omitted: Kernels {
                 booted: |kernel| kernel
                     .replace("relocate::control::code::enter", MASK, NOP)?
-                    .replace("relocate_enter", MASK, NOP),
+                    .replace("relocate_new_kernel", MASK, NOP),
                 ..WHOLE
             },
             look: looks::image, red: Some("the last generation found DAIF = 0x"), ..PLAIN
@@ -420,7 +420,7 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "fault-vectors",
         does: "VBAR points to the control pages during the copy",
-        at: ["relocate/src/control.S", "relocate_enter"],
+        at: ["relocate/src/control.S", "relocate_new_kernel"],
         without: "a fault during the copy goes to vectors that are no longer executable, and is \
             never reported",
         shown: Shown::Here(Experiment {
@@ -428,7 +428,7 @@ pub const STEPS: &[Step] = &[
                 left out",
             provoked: Kernels { booted: |kernel| kernel.at("verify", 0, UNDEFINED), ..WHOLE },
             omitted: Kernels {
-                booted: |kernel| kernel.replace("relocate_enter", SET_VBAR, NOP), ..WHOLE
+                booted: |kernel| kernel.replace("relocate_new_kernel", SET_VBAR, NOP), ..WHOLE
             },
             green: Some("!! fault while relocating"), red: Some("at exception_vectors+0x200"),
             ..PLAIN
@@ -437,13 +437,13 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "own-tables",
         does: "hot: the copy runs on the relocation idmap, which is in the control pages",
-        at: ["relocate/src/control.S", "relocate_enter"],
+        at: ["relocate/src/control.S", "relocate_new_kernel"],
         without: "the copy's first store to this kernel's text faults: the kernel's own map has it \
             read-only",
         shown: Shown::Here(Experiment {
             how: "`msr ttbr0_el1` is left out",
             omitted: Kernels {
-                booted: |kernel| kernel.replace("relocate_enter", SET_TTBR0, NOP), ..WHOLE
+                booted: |kernel| kernel.replace("relocate_new_kernel", SET_TTBR0, NOP), ..WHOLE
             },
             red: Some("!! fault while relocating"), ..PLAIN
         }),
@@ -465,10 +465,10 @@ pub const STEPS: &[Step] = &[
             how: "a store into the copied image precedes the call, in both runs; `bl verify` is \
                 left out", generations: 2,
             provoked: Kernels {
-                booted: |kernel| kernel.at_call("relocate_enter", "verify", -4, DAMAGE), ..WHOLE
+                booted: |kernel| kernel.at_call("relocate_new_kernel", "verify", -4, DAMAGE), ..WHOLE
             },
             omitted: Kernels {
-                booted: |kernel| kernel.at_call("relocate_enter", "verify", 0, NOP), ..WHOLE
+                booted: |kernel| kernel.at_call("relocate_new_kernel", "verify", 0, NOP), ..WHOLE
             },
             look: looks::image, green: Some("!! what arrived is not what was loaded"),
             red: Some("memory differs from the Image in 1 bytes"), ..PLAIN
@@ -589,12 +589,12 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "breadcrumbs-kept",
         does: "the breadcrumb page that /chosen names stays out of the heap until it is read",
-        at: ["kernel/src/division.rs", "keep_out"],
+        at: ["kernel/src/memory_layout.rs", "keep_out"],
         without: "nothing fails today, as no code allocates that early; the step guards code that \
             may do so later",
         shown: Shown::Here(Experiment {
             how: "keep_out returns at once",
-            omitted: Kernels { next: |kernel| kernel.skip("kernel::division::keep_out"), ..WHOLE },
+            omitted: Kernels { next: |kernel| kernel.skip("kernel::memory_layout::keep_out"), ..WHOLE },
             red: None, ..PLAIN
         }),
     },
@@ -610,15 +610,15 @@ pub const STEPS: &[Step] = &[
         ["relocate/src/control.S", "walk"]),
     model("barriers-of-the-copy",
         "stores and cache maintenance complete before the next step depends on them",
-        ["relocate/src/control.S", "relocate_enter, mmu_off"]),
+        ["relocate/src/control.S", "relocate_new_kernel, mmu_off"]),
     model("instructions-forgotten",
         "the I-cache is invalidated after the copy and before the branch",
-        ["relocate/src/control.S", "relocate_enter, cold_copy"]),
+        ["relocate/src/control.S", "relocate_new_kernel, cold_copy"]),
     model("translations-forgotten", "each regime's TLB is invalidated before its MMU is turned on",
         ["boot/src/el2.S, boot/src/entry.S", "el2_setup, mmu_on"]),
     model("record-and-early-tables",
         "lines written with the MMU off are invalidated after, and cleaned before if no loader did \
-        so", ["boot/src/entry.S", "early_map"]),
+        so", ["boot/src/entry.S", "early_idmap"]),
     model("breadcrumb-lines", "each breadcrumb's cache line is cleaned and invalidated at once",
         ["relocate/src/control.S", "crumb"]),
     Step { shown: Shown::Assumed,

@@ -12,10 +12,10 @@ use anyhow::{Context, Result, bail, ensure};
 use boot::marker;
 
 use crate::{
+    cmdline::Cmdline,
     config::Virtio,
     fit_edit::set,
-    orders::Orders,
-    proof::{self, Modes, check},
+    invariants::{self, Modes, check},
     protocol::{Verdict, reports, with},
     request::Request,
     tree_edit::{child, edit_tree, reserve},
@@ -37,7 +37,7 @@ const RULES: usize = 47;
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Leaves {
     /// The kernel runs, and prints the full report.
-    Life,
+    Alive,
     /// The kernel stops, after a full report from the entry record.
     LastWords,
     /// The kernel stops, after one line that names the rule.
@@ -67,7 +67,7 @@ const BAD: Bad = Bad {
     distance: loader::NEXT_SLOT,
     breaks: 0,
     by: 0,
-    leaves: Leaves::Life,
+    leaves: Leaves::Alive,
     alter: |_| Ok(()),
 };
 
@@ -139,8 +139,8 @@ const ALL: [Bad; 45] = [
     Bad { machine: "nvhe", ..bad("others-serror", 40) },
     firmware("firmware-hcx", 41),
     firmware("firmware-fgt", 42),
-    Bad { machine: "vhe", leaves: Leaves::Life, ..firmware("firmware-fgt2", 43) },
-    Bad { leaves: Leaves::Life, ..firmware("firmware-thread-pointer", 44) },
+    Bad { machine: "vhe", leaves: Leaves::Alive, ..firmware("firmware-fgt2", 43) },
+    Bad { leaves: Leaves::Alive, ..firmware("firmware-thread-pointer", 44) },
     Bad { by: 42, ..trap("trap-priorities", 45) },
     Bad { alter: rich, ..bad("control-stacks", 47) },
 ];
@@ -148,7 +148,7 @@ const ALL: [Bad; 45] = [
 /// Returns the cases of this suite.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for machine in proof::MODES {
+    for machine in invariants::MODES {
         cases.push(case(format!("protocol/qemu-{machine}"), move |trial| all_kept(trial, machine)));
     }
     cases.push(case("protocol/good-el1-below-el2", |trial| {
@@ -161,7 +161,7 @@ pub fn cases() -> Vec<Case> {
                 name: "firmware",
                 loader: Some("firmware"),
                 machine,
-                leaves: Leaves::Life,
+                leaves: Leaves::Alive,
                 ..firmware("", 0)
             };
             breaks(trial, &good, &[])
@@ -184,18 +184,13 @@ pub fn cases() -> Vec<Case> {
 
 /// Boots with QEMU's own loader and restarts twice; every rule must be kept each time.
 fn all_kept(trial: &mut Trial<'_>, machine: &'static str) -> Result<()> {
-    let orders = Orders { append: vec!["check".to_owned()], ..trial.orders() };
-    let mut request = trial.request(machine, &orders)?;
+    let cmdline = Cmdline { append: vec!["check".to_owned()], ..trial.cmdline() };
+    let mut request = trial.request(machine, &cmdline)?;
     (request.cpu, request.cpus) = (Some("max".to_owned()), Some(2));
-    let lives = trial.lives(&request)?;
-    check(&lives, &orders, Modes::All(machine))?;
+    let logs = trial.logs(&request)?;
+    check(&logs, &cmdline, Modes::All(machine))?;
     let reports = reports(&trial.last().context("no run was made")?.console)?;
-    ensure!(
-        reports.len() == lives.len(),
-        "{} reports of {} generations",
-        reports.len(),
-        lives.len()
-    );
+    ensure!(reports.len() == logs.len(), "{} reports of {} generations", reports.len(), logs.len());
     for report in &reports {
         ensure!(report.len() == RULES, "{} rules", report.len());
         let broken = report.iter().find(|told| told.verdict == Verdict::Broken);
@@ -211,8 +206,8 @@ fn all_kept(trial: &mut Trial<'_>, machine: &'static str) -> Result<()> {
 
 /// Boots with the loader `bad`; the report must name `rules` as broken, and no other rule.
 fn breaks(trial: &mut Trial<'_>, bad: &Bad, rules: &[u32]) -> Result<()> {
-    let orders = Orders { generations: 1, append: vec!["check".to_owned()], ..trial.orders() };
-    let mut request = trial.request(bad.machine, &orders)?;
+    let cmdline = Cmdline { generations: 1, append: vec!["check".to_owned()], ..trial.cmdline() };
+    let mut request = trial.request(bad.machine, &cmdline)?;
     // With two CPUs the rules about secondaries are checked as well. A loader that lowers the
     // exception level gets one CPU: secondaries would start at another level and break rule 39.
     request.cpus =

@@ -4,11 +4,11 @@ use anyhow::{Result, ensure};
 use boot::marker;
 
 use crate::{
+    cmdline::Cmdline,
     disk::payload,
     fit::{self, Kind, Payload},
     fit_edit::{edited, node, position, set},
     kernel_build::Built,
-    orders::Orders,
     qemu,
     request::Disk,
     transcript,
@@ -61,9 +61,9 @@ pub(super) const REFUSALS: &[Refusal] = &[
               says: TREE_DAMAGED, goes_on: false, ..PLAIN },
     Refusal { name: "tree-damaged-names", disk: |kernel| damaged(kernel, 2, 8 + 8, 0x7fff_ffff),
               says: TREE_DAMAGED, goes_on: false, ..PLAIN },
-    Refusal { name: "no-load-address", base: crate::orders::Base::Load, disk: no_load,
+    Refusal { name: "no-load-address", base: crate::cmdline::Base::Load, disk: no_load,
               says: &["base=load", "no load address"], ..PLAIN },
-    Refusal { name: "load-address-misplaced", base: crate::orders::Base::Load,
+    Refusal { name: "load-address-misplaced", base: crate::cmdline::Base::Load,
               disk: |kernel| load_at(kernel, 0x4810_0000),
               says: &["base=load", "cannot lie at 0x48100000", "multiple of 2 MiB"], ..PLAIN },
 ];
@@ -166,19 +166,19 @@ fn damaged(kernel: &Built, from: usize, offset: isize, value: u32) -> Result<Vec
 fn read_error(trial: &mut Trial<'_>) -> Result<()> {
     let disk = two(trial.kernel());
     let start = position(&disk, "first")? / fit::SECTOR;
-    let orders = Orders { append: vec!["on-refusal=continue".to_owned()], ..trial.orders() };
-    let mut request = trial.request("nvhe", &orders)?;
+    let cmdline = Cmdline { append: vec!["on-refusal=continue".to_owned()], ..trial.cmdline() };
+    let mut request = trial.request("nvhe", &cmdline)?;
     request.disk = Disk::Bytes(disk.into());
     request.drive = qemu::failing_drive([start + 20]);
-    let lives = trial.lives(&request)?;
+    let logs = trial.logs(&request)?;
     // One request reads all blocks of one run of frames; the refusal names its first block.
     let block = format!("the disk fails to read block {start}: ");
-    lives[..lives.len() - 1].iter().try_for_each(|life| alive(life, &[&block]))
+    logs[..logs.len() - 1].iter().try_for_each(|gen_log| alive(gen_log, &[&block]))
 }
 
 /// Makes the first sector unreadable.
 fn read_error_in_the_tree(trial: &mut Trial<'_>) -> Result<()> {
-    let mut request = trial.request("nvhe", &trial.orders())?;
+    let mut request = trial.request("nvhe", &trial.cmdline())?;
     request.drive = qemu::failing_drive([0]);
     failed(trial, &request, &["the disk fails to read block 0: "])
 }
@@ -186,8 +186,8 @@ fn read_error_in_the_tree(trial: &mut Trial<'_>) -> Result<()> {
 /// Makes the first sector unreadable with `on-refusal=continue`. The kernel must refuse once, since
 /// there is no next configuration.
 fn no_contents(trial: &mut Trial<'_>) -> Result<()> {
-    let orders = Orders { append: vec!["on-refusal=continue".to_owned()], ..trial.orders() };
-    let mut request = trial.request("nvhe", &orders)?;
+    let cmdline = Cmdline { append: vec!["on-refusal=continue".to_owned()], ..trial.cmdline() };
+    let mut request = trial.request("nvhe", &cmdline)?;
     request.drive = qemu::failing_drive([0]);
     failed(trial, &request, &["the disk fails to read block 0: "])
 }
@@ -197,12 +197,12 @@ fn all_configurations(trial: &mut Trial<'_>) -> Result<()> {
     let mut images =
         ["first", "second"].map(|name| payload(name, trial.kernel().image.clone(), None));
     images.iter_mut().for_each(|image| image.data[boot::image::MAGIC_AT] ^= 1);
-    let orders = Orders { append: vec!["on-refusal=continue".to_owned()], ..trial.orders() };
-    let mut request = trial.request("nvhe", &orders)?;
+    let cmdline = Cmdline { append: vec!["on-refusal=continue".to_owned()], ..trial.cmdline() };
+    let mut request = trial.request("nvhe", &cmdline)?;
     request.disk = Disk::Bytes(fit::write(&images).into());
     let outcome = trial.ends(&request, Verdict::Failed(1))?;
-    let lives = transcript::lives(&outcome.console)?;
-    let refused: Vec<_> = lives.iter().flat_map(|life| &life.refused).collect();
+    let logs = transcript::logs(&outcome.console)?;
+    let refused: Vec<_> = logs.iter().flat_map(|gen_log| &gen_log.refused).collect();
     ensure!(refused.len() == 3, "refusals: {refused:#?}");
     ensure!(
         refused[2].contains("no configuration after the 2 that were refused"),
@@ -225,8 +225,8 @@ fn bootargs(trial: &mut Trial<'_>) -> Result<()> {
         ("selftest=all", "expected selftest=stub"),
         ("payload=", "expected payload=NAME"),
     ] {
-        let orders = Orders { append: vec![word.to_owned()], ..trial.orders() };
-        let request = trial.request("nvhe", &orders)?;
+        let cmdline = Cmdline { append: vec![word.to_owned()], ..trial.cmdline() };
+        let request = trial.request("nvhe", &cmdline)?;
         let outcome = trial.ends(&request, Verdict::Failed(1))?;
         let refused = format!("{}bootargs: \"{word}\": ", marker::REFUSED);
         let line = outcome.console.lines().find(|line| line.contains(&refused)).unwrap_or_default();

@@ -7,11 +7,11 @@ use boot::image::{
 };
 
 use crate::{
+    cmdline::Base,
     disk::{LOAD, payload},
     fit,
     fit_edit::position,
     kernel_build::Built,
-    orders::Base,
     request::Disk,
 };
 
@@ -83,7 +83,7 @@ fn runs_out(trial: &mut Trial<'_>) -> Result<()> {
     for size in (0..SIZES).map(|step| (20 << 20) + step * 397 * 4096) {
         let mut image = trial.kernel().image.clone();
         put(&mut image, IMAGE_SIZE_AT, size);
-        let mut request = trial.request("nvhe", &trial.orders())?;
+        let mut request = trial.request("nvhe", &trial.cmdline())?;
         request.memory = Some("40M".to_owned());
         request.disk = Disk::Bytes(fit::write(&[payload("first", image, None)]).into());
         failed(trial, &request, &["not enough memory: ", "more bytes of frames cannot be had"])

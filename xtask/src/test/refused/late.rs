@@ -6,11 +6,11 @@ use anyhow::{Result, ensure};
 
 use crate::{
     checksums::Checksum,
+    cmdline::Cmdline,
     config::Gic,
-    explain::Gdb,
+    invariants::{Modes, check},
     kernel_build::Built,
-    orders::Orders,
-    proof::{Modes, check},
+    postmortem::Gdb,
     request::Disk,
     transcript,
     verdict::Verdict,
@@ -56,8 +56,8 @@ fn changed(trial: &mut Trial<'_>, from_last: usize, says: &str, leader: Option<u
     let kernel = trial.kernel();
     let mut append = vec!["on-refusal=continue".to_owned()];
     append.extend(leader.map(|cpu| format!("restart-cpu={cpu}")));
-    let orders = Orders { append, ..trial.orders() };
-    let mut request = trial.request("nvhe", &orders)?;
+    let cmdline = Cmdline { append, ..trial.cmdline() };
+    let mut request = trial.request("nvhe", &cmdline)?;
     if leader.is_some() {
         with_cpus(&mut request, 3, Gic::V3);
     }
@@ -67,14 +67,14 @@ fn changed(trial: &mut Trial<'_>, from_last: usize, says: &str, leader: Option<u
         gdb.detach()
     })?;
     ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
-    let lives = transcript::lives(&outcome.console)?;
-    check(&lives, &orders, Modes::All("nvhe"))?;
-    alive(&lives[0], &[says])?;
+    let logs = transcript::logs(&outcome.console)?;
+    check(&logs, &cmdline, Modes::All("nvhe"))?;
+    alive(&logs[0], &[says])?;
     ensure!(
-        lives[1..].iter().all(|life| life.refused.is_empty()),
+        logs[1..].iter().all(|gen_log| gen_log.refused.is_empty()),
         "a later generation refused as well"
     );
-    let up = lives[0].lines.iter().filter(|line| line.starts_with("CPUs: 3 of 3 up")).count();
+    let up = logs[0].lines.iter().filter(|line| line.starts_with("CPUs: 3 of 3 up")).count();
     ensure!(
         leader.is_none() || up == 2,
         "all CPUs came up {up} times, and should once more after the refusal"

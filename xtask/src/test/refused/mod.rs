@@ -18,12 +18,12 @@ use anyhow::{Result, ensure};
 use boot::marker;
 
 use crate::{
+    cmdline::{Base, Cmdline},
     disk,
+    invariants::{Modes, check},
     kernel_build::Built,
-    orders::{Base, Orders},
-    proof::{Modes, check},
     request::{Disk, Request},
-    transcript::{self, Life},
+    transcript::{self, GenerationLog},
     verdict::Verdict,
 };
 
@@ -72,18 +72,18 @@ pub fn cases() -> Vec<Case> {
 
 impl Refusal {
     fn pass(&self, trial: &mut Trial<'_>) -> Result<()> {
-        let mut orders = Orders { base: self.base, ..trial.orders() };
+        let mut cmdline = Cmdline { base: self.base, ..trial.cmdline() };
         if self.goes_on {
-            orders.append.push("on-refusal=continue".to_owned());
+            cmdline.append.push("on-refusal=continue".to_owned());
         }
-        let mut request = trial.request("nvhe", &orders)?;
+        let mut request = trial.request("nvhe", &cmdline)?;
         request.disk = Disk::Bytes(Arc::new((self.disk)(trial.kernel())?));
         (self.alter)(&mut request)?;
         if self.goes_on {
-            let lives = trial.lives(&request)?;
-            check(&lives, &orders, Modes::All("nvhe"))?;
-            let [restarted @ .., _] = lives.as_slice() else { anyhow::bail!("no generation") };
-            restarted.iter().try_for_each(|life| alive(life, self.says))
+            let logs = trial.logs(&request)?;
+            check(&logs, &cmdline, Modes::All("nvhe"))?;
+            let [restarted @ .., _] = logs.as_slice() else { anyhow::bail!("no generation") };
+            restarted.iter().try_for_each(|gen_log| alive(gen_log, self.says))
         } else {
             failed(trial, &request, self.says)
         }
@@ -91,13 +91,13 @@ impl Refusal {
 }
 
 /// Checks that the generation refused once, with the text `says`, and continued.
-fn alive(life: &Life, says: &[&str]) -> Result<()> {
-    let number = life.number;
-    let [refused] = life.refused.as_slice() else {
+fn alive(gen_log: &GenerationLog, says: &[&str]) -> Result<()> {
+    let number = gen_log.number;
+    let [refused] = gen_log.refused.as_slice() else {
         anyhow::bail!(
             "generation {number} refused {} times, not once: {:?}",
-            life.refused.len(),
-            life.refused
+            gen_log.refused.len(),
+            gen_log.refused
         )
     };
     for words in says {
@@ -107,7 +107,7 @@ fn alive(life: &Life, says: &[&str]) -> Result<()> {
         );
     }
     let lives_on = format!("generation {number} lives on, all its memory given back");
-    ensure!(life.says(&lives_on), "generation {number} does not print that it continues");
+    ensure!(gen_log.says(&lives_on), "generation {number} does not print that it continues");
     Ok(())
 }
 
@@ -115,14 +115,14 @@ fn alive(life: &Life, says: &[&str]) -> Result<()> {
 /// refusal.
 fn failed(trial: &mut Trial<'_>, request: &Request, says: &[&str]) -> Result<()> {
     let outcome = trial.ends(request, Verdict::Failed(1))?;
-    let lives = transcript::lives(&outcome.console)?;
-    let [life] = lives.as_slice() else {
-        anyhow::bail!("{} generations, and should be one", lives.len())
+    let logs = transcript::logs(&outcome.console)?;
+    let [gen_log] = logs.as_slice() else {
+        anyhow::bail!("{} generations, and should be one", logs.len())
     };
-    alive(life, says)?;
-    ensure!(life.bye.is_none(), "the kernel printed Bye!");
+    alive(gen_log, says)?;
+    ensure!(gen_log.bye.is_none(), "the kernel printed Bye!");
     ensure!(
-        life.lines.last().is_some_and(|line| line == marker::FAILURE),
+        gen_log.lines.last().is_some_and(|line| line == marker::FAILURE),
         "the console does not end with the failure marker"
     );
     Ok(())

@@ -17,13 +17,13 @@ use dtoolkit::{
 use flate2::{Compression, write::GzEncoder};
 
 use crate::{
+    cmdline::{Base, Cmdline},
     disk::{self, FOREIGN, Foreign, LOAD},
     fit::{self, Kind, Payload},
     fit_edit::{edited, node, position, set},
     kernel_build::Built,
-    orders::{Base, Orders},
     request::{Disk, Request},
-    transcript::{lives, parted},
+    transcript::{logs, parted},
     tree_edit::{edit_tree, reserve},
     verdict::Verdict,
 };
@@ -115,20 +115,20 @@ const TABLE: &[Bad] = &[
           says: &["\"payload\" is not what the FIT says: sha256 "], ..GOOD },
     Bad { name: "ramdisk-damaged", edit: |disk| damaged(disk, "ramdisk"),
           says: &["\"ramdisk\" is not what the FIT says: sha256 "], ..GOOD },
-    Bad { name: "ramdisk-outside-the-window", spoil: |[.., ramdisk]| at(ramdisk, 0x8_4000_0000),
+    Bad { name: "ramdisk-outside-the-window", spoil: |[.., initrd]| at(initrd, 0x8_4000_0000),
           says: &["the ramdisk at 0x840000000..0x840001389 and the kernel at 0x40000000..",
                   "one window of 32 GiB"], ..GOOD },
-    Bad { name: "ramdisk-over-the-kernel", spoil: |[.., ramdisk]| at(ramdisk, 0x4000_1000),
+    Bad { name: "ramdisk-over-the-kernel", spoil: |[.., initrd]| at(initrd, 0x4000_1000),
           says: &["segments \"payload\" and \"ramdisk\" overlap at 0x40001000"], ..GOOD },
-    Bad { name: "ramdisk-over-reserved-memory", spoil: |[.., ramdisk]| at(ramdisk, RESERVED),
+    Bad { name: "ramdisk-over-reserved-memory", spoil: |[.., initrd]| at(initrd, RESERVED),
           alter: |request| edit_tree(request,
               |tree| reserve(tree, "secret", RESERVED, 0x10_0000, true)),
           says: &["segment \"ramdisk\": the destination 0x50000000..0x50002000 lies over reserved \
                    memory"], ..GOOD },
     Bad { name: "ramdisk-without-room",
-          spoil: |[kernel, _, ramdisk]| {
+          spoil: |[kernel, _, initrd]| {
               image_size(kernel, 60 << 20);
-              ramdisk.data.resize(5 << 20, 1)
+              initrd.data.resize(5 << 20, 1)
           },
           alter: |request| { request.memory = Some("64M".to_owned()); Ok(()) },
           says: &["no 5242880 bytes for the ramdisk are free where a kernel at \
@@ -141,7 +141,7 @@ const TABLE: &[Bad] = &[
           says: &["the payload's device tree names no RAM at 0x40000000..",
                   "where \"payload\" is to lie"], ..GOOD },
     Bad { name: "tree-reserves-it",
-          spoil: |[_, tree, ramdisk]| { tree.data = reserving(); at(ramdisk, RESERVED + 0x1000) },
+          spoil: |[_, tree, initrd]| { tree.data = reserving(); at(initrd, RESERVED + 0x1000) },
           says: &["segment \"ramdisk\": the destination 0x50001000..0x50003000 lies over reserved \
                    memory, \"secret@50000000 of the payload's own device tree\""], ..GOOD },
     Bad { name: "tree-wrong-sha256", edit: |disk| damaged(disk, "fdt"),
@@ -161,13 +161,13 @@ pub(super) fn cases() -> Vec<Case> {
 impl Bad {
     fn pass(&self, trial: &mut Trial<'_>) -> Result<()> {
         let append = vec![format!("payload={FOREIGN}"), "on-refusal=continue".to_owned()];
-        let orders = Orders { generations: 1, base: self.base, append, ..trial.orders() };
-        let mut request = trial.request_psci("nvhe", &orders)?;
+        let cmdline = Cmdline { generations: 1, base: self.base, append, ..trial.cmdline() };
+        let mut request = trial.request_psci("nvhe", &cmdline)?;
         request.disk = Disk::Bytes(Arc::new((self.edit)(self.disk(trial.kernel()))?));
         (self.alter)(&mut request)?;
         let console = trial.ends(&request, Verdict::Success)?.console.clone();
         let (before, after) = parted(&console, 1)?;
-        let [before, after] = [lives(before)?, lives(after)?];
+        let [before, after] = [logs(before)?, logs(after)?];
         ensure!(
             before.len() == 1 && after.len() == 1,
             "{} generations, then {}",
@@ -181,18 +181,18 @@ impl Bad {
 
     fn disk(&self, kernel: &Built) -> Vec<u8> {
         let image = || kernel.image.clone();
-        let (ramdisk, fdt) = (Some(vec![0x5a; 5001]), Some(memory_at(0x4000_0000)));
-        let bad = Foreign { image: image(), ramdisk, fdt, bootargs: None };
+        let (initrd, fdt) = (Some(vec![0x5a; 5001]), Some(memory_at(0x4000_0000)));
+        let bad = Foreign { image: image(), initrd, fdt, bootargs: None };
         let payloads = disk::both(kernel, self.base == Base::Load, bad);
-        let [own, kernel, tree, ramdisk] =
+        let [own, kernel, tree, initrd] =
             payloads.try_into().expect("two kernels, a device tree and a ramdisk");
-        let mut bad = [kernel, tree, ramdisk];
+        let mut bad = [kernel, tree, initrd];
         (self.spoil)(&mut bad);
         let bootargs = Some("el2=nvhe generations=1".to_owned());
         let load = (self.base == Base::Load).then_some(LOAD);
         let good = Payload { bootargs, ..disk::payload("good", image(), load) };
-        let [kernel, tree, ramdisk] = bad;
-        fit::write(&[own, kernel, tree, ramdisk, good])
+        let [kernel, tree, initrd] = bad;
+        fit::write(&[own, kernel, tree, initrd, good])
     }
 }
 
@@ -200,7 +200,7 @@ impl Bad {
 /// configuration.
 fn unknown(trial: &mut Trial<'_>) -> Result<()> {
     let append = vec!["payload=nobody".to_owned(), "on-refusal=continue".to_owned()];
-    let request = trial.request("nvhe", &Orders { generations: 1, append, ..trial.orders() })?;
+    let request = trial.request("nvhe", &Cmdline { generations: 1, append, ..trial.cmdline() })?;
     super::failed(trial, &request, &["payload=nobody: the FIT has no configuration of that name"])
 }
 
@@ -263,8 +263,8 @@ fn not_stated(disk: Vec<u8>) -> Result<Vec<u8>> {
     })
 }
 
-fn at(ramdisk: &mut Payload, load: u64) {
-    ramdisk.kind = Kind::Ramdisk { load: Some(load) };
+fn at(initrd: &mut Payload, load: u64) {
+    initrd.kind = Kind::Initrd { load: Some(load) };
 }
 
 /// Flips a bit of an image and leaves its digest unchanged.

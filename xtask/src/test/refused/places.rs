@@ -6,11 +6,11 @@ use anyhow::{Result, ensure};
 use boot::marker;
 
 use crate::{
+    cmdline::{Base, Cmdline},
     disk::{LOAD, payload},
     fit::{self, Kind, Payload},
     fit_edit::{node, set},
     kernel_build::Built,
-    orders::{Base, Orders},
     tree_edit::{edit_tree, reserve},
     verdict::Verdict,
 };
@@ -93,7 +93,7 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// Boots with /chosen properties of an earlier kexec, whose base is not this generation's address.
 fn sent_elsewhere(trial: &mut Trial<'_>) -> Result<()> {
-    let mut request = trial.request("nvhe", &Orders { generations: 9, ..trial.orders() })?;
+    let mut request = trial.request("nvhe", &Cmdline { generations: 9, ..trial.cmdline() })?;
     edit_tree(&mut request, |tree| {
         let chosen = node(tree, "/chosen")?;
         let numbers = [

@@ -1,0 +1,102 @@
+// Early console: prints raw registers before Rust runs, and after Rust has failed.
+
+        .section .text.vectors, "ax"
+
+// early_vectors — serves as EL1's vector table until Rust installs its own.
+//   in        an exception in the first instructions
+//   assumes   as early_exception
+//   out       does not return
+//   clobbers  all, TPIDR_EL0, TPIDRRO_EL0
+//   memory    as early_exception
+        .balign 2048
+        .global early_vectors
+early_vectors:
+        .irp    slot, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+        vector  \slot, early_exception
+        .endr
+        .balign 128
+
+        .section .text.boot, "ax"
+
+        printer early_console
+
+// early_exception — prints the exception's syndrome and registers, and stops this CPU.
+//   in        x1 = vector slot; x0, x1 saved in TPIDR_EL0, TPIDRRO_EL0
+//   assumes   the early console's UART is reachable: MMU off, or its page mapped as device memory;
+//             SP = this CPU's boot::percpu::Own
+//   out       does not return
+//   clobbers  all
+//   memory    writes the frame that Own begins with; reads the instruction at elr, if that is in
+//             the image, and rule::NEEDS; uses no stack
+early_exception:
+        mov     x0, sp
+        // EL2 has its MMU off, while EL1 may have dirtied these lines. Clean and invalidate them,
+        // or they would later overwrite what we store now. Step by 16 bytes, the smallest line
+        // there is, because no register is free to hold this CPU's line size.
+        .rept   {FRAME_SIZE} / 16
+        dc      civac, x0
+        add     x0, x0, #16
+        .endr
+        dsb     sy
+        sub     x0, x0, #{FRAME_SIZE}
+        save_registers x0
+        mov     x19, x0
+        mov     x20, x1
+        mrs     x25, CurrentEL
+        syndrome x21, x22, x23, x24, early_console, early_silence
+        adr_l   x26, _start
+        mrs     x27, mpidr_el1
+
+        mov_q   x8, {EARLY_UART}
+        say     early_console, "\r\n!! exception slot=", x20
+        say     early_console, " esr=", x21
+        say     early_console, " elr=", x22
+        say     early_console, " far=", x23
+        say     early_console, " spsr=", x24
+        say     early_console, " el=", x25
+        say     early_console, " base=", x26
+        say     early_console, " mpidr=", x27
+        mov     x23, xzr
+3:      say     early_console, "\r\n!! register number=", x23
+        ldr     x24, [x19, x23, lsl #3]
+        say     early_console, " value=", x24
+        add     x23, x23, #1
+        cmp     x23, #31
+        b.ne    3b
+
+        // If an instruction of our own text is UNDEFINED, a higher level has closed a feature. Find
+        // the rule of the boot protocol that says it must be open.
+        ubfx    x9, x21, #{EC_SHIFT}, #{EC_BITS}
+        cbnz    x9, early_stop
+        adr_l   x9, text_start
+        adr_l   x10, text_end
+        cmp     x22, x9
+        ccmp    x22, x10, #2, hs
+        b.hs    early_stop
+        ldr     w23, [x22]
+        adr_l   x24, {NEEDS}
+        mov     x25, #{NEEDS_COUNT}
+4:      ldp     w9, w10, [x24, #{NEED_MASK}]
+        ldr     w26, [x24, #{NEED_RULE}]
+        and     w9, w9, w23
+        cmp     w9, w10
+        b.eq    5f
+        add     x24, x24, #{NEED_SIZE}
+        subs    x25, x25, #1
+        b.ne    4b
+        b       early_stop
+5:      say_broken early_console, x26, ": the instruction at elr was not opened"
+
+// early_stop — prints that nothing follows, and stops this CPU permanently.
+//   in        nothing
+//   assumes   as early_exception
+//   out       does not return
+//   clobbers  all
+//   memory    touches none; uses no stack
+        .global early_stop
+early_stop:
+        mov_q   x8, {EARLY_UART}
+        say_stopped early_console
+early_silence:
+        wfi
+        b       early_silence

@@ -1,0 +1,98 @@
+//! The target `cmdline`: any text as the kernel's command line.
+//!
+//! It checks that:
+//!
+//! - a parameter that is refused changes nothing, and the error names the first one;
+//! - a command line written out again, or given twice, parses to the same value;
+//! - unknown parameters change nothing.
+
+use kernel::cmdline::{Base, Cmdline, El2, Restart, RestartCpu, Selftest};
+
+/// Checks an input: text.
+pub fn hold(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let (cmdline, obeyed) = Cmdline::parse(text);
+    assert!(cmdline.generations > 0);
+
+    let words: Vec<_> = text.split_ascii_whitespace().collect();
+    let (good, bad): (Vec<&str>, Vec<&str>) =
+        words.iter().copied().partition(|word| Cmdline::parse(word).1.is_ok());
+    match obeyed {
+        Ok(()) => assert!(bad.is_empty(), "accepted {bad:?}"),
+        Err(error) => {
+            assert!(error.to_string().starts_with(&format!("bootargs: \"{}\": expected ", bad[0])))
+        }
+    }
+    assert_eq!(Cmdline::parse(&good.join(" ")), (cmdline.clone(), Ok(())));
+    assert_eq!(Cmdline::parse(&format!("{text} {text}")).0, cmdline);
+    assert_eq!(
+        Cmdline::parse(&format!("console=ttyAMA0 {text} generation=9 Alternate")).0,
+        cmdline
+    );
+    assert_eq!(Cmdline::parse(&written(&cmdline)), (cmdline.clone(), Ok(())));
+    for generation in [0, 1, u32::MAX] {
+        assert_eq!(cmdline.alternate || cmdline.el2.is_some(), cmdline.el2(generation).is_some());
+    }
+}
+
+/// Writes parameters that parse to `cmdline`.
+///
+/// It names every field, so that a new field fails to compile here.
+fn written(cmdline: &Cmdline) -> String {
+    let Cmdline {
+        generations,
+        payload,
+        base,
+        seed,
+        restart,
+        el2,
+        alternate,
+        semihosting,
+        continue_on_refusal,
+        restart_cpu,
+        force,
+        check,
+        selftest,
+    } = cmdline;
+    let base = match base {
+        Base::Same => "base=same",
+        Base::Random => "base=random",
+        Base::Load => "base=load",
+    };
+    let restart = match restart {
+        Restart::Hot => "restart=hot",
+        Restart::Cold => "restart=cold",
+    };
+    let el2 = el2.map(|el2| match el2 {
+        El2::Nvhe => "el2=nvhe",
+        El2::Vhe => "el2=vhe",
+    });
+    let selftest = selftest.map(|selftest| match selftest {
+        Selftest::Stub => "selftest=stub",
+        Selftest::Interrupts => "selftest=interrupts",
+        Selftest::Lpis => "selftest=lpis",
+        Selftest::Storm => "selftest=storm",
+    });
+    let restart_cpu = restart_cpu.map(|cpu| match cpu {
+        RestartCpu::Number(number) => format!("restart-cpu={number}"),
+        RestartCpu::Random => "restart-cpu=random".to_owned(),
+    });
+    let flags = [
+        alternate.then_some("alternate"),
+        semihosting.then_some("semihosting"),
+        continue_on_refusal.then_some("on-refusal=continue"),
+        force.then_some("force"),
+        check.then_some("check"),
+    ];
+    let mut words = vec![format!("generations={generations}")];
+    words.extend(
+        [Some(base), Some(restart), el2, selftest]
+            .into_iter()
+            .chain(flags)
+            .flatten()
+            .map(str::to_owned),
+    );
+    words.extend(payload.as_ref().map(|name| format!("payload={name}")));
+    words.extend(seed.map(|seed| format!("seed={seed:#x}")).into_iter().chain(restart_cpu));
+    words.join("\t")
+}

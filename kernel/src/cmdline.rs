@@ -1,0 +1,287 @@
+//! The command line: parameters in /chosen/bootargs.
+//!
+//! They apply to this generation and to the following ones.
+//!
+//! - Runs once, early in Rust, because the mode depends on a parameter.
+//! - Refuses a known parameter whose value is not allowed or is no number.
+//! - Ignores unknown parameters, as Linux does: they may be for another program.
+
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use core::fmt;
+
+/// The base that the next kernel will run at.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Base {
+    /// The base of the running kernel.
+    #[default]
+    Same,
+    /// A random 2 MiB slot of RAM. The control pages are placed at random as well.
+    Random,
+    /// The address in the FIT's `load` property.
+    Load,
+}
+
+/// The order of copying and turning the MMU off.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Restart {
+    /// Copy first, with MMU and caches on; then MMU off.
+    #[default]
+    Hot,
+    /// MMU off first, then copy.
+    Cold,
+}
+
+/// The mode requested for a kernel that was entered at EL2.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum El2 {
+    /// Run at EL1, with the hyp-stub at EL2.
+    Nvhe,
+    /// Run at EL2, with HCR_EL2.E2H set.
+    Vhe,
+}
+
+/// The CPU that performs the kexec, if it is not the one that was entered first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RestartCpu {
+    /// The CPU with this index in the device tree, counted from 0.
+    Number(usize),
+    /// A random one of those that are up.
+    Random,
+}
+
+/// A self-test to run.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Selftest {
+    /// Runs the hyp-stub's conformance suite on every CPU, then ends the run.
+    Stub,
+    /// Before each kexec, puts interrupts into every state that the next kernel must not find.
+    Interrupts,
+    /// Before each kexec, leaves LPIs on, so that the GIC still uses tables in memory.
+    Lpis,
+    /// During each kexec, raises as many interrupts as possible that no driver handles.
+    Storm,
+}
+
+/// The parameters that the command line can set.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cmdline {
+    /// `generations=N`: the number of generations in this run, at least one.
+    pub generations: u32,
+    /// `payload=NAME`: the last generation kexecs the FIT's configuration of that name, instead of
+    /// ending the run.
+    pub payload: Option<String>,
+    /// `base=same|random|load`: where the next kernel is placed.
+    pub base: Base,
+    /// `seed=S`, decimal or 0x: the seed of all random choices.
+    pub seed: Option<u64>,
+    /// `restart=hot|cold`: whether the copy runs with MMU and caches on.
+    pub restart: Restart,
+    /// `el2=nvhe|vhe`: the mode at EL2. By default VHE is used if the CPU has it.
+    pub el2: Option<El2>,
+    /// `alternate`: nvhe in even generations, vhe in odd ones. Overrides `el2`.
+    pub alternate: bool,
+    /// `semihosting`: the run may be ended by a semihosting exit.
+    pub semihosting: bool,
+    /// `on-refusal=continue`: after a refusal, try the FIT's next configuration.
+    pub continue_on_refusal: bool,
+    /// `restart-cpu=N|random`: the CPU that performs the kexec. By default, the one entered first.
+    pub restart_cpu: Option<RestartCpu>,
+    /// `force`: kexec even if a CPU does not stop.
+    pub force: bool,
+    /// `check`: check the state at entry against the boot protocol.
+    pub check: bool,
+    /// `selftest=stub|interrupts|lpis|storm`: a self-test to run.
+    pub selftest: Option<Selftest>,
+}
+
+impl Default for Cmdline {
+    fn default() -> Self {
+        Self {
+            generations: 1,
+            payload: None,
+            base: Base::default(),
+            seed: None,
+            restart: Restart::default(),
+            el2: None,
+            alternate: false,
+            semihosting: false,
+            continue_on_refusal: false,
+            restart_cpu: None,
+            force: false,
+            check: false,
+            selftest: None,
+        }
+    }
+}
+
+/// A parameter whose value is not allowed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Error<'a> {
+    word: &'a str,
+    expected: &'static str,
+}
+
+impl fmt::Display for Error<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bootargs: \"{}\": expected {}", self.word, self.expected)
+    }
+}
+
+impl Cmdline {
+    /// Parses `bootargs`. If a parameter is given twice, the last one counts.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter whose value is not allowed. The parameters are returned all the same,
+    /// without the wrong ones.
+    pub fn parse(bootargs: &str) -> (Self, Result<(), Error<'_>>) {
+        let mut cmdline = Self::default();
+        let mut result = Ok(());
+        for word in bootargs.split_ascii_whitespace() {
+            if let Err(expected) = cmdline.parse_parameter(word)
+                && result.is_ok()
+            {
+                result = Err(Error { word, expected });
+            }
+        }
+        (cmdline, result)
+    }
+
+    fn parse_parameter(&mut self, word: &str) -> Result<(), &'static str> {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        match (key, value) {
+            ("generations", _) => {
+                let count = number(value).and_then(|n| u32::try_from(n).ok()).filter(|&n| n > 0);
+                self.generations = count.ok_or("generations=N, a number from 1 to 4294967295")?;
+            }
+            ("payload", "") => return Err("payload=NAME, a configuration of the FIT"),
+            ("payload", name) => self.payload = Some(name.to_owned()),
+            ("base", "same") => self.base = Base::Same,
+            ("base", "random") => self.base = Base::Random,
+            ("base", "load") => self.base = Base::Load,
+            ("base", _) => return Err("base=same, random or load"),
+            ("seed", _) => {
+                self.seed = Some(number(value).ok_or("seed=S, a 64-bit number, decimal or 0x…")?)
+            }
+            ("restart", "hot") => self.restart = Restart::Hot,
+            ("restart", "cold") => self.restart = Restart::Cold,
+            ("restart", _) => return Err("restart=hot or cold"),
+            ("el2", "nvhe") => self.el2 = Some(El2::Nvhe),
+            ("el2", "vhe") => self.el2 = Some(El2::Vhe),
+            ("el2", _) => return Err("el2=nvhe or vhe"),
+            ("alternate", "") => self.alternate = true,
+            ("alternate", _) => return Err("alternate, without a value"),
+            ("semihosting", "") => self.semihosting = true,
+            ("semihosting", _) => return Err("semihosting, without a value"),
+            ("on-refusal", "continue") => self.continue_on_refusal = true,
+            ("on-refusal", _) => return Err("on-refusal=continue"),
+            ("restart-cpu", "random") => self.restart_cpu = Some(RestartCpu::Random),
+            ("restart-cpu", _) => {
+                let index = number(value)
+                    .and_then(|n| usize::try_from(n).ok())
+                    .ok_or("restart-cpu=N, a number, or random")?;
+                self.restart_cpu = Some(RestartCpu::Number(index));
+            }
+            ("force", "") => self.force = true,
+            ("force", _) => return Err("force, without a value"),
+            ("check", "") => self.check = true,
+            ("check", _) => return Err("check, without a value"),
+            ("selftest", "stub") => self.selftest = Some(Selftest::Stub),
+            ("selftest", "interrupts") => self.selftest = Some(Selftest::Interrupts),
+            ("selftest", "lpis") => self.selftest = Some(Selftest::Lpis),
+            ("selftest", "storm") => self.selftest = Some(Selftest::Storm),
+            ("selftest", _) => return Err("selftest=stub, interrupts, lpis or storm"),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Returns the mode at EL2 that generation `generation` should use, if the command line says.
+    #[must_use]
+    pub const fn el2(&self, generation: u32) -> Option<El2> {
+        match (self.alternate, generation % 2) {
+            (false, _) => self.el2,
+            (true, 0) => Some(El2::Nvhe),
+            (true, _) => Some(El2::Vhe),
+        }
+    }
+}
+
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn no_words_are_one_generation_on_the_same_place() {
+        assert_eq!(Cmdline::parse(""), (Cmdline::default(), Ok(())));
+        assert_eq!(Cmdline::default().generations, 1);
+    }
+
+    #[test]
+    fn every_word_is_obeyed() {
+        let words = "console=ttyAMA0 generations=7 payload=conf-2 base=random seed=0x1F \
+                     restart=cold el2=vhe alternate semihosting on-refusal=continue restart-cpu=2 \
+                     force check selftest=stub quiet";
+        let expected = Cmdline {
+            generations: 7,
+            payload: Some("conf-2".to_string()),
+            base: Base::Random,
+            seed: Some(31),
+            restart: Restart::Cold,
+            el2: Some(El2::Vhe),
+            alternate: true,
+            semihosting: true,
+            continue_on_refusal: true,
+            restart_cpu: Some(RestartCpu::Number(2)),
+            force: true,
+            check: true,
+            selftest: Some(Selftest::Stub),
+        };
+        assert_eq!(Cmdline::parse(words), (expected, Ok(())));
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_names_its_word() {
+        for (word, hint) in [
+            ("generations=0", "from 1"),
+            ("generations=x", "from 1"),
+            ("generations=4294967296", "from 1"),
+            ("payload=", "a configuration of the FIT"),
+            ("base=here", "same, random or load"),
+            ("seed=0xg", "64-bit"),
+            ("seed=18446744073709551616", "64-bit"),
+            ("restart=warm", "hot or cold"),
+            ("el2=on", "nvhe or vhe"),
+            ("alternate=no", "without a value"),
+            ("semihosting=off", "without a value"),
+            ("on-refusal=panic", "continue"),
+            ("restart-cpu=all", "random"),
+            ("force=no", "without a value"),
+            ("check=all", "without a value"),
+            ("selftest=all", "stub, interrupts, lpis or storm"),
+        ] {
+            let (cmdline, result) = Cmdline::parse(word);
+            let message = result.unwrap_err().to_string();
+            assert!(message.contains(word) && message.contains(hint), "{message}");
+            assert_eq!(cmdline, Cmdline::default());
+        }
+    }
+
+    #[test]
+    fn alternating_overrides_and_starts_with_nvhe() {
+        let (cmdline, _) = Cmdline::parse("alternate el2=vhe");
+        assert_eq!(
+            [0, 1, 2].map(|g| cmdline.el2(g)),
+            [Some(El2::Nvhe), Some(El2::Vhe), Some(El2::Nvhe)]
+        );
+    }
+}
