@@ -229,7 +229,7 @@ fn as_written(disk: &[u8], payloads: &[writer::Payload]) {
         let load = match wanted.kind {
             Kind::KernelNoload { load } => load,
             Kind::Loadable { load } => Some(load),
-            Kind::Ramdisk { load } => load,
+            Kind::Initrd { load } => load,
             Kind::Fdt => None,
         };
         assert_eq!((found.load, fit::verify(found, [bytes])), (load.map(PhysAddr), Ok(())));
