@@ -79,7 +79,7 @@ crate::assembly!(
     DATA = const descriptor::DATA,
     READ = const descriptor::READ,
     DEVICE = const descriptor::DEVICE,
-    FDT_MAGIC = const crate::flat::MAGIC as u64,
+    FDT_MAGIC = const crate::record::FDT_MAGIC as u64,
     FDT_MAX_SIZE = const crate::record::DTB_MAX_SIZE,
     RELR_BITMAP = const RELR_BITMAP,
 );

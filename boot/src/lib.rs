@@ -11,7 +11,6 @@
 pub mod breadcrumb;
 pub mod early_console;
 pub mod esr;
-pub mod flat;
 pub mod hyp;
 pub mod image;
 pub mod macros;

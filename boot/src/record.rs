@@ -9,6 +9,9 @@
 /// Size of the largest device tree that the boot protocol allows: 2 MiB.
 pub const DTB_MAX_SIZE: u64 = 2 << 20;
 
+/// The first word of a device tree blob, in big-endian order (Devicetree specification, 5.2).
+pub const FDT_MAGIC: u32 = 0xd00d_feed;
+
 /// Registers as the first instruction found them, and timestamps.
 ///
 /// A register that cannot be read at the level of entry is zero.

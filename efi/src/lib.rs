@@ -13,7 +13,6 @@
 pub mod memory;
 pub mod options;
 pub mod pe;
-pub mod tree;
 
 #[cfg(target_os = "none")]
 mod stub;

@@ -14,8 +14,7 @@
 #![expect(unsafe_code, reason = "calls the firmware, and reads and writes the memory that it gave")]
 
 use crate::memory::MemoryMap;
-use crate::{options, pe, tree};
-use boot::flat;
+use crate::{options, pe};
 use boot::image::BASE_ALIGNMENT;
 use boot::phys::PAGE_SIZE;
 use boot::record::DTB_MAX_SIZE;
@@ -23,6 +22,8 @@ use boot::sysreg::sctlr;
 use core::fmt::{self, Write};
 use core::ops::{Deref, DerefMut};
 use core::{ptr, slice};
+use fdt::blob;
+use fdt::firmware;
 use uefi_raw::protocol::console::SimpleTextOutputProtocol;
 use uefi_raw::protocol::loaded_image::LoadedImageProtocol;
 use uefi_raw::table::boot::{AllocateType, BootServices, MemoryType};
@@ -57,7 +58,7 @@ enum Error {
     /// The configuration tables have no device tree.
     NoDeviceTree,
     /// The device tree is not valid, or there is no room for the new one.
-    Tree(tree::Error),
+    Tree(firmware::Error),
     /// GetMemoryMap wrote something that is not a memory map.
     MemoryMap,
     /// A boot service failed.
@@ -137,7 +138,7 @@ impl Firmware<'_> {
         let mut left = Err(Status::SUCCESS);
         for attempt in 0..ATTEMPTS {
             let written = self.memory_map(&mut map).and_then(|(ram, key)| {
-                tree::write(from, ram.ram(), bootargs.clone(), &mut to)
+                firmware::write(from, ram.ram(), bootargs.clone(), &mut to)
                     .map(|size| (size, key))
                     .map_err(Error::Tree)
             });
@@ -195,8 +196,8 @@ impl Firmware<'_> {
             .ok_or(Error::NoDeviceTree)?;
         let start = entry.vendor_table.cast::<u8>().cast_const();
         // SAFETY: this GUID's table is a blob, which has at least a header.
-        let size = flat::size(unsafe { slice::from_raw_parts(start, flat::HEADER_BYTES) });
-        let size = size.ok_or(Error::Tree(tree::Error::Damaged("no magic")))?;
+        let size = blob::size(unsafe { slice::from_raw_parts(start, blob::HEADER_BYTES) });
+        let size = size.ok_or(Error::Tree(firmware::Error::Damaged("no magic")))?;
         // SAFETY: the blob's header gives its size.
         Ok(unsafe { slice::from_raw_parts(start, size) })
     }

@@ -12,7 +12,7 @@
 use boot::phys::{PhysAddr, PhysRange};
 use boot::record::DTB_MAX_SIZE;
 use dtoolkit::fdt::Fdt;
-use kernel::chosen::{self, Chosen, SEED_BYTES};
+use fdt::chosen::{self, Chosen, SEED_BYTES};
 
 use crate::choices::Choices;
 use crate::lines::{Line, lines, reservations};

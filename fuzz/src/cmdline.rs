@@ -6,7 +6,7 @@
 //! - a command line written out again, or given twice, parses to the same value;
 //! - unknown parameters change nothing.
 
-use kernel::cmdline::{Base, Cmdline, El2, Restart, RestartCpu, Selftest};
+use protocol::cmdline::{Base, Cmdline, El2, Restart, RestartCpu, Selftest};
 
 /// Checks an input: text.
 pub fn hold(data: &[u8]) {

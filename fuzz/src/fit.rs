@@ -12,7 +12,7 @@ use boot::phys::PhysAddr;
 use dtoolkit::fdt::Fdt as Tree;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, ToPropertyValue};
-use kernel::fit::{self, Companions, Compression, Error, Fit, MAX_LOADABLES, Payload};
+use protocol::fit::{self, Companions, Compression, Error, Fit, MAX_LOADABLES, Payload};
 use sha2::{Digest, Sha256};
 
 use crate::choices::Choices;

@@ -10,7 +10,7 @@
 use std::io::Read;
 
 use flate2::bufread::GzDecoder;
-use kernel::gzip::{Error, Unpacker};
+use protocol::gzip::{Error, Unpacker};
 
 /// The size of the first piece, which holds the header.
 const FIRST: usize = 64;

@@ -16,5 +16,4 @@ pub mod image;
 mod lines;
 pub mod list;
 pub mod tree;
-#[path = "../../xtask/src/fit.rs"]
-pub mod writer;
+pub use protocol::fit::writer;

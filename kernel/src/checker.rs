@@ -6,7 +6,7 @@
 //!   record alone shows ([`Early`]).
 //! - Leaves: the machine as it was.
 //!
-//! The rules are in `kernel::protocol`.
+//! The rules are in `protocol::rules`.
 #![expect(unsafe_code, reason = "reads ID registers, and calls the stub")]
 
 use crate::init::Kernel;
@@ -20,13 +20,13 @@ use boot::record::EntryRecord;
 use boot::sysreg::current_el;
 use core::arch::asm;
 use core::fmt;
-use kernel::mode::Mode;
-use kernel::protocol::{
+use fdt::machine::Gic;
+use log::info;
+use protocol::mode::Mode;
+use protocol::rules::{
     ACCESSES, Access, CONTROL_STACKS, Facts, Ids, LATER_TRAPS, Lived, PROBES, TreeFacts, held,
     summary,
 };
-use kernel::tree::Gic;
-use log::info;
 
 /// Prints the verdict on each rule.
 pub fn report(record: &EntryRecord, kernel: &Kernel) {

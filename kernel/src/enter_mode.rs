@@ -10,8 +10,8 @@ use boot::hyp_stub;
 use boot::record::EntryRecord;
 use boot::sysreg::{current_el, hcr};
 use core::arch::asm;
-use kernel::cmdline::El2;
-use kernel::mode::{Cpu, Mode, Note, choose};
+use protocol::cmdline::El2;
+use protocol::mode::{Cpu, Mode, Note, choose};
 
 /// Chooses the mode, and moves to EL2 for vhe.
 ///

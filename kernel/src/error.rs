@@ -9,7 +9,8 @@ use alloc::string::{String, ToString};
 use boot::phys::PhysAddr;
 use core::fmt;
 use core::ops::Range;
-use kernel::{chosen, fit, gzip, tree};
+use fdt::{chosen, machine};
+use protocol::{fit, gzip};
 
 /// The reason why this generation does not kexec.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ pub enum Error {
     /// The list needs more pages than the control pages have.
     List(relocate::list::TooFewPages),
     /// The FDT for the next kernel cannot be edited.
-    Tree(tree::Error),
+    Tree(machine::Error),
     /// The CPU lacks FEAT_CRC32, which the relocation code needs to verify its copy.
     NoCrc32,
     /// The list does not match the segments.
@@ -195,8 +196,8 @@ impl From<relocate::list::TooFewPages> for Error {
     }
 }
 
-impl From<tree::Error> for Error {
-    fn from(error: tree::Error) -> Self {
+impl From<machine::Error> for Error {
+    fn from(error: machine::Error) -> Self {
         Self::Tree(error)
     }
 }

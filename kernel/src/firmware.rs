@@ -4,7 +4,7 @@
 //! - In nvhe an HVC would reach our own hyp-stub. But on a machine with EL2, /psci names SMC, which
 //!   the stub does not trap.
 
-use kernel::tree::Conduit;
+use fdt::machine::Conduit;
 use smccc::{Call, Hvc, Smc};
 use spin::Once;
 

@@ -21,11 +21,11 @@ use alloc::vec::Vec;
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use boot::record::EntryRecord;
 use core::ops::Range;
-use kernel::cmdline::{self, Base, Cmdline};
-use kernel::handover::{self, Handover};
-use kernel::memory_layout::MemoryLayout;
-use kernel::mode::{Mode, Note};
-use kernel::tree::{Machine, Tree};
+use fdt::handover::{self, Handover};
+use fdt::machine::{Machine, Tree};
+use frames::layout::MemoryLayout;
+use protocol::cmdline::{self, Base, Cmdline};
+use protocol::mode::{Mode, Note};
 use relocate::random::SplitMix64;
 
 /// The state of this generation.

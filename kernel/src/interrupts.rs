@@ -9,15 +9,15 @@
 #![expect(unsafe_code, reason = "orders memory before the wake-up SGI")]
 
 use crate::cpus::Cpu;
-use crate::gic::{self, Gic};
 use crate::timer::Timer;
 use arm_gic::IntId;
 use boot::phys::PhysAddr;
 use core::arch::asm;
 use core::fmt;
 use core::sync::atomic::Ordering::{Relaxed, Release};
-use kernel::lpi::Lpis;
-use kernel::tree::{self, Reservation};
+use fdt::machine::{self, Reservation};
+use gic::driver::Gic;
+use gic::lpi::Lpis;
 use log::info;
 use spin::Once;
 
@@ -91,11 +91,11 @@ pub struct StaleLpis {
 
 /// Makes the GIC stop using memory that a predecessor gave it for LPIs. If a redistributor keeps
 /// its LPIs on, reserves its tables. Each later generation finds and reserves the same tables.
-pub fn turn_lpis_off(machine: &mut tree::Machine) -> StaleLpis {
-    let Some(gic @ tree::Gic::V3 { .. }) = &machine.gic else { return StaleLpis::default() };
+pub fn turn_lpis_off(machine: &mut machine::Machine) -> StaleLpis {
+    let Some(gic @ machine::Gic::V3 { .. }) = &machine.gic else { return StaleLpis::default() };
     let regions = gic.registers();
-    let mut found = StaleLpis { not_quiescent: gic::quiesce(&machine.its), turned_off: 0 };
-    for lpis in gic::turn_lpis_off(&regions[1..]) {
+    let mut found = StaleLpis { not_quiescent: gic::driver::quiesce(&machine.its), turned_off: 0 };
+    for lpis in gic::driver::turn_lpis_off(&regions[1..]) {
         match lpis {
             Lpis::Off => {}
             Lpis::TurnedOff => found.turned_off += 1,
@@ -111,7 +111,7 @@ pub fn turn_lpis_off(machine: &mut tree::Machine) -> StaleLpis {
 
 /// Takes over the distributor and shared interrupts, if the machine has a known GIC and timer.
 /// Returns the stale interrupts.
-pub fn begin(gic: Option<tree::Gic>, timer: Option<tree::Timer>, at_el2: bool) -> StaleIrqs {
+pub fn begin(gic: Option<machine::Gic>, timer: Option<machine::Timer>, at_el2: bool) -> StaleIrqs {
     let (Some(gic), Some(numbers)) = (gic, timer) else { return StaleIrqs::default() };
     let (timer, number) = match at_el2 {
         false => (Timer::VirtualEl1, numbers.virtual_el1),

@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use boot::image::{BASE_ALIGNMENT, HEADER_BYTES, Header};
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use core::ops::Range;
-use kernel::fit::{self, Companions, Compression, Fit, Payload};
+use protocol::fit::{self, Companions, Compression, Fit, Payload};
 use relocate::checksum::Crc32c;
 
 /// The FIT's device tree, as read from the disk.

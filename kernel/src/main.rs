@@ -33,7 +33,6 @@ mod enter_mode;
 mod error;
 mod failure;
 mod firmware;
-mod gic;
 mod init;
 mod interrupts;
 mod layout;
@@ -60,8 +59,8 @@ use boot::phys::{PhysAddr, PhysRange};
 use boot::record::EntryRecord;
 // Links the UEFI entry point into the Image. The kernel itself never calls it.
 use efi as _;
-use kernel::cmdline::{Base, RestartCpu, Selftest};
 use log::{info, warn};
+use protocol::cmdline::{Base, RestartCpu, Selftest};
 use relocate::placement;
 
 /// Runs this generation until [`run`] takes over, possibly on another CPU. `boot` calls it.

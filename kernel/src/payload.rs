@@ -18,12 +18,12 @@ use boot::image::{Header, PLACE_ANYWHERE};
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use core::arch::asm;
 use core::ops::Range;
-use kernel::chosen::{self, Chosen, SEED_BYTES};
-use kernel::cmdline::Base;
-use kernel::fit::{self, Companions, Fit, Payload};
-use kernel::initrd_window;
-use kernel::tree::{Machine, Reservation, Tree};
+use fdt::chosen::{self, Chosen, SEED_BYTES};
+use fdt::machine::{Machine, Reservation, Tree};
 use log::{info, warn};
+use protocol::cmdline::Base;
+use protocol::fit::{self, Companions, Fit, Payload};
+use protocol::initrd_window;
 use relocate::placement;
 
 /// Plans the kexec of the configuration that `payload=` names or, if `nth` configurations were

@@ -11,7 +11,7 @@ use boot::sysreg::cptr;
 use boot::vectors::Frame;
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
-use kernel::protocol::PROBES;
+use protocol::rules::PROBES;
 
 global_asm!(
     include_str!("probe.S"),

@@ -18,8 +18,8 @@ use core::arch::{asm, global_asm};
 use core::fmt;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
-use kernel::mode::Mode;
 use log::{error, info};
+use protocol::mode::Mode;
 
 global_asm!(
     include_str!("selftest.S"),

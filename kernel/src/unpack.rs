@@ -2,7 +2,7 @@
 //!
 //! - Runs in place of a plain read if the FIT says that the kernel is compressed.
 //! - Leaves the unpacked kernel in its frames. The compressed file is never in memory as a whole.
-//! - Refuses a file whose SHA-256 differs, then whatever [`kernel::gzip`] refuses. A damaged disk
+//! - Refuses a file whose SHA-256 differs, then whatever [`protocol::gzip`] refuses. A damaged disk
 //!   must be reported as such, and not as a bad gzip file.
 
 use crate::disk::Disk;
@@ -10,8 +10,8 @@ use crate::error::Error;
 use crate::memory::Frames;
 use alloc::vec::Vec;
 use boot::image::HEADER_BYTES;
-use kernel::fit::{Hash, Payload};
-use kernel::gzip::{self, Unpacker};
+use protocol::fit::{Hash, Payload};
+use protocol::gzip::{self, Unpacker};
 
 /// The bytes read at a time. The first piece must hold gzip's header, whose extra field alone may
 /// have 64 KiB.

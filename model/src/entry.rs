@@ -181,7 +181,7 @@ fn scene(kernel: &Kernel, arrival: Arrival) -> Scene {
 /// Makes two pages with the header of a device tree.
 fn tree() -> Vec<u8> {
     let mut tree = junk(7, TREE.end - TREE.start);
-    tree[..4].copy_from_slice(&boot::flat::MAGIC.to_be_bytes());
+    tree[..4].copy_from_slice(&fdt::blob::MAGIC.to_be_bytes());
     tree[4..8].copy_from_slice(&((TREE.end - TREE.start) as u32).to_be_bytes());
     tree
 }

@@ -6,10 +6,8 @@ use std::io::Write;
 
 use flate2::{Compression, write::GzEncoder};
 
-use crate::{
-    fit::{self, Kind, Payload},
-    kernel_build::Built,
-};
+use crate::kernel_build::Built;
+use protocol::fit::writer::{self as fit, Kind, Payload};
 
 /// The address to which `base=load` sends each generation: 48 MiB into `virt`'s RAM. With 128 MiB
 /// of RAM or more this is below everything that QEMU loads, the dtb included.

@@ -16,7 +16,7 @@ pub fn edited(disk: &[u8], edit: impl FnOnce(&mut DeviceTree) -> Result<()>) -> 
     let old = u32::from_be_bytes(disk[4..8].try_into()?) as usize;
     let new = tree.to_dtb();
     let mut disk = disk.to_vec();
-    let room = disk.len().min(old.next_multiple_of(crate::fit::ALIGNMENT));
+    let room = disk.len().min(old.next_multiple_of(protocol::fit::writer::ALIGNMENT));
     ensure!(
         new.len() <= room,
         "the tree grew from {old} to {} bytes, over the data at byte {room}",
@@ -65,7 +65,7 @@ pub fn shifted(disk: &[u8], bytes: usize, names: &[&str]) -> Result<Vec<u8>> {
         })
     })?;
     shifted.splice(start..start, vec![0; bytes]);
-    shifted.resize(shifted.len().next_multiple_of(crate::fit::SECTOR), 0);
+    shifted.resize(shifted.len().next_multiple_of(protocol::fit::writer::SECTOR), 0);
     Ok(shifted)
 }
 
@@ -79,7 +79,8 @@ fn tree(disk: &[u8]) -> Result<DeviceTree> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{disk::payload, fit};
+    use crate::disk::payload;
+    use protocol::fit::writer as fit;
 
     #[test]
     fn data_are_found_where_the_tree_says_after_a_shift() {

@@ -24,10 +24,10 @@ use clap::ValueEnum;
 
 use crate::{
     debian::{Debian, MODULES},
-    fit::SECTOR,
     setup,
     test::Skipped,
 };
+use protocol::fit::writer::SECTOR;
 
 /// The number of empty lines that are typed first. U-Boot drops the content of the UART's FIFO, at
 /// most 32 characters, when it sets the UART up.

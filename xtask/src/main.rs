@@ -25,7 +25,6 @@ mod disk;
 mod doctor;
 mod entry_state;
 mod events;
-mod fit;
 mod fit_edit;
 mod frame_source;
 mod fuzz;

@@ -1,7 +1,7 @@
 //! Parser of the boot-protocol checker's reports on a console.
 //!
 //! The kernel prints them with `check` in bootargs, one line of JSON for each of its rules
-//! (`kernel/src/protocol.rs`). Refused: a line that does not parse, and a report whose rules do not
+//! (`protocol/src/rules.rs`). Refused: a line that does not parse, and a report whose rules do not
 //! count up from 1.
 
 use anyhow::{Context, Result, ensure};

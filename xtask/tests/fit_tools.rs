@@ -6,8 +6,7 @@
 use std::fs;
 use std::process::Command;
 
-#[path = "../src/fit.rs"]
-mod fit;
+use protocol::fit::writer as fit;
 
 use fit::{ALIGNMENT, Kind, Payload, SECTOR};
 

@@ -12,7 +12,7 @@ use core::arch::asm;
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
-use kernel::mode::Mode;
+use protocol::mode::Mode;
 use spin::Mutex;
 
 /// Commands from the leading CPU. Each CPU has one command at a time.

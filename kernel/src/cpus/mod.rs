@@ -31,9 +31,9 @@ use core::arch::asm;
 use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use kernel::mode::Mode;
-use kernel::protocol::Other;
 use log::{info, warn};
+use protocol::mode::Mode;
+use protocol::rules::Other;
 use smccc::psci::{self, AffinityState, LowestAffinityLevel};
 
 pub use self::cpu::{Cpu, mask, mpidr};

@@ -17,8 +17,8 @@ use boot::{hyp, hyp_stub};
 use core::arch::asm;
 use core::sync::atomic::AtomicPtr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use kernel::mode::Mode;
 use log::warn;
+use protocol::mode::Mode;
 use smccc::psci;
 
 /// Makes `cpu` run the generation from here on, on its own stack. This CPU enters the work loop.

@@ -27,7 +27,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 use device::Device;
 pub use device::{Busy, Place};
-use kernel::tree::Machine;
+use fdt::machine::Machine;
 use log::{info, warn};
 use network::{Receive, Receiver};
 use virtio_drivers::device::rng::VirtIORng;

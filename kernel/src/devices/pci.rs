@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use core::fmt;
 use core::ops::Range;
-use kernel::tree::PciHost;
+use fdt::machine::PciHost;
 use relocate::placement;
 use virtio_drivers::transport::pci::bus::{
     BarInfo, Command, ConfigurationAccess, DeviceFunction, DeviceFunctionInfo, HeaderType,

@@ -15,12 +15,8 @@ use super::{
     statistics::line,
     table::{Cell, Table},
 };
-use crate::{
-    cmdline::Restart,
-    disk,
-    fit::{self, Kind, Payload},
-    transcript::GenerationLog,
-};
+use crate::{cmdline::Restart, disk, transcript::GenerationLog};
+use protocol::fit::writer::{self as fit, Kind, Payload};
 
 const MIB: u64 = 1 << 20;
 

@@ -12,11 +12,11 @@ use std::{collections::BTreeSet, ops::Range};
 
 use anyhow::{Context, Result, ensure};
 use boot::{
-    flat,
     image::{BASE_ALIGNMENT, HEADER_BYTES},
     phys::{PAGE_SIZE, PhysAddr},
 };
 use dtoolkit::{Node, fdt::Fdt};
+use fdt::blob;
 use relocate::{
     control::{ARGUMENTS_OFFSET, Arguments},
     list,
@@ -95,7 +95,7 @@ pub fn regions(gdb: &mut Gdb, places: &Places, kernel: &Built, disk: &[u8]) -> R
         BTreeSet::from([Region::new(Kind::Image, "Image", places.base, "image_size bytes")]);
 
     let tree_at = gdb.general()?[0];
-    let size = flat::size(&gdb.memory(tree_at, 8)?);
+    let size = blob::size(&gdb.memory(tree_at, 8)?);
     let size = size.with_context(|| format!("x0 is {tree_at:#x}, and no device tree is there"))?;
     let tree = gdb.memory(tree_at, size)?;
     let kib = (size as u64).next_multiple_of(PAGE_SIZE) >> 10;

@@ -8,11 +8,11 @@
 use std::fmt::Write;
 
 use anyhow::{Context, Result, ensure};
-use boot::flat;
 use dtoolkit::{
     Node, Property,
     fdt::{Fdt, FdtNode},
 };
+use fdt::blob;
 
 use crate::kernel_build::Built;
 
@@ -235,7 +235,7 @@ fn hexadecimal(byte: u8, varies: u8) -> String {
 
 /// Dumps the disk's tree, one property a line, with explanations.
 fn tree(disk: &[u8]) -> Result<String> {
-    let size = flat::size(disk).context("the disk has no tree")?;
+    let size = blob::size(disk).context("the disk has no tree")?;
     let tree = disk.get(..size).context("the tree is longer than its disk")?;
     let tree =
         Fdt::new(tree).map_err(|error| anyhow::anyhow!("the disk's tree is damaged: {error}"))?;
@@ -289,7 +289,7 @@ fn value(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fit::{self, Kind, Payload};
+    use protocol::fit::writer::{self as fit, Kind, Payload};
 
     #[test]
     fn the_fields_follow_each_other_without_a_gap() {

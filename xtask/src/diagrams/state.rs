@@ -7,10 +7,10 @@ use std::ops::Range;
 
 use anyhow::{Context, Result};
 use boot::{
-    flat,
     image::Header,
     sysreg::{hcr, sctlr},
 };
+use fdt::blob;
 
 use crate::{
     entry_state::Registers,
@@ -173,7 +173,7 @@ impl State {
 
 /// Classifies a register's value; `before` is the previous register's value.
 fn value(gdb: &mut Gdb, places: &Places, before: Option<u64>, value: u64) -> Value {
-    let mut tree_size = |at: u64| gdb.memory(at, 8).ok().and_then(|start| flat::size(&start));
+    let mut tree_size = |at: u64| gdb.memory(at, 8).ok().and_then(|start| blob::size(&start));
     let tree_end = before.and_then(|tree| Some(tree + tree_size(tree)? as u64));
     let image_end = before.filter(|&base| base == places.base).map(|base| base + places.file);
     match value {

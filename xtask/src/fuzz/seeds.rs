@@ -12,7 +12,7 @@ use dtoolkit::{
     model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty},
 };
 
-use crate::fit::{self, Kind, Payload};
+use protocol::fit::writer::{self as fit, Kind, Payload};
 
 #[test]
 fn the_committed_seeds_are_those_that_code_makes() {

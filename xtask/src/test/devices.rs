@@ -15,7 +15,6 @@ use crate::{
     cmdline::{Base, Cmdline, Restart},
     config::Virtio,
     disk,
-    fit::{self, Kind, Payload},
     frame_source::frame,
     invariants::{self, Modes, check},
     postmortem::{Gdb, Qmp},
@@ -23,6 +22,7 @@ use crate::{
     transcript::{self, GenerationLog},
     verdict::Verdict,
 };
+use protocol::fit::writer::{self as fit, Kind, Payload};
 
 use super::{
     case::{Case, Trial, case},

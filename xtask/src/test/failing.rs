@@ -8,10 +8,11 @@ use boot::{esr::Esr, marker};
 
 use crate::{
     cmdline::{Base, Cmdline, Restart},
-    disk, fit,
+    disk,
     request::Disk,
     verdict::Verdict,
 };
+use protocol::fit::writer as fit;
 
 use super::{
     case::{Case, Trial, case},

@@ -10,7 +10,6 @@ use crate::{
     cmdline::{Base, Cmdline},
     config::{Flag, Gic},
     disk::payload,
-    fit::{self, Kind, Payload},
     fit_edit::shifted,
     invariants::{self, Modes, check},
     kernel_build::Built,
@@ -19,6 +18,7 @@ use crate::{
     transcript::{self, GenerationLog},
     tree_edit::{edit_tree, reserve},
 };
+use protocol::fit::writer::{self as fit, Kind, Payload};
 
 use super::{
     case::{Case, Skipped, Trial, case},

@@ -10,10 +10,11 @@ use anyhow::{Result, ensure};
 
 use crate::{
     cmdline::{Cmdline, Restart},
-    disk, fit,
+    disk,
     request::Disk,
     verdict::Verdict,
 };
+use protocol::fit::writer as fit;
 
 use super::{
     case::{Case, Trial, case},

@@ -19,12 +19,15 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// Returns one case for each crate.
 pub fn cases() -> Vec<Case> {
-    let crates: [(&str, &[&str]); 6] = [
+    let crates: [(&str, &[&str]); 9] = [
         ("boot", &[]),
         ("efi", &[]),
         ("relocate", &[]),
         ("model", &[]),
-        ("kernel", &["--lib"]),
+        ("fdt", &[]),
+        ("frames", &[]),
+        ("gic", &[]),
+        ("protocol", &[]),
         ("xtask", &[]),
     ];
     let host = |(name, words): (&'static str, &'static [&'static str])| Case {

@@ -16,7 +16,6 @@ use boot::{
 use crate::{
     cmdline::{Base, Cmdline, Restart},
     disk,
-    fit::{self, Kind, Payload},
     invariants::{self, Modes, check},
     kernel_build::Built,
     postmortem::Qmp,
@@ -24,6 +23,7 @@ use crate::{
     request::{Disk, Request},
     transcript::GenerationLog,
 };
+use protocol::fit::writer::{self as fit, Kind, Payload};
 
 use super::{
     case::{Case, Trial, case},

@@ -8,11 +8,11 @@ use anyhow::{Result, bail, ensure};
 use crate::{
     cmdline::Base,
     disk::payload,
-    fit::{self, SECTOR},
     fit_edit::{edited, node, position, set},
     qemu::{self, DRIVE},
     request::Disk,
 };
+use protocol::fit::writer::{self as fit, SECTOR};
 
 use super::{BATCH, Cases, End, Run, Way, batch};
 

@@ -86,7 +86,7 @@ pub fn damaged_tree(run: &Run<'_>) -> Result<Cases> {
             // QEMU pads the blob; bytes after the strings and the structure have no meaning.
             let used = (word(12) + word(32)).max(word(8) + word(36));
             ensure!(
-                word(0) == boot::flat::MAGIC && used <= 1 << 20,
+                word(0) == fdt::blob::MAGIC && used <= 1 << 20,
                 "there is no device tree at {TREE:#x}"
             );
             let mut blob = gdb.memory(TREE, used as usize)?;
@@ -142,7 +142,7 @@ fn structure(blob: &[u8]) -> Option<()> {
     let (tree, strings) = (block(8, 36)?, block(12, 32)?);
     // Every writer uses version 17; version 16 has no size of the structure block.
     let header =
-        word(0)? == boot::flat::MAGIC && word(24)? <= 17 && word(20)? >= 17 && word(4)? >= 40;
+        word(0)? == fdt::blob::MAGIC && word(24)? <= 17 && word(20)? >= 17 && word(4)? >= 40;
     let (mut at, mut depth, mut nodes) = (0_usize, 0_usize, 0_usize);
     if !header {
         return None;
@@ -175,7 +175,8 @@ fn structure(blob: &[u8]) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{disk::payload, fit};
+    use crate::disk::payload;
+    use protocol::fit::writer as fit;
 
     #[test]
     fn a_tree_reads_as_one_until_its_form_is_damaged() {

@@ -22,10 +22,11 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     cmdline::{Base, Cmdline, Restart},
-    disk, fit,
+    disk,
     invariants::Modes,
     request::{Disk, Request},
 };
+use protocol::fit::writer as fit;
 
 use super::{
     case::{Case, Trial, case},

@@ -10,9 +10,9 @@ use anyhow::{Context, Result};
 use crate::{
     cmdline::Base,
     disk::{LOAD, payload},
-    fit::{self, Kind, Payload},
     request::Request,
 };
+use protocol::fit::writer::{self as fit, Kind, Payload};
 
 use super::{
     super::{
@@ -140,12 +140,12 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "interrupts-disabled",
         does: "this kernel disables every interrupt, in each redistributor and in the distributor",
-        at: ["kernel/src/gic/bank.rs", "Bank::disable_all"],
+        at: ["gic/src/driver/bank.rs", "Bank::disable_all"],
         without: "the next kernel starts with interrupts enabled that it did not enable",
         shown: Shown::Here(Experiment {
             how: "disable_all returns at once", args: CPUS, append: PROVOKE,
             omitted: Kernels {
-                booted: |kernel| kernel.skip("kernel::gic::bank::Bank::disable_all"), ..WHOLE
+                booted: |kernel| kernel.skip("gic::driver::bank::Bank::disable_all"), ..WHOLE
             },
             red: Some("INTID 255 enabled\", \"CPU 0 (MPIDR 0x0): INTID 0 enabled\""), ..PLAIN
         }),
@@ -153,12 +153,12 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "interrupts-not-pending",
         does: "this kernel clears pending interrupts: the next kernel would take a pending SGI",
-        at: ["kernel/src/gic/bank.rs", "Bank::clear_pending"],
+        at: ["gic/src/driver/bank.rs", "Bank::clear_pending"],
         without: "the next kernel starts with an SGI pending",
         shown: Shown::Here(Experiment {
             how: "clear_pending returns at once", append: PROVOKE,
             omitted: Kernels {
-                booted: |kernel| kernel.skip("kernel::gic::bank::Bank::clear_pending"), ..WHOLE
+                booted: |kernel| kernel.skip("gic::driver::bank::Bank::clear_pending"), ..WHOLE
             },
             red: Some("CPU 0 (MPIDR 0x0): INTID 0 pending"), ..PLAIN
         }),
@@ -166,12 +166,12 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "interrupts-not-pending-v2",
         does: "this kernel clears pending SGIs of a GICv2, which are pending per sender",
-        at: ["kernel/src/gic/bank.rs", "Bank::clear_pending"],
+        at: ["gic/src/driver/bank.rs", "Bank::clear_pending"],
         without: "the next kernel starts with an SGI pending",
         shown: Shown::Here(Experiment {
             how: "clear_pending returns at once", append: PROVOKE, args: GICV2,
             omitted: Kernels {
-                booted: |kernel| kernel.skip("kernel::gic::bank::Bank::clear_pending"), ..WHOLE
+                booted: |kernel| kernel.skip("gic::driver::bank::Bank::clear_pending"), ..WHOLE
             },
             red: Some("CPU 0 (MPIDR 0x0): INTID 0 pending"), ..PLAIN
         }),
@@ -179,12 +179,12 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "interrupts-not-active",
         does: "this kernel deactivates interrupts that were acknowledged and never ended",
-        at: ["kernel/src/gic/bank.rs", "Bank::deactivate"],
+        at: ["gic/src/driver/bank.rs", "Bank::deactivate"],
         without: "the next kernel starts with an SPI active, and would never receive it again",
         shown: Shown::Here(Experiment {
             how: "deactivate returns at once", append: PROVOKE,
             omitted: Kernels {
-                booted: |kernel| kernel.skip("kernel::gic::bank::Bank::deactivate"), ..WHOLE
+                booted: |kernel| kernel.skip("gic::driver::bank::Bank::deactivate"), ..WHOLE
             },
             red: Some("shared by all CPUs: INTID 255 active"), ..PLAIN
         }),
@@ -192,12 +192,12 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "running-priority",
         does: "each CPU clears the active priorities of its CPU interface",
-        at: ["kernel/src/gic/mod.rs", "Gic::no_priority_runs"],
+        at: ["gic/src/driver.rs", "Gic::no_priority_runs"],
         without: "the next kernel starts with a running priority, which blocks its interrupts",
         shown: Shown::Here(Experiment {
             how: "no_priority_runs returns at once", append: PROVOKE,
             omitted: Kernels {
-                booted: |kernel| kernel.skip("kernel::gic::Gic::no_priority_runs"), ..WHOLE
+                booted: |kernel| kernel.skip("gic::driver::Gic::no_priority_runs"), ..WHOLE
             },
             red: Some("CPU 0 (MPIDR 0x0): one never ended"), ..PLAIN
         }),
@@ -205,12 +205,12 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "cpu-interface",
         does: "each CPU silences its private interrupts and its interface before it goes off",
-        at: ["kernel/src/gic/mod.rs", "Gic::leave_cpu"],
+        at: ["gic/src/driver.rs", "Gic::leave_cpu"],
         without: "the next kernel's CPUs find the interrupts of the previous kernel",
         shown: Shown::Here(Experiment {
             how: "leave_cpu returns at once", args: CPUS, append: PROVOKE,
             omitted: Kernels {
-                booted: |kernel| kernel.skip("kernel::gic::Gic::leave_cpu"), ..WHOLE
+                booted: |kernel| kernel.skip("gic::driver::Gic::leave_cpu"), ..WHOLE
             },
             red: Some("CPU 3 (MPIDR 0x3): INTID 0 enabled"), ..PLAIN
         }),
@@ -218,11 +218,11 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "distributor",
         does: "this kernel leaves the distributor off, with no SPI enabled, pending or active",
-        at: ["kernel/src/gic/mod.rs", "Gic::leave"],
+        at: ["gic/src/driver.rs", "Gic::leave"],
         without: "the next kernel finds an SPI enabled and active",
         shown: Shown::Here(Experiment {
             how: "leave returns at once", append: PROVOKE,
-            omitted: Kernels { booted: |kernel| kernel.skip("kernel::gic::Gic::leave"), ..WHOLE },
+            omitted: Kernels { booted: |kernel| kernel.skip("gic::driver::Gic::leave"), ..WHOLE },
             red: Some("shared by all CPUs: INTID 255 enabled INTID 255 active"), ..PLAIN
         }),
     },
@@ -296,12 +296,12 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "digest",
         does: "this kernel compares each payload's SHA-256 with the one in the FIT",
-        at: ["kernel/src/fit.rs", "is_same"],
+        at: ["protocol/src/fit.rs", "is_same"],
         without: "this kernel enters a kernel that has a wrong bit on the disk",
         shown: Shown::Here(Experiment {
             how: "a bit of the kernel on the disk is flipped, in both runs; is_same returns true",
             disk: bit_lost,
-            omitted: Kernels { booted: |kernel| kernel.answer("kernel::fit::is_same", 1), ..WHOLE },
+            omitted: Kernels { booted: |kernel| kernel.answer("protocol::fit::is_same", 1), ..WHOLE },
             generations: 2, look: looks::image, green: Some("is not what the FIT says: sha256"),
             red: Some("memory differs from the Image in 1 bytes"), ..PLAIN
         }),
@@ -309,14 +309,14 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "tree-edited-in-place",
         does: "new /chosen properties overwrite the previous ones; none is added twice",
-        at: ["kernel/src/handover.rs", "is_ours, has"],
+        at: ["fdt/src/handover.rs", "is_ours, has"],
         without: "the device tree grows with each generation",
         shown: Shown::Here(Experiment {
             how: "is_ours and has return false",
             omitted: Kernels {
                 next: |kernel| kernel
-                    .answer("kernel::handover::is_ours", 0)?
-                    .answer("kernel::handover::has", 0),
+                    .answer("fdt::handover::is_ours", 0)?
+                    .answer("fdt::handover::has", 0),
                 ..WHOLE
             },
             red: Some("free memory, device tree and image of generation 2 are"), ..PLAIN
@@ -566,7 +566,7 @@ pub const STEPS: &[Step] = &[
         name: "lpis-off",
         does: "this kernel turns off LPIs that the previous kernel left on, or reserves their \
             tables",
-        at: ["kernel/src/lpi.rs", "quiesce, turn_off"],
+        at: ["gic/src/lpi.rs", "quiesce, turn_off"],
         without: "the GIC writes to memory that another kernel gave it",
         shown: Shown::By("cpus/lpis-nvhe",
             "1 of the CPUs with LPIs on and tables in RAM; turned off"),
@@ -589,12 +589,12 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "breadcrumbs-kept",
         does: "the breadcrumb page that /chosen names stays out of the heap until it is read",
-        at: ["kernel/src/memory_layout.rs", "keep_out"],
+        at: ["frames/src/layout.rs", "keep_out"],
         without: "nothing fails today, as no code allocates that early; the step guards code that \
             may do so later",
         shown: Shown::Here(Experiment {
             how: "keep_out returns at once",
-            omitted: Kernels { next: |kernel| kernel.skip("kernel::memory_layout::keep_out"), ..WHOLE },
+            omitted: Kernels { next: |kernel| kernel.skip("frames::layout::keep_out"), ..WHOLE },
             red: None, ..PLAIN
         }),
     },

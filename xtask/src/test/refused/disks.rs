@@ -6,7 +6,6 @@ use boot::marker;
 use crate::{
     cmdline::Cmdline,
     disk::payload,
-    fit::{self, Kind, Payload},
     fit_edit::{edited, node, position, set},
     kernel_build::Built,
     qemu,
@@ -14,6 +13,7 @@ use crate::{
     transcript,
     verdict::Verdict,
 };
+use protocol::fit::writer::{self as fit, Kind, Payload};
 
 use super::{
     super::case::{Case, Trial, case},

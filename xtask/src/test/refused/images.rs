@@ -9,11 +9,11 @@ use boot::image::{
 use crate::{
     cmdline::Base,
     disk::{LOAD, payload},
-    fit,
     fit_edit::position,
     kernel_build::Built,
     request::Disk,
 };
+use protocol::fit::writer as fit;
 
 use super::{
     super::case::{Case, Trial, case},

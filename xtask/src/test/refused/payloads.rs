@@ -19,7 +19,6 @@ use flate2::{Compression, write::GzEncoder};
 use crate::{
     cmdline::{Base, Cmdline},
     disk::{self, FOREIGN, Foreign, LOAD},
-    fit::{self, Kind, Payload},
     fit_edit::{edited, node, position, set},
     kernel_build::Built,
     request::{Disk, Request},
@@ -27,6 +26,7 @@ use crate::{
     tree_edit::{edit_tree, reserve},
     verdict::Verdict,
 };
+use protocol::fit::writer::{self as fit, Kind, Payload};
 
 use super::{
     super::case::{Case, Trial, case},

@@ -8,12 +8,12 @@ use boot::marker;
 use crate::{
     cmdline::{Base, Cmdline},
     disk::{LOAD, payload},
-    fit::{self, Kind, Payload},
     fit_edit::{node, set},
     kernel_build::Built,
     tree_edit::{edit_tree, reserve},
     verdict::Verdict,
 };
+use protocol::fit::writer::{self as fit, Kind, Payload};
 
 use super::{
     super::case::{Case, Trial, case},

@@ -10,9 +10,9 @@
 //! missing. A kernel that only kexecs itself uses the cheaper [`handover`](crate::handover), which
 //! edits in place.
 
+use crate::blob::{self, Blocks, HEADER_BYTES, token, word};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use boot::flat::{self, Blocks, HEADER_BYTES, token, word};
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use boot::record::DTB_MAX_SIZE;
 use core::fmt;
@@ -65,7 +65,7 @@ pub struct Chosen<'a> {
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[expect(missing_docs, reason = "each variant's comment describes its fields")]
 pub enum Error {
-    /// An invalid tree: dtoolkit's error text, or that of [`flat::blocks`].
+    /// An invalid tree: dtoolkit's error text, or that of [`blob::blocks`].
     Damaged { why: String },
     /// More bytes than a kernel has to map (boot protocol, 2).
     TooLarge { bytes: u64 },
@@ -107,7 +107,7 @@ pub const fn check_size(bytes: u64) -> Result<(), Error> {
 pub fn write(blob: &[u8], chosen: &Chosen<'_>) -> Result<Vec<u8>, Error> {
     let damaged = |why: &dyn ToString| Error::Damaged { why: why.to_string() };
     Fdt::new(blob).map_err(|error| damaged(&error))?;
-    let blocks = flat::blocks(blob).map_err(|what| damaged(&what))?;
+    let blocks = blob::blocks(blob).map_err(|what| damaged(&what))?;
     let mut writer =
         Writer { blob, blocks, chosen, structure: Vec::new(), strings: Vec::new(), old: [0; 2] };
     writer.strings.extend(&blob[writer.blocks.strings.clone()]);
@@ -133,14 +133,14 @@ impl Writer<'_> {
         let (mut at, mut depth, mut in_chosen, mut told) =
             (self.blocks.structure.start, 0_usize, false, false);
         loop {
-            let (token, next) = flat::token(self.blob, at)?;
+            let (token, next) = blob::token(self.blob, at)?;
             let bytes = self.blob.get(at..next)?;
             match token {
                 token::BEGIN_NODE => {
                     depth += 1;
                     self.structure.extend(bytes);
                     if depth == 2 {
-                        in_chosen = flat::name(self.blob, at + 4)? == b"chosen";
+                        in_chosen = blob::name(self.blob, at + 4)? == b"chosen";
                         if in_chosen && !told {
                             self.tell();
                             told = true;
@@ -173,7 +173,7 @@ impl Writer<'_> {
     /// initrd's addresses.
     fn is_stale(&mut self, at: usize) -> Option<bool> {
         let strings = self.blob.get(self.blocks.strings.clone())?;
-        let name = str::from_utf8(flat::name(strings, word(self.blob, at + 8)?)?).ok()?;
+        let name = str::from_utf8(blob::name(strings, word(self.blob, at + 8)?)?).ok()?;
         let value = self.blob.get(at + 12..)?.get(..word(self.blob, at + 4)?)?;
         let number = || value.iter().fold(0, |number, &byte| number << 8 | u64::from(byte));
         match name {
@@ -254,7 +254,7 @@ impl Writer<'_> {
         let end = strings + self.strings.len();
         check_size(end as u64)?;
         let mut blob = Vec::with_capacity(end);
-        blob.extend(flat::header(structure, strings, end, flat::boot_cpu(self.blob)));
+        blob.extend(blob::header(structure, strings, end, blob::boot_cpu(self.blob)));
         [reservations, &self.structure, &self.strings]
             .into_iter()
             .for_each(|block| blob.extend(block));

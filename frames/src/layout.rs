@@ -6,10 +6,10 @@
 //! - Returns `None` if RAM has no room for the control pages.
 //! - Ignores breadcrumbs outside of RAM, and gives no block to a CPU whose stacks do not fit.
 
-use crate::tree::Machine;
 use alloc::vec::Vec;
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use core::ops::Range;
+use fdt::machine::Machine;
 use relocate::placement;
 use relocate::random::SplitMix64;
 
@@ -120,8 +120,8 @@ fn keep_out(taken: &mut Vec<Range<PhysAddr>>, range: Option<&Range<PhysAddr>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::Reservation;
     use alloc::vec;
+    use fdt::machine::Reservation;
 
     const MIB: u64 = 1 << 20;
     const BLOCK: u64 = 64 << 10;

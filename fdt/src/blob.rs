@@ -10,7 +10,7 @@ use core::ops::Range;
 pub const HEADER_BYTES: usize = 40;
 
 /// Magic number: the first word of the header.
-pub const MAGIC: u32 = 0xd00d_feed;
+pub const MAGIC: u32 = boot::record::FDT_MAGIC;
 
 /// Tokens of the structure block.
 pub mod token {

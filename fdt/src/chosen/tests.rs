@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::handover::{Handover, shrink};
-use crate::tree::tests::{cells, node, text, virt};
-use crate::tree::{Machine, Tree};
+use crate::machine::tests::{cells, node, text, virt};
+use crate::machine::{Machine, Tree};
 use alloc::vec;
 use dtoolkit::memreserve::MemoryReservation;
 use dtoolkit::model::{DeviceTree, DeviceTreeProperty};

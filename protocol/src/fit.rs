@@ -25,6 +25,8 @@
 //!   U-Boot does the same.
 
 mod error;
+#[cfg(any(test, feature = "write"))]
+pub mod writer;
 
 use alloc::borrow::ToOwned;
 use alloc::format;
@@ -33,10 +35,10 @@ use alloc::vec::Vec;
 use core::ffi::CStr;
 use core::ops::Range;
 
-use boot::flat::{HEADER_BYTES, MAGIC};
 use boot::phys::PhysAddr;
 use dtoolkit::fdt::{Fdt as Tree, FdtNode};
 use dtoolkit::{Node, Property};
+use fdt::blob::{HEADER_BYTES, MAGIC};
 use relocate::segment::MAX_SEGMENTS;
 use sha2::{Digest, Sha256};
 

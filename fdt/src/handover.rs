@@ -7,12 +7,12 @@
 //! These are properties of fixed width, not parameters in bootargs: bootargs stay as the user wrote
 //! them.
 
+use crate::blob;
 use crate::chosen::STALE;
-use crate::tree::{Error, Tree};
+use crate::machine::{Error, Tree};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use boot::breadcrumb;
-use boot::flat;
 use boot::phys::PhysAddr;
 use dtoolkit::ToPropertyValue;
 use dtoolkit::fdt_mut::{FdtBuffer, FdtMut, FdtNodeMut};
@@ -129,7 +129,7 @@ pub fn is_ours(handed: Option<&Handover>) -> bool {
 
 /// Returns the number of bytes up to the end of the blob's last block.
 fn used(blob: &[u8]) -> Result<usize, Error> {
-    Ok(flat::blocks(blob).map_err(|what| Error::Damaged(what.into()))?.end())
+    Ok(blob::blocks(blob).map_err(|what| Error::Damaged(what.into()))?.end())
 }
 
 fn set_total_size(blob: &mut [u8]) -> Result<(), Error> {
@@ -143,8 +143,8 @@ fn set_total_size(blob: &mut [u8]) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::tests::virt;
-    use boot::flat::word;
+    use crate::blob::word;
+    use crate::machine::tests::virt;
     use dtoolkit::model::DeviceTreeProperty;
 
     const NUMBERS: Handover = Handover {
@@ -171,9 +171,9 @@ mod tests {
     fn a_padded_blob_shrinks_and_keeps_what_it_says() {
         let blob = shrink(&padded()).unwrap();
         assert!(blob.len() < virt().to_dtb().len() + 256, "{}", blob.len());
-        let before = crate::tree::Machine::read(&Tree::open(&padded()).unwrap());
+        let before = crate::machine::Machine::read(&Tree::open(&padded()).unwrap());
         let tree = Tree::open(&blob).unwrap();
-        assert_eq!(crate::tree::Machine::read(&tree), before);
+        assert_eq!(crate::machine::Machine::read(&tree), before);
         assert_eq!(tree.bootargs(), "generations=3 base=random");
     }
 

@@ -1,6 +1,6 @@
 //! GICv2 and GICv3 behind one interface, chosen by the device tree.
 //!
-//! - When: while this kernel takes interrupts; [`crate::interrupts`] decides what happens when.
+//! - When: while this kernel takes interrupts; `kernel::interrupts` decides what happens when.
 //! - `arm-gic` does set-up, acknowledge and end of interrupt.
 //! - This module does what only a kexec needs: it reads the state that a predecessor left, and
 //!   leaves nothing enabled, pending, active or running.
@@ -10,7 +10,9 @@ mod bank;
 mod provoke;
 
 use self::bank::{Bank, GICR_SGI, wait_for_rwp, word};
-use crate::memory::pointer;
+use crate::intid::Kind;
+use crate::lpi::{self, Lpis};
+use crate::pointer;
 use alloc::vec::Vec;
 use arm_gic::gicv2::{self, GicV2};
 use arm_gic::gicv3::{GicCpuInterface, GicDistributor};
@@ -20,9 +22,7 @@ use core::arch::asm;
 use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
-use kernel::intid::Kind;
-use kernel::lpi::{self, Lpis};
-use kernel::tree;
+use fdt::machine;
 
 // Registers by their offsets (GICv3: IHI 0069, 12.9 and 12.11; GICv2: IHI 0048, 4.3 and 4.4).
 const GICD_CTLR: u64 = 0;
@@ -51,7 +51,7 @@ const PRIORITY: u32 = 0xa0a0_a0a0;
 const IDLE: u32 = 0xff;
 
 /// The GIC of this machine.
-pub struct Gic(pub tree::Gic);
+pub struct Gic(pub machine::Gic);
 
 impl fmt::Display for Gic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -209,8 +209,8 @@ impl Gic {
     /// If a GICv3 has no redistributor for that CPU.
     pub fn private(&self, mpidr: u64) -> Bank {
         match &self.0 {
-            tree::Gic::V2 { .. } => self.bank(self.gicd()),
-            tree::Gic::V3 { redistributors, .. } => {
+            machine::Gic::V2 { .. } => self.bank(self.gicd()),
+            machine::Gic::V3 { redistributors, .. } => {
                 let frame = redistributor(redistributors, mpidr).unwrap_or_else(|| {
                     panic!("no redistributor of the device tree is CPU {mpidr:#x}'s")
                 });
@@ -250,18 +250,18 @@ impl Gic {
     }
 
     fn is_v2(&self) -> bool {
-        matches!(self.0, tree::Gic::V2 { .. })
+        matches!(self.0, machine::Gic::V2 { .. })
     }
 
     fn gicd(&self) -> PhysAddr {
-        let (tree::Gic::V2 { distributor, .. } | tree::Gic::V3 { distributor, .. }) = &self.0;
+        let (machine::Gic::V2 { distributor, .. } | machine::Gic::V3 { distributor, .. }) = &self.0;
         distributor.start
     }
 
     fn gicc(&self) -> PhysAddr {
         match &self.0 {
-            tree::Gic::V2 { cpu_interface, .. } => cpu_interface.start,
-            tree::Gic::V3 { .. } => unreachable!("GICv3's CPU interface is system registers"),
+            machine::Gic::V2 { cpu_interface, .. } => cpu_interface.start,
+            machine::Gic::V3 { .. } => unreachable!("GICv3's CPU interface is system registers"),
         }
     }
 

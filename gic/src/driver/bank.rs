@@ -4,14 +4,14 @@
 //! - Leaves, after [`Bank::silence`]: no interrupt of the bank enabled, pending or active.
 #![expect(unsafe_code, reason = "claims the GIC's registers")]
 
-use crate::memory::pointer;
+use crate::intid::Kind;
+use crate::pointer;
 use arm_gic::UniqueMmioPointer;
 use arm_gic::gicv3::GicRedistributor;
 use arm_gic::gicv3::registers::GicrSgi;
 use boot::phys::PhysAddr;
 use core::ops::Range;
 use core::ptr::NonNull;
-use kernel::intid::Kind;
 use safe_mmio::fields::ReadPureWrite;
 
 // Register offsets, valid for banks in GICD and in GICR's SGI frame alike (GICv3: IHI 0069, 12.9

@@ -9,7 +9,6 @@
 //! number and, within section 4, the heading. A rule about something absent (a feature that the CPU
 //! lacks, an initrd) counts as kept.
 
-use crate::tree::Conduit;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -17,9 +16,10 @@ use boot::phys::PhysAddr;
 use boot::record::EntryRecord;
 use core::fmt;
 use core::ops::Range;
-pub use rules::RULES;
+use fdt::machine::Conduit;
+pub use table::RULES;
 
-mod rules;
+mod table;
 
 /// A rule of the protocol.
 #[derive(Clone, Copy, Debug)]

@@ -8,7 +8,6 @@ use super::{
     POINTER_KEYS, PRIORITIES, Rule, SME, SVE, TAGS, TCR2, THREAD_POINTER,
 };
 use crate::initrd_window;
-use crate::tree::Conduit;
 use alloc::format;
 use alloc::string::String;
 use boot::image::BASE_ALIGNMENT;
@@ -17,6 +16,7 @@ use boot::record::DTB_MAX_SIZE;
 use boot::rule;
 use boot::sysreg::{current_el, sctlr, spsr};
 use core::ops::Range;
+use fdt::machine::Conduit;
 
 const TREE: &str = "2";
 const HEADER: &str = "4, header";

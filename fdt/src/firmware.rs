@@ -14,7 +14,7 @@
 //! - Linux's `linux,uefi-*` properties are not written. They say that Linux's own stub started
 //!   it, and make Linux look for the memory map and the runtime services.
 
-use boot::flat::{self, HEADER_BYTES, token};
+use crate::blob::{self, HEADER_BYTES, token};
 use boot::phys::{PhysAddr, PhysRange};
 use core::fmt;
 use core::ops::Range;
@@ -59,7 +59,7 @@ pub fn write(
     mut bootargs: Option<impl Iterator<Item = char>>,
     to: &mut [u8],
 ) -> Result<usize, Error> {
-    let blocks = flat::blocks(from).map_err(Error::Damaged)?;
+    let blocks = blob::blocks(from).map_err(Error::Damaged)?;
     let old_strings = &from[blocks.strings];
     let mut out = Out { to, at: HEADER_BYTES };
 
@@ -77,12 +77,12 @@ pub fn write(
     let mut at = blocks.structure.start;
     loop {
         const CUT: Error = Error::Damaged("a structure that is cut off");
-        let (token, next) = flat::token(from, at).ok_or(CUT)?;
+        let (token, next) = blob::token(from, at).ok_or(CUT)?;
         let bytes = from.get(at..next).ok_or(CUT)?;
         match token {
             token::BEGIN_NODE => {
                 depth += 1;
-                let name = flat::name(from, at + 4).ok_or(CUT)?;
+                let name = blob::name(from, at + 4).ok_or(CUT)?;
                 if depth == 2 && matches!(name.split(|&byte| byte == b'@').next(), Some(b"memory"))
                 {
                     left_out = left_out.or(Some(depth));
@@ -118,8 +118,8 @@ pub fn write(
             }
             token::PROP => {
                 let [size, name] =
-                    [at + 4, at + 8].map(|at| flat::word(from, at).unwrap_or_default());
-                let name = flat::name(old_strings, name)
+                    [at + 4, at + 8].map(|at| blob::word(from, at).unwrap_or_default());
+                let name = blob::name(old_strings, name)
                     .ok_or(Error::Damaged("a name outside the strings"))?;
                 if depth == 1 {
                     root.read(name, &bytes[12..12 + size])?;
@@ -146,7 +146,7 @@ pub fn write(
     }
 
     out.at = 0;
-    out.put(&flat::header(structure, strings, size, flat::boot_cpu(from)));
+    out.put(&blob::header(structure, strings, size, blob::boot_cpu(from)));
     Ok(size)
 }
 

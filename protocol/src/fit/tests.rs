@@ -9,8 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-#[path = "../../../xtask/src/fit.rs"]
-mod writer;
+use super::writer;
 
 use writer::Kind;
 

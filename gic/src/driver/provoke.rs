@@ -4,10 +4,10 @@
 
 use super::bank::{ISPENDR, register, word};
 use super::{GICD_ITARGETSR, GICD_TYPER, Gic, redistributor};
+use crate::intid::Kind;
 use arm_gic::IntId;
 use boot::phys::PhysAddr;
-use kernel::intid::Kind;
-use kernel::tree;
+use fdt::machine;
 
 impl Gic {
     /// Acknowledges a shared interrupt on this CPU and never ends it. Takes the distributor's last
@@ -50,7 +50,7 @@ impl Gic {
     /// Turns on the LPIs of this CPU's redistributor, with tables in `memory`: 128 KiB, 64 KiB
     /// aligned.
     pub fn keep_tables(&self, mpidr: u64, memory: PhysAddr) {
-        let tree::Gic::V3 { redistributors, .. } = &self.0 else { return };
+        let machine::Gic::V3 { redistributors, .. } = &self.0 else { return };
         let Some(frame) = redistributor(redistributors, mpidr) else { return };
         // 14 bits of INTIDs: 8192 LPIs.
         for (offset, value) in [(0x70, memory.0 as u32 | 13), (0x78, memory.0 as u32 + 0x1_0000)] {

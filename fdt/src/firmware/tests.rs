@@ -170,8 +170,8 @@ fn what_is_no_blob_is_refused() {
         Err(Error::Damaged("strings that are no text or do not end in NUL"))
     );
     assert_eq!(written(&blob[..30], None, 4096), Err(Error::Damaged("no header")));
-    assert_eq!(flat::size(&blob), Some(blob.len()));
-    assert_eq!(flat::size(&[0; 8]), None);
+    assert_eq!(blob::size(&blob), Some(blob.len()));
+    assert_eq!(blob::size(&[0; 8]), None);
 }
 
 proptest! {
@@ -188,7 +188,7 @@ proptest! {
         blob[place] = byte;
         blob.truncate(blob.len().max(end) - end.min(blob.len()) / 8);
         if let Ok(written) = written(&blob, Some("a"), 1 << 16) {
-            prop_assert_eq!(flat::size(&written), Some(written.len()));
+            prop_assert_eq!(blob::size(&written), Some(written.len()));
         }
     }
 }
