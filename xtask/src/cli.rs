@@ -6,10 +6,11 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{
+use suites::TestOptions;
+use tools::{
     bench::BenchOptions, check::CheckOptions, check_loader::CheckLoaderOptions, doctor,
-    entry_state::DiffEntryOptions, fuzz::FuzzOptions, image::ImageOptions,
-    interop::ProtocolsOptions, run::RunOptions, stress::StressOptions, test::TestOptions,
+    entry_state::DiffEntryOptions, fuzz::FuzzOptions, image::ImageOptions, interop::InteropOptions,
+    run::RunOptions, stress::StressOptions,
 };
 
 /// Build, run, test and measure Ouroboros, a kernel for 64-bit Arm that kexecs itself
@@ -45,7 +46,7 @@ Example:
 pub enum Verb {
     Run(RunOptions),
     Test(TestOptions),
-    Protocols(ProtocolsOptions),
+    Interop(InteropOptions),
     Image(ImageOptions),
     DiffEntry(DiffEntryOptions),
     Check(CheckOptions),
@@ -65,7 +66,7 @@ impl Verb {
         match self {
             Self::Run(options) => options.perform(),
             Self::Test(options) => options.perform(),
-            Self::Protocols(options) => options.perform(),
+            Self::Interop(options) => options.perform(),
             Self::Image(options) => options.perform(),
             Self::DiffEntry(options) => options.perform(),
             Self::Check(options) => options.perform(),

@@ -1,0 +1,68 @@
+//! Unit tests of the crates, on this host.
+//!
+//! They run first, one crate after the other. The host can test only the library of the kernel.
+
+use std::{
+    fs::File,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use harness::{console::tail, processes::Guarded};
+
+use super::case::{Case, case};
+
+/// Time limit for one crate, including its compilation.
+const PATIENCE: Duration = Duration::from_secs(1800);
+
+/// Returns one case for each crate.
+pub fn cases() -> Vec<Case> {
+    let crates: [(&str, &[&str]); 12] = [
+        ("boot", &[]),
+        ("efi", &[]),
+        ("relocate", &[]),
+        ("model", &[]),
+        ("fdt", &[]),
+        ("frames", &[]),
+        ("gic", &[]),
+        ("protocol", &[]),
+        ("harness", &[]),
+        ("suites", &[]),
+        ("tools", &[]),
+        ("xtask", &[]),
+    ];
+    let host = |(name, words): (&'static str, &'static [&'static str])| Case {
+        on_host: true,
+        ..case(format!("host/{name}"), move |_| cargo_test(name, words))
+    };
+    crates.into_iter().map(host).collect()
+}
+
+fn cargo_test(package: &str, words: &[&str]) -> Result<()> {
+    let folder = tempfile::tempdir().context("cannot make a folder for cargo's output")?;
+    let said = folder.path().join("said");
+    let log = File::create(&said).with_context(|| format!("cannot write {}", said.display()))?;
+    let mut command = Command::new(harness::paths::cargo());
+    command
+        .current_dir(harness::paths::root())
+        .env("CARGO_TARGET_DIR", harness::paths::target_dir());
+    command.args(["test", "--quiet", "--package", package]).args(words);
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let cargo =
+        Guarded::spawn(&mut command).with_context(|| format!("cannot start {command:?}"))?;
+    let status = cargo.wait(PATIENCE)?;
+    let said = String::from_utf8_lossy(&std::fs::read(&said)?).into_owned();
+    match status {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => {
+            bail!("cargo test ended with {status}; its last lines:\n{}", tail(&said, 60))
+        }
+        None => bail!(
+            "cargo test did not end within {} s; its last lines:\n{}",
+            PATIENCE.as_secs(),
+            tail(&said, 60)
+        ),
+    }
+}

@@ -1,0 +1,262 @@
+//! Tests of `payload=`, with this kernel as the payload.
+//!
+//! This kernel checks what it receives, and needs no download. `cargo xtask interop` does the
+//! same with other kernels. The payload starts as after any other loader: its first generation is
+//! number 0, and its parameters come from the FIT configuration.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+
+use harness::{
+    checksums::Checksum,
+    cmdline::{Base, Cmdline, Restart},
+    disk::{self, FOREIGN, Foreign},
+    fit_edit::{edited, node},
+    invariants::{Modes, check},
+    request::{Disk, Request},
+    transcript::{GenerationLog, logs, parted},
+    tree_edit::{dumped, reserve},
+    verdict::Verdict,
+};
+
+use super::{
+    case::{Case, Trial, case},
+    debugger::debugged,
+};
+
+/// Size of the initrd: a whole number of pages, and one byte.
+const RAMDISK: usize = (3 << 20) + 1;
+
+/// Returns the cases of this suite.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (machine, restart) in
+        [("el1", Restart::Hot), ("nvhe", Restart::Cold), ("vhe", Restart::Hot)]
+    {
+        for base in [Base::Same, Base::Random, Base::Load] {
+            cases.push(case(format!("payload/{machine}-{base}"), move |trial| {
+                let cmdline = Cmdline { base, restart, ..trial.cmdline() };
+                let (request, cmdline) = request(trial, machine, cmdline)?;
+                ourselves(trial, &request, machine, &cmdline)
+            }));
+        }
+    }
+    for (name, is_stated) in [("gzip", true), ("gzip-of-unknown-size", false)] {
+        cases.push(case(format!("payload/{name}"), move |trial| packed(trial, is_stated)));
+    }
+    cases.push(case("payload/large-ramdisk", large_ramdisk));
+    cases.push(case("payload/own-tree", own_tree));
+    cases.push(case("payload/damaged-kernel-while-it-moves", |trial| {
+        damaged(trial, |sources| sources.first())
+    }));
+    cases.push(case("payload/damaged-ramdisk-while-it-moves", |trial| {
+        damaged(trial, |sources| sources.last())
+    }));
+    for (name, cpu, says) in [
+        ("rndr", "max", "RNDR gives kaslr-seed and rng-seed"),
+        ("no-seeds", "cortex-a72", "no entropy device and no RNDR: no kaslr-seed and rng-seed"),
+    ] {
+        cases.push(case(format!("payload/{name}"), move |trial| {
+            without_entropy_device(trial, cpu, says)
+        }));
+    }
+    cases
+}
+
+/// Returns a request whose last generation starts this same kernel as the payload, with parameters
+/// for two more generations.
+fn request(
+    trial: &Trial<'_>,
+    machine: &'static str,
+    mut cmdline: Cmdline,
+) -> Result<(Request, Cmdline)> {
+    cmdline.append.push(format!("payload={FOREIGN}"));
+    let mut request = trial.request_psci(machine, &cmdline)?;
+    let foreign = ourselves_as_payload(trial, &request);
+    request.disk =
+        Disk::Bytes(Arc::new(disk::with(trial.kernel(), cmdline.base == Base::Load, foreign)));
+    Ok((request, cmdline))
+}
+
+fn ourselves_as_payload(trial: &Trial<'_>, request: &Request) -> Foreign {
+    let bootargs =
+        format!("{} generations=2 seed=0x77", request.machine.bootargs).trim().to_owned();
+    let image = trial.kernel().image.clone();
+    Foreign { image, initrd: Some(vec![0xa5; RAMDISK]), fdt: None, bootargs: Some(bootargs) }
+}
+
+/// Flips a bit of a source page after the kernel's last check. The control page must report it,
+/// since it verifies what it has moved: all of the kernel, and the ends of the initrd.
+fn damaged(
+    trial: &mut Trial<'_>,
+    choose: impl Fn(&[Range<u64>]) -> Option<&Range<u64>> + Send + Sync,
+) -> Result<()> {
+    let (request, _) = request(trial, "el1", Cmdline { generations: 1, ..trial.cmdline() })?;
+    let checksum = Checksum::of(trial.kernel())?;
+    let outcome = debugged(trial, request, |mut gdb| {
+        let looked = checksum.first_look(&mut gdb)?;
+        gdb.run_to(looked.code().start)?;
+        let (sources, _) = looked.place(0);
+        let at = choose(&sources).context("no source")?.start;
+        let byte = gdb.memory(at, 1)?[0];
+        gdb.write(at, &[byte ^ 1])?;
+        gdb.detach()
+    })?;
+    let says = "!! what arrived is not what was loaded: ";
+    ensure!(outcome.verdict == Verdict::Stopped, "the end is \"{}\"", outcome.verdict.words());
+    ensure!(outcome.console.contains(says), "the control page does not report the damage");
+    Ok(())
+}
+
+/// Runs the request, checks all generations, and returns those before the payload and those of the
+/// payload.
+fn both(
+    trial: &mut Trial<'_>,
+    request: &Request,
+    modes: Modes,
+    first: &Cmdline,
+    then: &Cmdline,
+) -> Result<[Vec<GenerationLog>; 2]> {
+    let console = trial.ends(request, Verdict::Success)?.console.clone();
+    let (ours, payload) = parted(&console, first.generations)?;
+    let (before, after) = (logs(ours)?, logs(payload)?);
+    check(&before, first, modes).context("before the payload")?;
+    check(&after, then, modes).context("the payload")?;
+    Ok([before, after])
+}
+
+fn ourselves(
+    trial: &mut Trial<'_>,
+    request: &Request,
+    machine: &'static str,
+    cmdline: &Cmdline,
+) -> Result<()> {
+    let then = Cmdline { generations: 2, seed: 0x77, append: Vec::new(), ..Cmdline::default() };
+    let [before, after] = both(trial, request, Modes::All(machine), cmdline, &then)?;
+    let (last, first) = (before.last().context("no generation")?, &after[0]);
+    let bye = last.bye.as_ref().context("no Bye!")?;
+    ensure!(
+        first.base == bye.entry,
+        "the payload was sent to {:#x}, and is at {:#x}",
+        bye.entry,
+        first.base
+    );
+    ensure!(
+        first.stations()[0] == "first instruction",
+        "the payload received breadcrumbs: {:?}",
+        first.stations()
+    );
+    match cmdline.base {
+        Base::Same => ensure!(
+            first.base == 0x4000_0000,
+            "the payload is at {:#x}, not at the lowest free address",
+            first.base
+        ),
+        Base::Load => ensure!(
+            first.base == disk::LOAD,
+            "the payload is at {:#x}, not at its load address in the FIT",
+            first.base
+        ),
+        Base::Random => {}
+    }
+    // The initrd is reserved. (The number of page tables depends on the kernel's address.)
+    let missing = before[0].free - first.free;
+    ensure!(
+        missing.abs_diff(RAMDISK as u64) < 64 << 10,
+        "{missing} bytes are reserved, for an initrd of {RAMDISK}"
+    );
+    ensure!(last.says("gives kaslr-seed and rng-seed"), "no generation supplies seeds");
+    Ok(())
+}
+
+/// Runs a gzip-compressed payload. The FIT states its uncompressed size only if `is_stated`.
+fn packed(trial: &mut Trial<'_>, is_stated: bool) -> Result<()> {
+    let (mut request, cmdline) = request(trial, "nvhe", trial.cmdline())?;
+    let foreign = ourselves_as_payload(trial, &request);
+    let foreign = Foreign { image: disk::packed(&foreign.image), ..foreign };
+    let mut bytes = disk::with(trial.kernel(), false, foreign);
+    if !is_stated {
+        bytes = edited(&bytes, |tree| {
+            node(tree, "/images/payload")?.remove_property("uncomp-size");
+            Ok(())
+        })?;
+    }
+    request.disk = Disk::Bytes(Arc::new(bytes));
+    ourselves(trial, &request, "nvhe", &cmdline)
+}
+
+/// Loads an initrd of 512 MiB on 2 GiB of RAM. The kernel must hold at most 0.5 % more memory than
+/// the segments need, and read them directly to their destinations.
+fn large_ramdisk(trial: &mut Trial<'_>) -> Result<()> {
+    const LARGE: usize = 512 << 20;
+    let (mut request, cmdline) =
+        request(trial, "nvhe", Cmdline { generations: 1, ..trial.cmdline() })?;
+    let foreign =
+        Foreign { initrd: Some(vec![0xa5; LARGE]), ..ourselves_as_payload(trial, &request) };
+    request.disk = Disk::Bytes(Arc::new(disk::with(trial.kernel(), false, foreign)));
+    (request.memory, request.timeout) = (Some("2G".to_owned()), Duration::from_secs(300));
+    let then = Cmdline { generations: 2, seed: 0x77, append: Vec::new(), ..Cmdline::default() };
+    let [before, after] = both(trial, &request, Modes::All("nvhe"), &cmdline, &then)?;
+    let missing = before[0].free - after[0].free;
+    ensure!(
+        missing.abs_diff(LARGE as u64) < 64 << 10,
+        "{missing} bytes are reserved, for an initrd of {LARGE}"
+    );
+
+    let line = before[0]
+        .lines
+        .iter()
+        .find_map(|line| line.split_once(" holds "))
+        .context("no line about the memory held")?;
+    let numbers: Vec<u64> = line.1.split(' ').filter_map(|word| word.parse().ok()).collect();
+    let [held, segments, in_place] = numbers[..] else {
+        anyhow::bail!("{numbers:?} are not three numbers")
+    };
+    ensure!(segments > LARGE as u64, "segments of {segments} bytes");
+    ensure!(
+        held >= segments && (held - segments) * 200 <= segments,
+        "{held} bytes are held for {segments}"
+    );
+    // All but the kernel itself and the part of the initrd outside whole MiBs.
+    ensure!(segments - in_place <= 4 << 20, "{in_place} of {segments} bytes are in place");
+    Ok(())
+}
+
+/// Gives the payload its own device tree, which must arrive with the initrd in it. The tree
+/// reserves both ends of RAM, where the kernel and the initrd would be placed otherwise.
+fn own_tree(trial: &mut Trial<'_>) -> Result<()> {
+    const LOW: Range<u64> = 0x4000_0000..0x4020_0000;
+    const HIGH: Range<u64> = 0x5f00_0000..0x6000_0000;
+    let (mut request, cmdline) = request(trial, "vhe", trial.cmdline())?;
+    let mut tree = dumped(&request)?;
+    reserve(&mut tree, "low", LOW.start, LOW.end - LOW.start, false)?;
+    reserve(&mut tree, "high", HIGH.start, HIGH.end - HIGH.start, false)?;
+    let foreign = Foreign { fdt: Some(tree.to_dtb()), ..ourselves_as_payload(trial, &request) };
+    request.disk = Disk::Bytes(Arc::new(disk::with(trial.kernel(), false, foreign)));
+    let then = Cmdline { generations: 2, seed: 0x77, append: Vec::new(), ..Cmdline::default() };
+    let [before, after] = both(trial, &request, Modes::All("vhe"), &cmdline, &then)?;
+    ensure!(
+        !LOW.contains(&after[0].base),
+        "the payload is at {:#x}, which its device tree reserves",
+        after[0].base
+    );
+    // If the initrd were in a reserved range, the difference would be smaller.
+    let (missing, due) = (
+        before[0].free - after[0].free,
+        RAMDISK as u64 + LOW.end - LOW.start + HIGH.end - HIGH.start,
+    );
+    ensure!(missing.abs_diff(due) < 64 << 10, "{missing} bytes are reserved, and should be {due}");
+    Ok(())
+}
+
+/// Checks that without an entropy device the kernel takes seeds from RNDR, if the CPU has it.
+fn without_entropy_device(trial: &mut Trial<'_>, cpu: &str, says: &str) -> Result<()> {
+    let (mut request, cmdline) = request(trial, "el1", trial.cmdline())?;
+    request.cpu = Some(cpu.to_owned());
+    Arc::make_mut(&mut request.config).virtio.modern.retain(|flag| !flag.arg.contains("rng"));
+    let then = Cmdline { generations: 2, seed: 0x77, append: Vec::new(), ..Cmdline::default() };
+    let [before, _] = both(trial, &request, Modes::All("el1"), &cmdline, &then)?;
+    ensure!(before.last().is_some_and(|last| last.says(says)), "no line says \"{says}\"");
+    Ok(())
+}

@@ -1,0 +1,14 @@
+//! Tools: what the verbs of `cargo xtask` do, one module for each verb except `test`.
+
+pub mod bench;
+pub mod check;
+pub mod check_loader;
+pub mod diagrams;
+pub mod doctor;
+pub mod entry_state;
+pub mod fuzz;
+pub mod image;
+pub mod interop;
+pub mod run;
+pub mod stress;
+mod xml;

@@ -1,0 +1,354 @@
+//! The verb `run`: makes one run as its options say, and reports the result.
+//!
+//! It checks the options before it installs or builds anything, and refuses a machine, a disk or a
+//! payload that does not exist.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Result;
+use clap::Args;
+
+use harness::{
+    cmdline::{Base, Cmdline, El2, Restart, draw_seed, parse_seed},
+    config::{Config, Gic, Virtio},
+    disk::{self, Foreign},
+    error::Usage,
+    kernel_build,
+    loader::Loader,
+    qemu, report,
+    request::{Disk, Request},
+    run::run,
+    setup,
+};
+
+/// The time limit for a payload in seconds: under QEMU on a busy host, Linux and its init need some
+/// ten.
+const FOR_A_PAYLOAD: u64 = 120;
+
+/// Build the kernel and run it on one machine, kexec after kexec
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Exit code: 0 success, 1 failure, 2 requested something that does not exist, 124 out of time,
+130 interrupted.
+
+Examples:
+  cargo xtask run
+  cargo xtask run --machine el1 --generations 1000 --base random --restart cold
+  cargo xtask run --machine nvhe --cpu max --memory 300M --virtio legacy
+  cargo xtask run --machine vhe --alternate --seed 0x2a
+  cargo xtask run --virtio pci --network --generations 20
+  cargo xtask run --machine el1 --cpus 4 --gic 2
+  cargo xtask run --loader uefi
+  cargo xtask run --payload vmlinuz --initrd initrd.gz --append \"console=ttyAMA0 quiet\"
+  cargo xtask run --gdb
+  cargo xtask run -- -d int,guest_errors -D qemu-trace.log")]
+pub struct RunOptions {
+    /// A machine of qemu.toml
+    #[arg(long, value_name = "M", default_value = "nvhe")]
+    machine: String,
+    /// The number of generations
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    generations: u32,
+    /// The destination of each copy of the kernel
+    #[arg(long, value_enum, default_value_t = Base::Same)]
+    base: Base,
+    /// Copy with the MMU on (hot), or after turning it off (cold)
+    #[arg(long, value_enum, default_value_t = Restart::Hot)]
+    restart: Restart,
+    /// The mode at EL2; overrides the machine's own parameter
+    #[arg(long, value_enum)]
+    el2: Option<El2>,
+    /// nvhe in even generations, vhe in odd ones
+    #[arg(long)]
+    alternate: bool,
+    /// The seed of all random choices, decimal or 0x… [default: drawn anew and printed]
+    #[arg(long, value_name = "S", value_parser = parse_seed)]
+    seed: Option<u64>,
+    /// A CPU model that QEMU knows [default: the machine's]
+    #[arg(long, value_name = "C")]
+    cpu: Option<String>,
+    /// RAM as QEMU takes it: 512M, 3G; need not be a power of two [default: the machine's]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// The number of CPUs [default: the machine's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
+    cpus: Option<u32>,
+    /// The interrupt controller [default: the machine's]
+    #[arg(long, value_enum)]
+    gic: Option<Gic>,
+    /// The loader of the first generation
+    #[arg(long, value_enum, default_value_t)]
+    loader: Loader,
+    /// The way to attach virtio devices [default: the machine's]
+    #[arg(long, value_enum)]
+    virtio: Option<Virtio>,
+    /// Add a network device on which frames arrive all the time
+    #[arg(long)]
+    network: bool,
+    /// An arm64 Image, such as Linux, that the last generation kexecs
+    #[arg(long, value_name = "IMAGE", conflicts_with = "disk")]
+    payload: Option<PathBuf>,
+    /// The payload's initrd
+    #[arg(long, value_name = "FILE", requires = "payload")]
+    initrd: Option<PathBuf>,
+    /// A device tree for the payload [default: the machine's]
+    #[arg(long, value_name = "FILE", requires = "payload")]
+    dtb: Option<PathBuf>,
+    /// More parameters for the kernel; with --payload, the bootargs of the payload instead. May be
+    /// given more than once
+    #[arg(long, value_name = "WORDS")]
+    append: Vec<String>,
+    /// Restart from this file instead of the disk that is made from the kernel
+    #[arg(long, value_name = "FILE")]
+    disk: Option<PathBuf>,
+    /// The time limit in seconds [default: 20 (120 with a payload), and one more for each
+    /// generation]
+    #[arg(long, value_name = "S")]
+    timeout: Option<u64>,
+    /// Start stopped, with a gdb stub and without a time limit; prints the command line for gdb
+    #[arg(long)]
+    gdb: bool,
+    /// Keep the run's folder even if the run succeeds
+    #[arg(long)]
+    keep: bool,
+    /// Install what is missing without asking
+    #[arg(long)]
+    yes: bool,
+    /// Arguments that are passed to QEMU as they are
+    #[arg(last = true, value_name = "QEMU ARGS")]
+    qemu: Vec<String>,
+}
+
+impl RunOptions {
+    /// Runs the verb; returns its exit code.
+    pub fn perform(&self) -> Result<u8> {
+        let config = Arc::new(Config::read(&harness::paths::root())?);
+        config.machine(&self.machine)?;
+        let disk = self.disk.as_deref().map(existing).transpose()?;
+        let payload = self.payload()?;
+        setup::ensure_target(self.yes)?;
+        setup::ensure_qemu(self.yes)?;
+        self.loader.ensure(self.yes)?;
+        let kernel = Arc::new(kernel_build::build()?);
+        let seed = self.seed.unwrap_or_else(draw_seed);
+        let mut request = Request::new(&config, &self.machine, &kernel)?;
+        request.cpu.clone_from(&self.cpu);
+        request.memory.clone_from(&self.memory);
+        (request.cpus, request.gic, request.virtio) = (self.cpus, self.gic, self.virtio);
+        request.network = self.network;
+        request.loader = self.loader;
+        request.seed = seed;
+        let patience = if payload.is_some() { FOR_A_PAYLOAD } else { 20 };
+        // No semihosting with a payload: it could call the host as well.
+        (request.payload, request.semihosting) = (payload.is_some(), payload.is_none());
+        request.bootargs =
+            self.cmdline(seed).bootargs(&request.machine.bootargs, request.semihosting);
+        let load = self.base == Base::Load;
+        request.disk = match (disk, payload) {
+            (Some(path), _) => Disk::File(path),
+            (None, Some(payload)) => Disk::Bytes(Arc::new(disk::with(&kernel, load, payload))),
+            (None, None) => Disk::Bytes(Arc::new(disk::of(&kernel, load))),
+        };
+        request.timeout =
+            Duration::from_secs(self.timeout.unwrap_or(patience + u64::from(self.generations)));
+        request.args.clone_from(&self.qemu);
+        (request.echo, request.keep, request.gdb) = (true, self.keep, self.gdb);
+        request.again = Some(self.line(seed));
+        println!("seed {seed:#018x}");
+        let outcome = run(&request)?;
+        let words = report::words(&request, &outcome);
+        let code = outcome.verdict.exit_code();
+        if code == 0 {
+            println!("{words}")
+        } else {
+            eprintln!("\n{words}")
+        }
+        Ok(code)
+    }
+
+    /// Reads the payload and the files that go with it, if a payload was given.
+    fn payload(&self) -> Result<Option<Foreign>> {
+        let read = |path: &PathBuf| -> Result<Vec<u8>> {
+            std::fs::read(path)
+                .map_err(|error| Usage(format!("cannot read {}: {error}", path.display())).into())
+        };
+        let [image, initrd, fdt] = [&self.payload, &self.initrd, &self.dtb]
+            .map(|path| path.as_ref().map(read).transpose());
+        let words = self.append.join(" ");
+        let bootargs = (!words.is_empty()).then_some(words);
+        let (initrd, fdt) = (initrd?, fdt?);
+        Ok(image?.map(|image| Foreign { image, initrd, fdt, bootargs }))
+    }
+
+    fn cmdline(&self, seed: u64) -> Cmdline {
+        let Self { generations, base, restart, .. } = *self;
+        let el2 = self.el2.map(|el2| format!("el2={el2}"));
+        let alternate = self.alternate.then(|| "alternate".to_owned());
+        let words = match self.payload {
+            Some(_) => vec![format!("payload={}", disk::FOREIGN)],
+            None => self.append.clone(),
+        };
+        let append = el2.into_iter().chain(alternate).chain(words).collect();
+        Cmdline { generations, base, restart, seed, append }
+    }
+
+    /// The command line that repeats this run, with the same random choices.
+    fn line(&self, seed: u64) -> String {
+        let mut words: Vec<String> = ["cargo", "xtask", "run"].map(str::to_owned).into();
+        let mut option = |name: &str, value: String| words.extend([format!("--{name}"), value]);
+        option("machine", self.machine.clone());
+        option("generations", self.generations.to_string());
+        option("base", self.base.to_string());
+        option("restart", self.restart.to_string());
+        option("seed", format!("{seed:#018x}"));
+        let el2 = self.el2.map(|el2| el2.to_string());
+        let cpus = self.cpus.map(|cpus| cpus.to_string());
+        let gic = self.gic.map(|gic| gic.to_string());
+        let virtio = self.virtio.map(|virtio| virtio.to_string());
+        let timeout = self.timeout.map(|seconds| seconds.to_string());
+        let [disk, payload, initrd, dtb] = [&self.disk, &self.payload, &self.initrd, &self.dtb]
+            .map(|path| path.as_ref().map(|path| path.display().to_string()));
+        let chosen = [
+            ("el2", &el2),
+            ("cpu", &self.cpu),
+            ("memory", &self.memory),
+            ("cpus", &cpus),
+            ("gic", &gic),
+            ("virtio", &virtio),
+            ("disk", &disk),
+            ("payload", &payload),
+            ("initrd", &initrd),
+            ("dtb", &dtb),
+            ("timeout", &timeout),
+        ];
+        for (name, value) in chosen {
+            value.iter().for_each(|value| option(name, value.clone()));
+        }
+        self.append.iter().for_each(|value| option("append", value.clone()));
+        if self.loader != Loader::default() {
+            option("loader", self.loader.name().to_owned());
+        }
+        if self.network {
+            words.push("--network".to_owned());
+        }
+        if self.alternate {
+            words.push("--alternate".to_owned());
+        }
+        if !self.qemu.is_empty() {
+            words.push("--".to_owned());
+            words.extend(self.qemu.iter().cloned());
+        }
+        qemu::shell_line(words)
+    }
+}
+
+/// The file's absolute path, so that the run's `command` works from any directory.
+fn existing(path: &Path) -> Result<PathBuf> {
+    path.canonicalize().map_err(|error| {
+        Usage(format!("cannot use {} as the disk: {error}", path.display())).into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    /// The part of the command line that the verb reads.
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: RunOptions,
+    }
+
+    fn options(line: &str) -> RunOptions {
+        read(line).unwrap()
+    }
+
+    fn read(line: &str) -> Result<RunOptions, clap::Error> {
+        let words = line.strip_prefix("xtask ").unwrap().split(' ');
+        Line::try_parse_from(words).map(|line| line.run)
+    }
+
+    #[test]
+    fn run_alone_is_the_main_job() {
+        let run = options("xtask run");
+        assert_eq!(run.machine, "nvhe");
+        assert_eq!(
+            run.cmdline(1).bootargs("el2=nvhe", true),
+            "el2=nvhe generations=3 base=same restart=hot seed=0x0000000000000001 semihosting"
+        );
+    }
+
+    #[test]
+    fn the_line_that_repeats_a_run_repeats_it() {
+        let typed = "xtask run --machine vhe --cpu max --base load --restart cold \
+                     --append a=1 --append b --cpus 4 --gic 2 --virtio pci --network \
+                     --el2 nvhe --alternate --disk /tmp/d --timeout 9 --loader uefi -- -d int";
+        let line = options(typed).line(7);
+        let again = options(line.strip_prefix("cargo ").unwrap());
+        assert_eq!(again.seed, Some(7));
+        assert_eq!(again.line(7), line);
+        assert!(
+            line.ends_with(
+                "--timeout 9 --append a=1 --append b --loader uefi --network --alternate -- -d int"
+            ),
+            "{line}"
+        );
+        assert!(
+            again
+                .cmdline(7)
+                .bootargs("el2=vhe", true)
+                .ends_with(" semihosting el2=nvhe alternate a=1 b")
+        );
+    }
+
+    #[test]
+    fn a_payload_takes_the_words_and_the_last_generation_goes_to_it() {
+        let typed = "xtask run --payload /tmp/p --initrd /tmp/i --dtb /tmp/t \
+                     --append a=1 --append b --base load";
+        let line = options(typed).line(7);
+        let again = options(line.strip_prefix("cargo ").unwrap());
+        assert_eq!(again.line(7), line);
+        assert!(
+            line.ends_with("--payload /tmp/p --initrd /tmp/i --dtb /tmp/t --append a=1 --append b"),
+            "{line}"
+        );
+        assert!(
+            again
+                .cmdline(7)
+                .bootargs("", false)
+                .ends_with(" seed=0x0000000000000007 payload=conf-2")
+        );
+    }
+
+    #[test]
+    fn what_is_not_there_is_no_payload() {
+        let error = options("xtask run --payload /nowhere/vmlinuz").payload().unwrap_err();
+        assert!(error.is::<Usage>() && error.to_string().contains("/nowhere/vmlinuz"), "{error}");
+        assert!(options("xtask run").payload().unwrap().is_none());
+    }
+
+    #[test]
+    fn what_clap_can_refuse_it_refuses() {
+        for line in [
+            "xtask run --initrd /tmp/i",
+            "xtask run --dtb /tmp/t",
+            "xtask run --payload /tmp/p --disk /tmp/d",
+            "xtask run --seed fish",
+            "xtask run --base up",
+            "xtask run --generations 0",
+        ] {
+            assert!(read(line).is_err(), "{line}");
+        }
+    }
+}
