@@ -116,6 +116,70 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_range_overlaps_nothing() {
+        assert!(!range(0x2000, 0x2000).overlaps(&range(0x1000, 0x3000)));
+        assert!(!range(0x1000, 0x3000).overlaps(&range(0x2000, 0x2000)));
+        assert!(!range(0x3000, 0x1000).overlaps(&range(0x0000, 0x4000)));
+    }
+
+    #[test]
+    fn a_range_covers_what_ends_where_it_ends() {
+        let outer = range(0x1000, 0x3000);
+        assert!(outer.covers(&outer));
+        assert!(outer.covers(&range(0x1001, 0x2fff)));
+        assert!(!outer.covers(&range(0x0fff, 0x2000)));
+        assert!(!outer.covers(&range(0x2000, 0x3001)));
+        assert!(!outer.covers(&range(0x0000, 0x4000)));
+    }
+
+    #[test]
+    fn a_range_has_as_many_bytes_as_its_ends_are_apart() {
+        assert_eq!(range(0x1000, 0x3001).bytes(), 0x2001);
+        assert_eq!(range(0x1000, 0x1000).bytes(), 0);
+        assert_eq!(range(0x3000, 0x1000).bytes(), 0);
+        assert_eq!(PhysAddr(0x1000).range(0x2000), Some(range(0x1000, 0x3000)));
+        assert_eq!(PhysAddr(0x1000).checked_add(0x2000), Some(PhysAddr(0x3000)));
+    }
+
+    #[test]
+    fn nothing_is_past_the_end_of_the_64_bit_space() {
+        let last = PhysAddr(u64::MAX);
+        assert_eq!(last.checked_add(1), None);
+        assert_eq!(last.range(1), None);
+        assert_eq!(last.range(0), Some(last..last));
+        assert_eq!(PhysAddr(u64::MAX - 0xfff).align_up(PAGE_SIZE).0, 0xffff_ffff_ffff_f000);
+    }
+
+    #[test]
+    #[should_panic(expected = "an address in the last page of the 64-bit space")]
+    fn no_page_begins_after_the_last_one() {
+        let _ = PhysAddr(u64::MAX - 0xffe).align_up(PAGE_SIZE);
+    }
+
+    #[test]
+    fn addresses_are_rounded_to_the_alignment() {
+        for (address, alignment, aligned, down, up) in [
+            (0x0000, 0x1000, true, 0x0000, 0x0000),
+            (0x0001, 0x1000, false, 0x0000, 0x1000),
+            (0x0fff, 0x1000, false, 0x0000, 0x1000),
+            (0x1000, 0x1000, true, 0x1000, 0x1000),
+            (0x1800, 0x1000, false, 0x1000, 0x2000),
+            (0x1800, 0x0800, true, 0x1800, 0x1800),
+            (0x1801, 0x0001, true, 0x1801, 0x1801),
+        ] {
+            let address = PhysAddr(address);
+            assert_eq!(address.is_aligned(alignment), aligned, "{address} to {alignment:#x}");
+            assert_eq!(address.align_down(alignment).0, down, "{address} to {alignment:#x}");
+            assert_eq!(address.align_up(alignment).0, up, "{address} to {alignment:#x}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_printed_in_hexadecimal() {
+        assert_eq!(PhysAddr(0x4020_0000).to_string(), "0x40200000");
+    }
+
+    #[test]
     fn whole_pages_grow_outwards() {
         assert_eq!(range(0x1fff, 0x2001).whole_pages(), range(0x1000, 0x3000));
         assert_eq!(range(0x1000, 0x2000).whole_pages(), range(0x1000, 0x2000));
