@@ -220,8 +220,31 @@ mod tests {
     }
 
     #[test]
+    fn four_pages_are_enough() {
+        let layout = Layout::of(&(PhysAddr(0x4000_1000)..PhysAddr(0x4000_5000)));
+        assert_eq!(layout.rest, PhysAddr(0x4000_4000)..PhysAddr(0x4000_5000));
+    }
+
+    #[test]
     #[should_panic(expected = "too few or misaligned")]
     fn a_block_without_room_is_refused() {
-        let _ = Layout::of(&(PhysAddr(0x4000_0000)..PhysAddr(0x4000_3000)));
+        let _ = Layout::of(&(PhysAddr(0x4000_0000)..PhysAddr(0x4000_3fff)));
+    }
+
+    #[test]
+    #[should_panic(expected = "too few or misaligned")]
+    fn a_misaligned_block_is_refused() {
+        let _ = Layout::of(&(PhysAddr(0x4000_0800)..PhysAddr(0x4004_0000)));
+    }
+
+    #[test]
+    fn a_check_has_the_ends_of_its_destination() {
+        let check = Check::new(&(PhysAddr(0x4020_0000)..PhysAddr(0x4030_0000)), 0xffff_fffe);
+        assert_eq!((check.start, check.end, check.crc32c), (0x4020_0000, 0x4030_0000, 0xffff_fffe));
+    }
+
+    #[test]
+    fn flags_are_single_bits() {
+        assert_eq!((COLD, HVC), (0b01, 0b10));
     }
 }

@@ -253,7 +253,10 @@ mod tests {
     /// Walks the list `words` at [`BASE`]; returns the moves and the result.
     pub(super) fn walked(head: u64, words: &[u64]) -> (Vec<Move>, Result<(), Damaged>) {
         let mut moves = Vec::new();
+        let mut reads = 0;
         let read = |at: PhysAddr| {
+            reads += 1;
+            assert!(reads < 10_000, "the walk does not end");
             words.get((at.0.wrapping_sub(BASE.0) / 8) as usize).copied().unwrap_or(0)
         };
         let end = walk(head, read, |pages| moves.push(pages));
@@ -455,7 +458,16 @@ mod tests {
             let mut pages = vec![[u64::MAX; ENTRIES_PER_PAGE]; needed + 1];
 
             let few = build(&segments, &mut pages[..needed - 1], BASE);
-            assert_eq!(few, Err(TooFewPages { needed, given: needed - 1 }));
+            let too_few = TooFewPages { needed, given: needed - 1 };
+            assert_eq!(few, Err(too_few));
+            assert_eq!(
+                too_few.to_string(),
+                format!(
+                    "the list needs {needed} pages and was given {}: load into longer runs of \
+                     frames or reserve more",
+                    needed - 1
+                )
+            );
             assert!(
                 pages.as_flattened().iter().all(|&word| word == u64::MAX),
                 "written though it did not fit"

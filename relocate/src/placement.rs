@@ -186,7 +186,10 @@ mod tests {
 
     fn free(ram: &[Range<PhysAddr>], holes: &[Range<PhysAddr>]) -> Vec<Range<PhysAddr>> {
         let mut free = Vec::new();
-        subtract(ram, holes, |range| free.push(range));
+        subtract(ram, holes, |range| {
+            free.push(range);
+            assert!(free.len() < 1000, "it does not end");
+        });
         free
     }
 
@@ -246,6 +249,18 @@ mod tests {
         assert_eq!(
             free(&ram, &[range(0x31000, u64::MAX)]),
             [range(0x10000, 0x20000), range(0x30000, 0x31000)]
+        );
+    }
+
+    #[test]
+    fn a_hole_at_an_end_or_beside_another_leaves_no_empty_range() {
+        let ram = [range(0x10000, 0x20000)];
+        assert_eq!(free(&ram, &[range(0x10000, 0x11000)]), [range(0x11000, 0x20000)]);
+        assert_eq!(free(&ram, &[range(0x1f000, 0x20000)]), [range(0x10000, 0x1f000)]);
+        assert_eq!(free(&ram, &[range(0x20000, 0x21000), range(0xf000, 0x10000)]), ram);
+        assert_eq!(
+            free(&ram, &[range(0x12000, 0x13000), range(0x13000, 0x14000)]),
+            [range(0x10000, 0x12000), range(0x14000, 0x20000)]
         );
     }
 

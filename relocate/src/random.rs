@@ -93,6 +93,14 @@ mod tests {
     }
 
     #[test]
+    fn below_a_power_of_two_no_draw_is_discarded() {
+        let (mut random, mut halved) = (SplitMix64::new(3), SplitMix64::new(3));
+        for _ in 0..100 {
+            assert_eq!(halved.below(1 << 63), random.next_u64() >> 1);
+        }
+    }
+
+    #[test]
     #[should_panic(expected = "below 0")]
     fn below_nothing_is_refused() {
         SplitMix64::new(0).below(0);

@@ -248,7 +248,12 @@ mod tests {
         let moved = Move { destination: page(0x10), source: page(0x100), pages: 1 };
         assert_eq!(walked(Entry::indirection(BASE).0, pages.as_flattened()), (vec![moved], Ok(())));
         // The head is neither a link nor `DONE`.
-        assert_eq!(walked(0x1_0001, &done), (vec![], Err(Damaged::NoListPage { head: 0x1_0001 })));
+        let damaged = Damaged::NoListPage { head: 0x1_0001 };
+        assert_eq!(walked(0x1_0001, &done), (vec![], Err(damaged)));
+        assert_eq!(
+            damaged.to_string(),
+            "the list is damaged: the head 0x10001 is neither a link nor the end: build it again"
+        );
         assert_eq!(
             walked(0x1_0008, &done),
             (vec![], Err(Damaged::NoDestination { word: 0x1_0008, at: None }))
@@ -286,7 +291,13 @@ mod tests {
     fn a_list_page_without_a_link_is_damage() {
         let mut words = [0x1_0001; 2 * ENTRIES_PER_PAGE];
         words[ENTRIES_PER_PAGE] = DONE;
-        assert_eq!(walked(0x4000_0002, &words).1, Err(Damaged::NoLink { page: BASE }));
+        let damaged = Damaged::NoLink { page: BASE };
+        assert_eq!(walked(0x4000_0002, &words).1, Err(damaged));
+        assert_eq!(
+            damaged.to_string(),
+            "the list is damaged: the list page 0x40000000 ends in neither a link nor the end: \
+             build it again"
+        );
     }
 
     #[test]
@@ -294,7 +305,13 @@ mod tests {
         let destination = PhysAddr(0xffff_ffff_ffff_e000);
         let pages = Move { destination, source: page(0x100), pages: 2 };
         let words = [Entry::destination(destination).0, Entry::source(page(0x100), 2).0, DONE];
-        assert_eq!(walked(0x4000_0002, &words), (vec![], Err(Damaged::PastTheEnd { pages })));
+        let damaged = Damaged::PastTheEnd { pages };
+        assert_eq!(walked(0x4000_0002, &words), (vec![], Err(damaged)));
+        assert_eq!(
+            damaged.to_string(),
+            "the list is damaged: the move of 2 pages from 0x100000 to 0xffffffffffffe000 goes \
+             past the end of the address space: build it again"
+        );
     }
 
     #[test]
@@ -313,7 +330,13 @@ mod tests {
                     ]);
                 }
                 let (moves, end) = walked(0x4000_0002, pages.as_flattened());
-                assert!(matches!(end, Err(Damaged::Loop { .. })), "{end:?}");
+                let Err(damaged @ Damaged::Loop { page }) = end else { panic!("{end:?}") };
+                assert_eq!(
+                    damaged.to_string(),
+                    format!(
+                        "the list is damaged: it comes back to the list page {page}: build it again"
+                    )
+                );
                 assert!(moves.len() <= 4 * length, "{} moves in {length} pages", moves.len());
             }
         }
@@ -351,6 +374,7 @@ mod tests {
         assert_eq!(judge(&[0x1_0001, 0x20_0028, DONE]), Err(first));
         let damaged = Damaged::NotAnEntry { word: 0, at: Some(PhysAddr(0x4000_0010)) };
         assert_eq!(judge(&[0x1_0001, 0x10_0018]), Err(ListMismatch::Damaged(damaged)));
+        assert_eq!(ListMismatch::Damaged(damaged).to_string(), damaged.to_string());
     }
 
     #[test]
