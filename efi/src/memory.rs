@@ -132,6 +132,24 @@ mod tests {
     }
 
     #[test]
+    fn ram_may_begin_at_zero() {
+        let found =
+            ram(&[(MemoryType::CONVENTIONAL, 0x8000, 1, WB), (MemoryType::CONVENTIONAL, 0, 1, WB)]);
+        assert_eq!(found, [0..0x1000, 0x8000..0x9000]);
+    }
+
+    #[test]
+    fn what_overlaps_is_one_range() {
+        let found = ram(&[
+            (MemoryType::CONVENTIONAL, 0x1000, 4, WB),
+            (MemoryType::LOADER_DATA, 0x2000, 1, WB),
+            (MemoryType::LOADER_DATA, 0x4000, 2, WB),
+            (MemoryType::LOADER_DATA, 0x7000, 1, WB),
+        ]);
+        assert_eq!(found, [0x1000..0x6000, 0x7000..0x8000]);
+    }
+
+    #[test]
     fn what_the_firmware_keeps_is_no_ram() {
         for ty in [
             MemoryType::RESERVED,
@@ -161,6 +179,7 @@ mod tests {
     #[test]
     fn a_map_that_cannot_be_is_none() {
         assert!(MemoryMap::new(&[0; 80], 39).is_none());
+        assert!(MemoryMap::new(&[0; 80], 40).is_some());
         assert_eq!(
             ram(&[(MemoryType::CONVENTIONAL, u64::MAX - 4095, 2, WB)]),
             [],

@@ -324,6 +324,35 @@ mod tests {
     }
 
     #[test]
+    fn sizes_and_offsets_are_those_of_the_format() {
+        assert_eq!(IMAGE_BASE_AT, 112);
+        assert_eq!((OPTIONAL_HEADER_BYTES, BYTES), (160, 264));
+        assert_eq!((TEXT, DATA), (0x6000_0020, 0xc000_0040));
+    }
+
+    #[test]
+    fn a_sentence_names_the_value() {
+        for (error, sentence) in [
+            (Error::TooShort, "the PE header passes the file's end"),
+            (
+                Error::Field { name: "Machine", found: 0x8664, expected: 0xaa64 },
+                "the PE header's Machine is 0x8664, where 0xaa64 belongs",
+            ),
+            (
+                Error::Section { number: 1 },
+                "the PE header's section 1 is not laid out in the file as in memory",
+            ),
+            (
+                Error::Size { image_size: 0x3000, sections: 0x4000 },
+                "the PE header's SizeOfImage is 0x3000, and its sections end at 0x4000",
+            ),
+            (Error::Entry(0x2000), "the PE header's entry point 0x2000 is outside the code"),
+        ] {
+            assert_eq!(error.to_string(), sentence);
+        }
+    }
+
+    #[test]
     fn no_file_is_too_short_to_be_refused() {
         let image = image();
         for end in (0..image.len()).step_by(if cfg!(miri) { 997 } else { 1 }) {
