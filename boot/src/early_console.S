@@ -71,7 +71,7 @@ early_exception:
         adr_l   x9, text_start
         adr_l   x10, text_end
         cmp     x22, x9
-        ccmp    x22, x10, #2, hs
+        ccmp    x22, x10, #{NZCV_C}, hs
         b.hs    early_stop
         ldr     w23, [x22]
         adr_l   x24, {NEEDS}

@@ -146,7 +146,7 @@ entry:
         isb
         // Unmask SError: this kernel reports an asynchronous abort when it happens. Left masked, it
         // would stay pending for the next kernel. IRQ and FIQ stay masked until there is a handler.
-        msr     daifclr, #4
+        msr     daifclr, #{DAIF_A}
         adr_l   x0, entry_record
         mov     x29, xzr
         bl      {KERNEL_MAIN}
@@ -162,7 +162,7 @@ entry:
 cpu_setup:
         adr_l   x9, early_vectors
         msr     vbar_el1, x9
-        msr     daifset, #0xf
+        msr     daifset, #{DAIF_ALL}
         // Use SP_EL1, whichever SP PSCI or the loader selected: at EL1t the CPU would take
         // exceptions through a different part of the vector table.
         msr     SPSel, #1
@@ -177,10 +177,10 @@ cpu_setup:
         // Rust's handler may itself need FP registers.
         mrs     x9, fpcr
         // Turn off later translation features, which a previous kernel may have enabled.
-        unless_feature s3_0_c0_c7_3, 0, 1, 1f           // ID_AA64MMFR3_EL1.TCRX
-        msr     s3_0_c2_c0_3, xzr               // TCR2_EL1
-1:      unless_feature s3_0_c0_c7_3, 4, 1, 2f           // ID_AA64MMFR3_EL1.SCTLRX
-        msr     s3_0_c1_c0_3, xzr               // SCTLR2_EL1
+        unless_feature id_aa64mmfr3_el1, {TCRX}, 1f
+        msr     tcr2_el1, xzr
+1:      unless_feature id_aa64mmfr3_el1, {SCTLRX}, 2f
+        msr     sctlr2_el1, xzr
 2:      ret
 
 // mmu_on — turns this CPU's EL1 MMU and caches on.
@@ -201,7 +201,7 @@ mmu_on:
         // IPS = this CPU's physical address size, at most the 48 bits that our descriptors hold.
         mov_q   x9, {TCR}
         mrs     x10, id_aa64mmfr0_el1
-        and     x10, x10, #0xf                  // PARange
+        and     x10, x10, #{PARANGE}
         cmp     x10, #{IPS_48_BITS}
         b.ls    1f
         mov     x10, #{IPS_48_BITS}

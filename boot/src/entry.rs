@@ -18,7 +18,9 @@
 
 use crate::phys::{PAGE_SHIFT, PAGE_SIZE};
 use crate::record::EntryRecord;
-use crate::sysreg::{asid, cptr, current_el, descriptor, mair, sctlr, tcr};
+use crate::sysreg::{
+    asid, cptr, current_el, daif, descriptor, id_aa64mmfr0, id_aa64mmfr3, mair, sctlr, tcr,
+};
 use core::mem::offset_of;
 
 /// Bytes of pointers that one RELR bitmap covers: a word for each bit but the lowest.
@@ -63,6 +65,10 @@ crate::assembly!(
     LEVEL = const crate::rule::LEVEL,
     SCTLR_EL1_MMU_OFF = const sctlr::EL1_MMU_OFF,
     SCTLR_MMU_ON = const sctlr::MMU_ON,
+    TCRX = const id_aa64mmfr3::TCRX,
+    SCTLRX = const id_aa64mmfr3::SCTLRX,
+    PARANGE = const id_aa64mmfr0::PARANGE,
+    DAIF_A = const daif::A,
     CPACR = const cptr::FPEN,
     MAIR = const mair::VALUE,
     TCR = const tcr::VALUE,

@@ -16,6 +16,9 @@ hyp_stub_vectors:
 
         .section .text.boot, "ax"
 
+        // For the names that end in _EL12. The code uses them only with E2H set.
+        .arch   armv8.1-a
+
 stub_call:
         stub_calls early_exception
         // RESET_VECTORS: the stub's vectors are already installed, and EL2's MMU is off.
@@ -45,8 +48,8 @@ stub_finalise:
         b.ne    stub_refuse
         // EL2's MMU must be off: a hypervisor that has it on would lose its map.
         mrs     x9, sctlr_el2
-        tbnz    x9, #0, stub_refuse
-        unless_feature id_aa64mmfr1_el1, 8, 1, stub_refuse  // VH
+        tbnz    x9, #{SCTLR_M_BIT}, stub_refuse
+        unless_feature id_aa64mmfr1_el1, {VH}, stub_refuse
 
         mrs     x9, hcr_el2
         mov_q   x10, {HCR_VHE}
@@ -55,22 +58,24 @@ stub_finalise:
         // E2H takes effect: from here on EL1's names reach EL2, and _EL12 names reach EL1.
         isb
 
-        mrs     x9, s3_5_c1_c0_2                // CPACR_EL12, in CPTR_EL2's new layout
+        // CPTR_EL2 now has the layout of CPACR_EL1.
+        mrs     x9, cpacr_el12
         msr     cpacr_el1, x9
-        mrs     x9, s3_5_c2_c0_2                // TCR_EL12
+        mrs     x9, tcr_el12
         msr     tcr_el1, x9
-        mrs     x9, s3_5_c2_c0_0                // TTBR0_EL12
+        mrs     x9, ttbr0_el12
         msr     ttbr0_el1, x9
-        mrs     x9, s3_5_c2_c0_1                // TTBR1_EL12
+        mrs     x9, ttbr1_el12
         msr     ttbr1_el1, x9
-        mrs     x9, s3_5_c10_c2_0               // MAIR_EL12
+        mrs     x9, mair_el12
         msr     mair_el1, x9
         // cpu_setup cleared TCR2 (and PIE in it) and SCTLR2 at EL1; clear EL2's as well.
-        unless_feature s3_0_c0_c7_3, 0, 1, 1f               // ID_AA64MMFR3_EL1.TCRX
-        msr     s3_0_c2_c0_3, xzr               // TCR2_EL1, reaching TCR2_EL2
-1:      unless_feature s3_0_c0_c7_3, 4, 1, 2f               // ID_AA64MMFR3_EL1.SCTLRX
-        msr     s3_0_c1_c0_3, xzr               // SCTLR2_EL1, reaching SCTLR2_EL2
-2:
+        unless_feature id_aa64mmfr3_el1, {TCRX}, .Lfinalise_sctlr2
+        msr     tcr2_el1, xzr                   // reaching TCR2_EL2
+.Lfinalise_sctlr2:
+        unless_feature id_aa64mmfr3_el1, {SCTLRX}, .Lfinalise_rest
+        msr     sctlr2_el1, xzr                 // reaching SCTLR2_EL2
+.Lfinalise_rest:
         // SP and the per-CPU pointer have no _EL12 names.
         mrs     x9, sp_el1
         mov     sp, x9
@@ -92,9 +97,9 @@ stub_finalise:
         msr     spsr_el2, x9
 
         // Turn EL1's regime off permanently. EL2 takes over the SCTLR that EL1 ran with.
-        mrs     x11, s3_5_c1_c0_0               // SCTLR_EL12
+        mrs     x11, sctlr_el12
         mov_q   x9, {SCTLR_EL1_MMU_OFF}
-        msr     s3_5_c1_c0_0, x9
+        msr     sctlr_el12, x9
         // Drop every entry of the EL2&0 regime, which a previous kernel may have used. With E2H and
         // TGE set, vmalle1 means that regime.
         tlbi    vmalle1
@@ -106,7 +111,9 @@ stub_finalise:
         // The MMU is on before the next fetch. The I-cache needs nothing, as in mmu_on.
         isb
         // Install the kernel's vectors last: they lead to Rust, which needs the MMU.
-        mrs     x9, s3_5_c12_c0_0               // VBAR_EL12
+        mrs     x9, vbar_el12
         msr     vbar_el1, x9
         mov     x0, xzr
         eret
+
+        .arch   armv8-a

@@ -5,13 +5,17 @@
 #![expect(unsafe_code, reason = "assembly, and a hypervisor call is an instruction")]
 
 use crate::hyp::{FINALISE_EL2, RESET_VECTORS};
-use crate::sysreg::{cnthctl, hcr, mdcr, sctlr, spsr};
+use crate::sysreg::{cnthctl, hcr, id_aa64mmfr1, id_aa64mmfr3, mdcr, sctlr, spsr};
 use core::arch::asm;
 
 crate::assembly!(
     include_str!("hyp_stub.S"),
     RESET_VECTORS = const RESET_VECTORS,
     FINALISE_EL2 = const FINALISE_EL2,
+    VH = const id_aa64mmfr1::VH,
+    TCRX = const id_aa64mmfr3::TCRX,
+    SCTLRX = const id_aa64mmfr3::SCTLRX,
+    SCTLR_M_BIT = const sctlr::M.trailing_zeros(),
     SCTLR_EL1_MMU_OFF = const sctlr::EL1_MMU_OFF,
     SPSR_M = const spsr::M,
     SPSR_EL1H = const spsr::EL1H,

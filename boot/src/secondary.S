@@ -42,7 +42,7 @@ secondary_entry:
         isb
         // As on the first CPU: unmask SError so that this kernel reports an asynchronous abort when
         // it happens. IRQ and FIQ stay masked until there is a handler.
-        msr     daifclr, #4
+        msr     daifclr, #{DAIF_A}
         mov     x0, x20
         mov     x29, xzr
         bl      {KERNEL_SECONDARY}

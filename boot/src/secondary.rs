@@ -30,6 +30,7 @@ crate::assembly!(
     STACK = const offset_of!(PerCpu, stack),
     ENTERED_CURRENT_EL = const offset_of!(PerCpu, entered) + offset_of!(Entered, current_el),
     ENTERED_SCTLR = const offset_of!(PerCpu, entered) + offset_of!(Entered, sctlr),
+    DAIF_A = const crate::sysreg::daif::A,
     KERNEL_SECONDARY = sym enter_kernel,
 );
 

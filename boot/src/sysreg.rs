@@ -3,6 +3,9 @@
 //! A module is a register; names are the Arm ARM's (D24, "AArch64 System Register Descriptions").
 //! Assembly takes every bit from here as a `const` operand. The tests compare the values with
 //! literal numbers.
+//!
+//! In the modules of ID registers a constant is the position of a field, or a value of the field
+//! above it.
 
 /// SCTLR_ELx: MMU, caches, byte order. EL1 and EL2 have these bits at the same positions.
 pub mod sctlr {
@@ -94,10 +97,18 @@ pub mod mdcr {
     pub const E2TB: u64 = 3 << 24;
 }
 
+/// PMCR_EL0: the PMU's control register.
+pub mod pmcr {
+    /// Position of N, the number of event counters. MDCR_EL2.HPMN has the same width.
+    pub const N: u32 = 11;
+}
+
 /// ICC_SRE_EL2: access to the GIC by system registers.
 pub mod icc_sre {
-    /// SRE and Enable: system registers, not memory-mapped ones; and EL1 may choose for itself.
-    pub const SRE_ENABLE: u64 = 1 << 0 | 1 << 3;
+    /// System registers, not memory-mapped ones.
+    pub const SRE: u64 = 1 << 0;
+    /// SRE and Enable: EL1 may choose for itself.
+    pub const SRE_ENABLE: u64 = SRE | 1 << 3;
 }
 
 /// HCRX_EL2 (FEAT_HCX). Zero traps nothing, except that each bit named here traps when it is clear.
@@ -184,6 +195,20 @@ pub mod spsr {
     pub const TO_EL1: u64 = DAIF | EL1H;
 }
 
+/// The operand of MSR DAIFSet and DAIFClr: the exceptions to mask or unmask.
+pub mod daif {
+    /// Debug, SError, IRQ and FIQ.
+    pub const ALL: u64 = 0b1111;
+    /// SError.
+    pub const A: u64 = 1 << 2;
+}
+
+/// The condition flags as an operand of CCMP.
+pub mod nzcv {
+    /// Carry: the condition `hs` holds, `lo` does not.
+    pub const C: u64 = 1 << 1;
+}
+
 /// CurrentEL, as an MRS returns it.
 pub mod current_el {
     /// EL1.
@@ -266,6 +291,155 @@ pub mod descriptor {
     pub const DEVICE: u64 = TABLE_OR_PAGE | super::mair::DEVICE << 2 | AF | NG | PXN | UXN;
 }
 
+/// Width of a field of an ID register, and of the fields of CTR_EL0.
+pub const ID_FIELD_BITS: u32 = 4;
+
+/// CTR_EL0: cache geometry.
+pub mod ctr {
+    /// Smallest data cache line: log2 of its 4-byte words.
+    pub const DMINLINE: u32 = 16;
+}
+
+/// ID_AA64PFR0_EL1.
+pub mod id_aa64pfr0 {
+    /// GIC by system registers.
+    pub const GIC: u32 = 24;
+    /// Reliability, availability and serviceability.
+    pub const RAS: u32 = 28;
+    /// Value of RAS with FEAT_RASv1p1.
+    pub const RAS_V1P1: u32 = 2;
+    /// Scalable vectors.
+    pub const SVE: u32 = 32;
+    /// Memory partitioning.
+    pub const MPAM: u32 = 40;
+    /// Activity monitors.
+    pub const AMU: u32 = 44;
+    /// Speculative use of out-of-context branch targets.
+    pub const CSV2: u32 = 56;
+    /// Value of CSV2 with FEAT_CSV2_2: SCXTNUM_ELx exist.
+    pub const CSV2_2: u32 = 2;
+}
+
+/// ID_AA64PFR1_EL1.
+pub mod id_aa64pfr1 {
+    /// Memory tagging.
+    pub const MTE: u32 = 8;
+    /// Value of MTE with FEAT_MTE2: allocation tags.
+    pub const MTE2: u32 = 2;
+    /// Scalable matrices.
+    pub const SME: u32 = 24;
+    /// Value of SME with FEAT_SME2: ZT0.
+    pub const SME2: u32 = 2;
+    /// Guarded control stacks.
+    pub const GCS: u32 = 44;
+    /// Translation hardening.
+    pub const THE: u32 = 48;
+}
+
+/// ID_AA64PFR2_EL1.
+pub mod id_aa64pfr2 {
+    /// FPMR.
+    pub const FPMR: u32 = 32;
+}
+
+/// ID_AA64SMFR0_EL1.
+pub mod id_aa64smfr0 {
+    /// The full A64 set in streaming mode: one bit.
+    pub const FA64: u64 = 1 << 63;
+}
+
+/// ID_AA64ISAR1_EL1.
+pub mod id_aa64isar1 {
+    /// Pointer authentication by QARMA5.
+    pub const APA: u32 = 4;
+    /// Pointer authentication by an IMPLEMENTATION DEFINED algorithm.
+    pub const API: u32 = 8;
+    /// 64-byte loads and stores.
+    pub const LS64: u32 = 60;
+    /// Value of LS64 with FEAT_LS64_V: ST64BV.
+    pub const LS64_V: u32 = 2;
+    /// Value of LS64 with FEAT_LS64_ACCDATA: ST64BV0 and ACCDATA_EL1.
+    pub const LS64_ACCDATA: u32 = 3;
+}
+
+/// ID_AA64ISAR2_EL1.
+pub mod id_aa64isar2 {
+    /// Pointer authentication by QARMA3.
+    pub const APA3: u32 = 12;
+    /// Memory copy and memory set instructions.
+    pub const MOPS: u32 = 16;
+}
+
+/// ID_AA64MMFR0_EL1.
+pub mod id_aa64mmfr0 {
+    /// Physical address size: a mask, because the field begins at bit 0.
+    pub const PARANGE: u64 = 0b1111;
+    /// Fine-grained traps.
+    pub const FGT: u32 = 56;
+}
+
+/// ID_AA64MMFR1_EL1.
+pub mod id_aa64mmfr1 {
+    /// Virtualization host extensions.
+    pub const VH: u32 = 8;
+    /// HCRX_EL2.
+    pub const HCX: u32 = 40;
+}
+
+/// ID_AA64MMFR3_EL1.
+pub mod id_aa64mmfr3 {
+    /// TCR2_ELx.
+    pub const TCRX: u32 = 0;
+    /// SCTLR2_ELx.
+    pub const SCTLRX: u32 = 4;
+    /// Stage 1 permission indirection.
+    pub const S1PIE: u32 = 8;
+    /// Stage 1 permission overlays.
+    pub const S1POE: u32 = 16;
+    /// Attribute index enhancement.
+    pub const AIE: u32 = 24;
+    /// 128-bit translation descriptors.
+    pub const D128: u32 = 32;
+}
+
+/// ID_AA64DFR0_EL1.
+pub mod id_aa64dfr0 {
+    /// Performance monitors.
+    pub const PMUVER: u32 = 8;
+    /// Statistical profiling.
+    pub const PMSVER: u32 = 32;
+    /// Value of PMSVer with FEAT_SPEv1p2.
+    pub const SPE_V1P2: u32 = 3;
+    /// Trace buffer.
+    pub const TRACE_BUFFER: u32 = 44;
+    /// Branch record buffer.
+    pub const BRBE: u32 = 52;
+}
+
+/// SMIDR_EL1: streaming mode.
+pub mod smidr {
+    /// The CPU has streaming mode priorities.
+    pub const SMPS: u64 = 1 << 15;
+}
+
+/// PMBIDR_EL1: the profiling buffer.
+pub mod pmbidr {
+    /// A higher level, or the other security state, owns the buffer.
+    pub const P: u64 = 1 << 4;
+}
+
+/// TRBIDR_EL1: the trace buffer.
+pub mod trbidr {
+    /// A higher level, or the other security state, owns the buffer.
+    pub const P: u64 = 1 << 4;
+}
+
+/// MPAMIDR_EL1: memory partitioning.
+pub mod mpamidr {
+    /// MPAMHCR_EL2 exists.
+    pub const HAS_HCR: u64 = 1 << 17;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,6 +479,37 @@ mod tests {
         assert_eq!(descriptor::DATA, 0x0060_0000_0000_0f07);
         assert_eq!(descriptor::READ, 0x0060_0000_0000_0f87);
         assert_eq!(descriptor::DEVICE, 0x0060_0000_0000_0c03);
+    }
+
+    #[test]
+    fn the_fields_of_id_registers_are_at_these_positions() {
+        use id_aa64pfr0::{AMU, CSV2, GIC, MPAM, RAS, SVE};
+        assert_eq!([GIC, RAS, SVE, MPAM, AMU, CSV2], [24, 28, 32, 40, 44, 56]);
+        use id_aa64pfr1::{GCS, MTE, SME, THE};
+        assert_eq!([MTE, SME, GCS, THE], [8, 24, 44, 48]);
+        use id_aa64isar1::{APA, API, LS64};
+        assert_eq!([APA, API, LS64], [4, 8, 60]);
+        use id_aa64isar2::{APA3, MOPS};
+        assert_eq!([APA3, MOPS], [12, 16]);
+        use id_aa64mmfr3::{AIE, D128, S1PIE, S1POE, SCTLRX, TCRX};
+        assert_eq!([TCRX, SCTLRX, S1PIE, S1POE, AIE, D128], [0, 4, 8, 16, 24, 32]);
+        use id_aa64dfr0::{BRBE, PMSVER, PMUVER, TRACE_BUFFER};
+        assert_eq!([PMUVER, PMSVER, TRACE_BUFFER, BRBE], [8, 32, 44, 52]);
+        assert_eq!([id_aa64mmfr0::FGT, id_aa64mmfr1::VH, id_aa64mmfr1::HCX], [56, 8, 40]);
+        assert_eq!([id_aa64pfr2::FPMR, ctr::DMINLINE, pmcr::N], [32, 16, 11]);
+        assert_eq!((ID_FIELD_BITS, id_aa64mmfr0::PARANGE), (4, 0xf));
+    }
+
+    #[test]
+    fn the_values_and_bits_of_id_registers_are_these_numbers() {
+        assert_eq!([id_aa64pfr0::RAS_V1P1, id_aa64pfr0::CSV2_2], [2, 2]);
+        assert_eq!([id_aa64pfr1::MTE2, id_aa64pfr1::SME2], [2, 2]);
+        assert_eq!([id_aa64isar1::LS64_V, id_aa64isar1::LS64_ACCDATA], [2, 3]);
+        assert_eq!(id_aa64dfr0::SPE_V1P2, 3);
+        assert_eq!(id_aa64smfr0::FA64, 0x8000_0000_0000_0000);
+        assert_eq!((smidr::SMPS, mpamidr::HAS_HCR), (0x8000, 0x2_0000));
+        assert_eq!((pmbidr::P, trbidr::P), (0x10, 0x10));
+        assert_eq!((icc_sre::SRE, daif::ALL, daif::A, nzcv::C), (1, 15, 4, 2));
     }
 
     #[test]

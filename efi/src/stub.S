@@ -33,7 +33,7 @@ efi_entry:
 //   memory    cleans both, and itself; uses no stack
         .global efi_leave
 efi_leave:
-        msr     daifset, #0xf
+        msr     daifset, #{DAIF_ALL}
         mov     x4, x2
         // Clean to PoC what is read with the caches off: the FDT, the Image, and this code itself.
         dcache_line x5, x9

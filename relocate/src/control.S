@@ -61,7 +61,7 @@ relocate_page_start:
 //             stack
         .global relocate_new_kernel
 relocate_new_kernel:
-        msr     daifset, #0xf
+        msr     daifset, #{DAIF_ALL}
         // Point the vectors at code that no move overwrites. With E2H set this is VBAR_EL2.
         adr     x9, fault_vectors
         msr     vbar_el1, x9

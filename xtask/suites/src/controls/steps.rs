@@ -487,7 +487,7 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "soft-restart-mmu-off",
         does: "SOFT_RESTART turns EL2's MMU off, even one that this kernel did not turn on",
-        at: ["boot/src/macros.rs", "stub_calls"],
+        at: ["boot/src/macros.S", "stub_calls"],
         without: "the next image would start with EL2's MMU on, if a hypervisor left it on",
         shown: Shown::Here(Experiment {
             how: "the conformance suite runs, in both runs; `msr sctlr_el2` is left out",
@@ -501,7 +501,7 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "only-hvc-is-a-call",
         does: "the stub takes an exception for a call only if ESR_EL2.EC is HVC",
-        at: ["boot/src/macros.rs", "stub_calls"],
+        at: ["boot/src/macros.S", "stub_calls"],
         without: "the stub takes a trapped register read with x0 = 1 for SOFT_RESTART",
         shown: Shown::Here(Experiment {
             how: "the suite ends with such a read, in both runs; `b.ne` after the comparison is \
@@ -517,7 +517,7 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "vectors-aligned",
         does: "SET_VECTORS refuses an address that is misaligned for VBAR_EL2",
-        at: ["boot/src/macros.rs", "stub_calls"],
+        at: ["boot/src/macros.S", "stub_calls"],
         without: "the call succeeds, but VBAR_EL2 does not hold the requested address",
         shown: Shown::Here(Experiment {
             how: "the conformance suite runs, in both runs; `b.ne` after the test is left out",
