@@ -57,12 +57,13 @@ early_exception:
         say     early_console, " base=", x26
         say     early_console, " mpidr=", x27
         mov     x23, xzr
-3:      say     early_console, "\r\n!! register number=", x23
+.Lexception_register:
+        say     early_console, "\r\n!! register number=", x23
         ldr     x24, [x19, x23, lsl #3]
         say     early_console, " value=", x24
         add     x23, x23, #1
         cmp     x23, #31
-        b.ne    3b
+        b.ne    .Lexception_register
 
         // If an instruction of our own text is UNDEFINED, a higher level has closed a feature. Find
         // the rule of the boot protocol that says it must be open.
@@ -76,16 +77,18 @@ early_exception:
         ldr     w23, [x22]
         adr_l   x24, {NEEDS}
         mov     x25, #{NEEDS_COUNT}
-4:      ldp     w9, w10, [x24, #{NEED_MASK}]
+.Lexception_need:
+        ldp     w9, w10, [x24, #{NEED_MASK}]
         ldr     w26, [x24, #{NEED_RULE}]
         and     w9, w9, w23
         cmp     w9, w10
-        b.eq    5f
+        b.eq    .Lexception_broken
         add     x24, x24, #{NEED_SIZE}
         subs    x25, x25, #1
-        b.ne    4b
+        b.ne    .Lexception_need
         b       early_stop
-5:      say_broken early_console, x26, ": the instruction at elr was not opened"
+.Lexception_broken:
+        say_broken early_console, x26, ": the instruction at elr was not opened"
 
 // early_stop — prints that nothing follows, and stops this CPU permanently.
 //   in        nothing

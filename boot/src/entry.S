@@ -78,20 +78,23 @@ entry:
         mov     sp, x11
         mrs     x9, CurrentEL
         cmp     x9, #{CURRENT_EL2}
-        b.eq    2f
+        b.eq    .Lentry_el2
         cmp     x9, #{CURRENT_EL1}
-        b.eq    1f
+        b.eq    .Lentry_el1
         mov     x20, x9
         mov_q   x8, {EARLY_UART}
         say_broken early_console, #{LEVEL}, ": entered at neither EL1 nor EL2: CurrentEL="
         mov     x0, x20
         bl      early_console_hex
         b       early_stop
-1:      take_over el1, early_vectors
-        b       3f
-2:      take_over el2, hyp_stub_vectors
+.Lentry_el1:
+        take_over el1, early_vectors
+        b       .Lentry_record
+.Lentry_el2:
+        take_over el2, hyp_stub_vectors
         // The new VBAR and SCTLR take effect before the next instruction.
-3:      isb
+.Lentry_record:
+        isb
 
         // Record the state of the first instruction before we change anything else.
         adr_l   x4, entry_record
@@ -110,7 +113,7 @@ entry:
         record  {MPIDR}, mpidr_el1
         mov     x20, x0
         cmp     x9, #{CURRENT_EL2}
-        b.ne    2f
+        b.ne    .Lentry_set_up
 
         // EL2: open it for EL1, leave the hyp-stub there, and continue at EL1.
         record  {HCR_EL2}, hcr_el2
@@ -120,7 +123,8 @@ entry:
         str     x0, [x9, #{HCR_EL2_IN_EFFECT}]
         stamp   {EL2_READY}
 
-2:      bl      cpu_setup
+.Lentry_set_up:
+        bl      cpu_setup
         mov     x0, x20
         bl      early_idmap
         bl      mmu_on
@@ -261,16 +265,16 @@ early_idmap:
 
         // Map the FDT if it looks valid: aligned, outside the image, right magic, at most 2 MiB.
         // Otherwise leave it unmapped; kernel_main reports it.
-        cbz     x15, 2f
+        cbz     x15, .Lidmap_invalidate
         tst     x15, #7
-        b.ne    2f
+        b.ne    .Lidmap_invalidate
         // An FDT that starts inside the image is not intact: we have already written there.
         adr_l   x0, _start
         adr_l   x1, _image_end
         sub     x1, x1, x0
         sub     x3, x15, x0
         cmp     x3, x1
-        b.lo    2f
+        b.lo    .Lidmap_invalidate
         // A loader must clean the image to PoC, but need not clean the FDT. Write back its first
         // line, and wait for that, before we read memory past the cache.
         dc      civac, x15
@@ -280,16 +284,16 @@ early_idmap:
         rev     w4, w4
         mov_q   x5, {FDT_MAGIC}
         cmp     x3, x5
-        b.ne    2f
+        b.ne    .Lidmap_invalidate
         adr_l   x5, entry_record
         str     x4, [x5, #{DTB_SIZE}]
         mov_q   x5, {FDT_MAX_SIZE}
         cmp     x4, x5
-        b.hi    2f
+        b.hi    .Lidmap_invalidate
         // An FDT that starts below the image may still reach into it.
         sub     x3, x0, x15
         cmp     x3, x4
-        b.lo    2f
+        b.lo    .Lidmap_invalidate
         add     x1, x15, x4
         and     x0, x15, #~({PAGE_SIZE} - 1)
         mov_q   x2, {READ}
@@ -298,7 +302,8 @@ early_idmap:
         // A line over the record or the tables is older than our stores: the loader left it, or
         // another observer's speculation brought it in. Invalidate both. The dsb comes first,
         // because nothing else orders a dc after a store that went past the cache.  [I5]
-2:      dsb     sy
+.Lidmap_invalidate:
+        dsb     sy
         adr_l   x0, entry_record
         add     x1, x0, #{RECORD_SIZE}
         dcache_line x5, x6
@@ -321,8 +326,9 @@ early_idmap:
 //   clobbers  x7, x9–x11, flags
 //   memory    writes early_tables
 map_pages:
-1:      cmp     x0, x1
-        b.hs    9f
+.Lmap_page:
+        cmp     x0, x1
+        b.hs    .Lmap_done
         mov     x9, x12
         .irp    level, 3, 2, 1
         ubfx    x10, x0, #({PAGE_SHIFT} + \level * {LEVEL_BITS}), #{LEVEL_BITS}
@@ -331,7 +337,7 @@ map_pages:
         cbnz    x10, 2f
         adr_l   x7, early_tables_end
         cmp     x13, x7
-        b.hs    8f
+        b.hs    .Lmap_full
         orr     x10, x13, #{TABLE_OR_PAGE}
         str     x10, [x9]
         add     x13, x13, #{PAGE_SIZE}
@@ -341,11 +347,13 @@ map_pages:
         orr     x11, x0, x2
         str     x11, [x9, x10, lsl #3]
         add     x0, x0, #{PAGE_SIZE}
-        b       1b
-8:      mov_q   x8, {EARLY_UART}
+        b       .Lmap_page
+.Lmap_full:
+        mov_q   x8, {EARLY_UART}
         say     early_console, "\r\n!! the early map needs more tables than there are: at ", x0
         b       early_stop
-9:      ret
+.Lmap_done:
+        ret
 
 // relocate_self — applies the image's relative relocations (RELR) for the base in x0.
 //   in        x0 = address of the image's first byte
@@ -361,32 +369,38 @@ relocate_self:
         ldr     x10, [x9]
         str     x0, [x9]
         subs    x10, x0, x10
-        b.eq    5f
+        b.eq    .Lrelr_done
         adr_l   x11, relr_start
         adr_l   x12, relr_end
-1:      cmp     x11, x12
-        b.hs    5f
+.Lrelr_entry:
+        cmp     x11, x12
+        b.hs    .Lrelr_done
         ldr     x13, [x11], #8
-        tbnz    x13, #0, 2f
+        tbnz    x13, #{RELR_BITMAP_BIT}, .Lrelr_bitmap
         // An even entry is the address of one pointer; x14 then points to the next word.
         add     x14, x0, x13
         ldr     x9, [x14]
         add     x9, x9, x10
         str     x9, [x14], #8
-        b       1b
-        // An odd entry is a bitmap of the 63 words from x14 on.
-2:      mov     x15, x14
-3:      lsr     x13, x13, #1
-        cbz     x13, 4f
-        tbz     x13, #0, 6f
+        b       .Lrelr_entry
+        // An odd entry is a bitmap of the 63 words from x14 on; bit 0 only marks it.
+.Lrelr_bitmap:
+        mov     x15, x14
+.Lrelr_bit:
+        lsr     x13, x13, #1
+        cbz     x13, .Lrelr_bitmap_done
+        tbz     x13, #0, .Lrelr_next_bit
         ldr     x9, [x15]
         add     x9, x9, x10
         str     x9, [x15]
-6:      add     x15, x15, #8
-        b       3b
-4:      add     x14, x14, #{RELR_BITMAP}
-        b       1b
-5:      ret
+.Lrelr_next_bit:
+        add     x15, x15, #8
+        b       .Lrelr_bit
+.Lrelr_bitmap_done:
+        add     x14, x14, #{RELR_BITMAP}
+        b       .Lrelr_entry
+.Lrelr_done:
+        ret
 
         .purgem take_over
         .purgem record

@@ -23,6 +23,9 @@ use crate::sysreg::{
 };
 use core::mem::offset_of;
 
+/// Bit of a RELR entry that is set in a bitmap and clear in an address.
+const RELR_BITMAP_BIT: u64 = 0;
+
 /// Bytes of pointers that one RELR bitmap covers: a word for each bit but the lowest.
 const RELR_BITMAP: u64 = 63 * 8;
 
@@ -87,5 +90,6 @@ crate::assembly!(
     DEVICE = const descriptor::DEVICE,
     FDT_MAGIC = const crate::record::FDT_MAGIC as u64,
     FDT_MAX_SIZE = const crate::record::DTB_MAX_SIZE,
+    RELR_BITMAP_BIT = const RELR_BITMAP_BIT,
     RELR_BITMAP = const RELR_BITMAP,
 );

@@ -192,29 +192,34 @@ walk_kimage:
         source  .req x3
         bytes   .req x4
         ldr     x0, [args, #{HEAD}]
-        b       2f
-1:      ldr     x0, [list], #8
-2:      and     source, x0, #{ENTRY_ADDRESS}
-        tbnz    x0, #{DONE_BIT}, 9f
-        tbz     x0, #{INDIRECTION_BIT}, 3f
+        b       .Lwalk_entry
+.Lwalk_next:
+        ldr     x0, [list], #8
+.Lwalk_entry:
+        and     source, x0, #{ENTRY_ADDRESS}
+        tbnz    x0, #{DONE_BIT}, .Lwalk_done
+        tbz     x0, #{INDIRECTION_BIT}, .Lwalk_destination
         mov     list, source
-        b       1b
-3:      tbz     x0, #{DESTINATION_BIT}, 4f
+        b       .Lwalk_next
+.Lwalk_destination:
+        tbz     x0, #{DESTINATION_BIT}, .Lwalk_source
         mov     dest, source
-        b       1b
-4:      tbz     x0, #{SOURCE_BIT}, damaged
+        b       .Lwalk_next
+.Lwalk_source:
+        tbz     x0, #{SOURCE_BIT}, damaged
         ubfx    bytes, x0, #{RUN_SHIFT}, #{RUN_BITS}
         add     bytes, bytes, #1
         lsl     bytes, bytes, #{PAGE_SHIFT}
 
         // A source that is its own destination is cleaned but not copied.
-        tbz     action, #{COPY_BIT}, 6f
+        tbz     action, #{COPY_BIT}, .Lwalk_clean_source
         cmp     dest, source
-        b.eq    6f
+        b.eq    .Lwalk_clean_source
         mov     x5, source
         mov     x6, dest
         add     x7, source, bytes
-5:      ldp     q0, q1, [x5], #32
+.Lwalk_copy:
+        ldp     q0, q1, [x5], #32
         ldp     q2, q3, [x5], #32
         ldp     q4, q5, [x5], #32
         ldp     q6, q7, [x5], #32
@@ -223,17 +228,21 @@ walk_kimage:
         stp     q4, q5, [x6], #32
         stp     q6, q7, [x6], #32
         cmp     x5, x7
-        b.lo    5b
+        b.lo    .Lwalk_copy
 
-6:      tbz     action, #{CLEAN_SOURCE_BIT}, 7f
+.Lwalk_clean_source:
+        tbz     action, #{CLEAN_SOURCE_BIT}, .Lwalk_clean_destination
         mov     x5, source
         clean_pages x5, x6
-7:      tbz     action, #{CLEAN_DESTINATION_BIT}, 8f
+.Lwalk_clean_destination:
+        tbz     action, #{CLEAN_DESTINATION_BIT}, .Lwalk_advance
         mov     x5, dest
         clean_pages x5, x6
-8:      add     dest, dest, bytes
-        b       1b
-9:      ret
+.Lwalk_advance:
+        add     dest, dest, bytes
+        b       .Lwalk_next
+.Lwalk_done:
+        ret
 
 damaged:
         mov     x14, x0
