@@ -16,9 +16,6 @@ pub const REFUSED: &str = "Refused: ";
 /// Stale interrupts, which a previous kernel must not leave: which, and on which CPU.
 pub const STALE: &str = "Found at entry: ";
 
-/// Verdict on one rule of the boot protocol, as a line of JSON.
-pub const RULE: &str = "{\"rule\":";
-
 /// Broken rule of the boot protocol that the kernel cannot work around: its number and its effect.
 pub const BROKEN: &str = crate::broken!();
 

@@ -7,52 +7,61 @@
 
 use crate::clock;
 use crate::memory::pointer;
-use alloc::string::String;
+use alloc::vec::Vec;
 use boot::breadcrumb::{NAMES, reached};
 use boot::cache;
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use boot::record::EntryRecord;
-use core::fmt::Write;
+use core::fmt;
 use core::ops::Range;
+use protocol::record::Text;
 
-/// Returns the time that each phase took, from "Bye!" to `main`, in nanoseconds.
-///
-/// Each phase's name follows the time that led to it, which is negative if the counter went back.
+/// Returns the breadcrumbs from "Bye!" to `main`, each with the nanoseconds since the previous one,
+/// which are negative if the counter went back.
 #[must_use]
-pub fn read(record: &EntryRecord, breadcrumbs: Option<&Range<PhysAddr>>, main: u64) -> String {
-    let mut line = String::new();
-    let mut last = None;
+pub fn read(
+    record: &EntryRecord,
+    breadcrumbs: Option<&Range<PhysAddr>>,
+    main: u64,
+) -> Vec<(Text, i64)> {
+    let mut stamps: Vec<(&'static str, u64)> = Vec::new();
     if let Some(page) = breadcrumbs {
         // The last breadcrumbs were written with the MMU off, past the caches. Discard lines that
         // speculation brought in before that, since they hold older data. [I6]
         cache::clean_and_invalidate(page);
-        // SAFETY: `from_raw_parts` requires mapped memory without a writer. `MemoryLayout` checked that
-        // this is a page of RAM and kept it out of the heap.
+        // SAFETY: `from_raw_parts` requires mapped memory without a writer. `MemoryLayout` checked
+        // that this is a page of RAM and kept it out of the heap.
         let words = unsafe {
             core::slice::from_raw_parts(pointer(page.start).cast(), PAGE_SIZE as usize / 8)
         };
-        for &(phase, stamp) in reached(words, &mut Default::default()) {
-            append(&mut line, &mut last, NAMES[phase], stamp);
+        for &(number, stamp) in reached(words, &mut Default::default()) {
+            stamps.push((NAMES[number], stamp));
         }
     }
-    let el2 = ("EL2 set up", record.el2_ready);
-    for (name, stamp) in
-        [("first instruction", record.entered), el2, ("MMU on", record.mmu_on), ("main", main)]
-    {
-        if stamp != 0 {
-            append(&mut line, &mut last, name, stamp);
-        }
-    }
-    line
+    let ours = [
+        ("first instruction", record.entered),
+        ("EL2 set up", record.el2_ready),
+        ("MMU on", record.mmu_on),
+        ("main", main),
+    ];
+    stamps.extend(ours.into_iter().filter(|&(_, stamp)| stamp != 0));
+    let mut last = stamps.first().map_or(0, |&(_, stamp)| stamp);
+    let since_last = |(name, stamp): (&'static str, u64)| {
+        let before = core::mem::replace(&mut last, stamp);
+        let ns = clock::nanoseconds(stamp.abs_diff(before)) as i64;
+        (Text::Borrowed(name), if stamp < before { -ns } else { ns })
+    };
+    stamps.into_iter().map(since_last).collect()
 }
 
-fn append(line: &mut String, last: &mut Option<u64>, name: &str, stamp: u64) {
-    // Writing to a String cannot fail.
-    let _ = match last.replace(stamp) {
-        None => write!(line, "{name}"),
-        Some(before) if stamp < before => {
-            write!(line, " -{} {name}", clock::nanoseconds(before - stamp))
-        }
-        Some(before) => write!(line, " +{} {name}", clock::nanoseconds(stamp - before)),
-    };
+/// A boot trace as one line: `Bye! +12 copied +3 main`.
+pub struct Line<'a>(pub &'a [(Text, i64)]);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(index, (name, ns))| match index {
+            0 => f.write_str(name),
+            _ => write!(f, " {ns:+} {name}"),
+        })
+    }
 }

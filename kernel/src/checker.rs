@@ -9,6 +9,7 @@
 //! The rules are in `protocol::rules`.
 #![expect(unsafe_code, reason = "reads ID registers, and calls the stub")]
 
+use crate::console;
 use crate::init::Kernel;
 use crate::layout::Parts;
 use crate::probe;
@@ -34,11 +35,11 @@ pub fn report(record: &EntryRecord, kernel: &Kernel) {
         "boot protocol: next, what a higher level may trap is tried; \
          where that ends here, it was not opened"
     );
-    crate::console::flush();
+    console::flush();
     let facts =
         Facts { tree: Some(tree(kernel)), lived: Some(lived(record, kernel)), ..early(record) };
     held(&facts).for_each(|line| info!("{line}"));
-    held(&facts).for_each(|line| info!("{line:#}"));
+    held(&facts).for_each(|line| console::record(&line.record()));
     info!("{}", summary(&facts));
 }
 
@@ -49,7 +50,7 @@ impl fmt::Display for Early<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let facts = early(self.0);
         held(&facts).try_for_each(|line| write!(f, "\n{line}"))?;
-        held(&facts).try_for_each(|line| write!(f, "\n{line:#}"))?;
+        held(&facts).try_for_each(|line| write!(f, "\n{}", line.record().line()))?;
         write!(f, "\n{}", summary(&facts))
     }
 }

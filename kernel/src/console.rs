@@ -1,7 +1,7 @@
 //! The console: a `log` backend on the PL011 that the device tree names.
 //!
 //! - Works from the kernel's idmap on. Before that, a panic prints to the early console's UART.
-//! - Each line is `[generation] text`.
+//! - Each line for people is `[generation] text`; each line for programs is a record.
 //! - When [`flush`] returns, every character has been sent.
 #![expect(unsafe_code, reason = "claims the UART's registers")]
 
@@ -11,7 +11,8 @@ use boot::phys::PhysAddr;
 use core::fmt::Write;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{LevelFilter, Log, Metadata};
+use protocol::record::Record;
 use spin::Mutex;
 
 struct Console {
@@ -27,7 +28,7 @@ impl Log for Console {
         metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
     }
 
-    fn log(&self, record: &Record<'_>) {
+    fn log(&self, record: &log::Record<'_>) {
         if !self.enabled(record.metadata()) {
             return;
         }
@@ -63,6 +64,20 @@ pub unsafe fn open(base: PhysAddr, generation: u32) {
     CONSOLE.generation.store(generation, Ordering::Relaxed);
     log::set_logger(&CONSOLE).unwrap_or_else(|error| panic!("{error}"));
     log::set_max_level(LevelFilter::Info);
+}
+
+/// Returns this generation's number.
+pub fn generation() -> u32 {
+    CONSOLE.generation.load(Ordering::Relaxed)
+}
+
+/// Prints a record for programs, without the prefix that lines for people have.
+pub fn record(record: &Record) {
+    let line = record.line();
+    if let Some(uart) = CONSOLE.uart.lock().as_mut() {
+        // If the console fails, we have nowhere to report it.
+        let _ = write!(uart, "{line}\r\n");
+    }
 }
 
 /// Waits until the UART has sent the last character.

@@ -12,6 +12,7 @@ use boot::marker::{FAILURE, STOPPED, SUCCESS};
 use core::fmt::Write;
 use core::hint::spin_loop;
 use log::info;
+use protocol::record::{End, Record};
 use smccc::psci;
 use spin::Once;
 
@@ -25,6 +26,7 @@ pub fn prepare(semihosting: bool) {
 /// Ends a run that did all that the command line asks for.
 pub fn success() -> ! {
     info!("{SUCCESS}");
+    record(true);
     console::flush();
     leave(0)
 }
@@ -32,8 +34,13 @@ pub fn success() -> ! {
 /// Ends a run that failed. The caller has printed the reason.
 pub fn failure() -> ! {
     info!("{FAILURE}");
+    record(false);
     console::flush();
     leave(1)
+}
+
+fn record(success: bool) {
+    console::record(&Record::End(End { generation: console::generation(), success }));
 }
 
 /// Ends a run after a panic or an exception.

@@ -26,6 +26,7 @@ use fdt::machine::{Machine, Tree};
 use frames::layout::MemoryLayout;
 use protocol::cmdline::{self, Base, Cmdline};
 use protocol::mode::{Mode, Note};
+use protocol::record::Text;
 use relocate::random::SplitMix64;
 
 /// The state of this generation.
@@ -73,7 +74,7 @@ pub struct Kernel {
     /// The size in bytes of the FDT that this generation was entered with.
     pub blob_was: usize,
     /// The boot trace: the phases up to `kernel_main`, with their times.
-    pub boot_trace: String,
+    pub boot_trace: Vec<(Text, i64)>,
     /// CNTVCT at the first instruction.
     pub entered: u64,
 }

@@ -5,6 +5,7 @@
 //!   destination; its tail is zeroed, its SHA-256 verified and its CRC-32C computed.
 //! - Refuses a FIT or an Image header that breaks a rule, and an image that does not fit in memory.
 
+use crate::clock;
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::memory::Frames;
@@ -156,6 +157,10 @@ pub struct Image {
     pub entry: PhysAddr,
     /// The number of bytes that were hashed.
     pub hashed: u64,
+    /// The number of requests to the disk.
+    pub disk_requests: u64,
+    /// The nanoseconds spent waiting for the disk.
+    pub disk_ns: u64,
 }
 
 impl Image {
@@ -179,12 +184,15 @@ impl Image {
             destinations.push(pages(payload, load, payload.place.end - payload.place.start)?);
         }
 
-        let mut image = Self { payloads: Vec::new(), entry, hashed: 0 };
+        let mut image =
+            Self { payloads: Vec::new(), entry, hashed: 0, disk_requests: 0, disk_ns: 0 };
         for (payload, destination) in core::iter::once(kernel).chain(loadables).zip(&destinations) {
             let frames = take(destination, &destinations).map_err(Error::Memory)?;
             let loaded = image.read(disk, payload, header.image_size, destination, frames)?;
             image.payloads.push(loaded);
         }
+        image.disk_requests = disk.requests();
+        image.disk_ns = clock::nanoseconds(disk.waited());
         Ok(image)
     }
 

@@ -50,17 +50,23 @@ mod unpack;
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::init::Kernel;
+use crate::interrupts::StaleLpis;
 use crate::load::{Contents, Image};
 use crate::memory::Frames;
 use crate::plan::Plan;
 use crate::stage::Staged;
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
 use boot::marker;
 use boot::phys::{PhysAddr, PhysRange};
 use boot::record::EntryRecord;
 // Links the UEFI entry point into the Image. The kernel itself never calls it.
+use core::fmt;
 use efi as _;
 use log::{info, warn};
 use protocol::cmdline::{Base, RestartCpu, Selftest};
+use protocol::record::{self, Generation, Hex, Record};
 use relocate::placement;
 
 /// Runs this generation until [`run`] takes over, possibly on another CPU. `boot` calls it.
@@ -73,17 +79,14 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
     // Refuse to run with a parameter that we cannot parse, or at another base than the previous
     // kernel chose.
     if let Some(why) = &kernel.cmdline_error {
-        warn!("{}{why}", marker::REFUSED);
+        log_refusal(why);
         end::failure();
     }
     if let Some(expected_base) = kernel.expected_base
         && expected_base != kernel.parts.whole.start
     {
-        warn!(
-            "{}this generation was sent to {expected_base} and lies at {}",
-            marker::REFUSED,
-            kernel.parts.whole.start
-        );
+        let base = kernel.parts.whole.start;
+        log_refusal(&format!("this generation was sent to {expected_base} and is at {base}"));
         end::failure();
     }
 
@@ -105,10 +108,9 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
     };
     let Some(leader) = leader else {
         let count = kernel.cpus.count();
-        warn!(
-            "{}restart-cpu: that CPU is not up, or none of the {count} that the device tree names",
-            marker::REFUSED
-        );
+        log_refusal(&format!(
+            "restart-cpu: that CPU is not up, or none of the {count} that the device tree names"
+        ));
         end::failure();
     };
     let kernel = alloc::boxed::Box::leak(kernel);
@@ -137,7 +139,7 @@ fn run(kernel: &mut Kernel) -> ! {
         let Err(error) = make_plan(kernel, configuration, &mut known)
             .and_then(|plan| Staged::new(kernel, plan)?.kexec());
 
-        warn!("{}{error}", marker::REFUSED);
+        log_refusal(&error);
         // `known` is still 0 if the FIT could not be read, or lacks the payload's configuration:
         // then there is no next configuration to try.
         let none_left = known == 0 || matches!(error, Error::NoConfiguration(_));
@@ -186,7 +188,7 @@ fn plan_own(kernel: &mut Kernel, configuration: usize, known: &mut usize) -> Res
     let image = Image::load(&mut disk, &fit, &header, entry, |place, all| {
         Frames::outside(place.bytes(), all)
     })?;
-    log_loaded(name, &image, &disk);
+    log_loaded(name, &image);
     drop(disk);
     Plan::new(
         image,
@@ -198,59 +200,67 @@ fn plan_own(kernel: &mut Kernel, configuration: usize, known: &mut usize) -> Res
 }
 
 /// Logs what was loaded: its name, the bytes hashed, and the time spent waiting for the disk.
-fn log_loaded(name: &str, image: &Image, disk: &Disk) {
-    let (hashed, waited) = (image.hashed, clock::nanoseconds(disk.waited()));
-    info!(
-        "loaded \"{name}\": {hashed} bytes hashed, {} requests, disk {waited} ns",
-        disk.requests()
-    );
+fn log_loaded(name: &str, image: &Image) {
+    let Image { hashed, disk_requests, disk_ns, .. } = image;
+    info!("loaded \"{name}\": {hashed} bytes hashed, {disk_requests} requests, disk {disk_ns} ns");
 }
 
-/// Logs the banner: what this generation is and what it found. People and the tests read it.
+/// Logs why a kexec, or the whole run, is refused.
+fn log_refusal(why: &dyn fmt::Display) {
+    warn!("{}{why}", marker::REFUSED);
+    let (generation, reason) = (console::generation(), why.to_string());
+    console::record(&Record::Refusal(record::Refusal { generation, reason }));
+}
+
+/// Logs the banner: what this generation is and what it found.
 fn log_banner(kernel: &mut Kernel) {
-    let (parts, mode) = (&kernel.parts.whole, kernel.mode);
+    // Take the trace, so that its memory is freed below.
+    let boot_trace = core::mem::take(&mut kernel.boot_trace);
+    let mut stale = Vec::new();
+    if !kernel.stale_irqs.is_quiet() {
+        stale.push(format!("shared by all CPUs:{}", kernel.stale_irqs));
+    }
+    let StaleLpis { turned_off, not_quiescent } = kernel.stale_lpis;
+    if turned_off > 0 {
+        stale.push(format!("{turned_off} of the CPUs with LPIs on and tables in RAM; turned off"));
+    }
+    if not_quiescent > 0 {
+        stale.push(format!(
+            "{not_quiescent} translation services that do not become quiescent: \
+             we cannot find their tables, so we reserve none"
+        ));
+    }
+    let facts = Generation {
+        generation: kernel.generation,
+        of: kernel.cmdline.generations,
+        mode: kernel.mode.name().into(),
+        base: Hex(kernel.parts.whole.start.0),
+        seed: Hex(kernel.seed),
+        image_bytes: kernel.parts.whole.bytes(),
+        control_pages: Hex(kernel.control.start.0),
+        free_bytes: memory::free(),
+        fdt_bytes: kernel.blob.len() as u64,
+        fdt_entry_bytes: kernel.blob_was as u64,
+        entered_ns: clock::nanoseconds(kernel.entered),
+        boot_trace,
+        stale,
+    };
+
+    let Generation { generation, of, base, mode, .. } = &facts;
+    info!("{}{generation} of {of}: {mode}, base {base:?}", marker::GENERATION);
+    info!("boot trace, ns: {}", boot_trace::Line(&facts.boot_trace));
+    info!("entered at {} ns of CNTVCT", facts.entered_ns);
     info!(
-        "{}{} of {}: {mode}, base {}",
-        marker::GENERATION,
-        kernel.generation,
-        kernel.cmdline.generations,
-        parts.start
-    );
-    // Take the string, so that it is freed: its length varies, and free memory must be the same in
-    // every generation.
-    info!("boot trace, ns: {}", core::mem::take(&mut kernel.boot_trace));
-    info!("entered at {} ns of CNTVCT", clock::nanoseconds(kernel.entered));
-    info!(
-        "seed {:#x}, image {} bytes, control pages {}",
-        kernel.seed,
-        parts.bytes(),
-        kernel.control.start
+        "seed {:?}, image {} bytes, control pages {:?}",
+        facts.seed, facts.image_bytes, facts.control_pages
     );
     info!(
         "free memory {} bytes, device tree {} bytes (handed over with {})",
-        memory::free(),
-        kernel.blob.len(),
-        kernel.blob_was
+        facts.free_bytes, facts.fdt_bytes, facts.fdt_entry_bytes
     );
     if let Some(note) = kernel.note {
         warn!("{note}");
     }
-    if !kernel.stale_irqs.is_quiet() {
-        warn!("{}shared by all CPUs:{}", marker::STALE, kernel.stale_irqs);
-    }
-    if kernel.stale_lpis.turned_off > 0 {
-        warn!(
-            "{}{} of the CPUs with LPIs on and tables in RAM; turned off",
-            marker::STALE,
-            kernel.stale_lpis.turned_off
-        );
-    }
-    if kernel.stale_lpis.not_quiescent > 0 {
-        let not_quiescent = kernel.stale_lpis.not_quiescent;
-        warn!(
-            "{}{not_quiescent} translation services that do not become quiescent: we cannot find their \
-             tables, so we reserve none",
-            marker::STALE
-        );
-    }
+    facts.stale.iter().for_each(|stale| warn!("{}{stale}", marker::STALE));
+    console::record(&Record::Generation(facts));
 }

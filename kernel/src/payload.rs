@@ -60,7 +60,7 @@ pub fn plan(kernel: &mut Kernel, nth: usize, known: &mut usize) -> Result<Plan, 
         fit.loadables.push(initrd);
     }
     let image = Image::load(&mut disk, &fit, &header, entry, Frames::in_place)?;
-    log_loaded(name, &image, &disk);
+    log_loaded(name, &image);
     drop(disk);
 
     chosen.seeds = seeds(kernel);

@@ -147,6 +147,12 @@ impl Plan {
         Ok(())
     }
 
+    /// Returns the image that is moved.
+    #[must_use]
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
     /// Returns the address of the next image's first instruction.
     #[must_use]
     pub fn entry(&self) -> PhysAddr {

@@ -8,7 +8,7 @@
 #![expect(unsafe_code, reason = "writes the control block, installs EL2's vectors, and jumps")]
 
 use crate::console;
-use crate::cpus::{self, Cpu};
+use crate::cpus::{self, Cpu, WorkDone};
 use crate::error::Error;
 use crate::init::Kernel;
 use crate::interrupts;
@@ -25,6 +25,7 @@ use core::ops::Range;
 use log::info;
 use protocol::cmdline::{Restart, Selftest};
 use protocol::mode::Mode;
+use protocol::record::{Hex, Kexec, Record};
 use relocate::checksum::Crc32c;
 use relocate::control::{self, ARGUMENTS_OFFSET, Arguments, Layout};
 use relocate::list;
@@ -148,8 +149,13 @@ impl<'a> Staged<'a> {
     pub fn kexec(self) -> Result<Infallible, Error> {
         self.selftest(Moment::Running);
         self.kernel.devices.quiesce()?;
-        let stopped = self.kernel.cpus.stop(self.kernel.cmdline.force)?;
-        self.kernel.cpus.log_irq_stats(stopped);
+        let stop_ns = self.kernel.cpus.stop(self.kernel.cmdline.force)?;
+        let WorkDone { ticks, work, strays } = self.kernel.cpus.work_done();
+        info!(
+            "others off in {stop_ns} ns; ticks {ticks:?}, work {work:?}, \
+             interrupts not ours {strays}"
+        );
+        self.kernel.cpus.log_strays();
         cpus::mask();
         self.selftest(Moment::Masked);
         self.kernel.cpus.quiet();
@@ -166,14 +172,30 @@ impl<'a> Staged<'a> {
                 return Err(Error::Changed(name.into(), was, now));
             }
         }
-        let way = match (self.kernel.cmdline.restart, self.kernel.mode) {
+        let next = match (self.kernel.cmdline.restart, self.kernel.mode) {
             (Restart::Hot, Mode::Nvhe) => "copy, MMU off, HVC_SOFT_RESTART",
             (Restart::Hot, _) => "copy, MMU off, branch",
             (Restart::Cold, Mode::Nvhe) => "MMU off, HVC_SOFT_RESTART, copy at EL2, branch",
             (Restart::Cold, _) => "MMU off, copy, branch",
         };
+        let image = self.plan.image();
+        console::record(&Record::Kexec(Kexec {
+            generation: self.kernel.generation,
+            next: next.into(),
+            entry: Hex(self.plan.entry().0),
+            fdt: Hex(self.plan.tree().0),
+            control_pages: Hex(self.layout.code.start.0),
+            breadcrumbs: Hex(self.layout.breadcrumbs.start.0),
+            hashed_bytes: image.hashed,
+            disk_requests: image.disk_requests,
+            disk_ns: image.disk_ns,
+            stop_ns,
+            ticks,
+            work,
+            strays,
+        }));
         info!(
-            "{} Next: {way}; entry {}, device tree {}, control pages {}, breadcrumbs {}",
+            "{} Next: {next}; entry {}, device tree {}, control pages {}, breadcrumbs {}",
             marker::BYE,
             self.plan.entry(),
             self.plan.tree(),

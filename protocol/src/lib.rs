@@ -11,4 +11,5 @@ pub mod fit;
 pub mod gzip;
 pub mod initrd_window;
 pub mod mode;
+pub mod record;
 pub mod rules;

@@ -18,13 +18,21 @@ pub enum Mode {
     Vhe,
 }
 
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Mode {
+    /// Returns the mode's name, as on the command line and in records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::El1 => "el1",
             Self::Nvhe => "nvhe",
             Self::Vhe => "vhe",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -9,6 +9,7 @@
 //! number and, within section 4, the heading. A rule about something absent (a feature that the CPU
 //! lacks, an initrd) counts as kept.
 
+use crate::record::{self, Record};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -17,6 +18,7 @@ use boot::record::EntryRecord;
 use core::fmt;
 use core::ops::Range;
 use fdt::machine::Conduit;
+use serde::{Deserialize, Serialize};
 pub use table::RULES;
 
 mod table;
@@ -35,7 +37,8 @@ pub struct Rule {
 }
 
 /// Result of checking a rule.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// The loader kept the rule, as far as a kernel can see.
     Kept,
@@ -294,11 +297,22 @@ impl Facts {
     }
 }
 
-/// A rule and its finding, for people; `{:#}` prints one line of JSON for programs.
+/// A rule and its finding, as a line for people.
 #[derive(Clone, Debug)]
 pub struct Line {
     rule: &'static Rule,
     finding: Finding,
+}
+
+impl Line {
+    /// Returns the record for programs.
+    #[must_use]
+    pub fn record(self) -> Record {
+        let Self { rule: Rule { number, text, place, .. }, finding: Finding { verdict, value } } =
+            self;
+        let (rule, text, place) = (u32::from(*number), (*text).into(), (*place).into());
+        Record::Rule(record::Rule { rule, text, place, value, verdict })
+    }
 }
 
 /// Checks the facts against every rule.
@@ -310,13 +324,7 @@ impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rule: Rule { number, text, place, .. }, finding: Finding { verdict, value } } =
             self;
-        if f.alternate() {
-            // Texts and values hold no character for which Rust's escaping differs from JSON's.
-            write!(f, "{}{number},\"text\":{text:?},\"place\":{place:?},", boot::marker::RULE)?;
-            write!(f, "\"value\":{value:?},\"verdict\":\"{verdict}\"}}")
-        } else {
-            write!(f, "{number:3} {verdict:24} {text}: {value} ({place})")
-        }
+        write!(f, "{number:3} {verdict:24} {text}: {value} ({place})")
     }
 }
 

@@ -4,6 +4,7 @@
 //! - The leading CPU, which runs `crate::run`, writes commands; each other CPU reads its own.
 #![expect(unsafe_code, reason = "finds this CPU's page, and masks interrupts")]
 
+use super::atomic::{AtomicEnum, Variants};
 use crate::interrupts::{self, StaleIrqs};
 use crate::memory::pointer;
 use boot::percpu::PerCpu;
@@ -11,30 +12,56 @@ use boot::phys::{PAGE_SIZE, PhysAddr};
 use core::arch::asm;
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use protocol::mode::Mode;
 use spin::Mutex;
 
-/// Commands from the leading CPU. Each CPU has one command at a time.
-pub mod order {
-    pub const WORK: u8 = 0;
-    pub const STOP: u8 = 1;
-    pub const LEAD: u8 = 2;
-    pub const SELFTEST: u8 = 3;
+/// Command from the leading CPU. Each CPU has one command at a time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CpuCommand {
+    /// Stay in the work loop.
+    Idle,
+    /// Leave the work loop and power off.
+    Stop,
+    /// Run the generation from here on.
+    TakeOver,
+    /// Run the hyp-stub's conformance suite.
+    Selftest,
 }
 
-/// States of a CPU, as the others see it.
-pub mod state {
-    pub const OFF: u8 = 0;
-    pub const STARTING: u8 = 1;
-    pub const UP: u8 = 2;
-    pub const LEAVING: u8 = 3;
+/// State of a CPU, as the others see it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CpuState {
+    /// Off, by AFFINITY_INFO, or never started.
+    Off,
+    /// CPU_ON succeeded; the CPU has not reached Rust yet.
+    Starting,
+    /// In the work loop, or leading.
+    Up,
+    /// Its interrupts are quiet and CPU_OFF is next.
+    Leaving,
     /// PSCI denied CPU_OFF.
-    pub const DENIED: u8 = 4;
+    OffDenied,
     /// Not started, and reported: PSCI refused CPU_ON, or there was no memory for its stacks.
-    pub const LOST: u8 = 5;
+    OnFailed,
     /// Without memory for its stacks; [`Cpus::start`](super::Cpus::start) has yet to report it.
-    pub const HOMELESS: u8 = 6;
+    NoStack,
+}
+
+impl Variants for CpuCommand {
+    const ALL: &[Self] = &[Self::Idle, Self::Stop, Self::TakeOver, Self::Selftest];
+}
+
+impl Variants for CpuState {
+    const ALL: &[Self] = &[
+        Self::Off,
+        Self::Starting,
+        Self::Up,
+        Self::Leaving,
+        Self::OffDenied,
+        Self::OnFailed,
+        Self::NoStack,
+    ];
 }
 
 /// A CPU, at the top of its exception stack, where TPIDR_EL1 points.
@@ -48,10 +75,10 @@ pub struct Cpu {
     pub mpidr: u64,
     /// The mode that this kernel runs in.
     pub mode: Mode,
-    /// Current state, of [`state`].
-    pub state: AtomicU8,
-    /// Current command, of [`order`].
-    pub order: AtomicU8,
+    /// Current state.
+    pub state: AtomicEnum<CpuState>,
+    /// Current command.
+    pub command: AtomicEnum<CpuCommand>,
     /// Timer interrupts taken.
     pub ticks: AtomicU64,
     /// Units of work done: one for each wake-up.
@@ -80,14 +107,14 @@ const _: () = assert!(size_of::<Cpu>() <= PAGE_SIZE as usize);
 
 impl Cpu {
     /// Creates a CPU in `state`, with all counters zero and no command.
-    pub fn new(percpu: PerCpu, index: usize, mpidr: u64, mode: Mode, state: u8) -> Self {
+    pub fn new(percpu: PerCpu, index: usize, mpidr: u64, mode: Mode, state: CpuState) -> Self {
         Self {
             percpu,
             index,
             mpidr,
             mode,
-            state: AtomicU8::new(state),
-            order: AtomicU8::new(order::WORK),
+            state: AtomicEnum::new(state),
+            command: AtomicEnum::new(CpuCommand::Idle),
             ticks: AtomicU64::new(0),
             work: AtomicU64::new(0),
             is_called: AtomicBool::new(false),
@@ -118,17 +145,17 @@ impl Cpu {
     }
 
     /// Sets the command and sends the wake-up SGI.
-    pub fn give(&self, order: u8) {
+    pub fn give(&self, command: CpuCommand) {
         self.is_called.store(interrupts::driven().is_some(), Relaxed);
-        self.order.store(order, Release);
+        self.command.store(command, Release);
         interrupts::call(self);
     }
 
-    /// Returns [`order::WORK`] until the wake-up SGI is acknowledged, then the command. Acting on
+    /// Returns [`CpuCommand::Idle`] until the wake-up SGI is acknowledged, then the command. Acting on
     /// the command earlier, at a tick, would leave that SGI pending for the next kernel.
-    pub fn given(&self) -> u8 {
-        let order = self.order.load(Acquire);
-        if self.is_called.load(Acquire) { order::WORK } else { order }
+    pub fn given(&self) -> CpuCommand {
+        let command = self.command.load(Acquire);
+        if self.is_called.load(Acquire) { CpuCommand::Idle } else { command }
     }
 
     /// Takes over this CPU's interrupts and unmasks IRQs.

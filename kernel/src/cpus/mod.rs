@@ -13,14 +13,18 @@
 //! CPU included.
 #![expect(unsafe_code, reason = "writes the pages of the other CPUs")]
 
+mod atomic;
 mod cpu;
 mod work;
 
 use crate::clock;
+use crate::console;
 use crate::firmware::Firmware;
 use crate::interrupts;
 use crate::memory::pointer;
 use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use boot::cache;
 use boot::marker;
@@ -30,14 +34,16 @@ use boot::secondary::secondary_entry;
 use core::arch::asm;
 use core::fmt;
 use core::ops::Range;
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use log::{info, warn};
 use protocol::mode::Mode;
+use protocol::record::{self, Record};
 use protocol::rules::Other;
 use smccc::psci::{self, AffinityState, LowestAffinityLevel};
 
 pub use self::cpu::{Cpu, mask, mpidr};
-use self::cpu::{order, state};
+use self::cpu::{CpuCommand, CpuState};
 pub use self::work::migrate;
 
 /// Size of a secondary's block. From the bottom: guard page, stack, guard page, exception stack,
@@ -108,10 +114,10 @@ impl Cpus {
         let mut all: Vec<&'static Cpu> = Vec::new();
         for (index, &mpidr) in mpidrs.iter().enumerate() {
             let (page, state, stack) = if mpidr == this {
-                (PhysAddr(percpu), state::UP, stack.0)
+                (PhysAddr(percpu), CpuState::Up, stack.0)
             } else if let Some(block) = blocks.next() {
                 let page = PhysAddr(block.end.0 - PAGE_SIZE);
-                (page, state::OFF, page.0 - EXCEPTION_STACK - PAGE_SIZE)
+                (page, CpuState::Off, page.0 - EXCEPTION_STACK - PAGE_SIZE)
             } else {
                 // No block: this CPU is never started, and only needs a name for messages.
                 let percpu = PerCpu {
@@ -125,7 +131,7 @@ impl Cpus {
                     index,
                     mpidr,
                     mode,
-                    state::HOMELESS,
+                    CpuState::NoStack,
                 ))));
                 continue;
             };
@@ -150,7 +156,7 @@ impl Cpus {
     /// Returns the CPUs that are up, in device-tree order.
     #[must_use]
     pub fn up(&self) -> Vec<&'static Cpu> {
-        self.all.iter().copied().filter(|cpu| cpu.state.load(Acquire) == state::UP).collect()
+        self.all.iter().copied().filter(|cpu| cpu.state.load(Acquire) == CpuState::Up).collect()
     }
 
     /// Returns the entry state of every other CPU.
@@ -158,7 +164,7 @@ impl Cpus {
         let entered = |cpu: &Cpu| {
             // Read `state` first: Acquire makes the entry state visible, which the CPU wrote before
             // it set UP.
-            let came = cpu.state.load(Acquire) == state::UP;
+            let came = cpu.state.load(Acquire) == CpuState::Up;
             let Entered { current_el, daif, sctlr, cntvoff_el2 } = &cpu.percpu.entered;
             Other {
                 mpidr: cpu.mpidr,
@@ -182,29 +188,31 @@ impl Cpus {
     /// ticked. Reports a CPU that does not come up; the generation continues without it.
     pub fn start(&self) {
         let begun = clock::now();
-        for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == state::HOMELESS) {
+        let mut stale = Vec::new();
+        for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == CpuState::NoStack) {
             warn!(
                 "{cpu} was not started: RAM holds no {BLOCK_SIZE} bytes for its stacks: \
                  going on without it"
             );
-            cpu.state.store(state::LOST, Relaxed);
+            cpu.state.store(CpuState::OnFailed, Relaxed);
         }
-        for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == state::OFF) {
-            cpu.order.store(order::WORK, Relaxed);
+        for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == CpuState::Off) {
+            cpu.command.store(CpuCommand::Idle, Relaxed);
             cpu.ticks.store(0, Relaxed);
-            cpu.state.store(state::STARTING, Release);
+            cpu.state.store(CpuState::Starting, Release);
             // The CPU reads its page with its MMU off.
             let page = PhysAddr((&raw const *cpu).expose_provenance() as u64);
             cache::clean_and_invalidate(&(page..PhysAddr(page.0 + PAGE_SIZE)));
             let entry = secondary_entry as *const () as u64;
             if let Err(error) = psci::cpu_on::<Firmware>(cpu.mpidr, entry, page.0) {
                 warn!("{cpu} was not started: {error}: going on without it");
-                cpu.state.store(state::LOST, Relaxed);
+                cpu.state.store(CpuState::OnFailed, Relaxed);
             }
         }
-        for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == state::STARTING) {
+        for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == CpuState::Starting) {
             if !in_time(|| {
-                cpu.state.load(Acquire) == state::UP && (cpu.ticks.load(Relaxed) > 0 || no_ticks())
+                cpu.state.load(Acquire) == CpuState::Up
+                    && (cpu.ticks.load(Relaxed) > 0 || no_ticks())
             }) {
                 warn!("{cpu} was started and does not work: going on without it");
                 continue;
@@ -214,29 +222,33 @@ impl Cpus {
             let (came, now) = (cpu.came.load(Relaxed), clock::now());
             if !(begun..=now).contains(&came) {
                 cpu.differs.store(true, Relaxed);
-                warn!(
-                    "{}{cpu}: CNTVCT {came}, while this CPU's went from {begun} to {now}",
-                    marker::STALE
-                );
+                stale.push(format!(
+                    "{cpu}: CNTVCT {came}, while this CPU's went from {begun} to {now}"
+                ));
             }
         }
-        let up = self.up().len();
-        match interrupts::driven() {
-            Some(driven) => info!("CPUs: {up} of {} up; {driven}", self.all.len()),
-            None => {
-                info!(
-                    "CPUs: {up} of {} up; no interrupts: \
-                     the device tree names no GIC that is known",
-                    self.all.len()
-                )
-            }
+        let (up, of) = (self.up().len(), self.all.len());
+        let driven = interrupts::driven().map(|driven| driven.to_string());
+        match &driven {
+            Some(driven) => info!("CPUs: {up} of {of} up; {driven}"),
+            None => info!(
+                "CPUs: {up} of {of} up; no interrupts: the device tree names no GIC that is known"
+            ),
         }
         for cpu in &self.all {
             let stale_irqs = cpu.stale_irqs.lock();
             if !stale_irqs.is_quiet() {
-                warn!("{}{cpu}:{stale_irqs}", marker::STALE);
+                stale.push(format!("{cpu}:{stale_irqs}"));
             }
         }
+        stale.iter().for_each(|stale| warn!("{}{stale}", marker::STALE));
+        console::record(&Record::Cpus(record::Cpus {
+            generation: console::generation(),
+            up: up as u32,
+            of: of as u32,
+            interrupts: driven,
+            stale,
+        }));
     }
 
     /// Stops the other CPUs: each leaves its work loop, silences its interrupts and calls CPU_OFF.
@@ -248,27 +260,27 @@ impl Cpus {
     /// it. Other CPUs may be off already; [`resume`](Self::resume) starts them again.
     pub fn stop(&self, force: bool) -> Result<u64, Error> {
         let begun = clock::now();
-        let on = || self.others().filter(|cpu| cpu.state.load(Acquire) != state::OFF);
-        for cpu in on().filter(|cpu| cpu.state.load(Acquire) != state::LOST) {
-            cpu.state.store(state::UP, Relaxed);
-            cpu.give(order::STOP);
+        let on = || self.others().filter(|cpu| cpu.state.load(Acquire) != CpuState::Off);
+        for cpu in on().filter(|cpu| cpu.state.load(Acquire) != CpuState::OnFailed) {
+            cpu.state.store(CpuState::Up, Relaxed);
+            cpu.give(CpuCommand::Stop);
         }
         let mut first = None;
         for cpu in on() {
             // The CPU's own LEAVING is not enough. Poll AFFINITY_INFO until it reports OFF: only
             // then can CPU_ON succeed again.
             let off = match cpu.state.load(Acquire) {
-                state::LOST => !is_on(cpu),
+                CpuState::OnFailed => !is_on(cpu),
                 _ => in_time(|| {
                     let state = cpu.state.load(Acquire);
-                    state == state::DENIED || (state == state::LEAVING && is_off(cpu))
+                    state == CpuState::OffDenied || (state == CpuState::Leaving && is_off(cpu))
                 }),
             };
             let error = match cpu.state.load(Acquire) {
-                state::LOST if off => continue,
-                state::DENIED => Error::Denied(cpu.index, cpu.mpidr),
+                CpuState::OnFailed if off => continue,
+                CpuState::OffDenied => Error::Denied(cpu.index, cpu.mpidr),
                 _ if off => {
-                    cpu.state.store(state::OFF, Relaxed);
+                    cpu.state.store(CpuState::Off, Relaxed);
                     continue;
                 }
                 _ => Error::Running(cpu.index, cpu.mpidr),
@@ -278,7 +290,7 @@ impl Cpus {
             } else {
                 // Withdraw the stop command, or the CPU would power off after we gave up waiting
                 // for it.
-                cpu.order.store(order::WORK, Release);
+                cpu.command.store(CpuCommand::Idle, Release);
                 first = first.or(Some(error));
             }
         }
@@ -294,23 +306,23 @@ impl Cpus {
         let cpu = Cpu::current();
         interrupts::leave(cpu);
         interrupts::end();
-        cpu.state.store(state::LEAVING, Relaxed);
+        cpu.state.store(CpuState::Leaving, Relaxed);
     }
 
     /// Undoes [`stop`](Self::stop) and [`quiet`](Self::quiet).
     pub fn resume(&self) {
         let cpu = Cpu::current();
         cpu.storms.store(false, Relaxed);
-        if cpu.state.swap(state::UP, Relaxed) == state::LEAVING {
+        if cpu.state.swap(CpuState::Up, Relaxed) == CpuState::Leaving {
             interrupts::resume();
             cpu.enter();
         }
         for other in self.others() {
             match other.state.load(Acquire) {
                 // It returned to its work loop.
-                state::DENIED => other.state.store(state::UP, Relaxed),
+                CpuState::OffDenied => other.state.store(CpuState::Up, Relaxed),
                 // It powered off after `stop` had given up waiting.
-                state::LEAVING if is_off(other) => other.state.store(state::OFF, Relaxed),
+                CpuState::Leaving if is_off(other) => other.state.store(CpuState::Off, Relaxed),
                 _ => {}
             }
         }
@@ -323,32 +335,40 @@ impl Cpus {
     ///
     /// If a CPU does not finish the suite in time.
     pub fn selftest(&self) {
-        for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == state::UP) {
-            cpu.give(order::SELFTEST);
+        for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == CpuState::Up) {
+            cpu.give(CpuCommand::Selftest);
             assert!(
-                in_time(|| cpu.order.load(Acquire) == order::WORK),
+                in_time(|| cpu.command.load(Acquire) == CpuCommand::Idle),
                 "{cpu} did not end its suite"
             );
         }
     }
 
-    /// Logs each CPU's ticks and units of work, and the interrupts that this kernel does not
-    /// handle.
-    pub fn log_irq_stats(&self, stopped: u64) {
-        let (mut ticks, mut work, mut strays) = (Vec::new(), Vec::new(), 0);
-        for cpu in &self.all {
-            ticks.push(cpu.ticks.load(Relaxed));
-            work.push(cpu.work.load(Relaxed));
-            strays += cpu.strays.load(Relaxed);
-        }
-        info!(
-            "others off in {stopped} ns; ticks {ticks:?}, work {work:?}, \
-             interrupts not ours {strays}"
-        );
+    /// Returns what each CPU did since it came up.
+    pub fn work_done(&self) -> WorkDone {
+        let of = |count: fn(&Cpu) -> &AtomicU64| {
+            self.all.iter().map(|cpu| count(cpu).load(Relaxed)).collect()
+        };
+        let strays = self.all.iter().map(|cpu| u64::from(cpu.strays.load(Relaxed))).sum();
+        WorkDone { ticks: of(|cpu| &cpu.ticks), work: of(|cpu| &cpu.work), strays }
+    }
+
+    /// Logs each CPU that took an interrupt that this kernel does not handle.
+    pub fn log_strays(&self) {
         for cpu in self.all.iter().filter(|cpu| cpu.strays.load(Relaxed) > 0) {
             warn!("{cpu} took an interrupt that is not ours: INTID {}", cpu.stray.load(Relaxed));
         }
     }
+}
+
+/// What the CPUs did, in device-tree order.
+pub struct WorkDone {
+    /// Timer interrupts taken.
+    pub ticks: Vec<u64>,
+    /// Units of work done.
+    pub work: Vec<u64>,
+    /// Number of interrupts taken that this kernel does not handle.
+    pub strays: u64,
 }
 
 /// Returns the two pages of a block that stay unmapped, one below each stack.

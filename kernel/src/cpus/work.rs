@@ -6,7 +6,7 @@
 //!   that and returns to work.
 #![expect(unsafe_code, reason = "takes over the state of this kernel, and waits for interrupts")]
 
-use super::cpu::{Cpu, mask, order, state, unmask};
+use super::cpu::{Cpu, CpuCommand, CpuState, mask, unmask};
 use super::no_ticks;
 use crate::firmware::Firmware;
 use crate::init::Kernel;
@@ -24,7 +24,7 @@ use smccc::psci;
 /// Makes `cpu` run the generation from here on, on its own stack. This CPU enters the work loop.
 pub fn migrate(cpu: &'static Cpu, kernel: &'static mut Kernel) -> ! {
     MIGRATING.store(kernel, Release);
-    cpu.give(order::LEAD);
+    cpu.give(CpuCommand::TakeOver);
     work(Cpu::current())
 }
 
@@ -48,7 +48,7 @@ fn kernel_secondary(percpu: &'static PerCpu) -> ! {
     cpu.came.store(clock::now(), Relaxed);
     cpu.frequency.store(clock::own_frequency(), Relaxed);
     cpu.enter();
-    cpu.state.store(state::UP, Release);
+    cpu.state.store(CpuState::Up, Release);
     work(cpu)
 }
 
@@ -57,23 +57,23 @@ fn work(cpu: &'static Cpu) -> ! {
     loop {
         mask();
         match cpu.given() {
-            order::STOP => {
+            CpuCommand::Stop => {
                 leave(cpu);
-                cpu.order.store(order::WORK, Release);
+                cpu.command.store(CpuCommand::Idle, Release);
             }
-            order::LEAD => {
-                cpu.order.store(order::WORK, Relaxed);
+            CpuCommand::TakeOver => {
+                cpu.command.store(CpuCommand::Idle, Relaxed);
                 unmask();
                 let kernel = MIGRATING.swap(core::ptr::null_mut(), Acquire);
                 // SAFETY: `migrate` stored a leaked `Kernel` and kept no reference to it; after
                 // the swap this CPU holds the only one.
                 crate::run(unsafe { &mut *kernel });
             }
-            order::SELFTEST => {
+            CpuCommand::Selftest => {
                 selftest::on_this_cpu(cpu.mode);
-                cpu.order.store(order::WORK, Release);
+                cpu.command.store(CpuCommand::Idle, Release);
             }
-            _ => {}
+            CpuCommand::Idle => {}
         }
         cpu.work.fetch_add(1, Relaxed);
         // WFI wakes for masked IRQs too: none that arrived since `given` is missed.
@@ -86,12 +86,12 @@ fn work(cpu: &'static Cpu) -> ! {
 #[inline(never)]
 fn leave(cpu: &Cpu) {
     interrupts::leave(cpu);
-    cpu.state.store(state::LEAVING, Release);
+    cpu.state.store(CpuState::Leaving, Release);
     if let Err(error) = turn_off() {
         warn!("{cpu}: PSCI CPU_OFF: {error}");
         interrupts::enter(cpu);
         cpu.is_called.store(false, Release);
-        cpu.state.store(state::DENIED, Release);
+        cpu.state.store(CpuState::OffDenied, Release);
     }
 }
 

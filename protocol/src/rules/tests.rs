@@ -72,7 +72,7 @@ fn numbers_go_up_by_one() {
 
 #[test]
 fn a_good_loader_keeps_all_that_can_be_seen() {
-    assert_eq!(with(Verdict::Broken, &good()), []);
+    assert_eq!(with(Verdict::Broken, &good()), [0_u8; 0]);
     assert_eq!(with(Verdict::Unseen, &good()), NEVER_SEEN);
     assert_eq!(
         summary(&good()),
@@ -160,7 +160,7 @@ fn what_is_not_there_breaks_nothing() {
     let mut facts = good();
     tree(&mut facts).initrd = None;
     *lived(&mut facts) = Lived::default();
-    assert_eq!(with(Verdict::Broken, &facts), []);
+    assert_eq!(with(Verdict::Broken, &facts), [0_u8; 0]);
     assert_eq!(with(Verdict::Unseen, &facts), [16, 18, 20, 37, 38, 39, 40]);
 }
 
@@ -217,18 +217,10 @@ fn a_line_is_read_by_people_and_by_programs() {
         "  9 broken                   x1 is zero: 0x1 (4, general-purpose registers)"
     );
     assert_eq!(
-        format!("{line:#}"),
+        line.record().line(),
         concat!(
-            r#"{"rule":9,"text":"x1 is zero","place":"4, general-purpose registers","#,
-            r#""value":"0x1","verdict":"broken"}"#
+            r#"{"ouroboros":1,"record":"rule","rule":9,"text":"x1 is zero","#,
+            r#""place":"4, general-purpose registers","value":"0x1","verdict":"broken"}"#
         )
-    );
-    let plain = |text: &str| {
-        text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\')
-    };
-    assert!(
-        held(&facts).all(|line| plain(line.rule.text)
-            && plain(line.rule.place)
-            && plain(&line.finding.value))
     );
 }

@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, fmt};
 
 use anyhow::{Result, ensure};
-use boot::{breadcrumb::NAMES, marker};
+use boot::breadcrumb::NAMES;
 
 use crate::{
     cmdline::{Base, Cmdline, Restart},
@@ -90,14 +90,14 @@ struct Rule {
     holds: fn(&Seen<'_>) -> Found,
 }
 
-/// All rules. A new console line that every generation must print correctly becomes a new entry.
+/// All rules. A new field of a record that must be right in every generation becomes a new entry.
 const RULES: &[Rule] = &[
     Rule { name: "number in order", holds: number },
     Rule { name: "mode as requested", holds: mode },
     Rule { name: "seed as requested", holds: seed },
     Rule { name: "way out as requested", holds: way_out },
     Rule { name: "address as announced", holds: address },
-    Rule { name: "every breadcrumb, the whole-image check among them", holds: stations },
+    Rule { name: "every breadcrumb, the whole-image check among them", holds: breadcrumbs },
     Rule { name: "placement as requested", holds: placement },
     Rule { name: "all CPUs up", holds: cpus_up },
     Rule { name: "all CPUs at work, then off, with no interrupt but their own", holds: interrupts },
@@ -237,7 +237,7 @@ fn address(seen: &Seen<'_>) -> Found {
 /// Checks that the path to this kernel left every breadcrumb, in order. The relocation code leaves
 /// "verified" after every byte of every destination matched the checksum of the loaded payload,
 /// whose SHA-256 was right.
-fn stations(seen: &Seen<'_>) -> Found {
+fn breadcrumbs(seen: &Seen<'_>) -> Found {
     use boot::breadcrumb::{BYE, CONTROL, COPIED, LEAVING, MAINTAINED, MMU_OFF, VERIFIED};
     let way_out = match seen.cmdline.restart {
         Restart::Hot => [BYE, CONTROL, COPIED, MAINTAINED, VERIFIED, MMU_OFF, LEAVING],
@@ -252,7 +252,7 @@ fn stations(seen: &Seen<'_>) -> Found {
     expected.push("first instruction");
     expected.extend((seen.gen_log.mode != "el1").then_some("EL2 set up"));
     expected.extend(["MMU on", "main"]);
-    let found = seen.gen_log.stations();
+    let found = seen.gen_log.breadcrumbs();
     unless(found == expected, || format!("they are {found:?}, not {expected:?}"))
 }
 
@@ -345,8 +345,8 @@ fn last(seen: &Seen<'_>) -> Found {
         (None, true) if seen.is_last() => {
             Err("it is the last, but did not kexec the payload".to_owned())
         }
-        (None, false) if seen.is_last() && !seen.gen_log.says(marker::SUCCESS) => {
-            Err("its last line is not the success marker".to_owned())
+        (None, false) if seen.is_last() && seen.gen_log.end != Some(true) => {
+            Err("it did not end the run with success".to_owned())
         }
         _ => Ok(()),
     }
@@ -398,71 +398,63 @@ mod tests {
         );
     }
 
+    /// The record of that kind that generation `number` of [`GOOD`] prints, with its line end.
+    fn record(number: u32, kind: &str) -> String {
+        let start = format!("\"record\":\"{kind}\",\"generation\":{number},");
+        let line = GOOD.split_inclusive('\n').find(|line| line.contains(&start));
+        line.unwrap_or_else(|| panic!("no {kind} of generation {number}")).to_owned()
+    }
+
     #[test]
     fn each_rule_can_fail() {
-        let line = |number: u32, start: &str| {
-            let start = format!("[{number}] {start}");
-            format!("{}\n", GOOD.lines().find(|line| line.starts_with(&start)).unwrap())
+        let second = GOOD
+            .split_inclusive('\n')
+            .filter(|line| line.starts_with("[1]") || line.contains("\"generation\":1,"));
+        let second: String = second.collect();
+        let (generation, kexec) = (record(1, "generation"), record(1, "kexec"));
+        let edit = |record: &str, was: &str, is: &str| {
+            let edited = record.replacen(was, is, 1);
+            assert_ne!(edited, record, "{was}");
+            (record.to_owned(), edited)
         };
-        let second =
-            GOOD.split_inclusive('\n').filter(|line| line.starts_with("[1]")).collect::<String>();
-        for (was, is, why) in [
-            (second, String::new(), "number 2, not 1"),
-            ("[1] Generation 1 of 3".into(), "[1] Generation 1 of 4".into(), "counts 4"),
+        for ((was, is), why) in [
+            ((second, String::new()), "number 2, not 1"),
+            (edit(&generation, "\"of\":3", "\"of\":4"), "counts 4"),
+            (edit(&generation, "\"nvhe\"", "\"vhe\""), "mode is vhe"),
+            (edit(&generation, "0x2a", "0x2b"), "seed is 0x2b"),
+            ((kexec.clone(), String::new()), "did not print Bye!"),
+            (edit(&kexec, "HVC_SOFT_RESTART", "branch"), "left by \"copy, MMU off, branch\""),
+            (edit(&kexec, "copy, MMU off", "MMU off, copy"), "left by \"MMU off, copy"),
+            (edit(&kexec, "0x40200000", "0x40400000"), "announced 0x40400000"),
+            (edit(&kexec, "0x5ff80000", "0x5ff90000"), "by control pages at 0x5ff90000"),
+            (edit(&generation, ",[\"verified\",4]", ""), "every breadcrumb"),
             (
-                "[1] Generation 1 of 3: nvhe".into(),
-                "[1] Generation 1 of 3: vhe".into(),
-                "mode is vhe",
-            ),
-            ("[2] seed 0x2a".into(), "[2] seed 0x2b".into(), "seed is 0x2b"),
-            (line(1, "Bye!"), String::new(), "did not print Bye!"),
-            (
-                "HVC_SOFT_RESTART; entry".into(),
-                "branch; entry".into(),
-                "left by \"copy, MMU off, branch\"",
-            ),
-            (
-                "Next: copy, MMU off,".into(),
-                "Next: MMU off, copy,".into(),
-                "left by \"MMU off, copy",
-            ),
-            ("entry 0x40200000".into(), "entry 0x40400000".into(), "announced 0x40400000"),
-            (
-                "control pages 0x5ff80000,".into(),
-                "control pages 0x5ff90000,".into(),
-                "by control pages at 0x5ff90000",
-            ),
-            ("+3 maintained +4 verified".into(), "+3 maintained".into(), "every breadcrumb"),
-            (
-                "+2 copied +3 maintained".into(),
-                "+2 maintained +3 copied".into(),
+                edit(
+                    &generation,
+                    "[\"copied\",2],[\"maintained\",3]",
+                    "[\"maintained\",3],[\"copied\",2]",
+                ),
                 "every breadcrumb",
             ),
+            (edit(&record(0, "generation"), "[[", "[[\"Bye!\",0],["), "every breadcrumb"),
+            (edit(&record(1, "cpus"), "\"up\":2", "\"up\":1"), "1 of 2 CPUs up"),
+            ((record(1, "cpus"), String::new()), "0 of 0 CPUs up"),
+            (edit(&record(1, "cpus"), "[]", "[\"CPU 1: INTID 27 pending\"]"), "INTID 27 pending"),
             (
-                "[0] boot trace, ns: first".into(),
-                "[0] boot trace, ns: Bye! +1 first".into(),
-                "every breadcrumb",
+                edit(&generation, "\"stale\":[]", "\"stale\":[\"INTID 33 enabled\"]"),
+                "INTID 33 enabled",
             ),
-            ("CPUs: 2 of 2".into(), "CPUs: 1 of 2".into(), "1 of 2 CPUs up"),
-            (line(1, "CPUs"), String::new(), "0 of 0 CPUs up"),
+            (edit(&kexec, "\"strays\":0", "\"strays\":1"), "took 1 interrupts"),
+            (edit(&kexec, "[16,14]", "[16,0]"), "reports the ticks [16, 0]"),
+            (edit(&kexec, "[16,14]", "[16]"), "reports the ticks [16]"),
             (
-                "[1] seed".into(),
-                "[1] Found at entry: CPU 1: INTID 27 pending\n[1] seed".into(),
-                "INTID 27 pending",
-            ),
-            ("not ours 0".into(), "not ours 1".into(), "took 1 interrupts"),
-            ("ticks [16, 14]".into(), "ticks [16, 0]".into(), "reports the ticks [16, 0]"),
-            ("ticks [16, 14]".into(), "ticks [16]".into(), "reports the ticks [16]"),
-            (line(1, "others off"), String::new(), "reports the ticks []"),
-            (
-                "entered at 40753024".into(),
-                "entered at 20753024".into(),
+                edit(&record(2, "generation"), "40753024", "20753024"),
                 "the one before at 20753024 ns",
             ),
-            ("[2] Ouroboros: success\n".into(), String::new(), "marker"),
+            ((record(2, "end"), String::new()), "success"),
+            (edit(&record(2, "end"), "true", "false"), "success"),
             (
-                "[2] Ouroboros: success".into(),
-                (line(1, "others off") + &line(1, "Bye!")).replace("[1]", "[2]"),
+                (record(2, "end"), kexec.replace("\"generation\":1", "\"generation\":2")),
                 "printed Bye!",
             ),
         ] {
@@ -473,21 +465,19 @@ mod tests {
         }
     }
 
+    /// The kexec of generation 1 as generation 2 would do it.
+    fn third_kexec() -> String {
+        let kexec = record(1, "kexec").replace("\"generation\":1", "\"generation\":2");
+        kexec.replace("\"control_pages\":\"0x5ff80000\"", "\"control_pages\":\"0x5ff40000\"")
+    }
+
     /// [`GOOD`] with a fourth generation.
     fn four() -> String {
-        let fourth = GOOD
-            .lines()
-            .filter(|line| line.starts_with("[2]"))
-            .map(|line| line.replace("[2]", "[3]").replace("at 4075", "at 6075"));
-        let fourth: Vec<_> =
-            fourth.map(|line| line.replace("Generation 2", "Generation 3")).collect();
-        let going = GOOD
-            .lines()
-            .filter(|line| line.starts_with("[1] others off") || line.starts_with("[1] Bye!"));
-        let bye = going.collect::<Vec<_>>().join("\n").replace("[1]", "[2]");
-        let bye = bye.replace("control pages 0x5ff80000", "control pages 0x5ff40000");
-        let more = GOOD.replace("[2] Ouroboros: success", &bye) + &fourth.join("\n") + "\n";
-        more.replace(" of 3", " of 4")
+        let fourth = (record(2, "generation") + &record(2, "cpus") + &record(2, "end"))
+            .replace("\"generation\":2", "\"generation\":3")
+            .replace("40753024", "60753024");
+        let more = GOOD.replace(&record(2, "end"), &third_kexec()) + &fourth;
+        more.replace("\"of\":3", "\"of\":4")
     }
 
     #[test]
@@ -495,17 +485,12 @@ mod tests {
         let to_payload = Cmdline { append: vec!["payload=conf-2".to_owned()], ..cmdline() };
         let error = judged(GOOD, &to_payload, NVHE).unwrap_err().to_string();
         assert!(error.contains("did not kexec the payload"), "{error}");
-        let going = GOOD
-            .lines()
-            .filter(|line| line.starts_with("[1] others off") || line.starts_with("[1] Bye!"));
-        let going =
-            going.collect::<Vec<_>>().join("\n").replace("[1]", "[2]").replace("0x5ff8", "0x5ff4");
-        judged(&GOOD.replace("[2] Ouroboros: success", &going), &to_payload, NVHE).unwrap();
+        judged(&GOOD.replace(&record(2, "end"), &third_kexec()), &to_payload, NVHE).unwrap();
     }
 
     #[test]
     fn a_run_that_ends_too_early_is_told() {
-        let two = &GOOD[..GOOD.find("[2]").unwrap()];
+        let two = &GOOD[..GOOD.find("[2] ").unwrap()];
         let error = judged(two, &cmdline(), NVHE).unwrap_err();
         assert_eq!((error.generation, error.why.as_str()), (2, "2 generations started, not 3"));
     }
@@ -523,9 +508,9 @@ mod tests {
         let cmdline = Cmdline { generations: 4, ..cmdline() };
         judged(&more, &cmdline, NVHE).unwrap();
         for (was, is) in [
-            ("536217920 bytes", "536213824 bytes"),
-            ("tree 7846", "tree 7850"),
-            ("image 479232", "image 1"),
+            ("536217920", "536213824"),
+            ("\"fdt_bytes\":7846", "\"fdt_bytes\":7850"),
+            ("\"image_bytes\":479232", "\"image_bytes\":1"),
         ] {
             let at = more.rfind(was).unwrap();
             let doctored = more[..at].to_owned() + &more[at..].replacen(was, is, 1);
@@ -544,11 +529,11 @@ mod tests {
             let four = four();
             let at = four.rfind(was).unwrap();
             let (most, last) = (four[..at].to_owned(), four[at..].replace(was, is));
-            most + &last.replace("free memory 536217920", &format!("free memory {free}"))
+            most + &last.replace("\"free_bytes\":536217920", &format!("\"free_bytes\":{free}"))
         };
         for (was, is) in [
-            ("pages 0x5ff40000", "pages 0x5ff80000"),
-            ("device tree 0x5ffc2000", "device tree 0x4028c000"),
+            ("\"control_pages\":\"0x5ff40000\"", "\"control_pages\":\"0x5ff80000\""),
+            ("\"fdt\":\"0x5ffc2000\"", "\"fdt\":\"0x4028c000\""),
         ] {
             judged(&elsewhere(536_217_920 - 16384, was, is), &cmdline, NVHE).unwrap();
             assert!(judged(&elsewhere(536_217_920 - 16385, was, is), &cmdline, NVHE).is_err());
@@ -564,9 +549,11 @@ mod tests {
         assert!(judged(GOOD, &load, NVHE).unwrap_err().to_string().contains("base=load"));
         let random = Cmdline { base: Base::Random, generations: 4, ..cmdline() };
         assert!(judged(&four(), &random, NVHE).unwrap_err().to_string().contains("base=random"));
-        let elsewhere = four().replacen("entry 0x40200000", "entry 0x43000000", 1);
-        let elsewhere =
-            elsewhere.replace("1 of 4: nvhe, base 0x40200000", "1 of 4: nvhe, base 0x43000000");
+        let (kexec, generation) = (record(0, "kexec"), record(1, "generation"));
+        let generation = generation.replace("\"of\":3", "\"of\":4");
+        let elsewhere = four()
+            .replace(&kexec, &kexec.replace("0x40200000", "0x43000000"))
+            .replace(&generation, &generation.replace("0x40200000", "0x43000000"));
         let same = Cmdline { base: Base::Same, ..random.clone() };
         assert!(judged(&elsewhere, &same, NVHE).unwrap_err().to_string().contains("base=same"));
         judged(&elsewhere, &random, NVHE).unwrap();
@@ -583,10 +570,10 @@ mod tests {
                 .to_string()
                 .contains("generation 1")
         );
-        let alternate = GOOD.replace("Generation 1 of 3: nvhe", "Generation 1 of 3: vhe");
-        let at = alternate.find("[1] Bye!").unwrap();
-        let alternate =
-            alternate[..at].to_owned() + &alternate[at..].replacen("HVC_SOFT_RESTART", "branch", 1);
+        let (generation, kexec) = (record(1, "generation"), record(1, "kexec"));
+        let alternate = GOOD
+            .replace(&generation, &generation.replace("nvhe", "vhe"))
+            .replace(&kexec, &kexec.replace("HVC_SOFT_RESTART", "branch"));
         judged(&alternate, &cmdline(), Modes::Alternate).unwrap();
     }
 }

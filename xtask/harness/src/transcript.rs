@@ -1,11 +1,12 @@
-//! Parser of a console into one record for each generation.
+//! Reader of a console: one log for each generation, from its records.
 //!
-//! A log line is `[generation] text`; a line without that prefix belongs to the generation that
-//! printed last. The formats are those of the kernel (`main::introduce`, `stage`, `boot_trace`). A
-//! log line that does not parse is an error.
+//! What a program needs is in the records (`protocol::record`). The lines for people are kept as
+//! they are, for tests that look for a message. A line `[generation] text` belongs to that
+//! generation, a line without the prefix to the one that printed last.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use boot::marker;
+use protocol::record::{self, Record};
 
 /// The log of one generation.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -32,7 +33,7 @@ pub struct GenerationLog {
     pub entered: u64,
     /// The breadcrumbs of the path to this kernel, each with the nanoseconds since the previous
     /// one.
-    pub phases: Vec<(String, u64)>,
+    pub trace: Vec<(String, u64)>,
     /// The bytes hashed in the last load of the next kernel.
     pub hashed: Option<u64>,
     /// The nanoseconds spent waiting for the disk in that load.
@@ -49,13 +50,15 @@ pub struct GenerationLog {
     pub found: Vec<String>,
     /// The number of interrupts taken that were not its own.
     pub strays: u64,
-    /// The `Bye!` line, if this kernel left.
+    /// The kexec, if this kernel left.
     pub bye: Option<Bye>,
-    /// All lines, without the generation prefix.
+    /// Whether the run ended with success, if it ended here.
+    pub end: Option<bool>,
+    /// All lines for people, without the generation prefix.
     pub lines: Vec<String>,
 }
 
-/// A `Bye!` line, the last before the point of no return.
+/// The kexec that a generation announced, right before the point of no return.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Bye {
     /// The steps that follow.
@@ -70,8 +73,8 @@ pub struct Bye {
 
 impl GenerationLog {
     /// The names of the breadcrumbs of the path to this kernel.
-    pub fn stations(&self) -> Vec<&str> {
-        self.phases.iter().map(|(name, _)| name.as_str()).collect()
+    pub fn breadcrumbs(&self) -> Vec<&str> {
+        self.trace.iter().map(|(name, _)| name.as_str()).collect()
     }
 
     /// Returns whether a line contains `words`.
@@ -80,33 +83,53 @@ impl GenerationLog {
     }
 }
 
-/// Parses the console into generations, in its order.
+/// Reads the console into generations, in its order.
 pub fn logs(console: &str) -> Result<Vec<GenerationLog>> {
     let mut logs: Vec<GenerationLog> = Vec::new();
     for line in console.lines() {
-        let said = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
-        let (speaker, text) = match said.map(|(number, text)| (number.parse::<u32>(), text)) {
-            Some((Ok(number), text)) => (Some(number), text),
-            _ => (None, line),
-        };
-        if let Some(number) = speaker
-            && logs.last().is_none_or(|gen_log| gen_log.number != number)
-        {
-            logs.push(GenerationLog { number, ..GenerationLog::default() });
+        if let Some(record) = Record::parse(line) {
+            let record = record.map_err(|why| anyhow!("the record \"{line}\": {why}"))?;
+            if let Some(number) = generation(&record) {
+                let gen_log = log_of(&mut logs, number);
+                gen_log.take(record).with_context(|| format!("the record \"{line}\""))?;
+            }
+        } else if let Some((number, text)) = prefixed(line) {
+            log_of(&mut logs, number).lines.push(text.to_owned());
+        } else if let Some(gen_log) = logs.last_mut() {
+            gen_log.lines.push(line.to_owned());
         }
-        let Some(gen_log) = logs.last_mut() else { continue };
-        gen_log.hear(text).with_context(|| format!("the line \"{line}\""))?;
-        gen_log.lines.push(text.to_owned());
     }
     logs.iter().try_for_each(|gen_log| {
-        ensure!(
-            gen_log.of > 0,
-            "generation {} did not print its \"Generation\" line",
-            gen_log.number
-        );
+        ensure!(gen_log.of > 0, "generation {} printed no record of itself", gen_log.number);
         Ok(())
     })?;
     Ok(logs)
+}
+
+/// The log of generation `number`, which is the last or a new one.
+fn log_of(logs: &mut Vec<GenerationLog>, number: u32) -> &mut GenerationLog {
+    if logs.last().is_none_or(|gen_log| gen_log.number != number) {
+        logs.push(GenerationLog { number, ..GenerationLog::default() });
+    }
+    logs.last_mut().expect("one was pushed if there was none")
+}
+
+/// Splits `[generation] text`.
+fn prefixed(line: &str) -> Option<(u32, &str)> {
+    let (number, text) = line.strip_prefix('[')?.split_once("] ")?;
+    Some((number.parse().ok()?, text))
+}
+
+/// The generation that a record belongs to; a rule's record does not say.
+fn generation(record: &Record) -> Option<u32> {
+    Some(match record {
+        Record::Generation(record) => record.generation,
+        Record::Cpus(record) => record.generation,
+        Record::Refusal(record) => record.generation,
+        Record::Kexec(record) => record.generation,
+        Record::End(record) => record.generation,
+        Record::Rule(_) => return None,
+    })
 }
 
 /// Splits the console after the `Bye!` line of generation number `generations`, counted from 1.
@@ -131,73 +154,43 @@ pub fn parted(console: &str, generations: u32) -> Result<(&str, &str)> {
 }
 
 impl GenerationLog {
-    fn hear(&mut self, text: &str) -> Result<()> {
-        if let Some(rest) = text.strip_prefix(marker::GENERATION) {
-            ensure!(
-                self.of == 0,
-                "generation {} printed its \"Generation\" line twice",
-                self.number
-            );
-            let (numbers, rest) = rest.split_once(": ").context("no colon")?;
-            let (number, of) = numbers.split_once(" of ").context("no number")?;
-            ensure!(number.parse() == Ok(self.number), "the line's prefix is another generation's");
-            (self.of, self.mode) =
-                (of.parse()?, rest.split(',').next().unwrap_or_default().to_owned());
-            self.base = hex(rest, "base ")?;
-        } else if text.starts_with("seed ") {
-            self.seed = hex(text, "seed ")?;
-            self.image = decimal(text, "image ")?;
-            self.control = hex(text, "control pages ")?;
-        } else if text.starts_with("free memory ") {
-            self.free = decimal(text, "free memory ")?;
-            self.tree = decimal(text, "device tree ")?;
-        } else if let Some(rest) = text.strip_prefix("boot trace, ns: ") {
-            self.phases = stations(rest)?;
-        } else if text.starts_with("entered at ") {
-            self.entered = decimal(text, "entered at ")?;
-        } else if let Some(rest) = text.strip_prefix("CPUs: ") {
-            let (up, of) = rest
-                .split_once(" up")
-                .and_then(|(counts, _)| counts.split_once(" of "))
-                .context("no counts")?;
-            self.cpus = (up.parse()?, of.parse()?);
-            self.has_interrupts = !rest.contains("; no interrupts: ");
-        } else if let Some(rest) = text.strip_prefix(marker::STALE) {
-            self.found.push(rest.to_owned());
-        } else if text.starts_with("others off in ") {
-            let ticks = behind(text, "ticks [")?.split(']').next().unwrap_or_default();
-            self.ticks =
-                ticks.split(", ").map(str::parse).collect::<Result<_, _>>().context("no ticks")?;
-            self.strays = decimal(text, "not ours ")?;
-        } else if text.starts_with("loaded ") {
-            self.hashed = Some(decimal(text, "\": ")?);
-            self.waited = decimal(text, "disk ").ok();
-        } else if let Some(rest) = text.strip_prefix(marker::REFUSED) {
-            self.refused.push(rest.to_owned());
-        } else if let Some(rest) = text.strip_prefix(marker::BYE) {
-            let (way, _) = rest.split_once(';').context("no semicolon")?;
-            self.bye = Some(Bye {
-                way: way.trim_start_matches(" Next: ").to_owned(),
-                entry: hex(rest, "entry ")?,
-                tree: hex(rest, "device tree ")?,
-                control: hex(rest, "control pages ")?,
-            });
+    fn take(&mut self, record: Record) -> Result<()> {
+        match record {
+            Record::Generation(record) => {
+                ensure!(self.of == 0, "generation {} is recorded twice", self.number);
+                ensure!(record.of > 0, "a run of no generations");
+                let trace = record.boot_trace.into_iter().map(|(name, ns)| {
+                    let ns = u64::try_from(ns).with_context(|| format!("{ns} ns to \"{name}\""))?;
+                    Ok((name.into_owned(), ns))
+                });
+                self.trace = trace.collect::<Result<_>>()?;
+                (self.of, self.mode) = (record.of, record.mode.into_owned());
+                (self.base, self.seed) = (record.base.0, record.seed.0);
+                (self.image, self.control) = (record.image_bytes, record.control_pages.0);
+                (self.free, self.tree) = (record.free_bytes, record.fdt_bytes);
+                self.entered = record.entered_ns;
+                self.found.extend(record.stale);
+            }
+            Record::Cpus(record::Cpus { up, of, interrupts, stale, .. }) => {
+                (self.cpus, self.has_interrupts) = ((up, of), interrupts.is_some());
+                self.found.extend(stale);
+            }
+            Record::Refusal(record) => self.refused.push(record.reason),
+            Record::Kexec(record) => {
+                (self.hashed, self.waited) = (Some(record.hashed_bytes), Some(record.disk_ns));
+                (self.ticks, self.strays) = (record.ticks, record.strays);
+                self.bye = Some(Bye {
+                    way: record.next.into_owned(),
+                    entry: record.entry.0,
+                    tree: record.fdt.0,
+                    control: record.control_pages.0,
+                });
+            }
+            Record::End(record) => self.end = Some(record.success),
+            Record::Rule(_) => {}
         }
         Ok(())
     }
-}
-
-/// Parses `Bye! +12 copied +3 main` as `Bye!` after 0, `copied` after 12, `main` after 3.
-fn stations(line: &str) -> Result<Vec<(String, u64)>> {
-    let mut stations = line.split(" +");
-    let first = stations.next().unwrap_or_default().to_owned();
-    let mut found = vec![(first, 0)];
-    for station in stations {
-        let (time, name) = station.split_once(' ').unwrap_or_default();
-        let Ok(time) = time.parse() else { bail!("\"{station}\" is not a time and a name") };
-        found.push((name.to_owned(), time));
-    }
-    Ok(found)
 }
 
 /// Parses the hexadecimal number, with its 0x, that follows `label`.
@@ -209,47 +202,51 @@ pub fn hex(line: &str, label: &str) -> Result<u64> {
     u64::from_str_radix(&digits[..end], 16).with_context(|| format!("no number after \"{label}\""))
 }
 
-fn decimal(line: &str, label: &str) -> Result<u64> {
-    let digits = behind(line, label)?;
-    let end = digits.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(digits.len());
-    digits[..end].parse().with_context(|| format!("no number after \"{label}\""))
-}
-
 fn behind<'a>(line: &'a str, label: &str) -> Result<&'a str> {
     Ok(line.split_once(label).with_context(|| format!("there is no \"{label}\" in \"{line}\""))?.1)
 }
 
 /// A good console, which tests doctor: three generations of nvhe, hot, at the same base.
 pub const GOOD: &str = "\
-[0] boot trace, ns: first instruction +224048 EL2 set up +269120 MMU on +130688 main
-[0] entered at 753024 ns of CNTVCT
 [0] Generation 0 of 3: nvhe, base 0x40200000
-[0] seed 0x2a, image 479232 bytes, control pages 0x5ffc0000
-[0] free memory 536209728 bytes, device tree 7846 bytes (handed over with 1048576)
-[0] CPUs: 2 of 2 up; GICv3, EL1's virtual timer (INTID 27)
-[0] loaded \"conf-1\": 164128 bytes hashed, 6 requests, disk 191024 ns
-[0] others off in 310736 ns; ticks [16, 14], work [14, 2], interrupts not ours 0
-[0] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, \
-device tree 0x4027c000, control pages 0x5ffc0000, breadcrumbs 0x5ffc2000
-[1] boot trace, ns: Bye! +1 in the control page +2 copied +3 maintained +4 verified \
-+5 MMU off +6 leaving +7 first instruction +8 EL2 set up +9 MMU on +10 main
-[1] entered at 20753024 ns of CNTVCT
+{\"ouroboros\":1,\"record\":\"generation\",\"generation\":0,\"of\":3,\"mode\":\"nvhe\",\
+\"base\":\"0x40200000\",\"seed\":\"0x2a\",\"image_bytes\":479232,\"control_pages\":\"0x5ffc0000\",\
+\"free_bytes\":536209728,\"fdt_bytes\":7846,\"fdt_entry_bytes\":1048576,\"entered_ns\":753024,\
+\"boot_trace\":[[\"first instruction\",0],[\"EL2 set up\",224048],[\"MMU on\",269120],[\"main\",130688]],\"stale\":[]}
+{\"ouroboros\":1,\"record\":\"cpus\",\"generation\":0,\"up\":2,\"of\":2,\
+\"interrupts\":\"GICv3, EL1's virtual timer (INTID 27)\",\"stale\":[]}
+{\"ouroboros\":1,\"record\":\"kexec\",\"generation\":0,\
+\"next\":\"copy, MMU off, HVC_SOFT_RESTART\",\"entry\":\"0x40200000\",\"fdt\":\"0x4027c000\",\
+\"control_pages\":\"0x5ffc0000\",\"breadcrumbs\":\"0x5ffc2000\",\"hashed_bytes\":164128,\
+\"disk_requests\":6,\"disk_ns\":191024,\"stop_ns\":310736,\"ticks\":[16,14],\"work\":[14,2],\
+\"strays\":0}
+[0] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, breadcrumbs 0x5ffc2000
 [1] Generation 1 of 3: nvhe, base 0x40200000
-[1] seed 0x2a, image 479232 bytes, control pages 0x5ff80000
-[1] free memory 536217920 bytes, device tree 7846 bytes (handed over with 7846)
-[1] CPUs: 2 of 2 up; GICv3, EL1's virtual timer (INTID 27)
-[1] loaded \"conf-1\": 164128 bytes hashed, 6 requests, disk 191024 ns
-[1] others off in 310736 ns; ticks [16, 14], work [14, 2], interrupts not ours 0
-[1] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, \
-device tree 0x5ffc2000, control pages 0x5ff80000, breadcrumbs 0x5ff82000
-[2] boot trace, ns: Bye! +1 in the control page +2 copied +3 maintained +4 verified \
-+5 MMU off +6 leaving +7 first instruction +8 EL2 set up +9 MMU on +10 main
-[2] entered at 40753024 ns of CNTVCT
+{\"ouroboros\":1,\"record\":\"generation\",\"generation\":1,\"of\":3,\"mode\":\"nvhe\",\
+\"base\":\"0x40200000\",\"seed\":\"0x2a\",\"image_bytes\":479232,\"control_pages\":\"0x5ff80000\",\
+\"free_bytes\":536217920,\"fdt_bytes\":7846,\"fdt_entry_bytes\":7846,\"entered_ns\":20753024,\
+\"boot_trace\":[[\"Bye!\",0],[\"in the control page\",1],\
+[\"copied\",2],[\"maintained\",3],[\"verified\",4],[\"MMU off\",5],[\"leaving\",6],\
+[\"first instruction\",7],[\"EL2 set up\",8],[\"MMU on\",9],[\"main\",10]],\"stale\":[]}
+{\"ouroboros\":1,\"record\":\"cpus\",\"generation\":1,\"up\":2,\"of\":2,\
+\"interrupts\":\"GICv3, EL1's virtual timer (INTID 27)\",\"stale\":[]}
+{\"ouroboros\":1,\"record\":\"kexec\",\"generation\":1,\
+\"next\":\"copy, MMU off, HVC_SOFT_RESTART\",\"entry\":\"0x40200000\",\"fdt\":\"0x5ffc2000\",\
+\"control_pages\":\"0x5ff80000\",\"breadcrumbs\":\"0x5ff82000\",\"hashed_bytes\":164128,\
+\"disk_requests\":6,\"disk_ns\":191024,\"stop_ns\":310736,\"ticks\":[16,14],\"work\":[14,2],\
+\"strays\":0}
+[1] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, breadcrumbs 0x5ff82000
 [2] Generation 2 of 3: nvhe, base 0x40200000
-[2] seed 0x2a, image 479232 bytes, control pages 0x5ff40000
-[2] free memory 536217920 bytes, device tree 7846 bytes (handed over with 7846)
-[2] CPUs: 2 of 2 up; GICv3, EL1's virtual timer (INTID 27)
+{\"ouroboros\":1,\"record\":\"generation\",\"generation\":2,\"of\":3,\"mode\":\"nvhe\",\
+\"base\":\"0x40200000\",\"seed\":\"0x2a\",\"image_bytes\":479232,\"control_pages\":\"0x5ff40000\",\
+\"free_bytes\":536217920,\"fdt_bytes\":7846,\"fdt_entry_bytes\":7846,\"entered_ns\":40753024,\
+\"boot_trace\":[[\"Bye!\",0],[\"in the control page\",1],\
+[\"copied\",2],[\"maintained\",3],[\"verified\",4],[\"MMU off\",5],[\"leaving\",6],\
+[\"first instruction\",7],[\"EL2 set up\",8],[\"MMU on\",9],[\"main\",10]],\"stale\":[]}
+{\"ouroboros\":1,\"record\":\"cpus\",\"generation\":2,\"up\":2,\"of\":2,\
+\"interrupts\":\"GICv3, EL1's virtual timer (INTID 27)\",\"stale\":[]}
 [2] Ouroboros: success
+{\"ouroboros\":1,\"record\":\"end\",\"generation\":2,\"success\":true}
 ";
 
 #[cfg(test)]
@@ -257,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lives_are_read() {
+    fn generations_are_read() {
         let logs = logs(GOOD).unwrap();
         assert_eq!(logs.len(), 3);
         assert_eq!(
@@ -270,8 +267,8 @@ mod tests {
             (logs[1].cpus, &*logs[1].ticks, logs[1].strays),
             ((2, 2), [16, 14].as_slice(), 0)
         );
-        assert_eq!(logs[0].stations(), ["first instruction", "EL2 set up", "MMU on", "main"]);
-        assert_eq!(logs[0].phases[1], ("EL2 set up".to_owned(), 224_048));
+        assert_eq!(logs[0].breadcrumbs(), ["first instruction", "EL2 set up", "MMU on", "main"]);
+        assert_eq!(logs[0].trace[1], ("EL2 set up".to_owned(), 224_048));
         assert_eq!(
             (logs[0].entered, logs[0].hashed, logs[2].hashed),
             (753_024, Some(164_128), None)
@@ -280,13 +277,14 @@ mod tests {
         assert_eq!(bye.way, "copy, MMU off, HVC_SOFT_RESTART");
         assert_eq!([bye.entry, bye.tree, bye.control], [0x4020_0000, 0x4027_c000, 0x5ffc_0000]);
         assert!(logs[2].bye.is_none() && logs[2].says("success"));
+        assert_eq!((logs[1].end, logs[2].end), (None, Some(true)));
     }
 
     #[test]
     fn a_payloads_words_are_its_own() {
         let (ours, payload) = parted(GOOD, 2).unwrap();
         assert!(
-            ours.ends_with("breadcrumbs 0x5ff82000\n") && payload.starts_with("[2] phases"),
+            ours.ends_with("breadcrumbs 0x5ff82000\n") && payload.starts_with("[2] Generation"),
             "{payload}"
         );
         let linux = format!("[    1.405106] Bye!\n{GOOD}");
@@ -296,15 +294,19 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_not_read() {
+    fn doctored_records_are_refused() {
         for (was, is) in [
-            ("[1] Generation 1 of 3", "[1] Generation 2 of 3"),
-            ("[1] Generation 1 of 3: nvhe, base 0x40200000\n", ""),
-            ("[1] seed", "[1] Generation 1 of 3: nvhe, base 0x40200000\n[1] seed"),
-            ("base 0x40200000", "base here"),
-            ("+3 maintained", "+x maintained"),
+            ("\"record\":\"generation\",\"generation\":1", "\"record\":\"cpus\",\"generation\":1"),
+            (
+                "\"record\":\"generation\",\"generation\":2",
+                "\"record\":\"generation\",\"generation\":1",
+            ),
+            ("\"base\":\"0x40200000\"", "\"base\":\"here\""),
+            ("\"of\":3", "\"of\":0"),
+            ("[\"maintained\",3]", "[\"maintained\",-3]"),
+            ("{\"ouroboros\":1,", "{\"ouroboros\":2,"),
         ] {
-            let doctored = GOOD.replacen(was, is, if is == "base here" { 9 } else { 1 });
+            let doctored = GOOD.replacen(was, is, 1);
             assert_ne!(doctored, GOOD);
             assert!(logs(&doctored).is_err(), "{is}");
         }

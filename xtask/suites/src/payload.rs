@@ -143,9 +143,9 @@ fn ourselves(
         first.base
     );
     ensure!(
-        first.stations()[0] == "first instruction",
+        first.breadcrumbs()[0] == "first instruction",
         "the payload received breadcrumbs: {:?}",
-        first.stations()
+        first.breadcrumbs()
     );
     match cmdline.base {
         Base::Same => ensure!(

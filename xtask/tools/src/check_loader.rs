@@ -14,6 +14,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use boot::marker;
 use clap::Args;
+use protocol::{record::Rule, rules::Verdict};
 
 use harness::{
     cmdline::{Cmdline, draw_seed},
@@ -21,7 +22,7 @@ use harness::{
     disk, invariants, kernel_build,
     loader::Loader,
     request::{Disk, Request},
-    rules::{Told, Verdict, reports},
+    rules::reports,
     run::run,
     setup, verdict,
 };
@@ -77,7 +78,7 @@ pub struct CheckLoaderOptions {
 struct Column {
     name: &'static str,
     machine: &'static str,
-    report: Vec<Told>,
+    report: Vec<Rule>,
 }
 
 impl CheckLoaderOptions {
@@ -187,7 +188,7 @@ fn table(columns: &[Column]) -> String {
 fn broken(columns: &[Column]) -> (Vec<String>, Vec<String>) {
     let (mut known, mut news) = (Vec::new(), Vec::new());
     for Column { name, machine, report } in columns {
-        for Told { rule, text, value, place, verdict } in report {
+        for Rule { rule, text, value, place, verdict } in report {
             let why =
                 KNOWN.iter().find(|(loader, number, _)| loader.name() == *name && number == rule);
             match (verdict, why) {
@@ -215,11 +216,11 @@ fn broken(columns: &[Column]) -> (Vec<String>, Vec<String>) {
 mod tests {
     use super::*;
 
-    fn told(rule: u32, verdict: Verdict) -> Told {
-        Told {
+    fn told(rule: u32, verdict: Verdict) -> Rule {
+        Rule {
             rule,
-            text: format!("text {rule}"),
-            place: "2".to_owned(),
+            text: format!("text {rule}").into(),
+            place: "2".into(),
             value: "0x4".to_owned(),
             verdict,
         }
@@ -227,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_loader_breaks_what_it_is_known_to_break_and_nothing_else() {
-        let count = |name, report: &[Told]| {
+        let count = |name, report: &[Rule]| {
             let (known, news) = broken(&[Column { name, machine: "vhe", report: report.to_vec() }]);
             (known.len(), news.len())
         };

@@ -10,6 +10,7 @@ mod loader;
 
 use anyhow::{Context, Result, bail, ensure};
 use boot::marker;
+use protocol::rules::Verdict;
 
 use harness::{
     cmdline::Cmdline,
@@ -18,7 +19,7 @@ use harness::{
     fit_edit::set,
     invariants::{self, Modes, check},
     request::Request,
-    rules::{Verdict, reports, with},
+    rules::{reports, with},
     tree_edit::{child, edit_tree, reserve},
     verdict,
 };

@@ -142,7 +142,7 @@ fn phases(logs: &[GenerationLog], steady: &[Span], mut row: impl FnMut(&str, f64
     // generation on they are all the same.
     let of = |number: u32| logs.iter().find(|gen_log| gen_log.number == number);
     let last = steady.iter().filter_map(|span| of(span.number + 1)).collect::<Vec<_>>();
-    let names = &last.first().context("no generation from the second on")?.phases;
+    let names = &last.first().context("no generation from the second on")?.trace;
     let mut sum = 0.0;
     // The first entry is the start of the measured time, not a phase.
     for (name, _) in names.iter().skip(1) {
@@ -190,7 +190,7 @@ mod tests {
         GenerationLog {
             number,
             entered,
-            phases: vec![("Bye!".into(), 0), ("copied".into(), 10), ("main".into(), 5)],
+            trace: vec![("Bye!".into(), 0), ("copied".into(), 10), ("main".into(), 5)],
             free,
             tree: 7846,
             hashed: Some(1000),

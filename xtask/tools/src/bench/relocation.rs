@@ -124,7 +124,7 @@ mod tests {
             [("copied", 100), ("maintained", 23)].map(|(name, ns)| (name.to_owned(), ns)).into();
         let logs = [
             GenerationLog::default(),
-            GenerationLog { number: 1, phases: phases_told, ..GenerationLog::default() },
+            GenerationLog { number: 1, trace: phases_told, ..GenerationLog::default() },
         ];
         assert_eq!(phases(&logs, &["copied", "maintained"]).unwrap(), 123.0);
         assert!(phases(&logs, &["verified"]).is_err());

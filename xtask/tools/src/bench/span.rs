@@ -28,7 +28,7 @@ impl Span {
 
 /// Returns how long the phase `name` took on the way to a generation, in nanoseconds.
 pub fn phase(gen_log: &GenerationLog, name: &str) -> Result<u64> {
-    let found = gen_log.phases.iter().find(|(phase, _)| phase == name);
+    let found = gen_log.trace.iter().find(|(phase, _)| phase == name);
     found
         .map(|(_, ns)| *ns)
         .with_context(|| format!("generation {} does not report `{name}`", gen_log.number))

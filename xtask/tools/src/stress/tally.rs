@@ -105,7 +105,7 @@ impl Tally {
 
         let group = format!("{} {}", cell.gen_log(), cell.restart);
         let phases = self.phases.entry(group.clone()).or_default();
-        for (name, ns) in logs.iter().flat_map(|gen_log| gen_log.phases.iter().skip(1)) {
+        for (name, ns) in logs.iter().flat_map(|gen_log| gen_log.trace.iter().skip(1)) {
             phases.entry(name.clone()).or_default().add(*ns);
         }
         let ages = self.ages.entry(group).or_default();

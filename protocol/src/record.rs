@@ -1,0 +1,307 @@
+//! Console records: one line of JSON for each fact that a program reads from the console.
+//!
+//! - The kernel prints them beside its lines for people, without the `[generation] ` prefix. Tools
+//!   read the records and no prose, so the prose may change.
+//! - Each line begins with [`PREFIX`], which holds the version of the schema. A field that is added
+//!   keeps the version; one that is removed or changes its meaning increments it.
+//! - A generation prints `generation` and `cpus` once it runs, then a `refusal` for each kexec that
+//!   it refuses, then `kexec` or `end`. The checker prints a `rule` for each rule. A generation
+//!   without `kexec` or `end` did not finish.
+//! - Addresses, seeds and register values are strings, `"0x40200000"`: JSON's numbers are 53 bits
+//!   wide in many readers.
+
+use crate::rules::Verdict;
+use alloc::borrow::Cow;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Version of the schema.
+pub const SCHEMA: u32 = 1;
+
+/// Start of every record's line.
+pub const PREFIX: &str = "{\"ouroboros\":1,";
+
+/// Static text in the kernel, and text from the console in a tool.
+pub type Text = Cow<'static, str>;
+
+/// A record.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(tag = "record", rename_all = "lowercase")]
+pub enum Record {
+    /// A generation runs.
+    Generation(Generation),
+    /// The CPUs are started.
+    Cpus(Cpus),
+    /// The generation refused a kexec and continues.
+    Refusal(Refusal),
+    /// The generation is about to pass the point of no return.
+    Kexec(Kexec),
+    /// The run ends.
+    End(End),
+    /// The verdict on one rule of the boot protocol.
+    Rule(Rule),
+}
+
+/// A generation, and what it was entered with.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Generation {
+    /// Number of this generation; 0 is the loader's.
+    pub generation: u32,
+    /// Number of generations in the run.
+    pub of: u32,
+    /// Mode: `el1`, `nvhe` or `vhe`.
+    pub mode: Text,
+    /// Physical address of the image.
+    pub base: Hex,
+    /// Seed of the run.
+    pub seed: Hex,
+    /// Size of the image in memory, in bytes.
+    pub image_bytes: u64,
+    /// Physical address of the control pages.
+    pub control_pages: Hex,
+    /// Free memory in bytes.
+    pub free_bytes: u64,
+    /// Size in bytes of the device tree that is handed on.
+    pub fdt_bytes: u64,
+    /// Size in bytes of the device tree at entry.
+    pub fdt_entry_bytes: u64,
+    /// CNTVCT at the first instruction, in nanoseconds.
+    pub entered_ns: u64,
+    /// Breadcrumbs on the way to this kernel, each with the nanoseconds since the previous one.
+    pub boot_trace: Vec<(Text, i64)>,
+    /// Stale interrupts that all CPUs share.
+    pub stale: Vec<String>,
+}
+
+/// The CPUs of a generation.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Cpus {
+    /// Number of this generation.
+    pub generation: u32,
+    /// Number of CPUs that are up.
+    pub up: u32,
+    /// Number of CPUs in the device tree.
+    pub of: u32,
+    /// Interrupt controller and timer; `null` if this kernel takes no interrupts.
+    pub interrupts: Option<String>,
+    /// Stale interrupts of single CPUs, and counters that differ.
+    pub stale: Vec<String>,
+}
+
+/// A kexec that the generation refused.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Refusal {
+    /// Number of this generation.
+    pub generation: u32,
+    /// The rule that is broken, and the value that breaks it.
+    pub reason: String,
+}
+
+/// A kexec that is about to happen.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Kexec {
+    /// Number of this generation.
+    pub generation: u32,
+    /// The steps that follow.
+    pub next: Text,
+    /// Physical address of the next kernel's first instruction.
+    pub entry: Hex,
+    /// Physical address of its device tree.
+    pub fdt: Hex,
+    /// Physical address of the relocation code.
+    pub control_pages: Hex,
+    /// Physical address of the breadcrumbs.
+    pub breadcrumbs: Hex,
+    /// Bytes hashed while loading.
+    pub hashed_bytes: u64,
+    /// Requests to the disk.
+    pub disk_requests: u64,
+    /// Nanoseconds spent waiting for the disk.
+    pub disk_ns: u64,
+    /// Nanoseconds until the other CPUs were off.
+    pub stop_ns: u64,
+    /// Timer interrupts that each CPU took.
+    pub ticks: Vec<u64>,
+    /// Units of work that each CPU did.
+    pub work: Vec<u64>,
+    /// Number of interrupts taken that this kernel does not handle.
+    pub strays: u64,
+}
+
+/// The end of the run.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct End {
+    /// Number of this generation.
+    pub generation: u32,
+    /// Whether the run did all that its command line asks for.
+    pub success: bool,
+}
+
+/// The verdict on one rule.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Rule {
+    /// Permanent number of the rule.
+    pub rule: u32,
+    /// The requirement.
+    pub text: Text,
+    /// Section of the document that requires it.
+    pub place: Text,
+    /// The value found.
+    pub value: String,
+    /// The verdict.
+    pub verdict: Verdict,
+}
+
+/// An address, a seed or a register value, as hexadecimal text.
+#[derive(Clone, Copy, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Hex(pub u64);
+
+impl fmt::Debug for Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+impl Serialize for Hex {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{self:?}"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Hex {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        let digits = text.strip_prefix("0x").and_then(|hex| u64::from_str_radix(hex, 16).ok());
+        digits.map(Self).ok_or_else(|| D::Error::custom(format!("\"{text}\" is not 0x and digits")))
+    }
+}
+
+impl Record {
+    /// Returns the record's line, without a line end.
+    ///
+    /// # Panics
+    ///
+    /// Never: no record has a map with keys that are not text.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let json = serde_json::to_string(self).expect("a record has no keys but text");
+        format!("{PREFIX}{}", &json[1..])
+    }
+
+    /// Parses a line of the console; `None` if it is not a record.
+    ///
+    /// # Errors
+    ///
+    /// A record of another version of the schema, or one that does not parse.
+    pub fn parse(line: &str) -> Option<Result<Self, String>> {
+        #[derive(Deserialize)]
+        struct Version {
+            ouroboros: u32,
+        }
+        let start = &PREFIX[..PREFIX.find(':').map_or(0, |colon| colon + 1)];
+        line.starts_with(start).then(|| {
+            let Version { ouroboros } =
+                serde_json::from_str(line).map_err(|error| error.to_string())?;
+            if ouroboros != SCHEMA {
+                return Err(format!("schema {ouroboros}, and this reader knows {SCHEMA}"));
+            }
+            serde_json::from_str(line).map_err(|error| error.to_string())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use proptest::prelude::*;
+
+    fn kexec() -> Record {
+        Record::Kexec(Kexec {
+            generation: 7,
+            next: "copy, MMU off, branch".into(),
+            entry: Hex(0x4020_0000),
+            ticks: vec![16, 14],
+            disk_ns: 191_024,
+            ..Kexec::default()
+        })
+    }
+
+    #[test]
+    fn a_line_is_the_prefix_the_kind_and_the_fields() {
+        assert_eq!(
+            Record::End(End { generation: 3, success: true }).line(),
+            r#"{"ouroboros":1,"record":"end","generation":3,"success":true}"#
+        );
+        assert!(kexec().line().contains(r#""entry":"0x40200000","fdt":"0x0","#));
+        assert!(PREFIX.ends_with(&format!(":{SCHEMA},")));
+    }
+
+    #[test]
+    fn a_line_parses_to_the_record_that_made_it() {
+        let rule = Record::Rule(Rule {
+            rule: 12,
+            text: "DAIF is masked".into(),
+            place: "4.2".into(),
+            value: "0x\"\\\u{1}é".into(),
+            verdict: Verdict::Unseen,
+        });
+        for record in [kexec(), rule] {
+            let line = record.line();
+            assert!(!line.contains('\n'));
+            assert_eq!(Record::parse(&line), Some(Ok(record)));
+        }
+    }
+
+    #[test]
+    fn other_lines_are_no_records() {
+        for line in ["", "[0] Bye!", "{\"rule\":1}", " {\"ouroboros\":1,"] {
+            assert_eq!(Record::parse(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn doctored_records_are_refused() {
+        let line = kexec().line();
+        for (was, is) in [
+            ("\"ouroboros\":1", "\"ouroboros\":2"),
+            ("\"record\":\"kexec\"", "\"record\":\"kexek\""),
+            ("\"0x40200000\"", "\"40200000\""),
+            ("\"generation\":7,", ""),
+            ("}", ""),
+        ] {
+            let doctored = line.replacen(was, is, 1);
+            assert_ne!(doctored, line);
+            assert!(matches!(Record::parse(&doctored), Some(Err(_))), "{doctored}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_a_later_kernel_adds_is_ignored() {
+        let line = kexec().line().replacen("\"generation\"", "\"colour\":[1],\"generation\"", 1);
+        assert_eq!(Record::parse(&line), Some(Ok(kexec())));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_and_number_survive(reason in ".*", value: u64, trace: i64) {
+            let generation = Generation {
+                seed: Hex(value),
+                free_bytes: value,
+                boot_trace: vec![("main".into(), trace)],
+                stale: vec![reason.clone()],
+                ..Generation::default()
+            };
+            for record in [
+                Record::Generation(generation),
+                Record::Refusal(Refusal { generation: 1, reason }),
+            ] {
+                prop_assert_eq!(Record::parse(&record.line()), Some(Ok(record)));
+            }
+        }
+    }
+}
