@@ -6,8 +6,10 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use object::{Object, ObjectSection};
+use anyhow::{Context, Result, bail, ensure};
+use object::{
+    LittleEndian, Object, ObjectSection, elf::FileHeader64, pod, read::elf::RelrIterator,
+};
 
 /// Applies the relocations of `elf` to `image`, which was linked at 0, for the address `base`.
 pub fn applied(elf: &Path, image: &[u8], base: u64) -> Result<Vec<u8>> {
@@ -17,7 +19,7 @@ pub fn applied(elf: &Path, image: &[u8], base: u64) -> Result<Vec<u8>> {
     let relr = file
         .section_by_name(".relr.dyn")
         .context("the kernel has no .relr.dyn: is it position independent?")?;
-    let places = places(relr.data()?);
+    let places = places(relr.data()?)?;
     ensure!(!places.is_empty(), "the kernel has no relative relocations: nothing would be tested");
     let mut image = image.to_vec();
     for place in places {
@@ -32,23 +34,11 @@ pub fn applied(elf: &Path, image: &[u8], base: u64) -> Result<Vec<u8>> {
 }
 
 /// The addresses of the words that the section's entries name, in order.
-pub fn places(section: &[u8]) -> Vec<u64> {
-    let mut places = Vec::new();
-    let mut next = 0_u64;
-    for entry in section.as_chunks().0.iter().copied().map(u64::from_le_bytes) {
-        if entry & 1 == 0 {
-            places.push(entry);
-            next = entry.wrapping_add(8);
-        } else {
-            places.extend(
-                (0..63)
-                    .filter(|bit| entry >> (bit + 1) & 1 == 1)
-                    .map(|bit| next.wrapping_add(8 * bit)),
-            );
-            next = next.wrapping_add(8 * 63);
-        }
-    }
-    places
+pub fn places(section: &[u8]) -> Result<Vec<u64>> {
+    let Ok(entries) = pod::slice_from_all_bytes(section) else {
+        bail!("{} bytes are no whole number of RELR entries", section.len())
+    };
+    Ok(RelrIterator::<FileHeader64<LittleEndian>>::new(LittleEndian, entries).collect())
 }
 
 #[cfg(test)]
@@ -56,7 +46,7 @@ mod tests {
     use super::*;
 
     fn named(entries: &[u64]) -> Vec<u64> {
-        places(&entries.iter().flat_map(|entry| entry.to_le_bytes()).collect::<Vec<_>>())
+        places(&entries.iter().flat_map(|entry| entry.to_le_bytes()).collect::<Vec<_>>()).unwrap()
     }
 
     #[test]
@@ -65,5 +55,6 @@ mod tests {
         assert_eq!(named(&[0x1000, 0b1011]), [0x1000, 0x1008, 0x1018]);
         assert_eq!(named(&[0x1000, 1 << 63 | 1, 0b11]), [0x1000, 0x1008 + 62 * 8, 0x1008 + 63 * 8]);
         assert_eq!(named(&[0x1000, 0b11, 0x8000]), [0x1000, 0x1008, 0x8000]);
+        assert!(places(&[0; 12]).is_err());
     }
 }

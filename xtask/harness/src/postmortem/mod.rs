@@ -9,7 +9,6 @@
 //!
 //! If a part is not available, the report says so and continues with the rest.
 
-mod demangle;
 mod gdb;
 mod qmp;
 mod symbols;

@@ -14,8 +14,6 @@ use boot::{
 };
 use object::{Object, ObjectSegment, ObjectSymbol, SymbolKind};
 
-use super::demangle::demangle;
-
 /// Code that runs from a copy: its label, and the symbols that enclose it, on whole pages.
 const MOVED: &[(&str, &str, &str)] =
     &[("control page", "relocate_page_start", "relocate_page_end")];
@@ -79,7 +77,9 @@ impl Symbols {
                 SymbolKind::Text | SymbolKind::Data | SymbolKind::Label | SymbolKind::Unknown
             );
             if known && !name.is_empty() && !name.starts_with(['$', '.']) {
-                names.push((symbol.address(), symbol.kind() != SymbolKind::Text, demangle(name)));
+                // The alternate form leaves out the hashes.
+                let path = format!("{:#}", rustc_demangle::demangle(name));
+                names.push((symbol.address(), symbol.kind() != SymbolKind::Text, path));
             }
         }
         names.sort();

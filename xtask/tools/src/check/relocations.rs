@@ -41,7 +41,8 @@ pub fn places(linked: &Linked) -> Result<Vec<u64>, String> {
     let sections = linked.sections.iter().filter(|section| section.kind == SHT_RELR);
     let bytes =
         sections.map(|section| linked.bytes(&(section.address..section.address + section.size)));
-    Ok(relr::places(&bytes.collect::<Result<Vec<_>, _>>()?.concat()))
+    let bytes = bytes.collect::<Result<Vec<_>, _>>()?.concat();
+    relr::places(&bytes).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
