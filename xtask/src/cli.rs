@@ -28,7 +28,7 @@ Examples:
   cargo xtask check                                 the checks to pass before a commit
   cargo xtask doctor                                what is needed, and how to install it
 
-Each verb installs what it needs: the Rust target, and QEMU with this machine's package manager."
+rustup installs the Rust target, and each verb what it needs, with this machine's package manager."
 )]
 pub struct Cli {
     #[command(subcommand)]

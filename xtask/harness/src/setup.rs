@@ -1,4 +1,4 @@
-//! Installer of missing tools: the Rust target, rustfmt, clippy, QEMU, firmware.
+//! Installer of missing tools: QEMU and firmware. rustup itself installs the Rust toolchain.
 //!
 //! - On a terminal it shows the command and asks.
 //! - With `--yes`, or as root without a terminal, it installs without asking.
@@ -84,6 +84,11 @@ pub fn found(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
+/// How to install a missing part of the Rust toolchain.
+pub const TOOLCHAIN: &str = "`rustup toolchain install` installs what rust-toolchain.toml names, \
+    as rustup itself does when it starts cargo here, unless `cargo +…`, RUSTUP_TOOLCHAIN or \
+    RUSTUP_AUTO_INSTALL=0 prevents that";
+
 /// Something that is missing, and the lines that install it.
 #[derive(Debug)]
 pub struct Lack {
@@ -93,9 +98,6 @@ pub struct Lack {
     lines: Vec<&'static str>,
     /// True if the commands need root.
     root: bool,
-    /// True if the workspace already asks for it, so that installing it surprises no one:
-    /// rust-toolchain.toml names the target and the components.
-    declared: bool,
 }
 
 /// The circumstances of an installation.
@@ -133,7 +135,7 @@ fn decide(lack: &Lack, situation: Situation) -> Decision {
         // Show the line without sudo, for a user who can become root in another way.
         return Decision::Stop(lack.lines.join(" && "));
     }
-    if yes || lack.declared && !terminal {
+    if yes {
         return Decision::Go(line);
     }
     match (terminal, root) {
@@ -144,30 +146,15 @@ fn decide(lack: &Lack, situation: Situation) -> Decision {
     }
 }
 
-/// Installs the Rust target if it is missing.
-pub fn ensure_target(yes: bool) -> Result<()> {
-    if has_target()? {
-        return Ok(());
-    }
-    mend(&target(), yes)?;
-    ensure!(
-        has_target()?,
-        "rustup has installed {TARGET}, but rustc does not find it: is this rustup's rustc?"
-    );
+/// Checks that the Rust target is installed.
+pub fn check_target() -> Result<()> {
+    ensure!(has_target()?, "the Rust target {TARGET} is missing; {TOOLCHAIN}");
     Ok(())
 }
 
-/// Installs rustfmt and clippy if they are missing.
-pub fn ensure_components(yes: bool) -> Result<()> {
-    if has_components()? {
-        return Ok(());
-    }
-    mend(&components(), yes)?;
-    ensure!(
-        has_components()?,
-        "rustup has installed rustfmt and clippy, but cargo does not find them: \
-         is this rustup's cargo?"
-    );
+/// Checks that rustfmt and clippy are installed.
+pub fn check_components() -> Result<()> {
+    ensure!(has_components()?, "rustfmt or clippy is missing; {TOOLCHAIN}");
     Ok(())
 }
 
@@ -195,7 +182,7 @@ pub fn ensure_firmware(firmware: &Firmware, yes: bool) -> Result<()> {
         bail!("{name} is missing: install it by hand, as one of these files: {places}");
     };
     let lines = vec!["apt-get update", firmware.apt];
-    mend(&Lack { what: name, lines, root: apt.root, declared: false }, yes)?;
+    mend(&Lack { what: name, lines, root: apt.root }, yes)?;
     ensure!(
         firmware.found().is_some(),
         "{name} was installed, but none of these files exists: {places}"
@@ -204,7 +191,7 @@ pub fn ensure_firmware(firmware: &Firmware, yes: bool) -> Result<()> {
 }
 
 /// Returns whether rustc, as chosen for this workspace, has the target's core library.
-pub fn has_target() -> Result<bool> {
+fn has_target() -> Result<bool> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = Command::new(rustc);
     let output = command.current_dir(crate::paths::root()).args(["--print", "sysroot"]).output();
@@ -235,39 +222,9 @@ pub fn qemu_version() -> Option<String> {
     String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
 }
 
-/// The description of a missing Rust target.
-fn target() -> Lack {
-    Lack {
-        what: "the Rust target aarch64-unknown-none",
-        lines: vec!["rustup target add aarch64-unknown-none"],
-        root: false,
-        declared: true,
-    }
-}
-
-/// The description of missing rustfmt or clippy.
-fn components() -> Lack {
-    Lack {
-        what: "rustfmt or clippy",
-        lines: vec!["rustup component add rustfmt clippy"],
-        root: false,
-        declared: true,
-    }
-}
-
 /// The description of a missing QEMU, if a known package manager can install it.
 fn qemu() -> Option<Lack> {
-    manager().map(|manager| Lack {
-        what: QEMU,
-        lines: manager.qemu.to_vec(),
-        root: manager.root,
-        declared: false,
-    })
-}
-
-/// The line that installs the Rust target.
-pub fn target_line() -> String {
-    target().lines.join(" && ")
+    manager().map(|manager| Lack { what: QEMU, lines: manager.qemu.to_vec(), root: manager.root })
 }
 
 /// The line that installs QEMU, or the reason why there is none.
@@ -313,8 +270,7 @@ fn mend(lack: &Lack, yes: bool) -> Result<()> {
     for command in line.split(" && ") {
         let words: Vec<_> = command.split(' ').collect();
         let mut command = Command::new(words[0]);
-        // Run in the workspace, so that rustup adds the target to the pinned toolchain.
-        command.args(&words[1..]).current_dir(crate::paths::root()).stdin(Stdio::null());
+        command.args(&words[1..]).stdin(Stdio::null());
         let status =
             command.status().with_context(|| format!("cannot start `{}`", words.join(" ")))?;
         ensure!(status.success(), "`{}` ended with {status}", words.join(" "));
@@ -347,16 +303,11 @@ mod tests {
     const ROOT: Situation = Situation { root: true, sudo: false, ..USER };
 
     fn apt() -> Lack {
-        Lack {
-            what: "qemu",
-            lines: vec!["apt-get update", "apt-get install -y q"],
-            root: true,
-            declared: false,
-        }
+        Lack { what: "qemu", lines: vec!["apt-get update", "apt-get install -y q"], root: true }
     }
 
     fn brew() -> Lack {
-        Lack { what: "qemu", lines: vec!["brew install q"], root: false, declared: false }
+        Lack { what: "qemu", lines: vec!["brew install q"], root: false }
     }
 
     #[test]
@@ -365,10 +316,6 @@ mod tests {
         assert_eq!(decide(&apt(), Situation { terminal: true, ..USER }), Decision::Ask(sudo));
         let plain = "apt-get update && apt-get install -y q".to_owned();
         assert_eq!(decide(&apt(), Situation { terminal: true, ..ROOT }), Decision::Ask(plain));
-        assert_eq!(
-            decide(&target(), Situation { terminal: true, ..USER }),
-            Decision::Ask(target_line())
-        );
         assert_eq!(
             decide(&brew(), Situation { terminal: true, ..USER }),
             Decision::Ask("brew install q".into())
@@ -418,15 +365,6 @@ mod tests {
                 plain
             );
         }
-    }
-
-    #[test]
-    fn what_the_workspace_declares_needs_no_leave_in_a_script() {
-        assert_eq!(decide(&target(), USER), Decision::Go(target_line()));
-        assert_eq!(
-            decide(&components(), USER),
-            Decision::Go("rustup component add rustfmt clippy".into())
-        );
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl TestOptions {
             chosen.into_iter().partition(|case| case.on_host);
         if !on_machines.is_empty() {
             // Check for tools before the host tests take their minute.
-            setup::ensure_target(self.yes)?;
+            setup::check_target()?;
             setup::ensure_qemu(self.yes)?;
         }
         let seed = self.seed.unwrap_or_else(draw_seed);

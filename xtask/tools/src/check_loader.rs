@@ -85,7 +85,7 @@ impl CheckLoaderOptions {
     /// Runs the verb; returns its exit code.
     pub fn perform(&self) -> Result<u8> {
         let config = Arc::new(Config::read(&harness::paths::root())?);
-        setup::ensure_target(self.yes)?;
+        setup::check_target()?;
         setup::ensure_qemu(self.yes)?;
         let kernel = Arc::new(kernel_build::build()?);
         let mut columns = Vec::new();

@@ -38,7 +38,7 @@ pub fn examine() -> Result<u8> {
     };
 
     println!("Required to build:");
-    tell("Rust target", compile(), &|| format!("fix: {}", setup::target_line()), true);
+    tell("Rust target", compile(), &|| format!("fix: {}", setup::TOOLCHAIN), true);
     println!("Required to run:");
     let version = setup::qemu_version().context("does not start, or is not in PATH");
     let there = version.is_ok();

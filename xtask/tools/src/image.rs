@@ -24,15 +24,12 @@ pub struct ImageOptions {
     /// The folder to write to [default: ouroboros/image in cargo's target directory]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Install what is missing without asking
-    #[arg(long)]
-    yes: bool,
 }
 
 impl ImageOptions {
     /// Runs the verb; returns its exit code.
     pub fn perform(&self) -> Result<u8> {
-        setup::ensure_target(self.yes)?;
+        setup::check_target()?;
         let out = self
             .out
             .clone()

@@ -135,7 +135,7 @@ impl RunOptions {
         config.machine(&self.machine)?;
         let disk = self.disk.as_deref().map(existing).transpose()?;
         let payload = self.payload()?;
-        setup::ensure_target(self.yes)?;
+        setup::check_target()?;
         setup::ensure_qemu(self.yes)?;
         self.loader.ensure(self.yes)?;
         let kernel = Arc::new(kernel_build::build()?);

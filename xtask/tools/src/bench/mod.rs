@@ -112,7 +112,7 @@ impl BenchOptions {
         } else {
             self.machine.clone()
         };
-        setup::ensure_target(self.yes)?;
+        setup::check_target()?;
         setup::ensure_qemu(self.yes)?;
         let kernel = Arc::new(kernel_build::build()?);
         let setting = Setting { config, kernel, quick: self.quick };

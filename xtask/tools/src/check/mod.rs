@@ -50,9 +50,6 @@ pub struct CheckOptions {
     /// Skip these steps, by names or their beginnings; may be given more than once
     #[arg(long, value_name = "STEP")]
     except: Vec<String>,
-    /// Install what is missing without asking
-    #[arg(long)]
-    yes: bool,
 }
 
 impl CheckOptions {
@@ -63,8 +60,8 @@ impl CheckOptions {
         steps.retain(|step| {
             self.except.is_empty() || !left_out.iter().any(|left_out| left_out.name == step.name)
         });
-        setup::ensure_target(self.yes)?;
-        setup::ensure_components(self.yes)?;
+        setup::check_target()?;
+        setup::check_components()?;
         check(&steps)
     }
 }

@@ -59,7 +59,7 @@ impl DiffEntryOptions {
     pub fn perform(&self) -> Result<u8> {
         let config = Arc::new(Config::read(&harness::paths::root())?);
         self.machine.as_ref().map_or(Ok(()), |name| config.machine(name).map(drop))?;
-        setup::ensure_target(self.yes)?;
+        setup::check_target()?;
         setup::ensure_qemu(self.yes)?;
         let kernel = Arc::new(kernel_build::build()?);
         let (mut all, mut told) = (Vec::new(), Vec::new());

@@ -105,7 +105,7 @@ impl InteropOptions {
     /// Prepares and performs all runs; returns the exit code.
     pub fn perform(&self) -> Result<u8> {
         let config = Arc::new(Config::read(&harness::paths::root())?);
-        setup::ensure_target(self.yes)?;
+        setup::check_target()?;
         setup::ensure_qemu(self.yes)?;
         let debian = skippable(Debian::get())?;
         let linux = match &debian {

@@ -164,7 +164,7 @@ impl StressOptions {
         }
         self.chosen(&config)?;
         self.files.check()?;
-        setup::ensure_target(self.yes)?;
+        setup::check_target()?;
         setup::ensure_qemu(self.yes)?;
         Ok(self.stress(&config, &Arc::new(kernel_build::build()?))?.exit_code())
     }
