@@ -1,4 +1,4 @@
-//! Where things are: the workspace, cargo's target directory, and cargo itself.
+//! Paths of the workspace, of cargo's target directory, and of cargo itself.
 
 use std::{ffi::OsString, path::PathBuf};
 
