@@ -222,11 +222,11 @@ mmu_on:
         isb
         ret
 
-// early_idmap — builds the early idmap: this image, the FDT, the early console's UART, nothing else.
+// early_idmap — builds the early idmap: this image, the FDT and the early console's UART.
 //   in        x0 = FDT, physical
 //   assumes   MMU off; nothing else uses early_tables  [I5]
 //   out       x0 = TTBR0_EL1 for mmu_on
-//   clobbers  x0–x17, flags
+//   clobbers  x0–x15, x30, flags
 //   memory    writes early_tables and the record's dtb_size; reads the FDT's first 8 bytes
 early_idmap:
         mov     x14, x30
@@ -321,8 +321,8 @@ early_idmap:
 //   in        x0 = start, 4 KiB aligned; x1 = end; x2 = leaf attributes; x12 = root table;
 //             x13 = next free table
 //   assumes   MMU off; tables from x13 on are zero
-//   out       x0 = the end, rounded up to 4 KiB; x13 advanced | does not return: prints that it is
-//             out of tables
+//   out       x0 = the end, rounded up to 4 KiB; x13 = next free table | does not return: prints
+//             that it is out of tables
 //   clobbers  x7, x9–x11, flags
 //   memory    writes early_tables
 map_pages:

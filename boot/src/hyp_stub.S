@@ -36,8 +36,8 @@ stub_refuse:
 //   in        SPSR_EL2, ELR_EL2 = the caller's
 //   assumes   as hyp_stub_vectors; the caller's map holds this code 1:1, executable at the kernel's
 //             level  [I2, I3]
-//   out       at the caller: x0 = 0, EL2h, E2H = TGE = 1, EL2 has EL1's translation, vectors, SP
-//             and TPIDR | at the caller: x0 = STUB_ERR
+//   out       at the caller: x0 = 0, EL2h, E2H = TGE = 1, EL2 has EL1's translation, vectors and
+//             SP, TPIDR_EL2 = its TPIDR_EL1 | at the caller: x0 = STUB_ERR
 //   clobbers  x9–x11
 //   memory    touches none
 stub_finalise:

@@ -6,7 +6,7 @@
 //   in        an exception
 //   assumes   as interrupt_to_rust, or exception_to_rust
 //   out       as interrupt_to_rust, or does not return
-//   clobbers  none, or all, TPIDR_EL0, TPIDRRO_EL0
+//   clobbers  as interrupt_to_rust, or exception_to_rust
 //   memory    as interrupt_to_rust, or exception_to_rust
         .balign 2048
         .global exception_vectors

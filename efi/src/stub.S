@@ -7,7 +7,7 @@
 //   assumes   EL1 or EL2 as the firmware runs, MMU and caches on, all memory mapped 1:1; the
 //             firmware's stack and vectors
 //   out       x0 = status, to the firmware | does not return: the Image was entered
-//   clobbers  as AAPCS64; restores x18, which UEFI reserves but Rust's core may use
+//   clobbers  as a function call, except x18: UEFI reserves it, but Rust's core may use it
 //   memory    relr_applied and the places that RELR names; the stack
         .global efi_entry
 efi_entry:

@@ -6,7 +6,7 @@
 //   in        x0 = number, below the count of probes
 //   assumes   EL1h or EL2h with E2H, exceptions go to exception_vectors
 //   out       x0 = 0 if the access succeeded, 1 if it was trapped
-//   clobbers  x1–x4, flags
+//   clobbers  x1–x4, x30, flags
 //   memory    touches none
         .global probe_try
 probe_try:
@@ -84,9 +84,9 @@ probes:
 // probe_go_on — returns from a probe's exception to the instruction after the trapped one.
 //   in        x0 = the exception's boot::vectors::Frame
 //   assumes   the level and stack of the exception
-//   out       does not return; at the next instruction: x0 = 1, x1–x4 and callee-saved registers as
-//             they were, all others as the handler left them
-//   clobbers  TPIDR_EL0, TPIDRRO_EL0
+//   out       does not return; at the next instruction: x0 = 1; x1–x4, x19–x30, flags = as they
+//             were, and so is SP; all others as the handler left them
+//   clobbers  none
 //   memory    reads the frame
         .global probe_go_on
 probe_go_on:

@@ -9,7 +9,7 @@
 //   in        x0 = function number, x1–x4 = arguments
 //   assumes   EL1h or EL2h, the stub's vectors at EL2
 //   out       x0 = result; x1 = 0 if x19–x30 were preserved
-//   clobbers  as a function call
+//   clobbers  as a function call, TPIDR_EL2
 //   memory    uses the stack
         .global selftest_call
 selftest_call:
@@ -41,7 +41,7 @@ selftest_call:
 //   in        x0 = address for nine words of results; x1, x2, x3 = SOFT_RESTART's arguments
 //   assumes   EL1h, the stub at EL2
 //   out       stored: x0–x4, CurrentEL, DAIF, SCTLR_EL2, SPSel at the pad
-//   clobbers  as a function call
+//   clobbers  as a function call, TPIDR_EL2
 //   memory    uses the stack
         .global selftest_restart
 selftest_restart:
@@ -77,7 +77,7 @@ selftest_restart:
 //   in        x0 = routine, x1, x2 = its arguments
 //   assumes   EL1h, the stub at EL2; the routine uses no stack and preserves x19 and up
 //   out       x0, x1 = the routine's results
-//   clobbers  as a function call
+//   clobbers  as a function call, TPIDR_EL2
 //   memory    uses the stack at EL1
         .global selftest_at_el2
 selftest_at_el2:
@@ -106,7 +106,7 @@ selftest_at_el2:
 //   in        x0 = function number, x1 = its first argument
 //   assumes   EL2h, the stub's vectors at EL2
 //   out       x0 = result
-//   clobbers  x0–x18
+//   clobbers  as hyp_stub_vectors
 //   memory    touches none
         .global selftest_hvc_at_el2
 selftest_hvc_at_el2:
@@ -116,8 +116,8 @@ selftest_hvc_at_el2:
 // selftest_restart_at_el2 — calls SOFT_RESTART from EL2h, to the instruction after the call.
 //   in        nothing
 //   assumes   EL2h, the stub's vectors at EL2
-//   out       x0, x1 as the restart left them | x0 = 0 if the call returned
-//   clobbers  x0–x18
+//   out       x0, x1 = what the restart left there | x0 = 0 if the call returned
+//   clobbers  as hyp_stub_vectors
 //   memory    touches none
         .global selftest_restart_at_el2
 selftest_restart_at_el2:

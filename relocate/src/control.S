@@ -259,7 +259,7 @@ damaged:
 //   in        nothing
 //   assumes   as relocate_crc32c
 //   out       returns if all match; otherwise prints the first mismatch and stops
-//   clobbers  x0–x17, flags
+//   clobbers  x0–x10, x13–x15, x17, x30, flags
 //   memory    reads the destinations and the arguments
 verify:
         left    .req x13                        // checks still to make
@@ -354,7 +354,7 @@ uart:   adr     x8, relocate_page_start + {ARGUMENTS}
 //   in        x0 = number, x1–x4 = arguments
 //   assumes   as hyp_stub_vectors in boot
 //   out       x0 = answer, at the caller | does not return (SOFT_RESTART, or not an HVC)
-//   clobbers  x0–x18, TPIDR_EL2
+//   clobbers  as hyp_stub_vectors
 //   memory    accesses none
 private_stub:
         stub_calls relocate_fault

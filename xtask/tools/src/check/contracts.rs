@@ -28,6 +28,43 @@ pub fn wrong(texts: &[Text]) -> Vec<String> {
     sources.iter().flat_map(|source| faults(source, &called)).collect()
 }
 
+/// A routine's contract.
+pub struct Contract<'a> {
+    /// File and line of the routine.
+    pub place: String,
+    /// The routine's name.
+    pub name: &'a str,
+    block: Vec<&'a str>,
+}
+
+impl Contract<'_> {
+    /// Returns the text of a line, with its continuations.
+    pub fn says(&self, wanted: &str) -> String {
+        let lines = self.block.iter().skip_while(|line| key(line) != Some(wanted));
+        let lines =
+            lines.enumerate().take_while(|(number, line)| *number == 0 || key(line).is_none());
+        let text: Vec<_> = lines.flat_map(|(_, line)| line.split_whitespace()).collect();
+        text.get(1..).unwrap_or_default().join(" ")
+    }
+}
+
+/// Returns all contracts in the sources.
+pub fn all(texts: &[Text]) -> Vec<Contract<'_>> {
+    let mut contracts = Vec::new();
+    for source in texts.iter().filter(|text| text.path.ends_with(".S")) {
+        let lines: Vec<_> = source.text.lines().collect();
+        for (number, line) in lines.iter().enumerate() {
+            let Some((name, _)) = label(line) else { continue };
+            let block = above(&lines[..number]);
+            if is_block(&block) {
+                let place = format!("{}:{}", source.path, number + 1);
+                contracts.push(Contract { place, name, block });
+            }
+        }
+    }
+    contracts
+}
+
 /// Returns the name that a line exports or calls.
 fn called(line: &str) -> Option<&str> {
     let mut words = code(line).split_whitespace();

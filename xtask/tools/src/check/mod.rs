@@ -8,6 +8,8 @@
 //! - The end names each failed step and the command that repeats it.
 
 mod a64;
+mod changes;
+mod clobbers;
 mod contracts;
 mod header;
 mod layout;

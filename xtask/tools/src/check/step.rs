@@ -35,6 +35,8 @@ pub enum Act {
     Run(Run),
     /// Looks at the linked kernel; returns the violations.
     Look(fn(&Linked) -> Vec<String>),
+    /// Compares the linked kernel with the sources; returns the violations.
+    Compare(fn(&Linked, &[Text]) -> Vec<String>),
     /// Executes the linked kernel's code; returns a report and the violations.
     Try(fn(&Linked) -> (String, Vec<String>)),
     /// Reads the files that git tracks or would track; returns the violations.
@@ -70,13 +72,15 @@ impl Step {
     pub fn line(&self) -> String {
         match &self.act {
             Act::Run(run) => run.line.clone(),
-            Act::Look(_) | Act::Try(_) | Act::Read(_) => format!("cargo xtask check {}", self.name),
+            Act::Look(_) | Act::Compare(_) | Act::Try(_) | Act::Read(_) => {
+                format!("cargo xtask check {}", self.name)
+            }
         }
     }
 
     /// Reports whether the step needs a built kernel.
     pub fn looks_at_the_kernel(&self) -> bool {
-        matches!(self.act, Act::Look(_) | Act::Try(_))
+        matches!(self.act, Act::Look(_) | Act::Compare(_) | Act::Try(_))
     }
 
     /// Performs the step.
@@ -88,14 +92,20 @@ impl Step {
                 (told, wrong) if wrong.is_empty() => End::Told(told),
                 (told, wrong) => End::Failed(format!("{told}\n{}", wrong.join("\n"))),
             }),
-            Act::Read(read) => texts::all().map(|texts| match texts {
-                Some(texts) => End::of(&read(&texts)),
-                None => {
-                    End::Skipped("this is not a git checkout: cannot list the sources".to_owned())
-                }
-            }),
+            Act::Compare(compare) => {
+                read_with(|texts| Ok(End::of(&compare(&Linked::read()?, texts))))
+            }
+            Act::Read(read) => read_with(|texts| Ok(End::of(&read(texts)))),
         };
         end.unwrap_or_else(|error| End::Failed(format!("{error:#}")))
+    }
+}
+
+/// Runs `act` on the sources, if there is a git checkout to list them.
+fn read_with(act: impl FnOnce(&[Text]) -> Result<End>) -> Result<End> {
+    match texts::all()? {
+        Some(texts) => act(&texts),
+        None => Ok(End::Skipped("this is not a git checkout: cannot list the sources".to_owned())),
     }
 }
 

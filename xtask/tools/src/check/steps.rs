@@ -1,7 +1,7 @@
 //! The list of check steps, quick ones first.
 
 use super::{
-    contracts, header, layout, model, moved, relocations,
+    clobbers, contracts, header, layout, model, moved, relocations,
     step::{Act, Run, Step},
     texts, vectors,
 };
@@ -87,6 +87,11 @@ pub fn all() -> Vec<Step> {
         ),
         look("moved", "the relocation code cannot run from a copy", moved::wrong),
         look("vectors", "a vector table does not fit its slots", vectors::wrong),
+        Step {
+            name: "contracts-linked",
+            what: "an assembly routine changes other registers than its contract lists",
+            act: Act::Compare(clobbers::wrong),
+        },
         Step {
             name: "model",
             what: "what the CPU may do shows that maintenance is missing, or none",
