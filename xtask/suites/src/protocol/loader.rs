@@ -7,9 +7,12 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use boot::{
-    esr::EC_SMC64,
+    esr::{EC_SHIFT, EC_SMC64},
     image::{FLAGS, FLAGS_AT, IMAGE_SIZE_AT, MAGIC, MAGIC_AT},
-    sysreg::{cptr, hcr, hcrx, hfg, icc_sre, mair, sctlr, spsr, vector_length},
+    sysreg::{
+        ID_FIELD_BITS, cnthctl, cptr, daif, hcr, hcrx, hfg, icc_sre, id_aa64mmfr0, id_aa64mmfr1,
+        id_aa64pfr1, mair, sctlr, spsr, vector_length,
+    },
 };
 use object::{Object, ObjectSection};
 
@@ -84,6 +87,20 @@ fn numbers() -> Vec<(&'static str, u64)> {
         ("OTHERS", OTHERS as u64),
         ("NOTHING", NOTHING as u64),
         ("IMAGE_SIZE_AT", IMAGE_SIZE_AT as u64),
+        ("ID_FIELD_BITS", ID_FIELD_BITS.into()),
+        ("HCX", id_aa64mmfr1::HCX.into()),
+        ("FGT", id_aa64mmfr0::FGT.into()),
+        ("GCS", id_aa64pfr1::GCS.into()),
+        ("DAIF_A", daif::A),
+        ("EC_SHIFT", EC_SHIFT),
+        // IL: the instruction has 32 bits.
+        ("ESR_IL", 1 << 25),
+        ("SPSR_AT_EL2_BIT", spsr::AT_EL2.trailing_zeros().into()),
+        ("CNTHCTL_OPEN", cnthctl::NVHE),
+        ("CNTHCTL_EL1PCEN", 1 << 1),
+        ("CPTR_OPEN", cptr::NVHE & !(cptr::TZ | cptr::TSM)),
+        ("VECTOR_LONGEST", vector_length::LONGEST),
+        ("PCI_BUS_MASTER", 1 << 2),
         ("MAIR", mair::VALUE),
         // T0SZ = 25, no walks through TTBR1, 36 bits of physical address.
         ("TCR_39_BITS", 25 | 1 << 23 | 1 << 32),

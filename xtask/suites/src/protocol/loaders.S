@@ -9,6 +9,9 @@
 // - FIRMWARE_VECTORS: the section .loader.firmware-vectors;
 // - OTHERS: room for four 64-bit words.
 
+        // For the names of the registers.
+        .arch   armv9.4-a+sme+gcs
+
         // Enters the kernel at the current level.
         .macro enter
         ldr     x27, [x28, #KERNEL_AT]
@@ -36,24 +39,24 @@
         mrs     x9, mdcr_el2
         orr     x9, x9, x22
         msr     mdcr_el2, x9
-        mrs     x9, id_aa64mmfr1_el1            // HCX
-        ubfx    x9, x9, #40, #4
+        mrs     x9, id_aa64mmfr1_el1
+        ubfx    x9, x9, #HCX, #ID_FIELD_BITS
         cbz     x9, 1f
-        msr     s3_4_c1_c2_2, x23               // HCRX_EL2
-1:      mrs     x9, id_aa64mmfr0_el1            // FGT
-        ubfx    x9, x9, #56, #4
+        msr     hcrx_el2, x23
+1:      mrs     x9, id_aa64mmfr0_el1
+        ubfx    x9, x9, #FGT, #ID_FIELD_BITS
         cbz     x9, 1f
-        msr     s3_4_c1_c1_4, x24               // HFGRTR_EL2
-        msr     s3_4_c1_c1_5, x24               // HFGWTR_EL2
+        msr     hfgrtr_el2, x24
+        msr     hfgwtr_el2, x24
 1:      msr     cntvoff_el2, xzr
         mrs     x9, midr_el1
         msr     vpidr_el2, x9
         mrs     x9, mpidr_el1
         msr     vmpidr_el2, x9
-        mrs     x9, s3_4_c12_c9_5               // ICC_SRE_EL2
+        mrs     x9, icc_sre_el2
         mov     x10, #ICC_SRE_ENABLE
         orr     x9, x9, x10
-        msr     s3_4_c12_c9_5, x9
+        msr     icc_sre_el2, x9
         add     x9, x28, #VECTORS
         msr     vbar_el2, x9
         ldr     x9, =SCTLR_EL1_MMU_OFF
@@ -75,8 +78,8 @@
         // Loads the values with which a correct loader opens EL1.
         .macro open_for_el1
         ldr     x19, =HCR_OPEN
-        mov     x20, #3
-        mov     x21, #0x22ff
+        mov     x20, #CNTHCTL_OPEN
+        mov     x21, #CPTR_OPEN
         mov     x22, xzr
         ldr     x23, =HCRX_OPEN
         ldr     x24, =HFG_OPEN
@@ -90,10 +93,10 @@
         mov     x20, #CPTR_EL3_OPEN
         msr     cptr_el3, x20
         isb
-        mov     x9, #0xf
-        msr     s3_6_c1_c2_0, x9                // ZCR_EL3
+        mov     x9, #VECTOR_LONGEST
+        msr     zcr_el3, x9
         ldr     x9, =SMCR_OPEN
-        msr     s3_6_c1_c2_6, x9                // SMCR_EL3
+        msr     smcr_el3, x9
         .endm
 
         // Enters the kernel at EL2, with SCR_EL3 = x19 and CPTR_EL3 = x20. The vectors reflect
@@ -122,7 +125,7 @@
         mrs     x9, spsr_\from
         msr     spsr_\to, x9
         // ESR: EC = 0 (unknown reason), IL set.
-        mov     x9, #1 << 25
+        mov     x9, #ESR_IL
         msr     esr_\to, x9
         mrs     x9, vbar_\to
         add     x9, x9, #0x200
@@ -149,7 +152,7 @@
         enter
 
         .section .loader.serror, "ax"
-        msr     daifclr, #4
+        msr     daifclr, #DAIF_A
         enter
 
         .section .loader.mmu, "ax"
@@ -225,7 +228,7 @@
         .section .loader.bus-master, "ax"
         ldr     x9, =FIRST_FUNCTION_COMMAND
         ldrh    w10, [x9]
-        orr     w10, w10, #4
+        orr     w10, w10, #PCI_BUS_MASTER
         strh    w10, [x9]
         enter
         .ltorg
@@ -243,7 +246,7 @@
 
         .section .loader.trap-counter, "ax"
         open_for_el1
-        mov     x20, #2
+        mov     x20, #CNTHCTL_EL1PCEN
         enter_at_el1
 
         .section .loader.trap-keys, "ax"
@@ -289,7 +292,7 @@
         .section .loader.trap-gic, "ax"
         open_for_el1
         mov     x9, #ICH_HCR_TRAPS
-        msr     s3_4_c12_c11_0, x9              // ICH_HCR_EL2
+        msr     ich_hcr_el2, x9
         enter_at_el1
 
         .section .loader.trap-copies, "ax"
@@ -362,12 +365,12 @@
         enter_at_el1
 
         .section .loader.control-stacks, "ax"
-        mrs     x9, id_aa64pfr1_el1             // GCS
-        ubfx    x9, x9, #44, #4
+        mrs     x9, id_aa64pfr1_el1
+        ubfx    x9, x9, #GCS, #ID_FIELD_BITS
         cbz     x9, 1f
         // GCSCR_EL1 with PCRSEL clear: control stacks stay off. RVCHKEN alone breaks the rule.
         mov     x9, #GCSCR_RVCHKEN
-        msr     s3_0_c2_c5_0, x9                // GCSCR_EL1
+        msr     gcscr_el1, x9
 1:      enter
 
         // Routes secondaries through this loader, which traps PSCI calls from EL1 and starts each
@@ -399,7 +402,7 @@ vectors:
         .skip   0x400
         msr     tpidr_el2, x9
         mrs     x9, esr_el2
-        lsr     x9, x9, #26
+        lsr     x9, x9, #EC_SHIFT
         cmp     x9, #EC_SMC64
         b.eq    1f
         give_back el2, el1
@@ -441,7 +444,7 @@ other:
         .skip   0x400
         msr     tpidr_el3, x9
         mrs     x9, spsr_el3
-        tbnz    x9, #3, 1f
+        tbnz    x9, #SPSR_AT_EL2_BIT, 1f
         give_back el3, el1
         mov     x9, #SPSR_TO_EL1
         b       2f
