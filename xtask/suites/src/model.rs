@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use boot::sysreg::spsr;
 use model::{
     cpu::Cpu,
-    decode::{Instruction, Place, ZERO, decode},
+    decode::{Instruction, PATTERNS, Place, ZERO, decode},
     memory::{Access, Memory},
     system::{Level, Processor, System},
 };
@@ -42,37 +42,6 @@ const HVC: u32 = 0xd400_0002;
 /// Trials of each pattern, and of each instruction of the kernel's own code.
 const RANDOM: usize = 24;
 const OWN: usize = 2;
-
-/// The model's instruction list as fixed bits: name, value, mask. The test draws another word if
-/// the model refuses a word that matches.
-const PATTERNS: &[(&str, u32, u32)] = &[
-    ("b, bl", 0x1400_0000, 0x7c00_0000),
-    ("b.cond", 0x5400_0000, 0xff00_0010),
-    ("cbz, cbnz", 0x3400_0000, 0x7e00_0000),
-    ("tbz, tbnz", 0x3600_0000, 0x7e00_0000),
-    ("br", 0xd61f_0000, 0xffff_fc1f),
-    ("ret", 0xd65f_0000, 0xffff_fc1f),
-    ("adr, adrp", 0x1000_0000, 0x1f00_0000),
-    ("add, sub, immediate", 0x1100_0000, 0x1f80_0000),
-    ("add, sub, register", 0x0b00_0000, 0x1f20_0000),
-    ("logical, immediate", 0x1200_0000, 0x1f80_0000),
-    ("logical, register", 0x0a00_0000, 0x1f00_0000),
-    ("move wide", 0x1280_0000, 0x1f80_0000),
-    ("bitfield", 0x1300_0000, 0x1f80_0000),
-    ("lslv", 0x1ac0_2000, 0x7fe0_fc00),
-    ("ccmp", 0x7a40_0800, 0x7fe0_0c10),
-    ("csel", 0x1a80_0000, 0x7fe0_0c00),
-    ("rev, 32 bits", 0x5ac0_0800, 0xffff_fc00),
-    ("rev, 64 bits", 0xdac0_0c00, 0xffff_fc00),
-    ("crc32cx", 0x9ac0_5c00, 0xffe0_fc00),
-    ("ldp, stp, 32 bits", 0x2900_0000, 0xff80_0000),
-    ("ldp, stp, 64 bits", 0xa900_0000, 0xff80_0000),
-    ("ldp, stp, 64 bits, after", 0xa880_0000, 0xff80_0000),
-    ("ldr, str", 0xf900_0000, 0xff80_0000),
-    ("ldr, str, after", 0xf800_0400, 0xffa0_0c00),
-    ("ldr, str, indexed", 0xf820_6800, 0xffa0_ec00),
-    ("msr daifset, daifclr", 0xd503_40df, 0xffff_f0df),
-];
 
 /// Returns the one case of this suite.
 pub fn cases() -> Vec<Case> {
