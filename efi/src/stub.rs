@@ -23,6 +23,7 @@ use core::fmt::{self, Write};
 use core::ops::{Deref, DerefMut};
 use core::{ptr, slice};
 use fdt::blob;
+use fdt::copy;
 use fdt::firmware;
 use uefi_raw::protocol::console::SimpleTextOutputProtocol;
 use uefi_raw::protocol::loaded_image::LoadedImageProtocol;
@@ -58,7 +59,7 @@ enum Error {
     /// The configuration tables have no device tree.
     NoDeviceTree,
     /// The device tree is not valid, or there is no room for the new one.
-    Tree(firmware::Error),
+    Tree(copy::Error),
     /// GetMemoryMap wrote something that is not a memory map.
     MemoryMap,
     /// A boot service failed.
@@ -197,7 +198,7 @@ impl Firmware<'_> {
         let start = entry.vendor_table.cast::<u8>().cast_const();
         // SAFETY: this GUID's table is a blob, which has at least a header.
         let size = blob::size(unsafe { slice::from_raw_parts(start, blob::HEADER_BYTES) });
-        let size = size.ok_or(Error::Tree(firmware::Error::Damaged("no magic")))?;
+        let size = size.ok_or(Error::Tree(copy::Error::Damaged("no magic")))?;
         // SAFETY: the blob's header gives its size.
         Ok(unsafe { slice::from_raw_parts(start, size) })
     }

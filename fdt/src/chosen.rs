@@ -6,16 +6,15 @@
 //!   initrd, whatever the old blob contained.
 //! - Refuses: an invalid blob, and a result larger than the boot protocol allows.
 //!
-//! This code writes the blob anew in one pass, since reservations can grow and /chosen may be
-//! missing. A kernel that only kexecs itself uses the cheaper [`handover`](crate::handover), which
-//! edits in place.
+//! A kernel that only kexecs itself uses the cheaper [`handover`](crate::handover), which edits in
+//! place.
 
-use crate::blob::{self, Blocks, HEADER_BYTES, token, word};
+use crate::blob::{Blob, Kind};
+use crate::copy::{self, Edits, Reservations, Value};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
+use boot::phys::{PAGE_SIZE, PhysAddr};
 use boot::record::DTB_MAX_SIZE;
-use core::fmt;
 use core::ops::Range;
 use dtoolkit::fdt::Fdt;
 
@@ -62,33 +61,19 @@ pub struct Chosen<'a> {
 }
 
 /// A device tree that cannot be passed to a payload.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant's comment describes its fields")]
 pub enum Error {
-    /// An invalid tree: dtoolkit's error text, or that of [`blob::blocks`].
+    /// An invalid tree: dtoolkit's error text, or that of [`Blob::new`].
+    #[error("the payload's device tree is damaged: {why}: write it to the FIT anew")]
     Damaged { why: String },
     /// More bytes than a kernel has to map (boot protocol, 2).
+    #[error(
+        "the payload's device tree has {bytes} bytes, {DTB_MAX_SIZE} are the most by the boot \
+         protocol: leave nodes out"
+    )]
     TooLarge { bytes: u64 },
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Damaged { why } => {
-                write!(f, "the payload's device tree is damaged: {why}: write it to the FIT anew")
-            }
-            Self::TooLarge { bytes } => {
-                write!(
-                    f,
-                    "the payload's device tree has {bytes} bytes, {DTB_MAX_SIZE} are the most \
-                     by the boot protocol: leave nodes out"
-                )
-            }
-        }
-    }
-}
-
-impl core::error::Error for Error {}
 
 /// Checks a device tree's size against the boot protocol's limit.
 ///
@@ -107,159 +92,57 @@ pub const fn check_size(bytes: u64) -> Result<(), Error> {
 pub fn write(blob: &[u8], chosen: &Chosen<'_>) -> Result<Vec<u8>, Error> {
     let damaged = |why: &dyn ToString| Error::Damaged { why: why.to_string() };
     Fdt::new(blob).map_err(|error| damaged(&error))?;
-    let blocks = blob::blocks(blob).map_err(|what| damaged(&what))?;
-    let mut writer =
-        Writer { blob, blocks, chosen, structure: Vec::new(), strings: Vec::new(), old: [0; 2] };
-    writer.strings.extend(&blob[writer.blocks.strings.clone()]);
-    writer.structure().ok_or_else(|| damaged(&"a structure without an end"))?;
-    let reservations =
-        writer.reservations().ok_or_else(|| damaged(&"memory reservations without an end"))?;
-    writer.joined(&reservations)
+    let old = Blob::new(blob).map_err(|what| damaged(&what))?;
+    let Chosen { bootargs, initrd, seeds } = chosen;
+
+    let mut new = Vec::new();
+    if let Some(bootargs) = bootargs {
+        new.push((BOOTARGS, Value::Text(bootargs)));
+    }
+    if let Some(initrd) = initrd {
+        new.push((INITRD_START, Value::Number(initrd.start.0)));
+        new.push((INITRD_END, Value::Number(initrd.end.0)));
+    }
+    if let Some((kaslr, rng)) = seeds.as_ref().map(|seeds| seeds.split_at(KASLR_SEED_BYTES)) {
+        new.push((KASLR_SEED, Value::Bytes(kaslr)));
+        new.push((RNG_SEED, Value::Bytes(rng)));
+    }
+    let edits = Edits {
+        chosen: Some(copy::Chosen { new: &new, is_stale }),
+        reservations: Some(Reservations { old: initrd_pages(&old), new: initrd.clone() }),
+        ..Edits::default()
+    };
+    let written = copy::to_vec(&old, &edits).map_err(|error| damaged(&error))?;
+    check_size(written.len() as u64)?;
+    Ok(written)
 }
 
-struct Writer<'a> {
-    blob: &'a [u8],
-    blocks: Blocks,
-    chosen: &'a Chosen<'a>,
-    structure: Vec<u8>,
-    strings: Vec<u8>,
-    /// Start and end of the previous initrd.
-    old: [u64; 2],
+fn is_stale(name: &[u8]) -> bool {
+    is_for_one_kernel(name)
+        || STALE_PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
 }
 
-impl Writer<'_> {
-    /// Copies the structure block, token by token, with the new /chosen properties.
-    fn structure(&mut self) -> Option<()> {
-        let (mut at, mut depth, mut in_chosen, mut told) =
-            (self.blocks.structure.start, 0_usize, false, false);
-        loop {
-            let (token, next) = blob::token(self.blob, at)?;
-            let bytes = self.blob.get(at..next)?;
-            match token {
-                token::BEGIN_NODE => {
-                    depth += 1;
-                    self.structure.extend(bytes);
-                    if depth == 2 {
-                        in_chosen = blob::name(self.blob, at + 4)? == b"chosen";
-                        if in_chosen && !told {
-                            self.tell();
-                            told = true;
-                        }
-                    }
-                }
-                token::END_NODE => {
-                    if depth == 1 && !told {
-                        self.word(token::BEGIN_NODE);
-                        self.structure.extend(b"chosen\0\0");
-                        self.tell();
-                        self.word(token::END_NODE);
-                        told = true;
-                    }
-                    depth = depth.checked_sub(1)?;
-                    self.structure.extend(bytes);
-                }
-                token::PROP if in_chosen && depth == 2 && self.is_stale(at)? => {}
-                token::NOP => {}
-                _ => self.structure.extend(bytes),
+/// Returns whether the property is one of [`STALE`].
+pub(crate) fn is_for_one_kernel(name: &[u8]) -> bool {
+    STALE.iter().any(|stale| stale.as_bytes() == name)
+}
+
+/// Returns the old initrd's whole pages, which a reservation may fill. The range is empty if there
+/// is no initrd.
+fn initrd_pages(blob: &Blob<'_>) -> Range<PhysAddr> {
+    let number = |wanted: &str| {
+        let values = blob.events().filter_map(|event| match event.kind {
+            Kind::Property { name, value } if event.is_of_chosen() && name == wanted.as_bytes() => {
+                Some(value)
             }
-            if token == token::END {
-                return Some(());
-            }
-            at = next;
-        }
-    }
-
-    /// Returns whether the property of /chosen at `at` must be left out. Notes the previous
-    /// initrd's addresses.
-    fn is_stale(&mut self, at: usize) -> Option<bool> {
-        let strings = self.blob.get(self.blocks.strings.clone())?;
-        let name = str::from_utf8(blob::name(strings, word(self.blob, at + 8)?)?).ok()?;
-        let value = self.blob.get(at + 12..)?.get(..word(self.blob, at + 4)?)?;
-        let number = || value.iter().fold(0, |number, &byte| number << 8 | u64::from(byte));
-        match name {
-            INITRD_START => self.old[0] = number(),
-            INITRD_END => self.old[1] = number(),
-            BOOTARGS => return Some(self.chosen.bootargs.is_some()),
-            _ => {}
-        }
-        Some(STALE.contains(&name) || STALE_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
-    }
-
-    /// Writes the new /chosen properties.
-    fn tell(&mut self) {
-        let Chosen { bootargs, initrd, seeds } = self.chosen;
-        if let Some(bootargs) = bootargs {
-            self.property(BOOTARGS, &[bootargs.as_bytes(), &[0]]);
-        }
-        if let Some(initrd) = initrd {
-            self.property(INITRD_START, &[&initrd.start.0.to_be_bytes()]);
-            self.property(INITRD_END, &[&initrd.end.0.to_be_bytes()]);
-        }
-        if let Some((kaslr, rng)) = seeds.as_ref().map(|seeds| seeds.split_at(KASLR_SEED_BYTES)) {
-            self.property(KASLR_SEED, &[kaslr]);
-            self.property(RNG_SEED, &[rng]);
-        }
-    }
-
-    fn property(&mut self, name: &str, value: &[&[u8]]) {
-        // Reuse a name that the strings block has already.
-        let whole = [name.as_bytes(), &[0]].concat();
-        let found = self.strings.windows(whole.len()).position(|known| known == whole);
-        let name = found.unwrap_or(self.strings.len());
-        if found.is_none() {
-            self.strings.extend(whole);
-        }
-        self.word(token::PROP);
-        self.word(value.iter().map(|part| part.len()).sum::<usize>() as u32);
-        self.word(name as u32);
-        value.iter().for_each(|part| self.structure.extend(*part));
-        self.structure.resize(self.structure.len().next_multiple_of(4), 0);
-    }
-
-    fn word(&mut self, word: u32) {
-        self.structure.extend(word.to_be_bytes());
-    }
-
-    /// Returns the memory reservations, with the previous initrd's left out and the new initrd's
-    /// added.
-    fn reservations(&self) -> Option<Vec<u8>> {
-        let old = (self.old[0] & !(PAGE_SIZE - 1))
-            ..self.old[1].checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX);
-        let mut reservations = Vec::new();
-        let mut at = self.blocks.reservations;
-        loop {
-            let entry = self.blob.get(at..at + 16)?;
-            let [start, size] = [&entry[..8], &entry[8..]]
-                .map(|half| half.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)));
-            at += 16;
-            if [start, size] == [0; 2] {
-                break;
-            }
-            if start < old.start || start.saturating_add(size) > old.end {
-                reservations.extend(entry);
-            }
-        }
-        let new =
-            self.chosen.initrd.as_ref().map_or([0; 2], |initrd| [initrd.start.0, initrd.bytes()]);
-        for number in new.into_iter().chain([0; 2]).take(if new == [0; 2] { 2 } else { 4 }) {
-            reservations.extend(number.to_be_bytes());
-        }
-        Some(reservations)
-    }
-
-    /// Joins header, reservations, structure and strings to a blob.
-    fn joined(&self, reservations: &[u8]) -> Result<Vec<u8>, Error> {
-        let structure = HEADER_BYTES + reservations.len();
-        let strings = structure + self.structure.len();
-        let end = strings + self.strings.len();
-        check_size(end as u64)?;
-        let mut blob = Vec::with_capacity(end);
-        blob.extend(blob::header(structure, strings, end, blob::boot_cpu(self.blob)));
-        [reservations, &self.structure, &self.strings]
-            .into_iter()
-            .for_each(|block| blob.extend(block));
-        Ok(blob)
-    }
+            _ => None,
+        });
+        let value = values.last().unwrap_or_default();
+        value.iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
+    };
+    let end: u64 = number(INITRD_END);
+    let end = end.checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX);
+    PhysAddr(number(INITRD_START)).align_down(PAGE_SIZE)..PhysAddr(end)
 }
 
 #[cfg(test)]

@@ -7,15 +7,14 @@
 //! These are properties of fixed width, not parameters in bootargs: bootargs stay as the user wrote
 //! them.
 
-use crate::blob;
-use crate::chosen::STALE;
+use crate::blob::{Blob, Kind, VALUE_AT};
+use crate::chosen::is_for_one_kernel;
+use crate::copy::{self, Chosen, Edits, Value};
 use crate::machine::{Error, Tree};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use boot::breadcrumb;
 use boot::phys::PhysAddr;
-use dtoolkit::ToPropertyValue;
-use dtoolkit::fdt_mut::{FdtBuffer, FdtMut, FdtNodeMut};
 
 const GENERATION: &str = "ouroboros,generation";
 const SEED: &str = "ouroboros,seed";
@@ -51,18 +50,17 @@ impl Handover {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Damaged`] if the blob lacks one of the properties, and
-    /// [`Error::NoChosen`].
-    pub fn write(&self, blob: &mut [u8]) -> Result<(), Error> {
-        // Unchecked: this generation checked the blob when it opened it, and the next one will
-        // check this result.
-        let mut tree = FdtMut::from_slice_unchecked(blob);
-        let mut chosen = tree.find_node_mut("/chosen").ok_or(Error::NoChosen)?;
-        for (name, value) in self.properties() {
-            let mut property = chosen
-                .property_mut(name)
-                .ok_or_else(|| Error::Damaged(alloc::format!("/chosen has no {name}")))?;
-            property.set_value(value).map_err(|error| Error::Damaged(error.to_string()))?;
+    /// Returns [`Error::Damaged`] if the blob lacks one of the properties.
+    pub fn write(&self, bytes: &mut [u8]) -> Result<(), Error> {
+        for (name, number) in self.properties() {
+            let place = Blob::new(bytes).map_err(damaged)?.events().find_map(|event| {
+                let Kind::Property { name: found, value } = event.kind else { return None };
+                let is_ours = event.is_of_chosen() && found == name.as_bytes();
+                (is_ours && value.len() == size_of_val(&number)).then_some(event.range)
+            });
+            let place =
+                place.ok_or_else(|| Error::Damaged(alloc::format!("/chosen has no {name}")))?;
+            bytes[place][VALUE_AT..].copy_from_slice(&number.to_be_bytes());
         }
         Ok(())
     }
@@ -84,39 +82,21 @@ impl Handover {
 ///
 /// Returns [`Error::Damaged`] or [`Error::NoChosen`].
 pub fn shrink(blob: &[u8]) -> Result<Vec<u8>, Error> {
-    const ZERO: u64 = 0;
-    let damaged = |error: &dyn ToString| Error::Damaged(error.to_string());
-    let mut copy = blob[..used(blob)?].to_vec();
-    set_total_size(&mut copy)?;
-    let numbers = Handover { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) }
-        .properties();
-    // Room for each: property header, value, and in the worst case its name in the strings block.
-    let room = numbers
-        .iter()
-        .map(|(name, _)| 12 + ZERO.property_value_len() + name.len() + 1)
-        .sum::<usize>();
-    let size = copy.len();
-    copy.resize(size + room, 0);
-    let mut tree = FdtMut::from_slice(&mut copy).map_err(|error| damaged(&error))?;
-    let mut chosen = tree.find_node_mut("/chosen").ok_or(Error::NoChosen)?;
-    for name in STALE {
-        while chosen.remove_property(name) {}
+    let blob = Blob::new(blob).map_err(damaged)?;
+    if !blob.events().any(|event| event.is_of_chosen()) {
+        return Err(Error::NoChosen);
     }
-    for (name, _) in numbers {
-        if !has(&mut chosen, name) {
-            chosen.add_property(name, ZERO).map_err(|error| damaged(&error))?;
-        } else if let Some(mut property) = chosen.property_mut(name) {
-            property.set_value(ZERO).map_err(|error| damaged(&error))?;
-        }
-    }
-    let size = tree.as_read_only().data().len();
-    copy.truncate(size);
-    Ok(copy)
+    let none = Handover { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) };
+    let new = none.properties().map(|(name, zero)| (name, Value::Number(zero)));
+    let edits = Edits {
+        chosen: Some(Chosen { new: &new, is_stale: is_for_one_kernel }),
+        ..Edits::default()
+    };
+    copy::to_vec(&blob, &edits).map_err(damaged)
 }
 
-#[inline(never)]
-fn has(node: &mut FdtNodeMut<'_, impl FdtBuffer>, name: &str) -> bool {
-    node.property_mut(name).is_some()
+fn damaged(why: impl ToString) -> Error {
+    Error::Damaged(why.to_string())
 }
 
 /// Returns whether a previous generation started this one. Then the blob is shrunk already and has
@@ -127,25 +107,18 @@ pub fn is_ours(handed: Option<&Handover>) -> bool {
     handed.is_some()
 }
 
-/// Returns the number of bytes up to the end of the blob's last block.
-fn used(blob: &[u8]) -> Result<usize, Error> {
-    Ok(blob::blocks(blob).map_err(|what| Error::Damaged(what.into()))?.end())
-}
-
-fn set_total_size(blob: &mut [u8]) -> Result<(), Error> {
-    let size = u32::try_from(blob.len()).map_err(|_| Error::Damaged("larger than 4 GiB".into()))?;
-    // Fails if all blocks end within the header: then there are no blocks.
-    let field = blob.get_mut(4..8).ok_or(Error::Damaged("blocks within the header".into()))?;
-    field.copy_from_slice(&size.to_be_bytes());
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::blob::word;
     use crate::machine::tests::virt;
+    use dtoolkit::fdt_mut::FdtMut;
     use dtoolkit::model::DeviceTreeProperty;
+
+    fn set_total_size(blob: &mut [u8]) {
+        let size = blob.len() as u32;
+        blob[4..8].copy_from_slice(&size.to_be_bytes());
+    }
 
     const NUMBERS: Handover = Handover {
         generation: 7,
@@ -158,7 +131,7 @@ mod tests {
     fn padded() -> Vec<u8> {
         let mut blob = virt().to_dtb();
         blob.resize(1 << 20, 0);
-        set_total_size(&mut blob).unwrap();
+        set_total_size(&mut blob);
         blob
     }
 
@@ -236,7 +209,7 @@ mod tests {
             blob.truncate(start + size);
             blob.extend(last);
             blob[32..36].copy_from_slice(&(size as u32 + 2).to_be_bytes());
-            set_total_size(&mut blob).unwrap();
+            set_total_size(&mut blob);
             assert!(Tree::open(&blob).is_ok());
             assert_eq!(shrink(&blob).is_ok(), last == *b"a\0", "{last:?}");
         }

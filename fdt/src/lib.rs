@@ -8,6 +8,7 @@ extern crate alloc;
 
 pub mod blob;
 pub mod chosen;
+pub mod copy;
 pub mod firmware;
 pub mod handover;
 pub mod machine;

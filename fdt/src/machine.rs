@@ -195,7 +195,9 @@ impl<'a> Tree<'a> {
     /// Returns [`Error::Damaged`] if the blob is no valid tree, or [`Error::NoChosen`].
     pub fn open(blob: &'a [u8]) -> Result<Self, Error> {
         let fdt = Fdt::new(blob).map_err(|error| Error::Damaged(error.to_string()))?;
-        let chosen = fdt.find_node("/chosen").ok_or(Error::NoChosen)?;
+        // Not `find_node`, which would find a node like chosen@0 as well.
+        let chosen = fdt.root().children().find(|node| node.name() == "chosen");
+        let chosen = chosen.ok_or(Error::NoChosen)?;
         Ok(Self { fdt, chosen })
     }
 

@@ -1,6 +1,7 @@
 //! Tests of a payload's device tree: what is written, what is left out, what is refused.
 
 use super::*;
+use crate::blob::word;
 use crate::handover::{Handover, shrink};
 use crate::machine::tests::{cells, node, text, virt};
 use crate::machine::{Machine, Tree};

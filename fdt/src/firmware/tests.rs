@@ -1,6 +1,7 @@
 //! Tests of the new device tree, against trees like those of QEMU's virt machine.
 
 use super::*;
+use crate::blob;
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};

@@ -306,14 +306,14 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "tree-edited-in-place",
         does: "new /chosen properties overwrite the previous ones; none is added twice",
-        at: ["fdt/src/handover.rs", "is_ours, has"],
+        at: ["fdt/src/handover.rs", "is_ours"],
         without: "the device tree grows with each generation",
         shown: Shown::Here(Experiment {
-            how: "is_ours and has return false",
+            how: "is_ours and the copier's is_left_out return false",
             omitted: Kernels {
                 next: |kernel| kernel
                     .answer("fdt::handover::is_ours", 0)?
-                    .answer("fdt::handover::has", 0),
+                    .answer("fdt::copy::is_left_out", 0),
                 ..WHOLE
             },
             red: Some("free memory, device tree and image of generation 2 are"), ..PLAIN
