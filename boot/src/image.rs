@@ -18,8 +18,6 @@
 //! | 56-59 | magic | "ARM\x64" |
 //! | 60-63 | res5 | offset of the PE header, 0 without one |
 
-use core::fmt;
-
 use crate::phys::PAGE_SIZE;
 
 /// Size of the header in bytes.
@@ -164,80 +162,59 @@ fn field<const N: usize>(header: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
 }
 
 /// Reason why a file is not an Image that this kernel can enter: the rule and the value.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(
     missing_docs,
     reason = "a variant's line says what its fields hold; they are named for it"
 )]
 pub enum Error {
     /// The file is shorter than a header.
+    #[error(
+        "the Image has {bytes} bytes, its header alone {HEADER_BYTES}: give the whole flat Image"
+    )]
     TooShort { bytes: usize },
     /// The magic is wrong.
+    #[error(
+        "not an arm64 Image: {magic:#010x} at byte {MAGIC_AT}, where the magic {MAGIC:#010x} \
+         belongs: give the flat Image, not an ELF file or a compressed one"
+    )]
     BadMagic { magic: u32 },
     /// The kernel is big-endian.
+    #[error("the Image is big-endian (flags {flags:#x}, bit 0): give a little-endian one")]
     BigEndian { flags: u64 },
     /// The kernel needs 16 KiB or 64 KiB pages, which this machine may not have.
+    #[error(
+        "the Image is built for {kib} KiB pages (flags {flags:#x}, bits 2:1): give one built for 4 \
+         KiB pages"
+    )]
     PageSize { kib: u32, flags: u64 },
     /// `image_size` is 0: kernels before Linux 3.17 do not say how much memory they need.
+    #[error(
+        "the Image's image_size is 0, so how much memory is its own is unknown: give one of Linux \
+         3.17 or later"
+    )]
     ImageSizeZero,
     /// `image_size` is less than the file's size.
+    #[error(
+        "the Image's image_size is {image_size} bytes, the file has {file}: what is copied would \
+         pass the kernel's own memory: give the file without what was appended"
+    )]
     ImageSizeBelowFile { image_size: u64, file: u64 },
     /// `text_offset` is not a multiple of 4 KiB, but segments are whole pages.
     ///
     /// (The boot protocol sets no upper bound for `text_offset`.)
+    #[error(
+        "the Image's text_offset {text_offset:#x} is no multiple of {PAGE_SIZE:#x}: give one that \
+         starts on a page"
+    )]
     TextOffsetMisaligned { text_offset: u64 },
     /// The kernel needs more memory than the machine has.
+    #[error(
+        "the Image needs {image_size} bytes (image_size) from text_offset {text_offset:#x} on, and \
+         RAM has {ram}: give the machine more memory"
+    )]
     LargerThanRam { text_offset: u64, image_size: u64, ram: u64 },
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooShort { bytes } => write!(
-                f,
-                "the Image has {bytes} bytes, its header alone {HEADER_BYTES}: \
-                 give the whole flat Image"
-            ),
-            Self::BadMagic { magic } => write!(
-                f,
-                "not an arm64 Image: {magic:#010x} at byte {MAGIC_AT}, where the magic \
-                 {MAGIC:#010x} belongs: give the flat Image, not an ELF file or a compressed one"
-            ),
-            Self::BigEndian { flags } => {
-                write!(
-                    f,
-                    "the Image is big-endian (flags {flags:#x}, bit 0): give a little-endian one"
-                )
-            }
-            Self::PageSize { kib, flags } => write!(
-                f,
-                "the Image is built for {kib} KiB pages (flags {flags:#x}, bits 2:1): \
-                 give one built for 4 KiB pages"
-            ),
-            Self::ImageSizeZero => f.write_str(
-                "the Image's image_size is 0, so how much memory is its own is unknown: \
-                 give one of Linux 3.17 or later",
-            ),
-            Self::ImageSizeBelowFile { image_size, file } => write!(
-                f,
-                "the Image's image_size is {image_size} bytes, the file has {file}: what is copied \
-                 would pass the kernel's own memory: give the file without what was appended"
-            ),
-            Self::TextOffsetMisaligned { text_offset } => write!(
-                f,
-                "the Image's text_offset {text_offset:#x} is no multiple of {PAGE_SIZE:#x}: \
-                 give one that starts on a page"
-            ),
-            Self::LargerThanRam { text_offset, image_size, ram } => write!(
-                f,
-                "the Image needs {image_size} bytes (image_size) from text_offset {text_offset:#x} \
-                 on, and RAM has {ram}: give the machine more memory"
-            ),
-        }
-    }
-}
-
-impl core::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {

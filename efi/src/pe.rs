@@ -15,7 +15,6 @@
 //!
 //! The layout is that of Microsoft's PE format specification, PE32+, little-endian.
 
-use core::fmt;
 use core::ops::Range;
 
 /// `Machine`: 64-bit Arm.
@@ -158,52 +157,30 @@ fn bytes<const N: usize>(image: &[u8], at: usize) -> Result<[u8; N], Error> {
 }
 
 /// Reason why a loader would not load the Image correctly by this header.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(
     missing_docs,
     reason = "a variant's line says what its fields hold; they are named for it"
 )]
 pub enum Error {
     /// The header passes the end of the file.
+    #[error("the PE header passes the file's end")]
     TooShort,
     /// A field does not have the value that it must have.
+    #[error("the PE header's {name} is {found:#x}, where {expected:#x} belongs")]
     Field { name: &'static str, found: u32, expected: u32 },
     /// A section has a different layout in the file and in memory, or wrong permissions.
+    #[error("the PE header's section {number} is not laid out in the file as in memory")]
     Section { number: usize },
     /// The sections do not add up to the size of the Image or of the file.
+    #[error(
+        "the PE header's SizeOfImage is {image_size:#x}, and its sections end at {sections:#x}"
+    )]
     Size { image_size: u32, sections: u32 },
     /// The entry point is outside the text.
+    #[error("the PE header's entry point {0:#x} is outside the code")]
     Entry(u32),
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooShort => f.write_str("the PE header passes the file's end"),
-            Self::Field { name, found, expected } => {
-                write!(f, "the PE header's {name} is {found:#x}, where {expected:#x} belongs")
-            }
-            Self::Section { number } => {
-                write!(
-                    f,
-                    "the PE header's section {number} is not laid out in the file as in memory"
-                )
-            }
-            Self::Size { image_size, sections } => {
-                write!(
-                    f,
-                    "the PE header's SizeOfImage is {image_size:#x}, \
-                     and its sections end at {sections:#x}"
-                )
-            }
-            Self::Entry(entry) => {
-                write!(f, "the PE header's entry point {entry:#x} is outside the code")
-            }
-        }
-    }
-}
-
-impl core::error::Error for Error {}
 
 /// Assembly of the header.
 #[cfg(target_os = "none")]

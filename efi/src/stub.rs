@@ -55,29 +55,23 @@ boot::assembly!(
 );
 
 /// Reason why the Image is not entered.
+#[derive(thiserror::Error, Debug)]
 enum Error {
     /// The configuration tables have no device tree.
+    #[error(
+        "the firmware has no device tree (EFI_DTB_TABLE_GUID), and this kernel reads no ACPI \
+         tables: choose device tree in its set-up; on QEMU's virt -machine acpi=off"
+    )]
     NoDeviceTree,
     /// The device tree is not valid, or there is no room for the new one.
+    #[error(transparent)]
     Tree(copy::Error),
     /// GetMemoryMap wrote something that is not a memory map.
+    #[error("the firmware's GetMemoryMap wrote an invalid map")]
     MemoryMap,
     /// A boot service failed.
+    #[error("{0} answers {status:#x}", status = .1.0)]
     Firmware(&'static str, Status),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoDeviceTree => f.write_str(
-                "the firmware has no device tree (EFI_DTB_TABLE_GUID), and this kernel reads no \
-                 ACPI tables: choose device tree in its set-up; on QEMU's virt -machine acpi=off",
-            ),
-            Self::Tree(error) => error.fmt(f),
-            Self::MemoryMap => f.write_str("the firmware's GetMemoryMap wrote an invalid map"),
-            Self::Firmware(service, status) => write!(f, "{service} answers {:#x}", status.0),
-        }
-    }
 }
 
 impl Error {

@@ -11,7 +11,6 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use boot::phys::PhysAddr;
-use core::fmt;
 use core::ops::Range;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
@@ -137,48 +136,30 @@ pub struct Machine {
 const FIRMWARE_MAP: &str = "linux,uefi-mmap-start";
 
 /// A reason why this kernel cannot run with a device tree.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
     /// Not a valid tree: dtoolkit's error text.
+    #[error("device tree: {0}: the loader must hand over a valid blob in x0")]
     Damaged(String),
     /// No memory node with a range.
+    #[error("device tree: no memory node names any RAM")]
     NoRam,
     /// Linux's mark that UEFI's memory map describes RAM, and the memory nodes do not.
+    #[error(
+        "device tree: {FIRMWARE_MAP} says that UEFI's memory map describes RAM, and this \
+         kernel reads the memory nodes: start it from UEFI itself"
+    )]
     FirmwareMap,
     /// No /chosen.
+    #[error("device tree: no /chosen node: nothing could be handed on in it")]
     NoChosen,
     /// A node whose `reg` is malformed or wider than 64 bits.
+    #[error("device tree: {0}: `reg` is not pairs of at most 64 bits")]
     Reg(String),
     /// A node behind more than [`MAX_DEPTH`] buses.
+    #[error("device tree: {0} is behind more than {MAX_DEPTH} buses")]
     TooDeep(String),
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Damaged(why) => {
-                write!(f, "device tree: {why}: the loader must hand over a valid blob in x0")
-            }
-            Self::NoRam => f.write_str("device tree: no memory node names any RAM"),
-            Self::FirmwareMap => write!(
-                f,
-                "device tree: {FIRMWARE_MAP} says that UEFI's memory map describes RAM, \
-                 and this kernel reads the memory nodes: start it from UEFI itself"
-            ),
-            Self::NoChosen => {
-                f.write_str("device tree: no /chosen node: nothing could be handed on in it")
-            }
-            Self::Reg(node) => {
-                write!(f, "device tree: {node}: `reg` is not pairs of at most 64 bits")
-            }
-            Self::TooDeep(node) => {
-                write!(f, "device tree: {node} is behind more than {MAX_DEPTH} buses")
-            }
-        }
-    }
-}
-
-impl core::error::Error for Error {}
 
 /// A valid tree with its /chosen node.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,6 @@
 use crate::clock;
 use crate::devices::{Devices, Driven, DriverError, Identity};
 use alloc::vec;
-use core::fmt;
 use virtio_drivers::Error as VirtioError;
 use virtio_drivers::device::blk::{SECTOR_SIZE, VirtIOBlk};
 use virtio_drivers::transport::{DeviceType, SomeTransport};
@@ -16,28 +15,19 @@ use virtio_drivers::transport::{DeviceType, SomeTransport};
 const BOUNCE: usize = 1 << 20;
 
 /// The reason why the disk cannot be read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The machine has no disk, or its driver failed to start.
+    #[error("no disk: {0}")]
     DriverError(DriverError),
     /// A read failed.
+    #[error("the disk fails to read block {block}: {error}")]
     Read {
         /// The first block of the read. A block has 512 bytes.
         block: u64,
         /// The driver's error.
         error: VirtioError,
     },
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::DriverError(undriven) => write!(f, "no disk: {undriven}"),
-            Self::Read { block, error } => {
-                write!(f, "the disk fails to read block {block}: {error}")
-            }
-        }
-    }
 }
 
 /// An open disk.

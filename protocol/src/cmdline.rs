@@ -8,7 +8,6 @@
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
-use core::fmt;
 
 /// The base that the next kernel will run at.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -116,16 +115,11 @@ impl Default for Cmdline {
 }
 
 /// A parameter whose value is not allowed.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("bootargs: \"{word}\": expected {expected}")]
 pub struct Error<'a> {
     word: &'a str,
     expected: &'static str,
-}
-
-impl fmt::Display for Error<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "bootargs: \"{}\": expected {}", self.word, self.expected)
-    }
 }
 
 impl Cmdline {

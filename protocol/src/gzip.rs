@@ -18,7 +18,6 @@
 
 use alloc::boxed::Box;
 use alloc::vec;
-use core::fmt;
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_HAS_MORE_INPUT;
 use miniz_oxide::inflate::core::{DecompressorOxide, TINFL_LZ_DICT_SIZE, decompress_with_limit};
@@ -196,89 +195,59 @@ fn crc32(crc: u32, bytes: &[u8]) -> u32 {
 }
 
 /// The reason why a file cannot be unpacked: the rule, and the value that broke it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(
     missing_docs,
     reason = "a variant's line says what its fields hold; they are named for it"
 )]
 pub enum Error {
     /// Other bytes than the magic.
+    #[error(
+        "it is no gzip file, which starts with 0x1f 0x8b, but starts with {:#04x} {:#04x}: say how \
+         it is compressed",
+        magic[0], magic[1]
+    )]
     NotGzip { magic: [u8; 2] },
     /// A method other than deflate, or reserved flags.
+    #[error(
+        "its gzip header has method {method} and flags {flags:#04x}, and only method 8 (deflate) \
+         and the low five flags mean anything: pack it anew"
+    )]
     Unknown { method: u8, flags: u8 },
     /// An invalid deflate stream.
+    #[error("its gzip data are damaged after {unpacked} unpacked bytes: pack it anew")]
     Damaged { unpacked: u64 },
     /// A file that ends too early, or a header that is longer than the first piece.
+    #[error("its gzip data end too early, after {unpacked} unpacked bytes: give the whole file")]
     EndsEarly { unpacked: u64 },
     /// Bytes after the trailer: a second member, or other appended data.
+    #[error(
+        "its gzip data go on behind the end, after {unpacked} unpacked bytes: give one member and \
+         nothing else"
+    )]
     GoesOn { unpacked: u64 },
     /// More unpacked bytes than the limit.
+    #[error(
+        "it unpacks to more than {limit} bytes, which are the most by the FIT's uncomp-size or the \
+         Image's image_size: give what fits them"
+    )]
     TooLarge { limit: u64 },
     /// Unpacked bytes whose CRC-32 differs from the trailer's.
+    #[error(
+        "it unpacks to bytes with CRC-32 {found:#010x}, and its gzip trailer says {stated:#010x}: \
+         pack it anew"
+    )]
     Checksum { stated: u32, found: u32 },
     /// More or fewer unpacked bytes than the trailer says, modulo 2³².
+    #[error(
+        "it unpacks to {found} bytes, and its gzip trailer says {stated} (modulo 2^32): pack it \
+         anew"
+    )]
     Size { stated: u32, found: u32 },
     /// Fewer unpacked bytes than the FIT's uncomp-size.
+    #[error("it unpacks to {found} bytes, and the FIT's uncomp-size says {stated}: correct it")]
     NotAsStated { stated: u64, found: u64 },
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotGzip { magic: [a, b] } => write!(
-                f,
-                "it is no gzip file, which starts with 0x1f 0x8b, but starts with \
-                 {a:#04x} {b:#04x}: say how it is compressed"
-            ),
-            Self::Unknown { method, flags } => write!(
-                f,
-                "its gzip header has method {method} and flags {flags:#04x}, and only method 8 \
-                 (deflate) and the low five flags mean anything: pack it anew"
-            ),
-            Self::Damaged { unpacked } => {
-                write!(f, "its gzip data are damaged after {unpacked} unpacked bytes: pack it anew")
-            }
-            Self::EndsEarly { unpacked } => {
-                write!(
-                    f,
-                    "its gzip data end too early, after {unpacked} unpacked bytes: \
-                     give the whole file"
-                )
-            }
-            Self::GoesOn { unpacked } => write!(
-                f,
-                "its gzip data go on behind the end, after {unpacked} unpacked bytes: \
-                 give one member and nothing else"
-            ),
-            Self::TooLarge { limit } => write!(
-                f,
-                "it unpacks to more than {limit} bytes, which are the most by the FIT's \
-                 uncomp-size or the Image's image_size: give what fits them"
-            ),
-            Self::Checksum { stated, found } => write!(
-                f,
-                "it unpacks to bytes with CRC-32 {found:#010x}, and its gzip trailer says \
-                 {stated:#010x}: pack it anew"
-            ),
-            Self::Size { stated, found } => {
-                write!(
-                    f,
-                    "it unpacks to {found} bytes, and its gzip trailer says {stated} \
-                     (modulo 2^32): pack it anew"
-                )
-            }
-            Self::NotAsStated { stated, found } => {
-                write!(
-                    f,
-                    "it unpacks to {found} bytes, and the FIT's uncomp-size says {stated}: \
-                     correct it"
-                )
-            }
-        }
-    }
-}
-
-impl core::error::Error for Error {}
 
 #[cfg(test)]
 mod tests;

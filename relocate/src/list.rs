@@ -29,7 +29,6 @@
 
 mod walk;
 
-use core::fmt;
 use core::ops::Range;
 
 use boot::phys::{PAGE_SIZE, PhysAddr};
@@ -138,26 +137,17 @@ const fn page_address(page: PhysAddr) -> u64 {
 }
 
 /// The list needs more pages than the caller provides.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "the list needs {needed} pages and was given {given}: load into longer runs of frames or \
+     reserve more"
+)]
 pub struct TooFewPages {
     /// The number of pages needed.
     pub needed: usize,
     /// The number of pages provided.
     pub given: usize,
 }
-
-impl fmt::Display for TooFewPages {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { needed, given } = self;
-        write!(
-            f,
-            "the list needs {needed} pages and was given {given}: load into longer runs of frames \
-             or reserve more"
-        )
-    }
-}
-
-impl core::error::Error for TooFewPages {}
 
 /// Returns exactly how many list pages [`build`] needs for these segments.
 ///

@@ -59,27 +59,62 @@ pub struct Memory<'a> {
 }
 
 /// A rule that the segments break, and the value that breaks it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(
     missing_docs,
     reason = "a variant's line says what its fields hold; they are named for it"
 )]
 pub enum Error<'a> {
     /// There are more than [`MAX_SEGMENTS`] segments.
+    #[error("{given} segments, and {MAX_SEGMENTS} are the most there may be: join some")]
     TooManySegments { given: usize },
     /// The destination does not consist of whole pages.
+    #[error(
+        "segment \"{segment}\": the destination {} does not consist of whole pages: align both ends to \
+         {PAGE_SIZE:#x}",
+        span(destination)
+    )]
     DestinationMisaligned { segment: &'a str, destination: Range<PhysAddr> },
     /// The destination is empty.
+    #[error(
+        "segment \"{segment}\": the destination {} is empty: leave the segment out",
+        span(destination)
+    )]
     DestinationEmpty { segment: &'a str, destination: Range<PhysAddr> },
     /// The segment is larger than `limit`, half of RAM.
+    #[error(
+        "segment \"{segment}\": {bytes} bytes are more than half of RAM, {limit} bytes: make it \
+         smaller or give the machine more memory"
+    )]
     SegmentTooLarge { segment: &'a str, bytes: u64, limit: u64 },
     /// The segments together are larger than `limit`, half of RAM.
+    #[error(
+        "the segments' {bytes} bytes are together more than half of RAM, {limit} bytes: make them \
+         smaller or give the machine more memory"
+    )]
     TotalTooLarge { bytes: u64, limit: u64 },
     /// The destination overlaps a device's registers.
+    #[error(
+        "segment \"{segment}\": the destination {} lies over the device at {}: choose a place in \
+         RAM",
+        span(destination),
+        span(device)
+    )]
     OverDevice { segment: &'a str, destination: Range<PhysAddr>, device: Range<PhysAddr> },
     /// The destination is not within one range of RAM.
+    #[error(
+        "segment \"{segment}\": the destination {} is not wholly in one range of RAM: choose a place \
+         that is",
+        span(destination)
+    )]
     OutsideRam { segment: &'a str, destination: Range<PhysAddr> },
     /// The destination overlaps reserved memory.
+    #[error(
+        "segment \"{segment}\": the destination {} lies over reserved memory, \"{reserved}\" at {}: \
+         choose another place",
+        span(destination),
+        span(range)
+    )]
     OverReserved {
         segment: &'a str,
         destination: Range<PhysAddr>,
@@ -87,120 +122,52 @@ pub enum Error<'a> {
         range: Range<PhysAddr>,
     },
     /// The destination overlaps the control pages.
+    #[error(
+        "segment \"{segment}\": the destination {} lies over the control pages at {}: move either",
+        span(destination),
+        span(control)
+    )]
     OverControl { segment: &'a str, destination: Range<PhysAddr>, control: Range<PhysAddr> },
     /// Two destinations overlap, from `page` on.
+    #[error("segments \"{first}\" and \"{second}\" overlap at {page}: move either")]
     Overlap { first: &'a str, second: &'a str, page: PhysAddr },
     /// A source run does not consist of whole pages.
+    #[error(
+        "segment \"{segment}\": the source run {} does not consist of whole pages: load it into whole \
+         frames",
+        span(run)
+    )]
     SourceMisaligned { segment: &'a str, run: Range<PhysAddr> },
     /// A source run is not within one range of RAM.
+    #[error(
+        "segment \"{segment}\": the source run {} is not wholly in one range of RAM: load it into \
+         frames that are",
+        span(run)
+    )]
     SourceOutsideRam { segment: &'a str, run: Range<PhysAddr> },
     /// Source and destination differ in length; both are in bytes.
-    SourceLength { segment: &'a str, source: u64, destination: u64 },
+    #[error(
+        "segment \"{segment}\": the source's {bytes} bytes are {} than the destination's \
+         {destination}: make them equal",
+        if bytes < destination { "shorter" } else { "longer" }
+    )]
+    SourceLength { segment: &'a str, bytes: u64, destination: u64 },
     /// A source page is one of the control pages.
+    #[error(
+        "segment \"{segment}\": the source page {page} is one of the control pages at {}: load it \
+         elsewhere",
+        span(control)
+    )]
     SourceInControl { segment: &'a str, page: PhysAddr, control: Range<PhysAddr> },
     /// A source page is in the destination of `target`, but is not moved in place.
     ///
     /// It might be overwritten before it is copied.
+    #[error(
+        "segment \"{segment}\": the source page {page} lies in the destination of \"{target}\" and \
+         could be overwritten before it is copied: load it into a frame that is nobody's destination"
+    )]
     SourceIsDestination { segment: &'a str, page: PhysAddr, target: &'a str },
 }
-
-impl fmt::Display for Error<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooManySegments { given } => {
-                write!(
-                    f,
-                    "{given} segments, and {MAX_SEGMENTS} are the most there may be: join some"
-                )
-            }
-            Self::DestinationMisaligned { segment, destination } => write!(
-                f,
-                "segment \"{segment}\": the destination {} does not consist of whole pages: align \
-                 both ends to {PAGE_SIZE:#x}",
-                span(destination)
-            ),
-            Self::DestinationEmpty { segment, destination } => {
-                write!(
-                    f,
-                    "segment \"{segment}\": the destination {} is empty: leave the segment out",
-                    span(destination)
-                )
-            }
-            Self::SegmentTooLarge { segment, bytes, limit } => write!(
-                f,
-                "segment \"{segment}\": {bytes} bytes are more than half of RAM, {limit} bytes: \
-                 make it smaller or give the machine more memory"
-            ),
-            Self::TotalTooLarge { bytes, limit } => write!(
-                f,
-                "the segments' {bytes} bytes are together more than half of RAM, {limit} bytes: \
-                 make them smaller or give the machine more memory"
-            ),
-            Self::OverDevice { segment, destination, device } => write!(
-                f,
-                "segment \"{segment}\": the destination {} lies over the device at {}: choose a \
-                 place in RAM",
-                span(destination),
-                span(device)
-            ),
-            Self::OutsideRam { segment, destination } => write!(
-                f,
-                "segment \"{segment}\": the destination {} is not wholly in one range of RAM: \
-                 choose a place that is",
-                span(destination)
-            ),
-            Self::OverReserved { segment, destination, reserved, range } => write!(
-                f,
-                "segment \"{segment}\": the destination {} lies over reserved memory, \
-                 \"{reserved}\" at {}: choose another place",
-                span(destination),
-                span(range)
-            ),
-            Self::OverControl { segment, destination, control } => write!(
-                f,
-                "segment \"{segment}\": the destination {} lies over the control pages at {}: move \
-                 either",
-                span(destination),
-                span(control)
-            ),
-            Self::Overlap { first, second, page } => {
-                write!(f, "segments \"{first}\" and \"{second}\" overlap at {page}: move either")
-            }
-            Self::SourceMisaligned { segment, run } => write!(
-                f,
-                "segment \"{segment}\": the source run {} does not consist of whole pages: load it \
-                 into whole frames",
-                span(run)
-            ),
-            Self::SourceOutsideRam { segment, run } => write!(
-                f,
-                "segment \"{segment}\": the source run {} is not wholly in one range of RAM: load \
-                 it into frames that are",
-                span(run)
-            ),
-            Self::SourceLength { segment, source, destination } => write!(
-                f,
-                "segment \"{segment}\": the source's {source} bytes are {} than the destination's \
-                 {destination}: make them equal",
-                if source < destination { "shorter" } else { "longer" }
-            ),
-            Self::SourceInControl { segment, page, control } => write!(
-                f,
-                "segment \"{segment}\": the source page {page} is one of the control pages at {}: \
-                 load it elsewhere",
-                span(control)
-            ),
-            Self::SourceIsDestination { segment, page, target } => write!(
-                f,
-                "segment \"{segment}\": the source page {page} lies in the destination of \
-                 \"{target}\" and could be overwritten before it is copied: load it into a frame \
-                 that is nobody's destination"
-            ),
-        }
-    }
-}
-
-impl core::error::Error for Error<'_> {}
 
 /// Formats a range for messages.
 fn span(range: &Range<PhysAddr>) -> impl fmt::Display {
@@ -309,7 +276,7 @@ fn check_source<'a>(
     let source = segment.source.iter().map(PhysRange::bytes).fold(0, u64::saturating_add);
     let destination = segment.destination.bytes();
     if source != destination {
-        return Err(Error::SourceLength { segment: name, source, destination });
+        return Err(Error::SourceLength { segment: name, bytes: source, destination });
     }
     let mut to = segment.destination.start;
     for run in segment.source {

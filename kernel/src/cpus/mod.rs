@@ -32,7 +32,6 @@ use boot::percpu::{Entered, PerCpu};
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use boot::secondary::secondary_entry;
 use core::arch::asm;
-use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -56,26 +55,17 @@ const EXCEPTION_STACK: u64 = 16 << 10;
 const TIMEOUT_NS: u64 = 2_000_000_000;
 
 /// A reason why the other CPUs cannot be stopped.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
     /// The CPU did not act on the stop command, or did not go off, in time.
+    #[error("CPU {0} (MPIDR {1:#x}) does not stop: it would run on in memory that is overwritten")]
     Running(usize, u64),
     /// PSCI denied CPU_OFF.
+    #[error(
+        "CPU {0} (MPIDR {1:#x}) was denied PSCI CPU_OFF: it would run on in memory that is \
+         overwritten"
+    )]
     Denied(usize, u64),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Running(index, mpidr) | Self::Denied(index, mpidr)) = self;
-        let why = match self {
-            Self::Running(..) => "does not stop",
-            Self::Denied(..) => "was denied PSCI CPU_OFF",
-        };
-        write!(
-            f,
-            "CPU {index} (MPIDR {mpidr:#x}) {why}: it would run on in memory that is overwritten"
-        )
-    }
 }
 
 /// All CPUs.

@@ -113,26 +113,20 @@ impl Status {
 }
 
 /// A device that could write to memory after the jump.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Busy {
     /// The device does not reset: its place and its Status.
+    #[error(
+        "the virtio device at {0} is not in reset (Status {1:#x}): it could write to memory after \
+         the jump"
+    )]
     Status(Place, u32),
     /// The function keeps bus mastering on: its place and its Command register.
+    #[error(
+        "the function at {0} keeps bus mastering on (Command {1:#x}): it could write to memory \
+         after the jump"
+    )]
     BusMaster(Place, u16),
-}
-
-impl fmt::Display for Busy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Status(place, status) => {
-                write!(f, "the virtio device at {place} is not in reset (Status {status:#x})")
-            }
-            Self::BusMaster(place, command) => {
-                write!(f, "the function at {place} keeps bus mastering on (Command {command:#x})")
-            }
-        }?;
-        f.write_str(": it could write to memory after the jump")
-    }
 }
 
 /// A device, with or without a driver in this kernel.

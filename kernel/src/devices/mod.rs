@@ -20,7 +20,6 @@ use crate::memory::{self, pointer};
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use alloc::vec::Vec;
 use boot::phys::{PAGE_SIZE, PhysAddr};
-use core::fmt;
 use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
@@ -35,26 +34,17 @@ use virtio_drivers::transport::{DeviceType, SomeTransport};
 use virtio_drivers::{BufferDirection, Error, Hal};
 
 /// A reason why a driver has no device.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum DriverError {
     /// None of the devices, whose number this is, has the required type.
+    #[error("none of {0} devices is one that can be driven: attach one")]
     None(usize),
     /// The device does not reset.
+    #[error(transparent)]
     Busy(Busy),
     /// The device cannot be set up.
+    #[error("it cannot be set up: {0}")]
     Setup(Error),
-}
-
-impl fmt::Display for DriverError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None(devices) => {
-                write!(f, "none of {devices} devices is one that can be driven: attach one")
-            }
-            Self::Busy(busy) => busy.fmt(f),
-            Self::Setup(error) => write!(f, "it cannot be set up: {error}"),
-        }
-    }
 }
 
 /// A driver and its device. Drop resets the device first; if that fails, the device keeps its

@@ -12,150 +12,112 @@ use dtoolkit::error::FdtParseError;
 use super::{HEADER_BYTES, MAGIC, MAX_LOADABLES, MAX_TREE_BYTES};
 
 /// The reason why a disk, its FIT or a payload was refused: the rule, and the value that broke it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(
     missing_docs,
     reason = "a variant's line says what its fields hold; they are named for it"
 )]
 pub enum Error {
     /// A disk that is smaller than a tree's header.
+    #[error(
+        "the disk has {bytes} bytes, a FIT's header alone {HEADER_BYTES}: attach a disk with a \
+         FIT at its start"
+    )]
     DiskTooShort { bytes: u64 },
     /// A disk that does not start with the magic.
+    #[error(
+        "the disk does not start with a FIT: {magic:#010x} where the magic {MAGIC:#010x} belongs: \
+         make one with `cargo xtask image` or `mkimage -E`"
+    )]
     NotAFit { magic: u32 },
     /// A tree larger than [`MAX_TREE_BYTES`].
+    #[error(
+        "the FIT's tree has {bytes} bytes, {MAX_TREE_BYTES} are the most that are read: keep the \
+         data out of the tree (`mkimage -E`)"
+    )]
     TreeTooLarge { bytes: u32 },
     /// A tree larger than the disk.
+    #[error("the FIT's tree has {bytes} bytes, the disk {disk}: write the whole FIT to it")]
     TreePastEnd { bytes: u32, disk: u64 },
     /// A tree that is not a valid FDT.
+    #[error("the FIT's tree is damaged: {error}: write it anew")]
     TreeDamaged { error: FdtParseError },
     /// A node that lacks a child or a property.
+    #[error("the FIT's {node} has no \"{what}\": add it")]
     Missing { node: String, what: String },
     /// Two children, properties or SHA-256 digests where there may be only one.
+    #[error("the FIT has {path} twice: leave one out")]
     Twice { path: String },
     /// A property of `bytes` bytes that does not hold what `wanted` says.
+    #[error("the FIT's {path} ({bytes} bytes) is not {wanted}: make it so")]
     OddValue { path: String, bytes: usize, wanted: &'static str },
     /// A configuration with more than one kernel.
+    #[error(
+        "the FIT's {node} names {given} kernels, and one can be entered: give each a \
+         configuration"
+    )]
     ManyKernels { node: String, given: usize },
     /// More loadables than [`MAX_LOADABLES`].
+    #[error(
+        "the FIT's configuration has {given} loadables, {MAX_LOADABLES} are the most: join some"
+    )]
     TooManyLoadables { given: usize },
     /// A configuration's `kernel` whose type is neither `kernel` nor `kernel_noload`.
+    #[error(
+        "the FIT's {node} is named as the kernel and is of type \"{kind}\": make it \
+         \"kernel_noload\" or \"kernel\""
+    )]
     NotAKernel { node: String, kind: String },
     /// An image for another architecture than arm64.
+    #[error("the FIT's {node} is for \"{arch}\": give one for \"arm64\"")]
     WrongArch { node: String, arch: String },
     /// Compressed data that we cannot unpack: not a kernel's, or not compressed with gzip.
+    #[error(
+        "the FIT's {node} is compressed with \"{compression}\": give it as it is, with \"none\"; a \
+         kernel may be \"gzip\""
+    )]
     Compressed { node: String, compression: String },
     /// A kernel whose `entry` is not its first byte, as it must be for an arm64 Image.
+    #[error(
+        "the FIT's {node} is loaded at {load} and entered at {entry}: an arm64 Image is entered at \
+         its first byte: make them equal"
+    )]
     EntryElsewhere { node: String, load: PhysAddr, entry: PhysAddr },
     /// An image with digests, none of which is SHA-256.
+    #[error("the FIT's {node} is a digest by \"{algorithm}\": add one by \"sha256\"")]
     UnknownHash { node: String, algorithm: String },
     /// An image without any data.
+    #[error("the FIT's {node} has data of 0 bytes: leave it out")]
     Empty { node: String },
     /// Data that reach past the end of the disk.
+    #[error(
+        "the FIT's {node} has {bytes} bytes of data from byte {start} on, and the disk ends at byte \
+         {disk}: write the whole FIT to it"
+    )]
     PastEnd { node: String, start: u64, bytes: u64, disk: u64 },
     /// External data that overlap the tree.
+    #[error(
+        "the FIT's {node} has its data at bytes {}..{} of the disk, and the tree takes the first \
+         {tree}: place them after it",
+        place.start, place.end
+    )]
     OverTree { node: String, place: Range<u64>, tree: u64 },
     /// Bytes whose SHA-256 is not the one in the tree.
+    #[error(
+        "\"{name}\" is not what the FIT says: sha256 {}, and it should be {}: write it to the disk \
+         anew",
+        Hex(found),
+        Hex(expected)
+    )]
     DigestDiffers { name: String, expected: [u8; 32], found: [u8; 32] },
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::DiskTooShort { bytes } => {
-                write!(
-                    f,
-                    "the disk has {bytes} bytes, a FIT's header alone {HEADER_BYTES}: \
-                     attach a disk with a FIT at its start"
-                )
-            }
-            Self::NotAFit { magic } => write!(
-                f,
-                "the disk does not start with a FIT: {magic:#010x} where the magic {MAGIC:#010x} \
-                 belongs: make one with `cargo xtask image` or `mkimage -E`"
-            ),
-            Self::TreeTooLarge { bytes } => write!(
-                f,
-                "the FIT's tree has {bytes} bytes, {MAX_TREE_BYTES} are the most that are read: \
-                 keep the data out of the tree (`mkimage -E`)"
-            ),
-            Self::TreePastEnd { bytes, disk } => {
-                write!(
-                    f,
-                    "the FIT's tree has {bytes} bytes, the disk {disk}: write the whole FIT to it"
-                )
-            }
-            Self::TreeDamaged { error } => {
-                write!(f, "the FIT's tree is damaged: {error}: write it anew")
-            }
-            Self::Missing { node, what } => write!(f, "the FIT's {node} has no \"{what}\": add it"),
-            Self::Twice { path } => write!(f, "the FIT has {path} twice: leave one out"),
-            Self::OddValue { path, bytes, wanted } => {
-                write!(f, "the FIT's {path} ({bytes} bytes) is not {wanted}: make it so")
-            }
-            Self::ManyKernels { node, given } => {
-                write!(
-                    f,
-                    "the FIT's {node} names {given} kernels, and one can be entered: \
-                     give each a configuration"
-                )
-            }
-            Self::TooManyLoadables { given } => {
-                write!(
-                    f,
-                    "the FIT's configuration has {given} loadables, {MAX_LOADABLES} are the most: \
-                     join some"
-                )
-            }
-            Self::NotAKernel { node, kind } => write!(
-                f,
-                "the FIT's {node} is named as the kernel and is of type \"{kind}\": \
-                 make it \"kernel_noload\" or \"kernel\""
-            ),
-            Self::WrongArch { node, arch } => {
-                write!(f, "the FIT's {node} is for \"{arch}\": give one for \"arm64\"")
-            }
-            Self::Compressed { node, compression } => {
-                write!(
-                    f,
-                    "the FIT's {node} is compressed with \"{compression}\": \
-                     give it as it is, with \"none\"; a kernel may be \"gzip\""
-                )
-            }
-            Self::EntryElsewhere { node, load, entry } => write!(
-                f,
-                "the FIT's {node} is loaded at {load} and entered at {entry}: an arm64 Image is \
-                 entered at its first byte: make them equal"
-            ),
-            Self::UnknownHash { node, algorithm } => {
-                write!(f, "the FIT's {node} is a digest by \"{algorithm}\": add one by \"sha256\"")
-            }
-            Self::Empty { node } => write!(f, "the FIT's {node} has data of 0 bytes: leave it out"),
-            Self::PastEnd { node, start, bytes, disk } => write!(
-                f,
-                "the FIT's {node} has {bytes} bytes of data from byte {start} on, and the disk \
-                 ends at byte {disk}: write the whole FIT to it"
-            ),
-            Self::OverTree { node, place, tree } => write!(
-                f,
-                "the FIT's {node} has its data at bytes {}..{} of the disk, and the tree takes the \
-                 first {tree}: place them after it",
-                place.start, place.end
-            ),
-            Self::DigestDiffers { name, expected, found } => {
-                write!(f, "\"{name}\" is not what the FIT says: sha256 ")?;
-                hex(f, found)?;
-                f.write_str(", and it should be ")?;
-                hex(f, expected)?;
-                f.write_str(": write it to the disk anew")
-            }
-        }
-    }
-}
-
-impl core::error::Error for Error {}
-
 /// Prints the first bytes of a digest, which are enough to distinguish it from another.
-fn hex(f: &mut fmt::Formatter<'_>, digest: &[u8; 32]) -> fmt::Result {
-    digest[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-    f.write_str("…")
+struct Hex<'a>(&'a [u8; 32]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        f.write_str("…")
+    }
 }

@@ -25,56 +25,46 @@ pub struct Move {
 }
 
 /// A fault in the list itself; `at` is the address of the word, or `None` for the head.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(
     missing_docs,
     reason = "a variant's line says what its fields hold; they are named for it"
 )]
 pub enum Damaged {
     /// The word is no valid entry.
+    #[error("the list is damaged: {word:#x} {} is no entry: build it again", place(*at))]
     NotAnEntry { word: u64, at: Option<PhysAddr> },
     /// A source entry comes before any destination.
+    #[error("the list is damaged: the source {word:#x} {} has no destination: build it again", place(*at))]
     NoDestination { word: u64, at: Option<PhysAddr> },
     /// The move would go past the end of the 64-bit space.
+    #[error(
+        "the list is damaged: the move {pages} goes past the end of the address space: build it \
+         again"
+    )]
     PastTheEnd { pages: Move },
     /// The head is neither a link nor [`DONE`](super::DONE).
+    #[error(
+        "the list is damaged: the head {head:#x} is neither a link nor the end: build it again"
+    )]
     NoListPage { head: u64 },
     /// The list page has neither a link nor [`DONE`](super::DONE) in its last place.
+    #[error(
+        "the list is damaged: the list page {page} ends in neither a link nor the end: build it again"
+    )]
     NoLink { page: PhysAddr },
     /// The list returns to a page that it has left.
+    #[error("the list is damaged: it comes back to the list page {page}: build it again")]
     Loop { page: PhysAddr },
 }
 
-impl fmt::Display for Damaged {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = |at: Option<PhysAddr>| {
-            fmt::from_fn(move |f| match at {
-                Some(at) => write!(f, "at {at}"),
-                None => f.write_str("in the head"),
-            })
-        };
-        f.write_str("the list is damaged: ")?;
-        match *self {
-            Self::NotAnEntry { word, at } => write!(f, "{word:#x} {} is no entry", place(at)),
-            Self::NoDestination { word, at } => {
-                write!(f, "the source {word:#x} {} has no destination", place(at))
-            }
-            Self::PastTheEnd { pages } => {
-                write!(f, "the move {pages} goes past the end of the address space")
-            }
-            Self::NoListPage { head } => {
-                write!(f, "the head {head:#x} is neither a link nor the end")
-            }
-            Self::NoLink { page } => {
-                write!(f, "the list page {page} ends in neither a link nor the end")
-            }
-            Self::Loop { page } => write!(f, "it comes back to the list page {page}"),
-        }?;
-        f.write_str(": build it again")
-    }
+/// Prints where a word of the list is.
+fn place(at: Option<PhysAddr>) -> impl fmt::Display {
+    fmt::from_fn(move |f| match at {
+        Some(at) => write!(f, "at {at}"),
+        None => f.write_str("in the head"),
+    })
 }
-
-impl core::error::Error for Damaged {}
 
 impl fmt::Display for Move {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -151,12 +141,14 @@ fn after(at: Option<PhysAddr>, head: u64) -> Result<PhysAddr, Damaged> {
 }
 
 /// A difference between the list and the segments.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ListMismatch {
     /// The list is damaged.
+    #[error(transparent)]
     Damaged(Damaged),
     /// The list and the segments differ. Both fields describe the first page that differs, as a
     /// move of one page.
+    #[error("the list has {} where the segments ask for {}: build it again", side(*found), side(*expected))]
     Differs {
         /// The segments' next move; `None` if they have ended.
         expected: Option<Move>,
@@ -164,30 +156,6 @@ pub enum ListMismatch {
         found: Option<Move>,
     },
 }
-
-impl fmt::Display for ListMismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let side = |page: Option<Move>| {
-            fmt::from_fn(move |f| match page {
-                Some(page) => write!(f, "a move {page}"),
-                None => f.write_str("its end"),
-            })
-        };
-        match *self {
-            Self::Damaged(damaged) => damaged.fmt(f),
-            Self::Differs { expected, found } => {
-                write!(
-                    f,
-                    "the list has {} where the segments ask for {}: build it again",
-                    side(found),
-                    side(expected)
-                )
-            }
-        }
-    }
-}
-
-impl core::error::Error for ListMismatch {}
 
 /// Walks the list and compares it with the segments: the same pages in the same order, and no
 /// other.
@@ -411,4 +379,12 @@ mod tests {
             }
         }
     }
+}
+
+/// Prints one of the two moves that differ.
+fn side(page: Option<Move>) -> impl fmt::Display {
+    fmt::from_fn(move |f| match page {
+        Some(page) => write!(f, "a move {page}"),
+        None => f.write_str("its end"),
+    })
 }
