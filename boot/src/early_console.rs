@@ -6,6 +6,8 @@
 /// Base of a PL011 that needs no set-up: the first UART of QEMU's virt machine.
 ///
 /// No other address in this project is hard-coded; all others come from the FDT.
+#[doc(alias = "earlycon")]
+#[doc(alias = "earlyprintk")]
 pub const UART: u64 = 0x0900_0000;
 
 /// Offset of a PL011's flag register; its data register is at offset 0 (Arm DDI 0183, 3.2).

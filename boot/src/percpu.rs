@@ -13,6 +13,8 @@ use core::sync::atomic::AtomicU64;
 /// A secondary CPU reads them with its MMU off, so they must be clean to PoC before PSCI's CPU_ON.
 #[derive(Debug)]
 #[repr(C)]
+#[doc(alias = "percpu")]
+#[doc(alias = "tpidr")]
 pub struct PerCpu {
     /// Registers x0 to x30 of an exception that the early console prints.
     pub frame: [AtomicU64; 32],

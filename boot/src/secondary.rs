@@ -36,5 +36,6 @@ crate::assembly!(
 
 unsafe extern "C" {
     /// First instruction of a secondary CPU. CPU_ON takes its physical address; do not call it.
+    #[doc(alias = "trampoline")]
     pub fn secondary_entry();
 }

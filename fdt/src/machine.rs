@@ -29,6 +29,8 @@ pub enum Conduit {
 
 /// A range of RAM that this kernel must not use.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[doc(alias = "reserved-memory")]
+#[doc(alias = "memreserve")]
 pub struct Reservation {
     /// The reserved range.
     pub range: Range<PhysAddr>,
@@ -107,6 +109,7 @@ pub struct PciHost {
 
 /// The machine, as the device tree describes it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[doc(alias = "devicetree")]
 pub struct Machine {
     /// RAM in ascending order, adjacent ranges joined.
     pub ram: Vec<Range<PhysAddr>>,
@@ -163,6 +166,9 @@ pub enum Error {
 
 /// A valid tree with its /chosen node.
 #[derive(Clone, Copy, Debug)]
+#[doc(alias = "fdt")]
+#[doc(alias = "dtb")]
+#[doc(alias = "devicetree")]
 pub struct Tree<'a> {
     fdt: Fdt<'a>,
     chosen: FdtNode<'a>,
@@ -184,6 +190,7 @@ impl<'a> Tree<'a> {
 
     /// Returns /chosen/bootargs, or an empty string.
     #[must_use]
+    #[doc(alias = "cmdline")]
     pub fn bootargs(&self) -> &'a str {
         self.chosen_text("bootargs").unwrap_or_default()
     }
@@ -196,6 +203,7 @@ impl<'a> Tree<'a> {
 
     /// Returns linux,initrd-start to linux,initrd-end of /chosen, each one cell or two.
     #[must_use]
+    #[doc(alias = "ramdisk")]
     pub fn initrd(&self) -> Option<Range<PhysAddr>> {
         let at = |name| {
             let cells: &[u8] = self.chosen.property(name)?.value_as().ok()?;

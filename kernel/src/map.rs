@@ -65,6 +65,7 @@ pub struct Regions<'a> {
 }
 
 /// The kernel's idmap. It is never freed: the next kernel does not use it.
+#[doc(alias = "identity map")]
 pub enum KernelIdmap {
     /// The EL1&0 regime, for modes el1 and nvhe.
     El1(&'static mut IdMap<El1And0>),
@@ -248,6 +249,8 @@ impl<A: PagingAttributes> Translation<A> for ControlPages {
 /// # Panics
 ///
 /// If `tables` has too few pages.
+#[doc(alias = "trans_pgd")]
+#[doc(alias = "identity map")]
 pub fn relocation_idmap(
     ram: &[Range<PhysAddr>],
     code: &Range<PhysAddr>,

@@ -146,6 +146,7 @@ impl<'a> Staged<'a> {
     /// # Errors
     ///
     /// [`Error::Busy`], [`Error::Cpu`], [`Error::Changed`], [`Error::Vectors`].
+    #[doc(alias = "machine_kexec")]
     pub fn kexec(self) -> Result<Infallible, Error> {
         self.selftest(Moment::Running);
         self.kernel.devices.quiesce()?;

@@ -56,6 +56,8 @@ pub const MAX_LOADABLES: usize = MAX_SEGMENTS - 1;
 
 /// A configuration of a FIT: the payloads of one kexec.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[doc(alias = "itb")]
+#[doc(alias = "uImage")]
 pub struct Fit {
     /// The FIT's own description, or an empty string.
     pub description: String,

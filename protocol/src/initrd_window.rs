@@ -11,6 +11,8 @@ const ALIGNMENT: u64 = 1 << 30;
 
 /// Returns whether the kernel and its initrd fit into one window.
 #[must_use]
+#[doc(alias = "ramdisk")]
+#[doc(alias = "initramfs")]
 pub fn holds(kernel: &Range<PhysAddr>, initrd: &Range<PhysAddr>) -> bool {
     let start = kernel.start.min(initrd.start).align_down(ALIGNMENT);
     kernel.end.max(initrd.end).0 - start.0 <= SIZE

@@ -1,6 +1,13 @@
-//! What kernel, loaders and tools agree on: command line, FIT images, modes, rules of the boot protocol.
+//! What kernel, loaders and tools agree on, written once: each of them links this crate.
 //!
-//! The crate holds no unsafe code and touches no hardware. The kernel, the tools and the fuzzers link it, so each of these facts is written once.
+//! - [`cmdline`]: the parameters in bootargs, and their words.
+//! - [`fit`]: the FIT that kernels are loaded from, read and (feature `write`) written; [`gzip`]
+//!   unpacks what it holds.
+//! - [`mode`]: el1, nvhe or vhe.
+//! - [`rules`]: the rules of the arm64 boot protocol, and which of them a loader broke.
+//! - [`initrd_window`]: where an initrd may be.
+//!
+//! The crate holds no unsafe code and touches no hardware.
 #![cfg_attr(not(any(test, feature = "write")), no_std)]
 #![forbid(unsafe_code)]
 

@@ -26,6 +26,7 @@ pub const HVC: u64 = 1 << 1;
 /// A destination, and the checksum that it must match before the next image is entered.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
+#[doc(alias = "purgatory")]
 pub struct Check {
     /// Address of the first byte, physical.
     pub start: u64,
@@ -38,6 +39,7 @@ pub struct Check {
 /// The arguments of the relocation code. All addresses are physical.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(C)]
+#[doc(alias = "kimage_arch")]
 pub struct Arguments {
     /// The list's head entry, as Linux's `kimage->head`.
     pub head: u64,
@@ -71,6 +73,7 @@ const _: () = assert!(ARGUMENTS_OFFSET as usize + size_of::<Arguments>() <= PAGE
 
 /// The parts of the control pages.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[doc(alias = "control_code_page")]
 pub struct Layout {
     /// Relocation code and vectors; mapped read-only and executable once staged.
     pub code: Range<PhysAddr>,
@@ -193,6 +196,9 @@ mod code {
     /// - On nVHE, VBAR_EL2 points to the private EL2 vectors.
     /// - Nothing of this kernel runs again.
     #[inline(never)]
+    #[doc(alias = "relocate_new_kernel")]
+    #[doc(alias = "cpu_soft_restart")]
+    #[doc(alias = "purgatory")]
     pub unsafe fn enter(code: PhysAddr) -> ! {
         // SAFETY: the caller guarantees that the code at `code` is staged and may take over the
         // machine. It does not return, as `noreturn` requires.

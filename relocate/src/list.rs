@@ -63,6 +63,8 @@ const FLAGS: u64 = DESTINATION | INDIRECTION | DONE | SOURCE;
 /// One word of the list.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(transparent)]
+#[doc(alias = "kimage")]
+#[doc(alias = "kimage_entry_t")]
 pub struct Entry(pub u64);
 
 /// A decoded entry.
@@ -175,6 +177,7 @@ pub fn pages_needed(segments: &[Segment<'_>]) -> usize {
 ///
 /// Panics if `base`, a destination or a source run is not page-aligned.
 /// [`segment::check`](crate::segment::check) refuses such segments.
+#[doc(alias = "kimage")]
 pub fn build(
     segments: &[Segment<'_>],
     pages: &mut [[u64; ENTRIES_PER_PAGE]],
