@@ -8,6 +8,40 @@
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
+use core::fmt;
+
+/// A value of a parameter that has a fixed set of values. It is printed and parsed as its word.
+pub trait Word: Copy + Send + Sync + 'static {
+    /// Every value with its word.
+    const WORDS: &'static [(&'static str, Self)];
+
+    /// Returns the value of a word.
+    #[must_use]
+    fn of(word: &str) -> Option<Self> {
+        Self::WORDS.iter().find(|(known, _)| *known == word).map(|&(_, value)| value)
+    }
+}
+
+/// Writes down the words of an enum once, for the kernel that parses them and the tools that print
+/// them.
+macro_rules! words {
+    ($name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        impl Word for $name {
+            const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$variant)),+];
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$variant => $word),+ })
+            }
+        }
+    };
+}
+
+words!(Base { Same = "same", Random = "random", Load = "load" });
+words!(Restart { Hot = "hot", Cold = "cold" });
+words!(El2 { Nvhe = "nvhe", Vhe = "vhe" });
+words!(Selftest { Stub = "stub", Interrupts = "interrupts", Lpis = "lpis", Storm = "storm" });
 
 /// The base that the next kernel will run at.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -64,6 +98,8 @@ pub enum Selftest {
 
 /// The parameters that the command line can set.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[doc(alias = "bootargs")]
+#[doc(alias = "command line")]
 pub struct Cmdline {
     /// `generations=N`: the number of generations in this run, at least one.
     pub generations: u32,
@@ -151,19 +187,12 @@ impl Cmdline {
             }
             ("payload", "") => return Err("payload=NAME, a configuration of the FIT"),
             ("payload", name) => self.payload = Some(name.to_owned()),
-            ("base", "same") => self.base = Base::Same,
-            ("base", "random") => self.base = Base::Random,
-            ("base", "load") => self.base = Base::Load,
-            ("base", _) => return Err("base=same, random or load"),
+            ("base", _) => self.base = Base::of(value).ok_or("base=same, random or load")?,
             ("seed", _) => {
                 self.seed = Some(number(value).ok_or("seed=S, a 64-bit number, decimal or 0x…")?)
             }
-            ("restart", "hot") => self.restart = Restart::Hot,
-            ("restart", "cold") => self.restart = Restart::Cold,
-            ("restart", _) => return Err("restart=hot or cold"),
-            ("el2", "nvhe") => self.el2 = Some(El2::Nvhe),
-            ("el2", "vhe") => self.el2 = Some(El2::Vhe),
-            ("el2", _) => return Err("el2=nvhe or vhe"),
+            ("restart", _) => self.restart = Restart::of(value).ok_or("restart=hot or cold")?,
+            ("el2", _) => self.el2 = Some(El2::of(value).ok_or("el2=nvhe or vhe")?),
             ("alternate", "") => self.alternate = true,
             ("alternate", _) => return Err("alternate, without a value"),
             ("semihosting", "") => self.semihosting = true,
@@ -181,11 +210,10 @@ impl Cmdline {
             ("force", _) => return Err("force, without a value"),
             ("check", "") => self.check = true,
             ("check", _) => return Err("check, without a value"),
-            ("selftest", "stub") => self.selftest = Some(Selftest::Stub),
-            ("selftest", "interrupts") => self.selftest = Some(Selftest::Interrupts),
-            ("selftest", "lpis") => self.selftest = Some(Selftest::Lpis),
-            ("selftest", "storm") => self.selftest = Some(Selftest::Storm),
-            ("selftest", _) => return Err("selftest=stub, interrupts, lpis or storm"),
+            ("selftest", _) => {
+                let test = Selftest::of(value);
+                self.selftest = Some(test.ok_or("selftest=stub, interrupts, lpis or storm")?);
+            }
             _ => {}
         }
         Ok(())
@@ -202,7 +230,9 @@ impl Cmdline {
     }
 }
 
-fn number(text: &str) -> Option<u64> {
+/// Parses a number as parameters have it: decimal, or hexadecimal after 0x.
+#[must_use]
+pub fn number(text: &str) -> Option<u64> {
     match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),
         None => text.parse().ok(),
@@ -268,6 +298,20 @@ mod tests {
             assert!(message.contains(word) && message.contains(hint), "{message}");
             assert_eq!(cmdline, Cmdline::default());
         }
+    }
+
+    #[test]
+    fn a_printed_word_is_parsed() {
+        fn holds<T: Word + fmt::Display + fmt::Debug + PartialEq>(count: usize) {
+            assert_eq!(T::WORDS.len(), count);
+            for &(word, value) in T::WORDS {
+                assert_eq!((value.to_string().as_str(), T::of(word)), (word, Some(value)));
+            }
+        }
+        holds::<Base>(3);
+        holds::<Restart>(2);
+        holds::<El2>(2);
+        holds::<Selftest>(4);
     }
 
     #[test]

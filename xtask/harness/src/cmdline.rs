@@ -3,40 +3,17 @@
 //! Everything that the generations depend on is in these parameters, the seed included, so the same
 //! bootargs repeat the same run.
 
-use std::{
-    fmt,
-    hash::{BuildHasher, Hasher, RandomState},
-};
+use std::hash::{BuildHasher, Hasher, RandomState};
 
-use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use protocol::cmdline::{Word, number};
 
-/// The destination of each copy of the kernel.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum Base {
-    /// Onto the running kernel, which is overwritten completely
-    Same,
-    /// Into any 2 MiB slot of RAM that fits, drawn from the seed
-    Random,
-    /// At the address on the disk
-    Load,
-}
+pub use protocol::cmdline::{Base, El2, Restart};
 
-/// When the copy is made.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum Restart {
-    /// Copy with MMU and caches on, then leave
-    Hot,
-    /// Turn the MMU off, then copy
-    Cold,
-}
-
-/// The mode that a kernel entered at EL2 chooses.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum El2 {
-    /// Kernel at EL1, above its own hyp-stub
-    Nvhe,
-    /// Kernel at EL2, with HCR_EL2.E2H set
-    Vhe,
+/// Returns clap's parser for a value that the kernel parses by the same words.
+pub fn word<T: Word>() -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(T::WORDS.iter().map(|(word, _)| *word))
+        .map(|word| T::of(&word).expect("clap accepts these words alone"))
 }
 
 /// The parameters of a run, apart from those of its machine.
@@ -115,43 +92,11 @@ pub fn seed_of(seed: u64, name: &str) -> u64 {
 
 /// Parses a seed as typed and printed: decimal, or hexadecimal after 0x.
 pub fn parse_seed(text: &str) -> Result<u64, String> {
-    let parsed = match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    parsed.map_err(|_| {
+    number(text).ok_or_else(|| {
         format!(
             "`{text}` is not a number of 64 bits: type decimal digits, or 0x and hexadecimal ones"
         )
     })
-}
-
-impl fmt::Display for Base {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Same => "same",
-            Self::Random => "random",
-            Self::Load => "load",
-        })
-    }
-}
-
-impl fmt::Display for El2 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Nvhe => "nvhe",
-            Self::Vhe => "vhe",
-        })
-    }
-}
-
-impl fmt::Display for Restart {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Hot => "hot",
-            Self::Cold => "cold",
-        })
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use anyhow::Result;
 use clap::Args;
 
 use harness::{
-    cmdline::{Base, Cmdline, El2, Restart, draw_seed, parse_seed},
+    cmdline::{Base, Cmdline, El2, Restart, draw_seed, parse_seed, word},
     config::{Config, Gic, Virtio},
     disk::{self, Foreign},
     error::Usage,
@@ -58,14 +58,17 @@ pub struct RunOptions {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     generations: u32,
-    /// The destination of each copy of the kernel
-    #[arg(long, value_enum, default_value_t = Base::Same)]
+    /// The destination of each copy: the running kernel, which is overwritten completely (same);
+    /// any 2 MiB slot of RAM that fits, drawn from the seed (random); the address on the disk
+    /// (load)
+    #[arg(long, value_parser = word::<Base>(), default_value_t = Base::Same)]
     base: Base,
     /// Copy with the MMU on (hot), or after turning it off (cold)
-    #[arg(long, value_enum, default_value_t = Restart::Hot)]
+    #[arg(long, value_parser = word::<Restart>(), default_value_t = Restart::Hot)]
     restart: Restart,
-    /// The mode at EL2; overrides the machine's own parameter
-    #[arg(long, value_enum)]
+    /// The mode at EL2: at EL1 above the kernel's own hyp-stub (nvhe), or at EL2 with E2H set (vhe);
+    /// overrides the machine's own parameter
+    #[arg(long, value_parser = word::<El2>())]
     el2: Option<El2>,
     /// nvhe in even generations, vhe in odd ones
     #[arg(long)]

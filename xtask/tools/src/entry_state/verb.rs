@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use harness::{
-    cmdline::{Restart, draw_seed},
+    cmdline::{Restart, draw_seed, word},
     config::Config,
     debugger::debugged,
     disk, invariants,
@@ -44,7 +44,7 @@ pub struct DiffEntryOptions {
     #[arg(long, value_name = "M")]
     machine: Option<String>,
     /// The kind of restart [default: both]
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = word::<Restart>())]
     restart: Option<Restart>,
     /// Write all values to this file as well
     #[arg(long, value_name = "FILE")]

@@ -9,7 +9,7 @@ use clap::Args;
 use anyhow::Result;
 
 use harness::{
-    cmdline::{Base, Restart, seed_of},
+    cmdline::{Base, Restart, seed_of, word},
     config::{Config, Gic, Mode, Virtio},
     error::Usage,
     invariants::Modes,
@@ -55,10 +55,10 @@ pub struct Axes {
     #[arg(long, value_enum, value_delimiter = ',')]
     virtio: Vec<Virtio>,
     /// Hot or cold copies [default: both]
-    #[arg(long, value_enum, value_delimiter = ',')]
+    #[arg(long, value_parser = word::<Restart>(), value_delimiter = ',')]
     restart: Vec<Restart>,
     /// Placements of the copies [default: all]
-    #[arg(long, value_enum, value_delimiter = ',')]
+    #[arg(long, value_parser = word::<Base>(), value_delimiter = ',')]
     base: Vec<Base>,
     /// Only the cell with this name, or cells whose names contain it; may be given more than once
     #[arg(long, value_name = "CELL")]
