@@ -43,14 +43,14 @@ pub fn spans(logs: &[GenerationLog]) -> impl Iterator<Item = Result<Span>> {
 
 fn span(from: &GenerationLog, to: &GenerationLog) -> Result<Span> {
     let number = from.number;
-    let told = |field: Option<u64>, what: &str| {
+    let known = |field: Option<u64>, what: &str| {
         field.with_context(|| format!("the console of generation {number} does not say {what}"))
     };
     let whole = to.entered.checked_sub(from.entered);
     let whole =
         whole.with_context(|| format!("the counter went backwards after generation {number}"))?;
-    let waited = told(from.waited, "how long it waited for the disk")?;
-    Ok(Span { number, whole, waited, hashed: told(from.hashed, "how much it hashed")? })
+    let waited = known(from.waited, "how long it waited for the disk")?;
+    Ok(Span { number, whole, waited, hashed: known(from.hashed, "how much it hashed")? })
 }
 
 #[cfg(test)]
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_told_is_not_made_up() {
+    fn a_missing_value_is_not_made_up() {
         let silent = GOOD.replace("disk 191024 ns", "and so on");
         let lacks = spans(&logs(&silent).unwrap()).next().unwrap().unwrap_err();
         assert!(lacks.to_string().contains("disk"), "{lacks}");

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_lie_between_their_neighbours() {
+    fn percentiles_are_between_their_neighbours() {
         let of = spread((0..=100).map(f64::from)).unwrap();
         assert_eq!((of.low, of.high), (10.0, 90.0));
     }
