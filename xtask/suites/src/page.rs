@@ -16,14 +16,15 @@ pub fn path(page: &str) -> PathBuf {
 }
 
 /// Compares the committed page with `made`, which this run generated, or writes it if `bless`.
-/// `suite` names the cases that generate the page.
+/// `suite` names the cases that generate the page, which must name the command.
 pub fn hold(page: &str, made: &str, suite: &str, bless: bool) -> Result<()> {
     let path = path(page);
+    let command = format!("cargo xtask test {suite} --bless");
+    ensure!(made.contains(&command), "{page} does not say that `{command}` generates it");
     if bless {
         return fs::write(&path, made).with_context(|| format!("cannot write {}", path.display()));
     }
-    same(&path, made)
-        .with_context(|| format!("{page}; `cargo xtask test {suite} --bless` writes it anew"))
+    same(&path, made).with_context(|| format!("{page}; `{command}` writes it anew"))
 }
 
 fn same(path: &Path, made: &str) -> Result<()> {
@@ -40,6 +41,15 @@ fn same(path: &Path, made: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_that_does_not_name_its_command_is_refused() {
+        let error = hold("docs/none.md", "# Page\n", "entry/", true).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "docs/none.md does not say that `cargo xtask test entry/ --bless` generates it"
+        );
+    }
 
     #[test]
     fn a_page_that_says_something_else_is_refused() {

@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_allocator_chose_is_told_to_the_mib() {
+    fn an_allocators_choice_is_shown_to_the_mib() {
         let shown = |start| {
             let region = Region::new(Kind::Image, "", start, "");
             (region.start, region.shown)

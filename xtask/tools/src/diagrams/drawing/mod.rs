@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_is_drawn_and_no_word_lies_on_another() {
+    fn every_way_is_drawn_and_no_word_overlaps_another() {
         for way in WAYS {
             let drawn = drawing(&recording(way), "Made with <that> & this").unwrap();
             well_formed(&drawn, &[]).unwrap();
