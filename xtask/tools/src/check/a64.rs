@@ -44,7 +44,7 @@ pub fn reference(address: u64, word: u32) -> Option<Reference> {
 }
 
 /// Reports whether the CPU never falls through this instruction: `b`, `br`, `ret`, `eret`.
-pub fn never_goes_on(word: u32) -> bool {
+pub fn never_falls_through(word: u32) -> bool {
     word & 0xfc00_0000 == 0x1400_0000
         || word & 0xffff_fc1f == 0xd61f_0000
         || word & 0xffff_fc1f == 0xd65f_0000
@@ -124,12 +124,15 @@ mod tests {
     }
 
     #[test]
-    fn what_never_goes_on_is_known() {
-        let ends: Vec<_> =
-            OTHERS.iter().filter(|(word, _)| never_goes_on(*word)).map(|(_, text)| *text).collect();
+    fn instructions_that_never_fall_through_are_known() {
+        let ends: Vec<_> = OTHERS
+            .iter()
+            .filter(|(word, _)| never_falls_through(*word))
+            .map(|(_, text)| *text)
+            .collect();
         assert_eq!(ends, ["br x9", "ret", "ret x17", "eret"]);
         let branches: Vec<_> =
-            REFERENCES.iter().filter(|r| never_goes_on(r.1)).map(|r| r.3).collect();
+            REFERENCES.iter().filter(|r| never_falls_through(r.1)).map(|r| r.3).collect();
         assert_eq!(branches, ["b 1100", "b 4"]);
     }
 

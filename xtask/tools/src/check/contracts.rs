@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_is_begun_must_be_whole_even_where_nobody_calls() {
+    fn a_block_that_is_begun_must_be_whole_even_without_a_call() {
         let text = "// f — goes.\n//   in        nothing\nf:      ret\n";
         assert!(said(text)[0].starts_with("a.S:3: f: its block says [\"in\"]"), "{:?}", said(text));
     }

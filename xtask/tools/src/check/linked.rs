@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_tell_code_from_data() {
+    fn marks_separate_code_from_data() {
         let linked =
             Linked { marks: [(4, true), (8, false), (16, true)].into(), ..Linked::default() };
         let code: Vec<_> = (0..5).map(|word| linked.is_code(4 * word)).collect();

@@ -10,12 +10,14 @@
 mod a64;
 mod changes;
 mod clobbers;
+mod code_map;
 mod contracts;
 mod header;
 mod layout;
 mod linked;
 mod model;
 mod moved;
+mod prose;
 mod relocations;
 mod step;
 mod steps;
@@ -44,7 +46,8 @@ A step whose tool is missing is skipped.
 Examples:
   cargo xtask check
   cargo xtask check fmt clippy      all steps whose names begin so
-  cargo xtask check moved vectors   two looks at the linked kernel")]
+  cargo xtask check moved vectors   two looks at the linked kernel
+  cargo xtask check code-map --bless")]
 pub struct CheckOptions {
     /// Names of steps, or their beginnings [default: all]
     #[arg(value_name = "STEP")]
@@ -52,6 +55,9 @@ pub struct CheckOptions {
     /// Skip these steps, by names or their beginnings; may be given more than once
     #[arg(long, value_name = "STEP")]
     except: Vec<String>,
+    /// Write the code map in ARCHITECTURE.md instead of comparing it with the files
+    #[arg(long)]
+    bless: bool,
 }
 
 impl CheckOptions {
@@ -64,11 +70,11 @@ impl CheckOptions {
         });
         setup::check_target()?;
         setup::check_components()?;
-        check(&steps)
+        check(&steps, self.bless)
     }
 }
 
-fn check(steps: &[Step]) -> Result<u8> {
+fn check(steps: &[Step], bless: bool) -> Result<u8> {
     let mut failed = Vec::new();
     let (mut passed, mut skipped) = (0, 0);
     let all = Instant::now();
@@ -76,7 +82,7 @@ fn check(steps: &[Step]) -> Result<u8> {
         print!("  {:<14}", step.name);
         std::io::stdout().flush()?;
         let start = Instant::now();
-        let end = step.perform();
+        let end = step.perform(bless);
         if interrupted() {
             return Err(Interrupted.into());
         }

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_out_of_the_pages_is_told() {
+    fn a_reference_out_of_the_pages_is_reported() {
         let beyond = "the instruction at 0x1000 refers to 0x3000, which is not moved with it";
         assert_eq!(said(|kernel| put(kernel, 0x1000, B_SELF | 0x800)), beyond);
         let before = "the instruction at 0x1104 refers to 0xffc, which is not moved with it";

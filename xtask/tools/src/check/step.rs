@@ -3,6 +3,7 @@
 //! A command's output, both streams in order, is shown only if the command fails.
 
 use std::{
+    fs,
     io::{Read, Seek},
     process::{Command, Stdio},
     time::Duration,
@@ -41,6 +42,8 @@ pub enum Act {
     Try(fn(&Linked) -> (String, Vec<String>)),
     /// Reads the files that git tracks or would track; returns the violations.
     Read(fn(&[Text]) -> Vec<String>),
+    /// Makes this page from the same files; returns its text, or the violations.
+    Generate(&'static str, fn(&[Text]) -> Result<String, Vec<String>>),
 }
 
 /// A command as typed, without quotes: variables, program, arguments.
@@ -72,7 +75,11 @@ impl Step {
     pub fn line(&self) -> String {
         match &self.act {
             Act::Run(run) => run.line.clone(),
-            Act::Look(_) | Act::Compare(_) | Act::Try(_) | Act::Read(_) => {
+            Act::Look(_)
+            | Act::Compare(_)
+            | Act::Try(_)
+            | Act::Read(_)
+            | Act::Generate(..) => {
                 format!("cargo xtask check {}", self.name)
             }
         }
@@ -83,8 +90,8 @@ impl Step {
         matches!(self.act, Act::Look(_) | Act::Compare(_) | Act::Try(_))
     }
 
-    /// Performs the step.
-    pub fn perform(&self) -> End {
+    /// Performs the step; `bless` writes a generated page instead of comparing it.
+    pub fn perform(&self, bless: bool) -> End {
         let end = match &self.act {
             Act::Run(run) => run.perform(),
             Act::Look(look) => Linked::read().map(|linked| End::of(&look(&linked))),
@@ -93,20 +100,43 @@ impl Step {
                 (told, wrong) => End::Failed(format!("{told}\n{}", wrong.join("\n"))),
             }),
             Act::Compare(compare) => {
-                read_with(|texts| Ok(End::of(&compare(&Linked::read()?, texts))))
+                on_sources(|texts| Ok(End::of(&compare(&Linked::read()?, texts))))
             }
-            Act::Read(read) => read_with(|texts| Ok(End::of(&read(texts)))),
+            Act::Read(read) => on_sources(|texts| Ok(End::of(&read(texts)))),
+            Act::Generate(page, make) => on_sources(|texts| match make(texts) {
+                Ok(made) if bless => fs::write(harness::paths::root().join(page), made)
+                    .with_context(|| format!("cannot write {page}"))
+                    .map(|()| End::Passed),
+                Ok(made) => Ok(End::of(stale(page, texts, &made, self.name).as_slice())),
+                Err(wrong) => Ok(End::of(&wrong)),
+            }),
         };
         end.unwrap_or_else(|error| End::Failed(format!("{error:#}")))
     }
 }
 
-/// Runs `act` on the sources, if there is a git checkout to list them.
-fn read_with(act: impl FnOnce(&[Text]) -> Result<End>) -> Result<End> {
+/// Performs a step on the files that git tracks or would track.
+fn on_sources(act: impl FnOnce(&[Text]) -> Result<End>) -> Result<End> {
     match texts::all()? {
         Some(texts) => act(&texts),
         None => Ok(End::Skipped("this is not a git checkout: cannot list the sources".to_owned())),
     }
+}
+
+/// Returns the first line in which the committed page differs from `made`.
+fn stale(page: &str, texts: &[Text], made: &str, step: &str) -> Option<String> {
+    let found = texts.iter().find(|text| text.path == page).map_or("", |text| &text.text);
+    let mut lines = found.lines().zip(made.lines());
+    let line = lines.position(|(found, made)| found != made);
+    let line = line.unwrap_or_else(|| found.lines().count().min(made.lines().count()));
+    (found != made).then(|| {
+        format!(
+            "{page}:{}: it says {:?}, but should say {:?}: run `cargo xtask check {step} --bless`",
+            line + 1,
+            found.lines().nth(line).unwrap_or_default(),
+            made.lines().nth(line).unwrap_or_default()
+        )
+    })
 }
 
 impl End {
@@ -210,6 +240,20 @@ mod tests {
         assert_eq!(command.get_program(), "printenv");
         assert_eq!(command.get_envs().find(|(name, _)| *name == "B").unwrap().1.unwrap(), "c=d");
         assert_eq!(command.get_args().collect::<Vec<_>>(), ["B"]);
+    }
+
+    #[test]
+    fn a_page_that_is_stale_is_refused_at_its_first_wrong_line() {
+        let texts = [Text { path: "a.md".to_owned(), text: "one\ntwo\n".to_owned() }];
+        let stale = |made: &str| stale("a.md", &texts, made, "code-map").unwrap_or_default();
+        assert_eq!(stale("one\ntwo\n"), "");
+        assert_eq!(
+            stale("one\n2\n"),
+            "a.md:2: it says \"two\", but should say \"2\": \
+             run `cargo xtask check code-map --bless`"
+        );
+        assert!(stale("one\ntwo\nthree\n").starts_with("a.md:3: it says \"\", "));
+        assert!(stale("one\n").starts_with("a.md:2: it says \"two\", but should say \"\""));
     }
 
     #[test]

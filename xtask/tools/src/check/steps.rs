@@ -1,7 +1,7 @@
 //! The list of check steps, quick ones first.
 
 use super::{
-    clobbers, contracts, header, layout, model, moved, relocations,
+    clobbers, code_map, contracts, header, layout, model, moved, prose, relocations,
     step::{Act, Run, Step},
     texts, vectors,
 };
@@ -10,6 +10,10 @@ use harness::kernel_build::{self, TARGET};
 
 /// The step that builds the kernel; the steps that look at the kernel need it.
 pub const BUILD: &str = "build";
+
+/// The crates of the kernel that Miri runs: those whose tests take minutes there, not hours.
+const MIRI_CRATES: &str =
+    "--package boot --package efi --package fdt --package frames --package gic --package relocate";
 
 /// The Miri toolchain test and its installer.
 ///
@@ -23,7 +27,7 @@ const DENY: (&str, &str) = ("cargo deny --version", "cargo install --locked carg
 
 /// Returns all steps.
 pub fn all() -> Vec<Step> {
-    let rooms = "--package boot --package efi --package fdt --package frames --package gic --package protocol --package relocate --package kernel";
+    let rooms = format!("{MIRI_CRATES} --package protocol --package kernel");
     let bare = format!("--target {TARGET} --release");
     // rustdoc checks links only in what it documents, so document private items as well.
     let doc = "RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items";
@@ -42,6 +46,16 @@ pub fn all() -> Vec<Step> {
             contracts::wrong,
         ),
         read("paths", "a file names a path on one person's machine", texts::homes),
+        Step {
+            name: "code-map",
+            what: "the code map is not made of the files' first lines",
+            act: Act::Generate(code_map::PAGE, code_map::page),
+        },
+        read(
+            "prose",
+            "a comment or a page is not written by the rules of CONTRIBUTING",
+            prose::wrong,
+        ),
         run(
             "clippy-host",
             "clippy warns",
@@ -98,12 +112,12 @@ pub fn all() -> Vec<Step> {
             act: Act::Try(model::trial),
         },
         run("test-host", "a test fails", "cargo test"),
-        // Not the kernel: its tests of whole FIT images take an hour under Miri, and they have no
+        // Not `protocol`: its tests of whole FIT images take an hour under Miri, and it has no
         // unsafe code.
         needing(
             "miri",
             "miri finds undefined behaviour",
-            "rustup run nightly cargo miri test --package boot --package efi --package fdt --package frames --package gic --package relocate",
+            &format!("rustup run nightly cargo miri test {MIRI_CRATES}"),
             MIRI,
         ),
         // Long enough to run the seeds and a little more; `cargo xtask fuzz` is the long form.

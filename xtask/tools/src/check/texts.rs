@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_home_and_the_place_of_the_clone_are_told_with_file_and_line() {
+    fn a_home_and_the_place_of_the_clone_are_reported_with_file_and_line() {
         let home = format!("/{}/", HOMES[0]);
         assert_eq!(
             said(&format!("see {home}me/x")),

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    a64::{NOP, loads_x1, never_goes_on},
+    a64::{NOP, loads_x1, never_falls_through},
     linked::Linked,
 };
 
@@ -53,7 +53,7 @@ fn table(linked: &Linked, name: &str) -> Result<Vec<String>, String> {
 
 /// Returns what is wrong with one slot.
 fn fault(number: u32, slot: &[u32]) -> Option<String> {
-    let Some(end) = slot.iter().position(|&word| never_goes_on(word)) else {
+    let Some(end) = slot.iter().position(|&word| never_falls_through(word)) else {
         return Some("its code does not end within 128 bytes".to_owned());
     };
     let (code, rest) = slot.split_at(end + 1);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_is_too_long_moves_the_others_and_is_told() {
+    fn a_slot_that_is_too_long_moves_the_others_and_is_reported() {
         let mut long = vec![MOV_X1 | 3 << 5; 32];
         long.extend([B, NOP, NOP]);
         assert_eq!(
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_is_misaligned_or_missing_is_told_and_a_new_one_is_found() {
+    fn a_table_that_is_misaligned_or_missing_is_reported_and_a_new_one_is_found() {
         let mut linked = good();
         linked.symbols.insert("fault_vectors".to_owned(), 1024);
         linked.symbols.remove("exception_vectors");
