@@ -1,4 +1,4 @@
-//! EL2 set-up: opens EL2 for a kernel at EL1, and leaves the hyp-stub there.
+//! EL2 set-up: what `el2.S` expects and leaves, and the register values that it uses.
 //!
 //! Runs on every CPU that is entered at EL2, before the CPU has a stack.
 //!

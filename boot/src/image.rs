@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_held_against_image_size() {
+    fn the_file_is_compared_with_image_size() {
         let header = Header::parse(&LINUX).unwrap();
         assert_eq!(header.check_file(0x20_0000), Ok(()));
         assert_eq!(
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn ram_is_held_against_both_fields() {
+    fn ram_is_compared_with_both_fields() {
         let header = with(10, 0x08).unwrap();
         assert_eq!(header.check_fits(0x28_0000), Ok(()));
         let error =

@@ -88,7 +88,7 @@ pub static NEEDS: [Need; COUNT] = [
 
 /// Returns the rule that was broken if `instruction`, which this CPU has, is UNDEFINED.
 #[must_use]
-pub fn told_by(instruction: u32) -> Option<u8> {
+pub fn rule_of(instruction: u32) -> Option<u8> {
     NEEDS.iter().find(|need| instruction & need.mask == need.word).map(|need| need.rule as u8)
 }
 
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instruction_tells_of_its_rule() {
+    fn an_instruction_names_its_rule() {
         for (instruction, rule) in [
             (0xd400_0002, Some(21)), // hvc #0
             (0xd403_2002, Some(21)), // hvc #0x1900
@@ -119,7 +119,7 @@ mod tests {
             (0xd51c_1109, None),     // msr hcr_el2, x9
             (0xd503_201f, None),     // nop
         ] {
-            assert_eq!(told_by(instruction), rule, "{instruction:#x}");
+            assert_eq!(rule_of(instruction), rule, "{instruction:#x}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Entry path of a secondary CPU: from PSCI's CPU_ON to its first line of Rust.
+//! Entry path of a secondary CPU: what `secondary.S` expects and leaves, and its end in Rust.
 //!
 //! Runs once the first CPU uses a map that other CPUs may share.
 //!

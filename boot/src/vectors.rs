@@ -1,4 +1,4 @@
-//! Exception vectors of a kernel that runs Rust.
+//! Exception vectors of a kernel that runs Rust: the frame they save, and the calls into Rust.
 //!
 //! - In use from the kernel's first line of Rust until the control pages install their own.
 //! - An IRQ calls `kernel_interrupt`, then continues the interrupted code.

@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(
             spoilt(text + 40 + 17, 0x02),
             Error::Size { image_size: 0x4000, sections: 0x4000 },
-            "a file that goes on"
+            "a file that continues"
         );
         assert_eq!(
             spoilt(text + 40 + 17, 0x06),

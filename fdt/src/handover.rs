@@ -1,7 +1,7 @@
 //! Four /chosen properties that one generation passes to the next, edited in place.
 //!
-//! - When: [`Handover::read`] in the first lines of Rust; [`shrink`] once, in a generation that finds
-//!   no such properties; [`Handover::write`] when the next generation is planned.
+//! - When: [`Handover::read`] in the first lines of Rust; [`shrink`] once, in a generation that
+//!   finds no such properties; [`Handover::write`] when the next generation is planned.
 //! - Leaves: a blob of constant size, however many generations edit it.
 //!
 //! These are properties of fixed width, not parameters in bootargs: bootargs stay as the user wrote
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_that_nobody_is_named_by_are_text_as_well() {
+    fn strings_that_name_no_property_are_text_as_well() {
         let blob = virt().to_dtb();
         let (start, size) = (word(&blob, 12).unwrap(), word(&blob, 32).unwrap());
         for last in [*b"a\0", *b"\xff\0", *b"aa"] {

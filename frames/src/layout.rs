@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn breadcrumbs_that_are_no_page_of_ram_are_nobody_s() {
+    fn breadcrumbs_outside_ram_reserve_no_page() {
         for wrong in [70 * MIB + 8, 64 * MIB, 80 * MIB, 80 * MIB - 8, !0xfff, u64::MAX] {
             let layout = divide(1, Some(wrong));
             assert_eq!((layout.breadcrumbs, bytes(&layout.reclaim)), (None, MIB), "{wrong:#x}");

@@ -121,11 +121,15 @@ impl Model {
         // An empty run moves nothing; `check` may refuse it or not.
         let plain =
             self.parts.iter().all(|(_, source)| source.iter().all(|run| run.start < run.end));
-        assert!(!plain || verdict.is_ok() == self.obeys(), "{verdict:?}: {:x?}", self.parts);
+        assert!(
+            !plain || verdict.is_ok() == self.keeps_every_rule(),
+            "{verdict:?}: {:x?}",
+            self.parts
+        );
         if let Err(error) = verdict {
             return assert!(error.to_string().len() > 20);
         }
-        assert!(self.obeys(), "{:x?}", self.parts);
+        assert!(self.keeps_every_rule(), "{:x?}", self.parts);
 
         let needed = list::pages_needed(&segments);
         let mut built = vec![[u64::MAX; ENTRIES_PER_PAGE]; needed];
@@ -150,7 +154,7 @@ impl Model {
     }
 
     /// Checks every rule for segments by its definition: byte ranges in 128 bits, pages one by one.
-    fn obeys(&self) -> bool {
+    fn keeps_every_rule(&self) -> bool {
         let overlap =
             |a: &Range<PhysAddr>, b: &Range<PhysAddr>| a.start.max(b.start) < a.end.min(b.end);
         let whole = |range: &Range<PhysAddr>| {

@@ -11,9 +11,9 @@
 use boot::breadcrumb;
 use boot::phys::{PhysAddr, PhysRange};
 use dtoolkit::fdt::Fdt;
-use protocol::cmdline::Cmdline;
 use fdt::handover::{self, Handover};
 use fdt::machine::{Machine, Tree};
+use protocol::cmdline::Cmdline;
 
 use crate::chosen::STALE;
 use crate::lines::{Line, lines, reservations};

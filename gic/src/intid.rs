@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn registers_lie_where_the_specification_has_them() {
+    fn registers_are_where_the_specification_has_them() {
         // IHI 0069, tables 12-25 and 12-30: GICD_ICENABLER1, GICR_ISPENDR1E, GICD_ISENABLER0E, …,
         // GICD_ICACTIVER31E.
         assert_eq!(Kind::Shared.offset(0x180, 1), 0x184);

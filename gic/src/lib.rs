@@ -1,7 +1,7 @@
 //! Takes a GICv2 or GICv3 over from a previous kernel and leaves it quiet for the next one.
 //!
-//! The pure half says where each interrupt's bits are ([`intid`]) and how LPIs are turned off ([`lpi`]); `driver` is for the bare-metal
-//! target.
+//! The pure half says where each interrupt's bits are ([`intid`]) and how LPIs are turned off
+//! ([`lpi`]). The module `driver` is for the bare-metal target.
 #![cfg_attr(not(test), no_std)]
 
 extern crate alloc;

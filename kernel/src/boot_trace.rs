@@ -1,4 +1,4 @@
-//! The boot trace: the previous kernel's breadcrumbs and our own, as phase times.
+//! The boot trace: the previous kernel's breadcrumbs and our own, and the times between them.
 //!
 //! - Runs once RAM is mapped.
 //! - Expects that the page of breadcrumbs was kept out of the heap and not written.

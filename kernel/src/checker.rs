@@ -25,7 +25,7 @@ use fdt::machine::Gic;
 use log::info;
 use protocol::mode::Mode;
 use protocol::rules::{
-    ACCESSES, Access, CONTROL_STACKS, Facts, Ids, LATER_TRAPS, Lived, PROBES, TreeFacts, held,
+    ACCESSES, Access, CONTROL_STACKS, Facts, Ids, LATER_TRAPS, PROBES, Runtime, TreeFacts, held,
     summary,
 };
 
@@ -37,7 +37,7 @@ pub fn report(record: &EntryRecord, kernel: &Kernel) {
     );
     console::flush();
     let facts =
-        Facts { tree: Some(tree(kernel)), lived: Some(lived(record, kernel)), ..early(record) };
+        Facts { tree: Some(tree(kernel)), runtime: Some(runtime(record, kernel)), ..early(record) };
     held(&facts).for_each(|line| info!("{line}"));
     held(&facts).for_each(|line| console::record(&line.record()));
     info!("{}", summary(&facts));
@@ -58,7 +58,7 @@ impl fmt::Display for Early<'_> {
 fn early(record: &EntryRecord) -> Facts {
     let image_size = Parts::of_this_image().whole.bytes();
     // The Image header is at the start of the image, and its text_offset is 0.
-    Facts { record: *record, text_offset: 0, image_size, tree: None, lived: None }
+    Facts { record: *record, text_offset: 0, image_size, tree: None, runtime: None }
 }
 
 fn tree(kernel: &Kernel) -> TreeFacts {
@@ -72,7 +72,7 @@ fn tree(kernel: &Kernel) -> TreeFacts {
     }
 }
 
-fn lived(record: &EntryRecord, kernel: &Kernel) -> Lived {
+fn runtime(record: &EntryRecord, kernel: &Kernel) -> Runtime {
     let running = kernel
         .devices
         .running
@@ -81,7 +81,7 @@ fn lived(record: &EntryRecord, kernel: &Kernel) -> Lived {
         .collect();
     let accesses = accesses(record, kernel.mode);
     let is_v3 = matches!(kernel.machine.gic, Some(Gic::V3 { .. }));
-    Lived {
+    Runtime {
         running,
         others: kernel.cpus.entered(),
         // If the GIC is driven, this CPU has used its registers: a trap would have ended the run.

@@ -58,7 +58,7 @@ pub enum Error {
     Window(Range<PhysAddr>, Range<PhysAddr>),
     /// The payload's own device tree has no RAM at this segment's destination.
     #[error(
-        "the payload's device tree names no RAM at {start}..{end}, where \"{0}\" is to lie: \
+        "the payload's device tree names no RAM at {start}..{end}, where \"{0}\" is to be placed: \
          give one of this machine",
         start = .1.start, end = .1.end
     )]
@@ -73,7 +73,7 @@ pub enum Error {
     NoLoadAddress,
     /// With `base=load`, this load address is not this `text_offset` above a 2 MiB boundary.
     #[error(
-        "base=load, but the FIT's kernel cannot lie at {0}: its header asks for {1:#x} above a \
+        "base=load, but the FIT's kernel cannot be at {0}: its header asks for {1:#x} above a \
          multiple of 2 MiB: write such a load address"
     )]
     Misplaced(PhysAddr, u64),

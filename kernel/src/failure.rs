@@ -13,7 +13,7 @@ use crate::{end, probe};
 use boot::esr::{Esr, slot_name};
 use boot::marker::{BROKEN, FATAL};
 use boot::phys::PhysAddr;
-use boot::rule::told_by;
+use boot::rule::rule_of;
 use boot::vectors::Frame;
 use core::fmt::Write;
 use core::panic::PanicInfo;
@@ -53,13 +53,13 @@ fn broken_rule(frame: &Frame) -> Option<u8> {
     }
     // SAFETY: `read` requires a mapped, aligned address. ELR points at an instruction of this
     // image's text, which is mapped readable.
-    told_by(unsafe { pointer(PhysAddr(frame.elr)).cast::<u32>().read() })
+    rule_of(unsafe { pointer(PhysAddr(frame.elr)).cast::<u32>().read() })
 }
 
 #[unsafe(no_mangle)]
 fn kernel_exception(frame: &Frame) -> ! {
     if probe::is_one(frame) {
-        probe::go_on(frame);
+        probe::resume(frame);
     }
     once();
     let mut console = Last::open();

@@ -171,14 +171,14 @@ impl Kernel {
         };
 
         for range in reclaim {
-            // SAFETY: as above. `reclaim` held the FDT, which was copied, and the breadcrumbs, which
-            // were read; no reference to either is used again.
+            // SAFETY: as above. `reclaim` held the FDT, which was copied, and the breadcrumbs,
+            // which were read; no reference to either is used again.
             unsafe { heap.add(range) };
         }
 
         let stale_irqs = interrupts::begin(machine.gic.clone(), machine.timer, mode == Mode::Vhe);
-        // SAFETY: `new` requires blocks that belong to their CPUs permanently. `MemoryLayout` kept them
-        // out of the heap's RAM, and `add_ram` left their guard pages unmapped.
+        // SAFETY: `new` requires blocks that belong to their CPUs permanently. `MemoryLayout` kept
+        // them out of the heap's RAM, and `add_ram` left their guard pages unmapped.
         let cpus =
             unsafe { Cpus::new(&machine.cpus, &blocks, parts.guards[1].start, map.ttbr0(), mode) };
         let devices = Devices::find(&machine, &mut map);

@@ -149,9 +149,9 @@ fn run(kernel: &mut Kernel) -> ! {
         let (now, newly_kept) = (memory::free(), devices::kept() - kept_before);
         assert!(now + newly_kept == free, "a refusal gave back {now} of {free} bytes");
         match newly_kept {
-            0 => info!("generation {} lives on, all its memory given back", kernel.generation),
+            0 => info!("generation {} continues, all its memory given back", kernel.generation),
             _ => info!(
-                "generation {} lives on without {newly_kept} bytes that a device may write to",
+                "generation {} continues without {newly_kept} bytes that a device may write to",
                 kernel.generation
             ),
         }

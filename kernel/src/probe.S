@@ -81,15 +81,15 @@ probes:
 
         .arch   armv8-a
 
-// probe_go_on — returns from a probe's exception to the instruction after the trapped one.
+// probe_resume — returns from a probe's exception to the instruction after the trapped one.
 //   in        x0 = the exception's boot::vectors::Frame
 //   assumes   the level and stack of the exception
 //   out       does not return; at the next instruction: x0 = 1; x1–x4, x19–x30, flags = as they
 //             were, and so is SP; all others as the handler left them
 //   clobbers  none
 //   memory    reads the frame
-        .global probe_go_on
-probe_go_on:
+        .global probe_resume
+probe_resume:
         ldr     x1, [x0, #{ELR}]
         add     x1, x1, #4
         msr     elr_el1, x1

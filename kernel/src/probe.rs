@@ -30,7 +30,7 @@ const PROBE_SIZE: u64 = 8;
 
 unsafe extern "C" {
     fn probe_try(number: u64) -> u64;
-    fn probe_go_on(frame: &Frame) -> !;
+    fn probe_resume(frame: &Frame) -> !;
     static probes: u8;
 }
 
@@ -43,7 +43,7 @@ pub fn is_trapped(number: usize) -> bool {
     assert!(number < PROBES);
     let trapped: u64;
     // SAFETY: a probe reads a register or runs a store of no bytes, and a trapped one is skipped.
-    // The callee-saved vector registers are clobbers because `probe_go_on` leaves the handler
+    // The callee-saved vector registers are clobbers because `probe_resume` leaves the handler
     // without restoring them.
     unsafe {
         asm!(
@@ -66,8 +66,8 @@ pub fn is_one(frame: &Frame) -> bool {
 }
 
 /// Returns from the exception to the instruction after the probe's, with x0 = 1 for "trapped".
-pub fn go_on(frame: &Frame) -> ! {
+pub fn resume(frame: &Frame) -> ! {
     // SAFETY: `is_one` has shown that the frame is a probe's, and a probe's caller relies only on
     // callee-saved registers.
-    unsafe { probe_go_on(frame) }
+    unsafe { probe_resume(frame) }
 }

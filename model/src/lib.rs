@@ -16,8 +16,8 @@
 //! A [`scene`] is code, the state in which it is entered, and the contract that must hold at its
 //! end:
 //!
-//! - [`restart`]: from `relocate_new_kernel` to the next image's first instruction, hot and cold, at
-//!   EL1, with nVHE and with VHE. At the end the MMU and the caches are off. The image is in
+//! - [`restart`]: from `relocate_new_kernel` to the next image's first instruction, hot and cold,
+//!   at EL1, with nVHE and with VHE. At the end the MMU and the caches are off. The image is in
 //!   memory, with no dirty or older line over it, and no old instruction can be fetched. Nothing is
 //!   pending, and every breadcrumb is in memory.
 //! - [`entry`]: from the Image's first byte, at EL1 and EL2, to the first line of Rust. The record,

@@ -33,8 +33,8 @@ pub fn scenes(kernel: &Kernel) -> Vec<Scene> {
 
 fn scene(kernel: &Kernel, entry: &Scene) -> Scene {
     let placed = |name| BASE + kernel.symbol(name);
-    let (lived, _) = entry.play(Adversary::eager()).expect("the entry, undisturbed");
-    let mut memory = lived.memory.clone();
+    let (entered, _) = entry.play(Adversary::eager()).expect("the entry, undisturbed");
+    let mut memory = entered.memory.clone();
     memory.settle();
     // This CPU starts with the TLB that the first CPU had at its entry.
     memory.tlb = entry.start.memory.tlb.clone();

@@ -28,22 +28,22 @@ use crate::translation::Regime;
 pub fn scenes(kernel: &Kernel) -> Vec<Scene> {
     let mut scenes = Vec::new();
     for entry in entry::scenes(kernel).iter().filter(|entry| entry.name.starts_with("entry el2")) {
-        let (lived, _) = entry.play(Adversary::eager()).expect("the entry, undisturbed");
+        let (entered, _) = entry.play(Adversary::eager()).expect("the entry, undisturbed");
         // FINALISE_EL2 is accepted only on a CPU with VHE.
-        if lived.system.get(ID_AA64MMFR1_EL1) >> 8 & 0xf != 0 {
-            scenes.push(finalise(kernel, &lived, &entry.name.replace("entry", "finalise after")));
+        if entered.system.get(ID_AA64MMFR1_EL1) >> 8 & 0xf != 0 {
+            scenes.push(finalise(kernel, &entered, &entry.name.replace("entry", "finalise after")));
         }
         for level in [Level::El1, Level::El2] {
             let from = if level == Level::El1 { "el1" } else { "el2" };
             let name = format!("soft restart from {from}, after {}", entry.name);
-            scenes.push(soft_restart(kernel, &lived, level, &name));
+            scenes.push(soft_restart(kernel, &entered, level, &name));
         }
     }
     scenes
 }
 
-fn call(kernel: &Kernel, lived: &Cpu, x: [u64; 5]) -> (Cpu, u64) {
-    let mut start = lived.clone();
+fn call(kernel: &Kernel, entered: &Cpu, x: [u64; 5]) -> (Cpu, u64) {
+    let mut start = entered.clone();
     let stop = start.pc;
     start.x[..5].copy_from_slice(&x);
     start.flags = 0;
@@ -55,8 +55,8 @@ fn call(kernel: &Kernel, lived: &Cpu, x: [u64; 5]) -> (Cpu, u64) {
     (start, stop)
 }
 
-fn finalise(kernel: &Kernel, lived: &Cpu, name: &str) -> Scene {
-    let (mut start, stop) = call(kernel, lived, [FINALISE_EL2, 0, 0, 0, 0]);
+fn finalise(kernel: &Kernel, entered: &Cpu, name: &str) -> Scene {
+    let (mut start, stop) = call(kernel, entered, [FINALISE_EL2, 0, 0, 0, 0]);
     let masked = spsr::DAIF;
     start.daif = masked;
     let before = start.clone();
@@ -106,8 +106,8 @@ fn finalised(cpu: &mut Cpu, before: &Cpu) -> Result<(), Violation> {
     Ok(())
 }
 
-fn soft_restart(kernel: &Kernel, lived: &Cpu, level: Level, name: &str) -> Scene {
-    let (mut start, stop) = call(kernel, lived, [SOFT_RESTART, lived.pc, 0x11, 0x12, 0x13]);
+fn soft_restart(kernel: &Kernel, entered: &Cpu, level: Level, name: &str) -> Scene {
+    let (mut start, stop) = call(kernel, entered, [SOFT_RESTART, entered.pc, 0x11, 0x12, 0x13]);
     // The caller has turned its own regime off. EL2's regime is on, in the caller's map, as a
     // hypervisor may leave it.
     let on = sctlr::EL2_MMU_OFF | sctlr::M | sctlr::C | sctlr::I;

@@ -85,7 +85,7 @@ pub fn trial(kernel: &Kernel, seeds: u64, survivors: &str) -> Outcome {
                         "{} against {}: {}",
                         scene.name,
                         adversary.name,
-                        told(kernel, &failure)
+                        describe(kernel, &failure)
                     ));
                 }
                 as_linked.push(Linked::default());
@@ -216,7 +216,7 @@ pub fn listed(text: &str) -> Result<BTreeSet<String>, String> {
     Ok(names)
 }
 
-fn told(kernel: &Kernel, failure: &Failure) -> String {
+fn describe(kernel: &Kernel, failure: &Failure) -> String {
     let Some(at) = failure.at else { return format!("at its end: {}", failure.wrong) };
     let (routine, start) = kernel.routine(at);
     format!("at {routine}+{:#x}: {}", at - start, failure.wrong)

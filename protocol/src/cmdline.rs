@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn every_word_is_obeyed() {
+    fn every_parameter_is_followed() {
         let words = "console=ttyAMA0 generations=7 payload=conf-2 base=random seed=0x1F \
                      restart=cold el2=vhe alternate semihosting on-refusal=continue restart-cpu=2 \
                      force check selftest=stub quiet";

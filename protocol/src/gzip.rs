@@ -222,7 +222,7 @@ pub enum Error {
     EndsEarly { unpacked: u64 },
     /// Bytes after the trailer: a second member, or other appended data.
     #[error(
-        "its gzip data go on behind the end, after {unpacked} unpacked bytes: give one member and \
+        "its gzip data continue after the end, after {unpacked} unpacked bytes: give one member and \
          nothing else"
     )]
     GoesOn { unpacked: u64 },

@@ -52,13 +52,13 @@ impl fmt::Display for Note {
         f.write_str(match self {
             Self::NoVhe => {
                 "el2=vhe was ordered, but this CPU has no VHE \
-                 (ID_AA64MMFR1_EL1.VH = 0): going on as nvhe"
+                 (ID_AA64MMFR1_EL1.VH = 0): continuing as nvhe"
             }
             Self::OnlyVhe => {
                 "el2=nvhe was ordered, but this CPU is VHE-only \
-                 (HCR_EL2.E2H stays set): going on as vhe"
+                 (HCR_EL2.E2H stays set): continuing as vhe"
             }
-            Self::NoEl2 => "el2= was ordered, but the image was entered at EL1: going on as el1",
+            Self::NoEl2 => "el2= was ordered, but the image was entered at EL1: continuing as el1",
         })
     }
 }
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_obeyed_where_the_cpu_can() {
+    fn a_requested_mode_is_used_if_the_cpu_has_it() {
         assert_eq!(choose(&A72, Some(El2::Nvhe)), (Mode::Nvhe, None));
         assert_eq!(choose(&N1, Some(El2::Nvhe)), (Mode::Nvhe, None));
         assert_eq!(choose(&N1, Some(El2::Vhe)), (Mode::Vhe, None));

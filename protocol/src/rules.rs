@@ -89,7 +89,7 @@ pub struct Facts {
     /// Facts from the device tree; `None` without one.
     pub tree: Option<TreeFacts>,
     /// Facts that a running kernel collects; `None` if this kernel does not get that far.
-    pub lived: Option<Lived>,
+    pub runtime: Option<Runtime>,
 }
 
 /// Facts from the device tree.
@@ -107,7 +107,7 @@ pub struct TreeFacts {
 
 /// Facts that a running kernel collects.
 #[derive(Clone, Debug, Default)]
-pub struct Lived {
+pub struct Runtime {
     /// Devices found able to write to memory, each with the register that shows it.
     pub running: Vec<String>,
     /// Every CPU except the one that was entered first.
@@ -248,7 +248,7 @@ const LATER_EVENTS: usize = 18;
 const MORE_TRAPS: usize = 19;
 const FINE_TRAPS: usize = 20;
 
-const NO_LIFE: &str = "the kernel does not get so far";
+const NO_RUNTIME: &str = "the kernel does not get so far";
 
 impl Facts {
     fn image(&self) -> Range<PhysAddr> {
@@ -260,12 +260,12 @@ impl Facts {
         PhysAddr(self.record.x0).range(self.record.dtb_size).filter(|dtb| dtb.start < dtb.end)
     }
 
-    fn lived(&self, hold: impl FnOnce(&Lived) -> Finding) -> Finding {
-        self.lived.as_ref().map_or_else(|| Finding::unseen(NO_LIFE), hold)
+    fn runtime(&self, hold: impl FnOnce(&Runtime) -> Finding) -> Finding {
+        self.runtime.as_ref().map_or_else(|| Finding::unseen(NO_RUNTIME), hold)
     }
 
     fn others(&self) -> impl Iterator<Item = &Other> {
-        self.lived.iter().flat_map(|lived| &lived.others)
+        self.runtime.iter().flat_map(|runtime| &runtime.others)
     }
 
     /// Checks every CPU but the first. Reports the first that breaks the rule, or else the last.
@@ -274,7 +274,7 @@ impl Facts {
         is_kept: impl Fn(&Other) -> bool,
         tell: impl Fn(&Other) -> String,
     ) -> Finding {
-        self.lived(|_| match self.others().find(|other| !is_kept(other)) {
+        self.runtime(|_| match self.others().find(|other| !is_kept(other)) {
             Some(other) => Finding::of(false, tell(other)),
             None => match self.others().last() {
                 Some(other) => Finding::of(true, tell(other)),
@@ -292,7 +292,7 @@ impl Facts {
         if self.others().any(|other| other.came) {
             self.each_of_all(|other| !other.came || is_kept(other), tell)
         } else {
-            self.lived(|_| Finding::unseen("no other CPU came"))
+            self.runtime(|_| Finding::unseen("no other CPU came"))
         }
     }
 }

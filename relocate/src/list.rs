@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_as_it_lies_in_memory() {
+    fn a_list_as_it_is_in_memory() {
         let kernel = [run(0x100, 2), run(0x102, 1), run(0x200, 1)];
         let dtb = [run(0x300, 1)];
         let segments = [

@@ -95,7 +95,7 @@ pub enum Error<'a> {
     TotalTooLarge { bytes: u64, limit: u64 },
     /// The destination overlaps a device's registers.
     #[error(
-        "segment \"{segment}\": the destination {} lies over the device at {}: choose a place in \
+        "segment \"{segment}\": the destination {} overlaps the device at {}: choose a place in \
          RAM",
         span(destination),
         span(device)
@@ -110,7 +110,7 @@ pub enum Error<'a> {
     OutsideRam { segment: &'a str, destination: Range<PhysAddr> },
     /// The destination overlaps reserved memory.
     #[error(
-        "segment \"{segment}\": the destination {} lies over reserved memory, \"{reserved}\" at {}: \
+        "segment \"{segment}\": the destination {} overlaps reserved memory, \"{reserved}\" at {}: \
          choose another place",
         span(destination),
         span(range)
@@ -123,7 +123,7 @@ pub enum Error<'a> {
     },
     /// The destination overlaps the control pages.
     #[error(
-        "segment \"{segment}\": the destination {} lies over the control pages at {}: move either",
+        "segment \"{segment}\": the destination {} overlaps the control pages at {}: move either",
         span(destination),
         span(control)
     )]
@@ -163,8 +163,8 @@ pub enum Error<'a> {
     ///
     /// It might be overwritten before it is copied.
     #[error(
-        "segment \"{segment}\": the source page {page} lies in the destination of \"{target}\" and \
-         could be overwritten before it is copied: load it into a frame that is nobody's destination"
+        "segment \"{segment}\": the source page {page} is in the destination of \"{target}\" and \
+         could be overwritten before it is copied: load it into a frame that is in no destination"
     )]
     SourceIsDestination { segment: &'a str, page: PhysAddr, target: &'a str },
 }
@@ -429,7 +429,7 @@ mod tests {
     fn a_destination_over_a_device_is_refused() {
         assert_eq!(
             judge(range(0x0900_0000, 0x0900_2000), &[]),
-            "segment \"kernel\": the destination 0x9000000..0x9002000 lies over the device at \
+            "segment \"kernel\": the destination 0x9000000..0x9002000 overlaps the device at \
              0x9000000..0x9001000: choose a place in RAM"
         );
     }
@@ -453,7 +453,7 @@ mod tests {
     fn a_destination_over_reserved_memory_is_refused() {
         assert_eq!(
             judge(range(0x4030_0000, 0x4030_1000), &[]),
-            "segment \"kernel\": the destination 0x40300000..0x40301000 lies over reserved memory, \
+            "segment \"kernel\": the destination 0x40300000..0x40301000 overlaps reserved memory, \
              \"breadcrumbs\" at 0x40300800..0x40300900: choose another place"
         );
     }
@@ -466,7 +466,7 @@ mod tests {
             assert_eq!(
                 judge(range(start, end), &[]),
                 format!(
-                    "segment \"kernel\": the destination {start:#x}..{end:#x} lies over the \
+                    "segment \"kernel\": the destination {start:#x}..{end:#x} overlaps the \
                      control pages at 0x40400000..0x40410000: move either"
                 )
             );
@@ -538,9 +538,9 @@ mod tests {
                 source: &kernel,
             },
         ];
-        let sentence = "segment \"dtb\": the source page 0x40000000 lies in the destination of \
+        let sentence = "segment \"dtb\": the source page 0x40000000 is in the destination of \
                         \"kernel\" and could be overwritten before it is copied: load it into a \
-                        frame that is nobody's destination";
+                        frame that is in no destination";
         assert_eq!(judge_all(&segments), sentence);
         // The second segment is in place and overwrites nothing, but `check` still refuses the
         // move.
@@ -552,12 +552,12 @@ mod tests {
     fn a_source_shifted_within_its_own_destination_is_refused() {
         let down = judge(range(0x4000_0000, 0x4000_4000), &[range(0x4000_1000, 0x4000_5000)]);
         assert!(
-            down.contains("the source page 0x40001000 lies in the destination of \"kernel\""),
+            down.contains("the source page 0x40001000 is in the destination of \"kernel\""),
             "{down}"
         );
         let up = judge(range(0x4000_2000, 0x4000_6000), &[range(0x4000_0000, 0x4000_4000)]);
         assert!(
-            up.contains("the source page 0x40002000 lies in the destination of \"kernel\""),
+            up.contains("the source page 0x40002000 is in the destination of \"kernel\""),
             "{up}"
         );
     }
@@ -568,7 +568,7 @@ mod tests {
         let source = [range(0x4000_0000, 0x4000_2000), range(0x4000_1000, 0x4000_2000)];
         assert!(
             judge(range(0x4000_0000, 0x4000_3000), &source)
-                .contains("the source page 0x40001000 lies in")
+                .contains("the source page 0x40001000 is in")
         );
     }
 }

@@ -40,7 +40,7 @@ fn chosen(blob: &[u8]) -> Vec<(String, Vec<u8>)> {
     said
 }
 
-fn told() -> Vec<(String, Vec<u8>)> {
+fn expected() -> Vec<(String, Vec<u8>)> {
     let mut told = vec![
         (BOOTARGS.into(), text("console=ttyAMA0 quiet")),
         (INITRD_START.into(), cells(&[0, 0x4800_0000])),
@@ -58,10 +58,10 @@ fn reservations(blob: &[u8]) -> Vec<(u64, u64)> {
 }
 
 #[test]
-fn a_payload_is_told_all_of_it_once() {
+fn a_payload_gets_every_property_once() {
     let blob = virt().to_dtb();
     let written = write(&blob, &TOLD).unwrap();
-    assert_eq!(chosen(&written), told());
+    assert_eq!(chosen(&written), expected());
     assert_eq!(reservations(&written), [(0x4800_0000, 0x12_3457)]);
     // All else is as before, except for the reservation.
     let [mut before, mut after] =
@@ -81,16 +81,19 @@ fn nothing_of_a_predecessors_is_left() {
     );
     old.push((BOOTARGS, text("generations=3 payload=conf-2")));
     let written = write(&with(&old).to_dtb(), &TOLD).unwrap();
-    assert_eq!(chosen(&written), told());
+    assert_eq!(chosen(&written), expected());
     // Our own generations' properties are left out as well.
     let blob = shrink(&virt().to_dtb()).unwrap();
     assert!(Handover::read(&Tree::open(&blob).unwrap()).is_some());
     let written = write(&blob, &TOLD).unwrap();
-    assert_eq!((chosen(&written), Handover::read(&Tree::open(&written).unwrap())), (told(), None));
+    assert_eq!(
+        (chosen(&written), Handover::read(&Tree::open(&written).unwrap())),
+        (expected(), None)
+    );
 }
 
 #[test]
-fn what_nobody_says_is_not_said_and_orders_stay() {
+fn absent_properties_are_not_written_and_bootargs_stay() {
     let old = [(KASLR_SEED, vec![1; 8]), (RNG_SEED, vec![1; 32]), (INITRD_START, vec![1; 4])];
     let written = write(&with(&old).to_dtb(), &Chosen::default()).unwrap();
     // The old command line stays as it was, with the zero bytes that kexec-tools pads with.
@@ -134,7 +137,7 @@ fn an_old_ramdisks_reservation_goes_and_others_stay() {
 }
 
 #[test]
-fn a_range_without_end_is_nobodys_ramdisk() {
+fn a_range_without_end_is_no_initrd() {
     let mut tree = with(&[(INITRD_START, vec![0xff; 8]), (INITRD_END, vec![0xff; 8])]);
     tree.memory_reservations = vec![MemoryReservation::new(0x4000_0000, u64::MAX)];
     let written = write(&tree.to_dtb(), &Chosen::default()).unwrap();
@@ -145,7 +148,7 @@ fn a_range_without_end_is_nobodys_ramdisk() {
 fn a_tree_without_chosen_gets_one() {
     let mut tree = virt();
     assert!(tree.root.remove_child("chosen").is_some());
-    let mut expected = told();
+    let mut expected = expected();
     expected.retain(|(name, _)| name != "stdout-path");
     assert_eq!(chosen(&write(&tree.to_dtb(), &TOLD).unwrap()), expected);
     assert_eq!(chosen(&write(&DeviceTree::new().to_dtb(), &TOLD).unwrap()), expected);
@@ -161,7 +164,7 @@ fn only_the_roots_own_chosen_is_meant() {
     });
     tree.find_node_mut("/chosen").unwrap().add_child(node("module@0", &[(BOOTARGS, text("y"))]));
     let written = write(&tree.to_dtb(), &TOLD).unwrap();
-    assert_eq!(chosen(&written), told());
+    assert_eq!(chosen(&written), expected());
     let tree = DeviceTree::from_fdt(&Fdt::new(&written).unwrap());
     let count = |node: &dtoolkit::model::DeviceTreeNode| node.properties().count();
     let other = tree.root.child("other").unwrap();
@@ -222,7 +225,7 @@ proptest! {
             // Each property is there once, and the result can be written again.
             let tree = Fdt::new(&written).unwrap();
             let chosen = tree.root().children().find(|node| node.name() == "chosen").unwrap();
-            for (name, value) in told().iter().filter(|(name, _)| name != "stdout-path") {
+            for (name, value) in expected().iter().filter(|(name, _)| name != "stdout-path") {
                 let found: Vec<_> =
                     chosen.properties().filter(|property| property.name() == *name).collect();
                 prop_assert_eq!(found.len(), 1, "{}", name);

@@ -314,7 +314,7 @@ fn memory_out_of_order_and_overlapping_is_joined() {
 }
 
 #[test]
-fn a_tree_that_nobody_can_live_by_is_refused() {
+fn a_tree_that_no_kernel_can_use_is_refused() {
     assert!(matches!(Tree::open(&[0; 64]), Err(Error::Damaged(_))));
     let mut without = virt();
     without.root.remove_child("chosen").unwrap();

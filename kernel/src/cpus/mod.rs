@@ -182,7 +182,7 @@ impl Cpus {
         for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == CpuState::NoStack) {
             warn!(
                 "{cpu} was not started: RAM holds no {BLOCK_SIZE} bytes for its stacks: \
-                 going on without it"
+                 continuing without it"
             );
             cpu.state.store(CpuState::OnFailed, Relaxed);
         }
@@ -195,7 +195,7 @@ impl Cpus {
             cache::clean_and_invalidate(&(page..PhysAddr(page.0 + PAGE_SIZE)));
             let entry = secondary_entry as *const () as u64;
             if let Err(error) = psci::cpu_on::<Firmware>(cpu.mpidr, entry, page.0) {
-                warn!("{cpu} was not started: {error}: going on without it");
+                warn!("{cpu} was not started: {error}: continuing without it");
                 cpu.state.store(CpuState::OnFailed, Relaxed);
             }
         }
@@ -204,7 +204,7 @@ impl Cpus {
                 cpu.state.load(Acquire) == CpuState::Up
                     && (cpu.ticks.load(Relaxed) > 0 || no_ticks())
             }) {
-                warn!("{cpu} was started and does not work: going on without it");
+                warn!("{cpu} was started and does not work: continuing without it");
                 continue;
             }
             // All CPUs share one counter and one CNTVOFF. So the CPU's reading must be between this
@@ -276,7 +276,7 @@ impl Cpus {
                 _ => Error::Running(cpu.index, cpu.mpidr),
             };
             if force {
-                warn!("{error}: going on, as `force` orders");
+                warn!("{error}: continuing, as `force` orders");
             } else {
                 // Withdraw the stop command, or the CPU would power off after we gave up waiting
                 // for it.

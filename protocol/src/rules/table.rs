@@ -86,7 +86,7 @@ pub const RULES: [Rule; 47] = [
         Finding::of(initrd_window::holds(&facts.image(), initrd), span(initrd))
     }),
     rule(7, DMA, "no device can write to memory", |facts| {
-        facts.lived(|lived| match &lived.running[..] {
+        facts.runtime(|runtime| match &runtime.running[..] {
             [] => Finding::of(true, "no virtio device and no PCI function"),
             running => Finding::of(false, running.join(", ")),
         })
@@ -154,7 +154,7 @@ pub const RULES: [Rule; 47] = [
         Finding::unseen("no register shows it")
     }),
     rule(rule::HVC, SYSTEM, "entered at EL2, HVC is there", |facts| {
-        facts.lived(|lived| match lived.hvc {
+        facts.runtime(|runtime| match runtime.hvc {
             None => Finding::of(true, "entered at EL1"),
             // If HVC is UNDEFINED, the entry code stops and its message names this rule.
             Some(answers) => Finding::of(
@@ -164,7 +164,7 @@ pub const RULES: [Rule; 47] = [
         })
     }),
     rule(rule::GIC_REGISTERS, SYSTEM, "a GICv3's CPU interface is registers", |facts| {
-        facts.lived(|lived| match lived.gic_registers {
+        facts.runtime(|runtime| match runtime.gic_registers {
             None => Finding::of(true, "no GICv3"),
             Some(true) => Finding::of(true, "driven"),
             // If they are trapped, the kernel panics and its message names this rule.
@@ -235,9 +235,9 @@ pub const RULES: [Rule; 47] = [
     rule(45, SYSTEM, "SME's priorities are not trapped", |facts| access(facts, PRIORITIES)),
     rule(46, SYSTEM, "the PMU of v3p9 is not trapped", |facts| access(facts, LATER_EVENTS)),
     rule(47, SYSTEM, "guarded control stacks are off", |facts| {
-        facts.lived(|lived| match lived.gcscr {
+        facts.runtime(|runtime| match runtime.gcscr {
             Some(value) => Finding::of(value == 0, format!("GCSCR {value:#x}")),
-            None if lived.accesses[CONTROL_STACKS] == Access::Trapped => {
+            None if runtime.accesses[CONTROL_STACKS] == Access::Trapped => {
                 Finding::unseen("an exception")
             }
             None => Finding::of(true, NONE),
@@ -253,7 +253,7 @@ fn zero(value: u64) -> Finding {
 }
 
 fn access(facts: &Facts, number: usize) -> Finding {
-    facts.lived(|lived| match lived.accesses[number] {
+    facts.runtime(|runtime| match runtime.accesses[number] {
         Access::Absent => Finding::of(true, NONE),
         Access::Free => Finding::of(true, "tried"),
         Access::Trapped => Finding::of(false, "an exception"),

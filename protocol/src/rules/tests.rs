@@ -36,7 +36,7 @@ fn good() -> Facts {
         initrd: Some(range(0x4900_0000, 0x4910_0000)),
         conduit: Some(Conduit::Smc),
     };
-    let lived = Lived {
+    let runtime = Runtime {
         running: vec![],
         others: vec![other],
         gic_registers: Some(true),
@@ -44,7 +44,7 @@ fn good() -> Facts {
         gcscr: Some(0),
         accesses: [Access::Free; ACCESSES],
     };
-    Facts { record, text_offset: 0, image_size: 0x8_0000, tree: Some(tree), lived: Some(lived) }
+    Facts { record, text_offset: 0, image_size: 0x8_0000, tree: Some(tree), runtime: Some(runtime) }
 }
 
 fn with(verdict: Verdict, facts: &Facts) -> Vec<u8> {
@@ -58,8 +58,8 @@ fn tree(facts: &mut Facts) -> &mut TreeFacts {
     facts.tree.as_mut().unwrap()
 }
 
-fn lived(facts: &mut Facts) -> &mut Lived {
-    facts.lived.as_mut().unwrap()
+fn runtime(facts: &mut Facts) -> &mut Runtime {
+    facts.runtime.as_mut().unwrap()
 }
 
 /// Rules about state that no kernel can read.
@@ -97,7 +97,7 @@ fn each_rule_can_be_broken_alone() {
         (5, |facts| facts.record.x0 = 0x401f_f000),
         (5, |facts| tree(facts).initrd = Some(range(0x4010_0000, 0x4020_0001))),
         (6, |facts| tree(facts).initrd = Some(range(0x8_4000_0000, 0x8_4000_0001))),
-        (7, |facts| lived(facts).running.push("0xa003e00: 0xf".into())),
+        (7, |facts| runtime(facts).running.push("0xa003e00: 0xf".into())),
         (8, |facts| facts.record.x0 = 0x3fff_ff00),
         (8, |facts| facts.record.dtb_size = 0),
         (9, |facts| facts.record.x1 = 1),
@@ -107,16 +107,16 @@ fn each_rule_can_be_broken_alone() {
         (13, |facts| facts.record.current_el = 12),
         (14, |facts| facts.record.sctlr |= 1),
         (15, |facts| facts.record.sctlr |= 4),
-        (17, |facts| lived(facts).others[0].cntfrq = 1),
+        (17, |facts| runtime(facts).others[0].cntfrq = 1),
         (18, |facts| facts.record.cntvoff_el2 = 0),
-        (18, |facts| lived(facts).others[0].counts_alike = false),
-        (19, |facts| lived(facts).accesses[0] = Access::Trapped),
-        (21, |facts| lived(facts).hvc = Some(false)),
-        (38, |facts| lived(facts).others.push(Other { mpidr: 2, ..Other::default() })),
-        (39, |facts| lived(facts).others[0].current_el = 4),
-        (40, |facts| lived(facts).others[0].sctlr |= 4),
-        (40, |facts| lived(facts).others[0].daif = 0),
-        (47, |facts| lived(facts).gcscr = Some(1 << 5)),
+        (18, |facts| runtime(facts).others[0].counts_alike = false),
+        (19, |facts| runtime(facts).accesses[0] = Access::Trapped),
+        (21, |facts| runtime(facts).hvc = Some(false)),
+        (38, |facts| runtime(facts).others.push(Other { mpidr: 2, ..Other::default() })),
+        (39, |facts| runtime(facts).others[0].current_el = 4),
+        (40, |facts| runtime(facts).others[0].sctlr |= 4),
+        (40, |facts| runtime(facts).others[0].daif = 0),
+        (47, |facts| runtime(facts).gcscr = Some(1 << 5)),
     ];
     for (number, change) in cases {
         let mut facts = good();
@@ -129,21 +129,22 @@ fn each_rule_can_be_broken_alone() {
         (1..15).zip(23..).chain((15..19).zip(43..)).chain((19..ACCESSES).zip(41..))
     {
         let mut facts = good();
-        lived(&mut facts).accesses[access] = Access::Trapped;
+        runtime(&mut facts).accesses[access] = Access::Trapped;
         assert_eq!(with(Verdict::Broken, &facts), [number]);
     }
 }
 
 #[test]
-fn what_the_kernel_does_not_reach_or_nobody_asked_for_is_not_broken() {
+fn a_rule_that_is_not_reached_or_not_selected_is_not_broken() {
     let mut facts = good();
-    lived(&mut facts).accesses[LATER_TRAPS] = Access::OutOfReach;
+    runtime(&mut facts).accesses[LATER_TRAPS] = Access::OutOfReach;
     assert_eq!(with(Verdict::Unseen, &facts), [16, 20, 37, 43]);
-    lived(&mut facts).gic_registers = Some(false);
+    runtime(&mut facts).gic_registers = Some(false);
     assert_eq!(with(Verdict::Unseen, &facts), [16, 20, 22, 37, 43]);
-    lived(&mut facts).gic_registers = None;
-    lived(&mut facts).accesses[LATER_TRAPS] = Access::NotAsked;
-    (lived(&mut facts).accesses[CONTROL_STACKS], lived(&mut facts).gcscr) = (Access::Trapped, None);
+    runtime(&mut facts).gic_registers = None;
+    runtime(&mut facts).accesses[LATER_TRAPS] = Access::NotAsked;
+    (runtime(&mut facts).accesses[CONTROL_STACKS], runtime(&mut facts).gcscr) =
+        (Access::Trapped, None);
     assert_eq!(with(Verdict::Broken, &facts), [34]);
     assert_eq!(with(Verdict::Unseen, &facts), [16, 20, 37, 47]);
 }
@@ -151,7 +152,7 @@ fn what_the_kernel_does_not_reach_or_nobody_asked_for_is_not_broken() {
 #[test]
 fn a_frequency_of_nothing_is_none() {
     let mut facts = good();
-    (facts.record.cntfrq, lived(&mut facts).others[0].cntfrq) = (0, 0);
+    (facts.record.cntfrq, runtime(&mut facts).others[0].cntfrq) = (0, 0);
     assert_eq!(with(Verdict::Broken, &facts), [17]);
 }
 
@@ -159,14 +160,14 @@ fn a_frequency_of_nothing_is_none() {
 fn what_is_not_there_breaks_nothing() {
     let mut facts = good();
     tree(&mut facts).initrd = None;
-    *lived(&mut facts) = Lived::default();
+    *runtime(&mut facts) = Runtime::default();
     assert_eq!(with(Verdict::Broken, &facts), [0_u8; 0]);
     assert_eq!(with(Verdict::Unseen, &facts), [16, 18, 20, 37, 38, 39, 40]);
 }
 
 #[test]
 fn without_a_tree_only_the_record_speaks() {
-    let mut facts = Facts { tree: None, lived: None, ..good() };
+    let mut facts = Facts { tree: None, runtime: None, ..good() };
     facts.record.x0 += 4;
     facts.record.dtb_size = 0;
     assert_eq!(with(Verdict::Broken, &facts), [1]);

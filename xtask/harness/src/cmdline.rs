@@ -46,7 +46,7 @@ impl Default for Cmdline {
 
 impl Cmdline {
     /// Returns whether the last generation kexecs a payload.
-    pub fn goes_on(&self) -> bool {
+    pub fn kexecs_payload(&self) -> bool {
         self.append.iter().any(|word| word.starts_with("payload="))
     }
 

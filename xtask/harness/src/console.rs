@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use protocol::record::PREFIX;
 
 /// A line of the console, and the time at which it was complete.
 #[derive(Debug)]
@@ -21,6 +22,61 @@ pub struct Line {
     pub at: Duration,
     /// The text without its line end.
     pub text: String,
+}
+
+/// A writer that passes on everything but the lines of records, which are for programs.
+pub struct WithoutRecords<W> {
+    to: W,
+    /// The start of a line that may become a record's.
+    held: Vec<u8>,
+    state: LineState,
+}
+
+/// What is known of the line that is being written.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum LineState {
+    /// It may still be a record.
+    Undecided,
+    /// It is for people.
+    Shown,
+    /// It is a record.
+    Dropped,
+}
+
+impl<W: Write> WithoutRecords<W> {
+    /// Passes on to `to`.
+    pub const fn to(to: W) -> Self {
+        Self { to, held: Vec::new(), state: LineState::Undecided }
+    }
+}
+
+impl<W: Write> Write for WithoutRecords<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let mut shown = Vec::new();
+        for &byte in bytes {
+            if self.state == LineState::Undecided {
+                self.held.push(byte);
+                if self.held == PREFIX.as_bytes() {
+                    self.state = LineState::Dropped;
+                    self.held.clear();
+                } else if !PREFIX.as_bytes().starts_with(&self.held) {
+                    self.state = LineState::Shown;
+                    shown.append(&mut self.held);
+                }
+            } else if self.state == LineState::Shown {
+                shown.push(byte);
+            }
+            if byte == b'\n' {
+                self.state = LineState::Undecided;
+            }
+        }
+        self.to.write_all(&shown)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.to.flush()
+    }
 }
 
 /// A stream that is being read, and everything read so far.
@@ -126,6 +182,16 @@ pub fn tail(text: &str, count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_are_dropped_however_the_bytes_arrive() {
+        let console = format!("one\r\n{PREFIX}2}}\r\n\r\n{{\"other\":3}}\r\n{PREFIX}4}}\r\nlast");
+        for size in 1..console.len() {
+            let mut shown = WithoutRecords::to(Vec::new());
+            console.as_bytes().chunks(size).for_each(|part| shown.write_all(part).unwrap());
+            assert_eq!(shown.to, b"one\r\n\r\n{\"other\":3}\r\nlast", "{size}");
+        }
+    }
 
     #[test]
     fn pieces_become_lines_and_nothing_is_lost() {

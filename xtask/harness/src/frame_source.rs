@@ -30,7 +30,7 @@ const FRAME: usize = 1514;
 pub fn frame() -> Vec<u8> {
     let mut frame = [[0xff; 6], [0x52, 0x54, 0, 0, 0, 1]].concat();
     frame.extend([0x88, 0xb5]);
-    frame.extend(b"nobody asked for this frame. ".iter().cycle().take(FRAME - frame.len()));
+    frame.extend(b"no driver asked for this frame. ".iter().cycle().take(FRAME - frame.len()));
     frame
 }
 

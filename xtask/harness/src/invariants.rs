@@ -340,7 +340,7 @@ fn drift(seen: &Seen<'_>) -> Found {
 }
 
 fn last(seen: &Seen<'_>) -> Found {
-    match (&seen.gen_log.bye, seen.cmdline.goes_on()) {
+    match (&seen.gen_log.bye, seen.cmdline.kexecs_payload()) {
         (Some(_), false) if seen.is_last() => Err("it is the last, but printed Bye!".to_owned()),
         (None, true) if seen.is_last() => {
             Err("it is the last, but did not kexec the payload".to_owned())
@@ -489,14 +489,14 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_ends_too_early_is_told() {
+    fn a_run_that_ends_too_early_is_reported() {
         let two = &GOOD[..GOOD.find("[2] ").unwrap()];
         let error = judged(two, &cmdline(), NVHE).unwrap_err();
         assert_eq!((error.generation, error.why.as_str()), (2, "2 generations started, not 3"));
     }
 
     #[test]
-    fn a_machine_with_more_cpus_than_the_kernel_knows_is_told() {
+    fn a_machine_with_more_cpus_than_the_kernel_knows_is_reported() {
         let logs = logs(GOOD).unwrap();
         prove(&logs, &cmdline(), NVHE, Some(2)).unwrap();
         assert!(prove(&logs, &cmdline(), NVHE, Some(4)).unwrap_err().why.contains("has 4"));

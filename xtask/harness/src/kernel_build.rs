@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_lie_at_their_addresses_and_bss_is_left_out() {
+    fn segments_are_at_their_addresses_and_bss_is_left_out() {
         let elf = elf(&[(0, b"text", 4), (16, b"data", 4096)]);
         assert_eq!(flatten(&elf).unwrap(), b"text\0\0\0\0\0\0\0\0\0\0\0\0data");
     }

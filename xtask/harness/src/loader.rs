@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn bootm_reads_the_whole_disk_and_is_told_the_bootargs() {
+    fn bootm_reads_the_whole_disk_and_gets_the_bootargs() {
         let typed = Loader::UBootBootm.typed("a b=1", 1025).unwrap();
         assert!(typed.contains("setenv bootargs 'a b=1'\n") && typed.contains(" 0 3\n"), "{typed}");
         assert_eq!(Loader::Qemu.typed("a", 0), None);

@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     artifacts::{self, Artifacts},
-    console::{Line, Stream},
+    console::{Line, Stream, WithoutRecords},
     events::{Event, Kind, Log},
     frame_source::FrameSource,
     host_debugger, postmortem,
@@ -119,7 +119,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let console = Stream::read(
         console,
         &folder.file("console.log"),
-        show(Box::new(io::stdout())),
+        show(Box::new(WithoutRecords::to(io::stdout()))),
         Some(sender),
         started,
     )?;

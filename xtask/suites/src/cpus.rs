@@ -206,7 +206,7 @@ fn stays(trial: &mut Trial<'_>, patch: Patch, says: &str) -> Result<()> {
         gen_log.refused
     );
     ensure!(
-        gen_log.says("lives on, all its memory given back") && gen_log.bye.is_none(),
+        gen_log.says("continues, all its memory given back") && gen_log.bye.is_none(),
         "the generation does not continue"
     );
     Ok(())
@@ -235,7 +235,7 @@ fn one_denied(trial: &mut Trial<'_>) -> Result<()> {
     let first = &logs[0];
     let denied = |words: &String| words.contains(" was denied PSCI CPU_OFF: ");
     ensure!(first.refused.len() == 1 && denied(&first.refused[0]), "refused: {:?}", first.refused);
-    ensure!(first.says("lives on, all its memory given back"), "the generation does not continue");
+    ensure!(first.says("continues, all its memory given back"), "the generation does not continue");
     let up = first.lines.iter().filter(|line| line.starts_with("CPUs: 3 of 3 up")).count();
     ensure!(up == 2, "all CPUs came up {up} times, and should once more after the refusal");
     Ok(())
@@ -302,7 +302,7 @@ fn forced(trial: &mut Trial<'_>) -> Result<()> {
     let [first, second] = &logs[..] else {
         anyhow::bail!("{} generations, and should be two", logs.len())
     };
-    let risk = "it would run on in memory that is overwritten: going on, as `force` orders";
+    let risk = "it would run on in memory that is overwritten: continuing, as `force` orders";
     ensure!(first.says(risk) && first.bye.is_some(), "the kernel does not print the risk");
     ensure!(
         second.cpus == (1, 3) && second.says("was not started: "),

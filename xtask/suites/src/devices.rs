@@ -246,7 +246,7 @@ fn reset_left_out(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
     );
     ensure!(gen_log.refused == [says], "the kernel refused with {:?}", gen_log.refused);
     let kept = gen_log.lines.iter().any(|line| {
-        line.starts_with("generation 0 lives on without ")
+        line.starts_with("generation 0 continues without ")
             && line.ends_with(" bytes that a device may write to")
     });
     ensure!(kept, "the kernel does not print that it keeps the disk's memory");
@@ -267,7 +267,7 @@ fn never_resets(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
         gen_log.refused
     );
     ensure!(
-        gen_log.says("generation 0 lives on, all its memory given back"),
+        gen_log.says("generation 0 continues, all its memory given back"),
         "the kernel does not print that it continues"
     );
     Ok(())

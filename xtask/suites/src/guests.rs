@@ -35,11 +35,11 @@ pub fn cases() -> Vec<Case> {
                 trial,
                 "nvhe",
                 "el2=vhe",
-                "this CPU has no VHE (ID_AA64MMFR1_EL1.VH = 0): going on as nvhe",
+                "this CPU has no VHE (ID_AA64MMFR1_EL1.VH = 0): continuing as nvhe",
             )
         }),
         case("guests/nvhe-asked-at-el1", |trial| {
-            noted(trial, "el1", "el2=nvhe", "the image was entered at EL1: going on as el1")
+            noted(trial, "el1", "el2=nvhe", "the image was entered at EL1: continuing as el1")
         }),
         case("guests/plain-line", plain::pass),
         case("guests/psci-off", |trial| runs(trial, "vhe", |request| request.bootargs.clear())),

@@ -63,7 +63,7 @@ pub fn cases() -> Vec<Case> {
     cases.push(case("loaders/uefi-four-cpus-anywhere", four_cpus));
     cases.push(case("loaders/uefi-keeps-its-own", keeps_its_own));
     cases.push(case("loaders/uefi-without-a-device-tree", without_a_tree));
-    cases.push(case("loaders/uefi-does-not-let-go", does_not_let_go));
+    cases.push(case("loaders/uefi-keeps-boot-services", keeps_boot_services));
     cases
 }
 
@@ -215,7 +215,7 @@ fn without_a_tree(trial: &mut Trial<'_>) -> Result<()> {
 
 /// Makes ExitBootServices fail. No firmware service may be called after that, so the stub must
 /// power the machine off without a message.
-fn does_not_let_go(trial: &mut Trial<'_>) -> Result<()> {
+fn keeps_boot_services(trial: &mut Trial<'_>) -> Result<()> {
     let cmdline = Cmdline { generations: 2, ..trial.cmdline() };
     let mut request = started(trial, Loader::Uefi, "nvhe", &cmdline)?;
     // 1 is Err, with an arbitrary status.

@@ -87,7 +87,7 @@ fn pass(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
         // The entry of the control page still runs on the kernel map.
         gdb.run_to(control + (of("relocate_new_kernel")? - page))?;
         let code = control..control + 2 * 4096;
-        image.check_life(&leaves(&mut gdb, at_el2)?, &code).context("the kernel's map")?;
+        image.check_kernel_map(&leaves(&mut gdb, at_el2)?, &code).context("the kernel's map")?;
         gdb.run_to(control + (walk - page))?;
         check_copy(&leaves(&mut gdb, at_el2)?, &code).context("the relocation idmap")?;
         gdb.detach()
@@ -123,7 +123,7 @@ impl Image {
 
     /// Checks the kernel map: all of RAM except guard pages and no-map memory, and the devices in
     /// use.
-    fn check_life(&self, leaves: &[Leaf], code: &Range<u64>) -> Result<()> {
+    fn check_kernel_map(&self, leaves: &[Leaf], code: &Range<u64>) -> Result<()> {
         for leaf in leaves {
             let expected = match &leaf.range {
                 range if within(range, &self.text) || within(range, code) => descriptor::TEXT,

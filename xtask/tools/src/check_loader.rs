@@ -114,7 +114,7 @@ impl CheckLoaderOptions {
                 (request.loader, request.cpus, request.seed) = (loader, Some(2), seed);
                 request.bootargs = cmdline.bootargs(&request.machine.bootargs, request.semihosting);
                 request.disk = Disk::Bytes(Arc::new(disk::of(&kernel, false)));
-                columns.extend(told(&request, loader.name(), machine)?);
+                columns.extend(report(&request, loader.name(), machine)?);
             }
         }
         print!("{}", table(&columns));
@@ -126,7 +126,7 @@ impl CheckLoaderOptions {
 }
 
 /// Runs the loader; returns its own column and that of our kexec.
-fn told(request: &Request, loader: &'static str, machine: &'static str) -> Result<[Column; 2]> {
+fn report(request: &Request, loader: &'static str, machine: &'static str) -> Result<[Column; 2]> {
     let outcome = run(request)?;
     let at =
         || format!("{loader} on {machine}; the console is in {}", outcome.folder.path().display());
@@ -216,7 +216,7 @@ fn broken(columns: &[Column]) -> (Vec<String>, Vec<String>) {
 mod tests {
     use super::*;
 
-    fn told(rule: u32, verdict: Verdict) -> Rule {
+    fn sample(rule: u32, verdict: Verdict) -> Rule {
         Rule {
             rule,
             text: format!("text {rule}").into(),
@@ -232,27 +232,27 @@ mod tests {
             let (known, news) = broken(&[Column { name, machine: "vhe", report: report.to_vec() }]);
             (known.len(), news.len())
         };
-        let [seven, twelve] = [7, 12].map(|rule| told(rule, Verdict::Broken));
-        assert_eq!(count("u-boot-booti", &[told(7, Verdict::Kept), twelve.clone()]), (1, 0));
+        let [seven, twelve] = [7, 12].map(|rule| sample(rule, Verdict::Broken));
+        assert_eq!(count("u-boot-booti", &[sample(7, Verdict::Kept), twelve.clone()]), (1, 0));
         assert_eq!(
-            count("u-boot-booti", &[told(7, Verdict::Kept), told(12, Verdict::Kept)]),
+            count("u-boot-booti", &[sample(7, Verdict::Kept), sample(12, Verdict::Kept)]),
             (0, 1)
         );
         assert_eq!(
-            count("u-boot-booti", &[told(7, Verdict::Kept), told(12, Verdict::Unseen)]),
+            count("u-boot-booti", &[sample(7, Verdict::Kept), sample(12, Verdict::Unseen)]),
             (0, 1)
         );
         assert_eq!(count("u-boot-booti", &[seven.clone(), twelve.clone()]), (1, 1));
-        assert_eq!(count("uefi-shell", &[seven, told(12, Verdict::Kept)]), (1, 0));
+        assert_eq!(count("uefi-shell", &[seven, sample(12, Verdict::Kept)]), (1, 0));
         assert_eq!(count(OURSELVES, &[twelve]), (0, 1), "ours is known to break nothing");
     }
 
     #[test]
-    fn the_table_has_a_row_for_each_rule_and_tells_what_is_broken() {
+    fn the_table_has_a_row_for_each_rule_and_names_the_broken_ones() {
         let column = |name, machine, verdict| Column {
             name,
             machine,
-            report: vec![told(1, verdict), told(2, Verdict::Unseen)],
+            report: vec![sample(1, verdict), sample(2, Verdict::Unseen)],
         };
         let columns = [
             column("qemu", "el1", Verdict::Kept),

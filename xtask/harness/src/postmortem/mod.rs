@@ -69,7 +69,8 @@ pub fn postmortem(target: &Target<'_>) -> Result<String> {
     }
 
     let witness = |gdb| Witness { gdb, symbols: &symbols, console: target.console };
-    let Told { first, rest } = match Gdb::connect(target.gdb).and_then(|gdb| witness(gdb).tell()) {
+    let Told { first, rest } = match Gdb::connect(target.gdb).and_then(|gdb| witness(gdb).report())
+    {
         Ok((told, seen)) => {
             if let Ok((_, cpus)) = stopped
                 && cpus != seen
@@ -122,7 +123,7 @@ struct Told {
 
 impl Witness<'_> {
     /// Makes the report; also returns the number of CPUs.
-    fn tell(mut self) -> Result<(Told, usize)> {
+    fn report(mut self) -> Result<(Told, usize)> {
         let threads = self.gdb.threads()?;
         let mut breadcrumbs = self.breadcrumbs();
         // During an entry, its entry record is newer than any breadcrumb. If it is older, it

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn moved_code_is_known_by_its_bytes_wherever_it_lies() {
+    fn moved_code_is_known_by_its_bytes_at_any_address() {
         let place = symbols()
             .place(CONTROL + 0x38, &[RUN], &mut memory(&[(RUN, 0), (CONTROL, 0x2000)]))
             .unwrap();

@@ -38,7 +38,7 @@ pub fn logs(
     modes: Modes,
 ) -> Result<Vec<String>> {
     let outcome = trial.run(&request)?;
-    Ok(told(outcome, judged(outcome, cmdline, modes)))
+    Ok(report(outcome, judged(outcome, cmdline, modes)))
 }
 
 /// Checks the last generation's Image in memory, and its entry record.
@@ -49,7 +49,7 @@ pub fn image(
     modes: Modes,
 ) -> Result<Vec<String>> {
     let judged = memory::image(trial, request, cmdline, modes);
-    Ok(told(trial.last().context("no run was made")?, judged))
+    Ok(report(trial.last().context("no run was made")?, judged))
 }
 
 /// Checks the loadables in memory.
@@ -60,7 +60,7 @@ pub fn loadables(
     modes: Modes,
 ) -> Result<Vec<String>> {
     let judged = memory::loadables(trial, request, cmdline, modes);
-    Ok(told(trial.last().context("no run was made")?, judged))
+    Ok(report(trial.last().context("no run was made")?, judged))
 }
 
 /// Checks in QEMU's log of exceptions which vectors answered SOFT_RESTART.
@@ -73,7 +73,7 @@ pub fn answers(
     let stub = trial.kernel().symbol("hyp_stub_vectors")?;
     request.args.extend(["-d", "int", "-D", "{folder}/exceptions.log"].map(str::to_owned));
     let outcome = trial.run(&request)?;
-    let mut told = told(outcome, judged(outcome, cmdline, modes));
+    let mut told = report(outcome, judged(outcome, cmdline, modes));
     let log = std::fs::read_to_string(outcome.folder.file("exceptions.log"))
         .context("QEMU left no log")?;
     told.extend(exceptions::strangers(&log, &transcript::logs(&outcome.console)?, stub)?);
@@ -110,7 +110,7 @@ pub fn damaged(
         late::damage(&mut gdb, kernel, SOURCE)?;
         gdb.detach()
     })?;
-    Ok(told(outcome, judged(outcome, cmdline, modes)))
+    Ok(report(outcome, judged(outcome, cmdline, modes)))
 }
 
 fn judged(outcome: &Outcome, cmdline: &Cmdline, modes: Modes) -> Result<()> {
@@ -118,7 +118,7 @@ fn judged(outcome: &Outcome, cmdline: &Cmdline, modes: Modes) -> Result<()> {
 }
 
 /// Collects the reports of a run, and the error of the check `judged`.
-fn told(outcome: &Outcome, judged: Result<()>) -> Vec<String> {
+fn report(outcome: &Outcome, judged: Result<()>) -> Vec<String> {
     let complains = |line: &&str| COMPLAINTS.iter().any(|words| line.contains(words));
     let mut told: Vec<String> =
         outcome.console.lines().filter(complains).map(str::to_owned).collect();

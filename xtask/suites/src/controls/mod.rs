@@ -88,7 +88,7 @@ struct Experiment {
     red: Option<&'static str>,
     /// The report must be a refusal after which the generation continues, with all its memory
     /// freed.
-    lives_on: bool,
+    continues: bool,
 }
 
 /// The two kernels of a run.
@@ -117,7 +117,7 @@ const PLAIN: Experiment = Experiment {
     look: looks::logs,
     green: None,
     red: None,
-    lives_on: false,
+    continues: false,
 };
 
 /// Time limit of a run: short, since some runs hang, but ample on a busy host.
@@ -150,7 +150,7 @@ pub fn elsewhere() -> impl Iterator<Item = &'static str> {
 impl Experiment {
     /// Makes both runs and returns the evidence, which is empty if `red` is `None`.
     fn pass(&self, trial: &mut Trial<'_>) -> Result<String> {
-        let green = self.told(trial, WHOLE)?;
+        let green = self.report(trial, WHOLE)?;
         match self.green {
             None => ensure!(green.is_empty(), "with the step, the run reports {green:#?}"),
             Some(words) => ensure!(
@@ -158,7 +158,7 @@ impl Experiment {
                 "with the step, \"{words}\" is not among {green:#?}"
             ),
         }
-        let red = self.told(trial, self.omitted)?;
+        let red = self.report(trial, self.omitted)?;
         let Some(words) = self.red else {
             ensure!(
                 red.is_empty(),
@@ -173,16 +173,16 @@ impl Experiment {
         let Some(evidence) = has(&red, words) else {
             bail!("without the step, \"{words}\" is not among {red:#?}")
         };
-        let lives_on = |console: &str| console.contains("lives on, all its memory given back");
+        let continues = |console: &str| console.contains("continues, all its memory given back");
         ensure!(
-            lives_on(&trial.last().context("no run was made")?.console) || !self.lives_on,
+            continues(&trial.last().context("no run was made")?.console) || !self.continues,
             "no generation continued after \"{evidence}\""
         );
         Ok(evidence.clone())
     }
 
     /// Makes a run with these kernels and returns its reports.
-    fn told(&self, trial: &mut Trial<'_>, omitted: Kernels) -> Result<Vec<String>> {
+    fn report(&self, trial: &mut Trial<'_>, omitted: Kernels) -> Result<Vec<String>> {
         let kernel = trial.kernel();
         let booted = (omitted.booted)((self.provoked.booted)(Patched::new(kernel))?)?.image;
         let next = (omitted.next)((self.provoked.next)(Patched::new(kernel))?)?.image;

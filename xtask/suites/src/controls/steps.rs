@@ -94,7 +94,7 @@ pub const STEPS: &[Step] = &[
                 booted: |kernel| kernel.at("kernel::cpus::work::turn_off", 0, HANG), ..WHOLE
             },
             red: Some("does not stop: it would run on in memory that is overwritten"),
-            lives_on: true, ..PLAIN
+            continues: true, ..PLAIN
         }),
     },
     Step {
@@ -235,7 +235,7 @@ pub const STEPS: &[Step] = &[
             omitted: Kernels {
                 booted: |kernel| kernel.answer("kernel::memory::is_in_any", 0), ..WHOLE
             },
-            red: Some("and could be overwritten before it is copied"), lives_on: true, ..PLAIN
+            red: Some("and could be overwritten before it is copied"), continues: true, ..PLAIN
         }),
     },
     Step {
@@ -270,7 +270,7 @@ pub const STEPS: &[Step] = &[
             omitted: Kernels {
                 booted: |kernel| kernel.answer("relocate::segment::is_over_control", 0), ..WHOLE
             },
-            green: Some("lies over the control pages"), red: Some("!! fault while relocating"),
+            green: Some("overlaps the control pages"), red: Some("!! fault while relocating"),
             ..PLAIN
         }),
     },
@@ -298,7 +298,9 @@ pub const STEPS: &[Step] = &[
         shown: Shown::Here(Experiment {
             how: "a bit of the kernel on the disk is flipped, in both runs; is_same returns true",
             disk: bit_lost,
-            omitted: Kernels { booted: |kernel| kernel.answer("protocol::fit::is_same", 1), ..WHOLE },
+            omitted: Kernels {
+                booted: |kernel| kernel.answer("protocol::fit::is_same", 1), ..WHOLE
+            },
             generations: 2, look: looks::image, green: Some("is not what the FIT says: sha256"),
             red: Some("memory differs from the Image in 1 bytes"), ..PLAIN
         }),
@@ -325,7 +327,7 @@ pub const STEPS: &[Step] = &[
         at: ["kernel/src/main.rs", "kernel_main"],
         without: "this kernel would use the /chosen properties of an earlier kexec",
         shown: Shown::By("refused/sent-elsewhere",
-            "this generation was sent to 0x… and lies at 0x…"),
+            "this generation was sent to 0x… and is at 0x…"),
     },
     Step {
         name: "memory-given-back",
@@ -448,7 +450,7 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "list-entries",
         does: "the copy stops at an invalid list entry",
-        at: ["relocate/src/control.S", "walk, damaged"],
+        at: ["relocate/src/control.S", "walk_kimage, damaged"],
         without: "the copy would use an invalid entry as an address",
         shown: Shown::By("failing/wrong-list",
             "!! the list holds an entry that is none: 0000000000000030"),
@@ -462,7 +464,8 @@ pub const STEPS: &[Step] = &[
             how: "a store into the copied image precedes the call, in both runs; `bl verify` is \
                 left out", generations: 2,
             provoked: Kernels {
-                booted: |kernel| kernel.at_call("relocate_new_kernel", "verify", -4, DAMAGE), ..WHOLE
+                booted: |kernel| kernel.at_call("relocate_new_kernel", "verify", -4, DAMAGE),
+                ..WHOLE
             },
             omitted: Kernels {
                 booted: |kernel| kernel.at_call("relocate_new_kernel", "verify", 0, NOP), ..WHOLE
@@ -549,7 +552,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "e2h-cleared",
-        does: "el2_setup overwrites the HCR_EL2 of a VHE kernel, clearing E2H and TGE",
+        does: "the EL2 set-up overwrites the HCR_EL2 of a VHE kernel, clearing E2H and TGE",
         at: ["boot/src/el2.S", "el2_setup"],
         without: "ERET to EL1 is illegal under TGE: the stub's vectors report an illegal execution \
             state",
@@ -596,15 +599,15 @@ pub const STEPS: &[Step] = &[
         }),
     },
     Step { shown: Shown::Assumed,
-        ..model("clean-control-block",
+        ..model("clean-control-pages",
             "the control pages are cleaned to PoC, and the I-cache invalidated, before they run",
             ["kernel/src/stage.rs", "Staged::new"]) },
     model("clean-destinations",
         "each destination is cleaned to PoC after the copy (hot), or before and after it (cold)",
-        ["relocate/src/control.S", "walk"]),
+        ["relocate/src/control.S", "walk_kimage"]),
     model("clean-sources",
         "cold: sources are cleaned to PoC before the copy reads them with the MMU off",
-        ["relocate/src/control.S", "walk"]),
+        ["relocate/src/control.S", "walk_kimage"]),
     model("barriers-of-the-copy",
         "stores and cache maintenance complete before the next step depends on them",
         ["relocate/src/control.S", "relocate_new_kernel, mmu_off"]),
@@ -617,7 +620,7 @@ pub const STEPS: &[Step] = &[
         "lines written with the MMU off are invalidated after, and cleaned before if no loader did \
         so", ["boot/src/entry.S", "early_idmap"]),
     model("breadcrumb-lines", "each breadcrumb's cache line is cleaned and invalidated at once",
-        ["relocate/src/control.S", "crumb"]),
+        ["relocate/src/control.S", "breadcrumb"]),
     Step { shown: Shown::Assumed,
         ..model("secondary-page",
             "memory that a secondary reads with its MMU off is cleaned to PoC before CPU_ON",

@@ -65,7 +65,7 @@ pub(super) const REFUSALS: &[Refusal] = &[
               says: &["base=load", "no load address"], ..PLAIN },
     Refusal { name: "load-address-misplaced", base: harness::cmdline::Base::Load,
               disk: |kernel| load_at(kernel, 0x4810_0000),
-              says: &["base=load", "cannot lie at 0x48100000", "multiple of 2 MiB"], ..PLAIN },
+              says: &["base=load", "cannot be at 0x48100000", "multiple of 2 MiB"], ..PLAIN },
 ];
 
 /// Returns the cases that do not fit the table.

@@ -106,8 +106,8 @@ fn alive(gen_log: &GenerationLog, says: &[&str]) -> Result<()> {
             "generation {number}'s refusal does not say \"{words}\": {refused}"
         );
     }
-    let lives_on = format!("generation {number} lives on, all its memory given back");
-    ensure!(gen_log.says(&lives_on), "generation {number} does not print that it continues");
+    let continues = format!("generation {number} continues, all its memory given back");
+    ensure!(gen_log.says(&continues), "generation {number} does not print that it continues");
     Ok(())
 }
 

@@ -69,7 +69,7 @@ const TABLE: &[Bad] = &[
           alter: |request| edit_tree(request,
               |tree| reserve(tree, "secret", RESERVED, 0x10_0000, false)),
           says: &["segment \"payload\": the destination 0x50000000..",
-                  "lies over reserved memory, \"secret@50000000\""], ..GOOD },
+                  "overlaps reserved memory, \"secret@50000000\""], ..GOOD },
     Bad { name: "compression", edit: |disk| of_image(disk, "payload", "compression", "lzma"),
           says: &["/images/payload is compressed with \"lzma\""], ..GOOD },
     Bad { name: "gzip-none", edit: |disk| of_image(disk, "payload", "compression", "gzip"),
@@ -89,9 +89,9 @@ const TABLE: &[Bad] = &[
           spoil: |[kernel, ..]| packed(kernel, |file| file.truncate(file.len() - 5)),
           edit: |disk| not_stated(disk),
           says: &["\"payload\" cannot be unpacked: its gzip data end too early, after "], ..GOOD },
-    Bad { name: "gzip-goes-on", spoil: |[kernel, ..]| packed(kernel, |file| file.push(0)),
+    Bad { name: "gzip-continues", spoil: |[kernel, ..]| packed(kernel, |file| file.push(0)),
           edit: |disk| not_stated(disk),
-          says: &["\"payload\" cannot be unpacked: its gzip data go on behind the end, after "],
+          says: &["\"payload\" cannot be unpacked: its gzip data continue after the end, after "],
           ..GOOD },
     // 64 MiB of zeroes after an Image compress to some 64 KiB.
     Bad { name: "gzip-bomb",
@@ -123,7 +123,7 @@ const TABLE: &[Bad] = &[
     Bad { name: "ramdisk-over-reserved-memory", spoil: |[.., initrd]| at(initrd, RESERVED),
           alter: |request| edit_tree(request,
               |tree| reserve(tree, "secret", RESERVED, 0x10_0000, true)),
-          says: &["segment \"ramdisk\": the destination 0x50000000..0x50002000 lies over reserved \
+          says: &["segment \"ramdisk\": the destination 0x50000000..0x50002000 overlaps reserved \
                    memory"], ..GOOD },
     Bad { name: "ramdisk-without-room",
           spoil: |[kernel, _, initrd]| {
@@ -139,10 +139,10 @@ const TABLE: &[Bad] = &[
           says: &["the payload's device tree is damaged: "], ..GOOD },
     Bad { name: "tree-of-another-machine", spoil: |[_, tree, _]| tree.data = memory_at(0x8000_0000),
           says: &["the payload's device tree names no RAM at 0x40000000..",
-                  "where \"payload\" is to lie"], ..GOOD },
+                  "where \"payload\" is to be placed"], ..GOOD },
     Bad { name: "tree-reserves-it",
           spoil: |[_, tree, initrd]| { tree.data = reserving(); at(initrd, RESERVED + 0x1000) },
-          says: &["segment \"ramdisk\": the destination 0x50001000..0x50003000 lies over reserved \
+          says: &["segment \"ramdisk\": the destination 0x50001000..0x50003000 overlaps reserved \
                    memory, \"secret@50000000 of the payload's own device tree\""], ..GOOD },
     Bad { name: "tree-wrong-sha256", edit: |disk| damaged(disk, "fdt"),
           says: &["\"fdt\" is not what the FIT says: sha256 "], ..GOOD },
@@ -199,9 +199,9 @@ impl Bad {
 /// Names a configuration that the FIT lacks. The run must fail, since there is no next
 /// configuration.
 fn unknown(trial: &mut Trial<'_>) -> Result<()> {
-    let append = vec!["payload=nobody".to_owned(), "on-refusal=continue".to_owned()];
+    let append = vec!["payload=absent".to_owned(), "on-refusal=continue".to_owned()];
     let request = trial.request("nvhe", &Cmdline { generations: 1, append, ..trial.cmdline() })?;
-    super::failed(trial, &request, &["payload=nobody: the FIT has no configuration of that name"])
+    super::failed(trial, &request, &["payload=absent: the FIT has no configuration of that name"])
 }
 
 /// Returns the device tree of [`memory_at`] with a reservation.

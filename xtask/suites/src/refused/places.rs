@@ -31,18 +31,18 @@ const LAST_MIB: u64 = 0x5ff0_0000;
 #[rustfmt::skip]
 pub(super) const REFUSALS: &[Refusal] = &[
     Refusal { name: "over-a-device", disk: |kernel| at(kernel, &[(0x0900_0000, 64)]),
-              says: &["segment \"loadable-0\": the destination 0x9000000..0x9001000 lies over the \
+              says: &["segment \"loadable-0\": the destination 0x9000000..0x9001000 overlaps the \
                        device at 0x9000000..0x9001000"], ..PLAIN },
     Refusal { name: "over-reserved-memory",
               disk: |kernel| at(kernel, &[(RESERVED + 0xf_f000, 8192)]),
               alter: |request| edit_tree(request,
                   |tree| reserve(tree, "secret", RESERVED, RESERVED_SIZE, false)),
-              says: &["segment \"loadable-0\": the destination 0x500ff000..0x50101000 lies over \
+              says: &["segment \"loadable-0\": the destination 0x500ff000..0x50101000 overlaps \
                        reserved memory, \"secret@50000000\" at 0x50000000..0x50100000"], ..PLAIN },
     Refusal { name: "over-no-map-memory", disk: |kernel| at(kernel, &[(RESERVED - 4096, 8192)]),
               alter: |request| edit_tree(request,
                   |tree| reserve(tree, "firmware", RESERVED, RESERVED_SIZE, true)),
-              says: &["lies over reserved memory, \"firmware@50000000\" at 0x50000000..0x50100000"],
+              says: &["overlaps reserved memory, \"firmware@50000000\" at 0x50000000..0x50100000"],
               ..PLAIN },
     Refusal { name: "over-memreserve", disk: |kernel| at(kernel, &[(RESERVED, 64)]),
               alter: |request| edit_tree(request, |tree| {
@@ -50,7 +50,7 @@ pub(super) const REFUSALS: &[Refusal] = &[
                       dtoolkit::memreserve::MemoryReservation::new(RESERVED, RESERVED_SIZE));
                   Ok(())
               }),
-              says: &["lies over reserved memory, \"/memreserve/\" at 0x50000000..0x50100000"],
+              says: &["overlaps reserved memory, \"/memreserve/\" at 0x50000000..0x50100000"],
               ..PLAIN },
     Refusal { name: "kernel-over-reserved-memory", base: Base::Load, disk: |kernel| Ok(fit::write(&[
                   payload("first", kernel.image.clone(), Some(RESERVED)),
@@ -58,9 +58,9 @@ pub(super) const REFUSALS: &[Refusal] = &[
               alter: |request| edit_tree(request,
                   |tree| reserve(tree, "secret", RESERVED, RESERVED_SIZE, false)),
               says: &["segment \"first\": the destination 0x50000000..",
-                      "lies over reserved memory, \"secret@50000000\""], ..PLAIN },
+                      "overlaps reserved memory, \"secret@50000000\""], ..PLAIN },
     Refusal { name: "over-the-control-pages", disk: |kernel| at(kernel, &[(LAST_MIB, 1 << 20)]),
-              says: &["segment \"loadable-0\": the destination 0x5ff00000..0x60000000 lies over \
+              says: &["segment \"loadable-0\": the destination 0x5ff00000..0x60000000 overlaps \
                        the control pages at 0x5ff"], ..PLAIN },
     Refusal { name: "misaligned", disk: |kernel| at(kernel, &[(0x4800_0800, 4096)]),
               says: &["segment \"loadable-0\": the destination 0x48000800..0x48001800 does not \
@@ -108,7 +108,7 @@ fn sent_elsewhere(trial: &mut Trial<'_>) -> Result<()> {
     })?;
     let outcome = trial.ends(&request, Verdict::Failed(1))?;
     let refused = format!(
-        "[3] {}this generation was sent to 0x44000000 and lies at 0x40200000",
+        "[3] {}this generation was sent to 0x44000000 and is at 0x40200000",
         marker::REFUSED
     );
     ensure!(outcome.console.lines().any(|line| line == refused), "no line says \"{refused}\"");

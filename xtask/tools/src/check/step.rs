@@ -75,11 +75,7 @@ impl Step {
     pub fn line(&self) -> String {
         match &self.act {
             Act::Run(run) => run.line.clone(),
-            Act::Look(_)
-            | Act::Compare(_)
-            | Act::Try(_)
-            | Act::Read(_)
-            | Act::Generate(..) => {
+            Act::Look(_) | Act::Compare(_) | Act::Try(_) | Act::Read(_) | Act::Generate(..) => {
                 format!("cargo xtask check {}", self.name)
             }
         }

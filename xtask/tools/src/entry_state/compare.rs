@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_off_the_list_is_told() {
+    fn a_difference_that_is_not_listed_is_reported() {
         let all = [row("A", [0, 0b11]), row("C", [1, 2]), row("D", [7, 7])];
         assert_eq!(broken(&all), [""; 0]);
         assert!(broken(&[row("A", [0, 0b100])])[0].ends_with("leaves out the bits 0x4"));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_or_a_bit_that_nothing_needs_is_told() {
+    fn an_entry_or_a_bit_that_nothing_needs_is_reported() {
         assert_eq!(allows_too_much(LIST, &[row("A", [0, 0b11]), row("C", [0, 1])]), [""; 0]);
         assert_eq!(
             allows_too_much(LIST, &[row("A", [0, 0b01]), row("A", [0, 0b10]), row("C", [0, 1])]),

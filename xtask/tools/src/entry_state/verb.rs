@@ -165,7 +165,7 @@ fn document(cell: &Cell, rows: &[Row]) -> Value {
         .collect();
     json!({
         "machine": cell.machine,
-        "life": cell.gen_log(),
+        "column": cell.gen_log(),
         "restart": cell.restart.to_string(),
         "cpu": cell.cpu,
         "registers": registers,

@@ -66,7 +66,7 @@ fn cmdline() -> Vec<Seed> {
     let other = "console=ttyAMA0 base=load base=same restart=hot el2=nvhe \
                  seed=18446744073709551615 generations=0 restart-cpu=random \
                  selftest=interrupts selftest=lpis selftest=storm";
-    vec![("orders/all", all.into()), ("orders/other", other.into())]
+    vec![("cmdline/all", all.into()), ("cmdline/other", other.into())]
 }
 
 fn fits() -> Vec<Seed> {

@@ -47,7 +47,7 @@ pub fn junit(tally: &Tally) -> String {
             logs.seconds
         );
         match failing(name) {
-            Some(failure) => told(&mut text, failure),
+            Some(failure) => write_failure(&mut text, failure),
             None if logs.runs == 0 => text += "<skipped/>",
             None => {}
         }
@@ -59,13 +59,13 @@ pub fn junit(tally: &Tally) -> String {
             "<testcase classname=\"ouroboros.{suite}\" name=\"{}\">",
             escaped(&failure.cell)
         );
-        told(&mut text, failure);
+        write_failure(&mut text, failure);
         text += "</testcase>\n";
     }
     text + "</testsuite></testsuites>\n"
 }
 
-fn told(text: &mut String, failure: &Failure) {
+fn write_failure(text: &mut String, failure: &Failure) {
     let _ = write!(
         text,
         "<failure message=\"{}\">{}</failure>",

@@ -185,7 +185,7 @@ mod tests {
     };
 
     #[test]
-    fn the_screen_tells_what_ran_and_what_failed() {
+    fn the_screen_shows_what_ran_and_what_failed() {
         let words = screen(&tally("seed 0x1", 2, None));
         assert!(
             words.contains("el1") && words.contains("passed: 6 generations in 2 runs"),

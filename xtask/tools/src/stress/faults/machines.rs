@@ -55,7 +55,7 @@ pub fn little_memory(run: &Run<'_>) -> Result<Cases> {
         }
         Way::Refused(refused) => {
             let right =
-                ["not enough memory: ", "lies over reserved memory, ", "no configuration after "];
+                ["not enough memory: ", "overlaps reserved memory, ", "no configuration after "];
             for words in &refused {
                 ensure!(
                     right.iter().any(|right| words.contains(right)),

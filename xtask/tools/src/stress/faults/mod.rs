@@ -252,7 +252,7 @@ impl Run<'_> {
             let lived_on = gen_log
                 .lines
                 .iter()
-                .filter(|line| line.contains(" lives on, all its memory given back"))
+                .filter(|line| line.contains(" continues, all its memory given back"))
                 .count();
             let refused = gen_log.refused.len();
             ensure!(

@@ -142,9 +142,9 @@ fn how_fast(text: &mut String, tally: &Tally) {
     if phases.is_empty() {
         return;
     }
-    *text += "<h2>How fast</h2><p class=\"soft\">Each phase's times over all generations, in \
-              the guest's clock under QEMU: count (height) by duration (to the right, \
-              logarithmic). The line is the median.</p>\n";
+    *text += "<h2>How fast</h2><p class=\"soft\">The times from one \
+              breadcrumb to the next over all generations, in the guest's clock under QEMU: count \
+              (height) by duration (to the right, logarithmic). The line is the median.</p>\n";
     *text += &plot::phases(&phases);
     *text += "<p class=\"soft\">From one generation's first instruction to the next \
               one's, by the generation's number: the median, and the band that holds eight of ten. \
@@ -223,7 +223,7 @@ mod tests {
     };
 
     #[test]
-    fn it_is_well_formed_and_asks_nobody() {
+    fn it_is_well_formed_and_fetches_nothing() {
         let mut whole = tally("seed 0x1", 3, Some(failure()));
         whole.choose("vhe-1cpu-gicv3-modern-hot-same");
         for page in [page(&whole), page(&tally("seed 0x1", 2, None)), page(&Tally::default())] {

@@ -45,7 +45,7 @@ pub fn phases(phases: &BTreeMap<String, Histogram>) -> String {
         return String::new();
     };
     let height = lanes.len() as f64 * LANE;
-    let mut text = svg(height + 18.0, "times of each phase");
+    let mut text = svg(height + 18.0, "times from breadcrumb to breadcrumb");
     scale.grid(&mut text, height);
     for (number, (name, times)) in lanes.iter().enumerate() {
         let top = number as f64 * LANE;
