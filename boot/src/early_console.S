@@ -23,7 +23,7 @@ early_vectors:
 // early_exception — prints the exception's syndrome and registers, and stops this CPU.
 //   in        x1 = vector slot; x0, x1 saved in TPIDR_EL0, TPIDRRO_EL0
 //   assumes   the early console's UART is reachable: MMU off, or its page mapped as device memory;
-//             SP = this CPU's boot::percpu::Own
+//             SP = this CPU's boot::percpu::PerCpu
 //   out       does not return
 //   clobbers  all
 //   memory    writes the frame that Own begins with; reads the instruction at elr, if that is in

@@ -127,7 +127,7 @@ mod tests {
     fn a_rule_has_two_digits() {
         assert!(
             NEEDS.iter().all(|need| (10..100).contains(&need.rule)),
-            "the emergency printer has room for two"
+            "the early console has room for two"
         );
     }
 }

@@ -3,7 +3,7 @@
         .section .text.boot, "ax"
 
 // secondary_entry — brings a CPU from the state that PSCI's CPU_ON leaves to Rust.
-//   in        x0 = this CPU's boot::percpu::Own, physical, clean to PoC
+//   in        x0 = this CPU's boot::percpu::PerCpu, physical, clean to PoC
 //   assumes   EL2 or EL1, MMU and D-cache off, DAIF masked; this image clean to PoC; the map in Own
 //             holds it 1:1, text executable  [I1, I2, I4]
 //   out       does not return; kernel_secondary(Own) at EL1h, MMU and caches on, SError unmasked,

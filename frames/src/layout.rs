@@ -1,13 +1,13 @@
-//! The memory layout: RAM that this kernel keeps, and RAM for the heap.
+//! The memory layout: RAM that this kernel keeps, RAM for the heap, and RAM for frames.
 //!
 //! - Runs once in a generation, before RAM is mapped.
 //! - Expects the machine as the device tree describes it, and the range of this image.
-//! - Leaves ranges of whole pages. `control`, `blocks`, `free` and `reclaim` do not overlap.
+//! - Leaves ranges of whole pages. `control`, `blocks`, `heap` and `frames` do not overlap.
 //! - Returns `None` if RAM has no room for the control pages.
 //! - Ignores breadcrumbs outside of RAM, and gives no block to a CPU whose stacks do not fit.
 
 use alloc::vec::Vec;
-use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
+use boot::phys::{PAGE_SHIFT, PAGE_SIZE, PhysAddr, PhysRange};
 use core::ops::Range;
 use fdt::machine::Machine;
 use relocate::placement;
@@ -23,6 +23,31 @@ const CONTROL_SIZE: u64 = 64 * PAGE_SIZE;
 /// share no such range with memory next to them.
 const CONTROL_ALIGNMENT: u64 = 16 * PAGE_SIZE;
 
+/// The largest heap.
+///
+/// The largest things in it are device trees of at most 2 MiB each: this kernel's own, a payload's,
+/// and up to four parts of the payload's while it is edited. Then come a FIT's tree and an
+/// unaligned read from the disk with 1 MiB each, and 256 KiB of network buffers. All else is some
+/// hundred KiB.
+const MOST_HEAP: u64 = 16 << 20;
+
+/// The smallest heap, if free RAM has room for it.
+///
+/// Network buffers take half of it, and a device tree of some KiB with all else fits in the rest.
+const LEAST_HEAP: u64 = 256 << 10;
+
+/// The heap's share of free RAM, where that is between the two.
+const HEAP_SHARE: u64 = 8;
+
+/// Page 0, which is no RAM to this kernel: a pointer to it would be null.
+pub const PAGE_0: Range<PhysAddr> = PhysAddr(0)..PhysAddr(PAGE_SIZE);
+
+/// Returns RAM in whole pages, without [`PAGE_0`].
+#[must_use]
+pub fn usable(ram: &[Range<PhysAddr>]) -> Vec<Range<PhysAddr>> {
+    without(ram, &[PAGE_0])
+}
+
 /// The memory layout of this generation.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MemoryLayout {
@@ -34,10 +59,12 @@ pub struct MemoryLayout {
     pub blocks: Vec<Range<PhysAddr>>,
     /// RAM that may be mapped.
     pub mapped: Vec<Range<PhysAddr>>,
-    /// The part of `mapped` that is free: the heap gets it at once.
-    pub free: Vec<Range<PhysAddr>>,
-    /// The memory that the heap gets once the FDT was copied and the breadcrumbs were read.
-    pub reclaim: Vec<Range<PhysAddr>>,
+    /// The heap: one range, whose place depends on nothing but the machine, this image's place and
+    /// the control pages. Empty if no page is free.
+    pub heap: Range<PhysAddr>,
+    /// The rest of `mapped`, for the frame allocator. It holds the FDT and the breadcrumbs: no
+    /// frame may be taken before the FDT was copied and the breadcrumbs were read.
+    pub frames: Vec<Range<PhysAddr>>,
 }
 
 impl MemoryLayout {
@@ -69,7 +96,6 @@ impl MemoryLayout {
         let mut taken: Vec<_> =
             machine.reserved.iter().map(|reserved| reserved.range.whole_pages()).collect();
         taken.push(image.clone());
-        let read = [tree.clone()].into_iter().chain(breadcrumbs.clone());
         let mut avoid = taken.clone();
         avoid.push(tree.clone());
         keep_out(&mut avoid, breadcrumbs.as_ref());
@@ -96,12 +122,26 @@ impl MemoryLayout {
             avoid.push(block.clone());
             blocks.push(block);
         }
-        let free = without(&mapped, &avoid);
-        // Reclaim the FDT and the breadcrumbs only where they are RAM that nothing else keeps.
-        let mut reclaim = without(&Vec::from_iter(read), &taken);
-        reclaim.retain(|range| mapped.iter().any(|ram| ram.covers(range)));
-        Some(Self { breadcrumbs, control, blocks, mapped, free, reclaim })
+        let heap = heap(&without(&mapped, &avoid));
+        taken.push(heap.clone());
+        let frames = without(&mapped, &taken);
+        Some(Self { breadcrumbs, control, blocks, mapped, heap, frames })
     }
+}
+
+/// Chooses the heap's place: the highest one for a power of two of bytes.
+///
+/// The size is a share of the free RAM. If no place is large enough, a smaller power of two is
+/// tried.
+fn heap(free: &[Range<PhysAddr>]) -> Range<PhysAddr> {
+    let share = free.iter().map(PhysRange::bytes).sum::<u64>() / HEAP_SHARE;
+    let most = share.clamp(LEAST_HEAP, MOST_HEAP).ilog2();
+    (PAGE_SHIFT..=most)
+        .rev()
+        .find_map(|order| {
+            placement::highest_block(free, &[], 1 << order, 1 << order)?.range(1 << order)
+        })
+        .unwrap_or_default()
 }
 
 /// Returns what is left of `ranges` without `others`.
@@ -111,7 +151,8 @@ fn without(ranges: &[Range<PhysAddr>], others: &[Range<PhysAddr>]) -> Vec<Range<
     left
 }
 
-/// Keeps a range out of the heap's RAM. Not inlined: a test patches it.
+/// Keeps a range out of the places for control pages, stacks and heap. Not inlined: a test patches
+/// it.
 #[inline(never)]
 fn keep_out(taken: &mut Vec<Range<PhysAddr>>, range: Option<&Range<PhysAddr>>) {
     taken.extend(range.cloned());
@@ -159,23 +200,54 @@ mod tests {
         let layout = divide(3, Some(70 * MIB));
         assert_eq!(layout.mapped, [range(65 * MIB, 15 * MIB)]);
         assert_eq!((layout.control.end, layout.blocks.len()), (PhysAddr(80 * MIB), 2));
-        let image_and_kept = MIB + PAGE_SIZE;
-        let blocks = bytes(&layout.blocks) + layout.control.bytes();
-        assert_eq!(bytes(&layout.reclaim), MIB + PAGE_SIZE);
-        assert_eq!(
-            bytes(&layout.free) + bytes(&layout.reclaim) + blocks + image_and_kept,
-            15 * MIB
-        );
-        let mut all = [layout.free, layout.reclaim, layout.blocks, vec![layout.control]].concat();
+        let (image, tree, kept) =
+            (range(66 * MIB, MIB), range(68 * MIB, MIB), range(65 * MIB, PAGE_SIZE));
+        let crumbs = range(70 * MIB, PAGE_SIZE);
+        for read in [&tree, &crumbs] {
+            assert!(layout.frames.iter().any(|frames| frames.covers(read)), "frames lack {read:?}");
+            let others = [&layout.control, &layout.heap].into_iter().chain(&layout.blocks);
+            assert!(others.into_iter().all(|other| !other.overlaps(read)), "{read:?} is in use");
+        }
+        let mut all = [layout.frames, layout.blocks, vec![layout.control, layout.heap]].concat();
+        all.extend([image, kept]);
         all.sort_by_key(|range| range.start);
         assert!(all.windows(2).all(|pair| pair[0].end <= pair[1].start), "{all:?}");
+        assert_eq!(bytes(&all), 15 * MIB);
+    }
+
+    #[test]
+    fn the_heap_is_a_power_of_two_of_the_free_ram() {
+        // 16 MiB of RAM, of which 12.7 are free: an eighth of that is more than 1 MiB.
+        let heap = divide(1, None).heap;
+        assert_eq!((heap.bytes(), heap.end), (MIB, PhysAddr(79 * MIB)));
+        let of = |free: &[Range<PhysAddr>]| super::heap(free);
+        assert_eq!(of(&[range(MIB, 4096 * MIB)]), range(4080 * MIB, 16 * MIB));
+        assert_eq!(of(&[range(MIB, 200 * MIB + 4096)]), range(176 * MIB, 16 * MIB));
+        assert_eq!(of(&[range(MIB, MIB)]), range(MIB + 768 * 1024, 256 << 10));
+        // No place is large enough: the largest power of two that fits.
+        assert_eq!(of(&[range(MIB, 128 << 10), range(3 * MIB, 4096)]), range(MIB, 128 << 10));
+        assert_eq!(of(&[range(MIB + 4096, 4096)]), range(MIB + 4096, 4096));
+        assert!(of(&[]).is_empty());
+    }
+
+    #[test]
+    fn page_0_is_no_ram() {
+        assert_eq!(
+            usable(&[range(0, MIB), range(2 * MIB, MIB)]),
+            [range(PAGE_SIZE, MIB - PAGE_SIZE), range(2 * MIB, MIB)]
+        );
+        let machine = Machine { ram: usable(&[range(0, 4 * MIB)]), ..machine(1) };
+        let none = range(0, 0);
+        let layout = MemoryLayout::of(&machine, &none, &none, None, BLOCK, None).unwrap();
+        assert_eq!(layout.frames[0].start, PhysAddr(PAGE_SIZE));
+        let owned = bytes(&layout.frames) + layout.control.bytes() + layout.heap.bytes();
+        assert_eq!(owned, 4 * MIB - PAGE_SIZE);
     }
 
     #[test]
     fn breadcrumbs_outside_ram_reserve_no_page() {
         for wrong in [70 * MIB + 8, 64 * MIB, 80 * MIB, 80 * MIB - 8, !0xfff, u64::MAX] {
-            let layout = divide(1, Some(wrong));
-            assert_eq!((layout.breadcrumbs, bytes(&layout.reclaim)), (None, MIB), "{wrong:#x}");
+            assert_eq!(divide(1, Some(wrong)), divide(1, None), "{wrong:#x}");
         }
         assert_eq!(
             divide(1, Some(80 * MIB - PAGE_SIZE)).breadcrumbs,

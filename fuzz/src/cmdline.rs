@@ -72,6 +72,7 @@ fn written(cmdline: &Cmdline) -> String {
         Selftest::Interrupts => "selftest=interrupts",
         Selftest::Lpis => "selftest=lpis",
         Selftest::Storm => "selftest=storm",
+        Selftest::Heap => "selftest=heap",
     });
     let restart_cpu = restart_cpu.map(|cpu| match cpu {
         RestartCpu::Number(number) => format!("restart-cpu={number}"),

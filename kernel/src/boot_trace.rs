@@ -2,7 +2,7 @@
 //!
 //! - Runs once RAM is mapped.
 //! - Expects that the page of breadcrumbs was kept out of the heap and not written.
-//! - Afterwards the heap may have that page.
+//! - Afterwards the page may be handed out as a frame.
 #![expect(unsafe_code, reason = "reads a page that another kernel wrote")]
 
 use crate::clock;

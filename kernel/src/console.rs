@@ -111,7 +111,7 @@ impl Last {
             // SAFETY: `new` requires a mapped PL011 that nothing else uses. The early idmap maps
             // this page as device memory, and no console is open yet.
             Uart::new(unsafe {
-                UniqueMmioPointer::new(registers.expect("the emergency UART is not at 0"))
+                UniqueMmioPointer::new(registers.expect("the early UART is not at 0"))
             })
         });
         Self(uart)

@@ -6,13 +6,16 @@
 
 use crate::clock;
 use crate::devices::{Devices, Driven, DriverError, Identity};
-use alloc::vec;
+use alloc::vec::Vec;
 use virtio_drivers::Error as VirtioError;
 use virtio_drivers::device::blk::{SECTOR_SIZE, VirtIOBlk};
 use virtio_drivers::transport::{DeviceType, SomeTransport};
 
+/// The most bytes in one request: devices may limit a buffer's size.
+const MOST_BYTES: usize = 1 << 20;
+
 /// The size of the bounce buffer for reads that do not start at a block boundary.
-const BOUNCE: usize = 1 << 20;
+const BOUNCE: usize = MOST_BYTES;
 
 /// The reason why the disk cannot be read.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -20,6 +23,12 @@ pub enum Error {
     /// The machine has no disk, or its driver failed to start.
     #[error("no disk: {0}")]
     DriverError(DriverError),
+    /// The heap has no room for the bounce buffer.
+    #[error(
+        "not enough memory: the heap has no room for {BOUNCE} bytes: give the machine more, or align \
+         the FIT's payloads to blocks of {SECTOR_SIZE} bytes"
+    )]
+    Bounce,
     /// A read failed.
     #[error("the disk fails to read block {block}: {error}")]
     Read {
@@ -70,27 +79,31 @@ impl Disk {
 
     /// Reads `buffer.len()` bytes, starting at byte `from`.
     ///
-    /// If `from` is a block boundary, this takes one request, and one more for an incomplete last
-    /// block.
+    /// If `from` is a block boundary, this takes one request for each [`MOST_BYTES`], and one more
+    /// for an incomplete last block.
     ///
     /// # Errors
     ///
-    /// [`Error::Read`].
+    /// [`Error::Read`], [`Error::Bounce`].
     pub fn read(&mut self, from: u64, buffer: &mut [u8]) -> Result<(), Error> {
         let sector = SECTOR_SIZE as u64;
         if from.is_multiple_of(sector) {
             let (whole, rest) = buffer.split_at_mut(buffer.len() / SECTOR_SIZE * SECTOR_SIZE);
-            if !whole.is_empty() {
-                self.read_blocks(from / sector, whole)?;
+            let mut block = from / sector;
+            for piece in whole.chunks_mut(MOST_BYTES) {
+                self.read_blocks(block, piece)?;
+                block += (piece.len() / SECTOR_SIZE) as u64;
             }
             let mut last = [0; SECTOR_SIZE];
             if !rest.is_empty() {
-                self.read_blocks((from + whole.len() as u64) / sector, &mut last)?;
+                self.read_blocks(block, &mut last)?;
                 rest.copy_from_slice(&last[..rest.len()]);
             }
             return Ok(());
         }
-        let mut bounce = vec![0; BOUNCE];
+        let mut bounce = Vec::new();
+        bounce.try_reserve_exact(BOUNCE).map_err(|_| Error::Bounce)?;
+        bounce.resize(BOUNCE, 0);
         let mut at = from;
         for piece in buffer.chunks_mut(BOUNCE - SECTOR_SIZE) {
             let skip = (at % sector) as usize;

@@ -29,9 +29,12 @@ pub enum Error {
     /// A segment rule is broken. Holds its sentence, since the error borrows from the plan.
     #[error("{0}")]
     Segments(String),
-    /// The heap lacks frames for this many bytes.
+    /// This many bytes of frames are missing.
     #[error("not enough memory: {0} more bytes of frames cannot be had: give the machine more")]
     Memory(u64),
+    /// The heap has no room for this many bytes.
+    #[error("not enough memory: the heap has no room for {0} bytes: give the machine more")]
+    Heap(u64),
     /// No 2 MiB slot of RAM has this many free bytes.
     #[error("not enough memory: no 2 MiB slot of RAM has {0} bytes that are free to land on")]
     NoSlot(u64),

@@ -1,11 +1,11 @@
 //! The kernel's state: what this generation found, and what it set up.
 //!
 //! - Runs first: [`Kernel::init`] takes the machine over from `boot`'s entry code.
-//! - Leaves mode, kernel's idmap, heap and console in place; a shrunk copy of the loader's FDT; and
-//!   the control pages taken out of the heap's RAM.
+//! - Leaves mode, kernel's idmap, heap, frames and console in place; a shrunk copy of the loader's
+//!   FDT; and the control pages, which no frame and no heap is in.
 //! - Panics, on the early console, if there is no device tree, a damaged one, or no RAM: this
 //!   generation cannot run without them.
-#![expect(unsafe_code, reason = "gives RAM to the heap, and opens the console")]
+#![expect(unsafe_code, reason = "gives RAM to heap and frames, and opens the console")]
 
 use crate::cpus::{self, Cpus};
 use crate::devices::Devices;
@@ -13,7 +13,7 @@ use crate::enter_mode::enter_mode;
 use crate::interrupts::{self, StaleIrqs, StaleLpis};
 use crate::layout::{Parts, handed_over_tree};
 use crate::map::{KernelIdmap, Regions};
-use crate::memory::Heap;
+use crate::memory::{Frames, Heap};
 use crate::{boot_trace, checker, clock, console, end, firmware};
 use alloc::string::{String, ToString};
 use alloc::vec;
@@ -23,7 +23,7 @@ use boot::record::EntryRecord;
 use core::ops::Range;
 use fdt::handover::{self, Handover};
 use fdt::machine::{Machine, Tree};
-use frames::layout::MemoryLayout;
+use frames::layout::{MemoryLayout, usable};
 use protocol::cmdline::{self, Base, Cmdline};
 use protocol::mode::{Mode, Note};
 use protocol::record::Text;
@@ -69,6 +69,8 @@ pub struct Kernel {
     pub stale_lpis: StaleLpis,
     /// The control pages.
     pub control: Range<PhysAddr>,
+    /// The heap's range of RAM.
+    pub heap: Range<PhysAddr>,
     /// The FDT for the next generation.
     pub blob: Vec<u8>,
     /// The size in bytes of the FDT that this generation was entered with.
@@ -88,8 +90,8 @@ impl Kernel {
     pub fn init(record: &'static EntryRecord) -> Self {
         let main = clock::now();
         let heap = Heap::begin();
-        // SAFETY: `handed_over_tree` requires that its result is unused once the heap gets the
-        // memory. `given` is last used before its pages are added to the heap, below.
+        // SAFETY: `handed_over_tree` requires that its result is unused once its memory is handed
+        // out as frames. `given` is last used before `Frames::begin`, below.
         let given = unsafe { handed_over_tree(record) }.unwrap_or_else(|| {
             let (x0, size) = (record.x0, record.dtb_size);
             let why = "a loader must hand over an 8-byte aligned device tree of at most 2 MiB, \
@@ -102,6 +104,7 @@ impl Kernel {
         let cmdline_error = parsed.err().map(|error: cmdline::Error<'_>| error.to_string());
         let handed = Handover::read(&tree);
         let mut machine = Machine::read(&tree).unwrap_or_else(|error| panic!("{error}"));
+        machine.ram = usable(&machine.ram);
         let initrd = tree.initrd();
         let generation = handed.map_or(0, |handed| handed.generation);
         let (mode, note) = enter_mode(record, cmdline.el2(generation));
@@ -115,15 +118,16 @@ impl Kernel {
         let given_pages = (given_at..PhysAddr(given_at.0 + given.len() as u64)).whole_pages();
         // Map the early console's UART as well, whichever UART the console uses: the assembly
         // printer reports its failures there.
-        let emergency =
+        let early_uart =
             PhysAddr(boot::early_console::UART)..PhysAddr(boot::early_console::UART + PAGE_SIZE);
-        let uart = machine.uart.clone().unwrap_or_else(|| emergency.clone());
+        let uart = machine.uart.clone().unwrap_or_else(|| early_uart.clone());
         let mut devices = machine.virtio.clone();
         devices.extend([uart.clone()]);
         devices.extend(machine.gic.iter().flat_map(|gic| gic.registers()));
         devices.extend(machine.its.iter().cloned());
-        devices
-            .extend((!machine.ram.iter().any(|ram| ram.overlaps(&emergency))).then_some(emergency));
+        devices.extend(
+            (!machine.ram.iter().any(|ram| ram.overlaps(&early_uart))).then_some(early_uart),
+        );
         let regions = Regions { devices: &devices, image: &parts, tree: &given_pages };
         // SAFETY: `activate` requires regions that describe this machine and this image. The device
         // ranges come from the device tree, and the image's parts from the linker.
@@ -148,7 +152,7 @@ impl Kernel {
             cpus::BLOCK_SIZE,
             anywhere,
         );
-        let MemoryLayout { breadcrumbs, control, blocks, mapped, free, reclaim } =
+        let MemoryLayout { breadcrumbs, control, blocks, mapped, heap: heap_range, frames } =
             layout.expect("RAM holds no control block");
 
         let mut left_out = vec![parts.whole.clone(), given_pages];
@@ -156,11 +160,9 @@ impl Kernel {
         // SAFETY: `add_ram` requires RAM that may be read speculatively. The device tree names
         // these ranges as RAM, and `mapped` leaves out its `no-map` reservations.
         unsafe { map.add_ram(&mapped, &left_out, &control) };
-        for range in free {
-            // SAFETY: `add` requires mapped, writable RAM that nothing uses. `free` leaves out
-            // reservations, image, FDT, breadcrumbs, control pages and the CPUs' blocks.
-            unsafe { heap.add(range) };
-        }
+        // SAFETY: `extend` requires mapped, writable RAM that nothing uses. `MemoryLayout` chose it
+        // outside of reservations, image, FDT, breadcrumbs, control pages and the CPUs' blocks.
+        unsafe { heap.extend(heap_range.clone()) };
 
         let boot_trace = boot_trace::read(record, breadcrumbs.as_ref(), main);
         let blob_was = given.len();
@@ -170,15 +172,14 @@ impl Kernel {
             handover::shrink(given).unwrap_or_else(|error| panic!("{error}"))
         };
 
-        for range in reclaim {
-            // SAFETY: as above. `reclaim` held the FDT, which was copied, and the breadcrumbs,
-            // which were read; no reference to either is used again.
-            unsafe { heap.add(range) };
-        }
+        // SAFETY: `begin` requires the same as `extend`. `frames` leaves out the heap and what the
+        // heap avoids, except the FDT, which was copied, and the breadcrumbs, which were read. No
+        // reference to either is used again.
+        unsafe { Frames::begin(&frames) };
 
         let stale_irqs = interrupts::begin(machine.gic.clone(), machine.timer, mode == Mode::Vhe);
         // SAFETY: `new` requires blocks that belong to their CPUs permanently. `MemoryLayout` kept
-        // them out of the heap's RAM, and `add_ram` left their guard pages unmapped.
+        // them out of heap and frames, and `add_ram` left their guard pages unmapped.
         let cpus =
             unsafe { Cpus::new(&machine.cpus, &blocks, parts.guards[1].start, map.ttbr0(), mode) };
         let devices = Devices::find(&machine, &mut map);
@@ -211,6 +212,7 @@ impl Kernel {
             stale_irqs,
             stale_lpis,
             control,
+            heap: heap_range,
             blob,
             blob_was,
             boot_trace,

@@ -9,9 +9,9 @@
 #![expect(unsafe_code, reason = "orders memory before the wake-up SGI")]
 
 use crate::cpus::Cpu;
+use crate::memory::Frames;
 use crate::timer::Timer;
 use arm_gic::IntId;
-use boot::phys::PhysAddr;
 use core::arch::asm;
 use core::fmt;
 use core::sync::atomic::Ordering::{Relaxed, Release};
@@ -209,14 +209,15 @@ pub fn storm(cpu: &Cpu) {
     }
 }
 
-/// Leaves LPIs on, with tables in leaked memory, like a kernel that cannot turn them off. For the
+/// Leaves LPIs on, with tables in leaked frames, like a kernel that cannot turn them off. For the
 /// self-test.
+///
+/// The next kernel reserves these frames, so their place must not depend on the heap.
 pub fn keep_lpis(cpu: &Cpu) {
-    const TABLES: usize = 128 << 10;
+    const TABLES: u64 = 128 << 10;
     let Some(Driven { gic, .. }) = DRIVEN.get() else { return };
-    let mut tables = alloc::vec::Vec::<u8>::with_capacity(TABLES + (64 << 10));
-    let start = PhysAddr(tables.spare_capacity_mut().as_ptr().expose_provenance() as u64)
-        .align_up(64 << 10);
+    let tables = Frames::contiguous(TABLES + (64 << 10), &[]).expect("frames for LPI tables");
+    let start = tables.runs()[0].start.align_up(64 << 10);
     core::mem::forget(tables);
     gic.keep_tables(cpu.mpidr, start);
     info!("LPIs left on, with tables at {start}");

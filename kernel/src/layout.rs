@@ -51,7 +51,7 @@ impl Parts {
 ///
 /// # Safety
 ///
-/// The slice must not be used after its memory was added to the heap.
+/// The slice must not be used after its memory was given to the frame allocator.
 #[must_use]
 pub unsafe fn handed_over_tree<'a>(record: &EntryRecord) -> Option<&'a [u8]> {
     if !(1..=DTB_MAX_SIZE).contains(&record.dtb_size) {
@@ -62,7 +62,8 @@ pub unsafe fn handed_over_tree<'a>(record: &EntryRecord) -> Option<&'a [u8]> {
         return None;
     }
     // SAFETY: `from_raw_parts` requires mapped memory without a writer. The entry code found a
-    // header at x0 and mapped `dtb_size` bytes. Until the heap gets them, nothing writes them.
+    // header at x0 and mapped `dtb_size` bytes. Until they are handed out as frames, nothing writes
+    // them.
     Some(unsafe {
         core::slice::from_raw_parts(crate::memory::pointer(range.start), record.dtb_size as usize)
     })

@@ -38,7 +38,10 @@ impl Contents {
         let bytes = disk.bytes();
         let readable = FIRST.min(bytes as usize);
         disk.read(0, &mut first[..readable])?;
-        let mut tree = vec![0; fit::header_size(&first[..readable], bytes)? as usize];
+        let mut tree = Vec::new();
+        let size = fit::header_size(&first[..readable], bytes)? as usize;
+        tree.try_reserve_exact(size).map_err(|_| Error::Heap(size as u64))?;
+        tree.resize(size, 0);
         disk.read(0, &mut tree)?;
         let configurations = fit::configurations(&tree)?;
         Ok(Self { tree, configurations })
@@ -168,7 +171,7 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// The first rule that is broken. All memory is freed.
+    /// [`Error::NoCrc32`], or the first rule that is broken. All memory is freed.
     pub fn load(
         disk: &mut Disk,
         fit: &Fit,
@@ -176,6 +179,10 @@ impl Image {
         entry: PhysAddr,
         take: Take,
     ) -> Result<Self, Error> {
+        // Each payload's checksum is computed as soon as it is loaded.
+        if !relocate::checksum::is_available() {
+            return Err(Error::NoCrc32);
+        }
         let Fit { kernel, loadables, .. } = fit;
         // Compute all destinations first: no payload's frames may be in another's destination. [I7]
         let mut destinations = vec![pages(kernel, entry, header.image_size)?];

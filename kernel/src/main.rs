@@ -131,6 +131,9 @@ fn run(kernel: &mut Kernel) -> ! {
 
     let (mut configuration, mut known) = (0, 0);
     loop {
+        if kernel.cmdline.selftest == Some(Selftest::Heap) {
+            selftest::disturb();
+        }
         // A network device may write received frames to memory until `restart` resets it.
         kernel.devices.listen();
         let (free, kept_before) = (memory::free(), devices::kept());

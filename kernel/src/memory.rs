@@ -1,17 +1,19 @@
-//! The heap and page frames: one buddy allocator over all free RAM.
+//! The heap, for small objects, and page frames, for what the next kernel gets.
 //!
-//! - [`Heap::begin`] starts it with an arena inside the image, which is enough for the page tables
-//!   that map RAM. Then [`Heap::add`] adds the free RAM.
+//! - [`Heap::begin`] starts the heap with an arena inside the image, which is enough for the page
+//!   tables that map RAM. [`Heap::extend`] adds the heap's own RAM. It never grows after that.
+//! - [`Frames::begin`] gives all other free RAM to the frame allocator. Frames are at the same
+//!   places whatever the heap holds.
 //! - Leaves a global allocator.
-//! - [`Frames`] refuses if it cannot get enough frames, and frees those that it got.
+//! - [`Frames`] refuses if it cannot get enough frames, and then holds none.
 #![expect(unsafe_code, reason = "hands memory to the allocator, and frames to the loader")]
 
-use alloc::alloc::{Layout, alloc, dealloc};
 use alloc::vec::Vec;
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use buddy_system_allocator::LockedHeap;
 use core::ops::Range;
 use core::ptr;
+use frames::allocator::Allocator;
 
 /// The allocator's number of block sizes: 1 byte to 4 GiB.
 const ORDERS: usize = 33;
@@ -19,11 +21,10 @@ const ORDERS: usize = 33;
 #[global_allocator]
 static HEAP: LockedHeap<ORDERS> = LockedHeap::empty();
 
-/// The largest run of frames that is requested at once: 1 MiB, the most that one list entry moves.
-const LARGEST_RUN: u64 = relocate::list::RUN_PAGES * PAGE_SIZE;
+/// How many runs may be allocated at least: some tens for each segment.
+const RUNS: usize = 512;
 
-/// The bytes that [`Frames::in_place`] leaves free while it holds everything else.
-const LEFT_FREE: u64 = 2 * LARGEST_RUN;
+static FRAMES: spin::Mutex<Allocator> = spin::Mutex::new(Allocator::empty());
 
 /// The memory of the first page tables and the first `Vec`s, in the image's bss.
 #[repr(C, align(4096))]
@@ -31,7 +32,7 @@ struct Arena([u8; 32 * PAGE_SIZE as usize]);
 
 static ARENA: spin::Mutex<Arena> = spin::Mutex::new(Arena([0; 32 * PAGE_SIZE as usize]));
 
-/// Proof that the heap has been started.
+/// Proof that the heap has been started, and has nothing but the arena.
 pub struct Heap(());
 
 impl Heap {
@@ -48,144 +49,75 @@ impl Heap {
         Self(())
     }
 
-    /// Adds a range of RAM.
+    /// Adds the heap's range of RAM.
     ///
     /// # Safety
     ///
-    /// The range must be RAM that is mapped writable, that nothing uses, and that was not added
-    /// before.
-    pub unsafe fn add(&self, range: Range<PhysAddr>) {
-        if !range.is_empty() {
-            // SAFETY: our caller guarantees what `add_to_heap` requires of the range.
-            unsafe { HEAP.lock().add_to_heap(range.start.0 as usize, range.end.0 as usize) };
-        }
+    /// The range must be RAM that is mapped writable, and that nothing uses.
+    pub unsafe fn extend(self, range: Range<PhysAddr>) {
+        // SAFETY: our caller guarantees what `add_to_heap` requires of the range. It is added once,
+        // since `self` is consumed.
+        unsafe { HEAP.lock().add_to_heap(range.start.0 as usize, range.end.0 as usize) };
     }
 }
 
-/// Returns how many bytes are free now.
+/// Returns how many bytes are free now: of the heap, and of page frames.
 pub fn free() -> u64 {
+    let frames = FRAMES.lock().free_bytes();
     let heap = HEAP.lock();
-    (heap.stats_total_bytes() - heap.stats_alloc_actual()) as u64
+    (heap.stats_total_bytes() - heap.stats_alloc_actual()) as u64 + frames
 }
 
-/// Page frames in contiguous runs. Dropping them frees them.
-#[derive(Debug, Default)]
+/// Page frames in contiguous runs. Dropping them gives them back.
+#[derive(Debug)]
 pub struct Frames {
     runs: Vec<Range<PhysAddr>>,
 }
 
 impl Frames {
+    /// Gives RAM to the frame allocator.
+    ///
+    /// # Safety
+    ///
+    /// The ranges must be RAM that is mapped writable and that nothing uses.
+    pub unsafe fn begin(ranges: &[Range<PhysAddr>]) {
+        *FRAMES.lock() = Allocator::new(ranges, 4 * ranges.len() + RUNS);
+    }
+
     /// Allocates frames for `bytes` bytes, rounded up to pages, none of them in `avoid`.
-    ///
-    /// Runs are powers of two of at most 1 MiB, so the buddy allocator never rounds up.
-    ///
-    /// # Errors
-    ///
-    /// The number of bytes that are missing. The frames allocated so far are freed.
-    pub fn outside(bytes: u64, avoid: &[Range<PhysAddr>]) -> Result<Self, u64> {
-        Self::take(bytes, LARGEST_RUN, avoid)
-    }
-
-    fn take(bytes: u64, largest_run: u64, avoid: &[Range<PhysAddr>]) -> Result<Self, u64> {
-        let mut frames = Self::default();
-        // Hold the frames in `avoid` until we have enough others, or the allocator would return
-        // them again.
-        let mut aside = Self::default();
-        let mut left = bytes.next_multiple_of(PAGE_SIZE);
-        let mut size = largest_run;
-        while left > 0 {
-            size = size.min(1 << left.ilog2());
-            // The vectors grow in the same heap. `push` would panic if it is full; refuse instead.
-            if frames.runs.try_reserve(1).and_then(|()| aside.runs.try_reserve(1)).is_err() {
-                return Err(left);
-            }
-            // SAFETY: `alloc` requires a size other than zero; `size` is at least a page.
-            let block = unsafe { alloc(layout(size)) };
-            if block.is_null() {
-                // No run of this size is free, but smaller ones may be.
-                size /= 2;
-                if size < PAGE_SIZE {
-                    return Err(left);
-                }
-                continue;
-            }
-            let start = PhysAddr(block.expose_provenance() as u64);
-            let run = start..PhysAddr(start.0 + size);
-            if is_in_any(&run, avoid) {
-                aside.runs.push(run);
-            } else {
-                left -= size;
-                frames.runs.push(run);
-            }
-        }
-        Ok(frames)
-    }
-
-    /// Allocates the frames of `destination` itself where whole runs of the largest size are free,
-    /// and frames outside of all `destinations` for the rest.
-    ///
-    /// Frames that are already in place need no copy after the point of no return. The allocator
-    /// cannot allocate by address, so this briefly allocates nearly everything.
-    ///
-    /// # Errors
-    ///
-    /// The number of bytes that are missing. The frames allocated so far are freed.
-    pub fn in_place(
-        destination: &Range<PhysAddr>,
-        destinations: &[Range<PhysAddr>],
-    ) -> Result<Self, u64> {
-        // Sorted from the highest address to the lowest, so `pop` returns the lowest.
-        let mut own = Self::default();
-        let mut aside = Self::default();
-        let most = (free() / LARGEST_RUN) as usize;
-        if own
-            .runs
-            .try_reserve_exact(most)
-            .and_then(|()| aside.runs.try_reserve_exact(most))
-            .is_err()
-        {
-            return Err(destination.bytes());
-        }
-        while free() >= LEFT_FREE + LARGEST_RUN {
-            // SAFETY: `alloc` requires a size other than zero; this one is 1 MiB.
-            let block = unsafe { alloc(layout(LARGEST_RUN)) };
-            if block.is_null() {
-                break;
-            }
-            let start = PhysAddr(block.expose_provenance() as u64);
-            let run = start..PhysAddr(start.0 + LARGEST_RUN);
-            if destination.covers(&run) {
-                let place = own.runs.partition_point(|other| other.start > start);
-                own.runs.insert(place, run);
-            } else {
-                aside.runs.push(run);
-            }
-        }
-        drop(aside);
-
-        let mut frames = Self::default();
-        let mut at = destination.start;
-        loop {
-            let end = own.runs.last().map_or(destination.end, |run| run.start);
-            let mut between = Self::outside((at..end).bytes(), destinations)?;
-            frames.runs.try_reserve(between.runs.len() + 1).map_err(|_| destination.bytes())?;
-            frames.runs.append(&mut between.runs);
-            let Some(run) = own.runs.pop() else { return Ok(frames) };
-            at = run.end;
-            frames.runs.push(run);
-        }
-    }
-
-    /// Allocates one contiguous run of `bytes` bytes outside of `avoid`, rounded up to a power of
-    /// two of pages.
     ///
     /// # Errors
     ///
     /// The number of bytes that are missing.
+    pub fn outside(bytes: u64, avoid: &[Range<PhysAddr>]) -> Result<Self, u64> {
+        Ok(Self { runs: FRAMES.lock().outside(bytes, avoid)? })
+    }
+
+    /// Allocates the free frames of `destination` itself, and frames outside of all `destinations`
+    /// for the rest.
+    ///
+    /// Frames that are already in place need no copy after the point of no return.
+    ///
+    /// # Errors
+    ///
+    /// The number of bytes that are missing.
+    pub fn in_place(
+        destination: &Range<PhysAddr>,
+        destinations: &[Range<PhysAddr>],
+    ) -> Result<Self, u64> {
+        Ok(Self { runs: FRAMES.lock().in_place(destination, destinations)? })
+    }
+
+    /// Allocates one contiguous run of `bytes` bytes outside of `avoid`, rounded up to pages.
+    ///
+    /// # Errors
+    ///
+    /// The number of bytes, if no run is that long or the heap has no room for its range.
     pub fn contiguous(bytes: u64, avoid: &[Range<PhysAddr>]) -> Result<Self, u64> {
-        let bytes = bytes.next_power_of_two().max(PAGE_SIZE);
-        let frames = Self::take(bytes, bytes, avoid)?;
-        if frames.runs.len() == 1 { Ok(frames) } else { Err(bytes) }
+        let mut runs = Vec::new();
+        runs.try_reserve_exact(1).map_err(|_| bytes)?;
+        runs.push(FRAMES.lock().contiguous(bytes, avoid)?);
+        Ok(Self { runs })
     }
 
     /// Returns the runs, in order.
@@ -225,27 +157,12 @@ impl Frames {
 
 impl Drop for Frames {
     fn drop(&mut self) {
-        for run in &self.runs {
-            // SAFETY: `dealloc` requires an allocation and its layout. Each run was allocated
-            // with this layout, and `drop` runs once.
-            unsafe { dealloc(pointer(run.start), layout(run.bytes())) };
-        }
+        let mut frames = FRAMES.lock();
+        self.runs.drain(..).for_each(|run| frames.free(run));
     }
 }
 
-/// Returns whether a run overlaps one of the ranges. Not inlined: a test patches it.
-#[inline(never)]
-fn is_in_any(run: &Range<PhysAddr>, ranges: &[Range<PhysAddr>]) -> bool {
-    ranges.iter().any(|range| range.overlaps(run))
-}
-
-fn layout(bytes: u64) -> Layout {
-    Layout::from_size_align(bytes as usize, PAGE_SIZE as usize).expect("a run of whole pages")
-}
-
 /// Returns a pointer to a physical address, which the idmap maps at the same virtual address.
-///
-/// The allocator exposes the provenance of the memory that it manages.
 pub fn pointer(address: PhysAddr) -> *mut u8 {
     ptr::with_exposed_provenance_mut(address.0 as usize)
 }

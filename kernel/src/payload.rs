@@ -75,8 +75,7 @@ pub fn plan(kernel: &mut Kernel, nth: usize, known: &mut usize) -> Result<Plan, 
             }
         }
     }
-    // Beyond the segments' own pages we hold only the vectors of runs, and the pages that the FDT's
-    // frames were rounded up by.
+    // Beyond the segments' own pages we hold only the vectors of runs.
     let bytes: u64 = plan.segments().iter().map(|segment| segment.destination.bytes()).sum();
     let moved: u64 = plan.moved().iter().map(PhysRange::bytes).sum();
     let held = free - memory::free();
@@ -91,7 +90,7 @@ pub fn plan(kernel: &mut Kernel, nth: usize, known: &mut usize) -> Result<Plan, 
 /// Chooses the payload's base, a 2 MiB boundary: the lowest one, unless the command line asks for
 /// another and the payload allows it.
 ///
-/// A payload that may be placed anywhere avoids this kernel's own memory if there is room
+/// A payload that may be placed anywhere avoids this kernel's image and heap if there is room
 /// elsewhere. Then its destination is free, and it can be read directly into place.
 fn base(
     kernel: &mut Kernel,
@@ -110,7 +109,7 @@ fn base(
         Base::Random => placement::random_slot(&mut kernel.random, ram, keep_off, size),
         Base::Same => {
             let mut elsewhere = keep_off.to_vec();
-            elsewhere.push(kernel.parts.whole.clone());
+            elsewhere.extend([kernel.parts.whole.clone(), kernel.heap.clone()]);
             lowest(&elsewhere).or_else(|| lowest(keep_off))
         }
     };
@@ -119,6 +118,9 @@ fn base(
 
 /// Chooses the initrd's place: the FIT's `load` address, or else the highest place in reach of the
 /// kernel at `entry`.
+///
+/// The initrd avoids this kernel's heap if there is room elsewhere, since it can be read directly
+/// into free frames.
 fn placed(
     kernel: &Kernel,
     keep_off: &[Range<PhysAddr>],
@@ -137,18 +139,21 @@ fn placed(
             avoid.extend(fit.loadables.iter().filter_map(|payload| {
                 payload.load?.range(payload.place.end - payload.place.start)
             }));
-            let highest = |initrd_window| {
-                let ram: Vec<_> = kernel
-                    .machine
-                    .ram
-                    .iter()
-                    .map(|ram| initrd_window::cut(ram, &initrd_window))
-                    .collect();
-                placement::highest_block(&ram, &avoid, bytes, PAGE_SIZE)
+            let mut elsewhere = avoid.clone();
+            elsewhere.push(kernel.heap.clone());
+            let highest = |avoid: &[Range<PhysAddr>]| {
+                initrd_window::of(&image).into_iter().find_map(|initrd_window| {
+                    let ram: Vec<_> = kernel
+                        .machine
+                        .ram
+                        .iter()
+                        .map(|ram| initrd_window::cut(ram, &initrd_window))
+                        .collect();
+                    placement::highest_block(&ram, avoid, bytes, PAGE_SIZE)
+                })
             };
-            initrd_window::of(&image)
-                .into_iter()
-                .find_map(highest)
+            highest(&elsewhere)
+                .or_else(|| highest(&avoid))
                 .ok_or_else(|| Error::NoRoom(bytes, image.clone()))?
         }
     };
@@ -180,7 +185,7 @@ fn read(disk: &mut Disk, fdt: &Payload) -> Result<Vec<u8>, Error> {
     let bytes = fdt.place.end - fdt.place.start;
     chosen::check_size(bytes)?;
     let mut blob = Vec::new();
-    blob.try_reserve_exact(bytes as usize).map_err(|_| Error::Memory(bytes))?;
+    blob.try_reserve_exact(bytes as usize).map_err(|_| Error::Heap(bytes))?;
     blob.resize(bytes as usize, 0);
     disk.read(fdt.place.start, &mut blob)?;
     fit::verify(fdt, [&blob[..]])?;

@@ -9,7 +9,7 @@ use crate::load::{Image, Loaded};
 use crate::memory::Frames;
 use crate::stage::has_changed;
 use alloc::vec::Vec;
-use boot::phys::{PAGE_SIZE, PhysAddr};
+use boot::phys::PhysAddr;
 use core::ops::Range;
 use fdt::handover::Handover;
 use fdt::machine::Machine;
@@ -41,20 +41,18 @@ impl Plan {
         control: &Range<PhysAddr>,
     ) -> Result<Self, Error> {
         let destinations = image.payloads.iter().map(|payload| payload.destination.clone());
-        // The heap has no frames that our own device tree reserves. But `machine.reserved` may also
+        // No frame is in memory that our own device tree reserves. But `machine.reserved` may also
         // hold the reservations of a payload's device tree.
         let avoid: Vec<_> =
             destinations.chain(machine.reserved.iter().map(|r| r.range.clone())).collect();
         let mut tree = Frames::contiguous(blob.len() as u64, &avoid).map_err(Error::Memory)?;
-        let start = tree.runs()[0].start;
+        let tree_range = tree.runs()[0].clone();
         let memory = tree.slices_mut().next().expect("contiguous frames are one run");
         memory[..blob.len()].copy_from_slice(blob);
         handed.map_or(Ok(()), |handed| handed.write(&mut memory[..blob.len()]))?;
         memory[blob.len()..].fill(0);
 
-        let tree_range = start..PhysAddr(start.0 + (blob.len() as u64).next_multiple_of(PAGE_SIZE));
-        let bytes = (tree_range.end.0 - start.0) as usize;
-        let tree_crc32c = Crc32c::default().update(&memory[..bytes]).value();
+        let tree_crc32c = Crc32c::default().update(memory).value();
         let plan = Self { image, tree, tree_range, tree_crc32c };
         let reserved: Vec<_> = machine
             .reserved
@@ -135,12 +133,7 @@ impl Plan {
                 return Err(Error::Changed(what, payload.crc32c, now));
             }
         }
-        let bytes = (self.tree_range.end.0 - self.tree_range.start.0) as usize;
-        let now = self
-            .tree
-            .slices()
-            .fold(Crc32c::default(), |crc, slice| crc.update(&slice[..bytes]))
-            .value();
+        let now = self.tree.slices().fold(Crc32c::default(), Crc32c::update).value();
         if has_changed(self.tree_crc32c, now) {
             return Err(Error::Changed("the device tree".into(), self.tree_crc32c, now));
         }

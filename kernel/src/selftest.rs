@@ -1,4 +1,6 @@
-//! Conformance suite of the hyp-stub (`selftest=stub`), against the ABI in [`boot::hyp`].
+//! Self-tests: the hyp-stub's conformance suite (`selftest=stub`), and noise (`selftest=heap`).
+//!
+//! [`disturb`] makes the noise. All else is the suite, against the ABI in [`boot::hyp`]:
 //!
 //! - When: instead of the rest of the generation, on every CPU.
 //! - Expects: mode nvhe or vhe. In nvhe the suite calls the stub from EL1 and, by way of a landing
@@ -9,9 +11,11 @@
 //! take that for SOFT_RESTART: the early console has to report an exception.
 #![expect(unsafe_code, reason = "calls the stub in every way that a kernel must not")]
 
+use crate::clock;
 use crate::cpus::{self, Cpu};
 use crate::end;
 use crate::init::Kernel;
+use alloc::vec::Vec;
 use boot::hyp::{FINALISE_EL2, RESET_VECTORS, SET_VECTORS, SOFT_RESTART, STUB_ERR};
 use boot::sysreg::{current_el, hcr, mair, sctlr, spsr};
 use core::arch::{asm, global_asm};
@@ -20,6 +24,7 @@ use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
 use log::{error, info};
 use protocol::mode::Mode;
+use relocate::random::SplitMix64;
 
 global_asm!(
     include_str!("selftest.S"),
@@ -138,6 +143,32 @@ pub fn on_this_cpu(mode: Mode) {
     if suite.failed == 0 {
         info!("selftest: stub: {} checks passed on CPU {}", suite.checks, Cpu::current().index);
     }
+}
+
+/// Blocks that [`disturb`] has allocated and not yet freed.
+static KEPT: spin::Mutex<Vec<Vec<u8>>> = spin::Mutex::new(Vec::new());
+
+/// Allocates blocks of random sizes, frees some of all that it ever allocated, and waits for a
+/// random time.
+///
+/// The counter is the seed, and not `seed=`: each run is another one.
+pub fn disturb() {
+    const BLOCKS: u64 = 64;
+    const MOST_BYTES: u64 = 2048;
+    const MOST_NS: u64 = 2_000_000;
+    let begun = clock::now();
+    let mut random = SplitMix64::new(begun);
+    let mut kept = KEPT.lock();
+    for _ in 0..BLOCKS {
+        kept.push(Vec::with_capacity(1 + random.below(MOST_BYTES) as usize));
+    }
+    kept.retain(|_| random.below(2) == 0);
+    let wait = random.below(MOST_NS);
+    while clock::nanoseconds(clock::now() - begun) < wait {
+        core::hint::spin_loop();
+    }
+    let bytes: usize = kept.iter().map(Vec::capacity).sum();
+    info!("selftest: heap: {} blocks of {bytes} bytes kept, {wait} ns spent", kept.len());
 }
 
 /// Runs the suite on every CPU, on this one last, and ends the run.

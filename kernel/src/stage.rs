@@ -57,13 +57,10 @@ impl<'a> Staged<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::List`], [`Error::ListMismatch`], [`Error::NoCrc32`].
+    /// [`Error::List`], [`Error::ListMismatch`].
     pub fn new(kernel: &'a mut Kernel, plan: Plan) -> Result<Self, Error> {
         let mut layout = Layout::of(&kernel.control);
         let uart = kernel.uart.clone();
-        if !relocate::checksum::is_available() {
-            return Err(Error::NoCrc32);
-        }
 
         // The list, then the relocation idmap's tables, in the pages after code and breadcrumbs.
         let segments = plan.segments();

@@ -86,7 +86,7 @@ pub fn all(
 fn piece(kernel: &Payload) -> Result<Vec<u8>, Error> {
     let bytes = PIECE.min((kernel.place.end - kernel.place.start) as usize);
     let mut piece = Vec::new();
-    piece.try_reserve_exact(bytes).map_err(|_| Error::Memory(bytes as u64))?;
+    piece.try_reserve_exact(bytes).map_err(|_| Error::Heap(bytes as u64))?;
     piece.resize(bytes, 0);
     Ok(piece)
 }

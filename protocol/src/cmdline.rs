@@ -41,7 +41,7 @@ macro_rules! words {
 words!(Base { Same = "same", Random = "random", Load = "load" });
 words!(Restart { Hot = "hot", Cold = "cold" });
 words!(El2 { Nvhe = "nvhe", Vhe = "vhe" });
-words!(Selftest { Stub = "stub", Interrupts = "interrupts", Lpis = "lpis", Storm = "storm" });
+words!(Selftest { Stub = "stub", Interrupts = "interrupts", Lpis = "lpis", Storm = "storm", Heap = "heap" });
 
 /// The base that the next kernel will run at.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -94,6 +94,8 @@ pub enum Selftest {
     Lpis,
     /// During each kexec, raises as many interrupts as possible that no driver handles.
     Storm,
+    /// Before each kexec, allocates and frees memory and waits, differently in each run.
+    Heap,
 }
 
 /// The parameters that the command line can set.
@@ -126,7 +128,7 @@ pub struct Cmdline {
     pub force: bool,
     /// `check`: check the state at entry against the boot protocol.
     pub check: bool,
-    /// `selftest=stub|interrupts|lpis|storm`: a self-test to run.
+    /// `selftest=stub|interrupts|lpis|storm|heap`: a self-test to run.
     pub selftest: Option<Selftest>,
 }
 
@@ -212,7 +214,7 @@ impl Cmdline {
             ("check", _) => return Err("check, without a value"),
             ("selftest", _) => {
                 let test = Selftest::of(value);
-                self.selftest = Some(test.ok_or("selftest=stub, interrupts, lpis or storm")?);
+                self.selftest = Some(test.ok_or("selftest=stub, interrupts, lpis, storm or heap")?);
             }
             _ => {}
         }
@@ -291,7 +293,7 @@ mod tests {
             ("restart-cpu=all", "random"),
             ("force=no", "without a value"),
             ("check=all", "without a value"),
-            ("selftest=all", "stub, interrupts, lpis or storm"),
+            ("selftest=all", "stub, interrupts, lpis, storm or heap"),
         ] {
             let (cmdline, result) = Cmdline::parse(word);
             let message = result.unwrap_err().to_string();

@@ -39,9 +39,11 @@ impl Crc32c {
     }
 }
 
-/// Returns whether this CPU has the instructions: ID_AA64ISAR0_EL1.CRC32.
+/// Returns whether this CPU has the instructions: ID_AA64ISAR0_EL1.CRC32. Not inlined: a test
+/// patches it.
 #[cfg(target_os = "none")]
 #[must_use]
+#[inline(never)]
 #[expect(unsafe_code, reason = "reads a system register")]
 pub fn is_available() -> bool {
     let isar0: u64;

@@ -173,9 +173,9 @@ impl Splitter {
     }
 }
 
-/// The last `count` lines of `text`.
+/// The last `count` lines of `text` that are for people.
 pub fn tail(text: &str, count: usize) -> String {
-    let lines: Vec<_> = text.lines().collect();
+    let lines: Vec<_> = text.lines().filter(|line| !line.starts_with(PREFIX)).collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
 }
 

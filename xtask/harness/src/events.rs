@@ -42,7 +42,7 @@ impl Kind {
             Self::Refused => "refused",
             Self::Success => "success",
             Self::Failure => "failure",
-            Self::Fatal => "emergency",
+            Self::Fatal => "fatal",
             Self::Stopped => "stopped",
             Self::TimedOut => "timed-out",
             Self::Exit => "exit",
@@ -71,7 +71,7 @@ impl Event {
 
 /// The kind of event that the line reports, if any.
 pub fn classify(line: &str) -> Option<Kind> {
-    // The longer marker comes first: the message of a stopping CPU also begins with the emergency
+    // The longer marker comes first: the message of a stopping CPU also begins with the fatal
     // marker.
     let markers = [
         (marker::STOPPED, Kind::Stopped),

@@ -69,6 +69,8 @@ pub struct Bye {
     pub tree: u64,
     /// The address of the relocation code.
     pub control: u64,
+    /// The address of the breadcrumbs.
+    pub breadcrumbs: u64,
 }
 
 impl GenerationLog {
@@ -184,6 +186,7 @@ impl GenerationLog {
                     entry: record.entry.0,
                     tree: record.fdt.0,
                     control: record.control_pages.0,
+                    breadcrumbs: record.breadcrumbs.0,
                 });
             }
             Record::End(record) => self.end = Some(record.success),

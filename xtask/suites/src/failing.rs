@@ -78,9 +78,9 @@ const SYNDROME: Esr = Esr(0x0200_0000);
 const AT_EL1: Patch = |kernel| kernel.at("cpu_setup", 12, UNDEFINED);
 /// An exception at EL2, after `el2_setup` has installed vectors.
 const AT_EL2: Patch = |kernel| kernel.at("el2_setup", 12, UNDEFINED);
-const IN_THE_COPY: Patch = |kernel| kernel.at("walk", 0, UNDEFINED);
-const WRONG_COPY: Patch = |kernel| kernel.replace("walk", STORE, STORE_NOTHING);
-const WRONG_LIST: Patch = |kernel| kernel.replace("walk", NEXT_ENTRY, NO_ENTRY);
+const IN_THE_COPY: Patch = |kernel| kernel.at("walk_kimage", 0, UNDEFINED);
+const WRONG_COPY: Patch = |kernel| kernel.replace("walk_kimage", STORE, STORE_NOTHING);
+const WRONG_LIST: Patch = |kernel| kernel.replace("walk_kimage", NEXT_ENTRY, NO_ENTRY);
 const STUB_RETURNS: Patch = |kernel| kernel.at("private_stub", 0, ERET);
 
 #[rustfmt::skip]

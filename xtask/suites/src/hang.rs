@@ -63,7 +63,7 @@ const HANGS: [Hang; 9] = [
            stands: "CPU 0 stands at EL2h, MMU on, at control page: mmu_off (page 0x",
            phase: "last breadcrumb: 4 'verified'" },
     Hang { name: "control-page-el1", machine: "el1", restart: Restart::Cold, booted: true,
-           symbol: "walk",
+           symbol: "walk_kimage",
            stands: "CPU 0 stands at EL1h, MMU off, at control page: walk_kimage (page 0x",
            phase: "last breadcrumb: 5 'MMU off'" },
     Hang { name: "after-the-jump", machine: "nvhe", restart: Restart::Hot, booted: false,

@@ -28,6 +28,7 @@ mod plain;
 mod protocol;
 mod refused;
 mod runner;
+mod seed;
 mod stress;
 mod stub;
 
@@ -152,6 +153,7 @@ fn cases(config: &Config, seen: &Seen) -> Vec<Case> {
     cases.extend(loaders::cases());
     cases.extend(devices::cases());
     cases.extend(guests::cases());
+    cases.extend(seed::cases());
     cases.extend(payload::cases());
     cases.extend(stub::cases());
     cases.extend(cpus::cases());

@@ -57,7 +57,7 @@ pub fn cases() -> Vec<Case> {
 fn pass(trial: &mut Trial<'_>, machine: &str) -> Result<()> {
     let kernel = trial.kernel();
     let of = |name: &str| kernel.symbol(name);
-    let (main, walk, page) = (of("kernel_main")?, of("walk")?, of("relocate_page_start")?);
+    let (main, walk, page) = (of("kernel_main")?, of("walk_kimage")?, of("relocate_page_start")?);
     let image = Image {
         whole: LOADED..LOADED + of("_image_end")?,
         text: LOADED + of("text_start")?..LOADED + of("text_end")?,

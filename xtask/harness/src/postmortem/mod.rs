@@ -32,7 +32,7 @@ pub use self::{gdb::Gdb, qmp::Qmp, symbols::Symbols};
 /// The start of RAM in QEMU's `virt`. Devices are below it, and reading them may change them.
 const RAM: u64 = 1 << 30;
 
-/// The number of the guest's emergency lines that the report decodes.
+/// The number of the guest's fatal lines that the report decodes.
 const EMERGENCIES: usize = 4;
 
 /// The guest to examine.
@@ -274,7 +274,7 @@ impl Witness<'_> {
     }
 
     fn place(&mut self, address: u64) -> Option<String> {
-        // Each generation prints its base; an emergency line does too.
+        // Each generation prints its base; an fatal line does too.
         let (symbols, mut bases) = (self.symbols, numbers_after(self.console, "base 0x"));
         bases.extend(numbers_after(self.console, "base="));
         symbols

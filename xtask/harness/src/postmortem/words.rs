@@ -1,6 +1,6 @@
-//! Decoders for raw values: PSTATE, control registers, the guest's emergency lines.
+//! Decoders for raw values: PSTATE, control registers, the guest's fatal lines.
 //!
-//! The post-mortem uses them, and the console for each emergency line. The decoder of ESR is in
+//! The post-mortem uses them, and the console for each fatal line. The decoder of ESR is in
 //! `boot`, because the kernel prints it too.
 
 use boot::{
@@ -73,7 +73,7 @@ pub fn instruction(word: u32) -> Option<String> {
     })
 }
 
-/// Decodes the registers in an emergency line; `None` if the line is no emergency line or has none.
+/// Decodes the registers in an fatal line; `None` if the line is no fatal line or has none.
 ///
 /// The line is `!! ` and text, then `key=value` pairs with hexadecimal values; a log line's prefix
 /// may precede it. The keys are `slot`, `esr`, `elr`, `far`, `spsr`, and `base`, the address at
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn an_emergency_line_becomes_a_sentence() {
+    fn a_fatal_line_becomes_a_sentence() {
         let symbols = Symbols::from_names(&[(0x1000, "el2_setup")]);
         let line = "[2] !! exception slot=0000000000000004 esr=0000000096000045 \
                     elr=0000000040201014 far=00007ff0dead0000 \

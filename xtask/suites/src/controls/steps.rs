@@ -226,14 +226,14 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "sources-outside-destinations",
         does: "this kernel uses no frame in a destination as a source",
-        at: ["kernel/src/memory.rs", "is_in_any"],
+        at: ["frames/src/allocator.rs", "is_in_any"],
         without: "the segment rules refuse, as the copy would overwrite a source too early; this \
             kernel continues",
         shown: Shown::Here(Experiment {
             how: "is_in_any returns false", generations: 2, base: Base::Load,
             disk: over_the_kernels_frames,
             omitted: Kernels {
-                booted: |kernel| kernel.answer("kernel::memory::is_in_any", 0), ..WHOLE
+                booted: |kernel| kernel.answer("frames::allocator::is_in_any", 0), ..WHOLE
             },
             red: Some("and could be overwritten before it is copied"), continues: true, ..PLAIN
         }),
@@ -249,7 +249,7 @@ pub const STEPS: &[Step] = &[
             how: "is_in_any returns false, in both runs; overwritten_by returns None",
             generations: 2, base: Base::Load, disk: over_the_loadables_frames,
             provoked: Kernels {
-                booted: |kernel| kernel.answer("kernel::memory::is_in_any", 0), ..WHOLE
+                booted: |kernel| kernel.answer("frames::allocator::is_in_any", 0), ..WHOLE
             },
             omitted: Kernels {
                 booted: |kernel| kernel.answer("relocate::segment::overwritten_by", 0), ..WHOLE
@@ -588,7 +588,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "breadcrumbs-kept",
-        does: "the breadcrumb page that /chosen names stays out of the heap until it is read",
+        does: "the breadcrumb page that /chosen names stays out of control pages, stacks and heap",
         at: ["frames/src/layout.rs", "keep_out"],
         without: "nothing fails today, as no code allocates that early; the step guards code that \
             may do so later",
@@ -632,7 +632,7 @@ const fn model(name: &'static str, does: &'static str, at: [&'static str; 2]) ->
 }
 
 /// Returns the kernel, and a loadable whose destination overlaps the frames that the kernel is
-/// loaded into: runs of half a MiB near the end of RAM.
+/// loaded into: the highest ones below the control pages.
 fn over_the_kernels_frames(image: Vec<u8>) -> Vec<u8> {
     fit::write(&[
         payload("kernel", image, Some(LOAD)),
@@ -640,8 +640,8 @@ fn over_the_kernels_frames(image: Vec<u8>) -> Vec<u8> {
     ])
 }
 
-/// Returns a kernel whose destination overlaps the frames that a loadable is loaded into: runs of
-/// whole MiBs. The kernel is copied first.
+/// Returns a kernel whose destination overlaps the frames that a loadable is loaded into: those
+/// below the kernel's. The kernel is copied first.
 fn over_the_loadables_frames(image: Vec<u8>) -> Vec<u8> {
     let data = (0..1_u32 << 20).flat_map(u32::to_le_bytes).collect();
     fit::write(&[

@@ -11,6 +11,7 @@ use harness::{
     disk::{LOAD, payload},
     fit_edit::position,
     kernel_build::Built,
+    patch::{Patched, UNDEFINED},
     request::Disk,
 };
 use protocol::fit::writer as fit;
@@ -70,7 +71,19 @@ pub(super) const REFUSALS: &[Refusal] = &[
 
 /// Returns the cases that do not fit the table.
 pub(super) fn cases() -> Vec<Case> {
-    vec![case("refused/memory-that-runs-out", runs_out)]
+    vec![case("refused/memory-that-runs-out", runs_out), case("refused/no-crc32", no_crc32)]
+}
+
+/// Boots a kernel that finds no FEAT_CRC32, and whose checksum routine faults as it would there.
+fn no_crc32(trial: &mut Trial<'_>) -> Result<()> {
+    let patched = Patched::new(trial.kernel()).answer("relocate::checksum::is_available", 0)?.at(
+        "relocate_crc32c",
+        0,
+        UNDEFINED,
+    )?;
+    let mut request = trial.request("nvhe", &trial.cmdline())?;
+    request.image = Some(patched.image);
+    failed(trial, &request, &["this CPU has no FEAT_CRC32: the copy could not be verified"])
 }
 
 /// Makes memory run out at different moments, including while the kernel allocates its own lists:

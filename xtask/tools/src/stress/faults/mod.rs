@@ -261,7 +261,7 @@ impl Run<'_> {
                 gen_log.number
             );
         }
-        let emergency = outcome
+        let fatal = outcome
             .console
             .lines()
             .find(|line| line.starts_with(marker::FATAL))
@@ -271,7 +271,7 @@ impl Run<'_> {
                 prove(&logs, &cmdline, modes, self.cpus())?;
                 Ok(Way::Gone(logs.into_iter().map(|gen_log| gen_log.refused).collect()))
             }
-            Verdict::Failed(1) if emergency.is_empty() => {
+            Verdict::Failed(1) if fatal.is_empty() => {
                 let Some(last) = logs.last() else { bail!("{}", outcome.verdict.words()) };
                 ensure!(last.bye.is_none(), "generation {} printed Bye! and ended", last.number);
                 ensure!(
@@ -286,18 +286,18 @@ impl Run<'_> {
                 prove_each(&logs, &cmdline, modes, None)?;
                 Ok(Way::Refused(last.refused.clone()))
             }
-            Verdict::Stopped if STOPS.iter().any(|start| emergency.starts_with(start)) => {
+            Verdict::Stopped if STOPS.iter().any(|start| fatal.starts_with(start)) => {
                 ensure!(
                     logs.last().is_some_and(|last| last.bye.is_some()),
                     "the last generation had not printed Bye!"
                 );
                 prove_each(&logs, &cmdline, modes, None)?;
-                Ok(Way::Stopped(emergency.to_owned()))
+                Ok(Way::Stopped(fatal.to_owned()))
             }
             _ => bail!(
-                "{}{}{emergency}",
+                "{}{}{fatal}",
                 outcome.verdict.words(),
-                if emergency.is_empty() { "" } else { ": " }
+                if fatal.is_empty() { "" } else { ": " }
             ),
         }
     }
