@@ -8,7 +8,8 @@
 
 // el2_setup — opens EL2 for a kernel at EL1, leaves the hyp-stub there, and drops to EL1.
 //   in        x30 = return address, physical
-//   assumes   EL2h, MMU off, E2H set or clear; DAIF masked; SP = this CPU's boot::percpu::PerCpu  [I1]
+//   assumes   EL2h, MMU off, E2H set or clear; DAIF masked;
+//             SP = this CPU's boot::percpu::PerCpu  [I1]
 //   out       x0 = HCR_EL2 as it took effect; at EL1h, DAIF masked, EL1's MMU and caches off;
 //             VBAR_EL2 = the hyp-stub; SP_EL1 = SP_EL2 = SP on entry
 //   clobbers  x9–x11, flags

@@ -121,13 +121,13 @@ impl<'a> Blob<'a> {
 /// A node's begin or end, or a property.
 #[derive(Clone, Debug)]
 pub struct Event<'a> {
-    /// Which of them it is.
+    /// The kind of event.
     pub kind: Kind<'a>,
     /// Depth of the node: 1 for the root.
     pub depth: usize,
     /// Name of the root's child that the event belongs to, at any depth. Empty for the root.
     pub child: &'a [u8],
-    /// Where the token, its name or value, and its padding are in the blob.
+    /// The bytes of the token, its name or value, and its padding in the blob.
     pub range: Range<usize>,
 }
 
@@ -139,7 +139,7 @@ impl Event<'_> {
     }
 }
 
-/// What an [`Event`] is.
+/// The kind of an [`Event`].
 #[derive(Clone, Debug)]
 pub enum Kind<'a> {
     /// A node begins.

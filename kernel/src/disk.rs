@@ -25,8 +25,8 @@ pub enum Error {
     DriverError(DriverError),
     /// The heap has no room for the bounce buffer.
     #[error(
-        "not enough memory: the heap has no room for {BOUNCE} bytes: give the machine more, or align \
-         the FIT's payloads to blocks of {SECTOR_SIZE} bytes"
+        "not enough memory: the heap has no room for {BOUNCE} bytes: give the machine more, or \
+         align the FIT's payloads to blocks of {SECTOR_SIZE} bytes"
     )]
     Bounce,
     /// A read failed.

@@ -41,7 +41,13 @@ macro_rules! words {
 words!(Base { Same = "same", Random = "random", Load = "load" });
 words!(Restart { Hot = "hot", Cold = "cold" });
 words!(El2 { Nvhe = "nvhe", Vhe = "vhe" });
-words!(Selftest { Stub = "stub", Interrupts = "interrupts", Lpis = "lpis", Storm = "storm", Heap = "heap" });
+words!(Selftest {
+    Stub = "stub",
+    Interrupts = "interrupts",
+    Lpis = "lpis",
+    Storm = "storm",
+    Heap = "heap",
+});
 
 /// The base that the next kernel will run at.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -222,8 +222,8 @@ pub enum Error {
     EndsEarly { unpacked: u64 },
     /// Bytes after the trailer: a second member, or other appended data.
     #[error(
-        "its gzip data continue after the end, after {unpacked} unpacked bytes: give one member and \
-         nothing else"
+        "its gzip data continue after the end, after {unpacked} unpacked bytes: give one member \
+         and nothing else"
     )]
     GoesOn { unpacked: u64 },
     /// More unpacked bytes than the limit.

@@ -1,4 +1,4 @@
-//! What kernel, loaders and tools agree on, written once: each of them links this crate.
+//! The facts that kernel, loaders and tools share, written once: each of them links this crate.
 //!
 //! - [`cmdline`]: the parameters in bootargs, and their words.
 //! - [`fit`]: the FIT that kernels are loaded from, read and (feature `write`) written; [`gzip`]

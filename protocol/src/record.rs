@@ -12,12 +12,9 @@
 
 use crate::rules::Verdict;
 use alloc::borrow::Cow;
-use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use core::fmt::{self, Write};
 
 /// Version of the schema.
 pub const SCHEMA: u32 = 1;
@@ -29,8 +26,9 @@ pub const PREFIX: &str = "{\"ouroboros\":1,";
 pub type Text = Cow<'static, str>;
 
 /// A record.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(tag = "record", rename_all = "lowercase")]
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
+#[cfg_attr(feature = "read", serde(tag = "record", rename_all = "lowercase"))]
 pub enum Record {
     /// A generation runs.
     Generation(Generation),
@@ -47,7 +45,8 @@ pub enum Record {
 }
 
 /// A generation, and what it was entered with.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
 pub struct Generation {
     /// Number of this generation; 0 is the loader's.
     pub generation: u32,
@@ -78,7 +77,8 @@ pub struct Generation {
 }
 
 /// The CPUs of a generation.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
 pub struct Cpus {
     /// Number of this generation.
     pub generation: u32,
@@ -93,7 +93,8 @@ pub struct Cpus {
 }
 
 /// A kexec that the generation refused.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
 pub struct Refusal {
     /// Number of this generation.
     pub generation: u32,
@@ -102,7 +103,8 @@ pub struct Refusal {
 }
 
 /// A kexec that is about to happen.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
 pub struct Kexec {
     /// Number of this generation.
     pub generation: u32,
@@ -133,7 +135,8 @@ pub struct Kexec {
 }
 
 /// The end of the run.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
 pub struct End {
     /// Number of this generation.
     pub generation: u32,
@@ -142,7 +145,8 @@ pub struct End {
 }
 
 /// The verdict on one rule.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
 pub struct Rule {
     /// Permanent number of the rule.
     pub rule: u32,
@@ -166,30 +170,69 @@ impl fmt::Debug for Hex {
     }
 }
 
-impl Serialize for Hex {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{self:?}"))
-    }
-}
-
-impl<'de> Deserialize<'de> for Hex {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Cow::<str>::deserialize(deserializer)?;
-        let digits = text.strip_prefix("0x").and_then(|hex| u64::from_str_radix(hex, 16).ok());
-        digits.map(Self).ok_or_else(|| D::Error::custom(format!("\"{text}\" is not 0x and digits")))
+impl fmt::Display for Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
     }
 }
 
 impl Record {
     /// Returns the record's line, without a line end.
-    ///
-    /// # Panics
-    ///
-    /// Never: no record has a map with keys that are not text.
     #[must_use]
     pub fn line(&self) -> String {
-        let json = serde_json::to_string(self).expect("a record has no keys but text");
-        format!("{PREFIX}{}", &json[1..])
+        let mut line = Line(String::from(PREFIX));
+        match self {
+            Self::Generation(it) => {
+                line.start("generation", it.generation).number("of", it.of.into());
+                line.text("mode", &it.mode).hex("base", it.base).hex("seed", it.seed);
+                line.number("image_bytes", it.image_bytes).hex("control_pages", it.control_pages);
+                line.number("free_bytes", it.free_bytes).number("fdt_bytes", it.fdt_bytes);
+                line.number("fdt_entry_bytes", it.fdt_entry_bytes);
+                line.number("entered_ns", it.entered_ns);
+                line.list("boot_trace", &it.boot_trace, |line, (name, ns)| {
+                    line.push("[").quoted(name).push(",").show(ns).push("]");
+                });
+                line.texts("stale", &it.stale);
+            }
+            Self::Cpus(it) => {
+                line.start("cpus", it.generation).number("up", it.up.into());
+                line.number("of", it.of.into());
+                match &it.interrupts {
+                    Some(interrupts) => line.text("interrupts", interrupts),
+                    None => line.key("interrupts").push("null"),
+                };
+                line.texts("stale", &it.stale);
+            }
+            Self::Refusal(it) => {
+                line.start("refusal", it.generation).text("reason", &it.reason);
+            }
+            Self::Kexec(it) => {
+                line.start("kexec", it.generation).text("next", &it.next);
+                line.hex("entry", it.entry).hex("fdt", it.fdt);
+                line.hex("control_pages", it.control_pages).hex("breadcrumbs", it.breadcrumbs);
+                line.number("hashed_bytes", it.hashed_bytes);
+                line.number("disk_requests", it.disk_requests).number("disk_ns", it.disk_ns);
+                line.number("stop_ns", it.stop_ns).numbers("ticks", &it.ticks);
+                line.numbers("work", &it.work).number("strays", it.strays);
+            }
+            Self::End(it) => {
+                line.start("end", it.generation).key("success").show(&it.success);
+            }
+            Self::Rule(it) => {
+                line.push("\"record\":\"rule\"").number("rule", it.rule.into());
+                line.text("text", &it.text).text("place", &it.place).text("value", &it.value);
+                line.text(
+                    "verdict",
+                    match it.verdict {
+                        Verdict::Kept => "kept",
+                        Verdict::Broken => "broken",
+                        Verdict::Unseen => "unseen",
+                    },
+                );
+            }
+        }
+        line.push("}");
+        line.0
     }
 
     /// Parses a line of the console; `None` if it is not a record.
@@ -197,8 +240,11 @@ impl Record {
     /// # Errors
     ///
     /// A record of another version of the schema, or one that does not parse.
+    #[cfg(feature = "read")]
     pub fn parse(line: &str) -> Option<Result<Self, String>> {
-        #[derive(Deserialize)]
+        use alloc::string::ToString;
+
+        #[derive(serde::Deserialize)]
         struct Version {
             ouroboros: u32,
         }
@@ -207,16 +253,99 @@ impl Record {
             let Version { ouroboros } =
                 serde_json::from_str(line).map_err(|error| error.to_string())?;
             if ouroboros != SCHEMA {
-                return Err(format!("schema {ouroboros}, and this reader knows {SCHEMA}"));
+                return Err(alloc::format!("schema {ouroboros}, and this reader knows {SCHEMA}"));
             }
             serde_json::from_str(line).map_err(|error| error.to_string())
         })
     }
 }
 
+#[cfg(feature = "read")]
+impl<'de> serde::Deserialize<'de> for Hex {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+
+        let text = Cow::<str>::deserialize(deserializer)?;
+        let digits = text.strip_prefix("0x").and_then(|hex| u64::from_str_radix(hex, 16).ok());
+        let wrong = || D::Error::custom(alloc::format!("\"{text}\" is not 0x and digits"));
+        digits.map(Self).ok_or_else(wrong)
+    }
+}
+
+/// A record's line that is being written: a small JSON writer, because serde's would be a page of
+/// the kernel's text.
+struct Line(String);
+
+impl Line {
+    fn push(&mut self, text: &str) -> &mut Self {
+        self.0.push_str(text);
+        self
+    }
+
+    fn show(&mut self, value: &dyn fmt::Display) -> &mut Self {
+        // Writing to a String does not fail.
+        let _ = write!(self.0, "{value}");
+        self
+    }
+
+    /// Writes the kind of record, and the generation that prints it.
+    fn start(&mut self, kind: &str, generation: u32) -> &mut Self {
+        self.push("\"record\":").quoted(kind).number("generation", generation.into())
+    }
+
+    fn key(&mut self, name: &str) -> &mut Self {
+        self.push(",").quoted(name).push(":")
+    }
+
+    fn number(&mut self, name: &str, value: u64) -> &mut Self {
+        self.key(name).show(&value)
+    }
+
+    fn hex(&mut self, name: &str, value: Hex) -> &mut Self {
+        self.key(name).push("\"").show(&value).push("\"")
+    }
+
+    fn text(&mut self, name: &str, value: &str) -> &mut Self {
+        self.key(name).quoted(value)
+    }
+
+    fn numbers(&mut self, name: &str, values: &[u64]) -> &mut Self {
+        self.list(name, values, |line, value| _ = line.show(value))
+    }
+
+    fn texts(&mut self, name: &str, values: &[String]) -> &mut Self {
+        self.list(name, values, |line, value| _ = line.quoted(value))
+    }
+
+    fn list<T>(&mut self, name: &str, values: &[T], write: fn(&mut Self, &T)) -> &mut Self {
+        self.key(name).push("[");
+        for (index, value) in values.iter().enumerate() {
+            if index > 0 {
+                self.push(",");
+            }
+            write(self, value);
+        }
+        self.push("]")
+    }
+
+    /// Writes a string with the characters escaped that JSON asks for (RFC 8259, section 7).
+    fn quoted(&mut self, text: &str) -> &mut Self {
+        self.push("\"");
+        for letter in text.chars() {
+            match letter {
+                '"' | '\\' => self.0.extend(['\\', letter]),
+                '\0'..='\x1f' => _ = write!(self.0, "\\u{:04x}", u32::from(letter)),
+                _ => self.0.push(letter),
+            }
+        }
+        self.push("\"")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::format;
     use alloc::vec;
     use proptest::prelude::*;
 

@@ -18,7 +18,6 @@ use boot::record::EntryRecord;
 use core::fmt;
 use core::ops::Range;
 use fdt::machine::Conduit;
-use serde::{Deserialize, Serialize};
 pub use table::RULES;
 
 mod table;
@@ -37,8 +36,9 @@ pub struct Rule {
 }
 
 /// Result of checking a rule.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[cfg_attr(feature = "read", derive(serde::Deserialize))]
+#[cfg_attr(feature = "read", serde(rename_all = "lowercase"))]
 pub enum Verdict {
     /// The loader kept the rule, as far as a kernel can see.
     Kept,

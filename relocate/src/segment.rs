@@ -70,8 +70,8 @@ pub enum Error<'a> {
     TooManySegments { given: usize },
     /// The destination does not consist of whole pages.
     #[error(
-        "segment \"{segment}\": the destination {} does not consist of whole pages: align both ends to \
-         {PAGE_SIZE:#x}",
+        "segment \"{segment}\": the destination {} does not consist of whole pages: align both ends \
+         to {PAGE_SIZE:#x}",
         span(destination)
     )]
     DestinationMisaligned { segment: &'a str, destination: Range<PhysAddr> },
@@ -103,8 +103,8 @@ pub enum Error<'a> {
     OverDevice { segment: &'a str, destination: Range<PhysAddr>, device: Range<PhysAddr> },
     /// The destination is not within one range of RAM.
     #[error(
-        "segment \"{segment}\": the destination {} is not wholly in one range of RAM: choose a place \
-         that is",
+        "segment \"{segment}\": the destination {} is not wholly in one range of RAM: choose a \
+         place that is",
         span(destination)
     )]
     OutsideRam { segment: &'a str, destination: Range<PhysAddr> },
@@ -133,8 +133,8 @@ pub enum Error<'a> {
     Overlap { first: &'a str, second: &'a str, page: PhysAddr },
     /// A source run does not consist of whole pages.
     #[error(
-        "segment \"{segment}\": the source run {} does not consist of whole pages: load it into whole \
-         frames",
+        "segment \"{segment}\": the source run {} does not consist of whole pages: load it into \
+         whole frames",
         span(run)
     )]
     SourceMisaligned { segment: &'a str, run: Range<PhysAddr> },

@@ -151,8 +151,8 @@ impl Cpu {
         interrupts::call(self);
     }
 
-    /// Returns [`CpuCommand::Idle`] until the wake-up SGI is acknowledged, then the command. Acting on
-    /// the command earlier, at a tick, would leave that SGI pending for the next kernel.
+    /// Returns [`CpuCommand::Idle`] until the wake-up SGI is acknowledged, then the command. Acting
+    /// on the command earlier, at a tick, would leave that SGI pending for the next kernel.
     pub fn given(&self) -> CpuCommand {
         let command = self.command.load(Acquire);
         if self.is_called.load(Acquire) { CpuCommand::Idle } else { command }

@@ -351,7 +351,7 @@ impl Cpus {
     }
 }
 
-/// What the CPUs did, in device-tree order.
+/// The work that the CPUs did, in device-tree order.
 pub struct WorkDone {
     /// Timer interrupts taken.
     pub ticks: Vec<u64>,

@@ -91,8 +91,8 @@ pub enum Error {
     Empty { node: String },
     /// Data that reach past the end of the disk.
     #[error(
-        "the FIT's {node} has {bytes} bytes of data from byte {start} on, and the disk ends at byte \
-         {disk}: write the whole FIT to it"
+        "the FIT's {node} has {bytes} bytes of data from byte {start} on, and the disk ends at \
+         byte {disk}: write the whole FIT to it"
     )]
     PastEnd { node: String, start: u64, bytes: u64, disk: u64 },
     /// External data that overlap the tree.

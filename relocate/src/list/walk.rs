@@ -35,7 +35,10 @@ pub enum Damaged {
     #[error("the list is damaged: {word:#x} {} is no entry: build it again", place(*at))]
     NotAnEntry { word: u64, at: Option<PhysAddr> },
     /// A source entry comes before any destination.
-    #[error("the list is damaged: the source {word:#x} {} has no destination: build it again", place(*at))]
+    #[error(
+        "the list is damaged: the source {word:#x} {} has no destination: build it again",
+        place(*at)
+    )]
     NoDestination { word: u64, at: Option<PhysAddr> },
     /// The move would go past the end of the 64-bit space.
     #[error(
@@ -50,7 +53,8 @@ pub enum Damaged {
     NoListPage { head: u64 },
     /// The list page has neither a link nor [`DONE`](super::DONE) in its last place.
     #[error(
-        "the list is damaged: the list page {page} ends in neither a link nor the end: build it again"
+        "the list is damaged: the list page {page} ends in neither a link nor the end: \
+         build it again"
     )]
     NoLink { page: PhysAddr },
     /// The list returns to a page that it has left.
@@ -148,7 +152,11 @@ pub enum ListMismatch {
     Damaged(Damaged),
     /// The list and the segments differ. Both fields describe the first page that differs, as a
     /// move of one page.
-    #[error("the list has {} where the segments ask for {}: build it again", side(*found), side(*expected))]
+    #[error(
+        "the list has {} where the segments ask for {}: build it again",
+        side(*found),
+        side(*expected)
+    )]
     Differs {
         /// The segments' next move; `None` if they have ended.
         expected: Option<Move>,

@@ -32,7 +32,7 @@ pub struct WithoutRecords<W> {
     state: LineState,
 }
 
-/// What is known of the line that is being written.
+/// The verdict on the line that is being written.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum LineState {
     /// It may still be a record.

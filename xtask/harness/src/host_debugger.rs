@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gdb_that_does_not_know_the_architecture_is_told_apart() {
+    fn a_gdb_that_does_not_know_the_architecture_is_recognised() {
         let knows = "The target architecture is set to \"aarch64\".\n\
                      The target architecture is set to \"aarch64\".\n";
         assert!(accepted(knows));

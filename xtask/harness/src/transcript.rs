@@ -1,7 +1,7 @@
 //! Reader of a console: one log for each generation, from its records.
 //!
-//! What a program needs is in the records (`protocol::record`). The lines for people are kept as
-//! they are, for tests that look for a message. A line `[generation] text` belongs to that
+//! All numbers come from the records (`protocol::record`). The lines for people are kept as they
+//! are, for tests that look for a message. A line `[generation] text` belongs to that
 //! generation, a line without the prefix to the one that printed last.
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -215,7 +215,8 @@ pub const GOOD: &str = "\
 {\"ouroboros\":1,\"record\":\"generation\",\"generation\":0,\"of\":3,\"mode\":\"nvhe\",\
 \"base\":\"0x40200000\",\"seed\":\"0x2a\",\"image_bytes\":479232,\"control_pages\":\"0x5ffc0000\",\
 \"free_bytes\":536209728,\"fdt_bytes\":7846,\"fdt_entry_bytes\":1048576,\"entered_ns\":753024,\
-\"boot_trace\":[[\"first instruction\",0],[\"EL2 set up\",224048],[\"MMU on\",269120],[\"main\",130688]],\"stale\":[]}
+\"boot_trace\":[[\"first instruction\",0],[\"EL2 set up\",224048],[\"MMU on\",269120],\
+[\"main\",130688]],\"stale\":[]}
 {\"ouroboros\":1,\"record\":\"cpus\",\"generation\":0,\"up\":2,\"of\":2,\
 \"interrupts\":\"GICv3, EL1's virtual timer (INTID 27)\",\"stale\":[]}
 {\"ouroboros\":1,\"record\":\"kexec\",\"generation\":0,\

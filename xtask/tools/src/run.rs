@@ -66,8 +66,8 @@ pub struct RunOptions {
     /// Copy with the MMU on (hot), or after turning it off (cold)
     #[arg(long, value_parser = word::<Restart>(), default_value_t = Restart::Hot)]
     restart: Restart,
-    /// The mode at EL2: at EL1 above the kernel's own hyp-stub (nvhe), or at EL2 with E2H set (vhe);
-    /// overrides the machine's own parameter
+    /// The mode at EL2: at EL1 above the kernel's own hyp-stub (nvhe), or at EL2 with E2H set
+    /// (vhe); overrides the machine's own parameter
     #[arg(long, value_parser = word::<El2>())]
     el2: Option<El2>,
     /// nvhe in even generations, vhe in odd ones

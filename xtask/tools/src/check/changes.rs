@@ -576,8 +576,8 @@ mod tests {
     const MOV_X19_X0: u32 = 0xaa00_03f3;
 
     /// Returns what the code changes, as text; the first word is at 0x1000.
-    fn told(code: &[u32]) -> Result<String, String> {
-        linked_told(&linked(code), None)
+    fn said(code: &[u32]) -> Result<String, String> {
+        linked_said(&linked(code), None)
     }
 
     fn linked(code: &[u32]) -> Linked {
@@ -587,7 +587,7 @@ mod tests {
         Linked { image, marks: [(0x1000, true), (end, false)].into(), ..Linked::default() }
     }
 
-    fn linked_told(linked: &Linked, slot: Option<usize>) -> Result<String, String> {
+    fn linked_said(linked: &Linked, slot: Option<usize>) -> Result<String, String> {
         let routine = Routine { range: 0x1000..0x1010, slot };
         let mut reader = Reader::new(linked, [(0x1000, routine)].into());
         Ok(match reader.routine(0x1000)? {
@@ -597,7 +597,7 @@ mod tests {
     }
 
     fn changes(code: &[u32]) -> String {
-        told(code).unwrap()
+        said(code).unwrap()
     }
 
     #[test]
@@ -645,7 +645,7 @@ mod tests {
         assert!(changes(&[0xd400_0002, RET]).ends_with(" x17 x18 TPIDR_EL2"), "hvc");
         let mut rust = linked(&[0x9400_0002, RET, MOV_X9_X0, RET]);
         rust.symbols.insert("_RNvCs_6kernel1f".to_owned(), 0x1008);
-        let told = linked_told(&rust, None).unwrap();
+        let told = linked_said(&rust, None).unwrap();
         assert!(told.starts_with("x0 x1 ") && told.contains(" x18 x30 q0 "), "{told}");
         assert!(told.ends_with(" q31 flags FPSR"), "{told}");
     }
@@ -653,9 +653,9 @@ mod tests {
     #[test]
     fn text_behind_a_call_is_skipped() {
         let mut with_text = linked(&[0x9400_0003, 0x0021_2121, RET, RET]);
-        assert!(linked_told(&with_text, None).unwrap_err().contains("0x212121 at 0x1004"));
+        assert!(linked_said(&with_text, None).unwrap_err().contains("0x212121 at 0x1004"));
         with_text.marks.extend([(0x1004, false), (0x1008, true)]);
-        assert_eq!(linked_told(&with_text, None).unwrap(), "x30");
+        assert_eq!(linked_said(&with_text, None).unwrap(), "x30");
     }
 
     #[test]
@@ -679,8 +679,8 @@ mod tests {
     #[test]
     fn each_slot_of_a_table_is_an_entry_and_a_call_into_it_calls_any() {
         let table = linked(&[MOV_X9_X0, RET, MOV_X10, RET]);
-        assert_eq!(linked_told(&table, Some(8)).unwrap(), "x9 x10");
-        assert_eq!(linked_told(&table, None).unwrap(), "x9");
+        assert_eq!(linked_said(&table, Some(8)).unwrap(), "x9 x10");
+        assert_eq!(linked_said(&table, None).unwrap(), "x9");
         // adrp x1, 0x1000; add x1, x1, #0; add x1, x1, x0, lsl #3; blr x1; ret
         let code = [0x9000_0001, 0x9100_0021, 0x8b00_0c21, 0xd63f_0020, RET];
         let caller = linked(&[&[MOV_X9_X0, RET, MOV_X10, RET], &code[..]].concat());
@@ -718,8 +718,8 @@ mod tests {
 
     #[test]
     fn an_unknown_instruction_and_a_way_out_of_the_code_are_refused() {
-        assert!(told(&[0xd400_0003, RET]).unwrap_err().contains("0xd4000003 at 0x1000 is unknown"));
-        assert!(told(&[MOV_X10]).unwrap_err().contains("0x1004, which holds no code"));
-        assert!(told(&[0x9400_0000, RET]).unwrap_err().contains("calls itself"), "bl .");
+        assert!(said(&[0xd400_0003, RET]).unwrap_err().contains("0xd4000003 at 0x1000 is unknown"));
+        assert!(said(&[MOV_X10]).unwrap_err().contains("0x1004, which holds no code"));
+        assert!(said(&[0x9400_0000, RET]).unwrap_err().contains("calls itself"), "bl .");
     }
 }

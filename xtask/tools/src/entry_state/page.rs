@@ -54,7 +54,7 @@ pub fn page(runs: &[(Cell, Vec<Row>)], qemu: &str) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(
         page,
-        "\n{} CPUs: {}.",
+        "\n{}\nThe CPUs are {}.",
         written_with(qemu),
         cpus.into_iter().collect::<Vec<_>>().join(", ")
     );
@@ -103,11 +103,7 @@ pub fn page(runs: &[(Cell, Vec<Row>)], qemu: &str) -> String {
          {} registers have the same value in every generation of a run:\n",
         same.len()
     );
-    let _ = writeln!(
-        page,
-        "{}.",
-        same.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
-    );
+    page += &wrapped(same.into_iter());
     let _ = writeln!(
         page,
         "\n{identification} more identify the CPU (`ID_…`, `MVFR…`, `CTR_EL0` and others)."
@@ -128,6 +124,21 @@ fn cell<'a>(allowed: &Allowed, rows: impl Iterator<Item = &'a Row>) -> String {
         format!("{cold:#x} → {}", warm.join(" → "))
     });
     in_order(differing).join("<br>")
+}
+
+/// Lists names in lines of at most 100 columns.
+fn wrapped<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut lines = vec![String::new()];
+    let mut names = names.peekable();
+    while let Some(name) = names.next() {
+        let item = format!("`{name}`{}", if names.peek().is_some() { "," } else { "." });
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => *line = item,
+            Some(line) if line.len() + 1 + item.len() <= 100 => *line += &format!(" {item}"),
+            _ => lines.push(item),
+        }
+    }
+    lines.join("\n") + "\n"
 }
 
 /// Removes repeated words, keeping the first.
