@@ -70,8 +70,8 @@ pub enum Error<'a> {
     TooManySegments { given: usize },
     /// The destination does not consist of whole pages.
     #[error(
-        "segment \"{segment}\": the destination {} does not consist of whole pages: align both ends \
-         to {PAGE_SIZE:#x}",
+        "segment \"{segment}\": the destination {} does not consist of whole pages: align both \
+         ends to {PAGE_SIZE:#x}",
         span(destination)
     )]
     DestinationMisaligned { segment: &'a str, destination: Range<PhysAddr> },
