@@ -7,8 +7,10 @@
 //! - 2: requested something that does not exist
 //! - 124: out of time
 //! - 130: interrupted
+//! - 141: the reader of our output went away
 
 mod cli;
+mod closed_pipe;
 
 use std::process::ExitCode;
 
@@ -17,7 +19,10 @@ use harness::{error::Usage, processes};
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    let ended = processes::end_with_us().and_then(|()| cli.verb.perform());
+    let perform = || processes::end_with_us().and_then(|()| cli.verb.perform());
+    let Some(ended) = closed_pipe::unless_closed(perform) else {
+        return ExitCode::from(closed_pipe::EXIT_CODE);
+    };
     match ended {
         Ok(code) => ExitCode::from(code),
         Err(error) if error.is::<processes::Interrupted>() => {

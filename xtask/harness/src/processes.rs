@@ -58,18 +58,25 @@ pub fn end_ourselves() {
 /// From now on, an interrupt kills our processes before it ends us.
 pub fn end_with_us() -> Result<()> {
     ctrlc::set_handler(|| {
-        ASKED_TO_STOP.store(true, Ordering::SeqCst);
-        let alive: Vec<_> = locked(&GUARDED).iter().filter_map(Weak::upgrade).collect();
-        for child in &alive {
-            // An error means that the process has ended already.
-            let _ = locked(child).kill();
-        }
-        if !alive.is_empty() || ENDS_ITSELF.load(Ordering::SeqCst) {
+        let were_alive = interrupt();
+        if were_alive || ENDS_ITSELF.load(Ordering::SeqCst) {
             std::thread::sleep(GRACE);
         }
         std::process::exit(INTERRUPTED.into());
     })
     .context("cannot catch Ctrl-C")
+}
+
+/// Kills every guarded process, and has [`interrupted`] return true. Returns whether there was a
+/// process.
+pub fn interrupt() -> bool {
+    ASKED_TO_STOP.store(true, Ordering::SeqCst);
+    let alive: Vec<_> = locked(&GUARDED).iter().filter_map(Weak::upgrade).collect();
+    for child in &alive {
+        // An error means that the process has ended already.
+        let _ = locked(child).kill();
+    }
+    !alive.is_empty()
 }
 
 /// A process that is killed when this value is dropped or when we are interrupted.

@@ -80,7 +80,8 @@ fn check(steps: &[Step], bless: bool) -> Result<u8> {
     let all = Instant::now();
     for step in steps {
         print!("  {:<14}", step.name);
-        std::io::stdout().flush()?;
+        // After an error the next print fails as well, and ends the verb.
+        let _ = std::io::stdout().flush();
         let start = Instant::now();
         let end = step.perform(bless);
         if interrupted() {
