@@ -319,7 +319,7 @@ mod tests {
         holds::<Base>(3);
         holds::<Restart>(2);
         holds::<El2>(2);
-        holds::<Selftest>(4);
+        holds::<Selftest>(5);
     }
 
     #[test]
