@@ -11,14 +11,14 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail};
 use object::{
     LittleEndian,
     elf::{DT_NEEDED, FileHeader64},
     read::elf::{Dyn as _, FileHeader as _},
 };
 
-use crate::{cpio::Archive, error::Skipped, setup};
+use crate::{console::tail, cpio::Archive, error::Skipped, setup};
 
 /// The modules of Linux's virtio drivers, each before those that depend on it.
 pub const MODULES: [&str; 6] =
@@ -33,6 +33,9 @@ pub struct Debian {
 }
 
 impl Debian {
+    /// The name for messages.
+    pub const NAME: &str = "Debian's arm64 kernel, busybox and kexec";
+
     /// The files that an earlier run fetched, if they are complete.
     pub fn fetched() -> Option<Self> {
         let folder = folder();
@@ -118,10 +121,7 @@ fn folder() -> PathBuf {
 fn fetch(folder: &Path) -> Result<()> {
     for tool in ["apt-get", "apt-cache", "dpkg-deb"] {
         if setup::found(tool).is_none() {
-            return Err(Skipped(format!(
-                "{tool}, which fetches Debian's kernel, is not installed"
-            ))
-            .into());
+            return Err(skipped(format!("only apt can fetch it, and there is no {tool}")));
         }
     }
     fs::create_dir_all(folder.join(LIBRARIES))
@@ -136,10 +136,7 @@ fn fetch(folder: &Path) -> Result<()> {
     let Some(release) =
         depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
     else {
-        return Err(Skipped(
-            "apt knows no linux-image-arm64: its sources have no arm64 packages".to_owned(),
-        )
-        .into());
+        return Err(skipped("apt's sources have no linux-image-arm64".to_owned()));
     };
     let kernel = format!("linux-image-{release}");
     apt.run("apt-get", &["download", &kernel, "busybox-static"])?;
@@ -188,6 +185,11 @@ fn fetch(folder: &Path) -> Result<()> {
     }
     fs::write(folder.join(RELEASE), format!("Debian {release} {version}\n"))?;
     Ok(())
+}
+
+/// The reason to skip what needs the files.
+fn skipped(mend: String) -> Error {
+    Skipped { lacks: Debian::NAME.to_owned(), detail: None, mend }.into()
 }
 
 /// The shared libraries that an ELF is linked to.
@@ -252,21 +254,24 @@ impl Apt {
     fn run(&self, program: &str, words: &[&str]) -> Result<String> {
         let mut command = Command::new(program);
         command.current_dir(&self.folder).args(["-q", "-q"]).args(&self.options).args(words);
-        said(&mut command)
-            .map_err(|error| Skipped(format!("apt cannot fetch the packages: {error:#}")).into())
+        said(&mut command).map_err(|error| skipped(format!("apt cannot fetch it: {error:#}")))
     }
 }
 
-/// Runs a command that must succeed; returns its standard output.
+/// Runs a command that must succeed; returns its standard output. An error has the command's last
+/// words.
 fn said(command: &mut Command) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start {command:?}"))?;
+    let program = command.get_program().display().to_string();
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {program}"))?;
     let words = String::from_utf8_lossy(&output.stderr);
+    let words = words.trim_end();
     if !output.status.success() {
-        bail!("{command:?} ended with {}: {}", output.status, words.trim());
+        bail!("{program} ended with {}: {}", output.status, tail(words, 1));
     }
-    ensure!(!words.contains("Failed to fetch"), "{command:?}: {}", words.trim());
+    // `apt-get update` succeeds with lists that it could not fetch.
+    if let Some(line) = words.lines().find(|line| line.contains("Failed to fetch")) {
+        bail!("{program}: {line}");
+    }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

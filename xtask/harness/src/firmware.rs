@@ -2,29 +2,25 @@
 
 use std::path::PathBuf;
 
-/// A firmware: its name, the paths that distributions use, and its Debian package.
+/// A firmware: its name, and the paths that distributions use.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Firmware {
     /// The name for messages.
     pub name: &'static str,
     /// The paths to try; the first that exists is taken.
     pub places: &'static [&'static str],
-    /// The apt-get line that installs it. Other package managers were not tried.
-    pub apt: &'static str,
 }
 
 /// EDK2 for QEMU's `virt`.
 pub const EDK2: Firmware = Firmware {
     name: "EDK2 for 64-bit Arm",
     places: &["/usr/share/qemu-efi-aarch64/QEMU_EFI.fd", "/usr/share/edk2/aarch64/QEMU_EFI.fd"],
-    apt: "apt-get install -y --no-install-recommends qemu-efi-aarch64",
 };
 
 /// U-Boot for QEMU's `virt`.
 pub const U_BOOT: Firmware = Firmware {
     name: "U-Boot for QEMU's 64-bit Arm",
-    places: &["/usr/lib/u-boot/qemu_arm64/u-boot.bin"],
-    apt: "apt-get install -y --no-install-recommends u-boot-qemu",
+    places: &["/usr/lib/u-boot/qemu_arm64/u-boot.bin", "/usr/share/uboot/qemu_arm64/u-boot.bin"],
 };
 
 impl Firmware {

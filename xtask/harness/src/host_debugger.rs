@@ -43,14 +43,6 @@ fn accepted(said: &str) -> bool {
     !said.contains("Undefined item") && said.contains("set to \"aarch64\"")
 }
 
-/// The line that installs a debugger.
-pub fn mend() -> String {
-    match setup::manager() {
-        Some(manager) => format!("fix: {}", manager.gdb),
-        None => "install one with this machine's packages".to_owned(),
-    }
-}
-
 /// The command line of a debugger that attaches to `stub`, with the kernel's symbols at the address
 /// where QEMU loads it.
 pub fn line(elf: &Path, stub: &str) -> String {

@@ -24,6 +24,7 @@ pub mod invariants;
 pub mod kernel_build;
 pub mod loader;
 pub mod monitor;
+pub mod needs;
 pub mod patch;
 pub mod paths;
 pub mod postmortem;

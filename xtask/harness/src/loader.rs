@@ -1,7 +1,7 @@
 //! The loaders of generation 0: QEMU itself, firmware, or another kernel.
 //!
 //! Kernel, disk, bootargs and verdict are the same for every loader. This file does not check that
-//! a loader is installed; `setup`, `debian` and the tests do.
+//! a loader is installed; `needs` does.
 //!
 //! Each loader takes the Image and the bootargs in its own way:
 //!
@@ -21,9 +21,8 @@ use clap::ValueEnum;
 
 use crate::{
     debian::{Debian, MODULES},
-    error::Skipped,
     firmware::{EDK2, Firmware, U_BOOT},
-    setup,
+    needs::Need,
 };
 use protocol::fit::writer::SECTOR;
 
@@ -100,26 +99,20 @@ impl Loader {
         }
     }
 
-    /// Installs or fetches the loader if it is missing.
-    pub fn ensure(self, yes: bool) -> Result<()> {
-        if self == Self::LinuxKexec {
-            Debian::get()?;
+    /// What the loader needs besides QEMU.
+    pub fn need(self) -> Option<Need> {
+        match self {
+            Self::Qemu => None,
+            Self::Uefi | Self::UefiShell => Some(Need::Edk2),
+            Self::UBootBooti | Self::UBootBootm => Some(Need::UBoot),
+            Self::LinuxKexec => Some(Need::Debian),
         }
-        self.firmware().map_or(Ok(()), |firmware| setup::ensure_firmware(firmware, yes))
     }
 
-    /// Checks that the loader is there, without installing it. The error is a [`Skipped`].
-    pub fn there(self) -> Result<()> {
-        let lacks = match self.firmware() {
-            Some(firmware) if firmware.found().is_none() => {
-                Some(format!("{} is not here: {}", firmware.name, firmware.apt))
-            }
-            None if self == Self::LinuxKexec && Debian::fetched().is_none() => {
-                Some("Debian's kernel is not here: cargo xtask interop fetches it".to_owned())
-            }
-            _ => None,
-        };
-        lacks.map_or(Ok(()), |lacks| Err(Skipped(lacks).into()))
+    /// Installs or fetches the loader if it is missing. The error may be a
+    /// [`Skipped`](crate::error::Skipped).
+    pub fn ensure(self, yes: bool) -> Result<()> {
+        self.need().map_or(Ok(()), |need| need.ensure(yes))
     }
 
     /// Extra time before generation 0 is entered: under QEMU on a busy host, Linux needs some ten

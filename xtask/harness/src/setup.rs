@@ -1,4 +1,4 @@
-//! Installer of missing tools: QEMU and firmware. rustup itself installs the Rust toolchain.
+//! Installer of missing tools: QEMU, firmware, U-Boot's tools. rustup installs the Rust toolchain.
 //!
 //! - On a terminal it shows the command and asks.
 //! - With `--yes`, or as root without a terminal, it installs without asking.
@@ -6,6 +6,7 @@
 //! - After an installation it checks again.
 
 use std::{
+    ffi::{OsStr, OsString},
     fmt,
     io::{IsTerminal, Write, stderr, stdin},
     path::PathBuf,
@@ -14,17 +15,47 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{firmware::Firmware, kernel_build::TARGET, qemu::QEMU};
+use crate::{
+    console::tail,
+    firmware::{EDK2, U_BOOT},
+    kernel_build::TARGET,
+    qemu::QEMU,
+};
+
+/// Software that this machine's package manager may have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Package {
+    /// QEMU with 64-bit Arm.
+    Qemu,
+    /// A gdb that knows aarch64.
+    Gdb,
+    /// EDK2 for QEMU's `virt`.
+    Edk2,
+    /// U-Boot for QEMU's `virt`.
+    UBoot,
+    /// mkimage, dumpimage, and the dtc that mkimage calls.
+    UBootTools,
+}
 
 /// A package manager: how to recognise it, and the commands to give it.
 #[derive(Debug)]
 pub struct Manager {
     /// The program. If it is in PATH, the machine has this package manager.
-    pub program: &'static str,
-    /// The lines that install QEMU.
-    qemu: &'static [&'static str],
-    /// The line that installs a gdb which knows aarch64.
-    pub gdb: &'static str,
+    program: &'static str,
+    /// The command that fetches the package lists, if `install` does not.
+    update: Option<&'static str>,
+    /// The command that installs the packages named after it.
+    install: &'static str,
+    /// The package of QEMU.
+    qemu: &'static str,
+    /// The package of a gdb that knows aarch64.
+    gdb: &'static str,
+    /// The package of EDK2. `None` here and below: we know none that installs the expected file.
+    edk2: Option<&'static str>,
+    /// The package of U-Boot for QEMU.
+    u_boot: Option<&'static str>,
+    /// The packages of mkimage, dumpimage and dtc.
+    u_boot_tools: &'static str,
     /// True if it needs root. Homebrew does not, and refuses it.
     root: bool,
 }
@@ -36,52 +67,143 @@ const MANAGERS: [Manager; 6] = [
         program: "apt-get",
         // A fresh container has no package lists. Recommended packages would bring in a desktop's
         // libraries.
-        qemu: &["apt-get update", "apt-get install -y --no-install-recommends qemu-system-arm"],
-        gdb: "apt-get install -y --no-install-recommends gdb-multiarch",
+        update: Some("apt-get update"),
+        install: "apt-get install -y --no-install-recommends",
+        qemu: "qemu-system-arm",
+        gdb: "gdb-multiarch",
+        edk2: Some("qemu-efi-aarch64"),
+        u_boot: Some("u-boot-qemu"),
+        u_boot_tools: "u-boot-tools device-tree-compiler",
         root: true,
     },
     Manager {
         program: "dnf",
-        qemu: &["dnf install -y qemu-system-aarch64-core"],
-        gdb: "dnf install -y gdb",
+        update: None,
+        install: "dnf install -y",
+        qemu: "qemu-system-aarch64-core",
+        gdb: "gdb",
+        edk2: Some("edk2-aarch64"),
+        u_boot: Some("uboot-images-armv8"),
+        u_boot_tools: "uboot-tools dtc",
         root: true,
     },
     Manager {
         program: "pacman",
+        update: None,
         // -y: a fresh container has no package lists.
-        qemu: &["pacman -Sy --needed --noconfirm qemu-system-aarch64"],
-        gdb: "pacman -Sy --needed --noconfirm aarch64-linux-gnu-gdb",
+        install: "pacman -Sy --needed --noconfirm",
+        qemu: "qemu-system-aarch64",
+        gdb: "aarch64-linux-gnu-gdb",
+        edk2: Some("edk2-aarch64"),
+        u_boot: None,
+        u_boot_tools: "uboot-tools dtc",
         root: true,
     },
     Manager {
         program: "apk",
-        qemu: &["apk add --no-cache qemu-system-aarch64"],
-        gdb: "apk add --no-cache gdb-multiarch",
+        update: None,
+        install: "apk add --no-cache",
+        qemu: "qemu-system-aarch64",
+        gdb: "gdb-multiarch",
+        edk2: None,
+        u_boot: None,
+        u_boot_tools: "u-boot-tools dtc",
         root: true,
     },
     Manager {
         program: "zypper",
-        qemu: &["zypper --non-interactive install --no-recommends qemu-arm"],
-        gdb: "zypper --non-interactive install --no-recommends gdb",
+        update: None,
+        install: "zypper --non-interactive install --no-recommends",
+        qemu: "qemu-arm",
+        gdb: "gdb",
+        edk2: None,
+        u_boot: None,
+        u_boot_tools: "u-boot-tools dtc",
         root: true,
     },
     Manager {
         program: "brew",
-        qemu: &["brew install qemu"],
-        gdb: "brew install aarch64-elf-gdb",
+        update: None,
+        install: "brew install",
+        qemu: "qemu",
+        gdb: "aarch64-elf-gdb",
+        edk2: None,
+        u_boot: None,
+        u_boot_tools: "u-boot-tools dtc",
         root: false,
     },
 ];
 
+impl Package {
+    /// The name for messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => QEMU,
+            Self::Gdb => "a gdb that knows aarch64",
+            Self::Edk2 => EDK2.name,
+            Self::UBoot => U_BOOT.name,
+            Self::UBootTools => "mkimage, dumpimage and dtc",
+        }
+    }
+
+    /// The advice where no package manager has it.
+    pub fn by_hand(self) -> String {
+        match self {
+            Self::Qemu => format!("install {QEMU}, version 7 or later, by hand"),
+            Self::Edk2 => format!("install it by hand, as one of {}", EDK2.places()),
+            Self::UBoot => format!("install it by hand, as one of {}", U_BOOT.places()),
+            Self::Gdb | Self::UBootTools => "install it by hand, in a folder of PATH".to_owned(),
+        }
+    }
+}
+
+impl Manager {
+    /// The names of the packages that hold the software.
+    fn names(&self, package: Package) -> Option<&'static str> {
+        match package {
+            Package::Qemu => Some(self.qemu),
+            Package::Gdb => Some(self.gdb),
+            Package::Edk2 => self.edk2,
+            Package::UBoot => self.u_boot,
+            Package::UBootTools => Some(self.u_boot_tools),
+        }
+    }
+
+    /// The description of missing software, without that which this package manager lacks. `None`
+    /// if it has none of it.
+    fn lack(&self, packages: &[Package]) -> Option<Lack> {
+        let had = || packages.iter().filter(|&&package| self.names(package).is_some());
+        let what: Vec<_> = had().map(|package| package.name()).collect();
+        let names: Vec<_> = had().filter_map(|&package| self.names(package)).collect();
+        let install = format!("{} {}", self.install, names.join(" "));
+        (!names.is_empty()).then(|| Lack {
+            what: what.join("; "),
+            lines: self.update.map(str::to_owned).into_iter().chain([install]).collect(),
+            root: self.root,
+        })
+    }
+}
+
 /// This machine's package manager, if it is a known one.
-pub fn manager() -> Option<&'static Manager> {
-    MANAGERS.iter().find(|manager| found(manager.program).is_some())
+fn manager() -> Option<&'static Manager> {
+    manager_in(&path())
+}
+
+fn manager_in(path: &OsStr) -> Option<&'static Manager> {
+    MANAGERS.iter().find(|manager| found_in(path, manager.program).is_some())
 }
 
 /// Searches PATH for the program.
 pub fn found(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+    found_in(&path(), program)
+}
+
+fn found_in(path: &OsStr, program: &str) -> Option<PathBuf> {
+    std::env::split_paths(path).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+fn path() -> OsString {
+    std::env::var_os("PATH").unwrap_or_default()
 }
 
 /// How to install a missing part of the Rust toolchain.
@@ -92,10 +214,10 @@ pub const TOOLCHAIN: &str = "`rustup toolchain install` installs what rust-toolc
 /// Something that is missing, and the lines that install it.
 #[derive(Debug)]
 pub struct Lack {
-    /// The name of the missing thing.
-    what: &'static str,
+    /// The names of the missing things.
+    what: String,
     /// The commands, split at spaces, without quotes.
-    lines: Vec<&'static str>,
+    lines: Vec<String>,
     /// True if the commands need root.
     root: bool,
 }
@@ -163,7 +285,8 @@ pub fn ensure_qemu(yes: bool) -> Result<()> {
     if qemu_version().is_some() {
         return Ok(());
     }
-    let Some(lack) = qemu() else { bail!("{QEMU} is missing; {}", no_manager()) };
+    let lack = manager().and_then(|manager| manager.lack(&[Package::Qemu]));
+    let Some(lack) = lack else { bail!("missing: {QEMU}; {}", line_for(Package::Qemu, &[])) };
     mend(&lack, yes)?;
     ensure!(
         qemu_version().is_some(),
@@ -172,22 +295,21 @@ pub fn ensure_qemu(yes: bool) -> Result<()> {
     Ok(())
 }
 
-/// Installs a firmware if it is missing and the package manager is apt-get, whose package we know.
-pub fn ensure_firmware(firmware: &Firmware, yes: bool) -> Result<()> {
-    if firmware.found().is_some() {
-        return Ok(());
+/// Installs what the package manager has of these, all in one go, and returns which those are. The
+/// package manager's output is shown only as the reason of a failure. The caller checks what is
+/// there afterwards.
+pub fn install(packages: &[Package], yes: bool) -> Result<Vec<Package>> {
+    let Some(manager) = manager() else { return Ok(Vec::new()) };
+    let Some(lack) = manager.lack(packages) else { return Ok(Vec::new()) };
+    for command in agreed(&lack, yes)?.split(" && ") {
+        let output =
+            command_of(command).output().with_context(|| format!("cannot start `{command}`"))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = tail(said.trim_end(), 1);
+        ensure!(output.status.success(), "`{command}` ended with {}: {last}", output.status);
     }
-    let (name, places) = (firmware.name, firmware.places());
-    let Some(apt) = manager().filter(|manager| manager.program == "apt-get") else {
-        bail!("{name} is missing: install it by hand, as one of these files: {places}");
-    };
-    let lines = vec!["apt-get update", firmware.apt];
-    mend(&Lack { what: name, lines, root: apt.root }, yes)?;
-    ensure!(
-        firmware.found().is_some(),
-        "{name} was installed, but none of these files exists: {places}"
-    );
-    Ok(())
+    let had = |package: &Package| manager.names(*package).is_some();
+    Ok(packages.iter().copied().filter(had).collect())
 }
 
 /// Returns whether rustc, as chosen for this workspace, has the target's core library.
@@ -212,6 +334,15 @@ fn has_components() -> Result<bool> {
     Ok(true)
 }
 
+/// QEMU's version number, such as 7.2.22, if QEMU starts.
+pub fn qemu_number() -> Option<String> {
+    let version = qemu_version()?;
+    version
+        .split_whitespace()
+        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))
+        .map(str::to_owned)
+}
+
 /// The first line of `--version`, if QEMU starts.
 pub fn qemu_version() -> Option<String> {
     let output = Command::new(QEMU)
@@ -222,60 +353,78 @@ pub fn qemu_version() -> Option<String> {
     String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
 }
 
-/// The description of a missing QEMU, if a known package manager can install it.
-fn qemu() -> Option<Lack> {
-    manager().map(|manager| Lack { what: QEMU, lines: manager.qemu.to_vec(), root: manager.root })
+/// The line that installs the software, together with `others` that are missing as well; or, if
+/// the package manager lacks it, what to do by hand.
+pub fn line_for(package: Package, others: &[Package]) -> String {
+    line_in(manager(), package, others, Situation::now(false))
 }
 
-/// The line that installs QEMU, or the reason why there is none.
-pub fn qemu_line() -> String {
-    qemu().map_or_else(no_manager, |lack| line_of(&decide(&lack, Situation::now(false))))
+fn line_in(
+    manager: Option<&Manager>,
+    package: Package,
+    others: &[Package],
+    situation: Situation,
+) -> String {
+    let Some(manager) = manager else {
+        let known = MANAGERS.map(|manager| manager.program).join(", ");
+        return format!(
+            "this machine has no known package manager ({known}): {}",
+            package.by_hand()
+        );
+    };
+    if manager.names(package).is_none() {
+        return format!("{manager} has no package of it that we know: {}", package.by_hand());
+    }
+    let mut packages = others.to_owned();
+    if !packages.contains(&package) {
+        packages.push(package);
+    }
+    let lack = manager.lack(&packages).expect("at least this package is known");
+    let (Decision::Ask(line) | Decision::Go(line) | Decision::Stop(line)) =
+        decide(&lack, situation);
+    line
 }
 
-fn line_of(decision: &Decision) -> String {
-    let (Decision::Ask(line) | Decision::Go(line) | Decision::Stop(line)) = decision;
-    line.clone()
-}
-
-fn no_manager() -> String {
-    let known: Vec<_> = MANAGERS.iter().map(|manager| manager.program).collect();
-    format!(
-        "this machine has no known package manager ({}): \
-         install {QEMU}, version 7 or later, by hand",
-        known.join(", ")
-    )
-}
-
-/// Installs what is missing, or fails.
+/// Installs what is missing, or fails. The output of the commands is shown.
 fn mend(lack: &Lack, yes: bool) -> Result<()> {
-    let line = match decide(lack, Situation::now(yes)) {
+    agreed(lack, yes)?.split(" && ").try_for_each(|command| {
+        let status =
+            command_of(command).status().with_context(|| format!("cannot start `{command}`"))?;
+        ensure!(status.success(), "`{command}` ended with {status}");
+        Ok(())
+    })
+}
+
+/// Returns the line that installs what is missing, once the user has agreed to it.
+fn agreed(lack: &Lack, yes: bool) -> Result<String> {
+    match decide(lack, Situation::now(yes)) {
         Decision::Go(line) => {
-            eprintln!("{} is missing; installing it:\n  {line}", lack.what);
-            line
+            eprintln!("Missing: {}. Installing it:\n  {line}", lack.what);
+            Ok(line)
         }
         Decision::Ask(line) => {
-            eprint!("{} is missing. This installs it:\n  {line}\nRun it? [Y/n] ", lack.what);
+            eprint!("Missing: {}. This installs it:\n  {line}\nRun it? [Y/n] ", lack.what);
             stderr().flush()?;
             let mut answer = String::new();
             let bytes = stdin().read_line(&mut answer)?;
             let agreed = bytes > 0
                 && matches!(answer.trim().to_ascii_lowercase().as_str(), "" | "y" | "yes");
-            ensure!(agreed, "{} is missing: nothing was installed", lack.what);
-            line
+            ensure!(agreed, "nothing was installed; missing: {}", lack.what);
+            Ok(line)
         }
         Decision::Stop(line) => {
-            bail!("{} is missing. Run this line, or xtask with --yes:\n  {line}", lack.what)
+            bail!("missing: {}. Run this line, or xtask with --yes:\n  {line}", lack.what)
         }
-    };
-    for command in line.split(" && ") {
-        let words: Vec<_> = command.split(' ').collect();
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]).stdin(Stdio::null());
-        let status =
-            command.status().with_context(|| format!("cannot start `{}`", words.join(" ")))?;
-        ensure!(status.success(), "`{}` ended with {status}", words.join(" "));
     }
-    Ok(())
+}
+
+/// The command of a line without quotes.
+fn command_of(line: &str) -> Command {
+    let mut words = line.split(' ');
+    let mut command = Command::new(words.next().unwrap_or_default());
+    // Run in the workspace, so that rustup adds the target to the pinned toolchain.
+    command.args(words).current_dir(crate::paths::root()).stdin(Stdio::null());
+    command
 }
 
 impl Situation {
@@ -303,11 +452,30 @@ mod tests {
     const ROOT: Situation = Situation { root: true, sudo: false, ..USER };
 
     fn apt() -> Lack {
-        Lack { what: "qemu", lines: vec!["apt-get update", "apt-get install -y q"], root: true }
+        Lack {
+            what: "qemu".to_owned(),
+            lines: ["apt-get update", "apt-get install -y q"].map(str::to_owned).into(),
+            root: true,
+        }
     }
 
     fn brew() -> Lack {
-        Lack { what: "qemu", lines: vec!["brew install q"], root: false }
+        let lines = vec!["brew install q".to_owned()];
+        Lack { what: "qemu".to_owned(), lines, root: false }
+    }
+
+    /// A PATH of one folder that holds these programs.
+    fn path_with(programs: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        programs
+            .iter()
+            .for_each(|program| std::fs::write(folder.path().join(program), "").unwrap());
+        folder
+    }
+
+    fn line_on(programs: &[&str], package: Package) -> String {
+        let folder = path_with(programs);
+        line_in(manager_in(folder.path().as_os_str()), package, &[], USER)
     }
 
     #[test]
@@ -368,14 +536,77 @@ mod tests {
     }
 
     #[test]
+    fn each_tool_has_its_packages_on_each_manager() {
+        let line = |program, package| line_on(&[program], package);
+        let apt = "sudo apt-get update && sudo apt-get install -y --no-install-recommends ";
+        for (package, names) in [
+            (Package::Qemu, "qemu-system-arm"),
+            (Package::Gdb, "gdb-multiarch"),
+            (Package::Edk2, "qemu-efi-aarch64"),
+            (Package::UBoot, "u-boot-qemu"),
+            (Package::UBootTools, "u-boot-tools device-tree-compiler"),
+        ] {
+            assert_eq!(line("apt-get", package), format!("{apt}{names}"));
+        }
+        assert_eq!(line("dnf", Package::UBoot), "sudo dnf install -y uboot-images-armv8");
+        assert_eq!(
+            line("pacman", Package::UBootTools),
+            "sudo pacman -Sy --needed --noconfirm uboot-tools dtc"
+        );
+        assert_eq!(line("brew", Package::UBootTools), "brew install u-boot-tools dtc");
+        assert_eq!(
+            line("brew", Package::UBoot),
+            "brew has no package of it that we know: install it by hand, as one of \
+             /usr/lib/u-boot/qemu_arm64/u-boot.bin, /usr/share/uboot/qemu_arm64/u-boot.bin"
+        );
+        assert!(line("zypper", Package::Edk2).contains("by hand, as one of /usr/share/qemu-efi"));
+    }
+
+    #[test]
+    fn a_distributions_own_manager_comes_before_homebrew() {
+        let folder = path_with(&["brew", "dnf", "ls"]);
+        assert_eq!(manager_in(folder.path().as_os_str()).unwrap().program, "dnf");
+    }
+
+    #[test]
+    fn without_a_known_manager_there_is_one_sentence() {
+        for package in [Package::Qemu, Package::Edk2, Package::UBootTools] {
+            let line = line_on(&["ls"], package);
+            assert!(
+                line.starts_with("this machine has no known package manager (apt-get, dnf, ")
+                    && line.contains(" by hand, ")
+                    || line.ends_with(" by hand"),
+                "{line}"
+            );
+            assert!(!line.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn one_line_installs_everything_that_the_manager_has() {
+        let line = |program, package, others: &[Package]| {
+            let folder = path_with(&[program]);
+            line_in(manager_in(folder.path().as_os_str()), package, others, USER)
+        };
+        let all = [Package::Edk2, Package::UBoot, Package::UBootTools];
+        assert_eq!(
+            line("dnf", Package::UBoot, &all),
+            "sudo dnf install -y edk2-aarch64 uboot-images-armv8 uboot-tools dtc"
+        );
+        assert_eq!(line("brew", Package::UBootTools, &all), "brew install u-boot-tools dtc");
+    }
+
+    #[test]
     fn each_line_is_its_managers_own() {
         for manager in &MANAGERS {
-            for line in manager.qemu.iter().chain([&manager.gdb]) {
-                assert!(line.starts_with(&format!("{manager} ")), "{line}");
-                assert!(
-                    !line.contains("&&") && !line.contains('\''),
-                    "{line}: split at spaces, nothing else"
-                );
+            for package in [Package::Qemu, Package::Gdb, Package::UBootTools] {
+                for line in manager.lack(&[package]).unwrap().lines {
+                    assert!(line.starts_with(&format!("{manager} ")), "{line}");
+                    assert!(
+                        !line.contains("&&") && !line.contains('\'') && !line.contains("  "),
+                        "{line}: split at spaces, nothing else"
+                    );
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 //! A suite lists cases; the runner gives each a [`Trial`]. A trial remembers its runs. It keeps
 //! their folders until the case has passed, and shows the last run if the case fails.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Result, bail, ensure};
 
@@ -11,7 +11,9 @@ use harness::{
     cmdline::{Base, Cmdline, seed_of},
     config::{Config, Gic},
     disk,
+    error::Skipped,
     kernel_build::Built,
+    needs::Need,
     report,
     request::{Disk, Request},
     run::{Outcome, run},
@@ -28,8 +30,25 @@ pub struct Case {
     pub name: String,
     /// The check needs neither QEMU nor the kernel.
     pub on_host: bool,
+    /// Needs of the case, besides QEMU and the kernel.
+    pub needs: Vec<Need>,
     /// Returns an error if the case fails.
     pub check: Check,
+}
+
+impl Case {
+    /// Adds what the case needs.
+    pub fn needing(mut self, needs: impl IntoIterator<Item = Need>) -> Self {
+        self.needs.extend(needs);
+        self
+    }
+
+    /// Has the case skipped, if one of its needs is among the missing.
+    pub fn skip_without(&mut self, missing: &BTreeMap<Need, Skipped>) {
+        if let Some(lack) = self.needs.iter().find_map(|need| missing.get(need)).cloned() {
+            self.check = Box::new(move |_| Err(lack.clone().into()));
+        }
+    }
 }
 
 /// Returns a case that runs QEMU.
@@ -37,7 +56,7 @@ pub fn case(
     name: impl Into<String>,
     check: impl Fn(&mut Trial<'_>) -> Result<()> + Send + Sync + 'static,
 ) -> Case {
-    Case { name: name.into(), on_host: false, check: Box::new(check) }
+    Case { name: name.into(), on_host: false, needs: Vec::new(), check: Box::new(check) }
 }
 
 /// Inputs that all cases share.

@@ -2,7 +2,7 @@
 //!
 //! A debugger follows each way in and each way out. The diagram drawn from that run must equal the
 //! committed one, byte for byte; with `--bless` it replaces it. An earlier run finds out where the
-//! loader puts the Image. A case whose loader is not installed is skipped.
+//! loader puts the Image. A case whose loader cannot be had is skipped.
 
 use std::{
     fs,
@@ -47,7 +47,7 @@ pub fn cases(seen: &Arc<Seen>) -> Vec<Case> {
     let mut cases: Vec<_> = WAYS
         .map(|way| {
             let seen = Arc::clone(seen);
-            case(format!("diagrams/{}", way.name), move |trial| {
+            let draw = move |trial: &mut Trial<'_>| {
                 let recording = recorded(trial, way)?;
                 let qemu = setup::qemu_version().context("QEMU does not say its version")?;
                 let cpu = &trial.config().machine(way.machine)?.cpu;
@@ -55,7 +55,8 @@ pub fn cases(seen: &Arc<Seen>) -> Vec<Case> {
                 let text = diagrams::drawing(&recording, &recorded_on)?;
                 seen.add(Made { path: way.path(), text, recorded_on: Some(recorded_on) });
                 Ok(())
-            })
+            };
+            case(format!("diagrams/{}", way.name), draw).needing(way.loader.need())
         })
         .into();
     let seen = Arc::clone(seen);
@@ -72,7 +73,6 @@ pub fn cases(seen: &Arc<Seen>) -> Vec<Case> {
 
 /// Records a way in a run that must succeed.
 fn recorded(trial: &mut Trial<'_>, way: Way) -> Result<Recording> {
-    way.loader.there()?;
     let mut request = trial.request(way.machine, &way.cmdline(trial.seed()))?;
     request.loader = way.loader;
     let scouted = scouted(trial, &request)?;

@@ -10,12 +10,11 @@ use harness::{
     cmdline::{Base, Cmdline},
     config::{Flag, Gic},
     disk::payload,
-    error::Skipped,
     fit_edit::shifted,
     invariants::{self, Modes, check},
     kernel_build::Built,
+    needs::Need,
     request::{Disk, Request},
-    setup,
     transcript::{self, GenerationLog},
     tree_edit::{edit_tree, reserve},
 };
@@ -90,10 +89,11 @@ pub fn cases() -> Vec<Case> {
         ("mkimage-aligned", &["-E", "-B", "0x1000"]),
         ("mkimage-data-in-the-tree", &[]),
     ] {
-        cases.push(case(format!("guests/{name}"), move |trial| {
+        let boots = move |trial: &mut Trial<'_>| {
             let disk = mkimage(trial.kernel(), words)?;
             from_disk(trial, disk)
-        }));
+        };
+        cases.push(case(format!("guests/{name}"), boots).needing([Need::UBootTools]));
     }
     cases
 }
@@ -229,11 +229,6 @@ fn many_loadables(kernel: &Built) -> Vec<u8> {
 
 /// Returns a FIT made by U-Boot's own `mkimage`.
 fn mkimage(kernel: &Built, words: &[&str]) -> Result<Vec<u8>> {
-    for tool in ["mkimage", "dtc"] {
-        if setup::found(tool).is_none() {
-            return Err(Skipped(format!("there is no {tool}")).into());
-        }
-    }
     const SOURCE: &str = r#"/dts-v1/;
 / {
     description = "made by mkimage";

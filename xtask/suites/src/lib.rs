@@ -3,6 +3,9 @@
 //! A case is a name and a check; a suite is a file that lists cases. Host tests are cases too, and
 //! run one after the other. Cases that start QEMU run several at a time. The runner does nothing
 //! for a case that the filter leaves out, so a case's name is enough to repeat it.
+//!
+//! The needs of the chosen cases are installed or fetched first. A case is skipped if one of them
+//! cannot be had.
 
 mod case;
 mod controls;
@@ -41,7 +44,7 @@ use harness::{
     cmdline::{draw_seed, parse_seed},
     config::Config,
     error::Usage,
-    kernel_build, setup,
+    kernel_build, needs, setup,
 };
 
 use self::case::{Case, TestContext};
@@ -83,18 +86,21 @@ impl TestOptions {
     pub fn perform(&self) -> Result<u8> {
         let config = Arc::new(Config::read(&harness::paths::root())?);
         let seen = Seen::default();
-        let chosen = choose(cases(&config, &seen), self.filter.as_deref())?;
+        let mut chosen = choose(cases(&config, &seen), self.filter.as_deref())?;
         if self.list {
             chosen.iter().for_each(|case| println!("{}", case.name));
             return Ok(0);
         }
-        let (on_host, on_machines): (Vec<_>, Vec<_>) =
-            chosen.into_iter().partition(|case| case.on_host);
-        if !on_machines.is_empty() {
-            // Check for tools before the host tests take their minute.
+        // Check for tools before the host tests take their minute.
+        if chosen.iter().any(|case| !case.on_host) {
             setup::check_target()?;
             setup::ensure_qemu(self.yes)?;
         }
+        let missing =
+            needs::get(&chosen.iter().flat_map(|case| case.needs.clone()).collect(), self.yes)?;
+        chosen.iter_mut().for_each(|case| case.skip_without(&missing));
+        let (on_host, on_machines): (Vec<_>, Vec<_>) =
+            chosen.into_iter().partition(|case| case.on_host);
         let seed = self.seed.unwrap_or_else(draw_seed);
         println!("seed {seed:#018x}");
         let mut tally = runner::Tally::new(seed);
@@ -191,6 +197,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use harness::{loader::Loader, needs::Need};
 
     fn names(filter: &str) -> Vec<String> {
         let config = Config::read(&harness::paths::root()).unwrap();
@@ -224,6 +231,21 @@ mod tests {
         assert_eq!(names("matrix/nvhe-hot-same-modern"), ["matrix/nvhe-hot-same-modern"]);
         assert!(names("nvhe-hot").len() > 1);
         assert_eq!(names("host/").len(), 12);
+    }
+
+    #[test]
+    fn each_case_with_a_loader_in_its_name_has_its_need() {
+        let config = Config::read(&harness::paths::root()).unwrap();
+        for case in cases(&config, &Seen::default()) {
+            let of_loaders = ["loaders/", "diagrams/"].iter().any(|it| case.name.starts_with(it));
+            let mut needs = Vec::new();
+            for loader in Loader::OTHERS.into_iter().filter(|_| of_loaders) {
+                needs.extend(loader.need().filter(|_| case.name.contains(loader.name())));
+            }
+            needs.extend(case.name.contains("mkimage").then_some(Need::UBootTools));
+            needs.dedup();
+            assert_eq!(case.needs, needs, "{}", case.name);
+        }
     }
 
     #[test]

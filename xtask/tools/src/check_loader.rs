@@ -94,8 +94,8 @@ impl CheckLoaderOptions {
             if !self.loader.is_empty() && !self.loader.contains(&loader) || self.short && is_slow {
                 continue;
             }
-            if let Err(lacks) = loader.there() {
-                println!("{} is left out: {lacks}", loader.name());
+            if let Some(need) = loader.need().filter(|need| need.found().is_none()) {
+                println!("{} is left out: it {}", loader.name(), need.skipped(&[]));
                 continue;
             }
             for machine in invariants::MODES {

@@ -11,11 +11,12 @@ use anyhow::{Context, Result, ensure};
 use crate::fuzz;
 use harness::{
     config::Config,
-    firmware, host_debugger,
+    host_debugger,
     kernel_build::TARGET,
+    needs::Need,
     processes::attempt,
     qemu::{Choice, QEMU},
-    setup,
+    setup::{self, Package},
 };
 
 /// Makes every trial and prints the results; returns the exit code.
@@ -42,8 +43,9 @@ pub fn examine() -> Result<u8> {
     println!("Required to run:");
     let version = setup::qemu_version().context("does not start, or is not in PATH");
     let there = version.is_ok();
-    tell(QEMU, version, &|| format!("fix: {}", setup::qemu_line()), true);
-    let older = || format!("fix: install QEMU 8 or later: {}", setup::qemu_line());
+    let qemu_line = setup::line_for(Package::Qemu, &[]);
+    tell(QEMU, version, &|| format!("fix: {qemu_line}"), true);
+    let older = || format!("fix: install QEMU 8 or later: {qemu_line}");
     for (name, machine) in config.machines.iter().filter(|_| there) {
         println!("  machine {name}: {}", machine.description);
         for cpu in &machine.cpus {
@@ -55,7 +57,7 @@ pub fn examine() -> Result<u8> {
     tell(
         "a debugger that knows aarch64, for `run --gdb`",
         host_debugger::found().map(str::to_owned),
-        &host_debugger::mend,
+        &|| format!("fix: {}", setup::line_for(Package::Gdb, &[])),
         false,
     );
     tell(
@@ -64,11 +66,10 @@ pub fn examine() -> Result<u8> {
         &|| format!("fix: install {}", fuzz::COMPILER.1),
         false,
     );
-    for firmware in [firmware::EDK2, firmware::U_BOOT] {
-        let found = firmware.found().map(|place| place.display().to_string());
-        let absent = || format!("none of these files exists: {}", firmware.places());
-        let what = format!("{}, for `run --loader`", firmware.name);
-        tell(&what, found.with_context(absent), &|| format!("fix: {}", firmware.apt), false);
+    for need in Need::ALL {
+        let what = format!("{}, for other loaders and their tests", need.name());
+        let absent = || need.skipped(&[]);
+        tell(&what, need.found().context("missing"), &|| format!("fix: {}", absent().mend), false);
     }
     println!(
         "{}",

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
 use harness::{
@@ -140,7 +140,7 @@ impl RunOptions {
         let payload = self.payload()?;
         setup::check_target()?;
         setup::ensure_qemu(self.yes)?;
-        self.loader.ensure(self.yes)?;
+        self.loader.ensure(self.yes).with_context(|| format!("--loader {}", self.loader.name()))?;
         let kernel = Arc::new(kernel_build::build()?);
         let seed = self.seed.unwrap_or_else(draw_seed);
         let mut request = Request::new(&config, &self.machine, &kernel)?;

@@ -86,9 +86,9 @@ struct Bench {
     config: Arc<Config>,
     kernel: Arc<Built>,
     /// Debian's kernel and its initrd, or the reason why there are none.
-    linux: Result<(Vec<u8>, Vec<u8>), String>,
+    linux: Result<(Vec<u8>, Vec<u8>), Skipped>,
     /// Loaders that could not be installed, and the reason.
-    missing: Vec<(Loader, String)>,
+    missing: Vec<(Loader, Skipped)>,
     /// The gzip file of that kernel, made when first needed.
     packed: OnceCell<Vec<u8>>,
     modes: Vec<&'static str>,
@@ -107,18 +107,15 @@ impl InteropOptions {
         let config = Arc::new(Config::read(&harness::paths::root())?);
         setup::check_target()?;
         setup::ensure_qemu(self.yes)?;
-        let debian = skippable(Debian::get())?;
+        let debian = Skipped::part(Debian::get())?;
         let linux = match &debian {
             Ok(debian) => Ok((debian.image()?, debian.initrd(&init())?)),
             Err(why) => Err(why.clone()),
         };
         let mut missing = Vec::new();
         for loader in Loader::OTHERS {
-            match loader.ensure(self.yes) {
-                Err(error) if error.is::<Interrupted>() => return Err(error),
-                Err(error) => missing.push((loader, format!("{error:#}"))),
-                Ok(()) => {}
-            }
+            let lack = Skipped::part(loader.ensure(self.yes))?.err();
+            missing.extend(lack.map(|lack| (loader, lack)));
         }
         let kernel = Arc::new(kernel_build::build()?);
         let seed = self.seed.unwrap_or_else(draw_seed);
@@ -141,15 +138,6 @@ impl InteropOptions {
             skipped,
         }
         .tables()
-    }
-}
-
-/// Turns a [`Skipped`] error into its reason; returns any other error unchanged.
-fn skippable<T>(got: Result<T>) -> Result<Result<T, String>> {
-    match got {
-        Ok(got) => Ok(Ok(got)),
-        Err(error) if error.is::<Skipped>() => Ok(Err(error.to_string())),
-        Err(error) => Err(error),
     }
 }
 
@@ -234,7 +222,7 @@ impl Bench {
         let missing =
             self.missing.iter().find(|(loader, _)| *loader == way.loader).map(|(_, why)| why);
         let lacks = self.linux.as_ref().err().filter(|_| way.payload).or(missing);
-        lacks.map_or(Ok(()), |lacks| Err(Skipped(lacks.clone()).into()))
+        lacks.map_or(Ok(()), |lacks| Err(lacks.clone().into()))
     }
 
     /// Measures the times to Linux's first message, in each mode.
