@@ -208,6 +208,14 @@ fn addresses(start: PhysAddr, pages: u64) -> impl Iterator<Item = PhysAddr> {
     (0..pages).map(move |page| PhysAddr(start.0 + page * PAGE_SIZE))
 }
 
+/// Prints one of the two moves that differ.
+fn side(page: Option<Move>) -> impl fmt::Display {
+    fmt::from_fn(move |f| match page {
+        Some(page) => write!(f, "a move {page}"),
+        None => f.write_str("its end"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::{BASE, page, run, scattered, walked, word};
@@ -387,12 +395,4 @@ mod tests {
             }
         }
     }
-}
-
-/// Prints one of the two moves that differ.
-fn side(page: Option<Move>) -> impl fmt::Display {
-    fmt::from_fn(move |f| match page {
-        Some(page) => write!(f, "a move {page}"),
-        None => f.write_str("its end"),
-    })
 }

@@ -99,7 +99,7 @@ impl Loader {
         }
     }
 
-    /// What the loader needs besides QEMU.
+    /// The thing that the loader needs besides QEMU.
     pub fn need(self) -> Option<Need> {
         match self {
             Self::Qemu => None,
