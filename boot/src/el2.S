@@ -102,7 +102,7 @@ el2_setup:
         csel    x9, x11, x9, ne
         msr     cnthctl_el2, x9
         msr     cntvoff_el2, xzr
-        // Turn all timers off, whichever of them the previous kernel ticked by. An expired one
+        // Turn all timers off, whichever of them the previous kernel used. An expired one
         // would leave its interrupt pending at a GIC whose next driver uses another timer. Under
         // E2H, the names of EL1's timers reach EL2's.
         tbnz    x0, #{HCR_E2H_BIT}, .Lel2_timers_vhe
@@ -216,7 +216,7 @@ el2_setup:
         tbz     x9, #{MPAMIDR_HAS_HCR_BIT}, .Lel2_leave
         msr     mpamhcr_el2, xzr
 
-        // Return to EL1 with its MMU off. Under E2H, SCTLR_EL1 is reached as SCTLR_EL12.
+        // Drop to EL1 with its MMU off. Under E2H, SCTLR_EL1 is reached as SCTLR_EL12.
 .Lel2_leave:
         mov_q   x9, {SCTLR_EL1_MMU_OFF}
         tbnz    x0, #{HCR_E2H_BIT}, .Lel2_sctlr_vhe

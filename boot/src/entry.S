@@ -2,11 +2,11 @@
 //
 // `entry` does these steps in order; entry.rs lists what is true when Rust starts:
 //
-//   1. take_over       install vectors that can print, and clear EE
+//   1. take_over       install vectors that report exceptions; clear SCTLR.EE (little-endian)
 //   2. record          store what the loader passed, before we change it
-//   3. el2_setup       at EL2 only: open EL2 for EL1, leave the hyp-stub, drop to EL1 (el2.S)
+//   3. el2_setup       at EL2 only: stop its traps of EL1, leave the hyp-stub, drop to EL1
 //   4. cpu_setup       bring EL1 into a known state, MMU and caches off
-//   5. early_idmap       build the early idmap: this image, the FDT, the early console's UART
+//   5. early_idmap     build the early idmap: this image, the FDT, the early console's UART
 //   6. mmu_on          turn the MMU and the caches on
 //   7. relocate_self   after the stack and a cleared bss: relocate the pointers in the image
 //   8. kernel_main     call Rust
@@ -115,7 +115,7 @@ entry:
         cmp     x9, #{CURRENT_EL2}
         b.ne    .Lentry_set_up
 
-        // EL2: open it for EL1, leave the hyp-stub there, and continue at EL1.
+        // EL2: stop its traps of EL1, leave the hyp-stub there, and continue at EL1.
         record  {HCR_EL2}, hcr_el2
         record  {CNTVOFF_EL2}, cntvoff_el2
         bl      el2_setup
@@ -406,9 +406,9 @@ relocate_self:
         .purgem record
         .purgem stamp
 
-        // Both are in the file's data, not in bss. entry writes them before it clears bss, and an
-        // EFI loader's call may write relr_applied long before that. No dirty line covers them,
-        // because they are in the file [I1]. A record field that no code writes is zero: EL2's
+        // Both are in the file's data, because clearing bss must not erase them. entry writes the
+        // record before it clears bss, and a UEFI boot writes relr_applied before entry. No dirty
+        // line covers them, because they are in the file [I1]. A record field that no code writes is zero: EL2's
         // registers after an entry at EL1, or the size of a missing FDT.
         .section .data.entry, "aw"
         .balign 256

@@ -10,7 +10,7 @@ pub const GENERATION: &str = "Generation ";
 /// Last line before the point of no return: `Bye! `, then what happens next.
 pub const BYE: &str = "Bye!";
 
-/// Refused kexec: `Error: `, then the rule and the value that broke it. The kernel keeps running.
+/// Refused kexec or run: `Refused: `, then the reason. After a refused kexec the kernel runs on.
 pub const REFUSED: &str = "Refused: ";
 
 /// Stale interrupts, which a previous kernel must not leave: which, and on which CPU.

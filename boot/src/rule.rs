@@ -4,7 +4,7 @@
 //! syndrome says nothing more. But the instruction shows which register is not accessible, and so
 //! which rule was broken. The early console and Rust's exception handler look it up here.
 //!
-//! These are plain values. The rules themselves are in the kernel crate.
+//! These are plain values. The rules themselves are in the crate `protocol`.
 
 /// Rule number: the CPU is entered at EL2 or EL1.
 pub const LEVEL: u8 = 13;

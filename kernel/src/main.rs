@@ -1,6 +1,6 @@
 //! The kernel: takes a machine over, loads the next kernel and kexecs it.
 //!
-//! The story, in order:
+//! In order:
 //!
 //! 1. `boot` enters the image, turns the MMU on and calls [`kernel_main`]. `boot::entry` documents
 //!    the state at that point.
@@ -61,8 +61,8 @@ use alloc::vec::Vec;
 use boot::marker;
 use boot::phys::{PhysAddr, PhysRange};
 use boot::record::EntryRecord;
-// Links the UEFI entry point into the Image. The kernel itself never calls it.
 use core::fmt;
+// Links the UEFI entry point into the Image. The kernel itself never calls it.
 use efi as _;
 use log::{info, warn};
 use protocol::cmdline::{Base, RestartCpu, Selftest};
@@ -117,7 +117,7 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
     if core::ptr::eq(leader, this) { run(kernel) } else { cpus::migrate(leader, kernel) }
 }
 
-/// Continues the story on the CPU that will kexec: loads, plans, stages and jumps.
+/// Runs on the CPU that will kexec: loads, plans, stages and jumps.
 ///
 /// Each pass of the loop tries one configuration of the FIT. If the kexec is refused, the pass
 /// prints the reason and checks that all memory is free again. Then it ends the run or, with
@@ -134,8 +134,9 @@ fn run(kernel: &mut Kernel) -> ! {
         if kernel.cmdline.selftest == Some(Selftest::Heap) {
             selftest::disturb();
         }
-        // A network device may write received frames to memory until `restart` resets it.
+        // A network device may write received frames to memory until `Staged::kexec` resets it.
         kernel.devices.listen();
+        // `kept` bytes stay reserved, because a device that did not reset may still write to them.
         let (free, kept_before) = (memory::free(), devices::kept());
 
         // The kexec. We get past this statement only if some step refused it.
@@ -258,7 +259,7 @@ fn log_banner(kernel: &mut Kernel) {
         facts.seed, facts.image_bytes, facts.control_pages
     );
     info!(
-        "free memory {} bytes, device tree {} bytes (handed over with {})",
+        "free memory {} bytes, device tree {} bytes ({} at entry)",
         facts.free_bytes, facts.fdt_bytes, facts.fdt_entry_bytes
     );
     if let Some(note) = kernel.note {

@@ -2,10 +2,10 @@
 //!
 //! - [`Staged::new`] fills the control pages. [`Staged::kexec`] is the last Rust code that runs.
 //! - Refuses a list that is too long, a device that does not reset, a CPU that does not stop, and
-//!   anything the kexec depends on that has changed since it was made.
+//!   any source, list, table, device tree or code whose checksum has changed.
 //! - Leaves after a refusal: the control pages writable again, all memory free, and the hyp-stub's
 //!   own vectors in place.
-#![expect(unsafe_code, reason = "writes the control block, installs EL2's vectors, and jumps")]
+#![expect(unsafe_code, reason = "writes the control pages, installs EL2's vectors, and jumps")]
 
 use crate::console;
 use crate::cpus::{self, Cpu, WorkDone};
@@ -35,7 +35,7 @@ use relocate::segment::MAX_SEGMENTS;
 pub struct Staged<'a> {
     kernel: &'a mut Kernel,
     plan: Plan,
-    /// The layout of the control pages. `rest` ends where its used part ends.
+    /// The layout of the control pages. `new` shortens `rest` to the list and the tables.
     layout: Layout,
     code_crc32c: u32,
     rest_crc32c: u32,
@@ -202,9 +202,9 @@ impl<'a> Staged<'a> {
         );
         console::flush();
         self.breadcrumb_bye();
-        // The last call that the hyp-stub answers: afterwards the private vectors report any trap
-        // to EL2 as a fault while relocating. If the stub refuses, we refuse as well, although
-        // "Bye!" was printed.
+        // The hyp-stub answers this call and no later one: afterwards the private vectors answer
+        // SET_VECTORS and SOFT_RESTART, and report any other exception to EL2 as a fault. If the
+        // stub refuses, we refuse as well, although "Bye!" was printed.
         if self.kernel.mode == Mode::Nvhe {
             let answer = self.install_vectors();
             if answer != 0 {

@@ -2,17 +2,17 @@
 //
 // Two pages that the kernel copies into the control pages: code with its arguments, then vectors.
 // They contain no relocations and use nothing of the old kernel: no text, no stack, no page table,
-// no vector. The moves may therefore overwrite all of it. There are two sequences:
+// no vector. The copy may therefore overwrite the whole old kernel. There are two sequences:
 //
-// - hot: switch to the relocation idmap, copy through the caches, clean, then turn the MMU off;
-// - cold: turn the MMU off, clean, copy uncached, then clean once more.
+// - hot: switch to the relocation idmap, copy and clean, verify, turn the MMU off, enter;
+// - cold: turn the MMU off, on nVHE go to EL2, clean, copy uncached, clean, verify, enter.
 //
 // The routines share these registers in x19–x28:
 
         args    .req x19                        // the arguments, in this page
         entry   .req x21                        // first instruction of the next image, physical
         dtb     .req x22                        // its device tree, physical
-        breadcrumbs  .req x24                        // the breadcrumb page
+        breadcrumbs .req x24                    // the breadcrumb page
         flags   .req x26                        // COLD, HVC
         line    .req x27                        // smallest D-cache line in bytes
         action  .req x28                        // what walk does with each run
@@ -54,22 +54,22 @@ relocate_page_start:
 //             kernel's map and in the relocation idmap; control pages clean to PoC; every source
 //             page is its own destination or in no destination; on nVHE, VBAR_EL2 points to
 //             private_el2_vectors  [I2–I7]
-//   out       does not return; at the entry: EL2, or EL1 if there is no EL2; MMU and D-cache off;
-//             x0 = dtb, x1 = x2 = x3 = 0
+//   out       does not return; at the entry: the level at which this kernel was entered; MMU and
+//             D-cache off; x0 = dtb, x1 = x2 = x3 = 0
 //   clobbers  all
 //   memory    reads the list and the sources, writes the destinations and breadcrumbs; uses no
 //             stack
         .global relocate_new_kernel
 relocate_new_kernel:
         msr     daifset, #{DAIF_ALL}
-        // Point the vectors at code that no move overwrites. With E2H set this is VBAR_EL2.
+        // Point the vectors at code that the copy does not overwrite. With E2H set this is VBAR_EL2.
         adr     x9, fault_vectors
         msr     vbar_el1, x9
         adr     args, relocate_page_start + {ARGUMENTS}
         ldp     entry, dtb, [args, #{ENTRY}]
         ldp     breadcrumbs, flags, [args, #{BREADCRUMBS}]
         dcache_line line, x9
-        breadcrumb   {CONTROL}
+        breadcrumb {CONTROL}
         tbnz    flags, #{COLD_BIT}, cold
 
         // Hot: switch to the relocation idmap, under its own ASID. Every leaf of both maps is nG:
@@ -81,7 +81,7 @@ relocate_new_kernel:
         isb
         mov     action, #{COPY} | {CLEAN_DESTINATION}
         bl      walk_kimage
-        breadcrumb   {COPIED}
+        breadcrumb {COPIED}
         // The cleans complete, and so every destination is in memory, before the I-cache is
         // invalidated: a fetch from there then finds the new code.
         dsb     sy
@@ -89,15 +89,15 @@ relocate_new_kernel:
         // The invalidation completes on this CPU. The breadcrumb's isb then discards whatever was
         // already fetched.
         dsb     nsh
-        breadcrumb   {MAINTAINED}
+        breadcrumb {MAINTAINED}
         bl      verify
-        breadcrumb   {VERIFIED}
+        breadcrumb {VERIFIED}
         bl      mmu_off
         tbz     flags, #{HVC_BIT}, leave
 
         // nVHE: leave by HVC_SOFT_RESTART, which enters the next image at EL2. The stub preserves
         // x3, so the next image gets the zero that soft_restart sets.
-        breadcrumb   {LEAVING}
+        breadcrumb {LEAVING}
         dsb     sy
         mov     x1, entry
         mov     x2, dtb
@@ -131,10 +131,10 @@ cold_copy:
         bl      walk_kimage
         // The lines leave the caches before the copy stores to memory past them.
         dsb     sy
-        breadcrumb   {MAINTAINED}
+        breadcrumb {MAINTAINED}
         mov     action, #{COPY}
         bl      walk_kimage
-        breadcrumb   {COPIED}
+        breadcrumb {COPIED}
         // The copy is in memory before its lines are invalidated once more. Another observer (such
         // as a hypervisor) may have fetched clean lines since the first pass. They hold the old
         // data, and would hide the copy.
@@ -144,10 +144,11 @@ cold_copy:
         // The old lines are invalid before the I-cache is, which could be refilled from them.
         dsb     sy
         ic      iallu
-        // The invalidation completes before the branch. The next breadcrumb's isb belongs to it.
+        // The invalidation completes here. The isb of the breadcrumb after verify discards what was
+        // already fetched.
         dsb     nsh
         bl      verify
-        breadcrumb   {VERIFIED}
+        breadcrumb {VERIFIED}
 
 leave:  breadcrumb   {LEAVING}
         // The last breadcrumb is in memory before the next kernel reads the page.
@@ -177,7 +178,7 @@ mmu_off:
         // With E2H set this reaches SCTLR_EL2.
         msr     sctlr_el1, x9
         // The breadcrumb's isb makes the write take effect before the breadcrumb is stored.
-        breadcrumb   {MMU_OFF}
+        breadcrumb {MMU_OFF}
         ret
 
 // walk_kimage — walks the kimage list, and copies each run, cleans it, or both.

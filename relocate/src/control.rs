@@ -20,7 +20,7 @@ pub const ARGUMENTS_OFFSET: u64 = 0xd00;
 /// [`Arguments::flags`]: copy with the MMU off.
 pub const COLD: u64 = 1 << 0;
 
-/// [`Arguments::flags`]: enter the next image by HVC_SOFT_RESTART instead of a branch.
+/// [`Arguments::flags`]: go to EL2 by HVC_SOFT_RESTART: hot, into the next image; cold, to copy.
 pub const HVC: u64 = 1 << 1;
 
 /// A destination, and the checksum that it must match before the next image is entered.
