@@ -9,7 +9,7 @@
 //! 1. The CPU is at EL1h. Debug exceptions, IRQ and FIQ are masked, SError is not.
 //! 2. MMU and caches are on. The early idmap holds the image (text RX, the rest RW), the FDT (R)
 //!    and the early console's UART, and nothing else.
-//! 3. The CPU has a stack, and TPIDR_EL1 points to its [`PerCpu`](crate::percpu::Own) page.
+//! 3. The CPU has a stack, and TPIDR_EL1 points to its [`PerCpu`](crate::percpu::PerCpu) page.
 //! 4. bss is clear, and the pointers in the image are relocated to its load address.
 //! 5. Exceptions go to Rust's vectors.
 //! 6. If the loader entered at EL2, the hyp-stub there answers `hvc #0`.
