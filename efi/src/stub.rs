@@ -241,11 +241,10 @@ impl Firmware<'_> {
         let size = count * PAGE_SIZE as usize;
         // SAFETY: the firmware has just allocated these pages to us, and maps all memory.
         unsafe { start.write_bytes(0, size) };
-        // SAFETY: as above; no other reference to these pages exists.
-        Ok(Pages {
-            services: self.services(),
-            bytes: unsafe { slice::from_raw_parts_mut(start, size) },
-        })
+        // SAFETY: `from_raw_parts_mut` requires initialised memory without another reference: these
+        // pages were just allocated to us and zeroed.
+        let bytes = unsafe { slice::from_raw_parts_mut(start, size) };
+        Ok(Pages { services: self.services(), bytes })
     }
 
     /// Returns the memory map's current size in bytes.

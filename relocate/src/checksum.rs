@@ -67,15 +67,14 @@ mod imp {
     }
 
     pub(super) fn blocks(crc: u32, blocks: &[[u8; super::BLOCK]]) -> u32 {
+        if blocks.is_empty() {
+            return crc;
+        }
         let range = blocks.as_flattened().as_ptr_range();
         // SAFETY: `relocate_crc32c` requires a readable range whose length is a positive multiple
         // of 64 bytes: `blocks` is borrowed and not empty. It also requires FEAT_CRC32. Without
         // that, CRC32CX is UNDEFINED: it traps, and no memory is at risk.
-        if blocks.is_empty() {
-            crc
-        } else {
-            unsafe { relocate_crc32c(crc, range.start, range.end) }
-        }
+        unsafe { relocate_crc32c(crc, range.start, range.end) }
     }
 }
 
