@@ -408,8 +408,8 @@ relocate_self:
 
         // Both are in the file's data, because clearing bss must not erase them. entry writes the
         // record before it clears bss, and a UEFI boot writes relr_applied before entry. No dirty
-        // line covers them, because they are in the file [I1]. A record field that no code writes is zero: EL2's
-        // registers after an entry at EL1, or the size of a missing FDT.
+        // line covers them, because they are in the file [I1]. A record field that no code writes
+        // is zero: EL2's registers after an entry at EL1, or the size of a missing FDT.
         .section .data.entry, "aw"
         .balign 256
         .global entry_record

@@ -62,7 +62,7 @@ relocate_page_start:
         .global relocate_new_kernel
 relocate_new_kernel:
         msr     daifset, #{DAIF_ALL}
-        // Point the vectors at code that the copy does not overwrite. With E2H set this is VBAR_EL2.
+        // Point the vectors at code that the copy does not overwrite. With E2H this is VBAR_EL2.
         adr     x9, fault_vectors
         msr     vbar_el1, x9
         adr     args, relocate_page_start + {ARGUMENTS}
