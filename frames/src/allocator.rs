@@ -54,12 +54,6 @@ impl Allocator {
         self.free.iter().map(PhysRange::bytes).sum()
     }
 
-    /// Returns the free ranges, sorted.
-    #[must_use]
-    pub fn free_ranges(&self) -> &[Range<PhysAddr>] {
-        &self.free
-    }
-
     /// Takes one run of `bytes` bytes, rounded up to pages: the highest one outside of `avoid`.
     ///
     /// # Errors
@@ -406,7 +400,7 @@ mod tests {
                     model.take(&runs);
                     held.push(runs);
                 }
-                prop_assert_eq!(allocator.free_ranges(), &model.ranges()[..]);
+                prop_assert_eq!(&allocator.free, &model.ranges());
                 prop_assert_eq!(allocator.free_bytes(), model.0.len() as u64 * PAGE_SIZE);
             }
         }
@@ -425,7 +419,7 @@ mod tests {
             let allocated = allocator.free.capacity();
             let mut held = Vec::new();
             for request in requests {
-                let before = allocator.free_ranges().to_vec();
+                let before = allocator.free.clone();
                 let runs = match request {
                     Request::Contiguous(count, avoid) => {
                         allocator.contiguous(count * PAGE_SIZE, &avoid).map(|run| vec![run])
@@ -436,13 +430,13 @@ mod tests {
                 };
                 match runs {
                     Ok(runs) => held.extend(runs),
-                    Err(_) => prop_assert_eq!(allocator.free_ranges(), &before[..]),
+                    Err(_) => prop_assert_eq!(&allocator.free, &before),
                 }
             }
             while !held.is_empty() {
                 allocator.free(held.swap_remove(order.index(held.len())));
             }
-            prop_assert_eq!(allocator.free_ranges(), &ranges[..]);
+            prop_assert_eq!(&allocator.free, &ranges);
             prop_assert_eq!((allocator.free.capacity(), allocator.runs), (allocated, 0));
         }
     }
@@ -451,7 +445,7 @@ mod tests {
     fn ranges_that_touch_are_one_and_parts_of_pages_are_left_out() {
         let odd = PhysAddr(20 * PAGE_SIZE + 1)..PhysAddr(23 * PAGE_SIZE - 1);
         let allocator = Allocator::new(&[pages(9, 12), pages(4, 9), odd], 2);
-        assert_eq!(allocator.free_ranges(), [pages(4, 12), pages(21, 22)]);
+        assert_eq!(allocator.free, [pages(4, 12), pages(21, 22)]);
         assert_eq!(Allocator::empty().contiguous(1, &[]), Err(PAGE_SIZE));
     }
 

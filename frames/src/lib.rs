@@ -4,7 +4,7 @@
 //!
 //! | memory | from | given back |
 //! |---|---|---|
-//! | image, early tables, first stacks | the place that the previous kernel or loader chose | never |
+//! | image, early tables, first stacks | the place that the one before us chose | never |
 //! | control pages | [`layout`]: the highest free place, or a random one | never |
 //! | stacks and page of each other CPU | [`layout`] | never |
 //! | the heap | [`layout`], and an arena in the image's bss | never |

@@ -67,7 +67,7 @@ fn pass(trial: &mut Trial<'_>, mode: &'static str) -> Result<()> {
     let expected = places(&runs[0])?;
     for (number, logs) in runs.iter().enumerate() {
         let found = places(logs)?;
-        ensure!(found == expected, "run {number} went to {found:#?}, run 0 to {expected:#?}");
+        ensure!(found == expected, "run {number} went to {found:#x?}, run 0 to {expected:#x?}");
     }
     Ok(())
 }
