@@ -10,17 +10,18 @@
 #![expect(unsafe_code, reason = "reads ID registers, and calls the stub")]
 
 use crate::console;
-use crate::init::Kernel;
 use crate::layout::Parts;
 use crate::probe;
+use crate::state::Kernel;
 use alloc::format;
 use boot::hyp::STUB_ERR;
 use boot::hyp_stub;
-use boot::phys::PhysRange;
+use boot::phys::{PhysAddr, PhysRange};
 use boot::record::EntryRecord;
 use boot::sysreg::current_el;
 use core::arch::asm;
 use core::fmt;
+use core::ops::Range;
 use fdt::machine::Gic;
 use log::info;
 use protocol::mode::Mode;
@@ -30,14 +31,17 @@ use protocol::rules::{
 };
 
 /// Prints the verdict on each rule.
-pub fn report(record: &EntryRecord, kernel: &Kernel) {
+pub fn report(record: &EntryRecord, kernel: &Kernel, initrd: Option<Range<PhysAddr>>) {
     info!(
         "boot protocol: next, what a higher level may trap is tried; \
          where that ends here, it was not opened"
     );
     console::flush();
-    let facts =
-        Facts { tree: Some(tree(kernel)), runtime: Some(runtime(record, kernel)), ..early(record) };
+    let facts = Facts {
+        tree: Some(tree(kernel, initrd)),
+        runtime: Some(runtime(record, kernel)),
+        ..early(record)
+    };
     held(&facts).for_each(|line| info!("{line}"));
     held(&facts).for_each(|line| console::record(&line.record()));
     info!("{}", summary(&facts));
@@ -61,15 +65,10 @@ fn early(record: &EntryRecord) -> Facts {
     Facts { record: *record, text_offset: 0, image_size, tree: None, runtime: None }
 }
 
-fn tree(kernel: &Kernel) -> TreeFacts {
+fn tree(kernel: &Kernel, initrd: Option<Range<PhysAddr>>) -> TreeFacts {
     let machine = &kernel.machine;
     let reserved = machine.reserved.iter().map(|reserved| reserved.range.clone()).collect();
-    TreeFacts {
-        ram: machine.ram.clone(),
-        reserved,
-        initrd: kernel.initrd.clone(),
-        conduit: machine.conduit,
-    }
+    TreeFacts { ram: machine.ram.clone(), reserved, initrd, conduit: machine.conduit }
 }
 
 fn runtime(record: &EntryRecord, kernel: &Kernel) -> Runtime {

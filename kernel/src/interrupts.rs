@@ -8,13 +8,13 @@
 //! - Refuses nothing: counts and disables an interrupt that this kernel does not handle.
 #![expect(unsafe_code, reason = "orders memory before the wake-up SGI")]
 
-use crate::cpus::Cpu;
 use crate::memory::Frames;
 use crate::timer::Timer;
 use arm_gic::IntId;
 use core::arch::asm;
 use core::fmt;
-use core::sync::atomic::Ordering::{Relaxed, Release};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use fdt::machine::{self, Reservation};
 use gic::driver::Gic;
 use gic::lpi::Lpis;
@@ -80,6 +80,32 @@ impl fmt::Display for StaleIrqs {
     }
 }
 
+/// A CPU's part in interrupts, which its handler and other CPUs share.
+#[derive(Default)]
+pub struct CpuInterrupts {
+    /// Affinity bits of MPIDR_EL1.
+    pub mpidr: u64,
+    /// Timer interrupts taken.
+    pub ticks: AtomicU64,
+    /// Number of interrupts taken that this kernel does not handle.
+    pub strays: AtomicU32,
+    /// INTID of the last of these `strays`.
+    pub stray: AtomicU32,
+    /// Set from the moment that another CPU sends the wake-up SGI until this CPU acknowledges it.
+    is_called: AtomicBool,
+    /// This CPU's bit in GICv2's target lists.
+    gicv2_target: AtomicU32,
+    /// Set if each tick also raises 32 interrupts that this kernel does not handle (self-test).
+    storms: AtomicBool,
+}
+
+impl CpuInterrupts {
+    /// Makes the state of a CPU that has taken no interrupt yet.
+    pub fn new(mpidr: u64) -> Self {
+        Self { mpidr, ..Self::default() }
+    }
+}
+
 /// LPI state that a predecessor left.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StaleLpis {
@@ -137,19 +163,32 @@ pub fn resume() {
 
 /// Takes over this CPU's private interrupts and starts its timer. Expects IRQs masked. Returns the
 /// stale interrupts.
-pub fn enter(cpu: &Cpu) -> StaleIrqs {
-    let Some(Driven { gic, timer, tick }) = DRIVEN.get() else { return StaleIrqs::default() };
-    let (running, on) = (gic.priority_runs(), timer.is_on());
-    let found = StaleIrqs { running, timer: on, ..StaleIrqs::of(gic.private(cpu.mpidr).found()) };
-    timer.off();
-    gic.set_up_cpu(cpu.mpidr, [CALL, *tick]);
-    cpu.gicv2_target.store(gic.target(), Relaxed);
-    timer.arm();
+pub fn enter(cpu: &CpuInterrupts) -> StaleIrqs {
+    let found = DRIVEN.get().map(|driven| driven.enter(cpu)).unwrap_or_default();
+    // A wake-up SGI sent before this CPU could receive it is lost, so do not wait for it. One sent
+    // since then is pending, and is taken once IRQs are unmasked.
+    cpu.is_called.store(false, Release);
     found
 }
 
+impl Driven {
+    fn enter(&self, cpu: &CpuInterrupts) -> StaleIrqs {
+        let Self { gic, timer, tick } = self;
+        let found = StaleIrqs {
+            running: gic.priority_runs(),
+            timer: timer.is_on(),
+            ..StaleIrqs::of(gic.private(cpu.mpidr).found())
+        };
+        timer.off();
+        gic.set_up_cpu(cpu.mpidr, [CALL, *tick]);
+        cpu.gicv2_target.store(gic.target(), Relaxed);
+        timer.arm();
+        found
+    }
+}
+
 /// Handles one interrupt. Takes no lock, since the interrupted code may hold any.
-pub fn take(cpu: &Cpu) {
+pub fn take(cpu: &CpuInterrupts) {
     let Some(Driven { gic, timer, tick }) = DRIVEN.get() else { return };
     let Some(interrupt) = gic.acknowledge() else { return };
     let number = gic.number(interrupt);
@@ -173,8 +212,18 @@ pub fn take(cpu: &Cpu) {
     gic.end(interrupt);
 }
 
+/// Announces a wake-up SGI to a CPU, before its command is written.
+pub fn announce(cpu: &CpuInterrupts) {
+    cpu.is_called.store(DRIVEN.is_completed(), Relaxed);
+}
+
+/// Returns whether an announced wake-up SGI is still to be acknowledged.
+pub fn is_called(cpu: &CpuInterrupts) -> bool {
+    cpu.is_called.load(Acquire)
+}
+
 /// Makes another CPU read its command.
-pub fn call(cpu: &Cpu) {
+pub fn call(cpu: &CpuInterrupts) {
     // DSB: the command is visible before the SGI is sent. SEV: wakes a CPU in WFE, without a GIC.
     // SAFETY: the barrier only orders memory accesses, and the event only ends a WFE.
     unsafe { asm!("dsb ish", "sev", options(nostack)) };
@@ -185,7 +234,7 @@ pub fn call(cpu: &Cpu) {
 
 /// Provokes states that are hard to silence, for the self-test. On this CPU: a shared interrupt
 /// acknowledged and never ended, an SGI to itself pending, the timer expired. Expects IRQs masked.
-pub fn provoke(cpu: &Cpu) {
+pub fn provoke(cpu: &CpuInterrupts) {
     let Some(Driven { gic, timer, .. }) = DRIVEN.get() else { return };
     // Turn the timer off first: expired, its level-sensitive interrupt would be acknowledged before
     // any other.
@@ -202,7 +251,7 @@ pub fn provoke(cpu: &Cpu) {
 
 /// Makes each tick of this CPU raise 32 interrupts that no driver handles, until IRQs are masked.
 /// For the self-test.
-pub fn storm(cpu: &Cpu) {
+pub fn storm(cpu: &CpuInterrupts) {
     if let Some(Driven { gic, .. }) = DRIVEN.get() {
         cpu.storms.store(true, Relaxed);
         gic.raise(cpu.mpidr);
@@ -213,7 +262,7 @@ pub fn storm(cpu: &Cpu) {
 /// self-test.
 ///
 /// The next kernel reserves these frames, so their place must not depend on the heap.
-pub fn keep_lpis(cpu: &Cpu) {
+pub fn keep_lpis(cpu: &CpuInterrupts) {
     const TABLES: u64 = 128 << 10;
     let Some(Driven { gic, .. }) = DRIVEN.get() else { return };
     let tables = Frames::contiguous(TABLES + (64 << 10), &[]).expect("frames for LPI tables");
@@ -223,9 +272,14 @@ pub fn keep_lpis(cpu: &Cpu) {
     info!("LPIs left on, with tables at {start}");
 }
 
-/// Silences this CPU's private interrupts, timer and interface. Expects IRQs masked.
-pub fn leave(cpu: &Cpu) {
+/// Ends [`storm`].
+pub fn end_storm(cpu: &CpuInterrupts) {
     cpu.storms.store(false, Relaxed);
+}
+
+/// Silences this CPU's private interrupts, timer and interface. Expects IRQs masked.
+pub fn leave(cpu: &CpuInterrupts) {
+    end_storm(cpu);
     if let Some(Driven { gic, timer, .. }) = DRIVEN.get() {
         timer.off();
         gic.leave_cpu(cpu.mpidr);

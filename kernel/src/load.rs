@@ -6,9 +6,10 @@
 //! - Refuses a FIT or an Image header that breaks a rule, and an image that does not fit in memory.
 
 use crate::clock;
+use crate::devices::Devices;
 use crate::disk::Disk;
 use crate::error::Error;
-use crate::memory::Frames;
+use crate::memory::{self, Frames};
 use crate::unpack;
 use alloc::string::String;
 use alloc::vec;
@@ -23,7 +24,7 @@ use relocate::checksum::Crc32c;
 pub struct Contents {
     tree: Vec<u8>,
     /// The names of the FIT's configurations, the default one first.
-    pub configurations: Vec<String>,
+    configurations: Vec<String>,
 }
 
 impl Contents {
@@ -84,6 +85,43 @@ impl Contents {
     /// A broken rule of the FIT.
     pub fn companions(&self, disk: &Disk, configuration: &str) -> Result<Companions, Error> {
         Ok(fit::companions(&self.tree, disk.bytes(), configuration)?)
+    }
+}
+
+/// A configuration of the FIT, selected by its number, and the disk that holds it.
+pub struct Selection {
+    /// The disk. It stays open until the selected image is loaded.
+    pub disk: Disk,
+    /// The FIT's device tree.
+    pub contents: Contents,
+    /// The configuration's name.
+    pub name: String,
+    /// Free bytes before the disk was opened.
+    pub free_before: u64,
+}
+
+impl Selection {
+    /// Opens the disk and selects configuration number `nth`, counted from the one named `first`,
+    /// or from the FIT's default one.
+    ///
+    /// # Errors
+    ///
+    /// No disk, no FIT, [`Error::NoPayload`] or [`Error::NoConfiguration`]. Then there is no point
+    /// in trying the next number.
+    pub fn open(devices: &Devices, first: Option<&str>, nth: usize) -> Result<Self, Error> {
+        let free_before = memory::free();
+        let mut disk = Disk::open(devices)?;
+        let contents = Contents::read(&mut disk)?;
+        let names = &contents.configurations;
+        let first = match first {
+            None => 0,
+            Some(first) => names
+                .iter()
+                .position(|name| name == first)
+                .ok_or_else(|| Error::NoPayload(first.into()))?,
+        };
+        let name = names.get(first + nth).ok_or(Error::NoConfiguration(nth))?.clone();
+        Ok(Self { disk, contents, name, free_before })
     }
 }
 

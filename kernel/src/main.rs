@@ -4,7 +4,7 @@
 //!
 //! 1. `boot` enters the image, turns the MMU on and calls [`kernel_main`]. `boot::entry` documents
 //!    the state at that point.
-//! 2. [`Kernel::init`] takes the machine over: mode, idmap, heap, console, interrupts, devices.
+//! 2. [`init::init`] takes the machine over: mode, idmap, console, heap, interrupts, devices.
 //! 3. [`log_banner`] logs what this generation found.
 //! 4. `Cpus::start` brings the other CPUs up.
 //! 5. [`run`] continues on the CPU that will kexec. The last generation ends the run there, unless
@@ -44,17 +44,20 @@ mod plan;
 mod probe;
 mod selftest;
 mod stage;
+mod state;
 mod timer;
 mod unpack;
 
-use crate::disk::Disk;
+use crate::cpus::Cpu;
 use crate::error::Error;
-use crate::init::Kernel;
+use crate::init::{Found, Running};
 use crate::interrupts::StaleLpis;
-use crate::load::{Contents, Image};
+use crate::load::{Image, Selection};
 use crate::memory::Frames;
 use crate::plan::Plan;
 use crate::stage::Staged;
+use crate::state::Kernel;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -73,16 +76,17 @@ use relocate::placement;
 #[unsafe(no_mangle)]
 #[expect(unsafe_code, reason = "the name that boot calls")]
 fn kernel_main(record: &'static EntryRecord) -> ! {
-    let mut kernel = alloc::boxed::Box::new(Kernel::init(record));
-    log_banner(&mut kernel);
+    let Running { mut kernel, mut found } =
+        init::init(record).unwrap_or_else(|why| panic!("{why}{}", checker::Early(record)));
+    log_banner(&kernel, &mut found);
 
     // Refuse to run with a parameter that we cannot parse, or at another base than the previous
     // kernel chose.
-    if let Some(why) = &kernel.cmdline_error {
+    if let Some(why) = &found.cmdline_error {
         log_refusal(why);
         end::failure();
     }
-    if let Some(expected_base) = kernel.expected_base
+    if let Some(expected_base) = found.expected_base
         && expected_base != kernel.parts.whole.start
     {
         let base = kernel.parts.whole.start;
@@ -92,29 +96,32 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
 
     kernel.cpus.start();
     if kernel.cmdline.check {
-        checker::report(record, &kernel);
+        checker::report(record, &kernel, found.initrd.clone());
     }
     if kernel.cmdline.selftest == Some(Selftest::Stub) {
         selftest::stub(&kernel);
     }
 
-    // Choose the CPU that will kexec: this one, which was entered first, unless `restart-cpu`
-    // selects another.
-    let (this, up) = (cpus::Cpu::current(), kernel.cpus.up());
-    let leader = match kernel.cmdline.restart_cpu {
-        None => Some(this),
-        Some(RestartCpu::Random) => Some(up[kernel.random.below(up.len() as u64) as usize]),
-        Some(RestartCpu::Number(index)) => up.into_iter().find(|cpu| cpu.index == index),
-    };
-    let Some(leader) = leader else {
+    let Some(cpu) = restart_cpu(&mut kernel) else {
         let count = kernel.cpus.count();
         log_refusal(&format!(
             "restart-cpu: that CPU is not up, or none of the {count} that the device tree names"
         ));
         end::failure();
     };
-    let kernel = alloc::boxed::Box::leak(kernel);
-    if core::ptr::eq(leader, this) { run(kernel) } else { cpus::migrate(leader, kernel) }
+    let kernel = Box::leak(Box::new(kernel));
+    if cpu.is_current() { run(kernel) } else { cpus::migrate(cpu, kernel) }
+}
+
+/// Returns the CPU that will kexec: this one, which was entered first, unless `restart-cpu` selects
+/// another. Returns `None` if that CPU is not up.
+fn restart_cpu(kernel: &mut Kernel) -> Option<&'static Cpu> {
+    let up = kernel.cpus.up();
+    match kernel.cmdline.restart_cpu {
+        None => Some(Cpu::current()),
+        Some(RestartCpu::Random) => Some(up[kernel.random.below(up.len() as u64) as usize]),
+        Some(RestartCpu::Number(index)) => up.into_iter().find(|cpu| cpu.index == index),
+    }
 }
 
 /// Runs on the CPU that will kexec: loads, plans, stages and jumps.
@@ -129,8 +136,7 @@ fn run(kernel: &mut Kernel) -> ! {
     }
     let make_plan = if last { payload::plan } else { plan_own };
 
-    let (mut configuration, mut known) = (0, 0);
-    loop {
+    for configuration in 0.. {
         if kernel.cmdline.selftest == Some(Selftest::Heap) {
             selftest::disturb();
         }
@@ -139,14 +145,19 @@ fn run(kernel: &mut Kernel) -> ! {
         // `kept` bytes stay reserved, because a device that did not reset may still write to them.
         let (free, kept_before) = (memory::free(), devices::kept());
 
-        // The kexec. We get past this statement only if some step refused it.
-        let Err(error) = make_plan(kernel, configuration, &mut known)
-            .and_then(|plan| Staged::new(kernel, plan)?.kexec());
+        let payload = kernel.cmdline.payload.as_deref().filter(|_| last);
+        let (error, is_last) = match Selection::open(&kernel.devices, payload, configuration) {
+            // There is no such configuration, or no FIT to find the next one in.
+            Err(error) => (error, true),
+            Ok(selection) => {
+                // The kexec. We get past this statement only if some step refused it.
+                let Err(error) = make_plan(kernel, selection)
+                    .and_then(|plan| Staged::new(kernel, plan)?.kexec());
+                (error, false)
+            }
+        };
 
         log_refusal(&error);
-        // `known` is still 0 if the FIT could not be read, or lacks the payload's configuration:
-        // then there is no next configuration to try.
-        let none_left = known == 0 || matches!(error, Error::NoConfiguration(_));
         // Free the reason's own memory before we compare.
         drop(error);
         kernel.cpus.resume();
@@ -159,25 +170,18 @@ fn run(kernel: &mut Kernel) -> ! {
                 kernel.generation
             ),
         }
-        configuration += 1;
-        if !kernel.cmdline.continue_on_refusal || none_left {
-            end::failure();
+        if is_last || !kernel.cmdline.continue_on_refusal {
+            break;
         }
     }
+    end::failure()
 }
 
-/// Plans the kexec of configuration number `configuration` of the disk's FIT.
-///
-/// The disk is open only until the image is loaded. Stores the number of configurations in `known`
-/// as soon as it has read the FIT.
-fn plan_own(kernel: &mut Kernel, configuration: usize, known: &mut usize) -> Result<Plan, Error> {
-    let mut disk = Disk::open(&kernel.devices)?;
-    let contents = Contents::read(&mut disk)?;
-    *known = contents.configurations.len();
-    let name =
-        contents.configurations.get(configuration).ok_or(Error::NoConfiguration(configuration))?;
+/// Plans the kexec of another generation of this kernel, from the selected configuration.
+fn plan_own(kernel: &mut Kernel, selection: Selection) -> Result<Plan, Error> {
+    let Selection { mut disk, contents, name, .. } = selection;
     let ram = &kernel.machine.ram;
-    let (fit, header) = contents.open(&mut disk, name, ram.iter().map(PhysRange::bytes).sum())?;
+    let (fit, header) = contents.open(&mut disk, &name, ram.iter().map(PhysRange::bytes).sum())?;
     let size = header.text_offset + header.image_size;
     let base = match kernel.cmdline.base {
         Base::Same => kernel.parts.whole.start,
@@ -192,14 +196,14 @@ fn plan_own(kernel: &mut Kernel, configuration: usize, known: &mut usize) -> Res
     let image = Image::load(&mut disk, &fit, &header, entry, |place, all| {
         Frames::outside(place.bytes(), all)
     })?;
-    log_loaded(name, &image);
+    log_loaded(&name, &image);
     drop(disk);
     Plan::new(
         image,
         &kernel.blob,
         Some(&kernel.next_handover(base)),
         &kernel.machine,
-        &kernel.control,
+        &kernel.layout.control,
     )
 }
 
@@ -217,14 +221,12 @@ fn log_refusal(why: &dyn fmt::Display) {
 }
 
 /// Logs the banner: what this generation is and what it found.
-fn log_banner(kernel: &mut Kernel) {
-    // Take the trace, so that its memory is freed below.
-    let boot_trace = core::mem::take(&mut kernel.boot_trace);
+fn log_banner(kernel: &Kernel, found: &mut Found) {
     let mut stale = Vec::new();
-    if !kernel.stale_irqs.is_quiet() {
-        stale.push(format!("shared by all CPUs:{}", kernel.stale_irqs));
+    if !found.stale_irqs.is_quiet() {
+        stale.push(format!("shared by all CPUs:{}", found.stale_irqs));
     }
-    let StaleLpis { turned_off, not_quiescent } = kernel.stale_lpis;
+    let StaleLpis { turned_off, not_quiescent } = found.stale_lpis;
     if turned_off > 0 {
         stale.push(format!("{turned_off} of the CPUs with LPIs on and tables in RAM; turned off"));
     }
@@ -241,12 +243,13 @@ fn log_banner(kernel: &mut Kernel) {
         base: Hex(kernel.parts.whole.start.0),
         seed: Hex(kernel.seed),
         image_bytes: kernel.parts.whole.bytes(),
-        control_pages: Hex(kernel.control.start.0),
+        control_pages: Hex(kernel.layout.control.start.0),
         free_bytes: memory::free(),
         fdt_bytes: kernel.blob.len() as u64,
-        fdt_entry_bytes: kernel.blob_was as u64,
-        entered_ns: clock::nanoseconds(kernel.entered),
-        boot_trace,
+        fdt_entry_bytes: found.blob_was as u64,
+        entered_ns: clock::nanoseconds(found.entered),
+        // Take the trace, so that its memory is freed below.
+        boot_trace: core::mem::take(&mut found.boot_trace),
         stale,
     };
 
@@ -262,7 +265,7 @@ fn log_banner(kernel: &mut Kernel) {
         "free memory {} bytes, device tree {} bytes ({} at entry)",
         facts.free_bytes, facts.fdt_bytes, facts.fdt_entry_bytes
     );
-    if let Some(note) = kernel.note {
+    if let Some(note) = found.note {
         warn!("{note}");
     }
     facts.stale.iter().for_each(|stale| warn!("{}{stale}", marker::STALE));

@@ -8,11 +8,11 @@
 
 use crate::disk::Disk;
 use crate::error::Error;
-use crate::init::Kernel;
-use crate::load::{self, Contents, Image};
+use crate::load::{self, Image, Selection};
 use crate::log_loaded;
 use crate::memory::{self, Frames};
 use crate::plan::Plan;
+use crate::state::Kernel;
 use alloc::vec::Vec;
 use boot::image::{Header, PLACE_ANYWHERE};
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
@@ -26,30 +26,19 @@ use protocol::fit::{self, Companions, Fit, Payload};
 use protocol::initrd_window;
 use relocate::placement;
 
-/// Plans the kexec of the configuration that `payload=` names or, if `nth` configurations were
-/// refused before, of the `nth` one after it.
-///
-/// Stores the number of configurations in `known` once it has found the named one.
-pub fn plan(kernel: &mut Kernel, nth: usize, known: &mut usize) -> Result<Plan, Error> {
-    let free = memory::free();
-    let mut disk = Disk::open(&kernel.devices)?;
-    let contents = Contents::read(&mut disk)?;
-    let ordered = kernel.cmdline.payload.as_deref().unwrap_or_default();
-    let first = contents.configurations.iter().position(|name| name == ordered);
-    let first = first.ok_or_else(|| Error::NoPayload(ordered.into()))?;
-    *known = contents.configurations.len();
-    let name = contents.configurations.get(first + nth).ok_or(Error::NoConfiguration(nth))?;
-
+/// Plans the kexec of the payload in the selected configuration.
+pub fn plan(kernel: &mut Kernel, selection: Selection) -> Result<Plan, Error> {
+    let Selection { mut disk, contents, name, free_before } = selection;
     let (mut fit, header) =
-        contents.open(&mut disk, name, kernel.machine.ram.iter().map(PhysRange::bytes).sum())?;
-    let Companions { initrd, fdt, bootargs } = contents.companions(&disk, name)?;
+        contents.open(&mut disk, &name, kernel.machine.ram.iter().map(PhysRange::bytes).sum())?;
+    let Companions { initrd, fdt, bootargs } = contents.companions(&disk, &name)?;
     // Read the payload's own FDT first: it may reserve memory that no segment may be placed over.
     let own = fdt.map(|fdt| own_tree(&mut disk, &fdt)).transpose()?;
     let mut machine = kernel.machine.clone();
     machine.reserved.extend(own.iter().flat_map(|own| own.reserved.iter().cloned()));
     let mut keep_off: Vec<_> =
         machine.reserved.iter().map(|reserved| reserved.range.clone()).collect();
-    keep_off.push(kernel.control.clone());
+    keep_off.push(kernel.layout.control.clone());
 
     let mut chosen = Chosen { bootargs: bootargs.as_deref(), ..Chosen::default() };
     let entry =
@@ -60,12 +49,12 @@ pub fn plan(kernel: &mut Kernel, nth: usize, known: &mut usize) -> Result<Plan, 
         fit.loadables.push(initrd);
     }
     let image = Image::load(&mut disk, &fit, &header, entry, Frames::in_place)?;
-    log_loaded(name, &image);
+    log_loaded(&name, &image);
     drop(disk);
 
     chosen.seeds = seeds(kernel);
     let blob = chosen::write(own.as_ref().map_or(&kernel.blob, |own| &own.blob), &chosen)?;
-    let plan = Plan::new(image, &blob, None, &machine, &kernel.control)?;
+    let plan = Plan::new(image, &blob, None, &machine, &kernel.layout.control)?;
     if let Some(own) = own {
         // The payload would not find a segment outside of the RAM that its own FDT names, or would
         // fail without a message.
@@ -78,9 +67,9 @@ pub fn plan(kernel: &mut Kernel, nth: usize, known: &mut usize) -> Result<Plan, 
     // Beyond the segments' own pages we hold only the vectors of runs.
     let bytes: u64 = plan.segments().iter().map(|segment| segment.destination.bytes()).sum();
     let moved: u64 = plan.moved().iter().map(PhysRange::bytes).sum();
-    let held = free - memory::free();
+    let held = free_before - memory::free();
     info!(
-        "the way to \"{name}\" holds {held} bytes of memory for segments of {bytes} bytes, \
+        "the plan for \"{name}\" holds {held} bytes of memory for segments of {bytes} bytes, \
          {} of them in place",
         bytes - moved
     );
@@ -109,7 +98,7 @@ fn base(
         Base::Random => placement::random_slot(&mut kernel.random, ram, keep_off, size),
         Base::Same => {
             let mut elsewhere = keep_off.to_vec();
-            elsewhere.extend([kernel.parts.whole.clone(), kernel.heap.clone()]);
+            elsewhere.extend([kernel.parts.whole.clone(), kernel.layout.heap.clone()]);
             lowest(&elsewhere).or_else(|| lowest(keep_off))
         }
     };
@@ -140,7 +129,7 @@ fn placed(
                 payload.load?.range(payload.place.end - payload.place.start)
             }));
             let mut elsewhere = avoid.clone();
-            elsewhere.push(kernel.heap.clone());
+            elsewhere.push(kernel.layout.heap.clone());
             let highest = |avoid: &[Range<PhysAddr>]| {
                 initrd_window::of(&image).into_iter().find_map(|initrd_window| {
                     let ram: Vec<_> = kernel

@@ -14,7 +14,7 @@
 use crate::clock;
 use crate::cpus::{self, Cpu};
 use crate::end;
-use crate::init::Kernel;
+use crate::state::Kernel;
 use alloc::vec::Vec;
 use boot::hyp::{FINALISE_EL2, RESET_VECTORS, SET_VECTORS, SOFT_RESTART, STUB_ERR};
 use boot::sysreg::{current_el, hcr, mair, sctlr, spsr};

@@ -10,11 +10,11 @@
 use crate::console;
 use crate::cpus::{self, Cpu, WorkDone};
 use crate::error::Error;
-use crate::init::Kernel;
 use crate::interrupts;
 use crate::map;
 use crate::memory::pointer;
-use crate::plan::Plan;
+use crate::plan::{Plan, has_changed};
+use crate::state::Kernel;
 use boot::breadcrumb::{BYE, REACHED};
 use boot::cache;
 use boot::marker;
@@ -59,7 +59,7 @@ impl<'a> Staged<'a> {
     ///
     /// [`Error::List`], [`Error::ListMismatch`].
     pub fn new(kernel: &'a mut Kernel, plan: Plan) -> Result<Self, Error> {
-        let mut layout = Layout::of(&kernel.control);
+        let mut layout = Layout::of(&kernel.layout.control);
         let uart = kernel.uart.clone();
 
         // The list, then the relocation idmap's tables, in the pages after code and breadcrumbs.
@@ -77,7 +77,7 @@ impl<'a> Staged<'a> {
         list::check(&segments, head, read).map_err(Error::ListMismatch)?;
         let tables = PhysAddr(layout.rest.start.0 + list_pages as u64 * PAGE_SIZE)..layout.rest.end;
         let (relocation_ttbr0, free) =
-            map::relocation_idmap(&kernel.mapped, &layout.code, &uart, tables);
+            map::relocation_idmap(&kernel.layout.mapped, &layout.code, &uart, tables);
         layout.rest.end = free.start;
 
         let mut arguments = Arguments {
@@ -128,10 +128,11 @@ impl<'a> Staged<'a> {
     /// Runs the requested self-test at its moment: it leaves a state that the following steps, or
     /// the next kernel, must clean up.
     fn selftest(&self, moment: Moment) {
+        let cpu = &Cpu::current().interrupts;
         match (self.kernel.cmdline.selftest, moment) {
-            (Some(Selftest::Storm), Moment::Running) => interrupts::storm(Cpu::current()),
-            (Some(Selftest::Interrupts), Moment::Masked) => interrupts::provoke(Cpu::current()),
-            (Some(Selftest::Lpis), Moment::Quiet) => interrupts::keep_lpis(Cpu::current()),
+            (Some(Selftest::Storm), Moment::Running) => interrupts::storm(cpu),
+            (Some(Selftest::Interrupts), Moment::Masked) => interrupts::provoke(cpu),
+            (Some(Selftest::Lpis), Moment::Quiet) => interrupts::keep_lpis(cpu),
             _ => {}
         }
     }
@@ -244,12 +245,6 @@ impl Drop for Staged<'_> {
     fn drop(&mut self) {
         self.kernel.map.make_writable(&self.layout.code);
     }
-}
-
-/// Returns whether a checksum has changed. Not inlined: a test patches it.
-#[inline(never)]
-pub fn has_changed(was: u32, now: u32) -> bool {
-    was != now
 }
 
 fn checksum(range: &Range<PhysAddr>) -> u32 {

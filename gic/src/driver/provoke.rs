@@ -3,7 +3,7 @@
 //! - When: just before a restart, with `selftest=interrupts`, `lpis` or `storm` only.
 
 use super::bank::{ISPENDR, register, word};
-use super::{GICD_ITARGETSR, GICD_TYPER, Gic, redistributor};
+use super::{GICD_ITARGETSR, GICD_TYPER, Gic, must, redistributor};
 use crate::intid::Kind;
 use arm_gic::IntId;
 use boot::phys::PhysAddr;
@@ -37,12 +37,10 @@ impl Gic {
         if self.is_v2() {
             register::<u8>(self.gicd(), GICD_ITARGETSR + u64::from(number))
                 .write(self.target() as u8);
-            self.v2()
-                .enable_interrupt(interrupt, true)
-                .expect("the distributor says that it has it");
+            must(self.v2().enable_interrupt(interrupt, true));
         } else {
-            self.distributor().set_routing(interrupt, Some(mpidr)).expect("a shared interrupt");
-            self.distributor().enable_interrupt(interrupt, true).expect("a shared interrupt");
+            must(self.distributor().set_routing(interrupt, Some(mpidr)));
+            must(self.distributor().enable_interrupt(interrupt, true));
         }
         word(self.gicd(), ISPENDR + 4 * u64::from(number / 32)).write(1 << (number % 32));
     }

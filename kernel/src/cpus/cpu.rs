@@ -5,14 +5,14 @@
 #![expect(unsafe_code, reason = "finds this CPU's page, and masks interrupts")]
 
 use super::atomic::{AtomicEnum, Variants};
-use crate::interrupts::{self, StaleIrqs};
+use crate::interrupts::{self, CpuInterrupts, StaleIrqs};
 use crate::memory::pointer;
 use boot::percpu::PerCpu;
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use core::arch::asm;
 use core::fmt;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use core::sync::atomic::Ordering::{Acquire, Release};
+use core::sync::atomic::{AtomicBool, AtomicU64};
 use protocol::mode::Mode;
 use spin::Mutex;
 
@@ -71,28 +71,16 @@ pub struct Cpu {
     pub percpu: PerCpu,
     /// Position in the device tree's /cpus.
     pub index: usize,
-    /// Affinity bits of MPIDR_EL1.
-    pub mpidr: u64,
     /// The mode that this kernel runs in.
     pub mode: Mode,
     /// Current state.
     pub state: AtomicEnum<CpuState>,
     /// Current command.
     pub command: AtomicEnum<CpuCommand>,
-    /// Timer interrupts taken.
-    pub ticks: AtomicU64,
     /// Units of work done: one for each wake-up.
     pub work: AtomicU64,
-    /// Set from the moment that another CPU sends the wake-up SGI until this CPU acknowledges it.
-    pub is_called: AtomicBool,
-    /// Number of interrupts taken that this kernel does not handle.
-    pub strays: AtomicU32,
-    /// INTID of the last of these `strays`.
-    pub stray: AtomicU32,
-    /// This CPU's bit in GICv2's target lists.
-    pub gicv2_target: AtomicU32,
-    /// Set if each tick also raises 32 interrupts that this kernel does not handle (self-test).
-    pub storms: AtomicBool,
+    /// This CPU's part in interrupts.
+    pub interrupts: CpuInterrupts,
     /// Stale interrupts that a predecessor left on this CPU.
     pub stale_irqs: Mutex<StaleIrqs>,
     /// CNTVCT when this CPU came up.
@@ -111,17 +99,11 @@ impl Cpu {
         Self {
             percpu,
             index,
-            mpidr,
             mode,
             state: AtomicEnum::new(state),
             command: AtomicEnum::new(CpuCommand::Idle),
-            ticks: AtomicU64::new(0),
             work: AtomicU64::new(0),
-            is_called: AtomicBool::new(false),
-            strays: AtomicU32::new(0),
-            stray: AtomicU32::new(0),
-            gicv2_target: AtomicU32::new(0),
-            storms: AtomicBool::new(false),
+            interrupts: CpuInterrupts::new(mpidr),
             stale_irqs: Mutex::new(StaleIrqs::default()),
             came: AtomicU64::new(0),
             frequency: AtomicU64::new(0),
@@ -139,6 +121,11 @@ impl Cpu {
         unsafe { &*pointer(PhysAddr(percpu)).cast() }
     }
 
+    /// Returns the affinity bits of its MPIDR_EL1.
+    pub fn mpidr(&self) -> u64 {
+        self.interrupts.mpidr
+    }
+
     /// Returns whether this is the CPU that executes the call.
     pub fn is_current(&self) -> bool {
         core::ptr::eq(self, Self::current())
@@ -146,31 +133,28 @@ impl Cpu {
 
     /// Sets the command and sends the wake-up SGI.
     pub fn give(&self, command: CpuCommand) {
-        self.is_called.store(interrupts::driven().is_some(), Relaxed);
+        interrupts::announce(&self.interrupts);
         self.command.store(command, Release);
-        interrupts::call(self);
+        interrupts::call(&self.interrupts);
     }
 
     /// Returns [`CpuCommand::Idle`] until the wake-up SGI is acknowledged, then the command. Acting
     /// on the command earlier, at a tick, would leave that SGI pending for the next kernel.
     pub fn given(&self) -> CpuCommand {
         let command = self.command.load(Acquire);
-        if self.is_called.load(Acquire) { CpuCommand::Idle } else { command }
+        if interrupts::is_called(&self.interrupts) { CpuCommand::Idle } else { command }
     }
 
     /// Takes over this CPU's interrupts and unmasks IRQs.
     pub fn enter(&self) {
-        *self.stale_irqs.lock() = interrupts::enter(self);
-        // An SGI sent before this CPU could receive it is lost, so do not wait for it. One sent
-        // since then is pending and will be taken.
-        self.is_called.store(false, Release);
+        *self.stale_irqs.lock() = interrupts::enter(&self.interrupts);
         unmask();
     }
 }
 
 impl fmt::Display for Cpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CPU {} (MPIDR {:#x})", self.index, self.mpidr)
+        write!(f, "CPU {} (MPIDR {:#x})", self.index, self.mpidr())
     }
 }
 

@@ -157,7 +157,7 @@ impl Cpus {
             let came = cpu.state.load(Acquire) == CpuState::Up;
             let Entered { current_el, daif, sctlr, cntvoff_el2 } = &cpu.percpu.entered;
             Other {
-                mpidr: cpu.mpidr,
+                mpidr: cpu.mpidr(),
                 came,
                 current_el: current_el.load(Relaxed),
                 daif: daif.load(Relaxed),
@@ -188,13 +188,13 @@ impl Cpus {
         }
         for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == CpuState::Off) {
             cpu.command.store(CpuCommand::Idle, Relaxed);
-            cpu.ticks.store(0, Relaxed);
+            cpu.interrupts.ticks.store(0, Relaxed);
             cpu.state.store(CpuState::Starting, Release);
             // The CPU reads its page with its MMU off.
             let page = PhysAddr((&raw const *cpu).expose_provenance() as u64);
             cache::clean_and_invalidate(&(page..PhysAddr(page.0 + PAGE_SIZE)));
             let entry = secondary_entry as *const () as u64;
-            if let Err(error) = psci::cpu_on::<Firmware>(cpu.mpidr, entry, page.0) {
+            if let Err(error) = psci::cpu_on::<Firmware>(cpu.mpidr(), entry, page.0) {
                 warn!("{cpu} was not started: {error}: continuing without it");
                 cpu.state.store(CpuState::OnFailed, Relaxed);
             }
@@ -202,7 +202,7 @@ impl Cpus {
         for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == CpuState::Starting) {
             if !in_time(|| {
                 cpu.state.load(Acquire) == CpuState::Up
-                    && (cpu.ticks.load(Relaxed) > 0 || no_ticks())
+                    && (cpu.interrupts.ticks.load(Relaxed) > 0 || no_ticks())
             }) {
                 warn!("{cpu} was started and does not work: continuing without it");
                 continue;
@@ -268,12 +268,12 @@ impl Cpus {
             };
             let error = match cpu.state.load(Acquire) {
                 CpuState::OnFailed if off => continue,
-                CpuState::OffDenied => Error::Denied(cpu.index, cpu.mpidr),
+                CpuState::OffDenied => Error::Denied(cpu.index, cpu.mpidr()),
                 _ if off => {
                     cpu.state.store(CpuState::Off, Relaxed);
                     continue;
                 }
-                _ => Error::Running(cpu.index, cpu.mpidr),
+                _ => Error::Running(cpu.index, cpu.mpidr()),
             };
             if force {
                 warn!("{error}: continuing, as `force` orders");
@@ -294,7 +294,7 @@ impl Cpus {
     /// off.
     pub fn quiet(&self) {
         let cpu = Cpu::current();
-        interrupts::leave(cpu);
+        interrupts::leave(&cpu.interrupts);
         interrupts::end();
         cpu.state.store(CpuState::Leaving, Relaxed);
     }
@@ -302,7 +302,7 @@ impl Cpus {
     /// Undoes [`stop`](Self::stop) and [`quiet`](Self::quiet).
     pub fn resume(&self) {
         let cpu = Cpu::current();
-        cpu.storms.store(false, Relaxed);
+        interrupts::end_storm(&cpu.interrupts);
         if cpu.state.swap(CpuState::Up, Relaxed) == CpuState::Leaving {
             interrupts::resume();
             cpu.enter();
@@ -339,14 +339,18 @@ impl Cpus {
         let of = |count: fn(&Cpu) -> &AtomicU64| {
             self.all.iter().map(|cpu| count(cpu).load(Relaxed)).collect()
         };
-        let strays = self.all.iter().map(|cpu| u64::from(cpu.strays.load(Relaxed))).sum();
-        WorkDone { ticks: of(|cpu| &cpu.ticks), work: of(|cpu| &cpu.work), strays }
+        let strays =
+            self.all.iter().map(|cpu| u64::from(cpu.interrupts.strays.load(Relaxed))).sum();
+        WorkDone { ticks: of(|cpu| &cpu.interrupts.ticks), work: of(|cpu| &cpu.work), strays }
     }
 
     /// Logs each CPU that took an interrupt that this kernel does not handle.
     pub fn log_strays(&self) {
-        for cpu in self.all.iter().filter(|cpu| cpu.strays.load(Relaxed) > 0) {
-            warn!("{cpu} took an interrupt that is not ours: INTID {}", cpu.stray.load(Relaxed));
+        for cpu in self.all.iter().filter(|cpu| cpu.interrupts.strays.load(Relaxed) > 0) {
+            warn!(
+                "{cpu} took an interrupt that is not ours: INTID {}",
+                cpu.interrupts.stray.load(Relaxed)
+            );
         }
     }
 }
@@ -370,12 +374,12 @@ pub fn guards(block: &Range<PhysAddr>) -> [Range<PhysAddr>; 2] {
 /// Returns whether AFFINITY_INFO reports the CPU off.
 #[inline(never)]
 fn is_off(cpu: &Cpu) -> bool {
-    psci::affinity_info::<Firmware>(cpu.mpidr, LowestAffinityLevel::All) == Ok(AffinityState::Off)
+    psci::affinity_info::<Firmware>(cpu.mpidr(), LowestAffinityLevel::All) == Ok(AffinityState::Off)
 }
 
 /// Returns whether AFFINITY_INFO reports the CPU on or about to be on.
 fn is_on(cpu: &Cpu) -> bool {
-    let state = psci::affinity_info::<Firmware>(cpu.mpidr, LowestAffinityLevel::All);
+    let state = psci::affinity_info::<Firmware>(cpu.mpidr(), LowestAffinityLevel::All);
     matches!(state, Ok(AffinityState::On | AffinityState::OnPending))
 }
 

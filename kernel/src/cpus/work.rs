@@ -9,8 +9,8 @@
 use super::cpu::{Cpu, CpuCommand, CpuState, mask, unmask};
 use super::no_ticks;
 use crate::firmware::Firmware;
-use crate::init::Kernel;
 use crate::interrupts;
+use crate::state::Kernel;
 use crate::{clock, selftest};
 use boot::percpu::PerCpu;
 use boot::{hyp, hyp_stub};
@@ -85,12 +85,11 @@ fn work(cpu: &'static Cpu) -> ! {
 /// Silences this CPU's interrupts and turns it off. Returns only if PSCI denies CPU_OFF.
 #[inline(never)]
 fn leave(cpu: &Cpu) {
-    interrupts::leave(cpu);
+    interrupts::leave(&cpu.interrupts);
     cpu.state.store(CpuState::Leaving, Release);
     if let Err(error) = turn_off() {
         warn!("{cpu}: PSCI CPU_OFF: {error}");
-        interrupts::enter(cpu);
-        cpu.is_called.store(false, Release);
+        interrupts::enter(&cpu.interrupts);
         cpu.state.store(CpuState::OffDenied, Release);
     }
 }
@@ -104,7 +103,7 @@ fn turn_off() -> Result<(), psci::error::Error> {
 /// Handles an interrupt; the vectors call this.
 #[unsafe(no_mangle)]
 fn kernel_interrupt() {
-    interrupts::take(Cpu::current());
+    interrupts::take(&Cpu::current().interrupts);
 }
 
 /// Sleeps until an interrupt is pending, masked or not. Without a GIC, sleeps until

@@ -7,14 +7,13 @@
 #![expect(unsafe_code, reason = "touches registers that the device tree names")]
 
 use super::pci;
+use super::register::register_at;
 use crate::clock;
 use crate::memory::pointer;
 use boot::phys::{PhysAddr, PhysRange};
 use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
-use safe_mmio::UniqueMmioPointer;
-use safe_mmio::fields::ReadPureWrite;
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::{DeviceType, SomeTransport};
 
@@ -75,16 +74,6 @@ fn device_status(register: u64, is_byte: bool) -> u32 {
     } else {
         register_at::<u32>(register).read()
     }
-}
-
-/// Returns a register of a device that no driver uses meanwhile.
-pub fn register_at<T>(address: u64) -> UniqueMmioPointer<'static, ReadPureWrite<T>> {
-    let register =
-        NonNull::new(pointer(PhysAddr(address)).cast()).expect("device registers at address 0");
-    // SAFETY: the device tree, or a BAR of a function on a bus that it names, says that registers
-    // are here. The kernel maps them as device memory. A driver of this device does nothing while
-    // we run.
-    unsafe { UniqueMmioPointer::new(register) }
 }
 
 impl Status {
@@ -151,6 +140,15 @@ impl Device {
             kind: DeviceType::try_from(id).ok(),
             status,
         })
+    }
+
+    /// Returns the device that a PCI function is.
+    pub fn of_function(found: &pci::Found) -> Self {
+        Self {
+            place: Place::Pci(found.function),
+            kind: found.virtio.map(|(kind, _)| kind),
+            status: found.virtio.map(|(_, status)| Status::Byte(status)),
+        }
     }
 
     /// Returns the device's place and Status if a driver has it running.

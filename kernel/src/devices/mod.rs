@@ -14,6 +14,7 @@
 mod device;
 mod network;
 mod pci;
+mod register;
 
 use crate::map::KernelIdmap;
 use crate::memory::{self, pointer};
@@ -106,7 +107,13 @@ impl Devices {
     pub fn find(machine: &Machine, map: &mut KernelIdmap) -> Self {
         let mut all: Vec<_> = machine.virtio.iter().filter_map(Device::in_slot).collect();
         let mut running: Vec<_> = all.iter().filter_map(Device::running).collect();
-        machine.pci.iter().for_each(|host| pci::find(host, map, &mut all, &mut running));
+        for host in &machine.pci {
+            pci::find(host, map, |found| {
+                let device = Device::of_function(found);
+                running.extend(found.was_mastering.map(|it| (device.place.clone(), it.into())));
+                all.push(device);
+            });
+        }
         let devices = Self { all, running, receiver: None };
         let _ = devices.reset();
         devices

@@ -9,7 +9,7 @@
 //! bridge without bus mastering forwards no writes upstream.
 
 use super::Identity;
-use super::device::{Device, Place, Status, register_at};
+use super::register::register_at;
 use crate::map::KernelIdmap;
 use alloc::vec::Vec;
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
@@ -17,9 +17,10 @@ use core::fmt;
 use core::ops::Range;
 use fdt::machine::PciHost;
 use relocate::placement;
+use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::pci::bus::{
-    BarInfo, Command, ConfigurationAccess, DeviceFunction, DeviceFunctionInfo, HeaderType,
-    MemoryBarType, PCI_CAP_ID_VNDR, PciRoot,
+    BarInfo, Command, ConfigurationAccess, DeviceFunction, HeaderType, MemoryBarType,
+    PCI_CAP_ID_VNDR, PciRoot,
 };
 use virtio_drivers::transport::pci::{PciTransport, VIRTIO_PCI_CAP_COMMON_CFG, virtio_device_type};
 
@@ -130,13 +131,9 @@ impl Function {
     fn assign(&self, windows: &[Range<PhysAddr>], taken: &mut Vec<Range<PhysAddr>>) -> bool {
         // Try windows below 4 GiB first: a 32-bit BAR reaches no higher, and a 64-bit BAR works
         // there too.
-        let low: Vec<_> = windows
-            .iter()
-            .filter(|initrd_window| initrd_window.end.0 <= 1 << 32)
-            .cloned()
-            .collect();
-        let is_assigned =
-            |bar: &Bar| windows.iter().any(|initrd_window| initrd_window.covers(&bar.range));
+        let low: Vec<_> =
+            windows.iter().filter(|window| window.end.0 <= 1 << 32).cloned().collect();
+        let is_assigned = |bar: &Bar| windows.iter().any(|window| window.covers(&bar.range));
         self.bars().into_iter().filter(|bar| !is_assigned(bar)).all(|bar| {
             let size = bar.range.bytes().max(PAGE_SIZE);
             let wide = if bar.is_wide { windows } else { &[] };
@@ -172,53 +169,47 @@ impl Function {
     }
 }
 
-/// Adds every function of the host's first bus to `all` and maps the registers of virtio functions.
-/// Adds to `running` those that were found with bus mastering on.
-pub fn find(
-    host: &PciHost,
-    map: &mut KernelIdmap,
-    all: &mut Vec<Device>,
-    running: &mut Vec<(Place, u32)>,
-) {
+/// A function found on a host's first bus.
+pub struct Found {
+    /// The function.
+    pub function: Function,
+    /// The Command register, if bus mastering was on.
+    pub was_mastering: Option<u16>,
+    /// The virtio device type and the address of the Status register, if it is a virtio device
+    /// whose registers are reachable.
+    pub virtio: Option<(DeviceType, PhysAddr)>,
+}
+
+/// Finds every function of the host's first bus but host bridges, and passes each to `add`. Turns
+/// bus mastering off, and maps the registers of virtio functions.
+pub fn find(host: &PciHost, map: &mut KernelIdmap, mut add: impl FnMut(&Found)) {
     map.add_device(&host.ecam);
     let root = PciRoot::new(Ecam(host.ecam.start));
-    let found: Vec<(Function, DeviceFunctionInfo)> = root
+    let mut taken = Vec::new();
+    let functions: Vec<_> = root
         .enumerate_bus(0)
         .filter(|(_, info)| (info.class, info.subclass) != HOST_BRIDGE)
         .map(|(at, info)| {
-            (
-                Function {
-                    ecam: host.ecam.start,
-                    at,
-                    vendor: info.vendor_id,
-                    device: info.device_id,
-                },
-                info,
-            )
+            let (vendor, device) = (info.vendor_id, info.device_id);
+            let function = Function { ecam: host.ecam.start, at, vendor, device };
+            let (_, command) = root.get_status_command(at);
+            let was_mastering = command.contains(Command::BUS_MASTER).then(|| command.bits());
+            // No function may write to memory while BARs are sized and moved.
+            let _ = function.stop_mastering();
+            if info.header_type == HeaderType::Standard {
+                taken.extend(function.bars().into_iter().map(|bar| bar.range));
+            }
+            (function, info, was_mastering)
         })
         .collect();
-    let mut taken = Vec::new();
-    for (function, info) in &found {
-        let (_, command) = root.get_status_command(function.at);
-        if command.contains(Command::BUS_MASTER) {
-            running.push((Place::Pci(*function), command.bits().into()));
-        }
-        // No function may write to memory while BARs are sized and moved.
-        let _ = function.stop_mastering();
-        if info.header_type == HeaderType::Standard {
-            taken.extend(function.bars().into_iter().map(|bar| bar.range));
-        }
-    }
-    for (function, info) in found {
-        let mut device = Device { place: Place::Pci(function), kind: None, status: None };
-        if let Some(kind) = virtio_device_type(&info)
-            && function.assign(&host.windows, &mut taken)
-            && let Some(status) = function.status()
-        {
+    for (function, info, was_mastering) in functions {
+        let virtio = virtio_device_type(&info)
+            .filter(|_| function.assign(&host.windows, &mut taken))
+            .and_then(|kind| Some((kind, function.status()?)));
+        if virtio.is_some() {
             function.bars().iter().for_each(|bar| map.add_device(&bar.range.whole_pages()));
             function.command(Command::MEMORY_SPACE, Command::empty());
-            (device.kind, device.status) = (Some(kind), Some(Status::Byte(status)));
         }
-        all.push(device);
+        add(&Found { function, was_mastering, virtio });
     }
 }

@@ -337,7 +337,7 @@ pub const STEPS: &[Step] = &[
         shown: Shown::Here(Experiment {
             how: "the last check refuses, in both runs; the drop returns at once",
             provoked: Kernels {
-                booted: |kernel| kernel.answer("kernel::stage::has_changed", 1), ..WHOLE
+                booted: |kernel| kernel.answer("kernel::plan::has_changed", 1), ..WHOLE
             },
             omitted: Kernels {
                 booted: |kernel| kernel.skip("core::ptr::drop_in_place<kernel::memory::Frames>"),
@@ -350,13 +350,13 @@ pub const STEPS: &[Step] = &[
         name: "last-look",
         does: "before \"Bye!\", this kernel checks sources, device tree, code, list and tables \
             again",
-        at: ["kernel/src/stage.rs", "has_changed"],
+        at: ["kernel/src/plan.rs", "has_changed"],
         without: "a changed source is copied; the control page stops at the checksum, and no \
             kernel is left",
         shown: Shown::Here(Experiment {
             how: "a debugger flips a bit of a source, in both runs; has_changed returns false",
             omitted: Kernels {
-                booted: |kernel| kernel.answer("kernel::stage::has_changed", 0), ..WHOLE
+                booted: |kernel| kernel.answer("kernel::plan::has_changed", 0), ..WHOLE
             },
             look: looks::damaged, green: Some("changed between load and jump"),
             red: Some("!! what arrived is not what was loaded"), ..PLAIN
