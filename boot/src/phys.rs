@@ -110,6 +110,7 @@ mod tests {
     #[test]
     fn ranges_that_touch_do_not_overlap() {
         assert!(!range(0x1000, 0x2000).overlaps(&range(0x2000, 0x3000)));
+        assert!(!range(0x2000, 0x3000).overlaps(&range(0x1000, 0x2000)));
         assert!(range(0x1000, 0x2001).overlaps(&range(0x2000, 0x3000)));
         assert!(range(0x1000, 0x9000).overlaps(&range(0x2000, 0x3000)));
         assert!(!range(0x2000, 0x2000).overlaps(&range(0x1000, 0x3000)));
