@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(Entry::source(PhysAddr(0x4020_2000), 1).0, 0x4020_2008);
         assert_eq!(Entry::source(PhysAddr(0x4020_2000), 2).0, 0x4020_2018);
         assert_eq!(Entry::source(PhysAddr(0x4020_2000), 256).0, 0x4020_2ff8);
-        assert_eq!(ENTRIES_PER_PAGE, 512);
+        assert_eq!((ENTRIES_PER_PAGE, ADDRESS), (512, 0xffff_ffff_ffff_f000));
     }
 
     #[test]
