@@ -276,3 +276,6 @@ pub fn header(structure: usize, strings: usize, end: usize, boot_cpu: usize) -> 
 pub fn size(start: &[u8]) -> Option<usize> {
     word(start, 0).filter(|&magic| magic == MAGIC as usize).and(word(start, 4))
 }
+
+#[cfg(test)]
+mod tests;

@@ -206,6 +206,11 @@ fn a_tree_above_2_mib_is_refused_by_its_size() {
     assert!(sentence.contains("has 2097153 bytes, 2097152 are the most"), "{sentence}");
 }
 
+#[test]
+fn a_payload_gets_40_random_bytes() {
+    assert_eq!(SEED_BYTES, 40);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
