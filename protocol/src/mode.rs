@@ -121,4 +121,12 @@ mod tests {
         assert_eq!(choose(&EL1, Some(El2::Vhe)), (Mode::El1, Some(Note::NoEl2)));
         assert_eq!(choose(&EL1, Some(El2::Nvhe)), (Mode::El1, Some(Note::NoEl2)));
     }
+
+    #[test]
+    fn a_mode_is_printed_as_it_is_requested() {
+        assert_eq!([Mode::El1, Mode::Nvhe, Mode::Vhe].map(Mode::name), ["el1", "nvhe", "vhe"]);
+        assert_eq!(Mode::Nvhe.to_string(), "nvhe");
+        let note = Note::NoVhe.to_string();
+        assert!(note.contains("no VHE") && note.ends_with("continuing as nvhe"), "{note}");
+    }
 }

@@ -450,6 +450,11 @@ fn values_that_are_no_values_are_refused() {
 }
 
 #[test]
+fn the_limits_are_these_numbers() {
+    assert_eq!((MAX_TREE_BYTES, MAX_LOADABLES), (0x10_0000, 15));
+}
+
+#[test]
 fn loadables_are_counted() {
     let with = |given: usize| {
         edited(|root| set(at(root, "configurations/conf-1"), "loadables", vec!["first"; given]))
