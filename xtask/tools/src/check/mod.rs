@@ -17,6 +17,7 @@ mod layout;
 mod linked;
 mod model;
 mod moved;
+mod mutants;
 mod prose;
 mod relocations;
 mod step;
@@ -41,7 +42,8 @@ use step::{End, Step};
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Exit code: 0 if nothing failed, 1 otherwise, 2 for a step that does not exist. \
-A step whose tool is missing is skipped.
+A step whose tool is missing is skipped. \
+`mutants` takes hours, and runs only if it is named.
 
 Examples:
   cargo xtask check
@@ -118,7 +120,8 @@ fn check(steps: &[Step], bless: bool) -> Result<u8> {
     Ok((!failed.is_empty()).into())
 }
 
-/// Returns the steps whose names begin with one of `wanted`; all steps if that is empty.
+/// Returns the steps whose names begin with one of `wanted`; if that is empty, all steps but those
+/// that must be named.
 ///
 /// Adds the kernel's build before steps that look at the kernel.
 fn chosen(steps: Vec<Step>, wanted: &[String]) -> Result<Vec<Step>> {
@@ -131,7 +134,8 @@ fn chosen(steps: Vec<Step>, wanted: &[String]) -> Result<Vec<Step>> {
         }
     }
     let is_wanted = |step: &Step| {
-        wanted.is_empty() || wanted.iter().any(|name| step.name.starts_with(name.as_str()))
+        wanted.is_empty() && !step.must_be_named()
+            || wanted.iter().any(|name| step.name.starts_with(name.as_str()))
     };
     let builds = steps.iter().any(|step| step.looks_at_the_kernel() && is_wanted(step));
     Ok(steps
@@ -155,7 +159,8 @@ mod tests {
             names(&["clippy", "fmt"]),
             ["fmt", "fmt-fuzz", "clippy-host", "clippy-fuzz", "clippy-target"]
         );
-        assert_eq!(names(&[]).len(), steps::all().len());
+        assert_eq!(names(&[]).len(), steps::all().len() - 1, "all but the mutants");
+        assert_eq!(names(&["mutants"]), ["mutants"]);
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub enum Act {
     Read(fn(&[Text]) -> Vec<String>),
     /// Makes this page from the same files; returns its text, or the violations.
     Generate(&'static str, fn(&[Text]) -> Result<String, Vec<String>>),
+    /// Does something that takes hours; only if the step is named.
+    Named(fn() -> Result<End>),
 }
 
 /// A command as typed, without quotes: variables, program, arguments.
@@ -75,7 +77,12 @@ impl Step {
     pub fn line(&self) -> String {
         match &self.act {
             Act::Run(run) => run.line.clone(),
-            Act::Look(_) | Act::Compare(_) | Act::Try(_) | Act::Read(_) | Act::Generate(..) => {
+            Act::Look(_)
+            | Act::Compare(_)
+            | Act::Try(_)
+            | Act::Read(_)
+            | Act::Generate(..)
+            | Act::Named(_) => {
                 format!("cargo xtask check {}", self.name)
             }
         }
@@ -84,6 +91,11 @@ impl Step {
     /// Reports whether the step needs a built kernel.
     pub fn looks_at_the_kernel(&self) -> bool {
         matches!(self.act, Act::Look(_) | Act::Compare(_) | Act::Try(_))
+    }
+
+    /// Reports whether the step runs only if it is named.
+    pub fn must_be_named(&self) -> bool {
+        matches!(self.act, Act::Named(_))
     }
 
     /// Performs the step; `bless` writes a generated page instead of comparing it.
@@ -106,6 +118,7 @@ impl Step {
                 Ok(made) => Ok(End::of(stale(page, texts, &made, self.name).as_slice())),
                 Err(wrong) => Ok(End::of(&wrong)),
             }),
+            Act::Named(act) => act(),
         };
         end.unwrap_or_else(|error| End::Failed(format!("{error:#}")))
     }
@@ -145,11 +158,11 @@ impl End {
 impl Run {
     fn perform(&self) -> Result<End> {
         if let Some((trial, mend)) = self.needs
-            && !words_of(trial).is_ok_and(|(success, _)| success)
+            && !output_of(trial).is_ok_and(|(success, _)| success)
         {
             return Ok(End::Skipped(format!("`{trial}` fails; to have it: {mend}")));
         }
-        Ok(match words_of(&self.line)? {
+        Ok(match output_of(&self.line)? {
             (true, _) => End::Passed,
             (false, words) => match self.excuse.filter(|excuse| words.contains(excuse)) {
                 Some(excuse) => End::Skipped(excuse.to_owned()),
@@ -160,7 +173,7 @@ impl Run {
 }
 
 /// Runs the command to its end; returns whether it succeeded, and its output.
-fn words_of(line: &str) -> Result<(bool, String)> {
+pub fn output_of(line: &str) -> Result<(bool, String)> {
     let mut said = tempfile::tempfile().context("cannot make a file for a command's output")?;
     let mut command = command(line);
     command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said.try_clone()?);

@@ -1,7 +1,7 @@
 //! The list of check steps, quick ones first.
 
 use super::{
-    clobbers, code_map, contracts, header, layout, model, moved, prose, relocations,
+    clobbers, code_map, contracts, header, layout, model, moved, mutants, prose, relocations,
     step::{Act, Run, Step},
     texts, vectors,
 };
@@ -141,6 +141,11 @@ pub fn all() -> Vec<Step> {
             DENY,
             "failed to fetch advisory database",
         ),
+        Step {
+            name: "mutants",
+            what: "a crate's tests miss what changes it, or mutants.txt is out of date",
+            act: Act::Named(mutants::trial),
+        },
     ]
 }
 
