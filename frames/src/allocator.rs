@@ -450,6 +450,22 @@ mod tests {
     }
 
     #[test]
+    fn the_list_has_room_for_each_run_and_for_what_it_splits() {
+        // One free range. A run counts itself, and may split the range in two.
+        let with = |capacity| Allocator::new(&[pages(1, 20)], capacity);
+        assert_eq!(with(2).contiguous(1, &[]), Err(PAGE_SIZE));
+        let mut allocator = with(3);
+        assert_eq!(allocator.contiguous(1, &[]), Ok(pages(19, 20)));
+        assert_eq!(allocator.contiguous(1, &[]), Err(PAGE_SIZE), "one range, and one run");
+        // Two holes make three runs, so that the list may need seven places.
+        let avoid = [pages(9, 10), pages(5, 6)];
+        let bytes = 17 * PAGE_SIZE;
+        assert_eq!(with(6).outside(bytes, &avoid), Err(bytes));
+        let runs = vec![pages(10, 20), pages(6, 9), pages(1, 5)];
+        assert_eq!(with(7).outside(bytes, &avoid), Ok(runs));
+    }
+
+    #[test]
     #[should_panic(expected = "is free twice")]
     fn a_frame_that_comes_back_twice_is_a_mistake() {
         let mut allocator = Allocator::new(&[pages(1, 9)], 9);

@@ -256,6 +256,16 @@ mod tests {
     }
 
     #[test]
+    fn breadcrumbs_at_the_end_of_ram_are_kept_until_they_are_read() {
+        let crumbs = range(80 * MIB - PAGE_SIZE, PAGE_SIZE);
+        let layout = divide(3, Some(crumbs.start.0));
+        assert_eq!(layout.control.end, PhysAddr(80 * MIB - 16 * PAGE_SIZE));
+        let mut others = layout.blocks.iter().chain([&layout.control, &layout.heap]);
+        assert!(others.all(|other| !other.overlaps(&crumbs)), "{layout:?}");
+        assert!(layout.frames.iter().any(|frames| frames.covers(&crumbs)), "{layout:?}");
+    }
+
+    #[test]
     fn a_cpu_without_room_gets_no_block_and_no_room_for_the_control_block_is_refused() {
         let cpus = 1000;
         let layout = divide(cpus, None);
