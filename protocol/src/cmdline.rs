@@ -282,6 +282,12 @@ mod tests {
     }
 
     #[test]
+    fn a_random_cpu_may_perform_the_kexec() {
+        let (cmdline, result) = Cmdline::parse("restart-cpu=random");
+        assert_eq!((cmdline.restart_cpu, result), (Some(RestartCpu::Random), Ok(())));
+    }
+
+    #[test]
     fn a_value_that_cannot_be_names_its_word() {
         for (word, hint) in [
             ("generations=0", "from 1"),

@@ -388,7 +388,7 @@ mod tests {
 
     #[test]
     fn other_lines_are_no_records() {
-        for line in ["", "[0] Bye!", "{\"rule\":1}", " {\"ouroboros\":1,"] {
+        for line in ["", "[0] Bye!", "{\"rule\":1}", " {\"ouroboros\":1,", "{\"ouroboros\"}"] {
             assert_eq!(Record::parse(line), None, "{line}");
         }
     }

@@ -57,10 +57,16 @@ fn read(disk: &[u8]) -> Result<Fit, Error> {
 /// Parses the tree of [`written`] after `edit`, with the same disk size.
 fn edited(edit: impl FnOnce(&mut DeviceTreeNode)) -> Result<Fit, Error> {
     let (disk, _) = written();
+    parse(&edited_tree(edit), disk.len() as u64, "conf-1")
+}
+
+/// Returns the tree of [`written`] after `edit`.
+fn edited_tree(edit: impl FnOnce(&mut DeviceTreeNode)) -> Vec<u8> {
+    let (disk, _) = written();
     let size = header_size(&disk, disk.len() as u64).unwrap() as usize;
     let mut tree = DeviceTree::from_fdt(&Tree::new(&disk[..size]).unwrap());
     edit(&mut tree.root);
-    parse(&tree.to_dtb(), disk.len() as u64, "conf-1")
+    tree.to_dtb()
 }
 
 fn at<'n>(root: &'n mut DeviceTreeNode, path: &str) -> &'n mut DeviceTreeNode {
@@ -252,6 +258,7 @@ fn a_disk_without_a_fit_is_refused() {
     assert_eq!(header_size(&large, 1 << 30), Err(Error::TreeTooLarge { bytes: 0x10_0001 }));
     large[4..8].copy_from_slice(&[0, 0x10, 0, 0]);
     assert_eq!(header_size(&large, 1 << 30), Ok(0x10_0000));
+    assert_eq!(header_size(&large, 0x10_0000), Ok(0x10_0000), "a disk that ends with its tree");
     assert_eq!(header_size(&large, 1024), Err(Error::TreePastEnd { bytes: 0x10_0000, disk: 1024 }));
     // A tree whose size is smaller than its own header.
     large[4..8].copy_from_slice(&[0, 0, 0, 8]);
@@ -367,6 +374,45 @@ fn data_that_cannot_be_are_refused() {
         set(kernel, "data-offset", u64::MAX);
     });
     assert_eq!(offset, Err(Error::PastEnd { node, start: u64::MAX, bytes: 5000, disk }));
+}
+
+#[test]
+fn data_may_begin_where_the_tree_ends_and_no_sooner() {
+    let tree_with = |position: usize| {
+        edited_tree(|root| set(at(root, "images/kernel"), "data-position", position as u64))
+    };
+    let end = tree_with(0).len();
+    let start = |position| {
+        let fit = parse(&tree_with(position), 1 << 20, "conf-1")?;
+        Ok(fit.kernel.place.start)
+    };
+    assert_eq!(start(end), Ok(end as u64));
+    assert_eq!(start(end + 1), Ok(end as u64 + 1));
+    assert!(matches!(start(end - 1), Err(Error::OverTree { .. })));
+}
+
+#[test]
+fn an_offset_counts_from_the_word_after_the_tree() {
+    let tree = edited_tree(|root| {
+        let kernel = at(root, "images/kernel");
+        kernel.remove_property("data-position");
+        set(kernel, "data-offset", 12_u32);
+    });
+    let start = (tree.len() as u64).next_multiple_of(4) + 12;
+    let fit = parse(&tree, 1 << 20, "conf-1").unwrap();
+    assert_eq!(fit.kernel.place, start..start + 5000);
+}
+
+#[test]
+fn data_may_be_in_the_tree() {
+    let tree = edited_tree(|root| {
+        let kernel = at(root, "images/kernel");
+        kernel.remove_property("data-position");
+        set(kernel, "data", b"an Image".as_slice());
+    });
+    let start = tree.windows(8).position(|bytes| bytes == b"an Image").unwrap() as u64;
+    let fit = parse(&tree, 1 << 20, "conf-1").unwrap();
+    assert_eq!(fit.kernel.place, start..start + 8);
 }
 
 #[test]

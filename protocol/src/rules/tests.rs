@@ -209,6 +209,48 @@ fn what_a_cpu_lacks_is_not_tried() {
 }
 
 #[test]
+fn any_algorithm_of_pointer_authentication_counts() {
+    let has = |isar1, isar2, access| Ids { isar1, isar2, ..Ids::default() }.has(access);
+    // ID_AA64ISAR1_EL1 has APA, API, GPA and GPI from bits 4, 8, 24 and 28 on; ID_AA64ISAR2_EL1 has
+    // GPA3 and APA3 from bits 8 and 12 on.
+    for (isar1, isar2) in [(1 << 4, 0), (5 << 8, 0), (0, 3 << 12), (0x110, 0), (0x100, 0x1000)] {
+        assert!(has(isar1, isar2, POINTER_KEYS), "{isar1:#x} {isar2:#x}");
+        assert!(!has(isar1, isar2, POINTER_CODES), "{isar1:#x} {isar2:#x}");
+    }
+    for (isar1, isar2) in
+        [(1 << 24, 0), (1 << 28, 0), (0, 1 << 8), (0x1100_0000, 0), (0x1000_0000, 0x100)]
+    {
+        assert!(has(isar1, isar2, POINTER_CODES), "{isar1:#x} {isar2:#x}");
+        assert!(!has(isar1, isar2, POINTER_KEYS), "{isar1:#x} {isar2:#x}");
+    }
+}
+
+#[test]
+fn a_finding_has_the_value_that_led_to_it() {
+    for (number, value) in [
+        (1, "0x48000000"),
+        (2, "8192 bytes"),
+        (4, "0x40200000 to 0x40280000"),
+        (5, "0x48000000 to 0x48002000"),
+        (6, "0x49000000 to 0x49100000"),
+        (7, "no virtio device and no PCI function"),
+        (12, "DAIF 0x3c0"),
+        (13, "EL2"),
+        (14, "SCTLR 0x30c50830"),
+        (17, "62500000 Hz"),
+        (18, "0x5 here, 0x5 there"),
+        (19, "tried"),
+        (38, "PSCI by SMC"),
+        (39, "EL2 here, EL2 there"),
+        (40, "SCTLR 0x30c50830, DAIF 0x3c0"),
+        (47, "GCSCR 0x0"),
+    ] {
+        let line = held(&good()).find(|line| line.rule.number == number).unwrap();
+        assert_eq!(line.finding.value, value, "rule {number}");
+    }
+}
+
+#[test]
 fn a_line_is_read_by_people_and_by_programs() {
     let mut facts = good();
     facts.record.x1 = 1;
