@@ -138,6 +138,7 @@ mod tests {
     #[test]
     fn a_stranger_hands_over_no_numbers() {
         assert_eq!(Handover::read(&Tree::open(&padded()).unwrap()), None);
+        assert!(!is_ours(None) && is_ours(Some(&NUMBERS)));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::*;
 use crate::machine::tests::{cells, node, text, virt};
 use dtoolkit::fdt::Fdt;
 use dtoolkit::memreserve::MemoryReservation;
-use dtoolkit::model::DeviceTree;
+use dtoolkit::model::{DeviceTree, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
 
 /// Returns [`virt`], with a reservation and a property of /chosen's child.
@@ -88,6 +88,25 @@ fn memory_is_one_node_at_the_end() {
 }
 
 #[test]
+fn only_the_roots_cells_count_and_only_for_memory() {
+    let ram = PhysAddr(0x4000_0000)..PhysAddr(0x4100_0000);
+    let ranges = |visit: &mut dyn FnMut(Range<PhysAddr>)| visit(ram.clone());
+    let memory = || Edits { memory: Some(&ranges), ..Edits::default() };
+    let to_vec = |tree: &DeviceTree, edits| to_vec(&Blob::new(&tree.to_dtb()).unwrap(), &edits);
+    // A PCI bus has three address cells.
+    let mut tree = DeviceTree::new();
+    tree.root.add_child(node("pcie@0", &[("#address-cells", cells(&[3]))]));
+    let blob = to_vec(&tree, memory()).unwrap();
+    let reg = Fdt::new(&blob).unwrap().find_node("/memory").unwrap();
+    let reg = reg.property("reg").unwrap().value_as::<&[u8]>().unwrap().to_vec();
+    assert_eq!(reg, cells(&[0, 0x4000_0000, 0x100_0000]), "two and one, as the root has none");
+    tree.root.add_property(DeviceTreeProperty::new("#address-cells", &cells(&[3])[..]).unwrap());
+    let error = Error::Damaged("cells that are neither one nor two");
+    assert_eq!(to_vec(&tree, memory()), Err(error));
+    assert!(to_vec(&tree, Edits::default()).is_ok(), "no range is written");
+}
+
+#[test]
 fn new_properties_come_first_and_replace_old_ones() {
     let new = [
         ("x", Value::Number(5)),
@@ -115,6 +134,18 @@ fn new_properties_come_first_and_replace_old_ones() {
     // A second copy finds all names in the strings block.
     let chosen = Chosen { new: &new, is_stale: |_| false };
     assert_eq!(copied(&blob, &Edits { chosen: Some(chosen), ..Edits::default() }), blob);
+}
+
+#[test]
+fn a_string_that_only_begins_with_a_name_is_not_that_name() {
+    let mut tree = DeviceTree::new();
+    let longer = DeviceTreeProperty::new("kaslr-seed-2", b"1".as_slice()).unwrap();
+    tree.root.add_property(longer);
+    let new = [("kaslr-seed", Value::Bytes(b"5"))];
+    let chosen = Some(Chosen { new: &new, is_stale: |_| false });
+    let edits = Edits { chosen, ..Edits::default() };
+    let blob = to_vec(&Blob::new(&tree.to_dtb()).unwrap(), &edits).unwrap();
+    assert_eq!(said(&blob), [" {", "kaslr-seed-2 = 1", "chosen {", "kaslr-seed = 5", "}", "}"]);
 }
 
 #[test]
