@@ -48,7 +48,7 @@ early_exception:
         mrs     x27, mpidr_el1
 
         mov_q   x8, {EARLY_UART}
-        say     early_console, "\r\n!! exception slot=", x20
+        say_marker early_console, exception, x20
         say     early_console, " esr=", x21
         say     early_console, " elr=", x22
         say     early_console, " far=", x23
@@ -58,7 +58,7 @@ early_exception:
         say     early_console, " mpidr=", x27
         mov     x23, xzr
 .Lexception_register:
-        say     early_console, "\r\n!! register number=", x23
+        say_marker early_console, register, x23
         ldr     x24, [x19, x23, lsl #3]
         say     early_console, " value=", x24
         add     x23, x23, #1

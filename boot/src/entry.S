@@ -350,7 +350,7 @@ map_pages:
         b       .Lmap_page
 .Lmap_full:
         mov_q   x8, {EARLY_UART}
-        say     early_console, "\r\n!! the early map needs more tables than there are: at ", x0
+        say_marker early_console, early_idmap_full, x0
         b       early_stop
 .Lmap_done:
         ret

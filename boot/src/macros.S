@@ -121,14 +121,24 @@
         .endif
         .endm
 
+        // Starts a line with the \marker of boot::marker, then prints \value in hexadecimal if there
+        // is one, by \printer. Clobbers x0, x9-x13, flags and x30.
+        .macro say_marker printer, marker, value
+        bl      \printer\()_text
+        .ascii  "\r\n"
+        marker_\marker
+        .byte   0
+        .balign 4
+        .ifnb \value
+        mov     x0, \value
+        bl      \printer\()_hex
+        .endif
+        .endm
+
         // Prints that rule \number of the boot protocol is broken, then \text. The number has two
         // decimal digits. Clobbers x0, x9-x13, flags and x30.
         .macro say_broken printer, number, text
-        bl      \printer\()_text
-        .ascii  "\r\n"
-        marker_broken
-        .byte   0
-        .balign 4
+        say_marker \printer, broken
         mov     x9, \number
         mov     w10, #10
         udiv    w11, w9, w10

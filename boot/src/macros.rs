@@ -31,7 +31,8 @@ macro_rules! assembly {
     };
 }
 
-/// Expands to the text of `macros.S`, with the markers that it prints.
+/// Expands to the text of `macros.S`, after one macro for each [marker](crate::marker!) that prints
+/// its text.
 ///
 /// The assembler sees all `.S` files of a crate, and at link time of all crates, as one text. It
 /// takes the macros from the first of them and skips this text in the others.
@@ -42,15 +43,35 @@ macro_rules! assembler_macros {
         concat!(
             ".ifndef .Lshared_macros\n",
             ".set .Lshared_macros, 1\n",
-            ".macro marker_broken\n.ascii \"",
-            $crate::broken!(),
-            "\"\n.endm\n",
-            ".macro marker_stopped\n.ascii \"",
-            $crate::stopped!(),
-            "\"\n.endm\n",
+            $crate::assembler_markers!(
+                exception
+                register
+                early_idmap_full
+                broken
+                soft_restart_returned
+                invalid_entry
+                mismatch
+                relocation_fault
+                stopped
+            ),
             // The path begins at the crate that is being compiled, a neighbour of boot.
             include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../boot/src/macros.S")),
             ".endif\n",
         )
+    };
+}
+
+/// Expands to an assembler macro `marker_NAME` for each name of a [marker](crate::marker!).
+#[doc(hidden)]
+#[macro_export]
+macro_rules! assembler_markers {
+    ($($name:ident)*) => {
+        concat!($(
+            ".macro marker_",
+            stringify!($name),
+            "\n.ascii \"",
+            $crate::marker!($name),
+            "\"\n.endm\n",
+        )*)
     };
 }

@@ -11,7 +11,7 @@ use crate::console::Last;
 use crate::memory::pointer;
 use crate::{end, probe};
 use boot::esr::{Esr, slot_name};
-use boot::marker::{BROKEN, FATAL};
+use boot::marker::{BROKEN, EXCEPTION, EXCEPTION_NAME, FATAL, PANIC};
 use boot::phys::PhysAddr;
 use boot::rule::rule_of;
 use boot::vectors::Frame;
@@ -36,7 +36,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     once();
     let mut console = Last::open();
     let _ = match info.location() {
-        Some(location) => write!(console, "\n{FATAL}panic at {location}: {}\n", info.message()),
+        Some(location) => write!(console, "\n{PANIC}{location}: {}\n", info.message()),
         None => write!(console, "\n{FATAL}panic: {}\n", info.message()),
     };
     end::after_failure(&mut console)
@@ -64,10 +64,10 @@ fn kernel_exception(frame: &Frame) -> ! {
     once();
     let mut console = Last::open();
     let base = crate::layout::Parts::of_this_image().whole.start;
-    let _ = writeln!(console, "\n{FATAL}exception: {}: {}", slot_name(frame.slot), Esr(frame.esr));
+    let _ = writeln!(console, "\n{EXCEPTION_NAME}{}: {}", slot_name(frame.slot), Esr(frame.esr));
     let _ = writeln!(
         console,
-        "{FATAL}exception slot={:016x} esr={:016x} elr={:016x} far={:016x} spsr={:016x} \
+        "{EXCEPTION}{:016x} esr={:016x} elr={:016x} far={:016x} spsr={:016x} \
          sp={:016x} base={:016x} mpidr={:016x}",
         frame.slot,
         frame.esr,

@@ -332,11 +332,11 @@ fn map(cpu: &mut Cpu, root: u64, text: &Range<u64>, image: &Range<u64>) -> Resul
     };
     for page in (BASE..BASE + WINDOW).step_by(PAGE_SIZE as usize) {
         if leaf(page)? != attributes(page) {
-            return Err(Violation::Content("the early map", page));
+            return Err(Violation::Content("the early idmap", page));
         }
     }
     if leaf(boot::early_console::UART)? != boot::early_console::UART | descriptor::DEVICE {
-        return Err(Violation::Content("the early map", boot::early_console::UART));
+        return Err(Violation::Content("the early idmap", boot::early_console::UART));
     }
     Ok(())
 }

@@ -122,7 +122,7 @@ soft_restart:
 returned:
         mov     x14, x0
         bl      uart
-        say     relocate, "\r\n!! HVC_SOFT_RESTART returned: x0=", x14
+        say_marker relocate, soft_restart_returned, x14
         b       stop
 
         // On nVHE this runs at EL2: SOFT_RESTART preserves x19 and up.
@@ -248,7 +248,7 @@ walk_kimage:
 damaged:
         mov     x14, x0
         bl      uart
-        say     relocate, "\r\n!! the list holds an entry that is none: ", x14
+        say_marker relocate, invalid_entry, x14
         b       stop
 
         .unreq  list
@@ -286,7 +286,7 @@ verify:
 mismatch:
         bl      uart
         ldr     x16, [check, #{CHECK_START}]
-        say     relocate, "\r\n!! what arrived is not what was loaded: destination=", x16
+        say_marker relocate, mismatch, x16
         say     relocate, " crc32c=", found
         ldr     x16, [check, #{CHECK_CRC}]
         say     relocate, " expected=", x16
@@ -330,7 +330,7 @@ relocate_fault:
         mov     x18, x1
         syndrome x14, x15, x16, x17, relocate, silence
         bl      uart
-        say     relocate, "\r\n!! fault while relocating: slot=", x18
+        say_marker relocate, relocation_fault, x18
         say     relocate, " esr=", x14
         say     relocate, " elr=", x15
         say     relocate, " far=", x16

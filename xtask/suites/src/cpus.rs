@@ -8,7 +8,7 @@
 //!   an SGI pending, the timer expired. The next generation prints every interrupt that it finds.
 
 use anyhow::{Context, Result, ensure};
-use boot::image::Header;
+use boot::{image::Header, marker};
 use dtoolkit::model::DeviceTree;
 
 use harness::{
@@ -338,6 +338,6 @@ fn fails(trial: &mut Trial<'_>, patch: Patch) -> Result<String> {
     with_cpus(&mut request, 2, Gic::V3);
     let outcome = trial.run(&request)?;
     ensure!(outcome.verdict != Verdict::Success, "the run did not fail");
-    let line = outcome.console.lines().find(|line| line.starts_with("!! exception slot="));
+    let line = outcome.console.lines().find(|line| line.starts_with(marker::EXCEPTION));
     Ok(line.context("no exception was reported")?.to_owned())
 }

@@ -10,6 +10,7 @@
 use std::{cmp::Reverse, collections::BTreeSet, ops::Range, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
+use boot::marker;
 
 use harness::{
     cmdline::{Base, Cmdline, Restart},
@@ -345,9 +346,7 @@ fn without_reset(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
         };
         match last_look(trial, request, look) {
             Ok((_, memory)) => Ok(memory.iter().any(|memory| !found_in(memory).is_empty())),
-            Err(_) if trial.last_run().contains("!! what arrived is not what was loaded: ") => {
-                Ok(true)
-            }
+            Err(_) if trial.last_run().contains(marker::MISMATCH) => Ok(true),
             Err(error) => Err(error),
         }
     };

@@ -68,10 +68,11 @@ const SMALL_STACK: u32 = 0xd140_3d3f;
 /// `mov x9, #0`, which replaces the exception level that a call came from.
 const NO_LEVEL: u32 = 0xd280_0009;
 
-const EXCEPTION: &str = "!! exception slot=0000000000000004 esr=0000000002000000";
-const FAULT: &str = "!! fault while relocating: slot=";
-const MISMATCH: &str = "!! what arrived is not what was loaded: destination=";
-/// Syndrome of [`EXCEPTION`], an UNDEFINED instruction.
+const FAULT: &str = marker::RELOCATION_FAULT;
+const MISMATCH: &str = marker::MISMATCH;
+/// The report of an UNDEFINED instruction, with its syndrome.
+const UNDEFINED_TAKEN: &str = concat!(marker!(exception), "0000000000000004 esr=0000000002000000");
+/// Syndrome in [`UNDEFINED_TAKEN`].
 const SYNDROME: Esr = Esr(0x0200_0000);
 
 /// An exception at EL1, after `cpu_setup` has installed vectors in its first instructions.
@@ -85,33 +86,35 @@ const STUB_RETURNS: Patch = |kernel| kernel.at("private_stub", 0, ERET);
 
 #[rustfmt::skip]
 const FAILINGS: &[Failing] = &[
-    Failing { name: "exception-early-el1", machine: "el1", patch: AT_EL1, line: EXCEPTION,
+    Failing { name: "exception-early-el1", machine: "el1", patch: AT_EL1, line: UNDEFINED_TAKEN,
               more: &["slot 4, synchronous, current level; ", "at cpu_setup+0xc ("], ..PLAIN },
-    Failing { name: "exception-early-el2", patch: AT_EL2, line: EXCEPTION,
+    Failing { name: "exception-early-el2", patch: AT_EL2, line: UNDEFINED_TAKEN,
               more: &["slot 4, synchronous, current level; ", "at el2_setup+0xc ("], ..PLAIN },
     Failing { name: "exception-after-the-jump", machine: "vhe", restart: Restart::Cold,
-              patch: AT_EL2, booted: false, line: EXCEPTION,
+              patch: AT_EL2, booted: false, line: UNDEFINED_TAKEN,
               more: &["slot 4, synchronous, current level; ", "at el2_setup+0xc (", ", leaving +",
                       "last breadcrumb of the entry at 0x40200000: 'first instruction'"], ..PLAIN },
     Failing { name: "exception-in-rust", patch: |kernel| kernel.at("relocate_crc32c", 0, UNDEFINED),
               end: Verdict::Failed(1),
-              line: "!! exception: synchronous, current level: ",
-              more: &[marker::FAILURE, "elr=", "x0=", "x28="], ..PLAIN },
+              line: marker::EXCEPTION_NAME,
+              more: &["synchronous, current level: ", marker::FAILURE, "elr=", "x0=", "x28="],
+              ..PLAIN },
     Failing { name: "exception-in-rust-vhe", machine: "vhe",
               patch: |kernel| kernel.at("relocate_crc32c", 0, UNDEFINED), end: Verdict::Failed(1),
-              line: "!! exception: synchronous, current level: ", more: &[marker::FAILURE],
-              ..PLAIN },
+              line: marker::EXCEPTION_NAME,
+              more: &["synchronous, current level: ", marker::FAILURE], ..PLAIN },
     Failing { name: "panic", patch: |kernel| kernel.replace("entry", KEEP_TREE, KEEP_NOTHING),
-              line: "!! panic at kernel/src/",
+              line: marker::PANIC,
               more: &["x0 = 0x48000000", "device tree", marker::FAILURE], ..PLAIN },
     Failing { name: "finalise-refused", machine: "vhe",
               patch: |kernel| kernel.at("stub_finalise", 0, NO_LEVEL),
-              line: "!! panic at kernel/src/",
+              line: marker::PANIC,
               more: &["the stub refused HVC_FINALISE_EL2", "0xbadca11", marker::FAILURE], ..PLAIN },
     Failing { name: "stack-overflow", patch: |kernel| kernel.replace("entry", STACK, SMALL_STACK),
               end: Verdict::Failed(1),
-              line: "!! exception: synchronous, current level: data abort, same level: translation \
-                       fault", more: &[marker::FAILURE], ..PLAIN },
+              line: marker::EXCEPTION_NAME,
+              more: &["current level: data abort, same level: translation fault", marker::FAILURE],
+              ..PLAIN },
     Failing { name: "fault-el1-hot", machine: "el1", patch: IN_THE_COPY, line: FAULT,
               more: &["control page: walk_kimage"], ..PLAIN },
     Failing { name: "fault-el1-cold", machine: "el1", restart: Restart::Cold, patch: IN_THE_COPY,
@@ -134,11 +137,11 @@ const FAILINGS: &[Failing] = &[
     Failing { name: "wrong-copy-vhe", machine: "vhe", base: Base::Load, patch: WRONG_COPY,
               line: MISMATCH, more: &["expected="], ..PLAIN },
     Failing { name: "wrong-list", patch: WRONG_LIST,
-              line: "!! the list holds an entry that is none: 0000000000000030", ..PLAIN },
+              line: concat!(marker!(invalid_entry), "0000000000000030"), ..PLAIN },
     Failing { name: "soft-restart-returns-hot", patch: STUB_RETURNS,
-              line: "!! HVC_SOFT_RESTART returned: x0=0000000000000001", ..PLAIN },
+              line: concat!(marker!(soft_restart_returned), "0000000000000001"), ..PLAIN },
     Failing { name: "soft-restart-returns-cold", restart: Restart::Cold, patch: STUB_RETURNS,
-              line: "!! HVC_SOFT_RESTART returned: x0=", ..PLAIN },
+              line: marker::SOFT_RESTART_RETURNED, ..PLAIN },
 ];
 
 /// Returns the cases of this suite.
@@ -162,16 +165,16 @@ impl Failing {
         let outcome = trial.ends(&request, self.end)?;
         let line = outcome.console.lines().find(|line| line.starts_with(self.line));
         line.with_context(|| format!("no line of the console begins \"{}\"", self.line))?;
-        let told = outcome.explanation.as_deref().unwrap_or_default();
+        let explanation = outcome.explanation.as_deref().unwrap_or_default();
         for words in self.more {
             ensure!(
-                outcome.console.contains(words) || told.contains(words),
+                outcome.console.contains(words) || explanation.contains(words),
                 "no line says \"{words}\""
             );
         }
         let in_words = SYNDROME.to_string();
         ensure!(
-            self.line != EXCEPTION || told.contains(&in_words),
+            self.line != UNDEFINED_TAKEN || explanation.contains(&in_words),
             "the explanation does not say \"{in_words}\""
         );
         // A kernel that failed must not reach generation 1.

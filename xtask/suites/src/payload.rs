@@ -7,6 +7,7 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use boot::marker;
 
 use harness::{
     checksums::Checksum,
@@ -121,9 +122,11 @@ fn damaged(
         gdb.write(at, &[byte ^ 1])?;
         gdb.detach()
     })?;
-    let says = "!! what arrived is not what was loaded: ";
     ensure!(outcome.verdict == Verdict::Stopped, "the end is \"{}\"", outcome.verdict.words());
-    ensure!(outcome.console.contains(says), "the control page does not report the damage");
+    ensure!(
+        outcome.console.contains(marker::MISMATCH),
+        "the control page does not report the damage"
+    );
     Ok(())
 }
 

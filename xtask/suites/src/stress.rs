@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use boot::marker;
 
 use harness::{
     kernel_build::Built,
@@ -115,7 +116,7 @@ fn fails(
     // The last lines are a generation's log, or the registers of an exception, which fill all of
     // them.
     ensure!(
-        ["[0] ", "!! "].iter().any(|start| first.console.contains(start)),
+        ["[0] ", marker::FATAL].iter().any(|start| first.console.contains(start)),
         "the failure shows no console"
     );
 

@@ -57,8 +57,8 @@ fn judge(console: &str, traps: bool) -> Result<()> {
         .lines()
         .filter(|line| line.contains("selftest: stub: ") && line.ends_with(" checks passed"));
     ensure!(passed.count() == 1, "the suite did not report exactly once that its checks passed");
-    let exception = format!("{}exception slot=", marker::FATAL);
-    let exceptions: Vec<_> = console.lines().filter(|line| line.starts_with(&exception)).collect();
+    let exceptions: Vec<_> =
+        console.lines().filter(|line| line.starts_with(marker::EXCEPTION)).collect();
     ensure!(exceptions.len() == usize::from(traps), "exceptions: {exceptions:#?}");
     for line in exceptions {
         let syndrome = hex(&line.replace("esr=", "esr=0x"), "esr=")?;

@@ -6,6 +6,7 @@
 use std::fs;
 
 use anyhow::{Context, Result};
+use boot::marker;
 
 use harness::{
     cmdline::Base,
@@ -73,7 +74,7 @@ pub const STEPS: &[Step] = &[
         at: ["kernel/src/devices/device.rs", "device_status"],
         without: "a network device that was not reset writes frames into memory that the next \
             kernel owns",
-        shown: Shown::By("devices/without-reset", "!! what arrived is not what was loaded: …"),
+        shown: Shown::By("devices/without-reset", concat!(marker!(mismatch), "…")),
     },
     Step {
         name: "bus-mastering-off",
@@ -255,7 +256,7 @@ pub const STEPS: &[Step] = &[
                 booted: |kernel| kernel.answer("relocate::segment::overwritten_by", 0), ..WHOLE
             },
             green: Some("and could be overwritten before it is copied"),
-            red: Some("!! what arrived is not what was loaded"), ..PLAIN
+            red: Some(marker::MISMATCH), ..PLAIN
         }),
     },
     Step {
@@ -270,7 +271,7 @@ pub const STEPS: &[Step] = &[
             omitted: Kernels {
                 booted: |kernel| kernel.answer("relocate::segment::is_over_control", 0), ..WHOLE
             },
-            green: Some("overlaps the control pages"), red: Some("!! fault while relocating"),
+            green: Some("overlaps the control pages"), red: Some(marker::RELOCATION_FAULT),
             ..PLAIN
         }),
     },
@@ -359,7 +360,7 @@ pub const STEPS: &[Step] = &[
                 booted: |kernel| kernel.answer("kernel::plan::has_changed", 0), ..WHOLE
             },
             look: looks::damaged, green: Some("changed between load and jump"),
-            red: Some("!! what arrived is not what was loaded"), ..PLAIN
+            red: Some(marker::MISMATCH), ..PLAIN
         }),
     },
     Step {
@@ -429,7 +430,7 @@ pub const STEPS: &[Step] = &[
             omitted: Kernels {
                 booted: |kernel| kernel.replace("relocate_new_kernel", SET_VBAR, NOP), ..WHOLE
             },
-            green: Some("!! fault while relocating"), red: Some("at exception_vectors+0x200"),
+            green: Some(marker::RELOCATION_FAULT), red: Some("at exception_vectors+0x200"),
             ..PLAIN
         }),
     },
@@ -444,7 +445,7 @@ pub const STEPS: &[Step] = &[
             omitted: Kernels {
                 booted: |kernel| kernel.replace("relocate_new_kernel", SET_TTBR0, NOP), ..WHOLE
             },
-            red: Some("!! fault while relocating"), ..PLAIN
+            red: Some(marker::RELOCATION_FAULT), ..PLAIN
         }),
     },
     Step {
@@ -453,7 +454,7 @@ pub const STEPS: &[Step] = &[
         at: ["relocate/src/control.S", "walk_kimage, damaged"],
         without: "the copy would use an invalid entry as an address",
         shown: Shown::By("failing/wrong-list",
-            "!! the list holds an entry that is none: 0000000000000030"),
+            concat!(marker!(invalid_entry), "0000000000000030")),
     },
     Step {
         name: "verify",
@@ -470,7 +471,7 @@ pub const STEPS: &[Step] = &[
             omitted: Kernels {
                 booted: |kernel| kernel.at_call("relocate_new_kernel", "verify", 0, NOP), ..WHOLE
             },
-            look: looks::image, green: Some("!! what arrived is not what was loaded"),
+            look: looks::image, green: Some(marker::MISMATCH),
             red: Some("memory differs from the Image in 1 bytes"), ..PLAIN
         }),
     },
@@ -484,7 +485,8 @@ pub const STEPS: &[Step] = &[
             omitted: Kernels {
                 booted: |kernel| kernel.replace("mmu_off", SET_SCTLR, NOP), ..WHOLE
             },
-            red: Some("!! fault while relocating: slot=0000000000000004 esr=0000000086"), ..PLAIN
+            red: Some(concat!(marker!(relocation_fault), "0000000000000004 esr=0000000086")),
+            ..PLAIN
         }),
     },
     Step {
@@ -513,7 +515,7 @@ pub const STEPS: &[Step] = &[
             omitted: Kernels {
                 booted: |kernel| kernel.never_branch("stub_call", NOT_HVC), ..WHOLE
             },
-            green: Some("!! exception slot=0000000000000008 esr=00000000623"),
+            green: Some(concat!(marker!(exception), "0000000000000008 esr=00000000623")),
             red: Some("selftest: FAILED: the trapped read restarted"), ..PLAIN
         }),
     },
@@ -537,7 +539,7 @@ pub const STEPS: &[Step] = &[
         at: ["relocate/src/control.S", "returned"],
         without: "the CPU would run on past the call",
         shown: Shown::By("failing/soft-restart-returns-hot",
-            "!! HVC_SOFT_RESTART returned: x0=0000000000000001"),
+            concat!(marker!(soft_restart_returned), "0000000000000001")),
     },
     Step {
         name: "arguments-zero",
@@ -559,7 +561,7 @@ pub const STEPS: &[Step] = &[
         shown: Shown::Here(Experiment {
             how: "`msr hcr_el2` is left out", machine: "vhe", append: &["alternate"],
             omitted: Kernels { next: |kernel| kernel.replace("el2_setup", SET_HCR, NOP), ..WHOLE },
-            red: Some("!! exception slot=0000000000000004 esr=000000003a000000"), ..PLAIN
+            red: Some(concat!(marker!(exception), "0000000000000004 esr=000000003a000000")), ..PLAIN
         }),
     },
     Step {

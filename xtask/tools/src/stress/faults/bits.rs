@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use anyhow::{Result, bail, ensure};
+use boot::marker;
 use relocate::random::SplitMix64;
 
 use harness::{
@@ -77,10 +78,7 @@ pub fn late(run: &Run<'_>) -> Result<Cases> {
         },
         |way| match way {
             Way::Stopped(words) => {
-                ensure!(
-                    words.starts_with("!! what arrived is not what was loaded: "),
-                    "the relocation code printed {words}"
-                );
+                ensure!(words.starts_with(marker::MISMATCH), "the relocation code printed {words}");
                 Ok(vec![(name, End::Stopped)])
             }
             way => bail!("the relocation code should have stopped, but the run is {way}"),

@@ -108,7 +108,7 @@ pub fn damaged_tree(run: &Run<'_>) -> Result<Cases> {
         });
     }
     let told =
-        outcome.console.lines().find(|line| line.starts_with("!! panic at ")).unwrap_or_default();
+        outcome.console.lines().find(|line| line.starts_with(marker::PANIC)).unwrap_or_default();
     let ended = matches!(outcome.verdict, Verdict::Failed(_) | Verdict::Stopped);
     let named = told.contains("device tree")
         || outcome.console.lines().any(|line| line.starts_with("device tree"));

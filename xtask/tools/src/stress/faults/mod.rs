@@ -304,11 +304,7 @@ impl Run<'_> {
 }
 
 /// The messages with which the relocation code stops.
-const STOPS: [&str; 3] = [
-    "!! what arrived is not what was loaded: ",
-    "!! the list holds an entry that is none: ",
-    "!! fault while relocating: ",
-];
+const STOPS: [&str; 3] = [marker::MISMATCH, marker::INVALID_ENTRY, marker::RELOCATION_FAULT];
 
 /// Checks that generation 0 refused once for each of `names`, each time with a message that `says`
 /// accepts, and that the run then continued to its end.
