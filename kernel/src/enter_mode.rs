@@ -18,7 +18,7 @@ use protocol::mode::{Cpu, Mode, Note, choose};
 /// # Panics
 ///
 /// If the stub refuses a mode that the ID registers promise.
-pub fn enter_mode(record: &EntryRecord, ordered: Option<El2>) -> (Mode, Option<Note>) {
+pub fn enter_mode(record: &EntryRecord, requested: Option<El2>) -> (Mode, Option<Note>) {
     let mmfr1: u64;
     // SAFETY: reading an ID register has no side effects.
     unsafe { asm!("mrs {}, id_aa64mmfr1_el1", out(reg) mmfr1, options(nomem, nostack)) };
@@ -27,7 +27,7 @@ pub fn enter_mode(record: &EntryRecord, ordered: Option<El2>) -> (Mode, Option<N
         vhe: (mmfr1 >> 8) & 0xf != 0,
         vhe_only: record.hcr_el2_in_effect & hcr::E2H != 0,
     };
-    let (mode, note) = choose(&cpu, ordered);
+    let (mode, note) = choose(&cpu, requested);
     if mode == Mode::Vhe {
         // SAFETY: `call` requires the stub at EL2 [I3], which `el2_setup` installed. FINALISE_EL2
         // requires a map that holds the stub 1:1 and executable; the early idmap does [I2].

@@ -9,7 +9,7 @@ use alloc::string::{String, ToString};
 use boot::phys::PhysAddr;
 use core::ops::Range;
 use fdt::{chosen, machine};
-use protocol::{fit, gzip};
+use protocol::{fit, gzip, record};
 
 /// The reason why this generation does not kexec.
 #[derive(Debug, thiserror::Error)]
@@ -100,8 +100,8 @@ pub enum Error {
     Cpu(#[from] cpus::Error),
     /// This part of what the kexec depends on has changed: checksum then, checksum now.
     #[error(
-        "{0} changed between load and jump (CRC-32C {1:#010x} then, {2:#010x} now): something \
-         writes to memory"
+        "{0} {changed} (CRC-32C {1:#010x} then, {2:#010x} now): something writes to memory",
+        changed = record::CHANGED
     )]
     Changed(String, u32, u32),
     /// The hyp-stub did not install the private vectors, and returned this.

@@ -90,7 +90,9 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
         && expected_base != kernel.parts.whole.start
     {
         let base = kernel.parts.whole.start;
-        log_refusal(&format!("this generation was sent to {expected_base} and is at {base}"));
+        log_refusal(&format!(
+            "the previous kernel chose base {expected_base} for this generation, which is at {base}"
+        ));
         end::failure();
     }
 

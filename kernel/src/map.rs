@@ -224,7 +224,10 @@ struct ControlPages {
 
 impl<A: PagingAttributes> Translation<A> for ControlPages {
     fn allocate_table(&mut self) -> (NonNull<PageTable<A>>, PhysicalAddress) {
-        assert!(!self.free.is_empty(), "the control block is too small for the copy's tables");
+        assert!(
+            !self.free.is_empty(),
+            "the control pages cannot hold the relocation idmap's tables"
+        );
         let table = self.free.start;
         self.free.start = PhysAddr(table.0 + PAGE_SIZE);
         let memory = NonNull::new(pointer(table)).expect("no control page at address 0");
@@ -268,7 +271,9 @@ pub fn relocation_idmap(
     let mut add = |range: &Range<PhysAddr>, attributes| {
         let start = PhysicalAddress(range.start.0 as usize);
         map.map_range(&region(range), start, attributes, Constraints::empty()).unwrap_or_else(
-            |error| panic!("the copy's map cannot hold {}..{}: {error}", range.start, range.end),
+            |error| {
+                panic!("the relocation idmap cannot map {}..{}: {error}", range.start, range.end)
+            },
         );
     };
     for range in ram {

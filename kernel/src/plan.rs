@@ -12,6 +12,7 @@ use boot::phys::PhysAddr;
 use core::ops::Range;
 use fdt::handover::Handover;
 use fdt::machine::Machine;
+use protocol::record;
 use relocate::checksum::Crc32c;
 use relocate::control::Check;
 use relocate::segment::{self, MAX_SEGMENTS, Memory, Reserved, Segment};
@@ -134,7 +135,7 @@ impl Plan {
         }
         let now = self.tree.slices().fold(Crc32c::default(), Crc32c::update).value();
         if has_changed(self.tree_crc32c, now) {
-            return Err(Error::Changed("the device tree".into(), self.tree_crc32c, now));
+            return Err(Error::Changed(record::NEXT_FDT.into(), self.tree_crc32c, now));
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ use core::ops::Range;
 use log::info;
 use protocol::cmdline::{Restart, Selftest};
 use protocol::mode::Mode;
-use protocol::record::{Hex, Kexec, Record};
+use protocol::record::{self, Hex, Kexec, Record};
 use relocate::checksum::Crc32c;
 use relocate::control::{self, ARGUMENTS_OFFSET, Arguments, Layout};
 use relocate::list;
@@ -163,8 +163,8 @@ impl<'a> Staged<'a> {
         // the kexec depends on has changed since it was made. [I8]
         self.plan.check_sources()?;
         for (name, range, was) in [
-            ("the relocation code", &self.layout.code, self.code_crc32c),
-            ("the list or the copy's tables", &self.layout.rest, self.rest_crc32c),
+            (record::RELOCATION_CODE, &self.layout.code, self.code_crc32c),
+            (record::LIST_AND_IDMAP, &self.layout.rest, self.rest_crc32c),
         ] {
             let now = checksum(range);
             if has_changed(was, now) {

@@ -51,14 +51,16 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoVhe => {
-                "el2=vhe was ordered, but this CPU has no VHE \
+                "el2=vhe was requested, but this CPU has no VHE \
                  (ID_AA64MMFR1_EL1.VH = 0): continuing as nvhe"
             }
             Self::OnlyVhe => {
-                "el2=nvhe was ordered, but this CPU is VHE-only \
+                "el2=nvhe was requested, but this CPU is VHE-only \
                  (HCR_EL2.E2H stays set): continuing as vhe"
             }
-            Self::NoEl2 => "el2= was ordered, but the image was entered at EL1: continuing as el1",
+            Self::NoEl2 => {
+                "el2= was requested, but the image was entered at EL1: continuing as el1"
+            }
         })
     }
 }
@@ -76,9 +78,9 @@ pub struct Cpu {
 
 /// Chooses the mode: the requested one if the CPU has it, else vhe before nvhe before el1.
 #[must_use]
-pub const fn choose(cpu: &Cpu, ordered: Option<El2>) -> (Mode, Option<Note>) {
+pub const fn choose(cpu: &Cpu, requested: Option<El2>) -> (Mode, Option<Note>) {
     let Cpu { entered_at_el2, vhe, vhe_only } = *cpu;
-    match (entered_at_el2, ordered) {
+    match (entered_at_el2, requested) {
         (false, None) => (Mode::El1, None),
         (false, Some(_)) => (Mode::El1, Some(Note::NoEl2)),
         (true, Some(El2::Nvhe)) if vhe_only => (Mode::Vhe, Some(Note::OnlyVhe)),

@@ -22,6 +22,18 @@ pub const SCHEMA: u32 = 1;
 /// Start of every record's line.
 pub const PREFIX: &str = "{\"ouroboros\":1,";
 
+/// Start of a [`Refusal`]'s reason: the relocation code is not what was checked.
+pub const RELOCATION_CODE: &str = "the relocation code";
+
+/// Start of a reason: the kimage list or the tables of the relocation idmap.
+pub const LIST_AND_IDMAP: &str = "the list or the relocation idmap's tables";
+
+/// Start of a reason: the next kernel's device tree.
+pub const NEXT_FDT: &str = "the device tree";
+
+/// Continues such a reason: the last checks before the jump found another checksum.
+pub const CHANGED: &str = "changed between load and jump";
+
 /// Static text in the kernel, and text from the console in a tool.
 pub type Text = Cow<'static, str>;
 

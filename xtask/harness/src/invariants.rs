@@ -140,15 +140,15 @@ pub fn prove(
     cpus: Option<u32>,
 ) -> Result<(), Broken> {
     prove_each(logs, cmdline, modes, cpus)?;
-    let (found, ordered) = (logs.len(), cmdline.generations);
-    if found == ordered as usize {
+    let (found, requested) = (logs.len(), cmdline.generations);
+    if found == requested as usize {
         return Ok(());
     }
     let generation = logs.last().map_or(0, |last| last.number + 1);
     Err(Broken {
         generation,
         rule: RULES[0].name,
-        why: format!("{found} generations started, not {ordered}"),
+        why: format!("{found} generations started, not {requested}"),
     })
 }
 
@@ -202,8 +202,10 @@ fn number(seen: &Seen<'_>) -> Found {
     unless(gen_log.number as usize == due, || {
         format!("it is number {}, not {due}", gen_log.number)
     })?;
-    let ordered = seen.cmdline.generations;
-    unless(gen_log.of == ordered, || format!("it counts {} generations, not {ordered}", gen_log.of))
+    let requested = seen.cmdline.generations;
+    unless(gen_log.of == requested, || {
+        format!("it counts {} generations, not {requested}", gen_log.of)
+    })
 }
 
 fn mode(seen: &Seen<'_>) -> Found {
@@ -544,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn bases_are_those_that_were_ordered() {
+    fn bases_are_those_that_were_requested() {
         let load = Cmdline { base: Base::Load, ..cmdline() };
         assert!(judged(GOOD, &load, NVHE).unwrap_err().to_string().contains("base=load"));
         let random = Cmdline { base: Base::Random, generations: 4, ..cmdline() };

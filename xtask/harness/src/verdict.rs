@@ -72,13 +72,15 @@ pub fn judge(
 ) -> Verdict {
     let seen = |kind| events.iter().any(|event| event.kind == kind);
     let reached = seen(if payload { Kind::Bye } else { Kind::Success });
-    let as_ordered = reached && !seen(Kind::Failure) && !seen(Kind::Stopped);
+    let as_requested = reached && !seen(Kind::Failure) && !seen(Kind::Stopped);
     match (end, code) {
         (End::OutOfTime, _) => Verdict::TimedOut,
         (End::Stopped, _) => Verdict::Stopped,
         // The console closed, but QEMU did not end in time.
         (End::Console, None) => Verdict::TimedOut,
-        (End::Console, Some(code)) if as_ordered && (code == 0 || !semihosting) => Verdict::Success,
+        (End::Console, Some(code)) if as_requested && (code == 0 || !semihosting) => {
+            Verdict::Success
+        }
         (End::Console, Some(code)) => Verdict::Failed(code),
     }
 }

@@ -52,8 +52,9 @@ struct Step {
 enum Shown {
     /// A control of this suite, which leaves the step out.
     Here(Experiment),
-    /// A case of another suite, which provokes what the step refuses, and the line that it expects.
-    By(&'static str, &'static str),
+    /// A case of another suite, which provokes what the step refuses, and the parts of the line that
+    /// it expects.
+    By(&'static str, &'static [&'static str]),
     /// The check `model`, which runs the linked code on a memory with caches and stale
     /// translations. QEMU models neither.
     Model,

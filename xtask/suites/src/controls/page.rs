@@ -98,7 +98,8 @@ fn page(seen: &BTreeMap<&'static str, String>) -> String {
             ),
             Shown::By(case, words) => writeln!(
                 page,
-                "- Without it,\n  {without}.\n- Case `{case}`, which provokes this:\n  `{words}`."
+                "- Without it,\n  {without}.\n- Case `{case}`, which provokes this:\n  `{}`.",
+                words.concat()
             ),
             Shown::Model => writeln!(
                 page,

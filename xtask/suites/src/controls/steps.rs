@@ -14,7 +14,10 @@ use harness::{
     patch::{HANG, NOP, UNDEFINED},
     request::Request,
 };
-use protocol::fit::writer::{self as fit, Kind, Payload};
+use protocol::{
+    fit::writer::{self as fit, Kind, Payload},
+    record,
+};
 
 use super::{
     super::{debugger::LOADED, memory},
@@ -65,8 +68,8 @@ pub const STEPS: &[Step] = &[
         without: "the read-back refuses; this kernel continues, without the memory that the device \
             may write to",
         shown: Shown::By("devices/reset-left-out-modern",
-            "the virtio device at 0x… is not in reset (Status 0xf): it could write to memory after \
-            the jump"),
+            &["the virtio device at 0x… is not in reset (Status 0xf): it could write to memory \
+            after the jump"]),
     },
     Step {
         name: "device-read-back",
@@ -74,7 +77,7 @@ pub const STEPS: &[Step] = &[
         at: ["kernel/src/devices/device.rs", "device_status"],
         without: "a network device that was not reset writes frames into memory that the next \
             kernel owns",
-        shown: Shown::By("devices/without-reset", concat!(marker!(mismatch), "…")),
+        shown: Shown::By("devices/without-reset", &[marker::MISMATCH, "…"]),
     },
     Step {
         name: "bus-mastering-off",
@@ -82,7 +85,7 @@ pub const STEPS: &[Step] = &[
         at: ["kernel/src/devices/pci.rs", "Function::stop_mastering"],
         without: "a PCI function without a driver could write to memory after the jump",
         shown: Shown::By("devices/quiet-before-the-jump",
-            "a device that was left on is still on at the jump: Status, bus mastering …"),
+            &["a device that was left on is still on at the jump: Status, bus mastering …"]),
     },
     Step {
         name: "cpu-off",
@@ -104,8 +107,8 @@ pub const STEPS: &[Step] = &[
         at: ["kernel/src/cpus/work.rs", "leave, turn_off"],
         without: "the restart would wait for a CPU that continues to work",
         shown: Shown::By("cpus/one-is-denied",
-            "CPU 1 (MPIDR 0x1) was denied PSCI CPU_OFF: it would run on in memory that is \
-            overwritten"),
+            &["CPU 1 (MPIDR 0x1) was denied PSCI CPU_OFF: it would run on in memory that is \
+            overwritten"]),
     },
     Step {
         name: "affinity-info",
@@ -328,7 +331,7 @@ pub const STEPS: &[Step] = &[
         at: ["kernel/src/main.rs", "kernel_main"],
         without: "this kernel would use the /chosen properties of an earlier kexec",
         shown: Shown::By("refused/sent-elsewhere",
-            "this generation was sent to 0x… and is at 0x…"),
+            &["the previous kernel chose base 0x… for this generation, which is at 0x…"]),
     },
     Step {
         name: "memory-given-back",
@@ -344,7 +347,7 @@ pub const STEPS: &[Step] = &[
                 booted: |kernel| kernel.skip("core::ptr::drop_in_place<kernel::memory::Frames>"),
                 ..WHOLE
             },
-            green: Some("changed between load and jump"), red: Some("a refusal gave back"), ..PLAIN
+            green: Some(record::CHANGED), red: Some("a refusal gave back"), ..PLAIN
         }),
     },
     Step {
@@ -359,7 +362,7 @@ pub const STEPS: &[Step] = &[
             omitted: Kernels {
                 booted: |kernel| kernel.answer("kernel::plan::has_changed", 0), ..WHOLE
             },
-            look: looks::damaged, green: Some("changed between load and jump"),
+            look: looks::damaged, green: Some(record::CHANGED),
             red: Some(marker::MISMATCH), ..PLAIN
         }),
     },
@@ -369,7 +372,7 @@ pub const STEPS: &[Step] = &[
         at: ["kernel/src/plan.rs", "Plan::check_sources"],
         without: "the same happens as in last-look",
         shown: Shown::By("refused/tree-differs",
-            "the device tree changed between load and jump (CRC-32C 0x… …"),
+            &[record::NEXT_FDT, " ", record::CHANGED, " (CRC-32C 0x… …"]),
     },
     Step {
         name: "last-look-code",
@@ -377,7 +380,7 @@ pub const STEPS: &[Step] = &[
         at: ["kernel/src/stage.rs", "Staged::kexec"],
         without: "changed code would run",
         shown: Shown::By("refused/code-differs",
-            "the relocation code changed between load and jump (CRC-32C 0x… …"),
+            &[record::RELOCATION_CODE, " ", record::CHANGED, " (CRC-32C 0x… …"]),
     },
     Step {
         name: "last-look-list",
@@ -385,7 +388,7 @@ pub const STEPS: &[Step] = &[
         at: ["kernel/src/stage.rs", "Staged::kexec"],
         without: "the copy would follow a changed list",
         shown: Shown::By("refused/list-differs",
-            "the list or the copy's tables changed between load and jump (CRC-32C 0x… …"),
+            &[record::LIST_AND_IDMAP, " ", record::CHANGED, " (CRC-32C 0x… …"]),
     },
     Step {
         name: "private-vectors",
@@ -454,7 +457,7 @@ pub const STEPS: &[Step] = &[
         at: ["relocate/src/control.S", "walk_kimage, damaged"],
         without: "the copy would use an invalid entry as an address",
         shown: Shown::By("failing/wrong-list",
-            concat!(marker!(invalid_entry), "0000000000000030")),
+            &[marker::INVALID_ENTRY, "0000000000000030"]),
     },
     Step {
         name: "verify",
@@ -539,7 +542,7 @@ pub const STEPS: &[Step] = &[
         at: ["relocate/src/control.S", "returned"],
         without: "the CPU would run on past the call",
         shown: Shown::By("failing/soft-restart-returns-hot",
-            concat!(marker!(soft_restart_returned), "0000000000000001")),
+            &[marker::SOFT_RESTART_RETURNED, "0000000000000001"]),
     },
     Step {
         name: "arguments-zero",
@@ -571,7 +574,7 @@ pub const STEPS: &[Step] = &[
         at: ["gic/src/lpi.rs", "quiesce, turn_off"],
         without: "the GIC writes to memory that another kernel gave it",
         shown: Shown::By("cpus/lpis-nvhe",
-            "1 of the CPUs with LPIs on and tables in RAM; turned off"),
+            &["1 of the CPUs with LPIs on and tables in RAM; turned off"]),
     },
     Step {
         name: "bss-cleared",

@@ -16,6 +16,8 @@ use harness::{
     verdict::Verdict,
 };
 
+use protocol::record;
+
 use super::{
     super::{
         case::{Case, Trial, case, with_cpus},
@@ -25,12 +27,12 @@ use super::{
 };
 
 /// Changes between load and jump: name, position of the checksum call counted from the last, and
-/// text of the refusal.
+/// start of the refusal.
 const CHANGES: [(&str, usize, &str); 4] = [
-    ("list-differs", 0, "the list or the copy's tables changed between load and jump (CRC-32C 0x"),
-    ("code-differs", 1, "the relocation code changed between load and jump (CRC-32C 0x"),
-    ("tree-differs", 2, "the device tree changed between load and jump (CRC-32C 0x"),
-    ("source-differs", 3, "the source of \"first\" changed between load and jump (CRC-32C 0x"),
+    ("list-differs", 0, record::LIST_AND_IDMAP),
+    ("code-differs", 1, record::RELOCATION_CODE),
+    ("tree-differs", 2, record::NEXT_FDT),
+    ("source-differs", 3, "the source of \"first\""),
 ];
 
 /// Returns the cases of this suite.
@@ -68,7 +70,7 @@ fn changed(trial: &mut Trial<'_>, from_last: usize, says: &str, leader: Option<u
     ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
     let logs = transcript::logs(&outcome.console)?;
     check(&logs, &cmdline, Modes::All("nvhe"))?;
-    alive(&logs[0], &[says])?;
+    alive(&logs[0], &[&format!("{says} {} (CRC-32C 0x", record::CHANGED)])?;
     ensure!(
         logs[1..].iter().all(|gen_log| gen_log.refused.is_empty()),
         "a later generation refused as well"

@@ -2,14 +2,14 @@
 //!
 //! Most are loadables of the first configuration.
 
-use anyhow::{Result, ensure};
-use boot::marker;
+use anyhow::{Result, bail, ensure};
 
 use harness::{
     cmdline::{Base, Cmdline},
     disk::{LOAD, payload},
     fit_edit::{node, set},
     kernel_build::Built,
+    transcript::{self, GenerationLog},
     tree_edit::{edit_tree, reserve},
     verdict::Verdict,
 };
@@ -107,12 +107,14 @@ fn sent_elsewhere(trial: &mut Trial<'_>) -> Result<()> {
             .try_for_each(|(name, number)| set(chosen, &format!("ouroboros,{name}"), number))
     })?;
     let outcome = trial.ends(&request, Verdict::Failed(1))?;
-    let refused = format!(
-        "[3] {}this generation was sent to 0x44000000 and is at 0x40200000",
-        marker::REFUSED
-    );
-    ensure!(outcome.console.lines().any(|line| line == refused), "no line says \"{refused}\"");
-    ensure!(!outcome.console.contains(marker::BYE), "the kernel printed Bye!");
+    let logs = transcript::logs(&outcome.console)?;
+    let [GenerationLog { number: 3, refused, bye: None, .. }] = logs.as_slice() else {
+        bail!("one generation should have started, number 3, and refused to run: {logs:#?}")
+    };
+    let [reason] = refused.as_slice() else { bail!("not one refusal: {refused:#?}") };
+    for base in ["base 0x44000000", "is at 0x40200000"] {
+        ensure!(reason.contains(base), "the refusal does not say \"{base}\": {reason}");
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use anyhow::{Result, bail, ensure};
 use boot::marker;
+use protocol::record;
 use relocate::random::SplitMix64;
 
 use harness::{
@@ -19,13 +20,13 @@ use harness::{
 
 use super::{BATCH, Cases, End, Run, Way, batch, disks};
 
-/// The places where a bit flips, and the message of the refusal.
+/// The places where a bit flips, and the start of the refusal.
 const PLACES: [(&str, &str); 5] = [
     ("source page", "the source of \""),
-    ("device tree", "the device tree changed between load and jump"),
-    ("control page", "the relocation code changed between load and jump"),
-    ("private vectors", "the relocation code changed between load and jump"),
-    ("list and tables", "the list or the copy's tables changed between load and jump"),
+    ("device tree", record::NEXT_FDT),
+    ("control page", record::RELOCATION_CODE),
+    ("private vectors", record::RELOCATION_CODE),
+    ("list and tables", record::LIST_AND_IDMAP),
 ];
 
 /// Flips a batch of bits between load and jump, each in another attempt to kexec.
@@ -53,8 +54,7 @@ pub fn between(run: &Run<'_>) -> Result<Cases> {
         },
         |way| {
             batch(way, &names, |at, words| {
-                words.contains(PLACES[places[at]].1)
-                    && words.contains(" changed between load and jump ")
+                words.starts_with(PLACES[places[at]].1) && words.contains(record::CHANGED)
             })
         },
     )
