@@ -19,7 +19,7 @@ pub const SLOT_SIZE: usize = 256;
 /// Offset that the first word of a slot adds to the breadcrumb's number, so that it is never zero.
 pub const REACHED: u64 = 1;
 
-/// Breadcrumbs of the way out, in the order of a hot restart. The index is the slot's number.
+/// Breadcrumbs of the kexec path, in the order of a hot restart. The index is the slot's number.
 pub const NAMES: &[&str] =
     &["Bye!", "in the control page", "copied", "maintained", "verified", "MMU off", "leaving"];
 

@@ -121,8 +121,8 @@
         .endif
         .endm
 
-        // Starts a line with the \marker of boot::marker, then prints \value in hexadecimal if there
-        // is one, by \printer. Clobbers x0, x9-x13, flags and x30.
+        // Starts a line with \marker of boot::marker, then prints \value in hexadecimal if there is
+        // one, by \printer. Clobbers x0, x9-x13, flags and x30.
         .macro say_marker printer, marker, value
         bl      \printer\()_text
         .ascii  "\r\n"

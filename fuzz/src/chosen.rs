@@ -26,12 +26,12 @@ const PAGE: u64 = 4096;
 /// Checks an input: five bytes that choose the properties, then a blob; also with `totalsize`
 /// corrected.
 pub fn hold(data: &[u8]) {
-    let Some((told, blob)) = data.split_first_chunk::<5>() else { return };
-    given(&mut Choices(told), blob);
+    let Some((choices, blob)) = data.split_first_chunk::<5>() else { return };
+    given(&mut Choices(choices), blob);
     if let (Ok(size), true) = (u32::try_from(blob.len()), blob.len() >= 8) {
         let mut sized = blob.to_vec();
         sized[4..8].copy_from_slice(&size.to_be_bytes());
-        given(&mut Choices(told), &sized);
+        given(&mut Choices(choices), &sized);
     }
 }
 
@@ -41,8 +41,8 @@ fn given(choices: &mut Choices<'_>, blob: &[u8]) {
     let initrd = choices.one_in(2).then(|| PhysAddr(0x4800_0000 + choices.below(256)));
     let initrd = initrd.map(|start| start..PhysAddr(start.0 + 0x1234));
     let seeds = choices.one_in(2).then_some([0x5a; SEED_BYTES]);
-    let told = Chosen { bootargs, initrd, seeds };
-    let written = match chosen::write(blob, &told) {
+    let properties = Chosen { bootargs, initrd, seeds };
+    let written = match chosen::write(blob, &properties) {
         Ok(written) => written,
         Err(error) => return assert!(error.to_string().contains("device tree"), "{error}"),
     };
@@ -50,14 +50,14 @@ fn given(choices: &mut Choices<'_>, blob: &[u8]) {
     assert_eq!(written[4..8], (written.len() as u32).to_be_bytes());
     let (before, after) = (open(blob), open(&written));
 
-    let mut expected = said(&told);
+    let mut expected = said(&properties);
     let (mut was, mut is) = (lines(&before), lines(&after));
     let old = ramdisk_of(&was);
     let first = is.iter().position(|line| line.path == "/chosen").expect("there is one");
     let ours =
         is.drain(first + 1..=first + expected.len()).map(|line| line.property.expect("a property"));
     assert_eq!(Vec::from_iter(ours), std::mem::take(&mut expected));
-    was.retain(|line| !is_stale(line, told.bootargs.is_some()));
+    was.retain(|line| !is_stale(line, properties.bootargs.is_some()));
     if !was.iter().any(|line| line.path == "/chosen") {
         is.remove(first);
     }
@@ -65,10 +65,10 @@ fn given(choices: &mut Choices<'_>, blob: &[u8]) {
 
     let mut held = reservations(&before);
     held.retain(|&(start, size)| start < old.start || start.saturating_add(size) > old.end);
-    held.extend(told.initrd.as_ref().map(|initrd| (initrd.start.0, initrd.bytes())));
+    held.extend(properties.initrd.as_ref().map(|initrd| (initrd.start.0, initrd.bytes())));
     assert_eq!(reservations(&after), held);
 
-    let again = chosen::write(&written, &told).expect("what was written is a tree");
+    let again = chosen::write(&written, &properties).expect("what was written is a tree");
     assert_eq!(lines(&open(&again)), lines(&after));
 }
 
@@ -77,17 +77,17 @@ fn open(blob: &[u8]) -> Fdt<'_> {
 }
 
 /// Returns the properties that must come first in `/chosen`.
-fn said(told: &Chosen<'_>) -> Vec<(String, Vec<u8>)> {
+fn said(properties: &Chosen<'_>) -> Vec<(String, Vec<u8>)> {
     let mut said = Vec::new();
     let mut say = |name: &str, value: &[u8]| said.push((name.to_owned(), value.to_vec()));
-    if let Some(bootargs) = told.bootargs {
+    if let Some(bootargs) = properties.bootargs {
         say("bootargs", &[bootargs.as_bytes(), &[0]].concat());
     }
-    if let Some(initrd) = &told.initrd {
+    if let Some(initrd) = &properties.initrd {
         say("linux,initrd-start", &initrd.start.0.to_be_bytes());
         say("linux,initrd-end", &initrd.end.0.to_be_bytes());
     }
-    if let Some(seeds) = told.seeds {
+    if let Some(seeds) = properties.seeds {
         say("kaslr-seed", &seeds[..8]);
         say("rng-seed", &seeds[8..]);
     }

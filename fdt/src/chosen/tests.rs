@@ -11,7 +11,7 @@ use dtoolkit::model::{DeviceTree, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
 use proptest::prelude::*;
 
-const TOLD: Chosen<'_> = Chosen {
+const GIVEN: Chosen<'_> = Chosen {
     bootargs: Some("console=ttyAMA0 quiet"),
     initrd: Some(PhysAddr(0x4800_0000)..PhysAddr(0x4812_3457)),
     seeds: Some([7; SEED_BYTES]),
@@ -41,7 +41,7 @@ fn chosen(blob: &[u8]) -> Vec<(String, Vec<u8>)> {
 }
 
 fn expected() -> Vec<(String, Vec<u8>)> {
-    let mut told = vec![
+    let mut properties = vec![
         (BOOTARGS.into(), text("console=ttyAMA0 quiet")),
         (INITRD_START.into(), cells(&[0, 0x4800_0000])),
         (INITRD_END.into(), cells(&[0, 0x4812_3457])),
@@ -49,8 +49,8 @@ fn expected() -> Vec<(String, Vec<u8>)> {
         (RNG_SEED.into(), vec![7; 32]),
         ("stdout-path".into(), text("/pl011@9040000:115200n8")),
     ];
-    told.sort();
-    told
+    properties.sort();
+    properties
 }
 
 fn reservations(blob: &[u8]) -> Vec<(u64, u64)> {
@@ -60,7 +60,7 @@ fn reservations(blob: &[u8]) -> Vec<(u64, u64)> {
 #[test]
 fn a_payload_gets_every_property_once() {
     let blob = virt().to_dtb();
-    let written = write(&blob, &TOLD).unwrap();
+    let written = write(&blob, &GIVEN).unwrap();
     assert_eq!(chosen(&written), expected());
     assert_eq!(reservations(&written), [(0x4800_0000, 0x12_3457)]);
     // All else is as before, except for the reservation.
@@ -80,12 +80,12 @@ fn nothing_of_a_predecessors_is_left() {
             .map(|name| (name, vec![1; 8])),
     );
     old.push((BOOTARGS, text("generations=3 payload=conf-2")));
-    let written = write(&with(&old).to_dtb(), &TOLD).unwrap();
+    let written = write(&with(&old).to_dtb(), &GIVEN).unwrap();
     assert_eq!(chosen(&written), expected());
     // Our own generations' properties are left out as well.
     let blob = shrink(&virt().to_dtb()).unwrap();
     assert!(Handover::read(&Tree::open(&blob).unwrap()).is_some());
-    let written = write(&blob, &TOLD).unwrap();
+    let written = write(&blob, &GIVEN).unwrap();
     assert_eq!(
         (chosen(&written), Handover::read(&Tree::open(&written).unwrap())),
         (expected(), None)
@@ -107,9 +107,9 @@ fn absent_properties_are_not_written_and_bootargs_stay() {
 
 #[test]
 fn however_often_it_is_written_it_does_not_grow() {
-    let once = write(&virt().to_dtb(), &TOLD).unwrap();
-    let other = Chosen { initrd: Some(PhysAddr(0x5000_0000)..PhysAddr(0x5000_0001)), ..TOLD };
-    let again = write(&write(&once, &other).unwrap(), &TOLD).unwrap();
+    let once = write(&virt().to_dtb(), &GIVEN).unwrap();
+    let other = Chosen { initrd: Some(PhysAddr(0x5000_0000)..PhysAddr(0x5000_0001)), ..GIVEN };
+    let again = write(&write(&once, &other).unwrap(), &GIVEN).unwrap();
     assert_eq!(again, once);
 }
 
@@ -129,7 +129,7 @@ fn an_old_ramdisks_reservation_goes_and_others_stay() {
         ];
         tree.memory_reservations =
             entries.map(|(at, size)| MemoryReservation::new(at, size)).into();
-        let written = write(&tree.to_dtb(), &TOLD).unwrap();
+        let written = write(&tree.to_dtb(), &GIVEN).unwrap();
         let kept = [entries[0], entries[3], entries[4], entries[5], (0x4800_0000, 0x12_3457)];
         assert_eq!(reservations(&written), kept);
         assert_eq!(reservations(&write(&tree.to_dtb(), &Chosen::default()).unwrap()), kept[..4]);
@@ -150,8 +150,8 @@ fn a_tree_without_chosen_gets_one() {
     assert!(tree.root.remove_child("chosen").is_some());
     let mut expected = expected();
     expected.retain(|(name, _)| name != "stdout-path");
-    assert_eq!(chosen(&write(&tree.to_dtb(), &TOLD).unwrap()), expected);
-    assert_eq!(chosen(&write(&DeviceTree::new().to_dtb(), &TOLD).unwrap()), expected);
+    assert_eq!(chosen(&write(&tree.to_dtb(), &GIVEN).unwrap()), expected);
+    assert_eq!(chosen(&write(&DeviceTree::new().to_dtb(), &GIVEN).unwrap()), expected);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn only_the_roots_own_chosen_is_meant() {
         other
     });
     tree.find_node_mut("/chosen").unwrap().add_child(node("module@0", &[(BOOTARGS, text("y"))]));
-    let written = write(&tree.to_dtb(), &TOLD).unwrap();
+    let written = write(&tree.to_dtb(), &GIVEN).unwrap();
     assert_eq!(chosen(&written), expected());
     let tree = DeviceTree::from_fdt(&Fdt::new(&written).unwrap());
     let count = |node: &dtoolkit::model::DeviceTreeNode| node.properties().count();
@@ -175,7 +175,7 @@ fn only_the_roots_own_chosen_is_meant() {
 #[test]
 fn what_is_no_tree_is_refused() {
     let blob = virt().to_dtb();
-    let damaged = |blob: &[u8]| matches!(write(blob, &TOLD), Err(Error::Damaged { .. }));
+    let damaged = |blob: &[u8]| matches!(write(blob, &GIVEN), Err(Error::Damaged { .. }));
     assert!(damaged(&[]) && damaged(&blob[..39]) && damaged(&blob[..blob.len() - 1]));
     let changed = |at: usize, word: u32| {
         let mut blob = blob.clone();
@@ -194,12 +194,12 @@ fn what_is_no_tree_is_refused() {
 #[test]
 fn a_tree_above_2_mib_is_refused_by_its_size() {
     let large = |bytes: usize| with(&[("large", vec![0; bytes])]).to_dtb();
-    let room = DTB_MAX_SIZE as usize - write(&large(0), &TOLD).unwrap().len();
+    let room = DTB_MAX_SIZE as usize - write(&large(0), &GIVEN).unwrap().len();
     assert_eq!(
-        write(&large(room / 4 * 4), &TOLD).map(|blob| blob.len() as u64 / 4),
+        write(&large(room / 4 * 4), &GIVEN).map(|blob| blob.len() as u64 / 4),
         Ok(DTB_MAX_SIZE / 4)
     );
-    let bytes = write(&large(room / 4 * 4 + 4), &TOLD);
+    let bytes = write(&large(room / 4 * 4 + 4), &GIVEN);
     assert!(matches!(bytes, Err(Error::TooLarge { bytes }) if bytes > DTB_MAX_SIZE), "{bytes:?}");
     assert_eq!(check_size(DTB_MAX_SIZE), Ok(()));
     let sentence = check_size(DTB_MAX_SIZE + 1).unwrap_err().to_string();
@@ -226,7 +226,7 @@ proptest! {
             let at = index.index(blob.len());
             blob[at] = byte;
         }
-        if let Ok(written) = write(&blob, &TOLD) {
+        if let Ok(written) = write(&blob, &GIVEN) {
             // Each property is there once, and the result can be written again.
             let tree = Fdt::new(&written).unwrap();
             let chosen = tree.root().children().find(|node| node.name() == "chosen").unwrap();
@@ -236,7 +236,7 @@ proptest! {
                 prop_assert_eq!(found.len(), 1, "{}", name);
                 prop_assert_eq!(found[0].value_as::<&[u8]>().unwrap(), &value[..]);
             }
-            let again = write(&written, &TOLD).unwrap();
+            let again = write(&written, &GIVEN).unwrap();
             prop_assert!(again.len() <= written.len());
         }
     }

@@ -95,7 +95,7 @@ const RULES: &[Rule] = &[
     Rule { name: "number in order", holds: number },
     Rule { name: "mode as requested", holds: mode },
     Rule { name: "seed as requested", holds: seed },
-    Rule { name: "way out as requested", holds: way_out },
+    Rule { name: "kexec path as requested", holds: way_out },
     Rule { name: "address as announced", holds: address },
     Rule { name: "every breadcrumb, the whole-image check among them", holds: breadcrumbs },
     Rule { name: "placement as requested", holds: placement },

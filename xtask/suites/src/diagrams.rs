@@ -1,8 +1,8 @@
 //! Tests of the diagrams in docs/diagrams and of the byte dumps in docs/boot-protocols.md.
 //!
-//! A debugger follows each way in and each way out. The diagram drawn from that run must equal the
-//! committed one, byte for byte; with `--bless` it replaces it. An earlier run finds out where the
-//! loader puts the Image. A case whose loader cannot be had is skipped.
+//! A debugger follows each entry path and each kexec path. The diagram drawn from that run must
+//! equal the committed one, byte for byte; with `--bless` it replaces it. An earlier run finds out
+//! where the loader puts the Image. A case whose loader cannot be had is skipped.
 
 use std::{
     fs,
@@ -71,7 +71,7 @@ pub fn cases(seen: &Arc<Seen>) -> Vec<Case> {
     cases
 }
 
-/// Records a way in a run that must succeed.
+/// Records a path in a run that must succeed.
 fn recorded(trial: &mut Trial<'_>, way: Way) -> Result<Recording> {
     let mut request = trial.request(way.machine, &way.cmdline(trial.seed()))?;
     request.loader = way.loader;
@@ -95,8 +95,8 @@ fn scouted(trial: &mut Trial<'_>, request: &Request) -> Result<Scouted> {
     ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
     let logs = transcript::logs(&outcome.console)?;
     let base = logs.first().context("no generation started")?.base;
-    let told = outcome.console.lines().find(|line| line.contains("EFI stub: loaded at "));
-    let loaded = told.map(|line| hex(line, "loaded at ")).transpose()?;
+    let line = outcome.console.lines().find(|line| line.contains("EFI stub: loaded at "));
+    let loaded = line.map(|line| hex(line, "loaded at ")).transpose()?;
     let mut purgatory = None;
     if request.loader == Loader::LinuxKexec {
         debugged(trial, request.clone(), |gdb| {

@@ -39,8 +39,8 @@ pub fn cases(config: &Config, seen: &Arc<Seen>) -> Vec<Case> {
             let seen = Arc::clone(seen);
             case(format!("entry/{}", cell.name()), move |trial| {
                 let rows = recorded(trial, &cell, None)?;
-                let told = entry_state::broken(&rows);
-                ensure!(told.is_empty(), "{}", told.join("\n"));
+                let unlisted = entry_state::broken(&rows);
+                ensure!(unlisted.is_empty(), "{}", unlisted.join("\n"));
                 seen.0.lock().unwrap_or_else(PoisonError::into_inner).push((
                     at,
                     cell.clone(),
@@ -80,10 +80,10 @@ fn offset_left(trial: &mut Trial<'_>) -> Result<()> {
         .find(|cell| cell.gen_log() == "nvhe")
         .context("qemu.toml has no machine nvhe")?;
     let image = Patched::new(trial.kernel()).replace("el2_setup", CLEAR_OFFSET, SET_OFFSET)?.image;
-    let told = entry_state::broken(&recorded(trial, &cell, Some(image))?);
-    match told.as_slice() {
+    let unlisted = entry_state::broken(&recorded(trial, &cell, Some(image))?);
+    match unlisted.as_slice() {
         [one] if one.starts_with("CNTVOFF_EL2 is 0x0, 0x3, 0x0 in turn") => Ok(()),
-        _ => bail!("CNTVOFF_EL2 was left at 3, and the report is {told:#?}"),
+        _ => bail!("CNTVOFF_EL2 was left at 3, and the report is {unlisted:#?}"),
     }
 }
 
@@ -102,8 +102,12 @@ impl Seen {
         seen.sort_by_key(|&(at, ..)| at);
         let runs: Vec<_> =
             seen.iter().map(|(_, cell, rows)| (cell.clone(), rows.clone())).collect();
-        let told = entry_state::too_much(runs.iter().flat_map(|(_, rows)| rows));
-        ensure!(told.is_empty(), "xtask/tools/src/entry_state/allowed.rs:\n{}", told.join("\n"));
+        let unlisted = entry_state::too_much(runs.iter().flat_map(|(_, rows)| rows));
+        ensure!(
+            unlisted.is_empty(),
+            "xtask/tools/src/entry_state/allowed.rs:\n{}",
+            unlisted.join("\n")
+        );
         let qemu = setup::qemu_version().context("QEMU does not say its version")?;
         let written_with = entry_state::written_with(&qemu);
         let committed = fs::read_to_string(page::path(PAGE)).unwrap_or_default();

@@ -183,3 +183,18 @@ impl Failing {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{super::page::path, *};
+
+    #[test]
+    fn docs_kexec_quotes_each_report_of_the_relocation_code() {
+        let page = fs::read_to_string(path("docs/kexec.md")).unwrap();
+        for marker in [marker::SOFT_RESTART_RETURNED, marker::INVALID_ENTRY, MISMATCH, FAULT] {
+            assert!(page.contains(&format!("`{marker}…")), "{marker}");
+        }
+    }
+}

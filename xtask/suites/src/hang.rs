@@ -99,8 +99,8 @@ impl Hang {
             request.disk = Disk::Bytes(fit::write(&[disk::payload("hangs", hangs, None)]).into());
         }
         let outcome = trial.ends(&request, Verdict::TimedOut)?;
-        let told = outcome.explanation.as_deref().unwrap_or_default();
-        let first = told.lines().next().unwrap_or_default();
+        let explanation = outcome.explanation.as_deref().unwrap_or_default();
+        let first = explanation.lines().next().unwrap_or_default();
         ensure!(
             first.starts_with(self.stands),
             "the explanation begins \"{first}\", not \"{}\"",
@@ -112,12 +112,12 @@ impl Hang {
             self.phase
         );
         ensure!(
-            self.booted || told.contains(", leaving +"),
-            "the explanation does not name the last breadcrumb of the way out"
+            self.booted || explanation.contains(", leaving +"),
+            "the explanation does not name the last breadcrumb of the kexec path"
         );
         // The detailed lines: the instruction, and the decoded state.
         for words in ["instruction 0x14000000  b .", "PSTATE", "SCTLR_EL", "masked: D A I F"] {
-            ensure!(told.contains(words), "the explanation does not say \"{words}\"");
+            ensure!(explanation.contains(words), "the explanation does not say \"{words}\"");
         }
         Ok(())
     }

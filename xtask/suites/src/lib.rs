@@ -62,7 +62,7 @@ Examples:
   cargo xtask test matrix/nvhe-hot-same-modern    the one case of that name
   cargo xtask test controls                       the effect of leaving out each safety step
   cargo xtask test entry/                         the entry registers, after a boot and a kexec
-  cargo xtask test diagrams/                     the diagrams of every way in and out")]
+  cargo xtask test diagrams/                     the diagrams of every entry and exit")]
 pub struct TestOptions {
     /// The name of a case, or a part that several names share
     filter: Option<String>,

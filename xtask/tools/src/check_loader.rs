@@ -169,9 +169,9 @@ fn table(columns: &[Column]) -> String {
                 let of = columns
                     .iter()
                     .filter(|column| column.name == *name && column.machine == machine);
-                let told: Vec<_> = of.filter_map(|column| column.report.get(row)).collect();
-                let any = |verdict| told.iter().any(|told| told.verdict == verdict);
-                cell += match (told.is_empty(), any(Verdict::Broken), any(Verdict::Unseen)) {
+                let rules: Vec<_> = of.filter_map(|column| column.report.get(row)).collect();
+                let any = |verdict| rules.iter().any(|rule| rule.verdict == verdict);
+                cell += match (rules.is_empty(), any(Verdict::Broken), any(Verdict::Unseen)) {
                     (true, ..) => "",
                     (_, true, _) => "X",
                     (_, _, true) => "·",

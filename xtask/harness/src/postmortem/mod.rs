@@ -69,15 +69,16 @@ pub fn postmortem(target: &Target<'_>) -> Result<String> {
     }
 
     let witness = |gdb| Witness { gdb, symbols: &symbols, console: target.console };
-    let Told { first, rest } = match Gdb::connect(target.gdb).and_then(|gdb| witness(gdb).report())
+    let Report { first, rest } = match Gdb::connect(target.gdb)
+        .and_then(|gdb| witness(gdb).report())
     {
-        Ok((told, seen)) => {
+        Ok((report, seen)) => {
             if let Ok((_, cpus)) = stopped
                 && cpus != seen
             {
                 notes.push(format!("the machine has {cpus} CPUs, its gdb stub shows {seen}"));
             }
-            told
+            report
         }
         // Without the stub, use QEMU's own register dump, which has no system registers and no
         // memory.
@@ -85,7 +86,7 @@ pub fn postmortem(target: &Target<'_>) -> Result<String> {
             let registers = qmp.and_then(|mut qmp| qmp.human("info registers -a"));
             let rest = registers
                 .with_context(|| format!("neither gdb stub ({error:#}) nor monitor answered"))?;
-            Told {
+            Report {
                 first: format!(
                     "the gdb stub did not answer ({error:#}); QEMU's own view of the CPUs:"
                 ),
@@ -116,14 +117,14 @@ struct Witness<'a> {
 }
 
 /// The report: a summary line and the full text.
-struct Told {
+struct Report {
     first: String,
     rest: String,
 }
 
 impl Witness<'_> {
     /// Makes the report; also returns the number of CPUs.
-    fn report(mut self) -> Result<(Told, usize)> {
+    fn report(mut self) -> Result<(Report, usize)> {
         let threads = self.gdb.threads()?;
         let mut breadcrumbs = self.breadcrumbs();
         // During an entry, its entry record is newer than any breadcrumb. If it is older, it
@@ -145,7 +146,10 @@ impl Witness<'_> {
         }
         let first = first.unwrap_or_else(|| "no CPU was ever started".into());
         Ok((
-            Told { first: format!("{first}; {}", breadcrumbs.last), rest: breadcrumbs.all + &body },
+            Report {
+                first: format!("{first}; {}", breadcrumbs.last),
+                rest: breadcrumbs.all + &body,
+            },
             threads.len(),
         ))
     }

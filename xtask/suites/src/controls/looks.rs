@@ -73,11 +73,11 @@ pub fn answers(
     let stub = trial.kernel().symbol("hyp_stub_vectors")?;
     request.args.extend(["-d", "int", "-D", "{folder}/exceptions.log"].map(str::to_owned));
     let outcome = trial.run(&request)?;
-    let mut told = report(outcome, judged(outcome, cmdline, modes));
+    let mut reports = report(outcome, judged(outcome, cmdline, modes));
     let log = std::fs::read_to_string(outcome.folder.file("exceptions.log"))
         .context("QEMU left no log")?;
-    told.extend(exceptions::strangers(&log, &transcript::logs(&outcome.console)?, stub)?);
-    Ok(told)
+    reports.extend(exceptions::strangers(&log, &transcript::logs(&outcome.console)?, stub)?);
+    Ok(reports)
 }
 
 /// Collects the results of the hyp-stub's conformance suite, with any verdict: in nvhe the suite
@@ -120,12 +120,13 @@ fn judged(outcome: &Outcome, cmdline: &Cmdline, modes: Modes) -> Result<()> {
 /// Collects the reports of a run, and the error of the check `judged`.
 fn report(outcome: &Outcome, judged: Result<()>) -> Vec<String> {
     let complains = |line: &&str| COMPLAINTS.iter().any(|words| line.contains(words));
-    let mut told: Vec<String> =
+    let mut reports: Vec<String> =
         outcome.console.lines().filter(complains).map(str::to_owned).collect();
     if outcome.verdict != Verdict::Success {
-        told.push(outcome.verdict.words());
+        reports.push(outcome.verdict.words());
     }
-    told.extend(outcome.explanation.iter().flat_map(|text| text.lines().next()).map(str::to_owned));
-    told.extend(judged.err().map(|error| format!("{error:#}")));
-    told
+    reports
+        .extend(outcome.explanation.iter().flat_map(|text| text.lines().next()).map(str::to_owned));
+    reports.extend(judged.err().map(|error| format!("{error:#}")));
+    reports
 }

@@ -36,7 +36,7 @@ pub use self::page::Seen;
 /// A patch of a kernel.
 type Patch = for<'a> fn(Patched<'a>) -> Result<Patched<'a>>;
 
-/// A safety step of the way out, or one of the way in that a kexec depends on.
+/// A safety step of the kexec path, or one of the entry path that a kexec depends on.
 struct Step {
     name: &'static str,
     /// A clause that says what the step does.
@@ -52,8 +52,8 @@ struct Step {
 enum Shown {
     /// A control of this suite, which leaves the step out.
     Here(Experiment),
-    /// A case of another suite, which provokes what the step refuses, and the parts of the line that
-    /// it expects.
+    /// A case of another suite, which provokes what the step refuses, and the parts of the line
+    /// that it expects.
     By(&'static str, &'static [&'static str]),
     /// The check `model`, which runs the linked code on a memory with caches and stale
     /// translations. QEMU models neither.

@@ -58,7 +58,7 @@ const PROVOKE: &[&str] = &["selftest=interrupts"];
 /// Two CPUs and a GICv2.
 const GICV2: &[&str] = &["-machine", "gic-version=2", "-smp", "2"];
 
-/// The steps in the order of the way out, then of the way in.
+/// The steps in the order of the kexec path, then of the entry path.
 #[rustfmt::skip]
 pub const STEPS: &[Step] = &[
     Step {

@@ -196,7 +196,7 @@ fn all_kept(trial: &mut Trial<'_>, machine: &'static str) -> Result<()> {
     ensure!(reports.len() == logs.len(), "{} reports of {} generations", reports.len(), logs.len());
     for report in &reports {
         ensure!(report.len() == RULES, "{} rules", report.len());
-        let broken = report.iter().find(|told| told.verdict == Verdict::Broken);
+        let broken = report.iter().find(|rule| rule.verdict == Verdict::Broken);
         ensure!(broken.is_none(), "{broken:?}");
         ensure!(
             with(report, Verdict::Unseen) == NEVER_SEEN,
@@ -238,8 +238,8 @@ fn breaks(trial: &mut Trial<'_>, bad: &Bad, rules: &[u32]) -> Result<()> {
     let [report] = <[_; 1]>::try_from(reports(&outcome.console)?)
         .map_err(|_| anyhow::anyhow!("not one report"))?;
     ensure!(report.len() == RULES, "{} rules", report.len());
-    let lacks = report.iter().filter(|told| rules.contains(&told.rule) || told.rule == bad.by);
-    let lacks = lacks.map(|told| (told.rule, &told.value)).find(|(_, value)| *value == LACKS);
+    let lacks = report.iter().filter(|rule| rules.contains(&rule.rule) || rule.rule == bad.by);
+    let lacks = lacks.map(|rule| (rule.rule, &rule.value)).find(|(_, value)| *value == LACKS);
     if let Some((rule, _)) = lacks {
         let qemu = setup::qemu_number().context("QEMU does not say its version")?;
         return Err(Skipped {
@@ -251,8 +251,9 @@ fn breaks(trial: &mut Trial<'_>, bad: &Bad, rules: &[u32]) -> Result<()> {
     }
     let broken = with(&report, Verdict::Broken);
     if broken != rules {
-        let told: Vec<_> = report.iter().filter(|told| told.verdict == Verdict::Broken).collect();
-        bail!("broken are {broken:?}, and should be {rules:?}: {told:#?}");
+        let entries: Vec<_> =
+            report.iter().filter(|rule| rule.verdict == Verdict::Broken).collect();
+        bail!("broken are {broken:?}, and should be {rules:?}: {entries:#?}");
     }
     Ok(())
 }

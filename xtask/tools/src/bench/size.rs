@@ -13,7 +13,7 @@ use super::table::{Cell, Table};
 use harness::kernel_build::{Built, IMAGE_LIMIT};
 
 /// The crates that are linked into the kernel.
-const ROOMS: [&str; 8] = ["boot", "kernel", "relocate", "efi", "fdt", "protocol", "frames", "gic"];
+const CRATES: [&str; 8] = ["boot", "kernel", "relocate", "efi", "fdt", "protocol", "frames", "gic"];
 
 /// Counts of code lines by language.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -31,10 +31,10 @@ pub fn table(kernel: &Built) -> Result<Table> {
     };
     row("flat Image, bytes", kernel.image.len() as u64, Some(IMAGE_LIMIT as u64));
     row("image_size: the kernel in memory, bytes", Header::parse(&kernel.image)?.image_size, None);
-    for room in ROOMS {
-        let lines = lines_in(&harness::paths::root().join(room).join("src"))?;
-        row(&format!("{room}: lines of Rust"), lines.rust, None);
-        row(&format!("{room}: lines of assembly"), lines.assembly, None);
+    for name in CRATES {
+        let lines = lines_in(&harness::paths::root().join(name).join("src"))?;
+        row(&format!("{name}: lines of Rust"), lines.rust, None);
+        row(&format!("{name}: lines of assembly"), lines.assembly, None);
     }
     Ok(table)
 }
@@ -130,11 +130,11 @@ mod tests {
 
     #[test]
     fn each_room_has_code_and_assembly_counts() {
-        let of = |room: &str| lines_in(&harness::paths::root().join(room).join("src")).unwrap();
-        for room in ROOMS {
-            let has_assembly = ["boot", "kernel", "relocate", "efi"].contains(&room);
-            let lines = of(room);
-            assert!(lines.rust > 0 && (lines.assembly > 0) == has_assembly, "{room}: {lines:?}");
+        let of = |name: &str| lines_in(&harness::paths::root().join(name).join("src")).unwrap();
+        for name in CRATES {
+            let has_assembly = ["boot", "kernel", "relocate", "efi"].contains(&name);
+            let lines = of(name);
+            assert!(lines.rust > 0 && (lines.assembly > 0) == has_assembly, "{name}: {lines:?}");
         }
     }
 }

@@ -279,7 +279,7 @@ enum Next {
     Leave(Exit),
 }
 
-/// A way out of a routine.
+/// How a routine is left.
 #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
 enum Exit {
     Return,
@@ -645,9 +645,9 @@ mod tests {
         assert!(changes(&[0xd400_0002, RET]).ends_with(" x17 x18 TPIDR_EL2"), "hvc");
         let mut rust = linked(&[0x9400_0002, RET, MOV_X9_X0, RET]);
         rust.symbols.insert("_RNvCs_6kernel1f".to_owned(), 0x1008);
-        let told = linked_said(&rust, None).unwrap();
-        assert!(told.starts_with("x0 x1 ") && told.contains(" x18 x30 q0 "), "{told}");
-        assert!(told.ends_with(" q31 flags FPSR"), "{told}");
+        let changed = linked_said(&rust, None).unwrap();
+        assert!(changed.starts_with("x0 x1 ") && changed.contains(" x18 x30 q0 "), "{changed}");
+        assert!(changed.ends_with(" q31 flags FPSR"), "{changed}");
     }
 
     #[test]

@@ -95,7 +95,7 @@ fn check(steps: &[Step], bless: bool) -> Result<u8> {
                 println!("ok      {seconds:>6.1} s");
                 passed += 1;
             }
-            End::Told(words) => {
+            End::Reported(words) => {
                 println!("ok      {seconds:>6.1} s\n{}\n", words.trim_end());
                 passed += 1;
             }

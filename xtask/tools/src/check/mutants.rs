@@ -93,7 +93,7 @@ pub fn trial() -> Result<End> {
     let crates = CRATES.iter().map(|name| Ok((*name, mutants_of(name)?)));
     let (table, wrong) = judge(&crates.collect::<Result<Vec<_>>>()?, &listed);
     Ok(match wrong.is_empty() {
-        true => End::Told(table),
+        true => End::Reported(table),
         false => End::Failed(format!("{table}\n{}", wrong.join("\n"))),
     })
 }

@@ -65,7 +65,7 @@ pub enum End {
     /// No violation.
     Passed,
     /// No violation; carries a report to print.
-    Told(String),
+    Reported(String),
     /// The step could not run; carries the reason.
     Skipped(String),
     /// Violations or an error; carries the text.
@@ -104,8 +104,8 @@ impl Step {
             Act::Run(run) => run.perform(),
             Act::Look(look) => Linked::read().map(|linked| End::of(&look(&linked))),
             Act::Try(act) => Linked::read().map(|linked| match act(&linked) {
-                (told, wrong) if wrong.is_empty() => End::Told(told),
-                (told, wrong) => End::Failed(format!("{told}\n{}", wrong.join("\n"))),
+                (report, wrong) if wrong.is_empty() => End::Reported(report),
+                (report, wrong) => End::Failed(format!("{report}\n{}", wrong.join("\n"))),
             }),
             Act::Compare(compare) => {
                 on_sources(|texts| Ok(End::of(&compare(&Linked::read()?, texts))))

@@ -27,7 +27,7 @@ const DENY: (&str, &str) = ("cargo deny --version", "cargo install --locked carg
 
 /// Returns all steps.
 pub fn all() -> Vec<Step> {
-    let rooms = format!("{MIRI_CRATES} --package protocol --package kernel");
+    let crates = format!("{MIRI_CRATES} --package protocol --package kernel");
     let bare = format!("--target {TARGET} --release");
     // rustdoc checks links only in what it documents, so document private items as well.
     let doc = "RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items";
@@ -70,10 +70,10 @@ pub fn all() -> Vec<Step> {
         run(
             "clippy-target",
             "clippy warns",
-            &format!("cargo clippy {rooms} {bare} -- -D warnings"),
+            &format!("cargo clippy {crates} {bare} -- -D warnings"),
         ),
         run("doc-host", "rustdoc warns", &format!("{doc} --workspace --exclude kernel")),
-        run("doc-target", "rustdoc warns", &format!("{doc} {rooms} {bare}")),
+        run("doc-target", "rustdoc warns", &format!("{doc} {crates} {bare}")),
         // `cargo doc` skips the binary because it has the library's name.
         run(
             "doc-kernel",

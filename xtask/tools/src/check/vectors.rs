@@ -64,8 +64,8 @@ fn fault(number: u32, slot: &[u32]) -> Option<String> {
             4 * (code.len() + behind)
         ));
     }
-    let told = code.iter().find_map(|&word| loads_x1(word))?;
-    (told != number).then(|| format!("it says that it is slot {told}"))
+    let loaded = code.iter().find_map(|&word| loads_x1(word))?;
+    (loaded != number).then(|| format!("it says that it is slot {loaded}"))
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use super::Places;
 pub const RAM: Range<u64> = 0x4000_0000..0x6000_0000;
 
 /// The granule to which an allocator's addresses are shown.
-const TOLD: u64 = 1 << 20;
+const GRANULE: u64 = 1 << 20;
 
 /// The kinds of regions, in the order in which those at one shown address are drawn.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -68,9 +68,9 @@ impl Region {
         if start.is_multiple_of(BASE_ALIGNMENT) {
             return Self::chosen(kind, name, start, note);
         }
-        let shown = format!("0x{:03x}x_xxxx", start >> TOLD.ilog2());
+        let shown = format!("0x{:03x}x_xxxx", start >> GRANULE.ilog2());
         Self {
-            start: start & !(TOLD - 1),
+            start: start & !(GRANULE - 1),
             kind,
             name: name.to_owned(),
             shown,

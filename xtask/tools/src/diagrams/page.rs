@@ -348,14 +348,14 @@ mod tests {
             kind,
             bootargs: None,
         };
-        let told = tree(&fit::write(&[payload(Kind::KernelNoload { load: None })])).unwrap();
+        let drawn = tree(&fit::write(&[payload(Kind::KernelNoload { load: None })])).unwrap();
         for line in [
             "data-position = <0x1000> ",
             "type = \"kernel_noload\" ",
             "data-size = ··\n",
             "kernel = \"kernel\" ",
         ] {
-            assert!(told.contains(line), "{told}");
+            assert!(drawn.contains(line), "{drawn}");
         }
         let more =
             Payload { bootargs: Some("a".into()), ..payload(Kind::KernelNoload { load: None }) };

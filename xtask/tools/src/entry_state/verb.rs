@@ -62,14 +62,14 @@ impl DiffEntryOptions {
         setup::check_target()?;
         setup::ensure_qemu(self.yes)?;
         let kernel = Arc::new(kernel_build::build()?);
-        let (mut all, mut told) = (Vec::new(), Vec::new());
+        let (mut all, mut unlisted) = (Vec::new(), Vec::new());
         for cell in cells(&config, AllCpus::No) {
             let asked = self.machine.as_ref().is_none_or(|name| *name == cell.machine)
                 && self.restart.is_none_or(|restart| restart == cell.restart);
             if asked {
                 let rows = made(&config, &kernel, &cell).with_context(|| cell.name())?;
                 println!("{}", table(&cell, &rows));
-                told.extend(
+                unlisted.extend(
                     broken(&rows)
                         .into_iter()
                         .map(|sentence| format!("{}: {sentence}", cell.name())),
@@ -82,12 +82,12 @@ impl DiffEntryOptions {
             fs::write(path, text + "\n")
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
-        if told.is_empty() {
+        if unlisted.is_empty() {
             println!("All differences are on the list: docs/entry-state.md");
             return Ok(0);
         }
         eprintln!("Differences that are not on the list (xtask/tools/src/entry_state/allowed.rs):");
-        told.iter().for_each(|sentence| eprintln!("  {sentence}"));
+        unlisted.iter().for_each(|sentence| eprintln!("  {sentence}"));
         Ok(1)
     }
 }

@@ -107,13 +107,13 @@ pub fn damaged_tree(run: &Run<'_>) -> Result<Cases> {
             wrong: Some(format!("the fault could not be injected: {error:#}")),
         });
     }
-    let told =
+    let panic =
         outcome.console.lines().find(|line| line.starts_with(marker::PANIC)).unwrap_or_default();
     let ended = matches!(outcome.verdict, Verdict::Failed(_) | Verdict::Stopped);
-    let named = told.contains("device tree")
+    let named = panic.contains("device tree")
         || outcome.console.lines().any(|line| line.starts_with("device tree"));
-    if ended && !told.is_empty() && named && !outcome.console.contains(marker::BYE) {
-        return Ok(Cases { ends: vec![(NAME, End::Told)], outcome, wrong: None });
+    if ended && !panic.is_empty() && named && !outcome.console.contains(marker::BYE) {
+        return Ok(Cases { ends: vec![(NAME, End::Reported)], outcome, wrong: None });
     }
     let mut cases = run.judge(outcome, |way| match way {
         Way::Gone(_) => Ok(vec![(NAME, End::Gone)]),

@@ -76,7 +76,7 @@ enum End {
     Gone,
     Stopped,
     /// The device tree was invalid, and the kernel reported that at entry.
-    Told,
+    Reported,
     /// The device tree was damaged but still parses.
     Undecided,
 }
@@ -87,7 +87,7 @@ impl End {
             Self::Refused => "refused, kernel continued",
             Self::Gone => "kexec done, next generation intact",
             Self::Stopped => "stopped by the relocation code",
-            Self::Told => "reported at entry",
+            Self::Reported => "reported at entry",
             Self::Undecided => "not counted: still parses as a tree",
         }
     }
