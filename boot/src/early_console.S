@@ -22,7 +22,7 @@ early_vectors:
 
 // early_exception — prints the exception's syndrome and registers, and stops this CPU.
 //   in        x1 = vector slot; x0, x1 saved in TPIDR_EL0, TPIDRRO_EL0
-//   assumes   the early console's UART is reachable: MMU off, or its page mapped as device memory;
+//   assumes   the early console's UART, if any, is reachable: MMU off, or mapped as device memory;
 //             SP = this CPU's boot::percpu::PerCpu
 //   out       does not return
 //   clobbers  all
@@ -47,7 +47,7 @@ early_exception:
         adr_l   x26, _start
         mrs     x27, mpidr_el1
 
-        mov_q   x8, {EARLY_UART}
+        early_uart
         say_marker early_console, exception, x20
         say     early_console, " esr=", x21
         say     early_console, " elr=", x22
@@ -95,11 +95,26 @@ early_exception:
 //   assumes   as early_exception
 //   out       does not return
 //   clobbers  all
-//   memory    touches none; uses no stack
+//   memory    reads the early console's UART; uses no stack
         .global early_stop
 early_stop:
-        mov_q   x8, {EARLY_UART}
+        early_uart
         say_stopped early_console
 early_silence:
         wfi
         b       early_silence
+
+        // The Image names a UART here, in its first page, where a tool can write it after linking.
+        // Zeros mean that there is none.
+        .section .head.uart, "a"
+        .balign 8
+        .global early_uart_of_image
+early_uart_of_image:
+        .skip   {UART_SIZE}
+
+        // The console that Rust opened. Zeros until then.
+        .section .data.early_uart, "aw"
+        .balign 8
+        .global early_uart_opened
+early_uart_opened:
+        .skip   {UART_SIZE}

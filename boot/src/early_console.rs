@@ -1,20 +1,49 @@
-//! Early console: a PL011 for the time before Rust runs and after it has failed.
+//! Early console: prints before Rust runs, and after it has failed.
 //!
-//! Printing needs neither stack nor heap. Assembly uses it from the first instructions until Rust
-//! installs its vectors. The kernel ends with it when a panic itself panics.
+//! - Needs neither stack nor heap. Assembly uses it from the first instructions until Rust installs
+//!   its vectors. The kernel ends with it when a panic itself panics.
+//! - Prints on the UART that Rust opened as the console. Before that, on the one that the Image
+//!   names at [`OFFSET`]; `cargo xtask image --earlycon` writes it there. Zeros mean silence: no
+//!   address is in the code, since what is a UART on one machine is RAM on another.
 
-/// Base of a PL011 that needs no set-up: the first UART of QEMU's virt machine.
-///
-/// No other address in this project is hard-coded; all others come from the FDT.
+#[cfg(target_os = "none")]
+use crate::uart::Uart;
+
+/// Offset in the Image of the [`Uart`](crate::uart::Uart) to use before the FDT is read.
 #[doc(alias = "earlycon")]
 #[doc(alias = "earlyprintk")]
-pub const UART: u64 = 0x0900_0000;
+pub const OFFSET: usize = 4096 - 128;
 
-/// Offset of a PL011's flag register; its data register is at offset 0 (Arm DDI 0183, 3.2).
-pub const UART_FLAGS: u64 = 0x18;
+/// Returns the UART that the Image names, if any.
+#[cfg(target_os = "none")]
+#[must_use]
+#[expect(unsafe_code, reason = "reads a static that assembly defines")]
+pub fn of_image() -> Uart {
+    unsafe extern "C" {
+        safe static early_uart_of_image: Uart;
+    }
+    early_uart_of_image
+}
 
-/// Flag TXFF: the transmit FIFO is full.
-pub const UART_FULL: u64 = 1 << 5;
+/// Makes the early console use this UART from here on.
+///
+/// Cleans the new numbers to PoC, since the early console may run with the MMU off.
+#[cfg(target_os = "none")]
+#[expect(unsafe_code, reason = "writes a static that assembly reads")]
+pub fn open(uart: &Uart) {
+    use crate::phys::PhysAddr;
+    unsafe extern "C" {
+        static mut early_uart_opened: Uart;
+    }
+    let place = &raw mut early_uart_opened;
+    // SAFETY: `write` requires an aligned, writable place. Only this CPU runs Rust yet, and
+    // assembly reads the static only when Rust has failed.
+    unsafe { place.write(*uart) };
+    let start = PhysAddr(place.expose_provenance() as u64);
+    crate::cache::clean_and_invalidate(&(start..PhysAddr(start.0 + size_of::<Uart>() as u64)));
+}
+
+const _: () = assert!(OFFSET + size_of::<crate::uart::Uart>() <= 4096);
 
 /// Assembly half of the early console.
 #[cfg(target_os = "none")]
@@ -22,7 +51,7 @@ pub const UART_FULL: u64 = 1 << 5;
 mod assembly {
     crate::assembly!(
         include_str!("early_console.S"),
-        EARLY_UART = const super::UART,
+        UART_SIZE = const size_of::<crate::uart::Uart>(),
         FRAME_SIZE = const core::mem::offset_of!(crate::percpu::PerCpu, ttbr0),
         NEEDS = sym crate::rule::NEEDS,
         NEEDS_COUNT = const crate::rule::COUNT,

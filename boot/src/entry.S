@@ -82,7 +82,7 @@ entry:
         cmp     x9, #{CURRENT_EL1}
         b.eq    .Lentry_el1
         mov     x20, x9
-        mov_q   x8, {EARLY_UART}
+        early_uart
         say_broken early_console, #{LEVEL}, ": entered at neither EL1 nor EL2: CurrentEL="
         mov     x0, x20
         bl      early_console_hex
@@ -222,7 +222,7 @@ mmu_on:
         isb
         ret
 
-// early_idmap — builds the early idmap: this image, the FDT and the early console's UART.
+// early_idmap — builds the early idmap: this image, the FDT, and the early console's UART if any.
 //   in        x0 = FDT, physical
 //   assumes   MMU off; nothing else uses early_tables  [I5]
 //   out       x0 = TTBR0_EL1 for mmu_on
@@ -258,10 +258,15 @@ early_idmap:
         adr_l   x1, _image_end
         mov_q   x2, {DATA}
         bl      map_pages
-        mov_q   x0, {EARLY_UART}
+        // Map the page of the UART that the Image names. All its registers are in it.
+        adr_l   x0, early_uart_of_image
+        ldr     x0, [x0, #{UART_STATUS}]
+        cbz     x0, .Lidmap_fdt
+        and     x0, x0, #~({PAGE_SIZE} - 1)
         add     x1, x0, #{PAGE_SIZE}
         mov_q   x2, {DEVICE}
         bl      map_pages
+.Lidmap_fdt:
 
         // Map the FDT if it looks valid: aligned, outside the image, right magic, at most 2 MiB.
         // Otherwise leave it unmapped; kernel_main reports it.
@@ -349,8 +354,9 @@ map_pages:
         add     x0, x0, #{PAGE_SIZE}
         b       .Lmap_page
 .Lmap_full:
-        mov_q   x8, {EARLY_UART}
-        say_marker early_console, early_idmap_full, x0
+        mov     x20, x0
+        early_uart
+        say_marker early_console, early_idmap_full, x20
         b       early_stop
 .Lmap_done:
         ret

@@ -8,7 +8,7 @@
 //!
 //! 1. The CPU is at EL1h. Debug exceptions, IRQ and FIQ are masked, SError is not.
 //! 2. MMU and caches are on. The early idmap holds the image (text RX, the rest RW), the FDT (R)
-//!    and the early console's UART, and nothing else.
+//!    and the early console's UART, if the Image names one, and nothing else.
 //! 3. The CPU has a stack, and TPIDR_EL1 points to its [`PerCpu`](crate::percpu::PerCpu) page.
 //! 4. bss is clear, and the pointers in the image are relocated to its load address.
 //! 5. Exceptions go to Rust's vectors.
@@ -42,7 +42,6 @@ extern "C" fn enter_kernel(record: &'static EntryRecord) -> ! {
 crate::assembly!(
     include_str!("entry.S"),
     FLAGS = const crate::image::FLAGS,
-    EARLY_UART = const crate::early_console::UART,
     KERNEL_MAIN = sym enter_kernel,
     RECORD_SIZE = const size_of::<EntryRecord>(),
     X0 = const offset_of!(EntryRecord, x0),

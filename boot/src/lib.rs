@@ -20,6 +20,7 @@ pub mod phys;
 pub mod record;
 pub mod rule;
 pub mod sysreg;
+pub mod uart;
 
 #[cfg(target_os = "none")]
 pub mod cache;

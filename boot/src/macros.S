@@ -60,13 +60,40 @@
         b.lo    .Lline\@
         .endm
 
-        // Defines a printer for the PL011 whose base is in x8. It needs neither stack nor memory:
+        // x8 = the UART of the early console: the one that Rust opened, else the one that the Image
+        // names. Clobbers x9.
+        .macro early_uart
+        adr_l   x8, early_uart_opened
+        ldr     x9, [x8, #{UART_STATUS}]
+        cbnz    x9, .Lopened\@
+        adr_l   x8, early_uart_of_image
+        .Lopened\@:
+        .endm
+
+        // Reads or writes a device register of 1, 2 or 4 bytes, by the number in w17. \operation is
+        // ldr or str, \value a register's number. Clobbers flags.
+        .macro register_of_width operation, value, address
+        cmp     w17, #2
+        b.hi    .Lword\@
+        b.eq    .Lhalf\@
+        \operation\()b w\value, [\address]
+        b       .Ldone\@
+        .Lhalf\@:
+        \operation\()h w\value, [\address]
+        b       .Ldone\@
+        .Lword\@:
+        \operation w\value, [\address]
+        .Ldone\@:
+        .endm
+
+        // Defines a printer for the boot::uart::Uart that x8 points to. It needs no stack and
+        // writes no memory:
         //   \name\()_text   prints the NUL-terminated text after its bl, and returns past the text
         //   \name\()_hex    prints x0 as 16 hexadecimal digits
         //   \name\()_digits prints the digits of x0 from bit x11 + 3 downwards
         //   \name\()_end    marks the end of the printer's code
-        // All of them clobber x9-x13, flags and x30. If the transmitter never drains, each
-        // character costs a bounded wait.
+        // All of them clobber x9-x17, flags and x30. They do as Uart::transmit does: without a UART
+        // they print nothing, and if it never has room, each character costs a bounded wait.
         .macro printer name
         \name\()_text:
         mov     x13, x30
@@ -96,21 +123,37 @@
         b.pl    .Ldigit\@
         ret     x13
 
+        // Sends the character in w9.
         .Lcharacter\@:
-        mov     w12, #0x10000
+        ldr     x10, [x8, #{UART_STATUS}]
+        cbz     x10, .Lsilent\@
+        ldp     w14, w15, [x8, #{UART_ROOM}]    // mask, and value if there is room
+        ldr     w17, [x8, #{UART_STATUS_BYTES}]
+        mov     w12, #{UART_POLLS}
         .Lfull\@:
-        ldr     w10, [x8, #{UART_FLAGS}]
-        tbz     w10, #{UART_FULL_BIT}, .Lroom\@
+        register_of_width ldr, 16, x10
+        and     w16, w16, w14
+        cmp     w16, w15
+        b.eq    .Lroom\@
         subs    w12, w12, #1
         b.ne    .Lfull\@
         .Lroom\@:
-        str     w9, [x8]
+        .irp    nth, 0, 1
+        ldp     x10, x14, [x8, #{UART_BEFORE} + 16 * \nth]
+        cbz     x10, 1f
+        str     w14, [x10]
+1:
+        .endr
+        ldr     x10, [x8, #{UART_DATA}]
+        ldr     w17, [x8, #{UART_DATA_BYTES}]
+        register_of_width str, 9, x10
+        .Lsilent\@:
         ret
         \name\()_end:
         .endm
 
         // Prints \text, then \value in hexadecimal if there is one, by \printer.
-        // Clobbers x0, x9-x13, flags and x30.
+        // Clobbers x0, x9-x17, flags and x30.
         .macro say printer, text, value
         bl      \printer\()_text
         .asciz  "\text"
@@ -122,7 +165,7 @@
         .endm
 
         // Starts a line with \marker of boot::marker, then prints \value in hexadecimal if there is
-        // one, by \printer. Clobbers x0, x9-x13, flags and x30.
+        // one, by \printer. Clobbers x0, x9-x17, flags and x30.
         .macro say_marker printer, marker, value
         bl      \printer\()_text
         .ascii  "\r\n"
@@ -136,7 +179,7 @@
         .endm
 
         // Prints that rule \number of the boot protocol is broken, then \text. The number has two
-        // decimal digits. Clobbers x0, x9-x13, flags and x30.
+        // decimal digits. Clobbers x0, x9-x17, flags and x30.
         .macro say_broken printer, number, text
         say_marker \printer, broken
         mov     x9, \number
@@ -149,7 +192,7 @@
         say     \printer, "\text"
         .endm
 
-        // Prints the last line of a CPU that stops. Clobbers x9-x13, flags and x30.
+        // Prints the last line of a CPU that stops. Clobbers x9-x17, flags and x30.
         .macro say_stopped printer
         bl      \printer\()_text
         .ascii  "\r\n"

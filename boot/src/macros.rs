@@ -24,8 +24,13 @@ macro_rules! assembly {
             STUB_ERR = const $crate::hyp::STUB_ERR,
             VECTORS_ALIGNMENT = const $crate::hyp::VECTORS_ALIGNMENT,
             SCTLR_EL2_MMU_OFF = const $crate::sysreg::sctlr::EL2_MMU_OFF,
-            UART_FLAGS = const $crate::early_console::UART_FLAGS,
-            UART_FULL_BIT = const $crate::early_console::UART_FULL.trailing_zeros(),
+            UART_STATUS = const core::mem::offset_of!($crate::uart::Uart, status),
+            UART_DATA = const core::mem::offset_of!($crate::uart::Uart, data),
+            UART_BEFORE = const core::mem::offset_of!($crate::uart::Uart, before),
+            UART_ROOM = const core::mem::offset_of!($crate::uart::Uart, room_mask),
+            UART_STATUS_BYTES = const core::mem::offset_of!($crate::uart::Uart, status_bytes),
+            UART_DATA_BYTES = const core::mem::offset_of!($crate::uart::Uart, data_bytes),
+            UART_POLLS = const $crate::uart::POLLS,
             $($($operand)*)?
         );
     };

@@ -2,7 +2,7 @@
 //!
 //! The unit tests of `sysreg` hold the composed values; these hold each bit by itself.
 
-use boot::{early_console, esr, hyp, image, phys, record, sysreg::*};
+use boot::{esr, hyp, image, phys, record, sysreg::*};
 
 #[test]
 fn each_bit_is_where_the_arm_arm_has_it() {
@@ -83,7 +83,6 @@ fn a_table_is_a_page_of_512_descriptors() {
 
 #[test]
 fn what_others_have_decided_are_these_numbers() {
-    assert_eq!(early_console::UART_FULL, 0x20, "UARTFR.TXFF, bit 5");
     assert_eq!(hyp::VECTORS_ALIGNMENT, 0x800, "VBAR_ELx, bits 10:0");
     assert_eq!(record::DTB_MAX_SIZE, 0x20_0000, "the boot protocol's 2 MiB");
     assert_eq!(image::BASE_ALIGNMENT, 0x20_0000, "the boot protocol's 2 MiB");

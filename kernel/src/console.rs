@@ -1,22 +1,34 @@
-//! The console: a `log` backend on the PL011 that the device tree names.
+//! The console: a `log` backend on the UART that the device tree names.
 //!
-//! - Works from the kernel's idmap on. Before that, a panic prints to the early console's UART.
+//! - A console is optional. Without one nothing is printed; the exit code shows the run's end.
+//! - Before [`open`], a panic prints to the early console's UART.
 //! - Each line for people is `[generation] text`; each line for programs is a record.
-//! - When [`flush`] returns, every character has been sent.
+//! - When [`flush`] returns, every character has been sent, or the UART takes none.
 #![expect(unsafe_code, reason = "claims the UART's registers")]
 
-use crate::memory::pointer;
-use arm_pl011_uart::{PL011Registers, Uart, UniqueMmioPointer};
-use boot::phys::PhysAddr;
-use core::fmt::Write;
-use core::ptr::NonNull;
+use boot::early_console;
+use boot::uart::{Mmio, Uart};
+use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU32, Ordering};
 use log::{LevelFilter, Log, Metadata};
 use protocol::record::Record;
 use spin::Mutex;
 
+/// A UART as a writer.
+struct Transmitter {
+    uart: Uart,
+    registers: Mmio,
+}
+
+impl Write for Transmitter {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.bytes().for_each(|byte| self.uart.transmit(&mut self.registers, byte));
+        Ok(())
+    }
+}
+
 struct Console {
-    uart: Mutex<Option<Uart<'static>>>,
+    uart: Mutex<Option<Transmitter>>,
     generation: AtomicU32,
 }
 
@@ -40,28 +52,31 @@ impl Log for Console {
     }
 
     fn flush(&self) {
-        if let Some(uart) = self.uart.lock().as_ref() {
-            while uart.is_busy() {}
+        if let Some(Transmitter { uart, registers }) = self.uart.lock().as_mut() {
+            uart.flush(registers);
         }
     }
 }
 
-/// Opens the console of generation `generation` on the PL011 at `base`.
+/// Opens the console of generation `generation`, if there is one, and makes the early console use
+/// it too.
 ///
 /// # Safety
 ///
-/// `base` must be a PL011 that is mapped as device memory and that nothing else uses.
+/// The registers must be a UART's, mapped as device memory, that nothing else uses.
 ///
 /// # Panics
 ///
-/// If `base` is zero, or if a logger is installed already.
-pub unsafe fn open(base: PhysAddr, generation: u32) {
-    let registers =
-        NonNull::new(pointer(base).cast::<PL011Registers>()).expect("a UART at address 0");
-    // SAFETY: our caller guarantees a mapped PL011 that nothing else uses.
-    let registers = unsafe { UniqueMmioPointer::new(registers) };
-    *CONSOLE.uart.lock() = Some(Uart::new(registers));
+/// If a logger is installed already.
+pub unsafe fn open(uart: Option<&Uart>, generation: u32) {
     CONSOLE.generation.store(generation, Ordering::Relaxed);
+    if let Some(&uart) = uart {
+        // SAFETY: our caller guarantees a mapped UART that nothing else uses.
+        let mut registers = unsafe { Mmio::new() };
+        uart.turn_on(&mut registers);
+        early_console::open(&uart);
+        *CONSOLE.uart.lock() = Some(Transmitter { uart, registers });
+    }
     log::set_logger(&CONSOLE).unwrap_or_else(|error| panic!("{error}"));
     log::set_max_level(LevelFilter::Info);
 }
@@ -93,7 +108,7 @@ const PATIENCE: u32 = 10_000_000;
 /// The console's writer for a panic or an exception.
 ///
 /// It waits for another CPU's line to end, then breaks the lock: this CPU itself may hold it.
-pub struct Last(Uart<'static>);
+pub struct Last(Transmitter);
 
 impl Last {
     /// Takes the console if it is open, else the early console's UART.
@@ -105,21 +120,18 @@ impl Last {
                 unsafe { CONSOLE.uart.force_unlock() };
                 CONSOLE.uart.lock()
             });
-        let uart = console.take().unwrap_or_else(|| {
-            let registers =
-                NonNull::new(pointer(PhysAddr(boot::early_console::UART)).cast::<PL011Registers>());
-            // SAFETY: `new` requires a mapped PL011 that nothing else uses. The early idmap maps
-            // this page as device memory, and no console is open yet.
-            Uart::new(unsafe {
-                UniqueMmioPointer::new(registers.expect("the early UART is not at 0"))
-            })
-        });
-        Self(uart)
+        let early = || {
+            // SAFETY: `new` requires mapped registers that nothing else uses. The early idmap maps
+            // the page of the UART that the Image names, if any, and no console is open yet.
+            let registers = unsafe { Mmio::new() };
+            Transmitter { uart: early_console::of_image(), registers }
+        };
+        Self(console.take().unwrap_or_else(early))
     }
 }
 
 impl Write for Last {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
         text.split_inclusive('\n').try_for_each(|line| match line.strip_suffix('\n') {
             Some(line) => write!(self.0, "{line}\r\n"),
             None => self.0.write_str(line),

@@ -2,6 +2,7 @@
 //!
 //! - Run at any time in Rust. Every exception other than an IRQ is a failure.
 //! - A second failure, in a handler itself, only prints the early console's "stopped" line.
+//! - A third one, in that print, ends the machine without a word.
 #![expect(
     unsafe_code,
     reason = "the names that boot calls, its last words, and a look at an instruction"
@@ -17,17 +18,21 @@ use boot::rule::rule_of;
 use boot::vectors::Frame;
 use core::fmt::Write;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
-static FAILING: AtomicBool = AtomicBool::new(false);
+/// The number of failures so far.
+static FAILURES: AtomicU32 = AtomicU32::new(0);
 
 unsafe extern "C" {
     safe fn early_stop() -> !;
 }
 
+/// Returns for the first failure. A later one ends here.
 fn once() {
-    if FAILING.swap(true, Ordering::Relaxed) {
-        early_stop();
+    match FAILURES.fetch_add(1, Ordering::Relaxed) {
+        0 => {}
+        1 => early_stop(),
+        _ => end::silently(),
     }
 }
 

@@ -29,6 +29,7 @@ use aarch64_paging::paging::{
 use alloc::boxed::Box;
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use boot::sysreg::{ROOT_LEVEL, asid};
+use boot::uart::Uart;
 use core::ops::Range;
 use core::ptr::NonNull;
 use relocate::placement;
@@ -246,8 +247,8 @@ impl<A: PagingAttributes> Translation<A> for ControlPages {
 
 /// Builds the relocation idmap in `tables`, and returns its TTBR0 value and the unused tables.
 ///
-/// It maps RAM, the relocation code and its UART. The regime does not matter: EL1&0 and EL2&0 share
-/// one table format.
+/// It maps RAM, the relocation code, and the UART that this code prints on, if any. The regime does
+/// not matter: EL1&0 and EL2&0 share one table format.
 ///
 /// # Panics
 ///
@@ -257,7 +258,7 @@ impl<A: PagingAttributes> Translation<A> for ControlPages {
 pub fn relocation_idmap(
     ram: &[Range<PhysAddr>],
     code: &Range<PhysAddr>,
-    uart: &Range<PhysAddr>,
+    uart: Option<&Uart>,
     tables: Range<PhysAddr>,
 ) -> (u64, Range<PhysAddr>) {
     let pages = ControlPages { free: tables };
@@ -280,7 +281,7 @@ pub fn relocation_idmap(
         add(range, READ_WRITE);
     }
     add(code, TEXT);
-    add(&uart.whole_pages(), DEVICE);
+    uart.iter().for_each(|uart| add(&uart.pages(), DEVICE));
     let free = map.translation().free.clone();
     let ttbr0 = map.root_address().0 as u64 | asid::RELOCATION << asid::SHIFT;
     // Dropping `map` would clear the tables, which the relocation code needs.

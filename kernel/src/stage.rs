@@ -60,7 +60,6 @@ impl<'a> Staged<'a> {
     /// [`Error::List`], [`Error::ListMismatch`].
     pub fn new(kernel: &'a mut Kernel, plan: Plan) -> Result<Self, Error> {
         let mut layout = Layout::of(&kernel.layout.control);
-        let uart = kernel.uart.clone();
 
         // The list, then the relocation idmap's tables, in the pages after code and breadcrumbs.
         let segments = plan.segments();
@@ -76,8 +75,12 @@ impl<'a> Staged<'a> {
         let read = |entry: PhysAddr| unsafe { pointer(entry).cast::<u64>().read() };
         list::check(&segments, head, read).map_err(Error::ListMismatch)?;
         let tables = PhysAddr(layout.rest.start.0 + list_pages as u64 * PAGE_SIZE)..layout.rest.end;
-        let (relocation_ttbr0, free) =
-            map::relocation_idmap(&kernel.layout.mapped, &layout.code, &uart, tables);
+        let (relocation_ttbr0, free) = map::relocation_idmap(
+            &kernel.layout.mapped,
+            &layout.code,
+            kernel.uart.as_ref(),
+            tables,
+        );
         layout.rest.end = free.start;
 
         let mut arguments = Arguments {
@@ -87,7 +90,7 @@ impl<'a> Staged<'a> {
             dtb: plan.tree().0,
             breadcrumbs: layout.breadcrumbs.start.0,
             flags: 0,
-            uart: uart.start.0,
+            uart: kernel.uart.unwrap_or_default(),
             checks_used: 0,
             checks: [control::Check::default(); MAX_SEGMENTS],
         };

@@ -6,6 +6,7 @@ use crate::layout::Parts;
 use crate::map::KernelIdmap;
 use alloc::vec::Vec;
 use boot::phys::PhysAddr;
+use boot::uart::Uart;
 use core::ops::Range;
 use fdt::handover::Handover;
 use fdt::machine::Machine;
@@ -33,8 +34,8 @@ pub struct Kernel {
     pub parts: Parts,
     /// The division of RAM.
     pub layout: MemoryLayout,
-    /// The console's PL011: the one in the FDT, or the early console's.
-    pub uart: Range<PhysAddr>,
+    /// The console's UART, if there is one.
+    pub uart: Option<Uart>,
     /// The kernel's idmap, which is in use.
     pub map: KernelIdmap,
     /// The CPUs.

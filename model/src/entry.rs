@@ -12,9 +12,11 @@
 use core::mem::offset_of;
 use std::ops::Range;
 
-use boot::phys::PAGE_SIZE;
+use boot::early_console;
+use boot::phys::{PAGE_SIZE, PhysAddr};
 use boot::record::EntryRecord;
 use boot::sysreg::{asid, current_el, descriptor, hcr, mair, sctlr, spsr, tcr};
+use boot::uart::{Kind, Uart};
 
 use crate::cpu::Cpu;
 use crate::decode::SystemRegister;
@@ -33,6 +35,9 @@ const WINDOW: u64 = 0x10_0000;
 const TREE: Range<u64> = BASE + 0xf_0000..BASE + 0xf_2000;
 /// The value of registers about which the protocol promises nothing.
 pub const JUNK: u64 = 0x5ca1_ab1e_0dd5_eed5;
+
+/// The UART that the Image names.
+const UART: Uart = Uart::new(Kind::Pl011, PhysAddr(0x0900_0000), 0, 4);
 
 /// The state of the CPU at the entry.
 #[derive(Clone, Copy)]
@@ -106,6 +111,9 @@ fn scene(kernel: &Kernel, arrival: Arrival) -> Scene {
     let mut memory = Memory::new(BASE, junk(5, WINDOW));
     let file = kernel.image.len() as u64;
     memory.beneath_mut(&(BASE..BASE + file)).copy_from_slice(&kernel.image);
+    let named = BASE + early_console::OFFSET as u64;
+    let numbers = UART.to_bytes();
+    memory.beneath_mut(&(named..named + numbers.len() as u64)).copy_from_slice(&numbers);
     let beyond = (BASE + file).next_multiple_of(LINE as u64);
     memory.dirty(beyond, &junk(6, image.end - beyond));
     memory.dirty(TREE.start, &tree);
@@ -335,8 +343,9 @@ fn map(cpu: &mut Cpu, root: u64, text: &Range<u64>, image: &Range<u64>) -> Resul
             return Err(Violation::Content("the early idmap", page));
         }
     }
-    if leaf(boot::early_console::UART)? != boot::early_console::UART | descriptor::DEVICE {
-        return Err(Violation::Content("the early idmap", boot::early_console::UART));
+    let uart = UART.pages().start.0;
+    if leaf(uart)? != uart | descriptor::DEVICE {
+        return Err(Violation::Content("the early idmap", uart));
     }
     Ok(())
 }

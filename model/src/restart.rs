@@ -190,7 +190,6 @@ fn arguments(bytes: &mut [u8], head: u64, flags: u64, image: &[u8], tree: &[u8])
         (offset_of!(Arguments, dtb), TREE.start),
         (offset_of!(Arguments, breadcrumbs), BREADCRUMBS.start),
         (offset_of!(Arguments, flags), flags),
-        (offset_of!(Arguments, uart), 0),
         (offset_of!(Arguments, checks_used), 2),
     ] {
         put(bytes, at, value);

@@ -42,6 +42,11 @@
         b.lo    .Lclean\@
         .endm
 
+        // x8 = the UART for the printer.
+        .macro  uart
+        adr     x8, relocate_page_start + {ARGUMENTS} + {UART}
+        .endm
+
         .section .text.relocate, "ax"
         .arch_extension crc
         .balign {PAGE_SIZE}
@@ -120,9 +125,9 @@ soft_restart:
         mov     x4, xzr
         hvc     #0
 returned:
-        mov     x14, x0
-        bl      uart
-        say_marker relocate, soft_restart_returned, x14
+        mov     x20, x0
+        uart
+        say_marker relocate, soft_restart_returned, x20
         b       stop
 
         // On nVHE this runs at EL2: SOFT_RESTART preserves x19 and up.
@@ -246,9 +251,9 @@ walk_kimage:
         ret
 
 damaged:
-        mov     x14, x0
-        bl      uart
-        say_marker relocate, invalid_entry, x14
+        mov     x20, x0
+        uart
+        say_marker relocate, invalid_entry, x20
         b       stop
 
         .unreq  list
@@ -260,12 +265,12 @@ damaged:
 //   in        nothing
 //   assumes   as relocate_crc32c
 //   out       returns if all match; otherwise prints the first mismatch and stops
-//   clobbers  x0–x10, x13–x15, x17, x30, flags
+//   clobbers  x0–x10, x13, x17, x20, x23, x30, flags
 //   memory    reads the destinations and the arguments
 verify:
         left    .req x13                        // checks still to make
-        check   .req x14                        // the next check
-        found   .req x15                        // CRC-32C of its destination
+        check   .req x20                        // the next check
+        found   .req x23                        // CRC-32C of its destination
         mov     x17, x30
         ldr     left, [args, #{CHECKS_USED}]
         add     check, args, #{CHECKS}
@@ -284,12 +289,12 @@ verify:
 2:      ret     x17
 
 mismatch:
-        bl      uart
-        ldr     x16, [check, #{CHECK_START}]
-        say_marker relocate, mismatch, x16
+        uart
+        ldr     x25, [check, #{CHECK_START}]
+        say_marker relocate, mismatch, x25
         say     relocate, " crc32c=", found
-        ldr     x16, [check, #{CHECK_CRC}]
-        say     relocate, " expected=", x16
+        ldr     x25, [check, #{CHECK_CRC}]
+        say     relocate, " expected=", x25
         b       stop
 
         .unreq  left
@@ -327,27 +332,17 @@ relocate_crc32c:
 //   clobbers  all
 //   memory    reads the arguments only
 relocate_fault:
-        mov     x18, x1
-        syndrome x14, x15, x16, x17, relocate, silence
-        bl      uart
-        say_marker relocate, relocation_fault, x18
-        say     relocate, " esr=", x14
-        say     relocate, " elr=", x15
-        say     relocate, " far=", x16
+        mov     x19, x1
+        syndrome x20, x21, x22, x23, relocate, silence
+        uart
+        say_marker relocate, relocation_fault, x19
+        say     relocate, " esr=", x20
+        say     relocate, " elr=", x21
+        say     relocate, " far=", x22
 stop:   say_stopped relocate
 silence:
         wfi
         b       silence
-
-// uart — loads the UART's address for the printer.
-//   in        nothing
-//   assumes   nothing
-//   out       x8 = the UART named by the device tree
-//   clobbers  x8
-//   memory    reads the arguments
-uart:   adr     x8, relocate_page_start + {ARGUMENTS}
-        ldr     x8, [x8, #{UART}]
-        ret
 
         printer relocate
 
@@ -393,6 +388,7 @@ private_el2_vectors:
 relocate_page_end:
 
         .purgem breadcrumb
+        .purgem uart
         .purgem clean_pages
         .unreq  args
         .unreq  entry

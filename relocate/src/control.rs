@@ -9,6 +9,7 @@
 //!   it does not enter the next image.
 
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
+use boot::uart::Uart;
 use core::ops::Range;
 
 /// The number of pages of relocation code: one of code and arguments, one of vectors.
@@ -53,8 +54,8 @@ pub struct Arguments {
     pub breadcrumbs: u64,
     /// [`COLD`], [`HVC`].
     pub flags: u64,
-    /// PL011 UART, for error messages.
-    pub uart: u64,
+    /// The UART for error messages; without one they are not printed.
+    pub uart: Uart,
     /// Number of `checks` in use.
     pub checks_used: u64,
     /// One check for each destination.

@@ -10,7 +10,9 @@ use crate::console;
 use crate::interrupts::{self, StaleLpis};
 use crate::layout::Parts;
 use crate::map::{KernelIdmap, Regions};
-use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
+use boot::early_console;
+use boot::phys::{PhysAddr, PhysRange};
+use boot::uart::{Kind, Uart};
 use core::ops::Range;
 use protocol::mode::Mode;
 
@@ -22,8 +24,8 @@ pub struct Mapped {
     pub parts: Parts,
     /// The kernel's idmap.
     pub map: KernelIdmap,
-    /// The console's PL011: the one in the FDT, or the early console's.
-    pub uart: Range<PhysAddr>,
+    /// The console's UART, if the FDT names one that we drive.
+    pub uart: Option<Uart>,
     /// The LPI state that the previous kernel left.
     pub stale_lpis: StaleLpis,
 }
@@ -32,27 +34,25 @@ impl Parsed {
     /// Builds the kernel's idmap and switches to it.
     pub fn map(mut self) -> Mapped {
         let machine = &self.facts.machine;
-        // Map the early console's UART as well, whichever UART the console uses: the assembly
-        // printer reports its failures there.
-        let early_uart =
-            PhysAddr(boot::early_console::UART)..PhysAddr(boot::early_console::UART + PAGE_SIZE);
-        let uart = machine.uart.clone().unwrap_or_else(|| early_uart.clone());
+        let uart = machine.uart.as_ref().map(|uart| Uart::new(Kind::Pl011, uart.start, 0, 4));
         let mut devices = machine.virtio.clone();
-        devices.push(uart.clone());
+        devices.extend(uart.iter().map(Uart::pages));
         devices.extend(machine.gic.iter().flat_map(|gic| gic.registers()));
         devices.extend(machine.its.iter().cloned());
-        if !machine.ram.iter().any(|ram| ram.overlaps(&early_uart)) {
-            devices.push(early_uart);
-        }
+        // Without a console, a panic prints on the UART that the Image names. It may be RAM here.
+        let early =
+            Some(early_console::of_image()).filter(|early| uart.is_none() && early.is_some());
+        let is_ram = |pages: &Range<PhysAddr>| machine.ram.iter().any(|ram| ram.overlaps(pages));
+        devices.extend(early.iter().map(Uart::pages).filter(|pages| !is_ram(pages)));
         let parts = Parts::of_this_image();
         let tree = self.given_pages();
         let regions = Regions { devices: &devices, image: &parts, tree: &tree };
         // SAFETY: `activate` requires regions that describe this machine and this image. The device
         // ranges come from the FDT, and the image's parts from the linker.
         let map = unsafe { KernelIdmap::activate(self.facts.mode == Mode::Vhe, &regions) };
-        // SAFETY: `open` requires a mapped PL011 that nothing else drives. The FDT names one at
-        // `uart`, or it is the early console's; `activate` mapped it as device memory.
-        unsafe { console::open(uart.start, self.facts.generation) };
+        // SAFETY: `open` requires a mapped UART that nothing else drives. The FDT names it as the
+        // console, and `activate` mapped it as device memory.
+        unsafe { console::open(uart.as_ref(), self.facts.generation) };
         let stale_lpis = interrupts::turn_lpis_off(&mut self.facts.machine);
         Mapped { parsed: self, parts, map, uart, stale_lpis }
     }

@@ -15,9 +15,8 @@ use crate::memory::Frames;
 use crate::{boot_trace, cpus};
 use alloc::vec;
 use alloc::vec::Vec;
-use boot::phys::PhysAddr;
 use boot::record::EntryRecord;
-use core::ops::Range;
+use boot::uart::Uart;
 use fdt::handover;
 use frames::layout::MemoryLayout;
 use protocol::cmdline::Base;
@@ -34,8 +33,8 @@ pub struct Owned {
     pub parts: Parts,
     /// The kernel's idmap.
     pub map: KernelIdmap,
-    /// The console's PL011.
-    pub uart: Range<PhysAddr>,
+    /// The console's UART, if there is one.
+    pub uart: Option<Uart>,
     /// The LPI state that the previous kernel left.
     pub stale_lpis: StaleLpis,
     /// The division of RAM.

@@ -37,6 +37,8 @@ pub struct Common {
     pub flags: Vec<Flag>,
     /// Flags for runs of our own kernel only.
     pub semihosting: Vec<Flag>,
+    /// The UART that the early console uses, as Linux's `earlycon=` describes it.
+    pub earlycon: String,
 }
 
 /// Flags by the way in which virtio devices are attached.
@@ -272,7 +274,7 @@ mod tests {
         let text = |why: &str, more: &str| {
             format!(
                 "[common]\nflags = [{{ arg = \"-x\", why = \"{why}\" }}]\n\
-                 semihosting = []\n{more}\n\
+                 semihosting = []\nearlycon = \"\"\n{more}\n\
                  [virtio]\nmodern = []\nlegacy = []\npci = []\n[gic]\nv2 = []\nv3 = []\n\
                  [stress]\ncpus = []\ngic = [2]\nvirtio = []\nmemory = []\n[machine]\n"
             )

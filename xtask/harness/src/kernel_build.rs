@@ -12,14 +12,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use boot::image::Header;
+use boot::{early_console, image::Header, uart::Uart};
 use object::{Object, ObjectSegment, ObjectSymbol};
+
+use crate::config::Config;
 
 /// The bare-metal target.
 pub const TARGET: &str = "aarch64-unknown-none";
 
 /// The maximum size of the flat Image in bytes.
-pub const IMAGE_LIMIT: usize = 268 << 10;
+pub const IMAGE_LIMIT: usize = 272 << 10;
 
 /// Cargo's arguments for building the kernel.
 pub fn arguments() -> Vec<String> {
@@ -52,6 +54,11 @@ pub fn build() -> Result<Built> {
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
     ensure!(status.success(), "the kernel does not build; cargo's errors are above");
     read(&elf())
+}
+
+/// Builds the kernel for the machines of qemu.toml: the Image names their UART.
+pub fn build_for(config: &Config) -> Result<Built> {
+    build()?.with_earlycon(&config.common.earlycon)
 }
 
 /// Flags that remove the builder's own folders from the source paths in panic messages, so that the
@@ -129,6 +136,16 @@ fn build_id(elf: &[u8]) -> Result<String> {
 }
 
 impl Built {
+    /// Writes the UART for the time before the device tree is read into the Image.
+    pub fn with_earlycon(mut self, earlycon: &str) -> Result<Self> {
+        let uart = Uart::parse(earlycon).map_err(|why| anyhow::anyhow!("earlycon: {why}"))?;
+        let bytes = uart.to_bytes();
+        let place = self.image.get_mut(early_console::OFFSET..);
+        let place = place.and_then(|page| page.get_mut(..bytes.len()));
+        place.context("the Image is shorter than its first page")?.copy_from_slice(&bytes);
+        Ok(self)
+    }
+
     /// The offset in the Image of the symbol `name`; a Rust function by its path,
     /// `kernel::cpus::work::leave`.
     pub fn symbol(&self, name: &str) -> Result<u64> {

@@ -8,6 +8,7 @@
 //! cannot be had.
 
 mod case;
+mod console;
 mod controls;
 mod cpus;
 mod debugger;
@@ -108,7 +109,7 @@ impl TestOptions {
         if !on_machines.is_empty() {
             let context = TestContext {
                 config: Arc::clone(&config),
-                kernel: Arc::new(kernel_build::build()?),
+                kernel: Arc::new(kernel_build::build_for(&config)?),
                 seed,
             };
             runner::side_by_side(&on_machines, &context, &mut tally)?;
@@ -159,6 +160,7 @@ fn cases(config: &Config, seen: &Seen) -> Vec<Case> {
     cases.extend(loaders::cases());
     cases.extend(devices::cases());
     cases.extend(guests::cases());
+    cases.extend(console::cases());
     cases.extend(seed::cases());
     cases.extend(payload::cases());
     cases.extend(stub::cases());

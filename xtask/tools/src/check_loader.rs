@@ -87,7 +87,7 @@ impl CheckLoaderOptions {
         let config = Arc::new(Config::read(&harness::paths::root())?);
         setup::check_target()?;
         setup::ensure_qemu(self.yes)?;
-        let kernel = Arc::new(kernel_build::build()?);
+        let kernel = Arc::new(kernel_build::build_for(&config)?);
         let mut columns = Vec::new();
         for loader in [Loader::Qemu].into_iter().chain(Loader::OTHERS) {
             let is_slow = matches!(loader, Loader::UefiShell | Loader::LinuxKexec);

@@ -19,11 +19,16 @@ use harness::{
 #[command(after_help = "\
 Examples:
   cargo xtask image
-  cargo xtask image --out /tmp/ouroboros")]
+  cargo xtask image --out /tmp/ouroboros
+  cargo xtask image --earlycon uart8250,mmio32,0xfe215040")]
 pub struct ImageOptions {
     /// The folder to write to [default: ouroboros/image in cargo's target directory]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// The UART to print on before the device tree is read, as Linux's `earlycon=` describes it
+    /// [default: none, so that an early failure is silent]
+    #[arg(long, value_name = "UART")]
+    earlycon: Option<String>,
 }
 
 impl ImageOptions {
@@ -34,7 +39,11 @@ impl ImageOptions {
             .out
             .clone()
             .unwrap_or_else(|| harness::paths::target_dir().join("ouroboros").join("image"));
-        write(&kernel_build::build()?, &out).map(|()| 0)
+        let mut kernel = kernel_build::build()?;
+        if let Some(earlycon) = &self.earlycon {
+            kernel = kernel.with_earlycon(earlycon)?;
+        }
+        write(&kernel, &out).map(|()| 0)
     }
 }
 

@@ -141,7 +141,7 @@ impl RunOptions {
         setup::check_target()?;
         setup::ensure_qemu(self.yes)?;
         self.loader.ensure(self.yes).with_context(|| format!("--loader {}", self.loader.name()))?;
-        let kernel = Arc::new(kernel_build::build()?);
+        let kernel = Arc::new(kernel_build::build_for(&config)?);
         let seed = self.seed.unwrap_or_else(draw_seed);
         let mut request = Request::new(&config, &self.machine, &kernel)?;
         request.cpu.clone_from(&self.cpu);

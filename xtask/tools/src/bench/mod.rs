@@ -114,7 +114,7 @@ impl BenchOptions {
         };
         setup::check_target()?;
         setup::ensure_qemu(self.yes)?;
-        let kernel = Arc::new(kernel_build::build()?);
+        let kernel = Arc::new(kernel_build::build_for(&config)?);
         let setting = Setting { config, kernel, quick: self.quick };
         let wanted = |part: Part| self.only.is_empty() || self.only.contains(&part);
 

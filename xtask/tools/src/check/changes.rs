@@ -226,11 +226,11 @@ fn further(word: u32) -> Option<Further> {
     };
     let changes = |places: &[Place]| Further::Changes(places.to_vec());
     Some(match word {
-        // wfi; str of 32 bits
+        // wfi; str of 8, 16 or 32 bits
         0xd503_207f => changes(&[]),
-        _ if word & 0xffc0_0000 == 0xb900_0000 => changes(&[]),
-        // ldr of 32 bits; ldrb with update
-        _ if word & 0xffc0_0000 == 0xb940_0000 => changes(&[Place::X(rt)]),
+        _ if word >> 30 < 3 && word & 0x3fc0_0000 == 0x3900_0000 => changes(&[]),
+        // ldr of 8, 16 or 32 bits; ldrb with update
+        _ if word >> 30 < 3 && word & 0x3fc0_0000 == 0x3940_0000 => changes(&[Place::X(rt)]),
         _ if word & 0xffe0_0c00 == 0x3840_0400 => changes(&[Place::X(rt), base]),
         // lsrv, udiv, msub, pacga
         _ if word & 0x7fe0_fc00 == 0x1ac0_2400 => changes(&[Place::X(rt)]),
@@ -697,6 +697,10 @@ mod tests {
         for (word, changed) in [
             (0x3840_15a9, "x9 x13"),
             (0xb900_0109, ""),
+            (0x7900_0149, ""),
+            (0x3900_0149, ""),
+            (0x3940_0150, "x16"),
+            (0x7940_0150, "x16"),
             (0xb940_190a, "x10"),
             (0x9acb_2409, "x9"),
             (0x1aca_092b, "x11"),

@@ -61,7 +61,7 @@ impl DiffEntryOptions {
         self.machine.as_ref().map_or(Ok(()), |name| config.machine(name).map(drop))?;
         setup::check_target()?;
         setup::ensure_qemu(self.yes)?;
-        let kernel = Arc::new(kernel_build::build()?);
+        let kernel = Arc::new(kernel_build::build_for(&config)?);
         let (mut all, mut unlisted) = (Vec::new(), Vec::new());
         for cell in cells(&config, AllCpus::No) {
             let asked = self.machine.as_ref().is_none_or(|name| *name == cell.machine)

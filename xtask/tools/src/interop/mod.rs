@@ -117,7 +117,7 @@ impl InteropOptions {
             let lack = Skipped::part(loader.ensure(self.yes))?.err();
             missing.extend(lack.map(|lack| (loader, lack)));
         }
-        let kernel = Arc::new(kernel_build::build()?);
+        let kernel = Arc::new(kernel_build::build_for(&config)?);
         let seed = self.seed.unwrap_or_else(draw_seed);
         let release = debian.map_or_else(|_| "no Linux".to_owned(), |debian| debian.release);
         println!("seed {seed:#018x}\n{release}, {} CPUs", self.cpus);

@@ -166,7 +166,7 @@ impl StressOptions {
         self.files.check()?;
         setup::check_target()?;
         setup::ensure_qemu(self.yes)?;
-        Ok(self.stress(&config, &Arc::new(kernel_build::build()?))?.exit_code())
+        Ok(self.stress(&config, &Arc::new(kernel_build::build_for(&config)?))?.exit_code())
     }
 
     /// Parses the options from a line that repeats a run.
