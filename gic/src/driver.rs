@@ -43,6 +43,8 @@ const GICR_RWP: u32 = 1 << 3;
 const GICD_GROUPS: u32 = 0b111;
 /// Bit 0 of GICC_CTLR: group 1 in the non-secure view, group 0 without security extensions.
 const GICC_ENABLE: u32 = 0b1;
+/// Bits 5 to 8 of GICC_CTLR, the bypass settings, which belong to firmware.
+const GICC_BYPASS: u32 = 0x1e0;
 
 /// Priority 0xa0 for four interrupts, which a priority mask of 0xff lets through.
 const PRIORITY: u32 = 0xa0a0_a0a0;
@@ -75,7 +77,7 @@ impl Gic {
     }
 
     /// Sets up this CPU's banked registers and CPU interface, and enables these private interrupts.
-    pub fn set_up_cpu(&self, mpidr: u64, enabled: [IntId; 2]) {
+    pub fn set_up_cpu(&self, mpidr: u64, enabled: impl IntoIterator<Item = IntId>) {
         let bank = self.private(mpidr);
         bank.silence();
         self.no_priority_runs();
@@ -202,11 +204,21 @@ impl Gic {
         })
     }
 
+    /// Returns whether this CPU has a redistributor, or the GIC needs none.
+    pub fn has(&self, mpidr: u64) -> bool {
+        match &self.0 {
+            machine::Gic::V2 { .. } => true,
+            machine::Gic::V3 { redistributors, .. } => {
+                redistributor(redistributors, mpidr).is_some()
+            }
+        }
+    }
+
     /// Returns the bank of one CPU's private interrupts; on a GICv2, of the CPU that executes this.
     ///
     /// # Panics
     ///
-    /// If a GICv3 has no redistributor for that CPU.
+    /// If the GIC does not [have](Self::has) that CPU.
     pub fn private(&self, mpidr: u64) -> Bank {
         match &self.0 {
             machine::Gic::V2 { .. } => self.bank(self.gicd()),
@@ -280,11 +292,13 @@ impl Gic {
         unsafe { GicV2::new(pointer(self.gicd()).cast(), pointer(self.gicc()).cast()) }
     }
 
-    /// Turns this CPU's interface on or off. Keeps the other bits: firmware owns the bypass
-    /// settings.
+    /// Turns this CPU's interface on or off. Keeps only the bypass settings.
+    ///
+    /// A predecessor's EOImode would leave our interrupts active: Linux at EL2 sets it on every
+    /// CPU, and then ends an interrupt by GICC_EOIR and GICC_DIR (IHI 0048, 4.4.5).
     fn set_interface_v2(&self, enable: u32) {
         let control = word(self.gicc(), GICC_CTLR).read();
-        word(self.gicc(), GICC_CTLR).write(control & !GICC_ENABLE | enable);
+        word(self.gicc(), GICC_CTLR).write(control & GICC_BYPASS | enable);
     }
 
     fn distributor(&self) -> GicDistributor<'static> {

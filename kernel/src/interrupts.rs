@@ -24,20 +24,30 @@ use spin::Once;
 /// The wake-up SGI, which makes a CPU read its command.
 const CALL: IntId = IntId::sgi(0);
 
-/// The GIC and timer that this kernel drives.
+/// The GIC that this kernel drives, and the timer if there is one.
 struct Driven {
     gic: Gic,
+    timer: Option<Tick>,
+}
+
+/// The timer, and its interrupt, a PPI.
+#[derive(Clone, Copy)]
+struct Tick {
     timer: Timer,
-    /// The timer's interrupt, a PPI.
-    tick: IntId,
+    interrupt: IntId,
 }
 
 static DRIVEN: Once<Driven> = Once::new();
 
 impl fmt::Display for Driven {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { gic, timer, tick } = self;
-        write!(f, "{gic}, {timer} (INTID {})", tick.raw_value())
+        let gic = &self.gic;
+        match &self.timer {
+            Some(Tick { timer, interrupt }) => {
+                write!(f, "{gic}, {timer} (INTID {})", interrupt.raw_value())
+            }
+            None => write!(f, "{gic}, no timer that we drive"),
+        }
     }
 }
 
@@ -135,16 +145,28 @@ pub fn turn_lpis_off(machine: &mut machine::Machine) -> StaleLpis {
     found
 }
 
-/// Takes over the distributor and shared interrupts, if the machine has a known GIC and timer.
-/// Returns the stale interrupts.
-pub fn begin(gic: Option<machine::Gic>, timer: Option<machine::Timer>, at_el2: bool) -> StaleIrqs {
-    let (Some(gic), Some(numbers)) = (gic, timer) else { return StaleIrqs::default() };
-    let (timer, number) = match at_el2 {
-        false => (Timer::VirtualEl1, numbers.virtual_el1),
-        true => (Timer::PhysicalEl2, numbers.physical_el2),
+/// Takes over the distributor and shared interrupts, if the machine has a known GIC. Returns the
+/// stale interrupts.
+///
+/// A GIC is taken over, and left quiet, even if there is no timer to drive. One that has no
+/// redistributor for `this`, the MPIDR of this CPU, is not.
+pub fn begin(
+    gic: Option<machine::Gic>,
+    timer: Option<machine::Timer>,
+    this: u64,
+    at_el2: bool,
+) -> StaleIrqs {
+    let Some(gic) = gic.map(Gic).filter(|gic| gic.has(this)) else {
+        return StaleIrqs::default();
     };
-    let driven =
-        DRIVEN.call_once(|| Driven { gic: Gic(gic), timer, tick: IntId::ppi(number - 16) });
+    let timer = timer.map(|numbers| {
+        let (timer, number) = match at_el2 {
+            false => (Timer::VirtualEl1, numbers.virtual_el1),
+            true => (Timer::PhysicalEl2, numbers.physical_el2),
+        };
+        Tick { timer, interrupt: IntId::ppi(number - 16) }
+    });
+    let driven = DRIVEN.call_once(|| Driven { gic, timer });
     // Report the first bank with a set bit: an extended interrupt only if there is no plain one.
     let shared = driven.gic.shared().map(|bank| bank.found());
     let found = StaleIrqs::of(
@@ -173,26 +195,27 @@ pub fn enter(cpu: &CpuInterrupts) -> StaleIrqs {
 
 impl Driven {
     fn enter(&self, cpu: &CpuInterrupts) -> StaleIrqs {
-        let Self { gic, timer, tick } = self;
+        let Self { gic, timer: tick } = self;
+        let timer = tick.map(|tick| tick.timer);
         let found = StaleIrqs {
             running: gic.priority_runs(),
-            timer: timer.is_on(),
+            timer: timer.is_some_and(Timer::is_on),
             ..StaleIrqs::of(gic.private(cpu.mpidr).found())
         };
-        timer.off();
-        gic.set_up_cpu(cpu.mpidr, [CALL, *tick]);
+        timer.inspect(|timer| timer.off());
+        gic.set_up_cpu(cpu.mpidr, [CALL].into_iter().chain(tick.map(|tick| tick.interrupt)));
         cpu.gicv2_target.store(gic.target(), Relaxed);
-        timer.arm();
+        timer.inspect(|timer| timer.arm());
         found
     }
 }
 
 /// Handles one interrupt. Takes no lock, since the interrupted code may hold any.
 pub fn take(cpu: &CpuInterrupts) {
-    let Some(Driven { gic, timer, tick }) = DRIVEN.get() else { return };
+    let Some(Driven { gic, timer }) = DRIVEN.get() else { return };
     let Some(interrupt) = gic.acknowledge() else { return };
     let number = gic.number(interrupt);
-    if number == tick.raw_value() {
+    if let Some(Tick { timer, .. }) = timer.filter(|tick| number == tick.interrupt.raw_value()) {
         // If the timer has not expired, the GIC has signalled again a level that has already
         // fallen. Ignore it.
         if timer.has_expired() {
@@ -235,7 +258,7 @@ pub fn call(cpu: &CpuInterrupts) {
 /// Provokes states that are hard to silence, for the self-test. On this CPU: a shared interrupt
 /// acknowledged and never ended, an SGI to itself pending, the timer expired. Expects IRQs masked.
 pub fn provoke(cpu: &CpuInterrupts) {
-    let Some(Driven { gic, timer, .. }) = DRIVEN.get() else { return };
+    let Some(Driven { gic, timer: Some(Tick { timer, .. }) }) = DRIVEN.get() else { return };
     // Turn the timer off first: expired, its level-sensitive interrupt would be acknowledged before
     // any other.
     timer.off();
@@ -280,8 +303,8 @@ pub fn end_storm(cpu: &CpuInterrupts) {
 /// Silences this CPU's private interrupts, timer and interface. Expects IRQs masked.
 pub fn leave(cpu: &CpuInterrupts) {
     end_storm(cpu);
-    if let Some(Driven { gic, timer, .. }) = DRIVEN.get() {
-        timer.off();
+    if let Some(Driven { gic, timer }) = DRIVEN.get() {
+        timer.inspect(|tick| tick.timer.off());
         gic.leave_cpu(cpu.mpidr);
     }
 }
@@ -291,6 +314,16 @@ pub fn end() {
     if let Some(driven) = DRIVEN.get() {
         driven.gic.leave();
     }
+}
+
+/// Returns whether CPUs tick: whether there is a timer whose interrupts the GIC delivers.
+pub fn ticks() -> bool {
+    DRIVEN.get().is_some_and(|driven| driven.timer.is_some())
+}
+
+/// Returns whether a CPU can take interrupts: whether the GIC has its redistributor.
+pub fn reaches(mpidr: u64) -> bool {
+    DRIVEN.get().is_none_or(|driven| driven.gic.has(mpidr))
 }
 
 /// Returns a description of the GIC and timer in use; `None` without a GIC.

@@ -146,10 +146,14 @@ impl<'a> Staged<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`], [`Error::Cpu`], [`Error::Changed`], [`Error::Vectors`].
+    /// [`Error::Gic`], [`Error::Busy`], [`Error::Cpu`], [`Error::Changed`], [`Error::Vectors`].
     #[doc(alias = "machine_kexec")]
     pub fn kexec(self) -> Result<Infallible, Error> {
         self.selftest(Moment::Running);
+        let is_named = self.kernel.machine.gic.is_some();
+        if is_named && interrupts::driven().is_none() && !self.kernel.cmdline.force {
+            return Err(Error::Gic);
+        }
         self.kernel.devices.quiesce()?;
         let stop_ns = self.kernel.cpus.stop(self.kernel.cmdline.force)?;
         let WorkDone { ticks, work, strays } = self.kernel.cpus.work_done();

@@ -25,6 +25,9 @@ const ICACTIVER: u64 = 0x380;
 const GICD_CPENDSGIR: u64 = 0xf10;
 pub const GICR_SGI: u64 = 0x1_0000;
 
+/// The number of reads of RWP before we stop waiting: a second or so.
+const POLLS: u32 = 10_000_000;
+
 /// Enabled, pending and active bits of one kind of interrupt, 32 to a word.
 pub struct Bank {
     /// The frame's base address.
@@ -72,9 +75,13 @@ impl Bank {
     #[inline(never)]
     fn clear_pending(&self) {
         self.fill(ICPENDR);
+        // A GICv2 keeps one pending bit of an SGI for each sender. Write only where one is set: a
+        // virtual GICv2 may lack the registers (Xen's aborts the write).
         if self.is_v2 && self.words.start == 0 {
-            // A GICv2 keeps one pending bit of an SGI for each sender.
-            (0..4).for_each(|nth| word(self.base, GICD_CPENDSGIR + 4 * nth).write(u32::MAX));
+            let pending = self.word(ISPENDR, 0).read();
+            (0..4)
+                .filter(|nth| pending >> (4 * nth) & 0xf != 0)
+                .for_each(|nth| word(self.base, GICD_CPENDSGIR + 4 * nth).write(u32::MAX));
         }
     }
 
@@ -121,9 +128,11 @@ pub fn register<T>(base: PhysAddr, offset: u64) -> UniqueMmioPointer<'static, Re
     unsafe { UniqueMmioPointer::new(register) }
 }
 
-/// Waits until RWP is clear, and so all earlier writes are in effect.
+/// Waits until RWP is clear, and so all earlier writes are in effect, for at most [`POLLS`] reads.
+///
+/// If it stays set, the GIC is broken. The next kernel reports what it finds enabled.
 pub fn wait_for_rwp(control: Option<(PhysAddr, u32)>) {
     if let Some((register, pending)) = control {
-        while word(register, 0).read() & pending != 0 {}
+        let _ = (0..POLLS).find(|_| word(register, 0).read() & pending == 0);
     }
 }

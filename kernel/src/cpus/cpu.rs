@@ -46,6 +46,8 @@ pub enum CpuState {
     OnFailed,
     /// Without memory for its stacks; [`Cpus::start`](super::Cpus::start) has yet to report it.
     NoStack,
+    /// Without a redistributor, so that no interrupt reaches it; `start` has yet to report it.
+    Alone,
 }
 
 impl Variants for CpuCommand {
@@ -61,6 +63,7 @@ impl Variants for CpuState {
         Self::OffDenied,
         Self::OnFailed,
         Self::NoStack,
+        Self::Alone,
     ];
 }
 

@@ -105,11 +105,11 @@ impl Cpus {
         for (index, &mpidr) in mpidrs.iter().enumerate() {
             let (page, state, stack) = if mpidr == this {
                 (PhysAddr(percpu), CpuState::Up, stack.0)
-            } else if let Some(block) = blocks.next() {
+            } else if let Some(block) = blocks.next().filter(|_| interrupts::reaches(mpidr)) {
                 let page = PhysAddr(block.end.0 - PAGE_SIZE);
                 (page, CpuState::Off, page.0 - EXCEPTION_STACK - PAGE_SIZE)
             } else {
-                // No block: this CPU is never started, and only needs a name for messages.
+                // This CPU is never started, and only needs a name for messages.
                 let percpu = PerCpu {
                     frame: Default::default(),
                     ttbr0: 0,
@@ -121,7 +121,7 @@ impl Cpus {
                     index,
                     mpidr,
                     mode,
-                    CpuState::NoStack,
+                    if interrupts::reaches(mpidr) { CpuState::NoStack } else { CpuState::Alone },
                 ))));
                 continue;
             };
@@ -186,6 +186,10 @@ impl Cpus {
             );
             cpu.state.store(CpuState::OnFailed, Relaxed);
         }
+        for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == CpuState::Alone) {
+            warn!("{cpu} was not started: the GIC has no redistributor for it: continuing without");
+            cpu.state.store(CpuState::OnFailed, Relaxed);
+        }
         for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == CpuState::Off) {
             cpu.command.store(CpuCommand::Idle, Relaxed);
             cpu.interrupts.ticks.store(0, Relaxed);
@@ -202,7 +206,7 @@ impl Cpus {
         for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == CpuState::Starting) {
             if !in_time(|| {
                 cpu.state.load(Acquire) == CpuState::Up
-                    && (cpu.interrupts.ticks.load(Relaxed) > 0 || no_ticks())
+                    && (cpu.interrupts.ticks.load(Relaxed) > 0 || !interrupts::ticks())
             }) {
                 warn!("{cpu} was started and does not work: continuing without it");
                 continue;
@@ -236,7 +240,7 @@ impl Cpus {
             generation: console::generation(),
             up: up as u32,
             of: of as u32,
-            interrupts: driven,
+            interrupts: driven.filter(|_| interrupts::ticks()),
             stale,
         }));
     }
@@ -381,11 +385,6 @@ fn is_off(cpu: &Cpu) -> bool {
 fn is_on(cpu: &Cpu) -> bool {
     let state = psci::affinity_info::<Firmware>(cpu.mpidr(), LowestAffinityLevel::All);
     matches!(state, Ok(AffinityState::On | AffinityState::OnPending))
-}
-
-/// Returns whether there is no GIC that this kernel drives, and so no tick.
-fn no_ticks() -> bool {
-    interrupts::driven().is_none()
 }
 
 fn in_time(mut done: impl FnMut() -> bool) -> bool {

@@ -7,7 +7,6 @@
 #![expect(unsafe_code, reason = "takes over the state of this kernel, and waits for interrupts")]
 
 use super::cpu::{Cpu, CpuCommand, CpuState, mask, unmask};
-use super::no_ticks;
 use crate::firmware::Firmware;
 use crate::interrupts;
 use crate::state::Kernel;
@@ -109,7 +108,7 @@ fn kernel_interrupt() {
 /// Sleeps until an interrupt is pending, masked or not. Without a GIC, sleeps until
 /// [`interrupts::call`] sends an event.
 fn wait_for_interrupt() {
-    if no_ticks() {
+    if interrupts::driven().is_none() {
         // SAFETY: WFE only waits.
         unsafe { asm!("wfe", options(nostack)) };
     } else {

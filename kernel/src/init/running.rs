@@ -5,7 +5,7 @@
 
 use super::owned::{Owned, draws};
 use super::parsed::Facts;
-use crate::cpus::Cpus;
+use crate::cpus::{self, Cpus};
 use crate::devices::Devices;
 use crate::interrupts::{self, StaleIrqs, StaleLpis};
 use crate::state::Kernel;
@@ -52,7 +52,8 @@ impl Owned {
         let Self { record, facts, parts, mut map, uart, stale_lpis, layout, random, .. } = self;
         let Facts { handed, generation, cmdline, cmdline_error, machine, initrd, mode, note } =
             facts;
-        let stale_irqs = interrupts::begin(machine.gic.clone(), machine.timer, mode == Mode::Vhe);
+        let (gic, timer) = (machine.gic.clone(), machine.timer);
+        let stale_irqs = interrupts::begin(gic, timer, cpus::mpidr(), mode == Mode::Vhe);
         let (cpus, stack) = (&machine.cpus, parts.guards[1].start);
         // SAFETY: `new` requires blocks that belong to their CPUs permanently. `MemoryLayout` kept
         // them out of heap and frames, and `add_ram` left their guard pages unmapped.

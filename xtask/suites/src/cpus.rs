@@ -119,6 +119,19 @@ pub fn cases() -> Vec<Case> {
             );
             Ok(())
         }),
+        // The GIC is taken over, and left quiet, all the same.
+        case("cpus/no-timer", |trial| {
+            let logs = edited(trial, "restart-cpu=random", |tree| {
+                let timer = tree.root.child_mut("timer").context("QEMU's tree has no timer")?;
+                set(timer, "compatible", b"unknown-timer\0".to_vec())
+            })?;
+            ensure!(
+                logs.iter().all(|gen_log| gen_log.cpus == (3, 3)
+                    && gen_log.says("GICv3, no timer that we drive")),
+                "not 3 of 3 up with a GIC"
+            );
+            Ok(())
+        }),
         case("cpus/no-gic", |trial| {
             let logs = edited(trial, "restart-cpu=random", |tree| {
                 tree.root.remove_child("intc@8000000").context("no GIC")?;
