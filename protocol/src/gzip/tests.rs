@@ -134,6 +134,18 @@ fn each_rule_can_be_broken() {
 }
 
 #[test]
+fn bytes_after_a_trailer_in_two_pieces_are_noticed() {
+    let mut file = packed(b"an Image");
+    let half = file.len() - 4;
+    file.extend([0; 9]);
+    let (mut unpacker, mut room, mut at) = (Unpacker::new(8), [0; 8], 0);
+    while at < half {
+        at += unpacker.unpack(&file[at..half], &mut room).unwrap().0;
+    }
+    assert_eq!(unpacker.unpack(&file[at..], &mut room), Err(Error::GoesOn { unpacked: 8 }));
+}
+
+#[test]
 fn a_bomb_is_refused_at_its_limit() {
     let bomb = packed(&vec![0; if cfg!(miri) { 1 << 14 } else { 16 << 20 }]);
     assert!(bomb.len() < 20_000, "{} bytes", bomb.len());
