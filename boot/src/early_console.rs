@@ -6,10 +6,9 @@
 //!   names at [`OFFSET`]; `cargo xtask image --earlycon` writes it there. Zeros mean silence: no
 //!   address is in the code, since what is a UART on one machine is RAM on another.
 
-#[cfg(target_os = "none")]
 use crate::uart::Uart;
 
-/// Offset in the Image of the [`Uart`](crate::uart::Uart) to use before the FDT is read.
+/// Offset in the Image of the [`Uart`] to use before the FDT is read.
 #[doc(alias = "earlycon")]
 #[doc(alias = "earlyprintk")]
 pub const OFFSET: usize = 4096 - 128;
@@ -43,7 +42,7 @@ pub fn open(uart: &Uart) {
     crate::cache::clean_and_invalidate(&(start..PhysAddr(start.0 + size_of::<Uart>() as u64)));
 }
 
-const _: () = assert!(OFFSET + size_of::<crate::uart::Uart>() <= 4096);
+const _: () = assert!(OFFSET + size_of::<Uart>() <= 4096);
 
 /// Assembly half of the early console.
 #[cfg(target_os = "none")]

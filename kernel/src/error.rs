@@ -95,7 +95,7 @@ pub enum Error {
     /// A device could write to memory after the jump.
     #[error(transparent)]
     Busy(#[from] Busy),
-    /// The GIC cannot be silenced. [I9]
+    /// The GIC cannot be silenced. \[I9\]
     #[error(
         "the GIC that the device tree names is not one that we drive: its interrupts would reach \
          the next kernel; `force` continues nevertheless"

@@ -2,7 +2,7 @@
 //!
 //! | step | leaves |
 //! |---|---|
-//! | [`Parsed`](parsed::Parsed) | the FDT and the command line read, the mode entered; still on the early idmap |
+//! | [`Parsed`] | the FDT and the command line read, the mode entered; still on the early idmap |
 //! | [`Mapped`](mapped::Mapped) | the kernel's idmap with image, FDT and devices; the console; LPIs off |
 //! | [`Owned`](owned::Owned) | all RAM mapped, heap and frames; the FDT copied, so its memory is free |
 //! | [`Running`] | interrupts taken over, CPUs described, devices found and reset |
