@@ -13,11 +13,16 @@ use fdt::machine::Machine;
 use relocate::placement;
 use relocate::random::SplitMix64;
 
-/// The size of the control pages.
+/// Returns the number of control pages for a machine whose RAM is mapped as so many ranges.
 ///
 /// Code, vectors and breadcrumbs take three pages, the list about one page for each 500 MiB that is
-/// moved, and page tables the rest.
-const CONTROL_SIZE: u64 = 64 * PAGE_SIZE;
+/// moved, and page tables the rest: two for each end of a range, if its GiB has no other end.
+fn control_pages(ranges: usize) -> u64 {
+    const FOR_SOME_RANGES: u64 = 64;
+    const SOME_RANGES: usize = 8;
+    let more = 4 * ranges.saturating_sub(SOME_RANGES) as u64;
+    (FOR_SOME_RANGES + more).next_multiple_of(CONTROL_ALIGNMENT / PAGE_SIZE)
+}
 
 /// The alignment of the control pages: the 16 pages of a contiguous hint, so that the control pages
 /// share no such range with memory next to them.
@@ -99,17 +104,12 @@ impl MemoryLayout {
         let mut avoid = taken.clone();
         avoid.push(tree.clone());
         keep_out(&mut avoid, breadcrumbs.as_ref());
+        let (ram, size) = (&machine.ram, control_pages(mapped.len()) * PAGE_SIZE);
         let control = match random {
-            Some(random) => placement::random_block(
-                random,
-                &machine.ram,
-                &avoid,
-                CONTROL_SIZE,
-                CONTROL_ALIGNMENT,
-            ),
-            None => placement::highest_block(&machine.ram, &avoid, CONTROL_SIZE, CONTROL_ALIGNMENT),
+            Some(random) => placement::random_block(random, ram, &avoid, size, CONTROL_ALIGNMENT),
+            None => placement::highest_block(ram, &avoid, size, CONTROL_ALIGNMENT),
         };
-        let control = control?.range(CONTROL_SIZE)?;
+        let control = control?.range(size)?;
         taken.push(control.clone());
         avoid.push(control.clone());
         // Unlike the control pages, the blocks may be in the next image's destination: secondaries
@@ -272,5 +272,12 @@ mod tests {
         assert!(layout.blocks.len() < cpus - 1 && layout.blocks.len() > 100);
         let small = Machine { ram: vec![range(64 * MIB, MIB)], ..machine(1) };
         assert_eq!(MemoryLayout::of(&small, &range(0, 0), &range(0, 0), None, BLOCK, None), None);
+    }
+
+    #[test]
+    fn ram_in_pieces_needs_more_control_pages() {
+        for (ranges, pages) in [(1, 64), (8, 64), (9, 80), (12, 80), (13, 96), (60, 272)] {
+            assert_eq!(control_pages(ranges), pages, "{ranges} ranges");
+        }
     }
 }

@@ -83,6 +83,17 @@ pub enum Error {
     /// The list needs more pages than the control pages have.
     #[error(transparent)]
     List(#[from] relocate::list::TooFewPages),
+    /// The relocation idmap needs more tables than the control pages have left.
+    #[error(
+        "the relocation idmap needs {needed} page tables, and the control pages have {given} left: \
+         RAM is in too many pieces"
+    )]
+    Tables {
+        /// The number of tables that it needs.
+        needed: usize,
+        /// The number of control pages left for tables.
+        given: usize,
+    },
     /// The FDT for the next kernel cannot be edited.
     #[error(transparent)]
     Tree(#[from] machine::Error),

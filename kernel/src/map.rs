@@ -19,6 +19,7 @@
     reason = "switches the map that this code runs on, and writes tables into control pages"
 )]
 
+use crate::error::Error;
 use crate::memory::pointer;
 use aarch64_paging::Mapping;
 use aarch64_paging::descriptor::{El1Attributes, PagingAttributes, PhysicalAddress};
@@ -32,7 +33,7 @@ use boot::sysreg::{ROOT_LEVEL, asid};
 use boot::uart::Uart;
 use core::ops::Range;
 use core::ptr::NonNull;
-use relocate::placement;
+use relocate::{placement, tables};
 
 const LEAF: El1Attributes =
     El1Attributes::VALID.union(El1Attributes::ACCESSED).union(El1Attributes::NON_GLOBAL);
@@ -94,10 +95,7 @@ impl KernelIdmap {
         }
     }
 
-    /// Maps RAM, and the control pages one by one.
-    ///
-    /// `left_out` names the image and the FDT, which are mapped already, and the guard pages of
-    /// the secondaries' stacks, which stay unmapped.
+    /// Maps RAM without `left_out`: what is mapped already, or stays unmapped.
     ///
     /// # Safety
     ///
@@ -105,27 +103,29 @@ impl KernelIdmap {
     ///
     /// # Panics
     ///
-    /// If a region reaches beyond 48 bits, or if the arena is too small for the tables.
-    pub unsafe fn add_ram(
-        &mut self,
-        ram: &[Range<PhysAddr>],
-        left_out: &[Range<PhysAddr>],
-        control: &Range<PhysAddr>,
-    ) {
-        let mut add = |range: &Range<PhysAddr>, constraints| {
-            let region = region(range);
-            match self {
-                Self::El1(map) => map.map_range_with_constraints(&region, READ_WRITE, constraints),
-                Self::El2(map) => map.map_range_with_constraints(&region, READ_WRITE, constraints),
-            }
-            .unwrap_or_else(|error| {
-                panic!("the map cannot hold {}..{}: {error}", range.start, range.end)
-            });
-        };
-        let mut holes = left_out.to_vec();
-        holes.push(control.clone());
-        placement::subtract(ram, &holes, |range| add(&range, Constraints::empty()));
-        add(control, SINGLE_PAGES);
+    /// If a region reaches beyond 48 bits, or if the heap has no room for the tables.
+    pub unsafe fn add_ram(&mut self, ram: &[Range<PhysAddr>], left_out: &[Range<PhysAddr>]) {
+        placement::subtract(ram, left_out, |range| self.add(&range, Constraints::empty()));
+    }
+
+    /// Maps the control pages, one by one.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::add_ram`].
+    pub unsafe fn add_control(&mut self, control: &Range<PhysAddr>) {
+        self.add(control, SINGLE_PAGES);
+    }
+
+    fn add(&mut self, range: &Range<PhysAddr>, constraints: Constraints) {
+        let region = region(range);
+        match self {
+            Self::El1(map) => map.map_range_with_constraints(&region, READ_WRITE, constraints),
+            Self::El2(map) => map.map_range_with_constraints(&region, READ_WRITE, constraints),
+        }
+        .unwrap_or_else(|error| {
+            panic!("the map cannot hold {}..{}: {error}", range.start, range.end)
+        });
     }
 
     /// Returns the value of TTBR0 for this map: root table and ASID.
@@ -245,23 +245,30 @@ impl<A: PagingAttributes> Translation<A> for ControlPages {
     }
 }
 
-/// Builds the relocation idmap in `tables`, and returns its TTBR0 value and the unused tables.
+/// Builds the relocation idmap in `pages`, and returns its TTBR0 value and the unused tables.
 ///
 /// It maps RAM, the relocation code, and the UART that this code prints on, if any. The regime does
 /// not matter: EL1&0 and EL2&0 share one table format.
 ///
-/// # Panics
+/// # Errors
 ///
-/// If `tables` has too few pages.
+/// [`Error::Tables`] if there are too few pages.
 #[doc(alias = "trans_pgd")]
 #[doc(alias = "identity map")]
 pub fn relocation_idmap(
     ram: &[Range<PhysAddr>],
     code: &Range<PhysAddr>,
     uart: Option<&Uart>,
-    tables: Range<PhysAddr>,
-) -> (u64, Range<PhysAddr>) {
-    let pages = ControlPages { free: tables };
+    pages: Range<PhysAddr>,
+) -> Result<(u64, Range<PhysAddr>), Error> {
+    let mut all = ram.to_vec();
+    all.push(code.clone());
+    all.extend(uart.map(Uart::pages));
+    let (needed, given) = (tables::needed(&all), (pages.bytes() / PAGE_SIZE) as usize);
+    if needed > given {
+        return Err(Error::Tables { needed, given });
+    }
+    let pages = ControlPages { free: pages };
     let mut map = Mapping::with_asid_and_va_range(
         pages,
         asid::RELOCATION as usize,
@@ -286,5 +293,5 @@ pub fn relocation_idmap(
     let ttbr0 = map.root_address().0 as u64 | asid::RELOCATION << asid::SHIFT;
     // Dropping `map` would clear the tables, which the relocation code needs.
     core::mem::forget(map);
-    (ttbr0, free)
+    Ok((ttbr0, free))
 }

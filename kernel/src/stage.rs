@@ -57,7 +57,7 @@ impl<'a> Staged<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::List`], [`Error::ListMismatch`].
+    /// [`Error::List`], [`Error::ListMismatch`], [`Error::Tables`].
     pub fn new(kernel: &'a mut Kernel, plan: Plan) -> Result<Self, Error> {
         let mut layout = Layout::of(&kernel.layout.control);
 
@@ -75,12 +75,8 @@ impl<'a> Staged<'a> {
         let read = |entry: PhysAddr| unsafe { pointer(entry).cast::<u64>().read() };
         list::check(&segments, head, read).map_err(Error::ListMismatch)?;
         let tables = PhysAddr(layout.rest.start.0 + list_pages as u64 * PAGE_SIZE)..layout.rest.end;
-        let (relocation_ttbr0, free) = map::relocation_idmap(
-            &kernel.layout.mapped,
-            &layout.code,
-            kernel.uart.as_ref(),
-            tables,
-        );
+        let (ram, uart) = (&kernel.layout.mapped, kernel.uart.as_ref());
+        let (relocation_ttbr0, free) = map::relocation_idmap(ram, &layout.code, uart, tables)?;
         layout.rest.end = free.start;
 
         let mut arguments = Arguments {

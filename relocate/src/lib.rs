@@ -14,3 +14,4 @@ pub mod list;
 pub mod placement;
 pub mod random;
 pub mod segment;
+pub mod tables;

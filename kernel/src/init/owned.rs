@@ -73,14 +73,22 @@ impl Mapped {
         );
         let layout = layout.ok_or(Error::NoControlPages)?;
 
-        let mut left_out = vec![parts.whole.clone(), given_pages];
-        left_out.extend(layout.blocks.iter().flat_map(cpus::guards));
-        // SAFETY: `add_ram` requires RAM that may be read speculatively. The FDT names these ranges
-        // as RAM, and `layout.mapped` leaves out its `no-map` reservations.
-        unsafe { map.add_ram(&layout.mapped, &left_out, &layout.control) };
+        // Map the heap first. The tables for all other RAM, with as many holes as it has, come from
+        // it: the arena in the image is too small for them.
+        // SAFETY: `add_ram` requires RAM that may be read speculatively. The heap is a part of
+        // `layout.mapped`, which leaves out `no-map` reservations.
+        unsafe { map.add_ram(core::slice::from_ref(&layout.heap), &[]) };
         // SAFETY: `extend` requires mapped, writable RAM that nothing uses. `MemoryLayout` chose it
         // outside of reservations, image, FDT, breadcrumbs, control pages and the CPUs' blocks.
         unsafe { heap.extend(layout.heap.clone()) };
+        // Image, FDT and heap are mapped already, and the guard pages stay unmapped.
+        let mut left_out = vec![parts.whole.clone(), given_pages];
+        left_out.extend([layout.heap.clone(), layout.control.clone()]);
+        left_out.extend(layout.blocks.iter().flat_map(cpus::guards));
+        // SAFETY: as above: the FDT names these ranges as RAM.
+        unsafe { map.add_ram(&layout.mapped, &left_out) };
+        // SAFETY: as above.
+        unsafe { map.add_control(&layout.control) };
 
         let boot_trace = boot_trace::read(record, layout.breadcrumbs.as_ref(), main);
         let blob_was = given.len();

@@ -58,6 +58,7 @@ pub fn cases() -> Vec<Case> {
         case("guests/device-left-on", device_left_on),
         case("guests/reservations", reservations),
         case("guests/same-seed-same-run", same_seed),
+        case("guests/many-holes", many_holes),
         case("guests/unaligned-data", |trial| {
             let disk = shifted(
                 &fit::write(&[payload("kernel", trial.kernel().image.clone(), None)]),
@@ -166,6 +167,20 @@ fn device_left_on(trial: &mut Trial<'_>) -> Result<()> {
         gdb.detach()
     })?;
     check(&transcript::logs(&outcome.console)?, &cmdline, Modes::All("nvhe"))
+}
+
+/// Punches holes into RAM, which take more page tables than the image has room for.
+fn many_holes(trial: &mut Trial<'_>) -> Result<()> {
+    const HOLES: u64 = 60;
+    let cmdline = trial.cmdline();
+    let mut request = trial.request("nvhe", &cmdline)?;
+    edit_tree(&mut request, |tree| {
+        (0..HOLES).try_for_each(|nth| {
+            let start = 0x4400_0000 + nth * (4 << 20);
+            reserve(tree, &format!("hole-{nth}"), start, 64 << 10, true)
+        })
+    })?;
+    check(&trial.logs(&request)?, &cmdline, Modes::All("nvhe"))
 }
 
 /// Reserves memory in three places. Neither a generation nor its control pages may overlap it.
