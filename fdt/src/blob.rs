@@ -1,7 +1,7 @@
 //! FDT blobs: header, blocks and tokens (Devicetree specification, chapter 5).
 //!
 //! [`Blob::new`] accepts any bytes, and refuses those that could not be copied token by token, with
-//! a reason. To read what a machine's tree says, use a library; [`machine`](crate::machine) does.
+//! a reason. To read a blob as a tree of nodes, use [`node`](crate::node).
 
 use core::ops::Range;
 
@@ -167,6 +167,11 @@ pub struct Events<'a> {
 }
 
 impl<'a> Events<'a> {
+    /// Returns the blob that the events are of.
+    pub(crate) const fn blob(&self) -> &Blob<'a> {
+        &self.blob
+    }
+
     /// Reads the next event. Returns `None` at the END token.
     fn step(&mut self) -> Result<Option<Event<'a>>, &'static str> {
         const PASSES: &str = "a structure that passes its block";

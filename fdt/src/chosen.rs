@@ -11,12 +11,12 @@
 
 use crate::blob::{Blob, Kind};
 use crate::copy::{self, Edits, Reservations, Value};
+use crate::node::Node;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use boot::record::DTB_MAX_SIZE;
 use core::ops::Range;
-use dtoolkit::fdt::Fdt;
 
 /// Number of random bytes for a payload: kaslr-seed, then rng-seed.
 pub const SEED_BYTES: usize = KASLR_SEED_BYTES + 32;
@@ -31,13 +31,15 @@ const RNG_SEED: &str = "rng-seed";
 
 /// Properties for the previous kernel that would be wrong for the next one. They are written anew
 /// or left out; a seed, for one, must not serve two kernels.
-pub(crate) const STALE: [&str; 10] = [
+///
+/// `linux,usable-memory-range` is kept: a crashed kernel's memory is outside of it, and the next
+/// kernel must not write there either.
+pub(crate) const STALE: [&str; 9] = [
     INITRD_START,
     INITRD_END,
     KASLR_SEED,
     RNG_SEED,
     "linux,elfcorehdr",
-    "linux,usable-memory-range",
     "linux,ima-kexec-buffer",
     "linux,tpm-kexec-buffer",
     "linux,kho-fdt",
@@ -64,7 +66,7 @@ pub struct Chosen<'a> {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant's comment describes its fields")]
 pub enum Error {
-    /// An invalid tree: dtoolkit's error text, or that of [`Blob::new`].
+    /// An invalid tree: the text of [`Blob::new`].
     #[error("the payload's device tree is damaged: {why}: write it to the FIT anew")]
     Damaged { why: String },
     /// More bytes than a kernel has to map (boot protocol, 2).
@@ -91,8 +93,8 @@ pub const fn check_size(bytes: u64) -> Result<(), Error> {
 /// Returns [`Error`] if the old blob is invalid or the new one too large.
 pub fn write(blob: &[u8], chosen: &Chosen<'_>) -> Result<Vec<u8>, Error> {
     let damaged = |why: &dyn ToString| Error::Damaged { why: why.to_string() };
-    Fdt::new(blob).map_err(|error| damaged(&error))?;
     let old = Blob::new(blob).map_err(|what| damaged(&what))?;
+    Node::root(&old).ok_or_else(|| damaged(&"no node"))?;
     let Chosen { bootargs, initrd, seeds } = chosen;
 
     let mut new = Vec::new();

@@ -3,20 +3,23 @@
 //! - When: in the first lines of Rust, from the blob that the loader passed.
 //! - Leaves: owned values; nothing points into the blob afterwards.
 //! - Refuses: an invalid blob; a tree without RAM or without /chosen, which the next generation
-//!   needs; a `reg` wider than 64 bits; buses nested more than [`MAX_DEPTH`] deep.
+//!   needs; RAM that UEFI's memory map describes; a malformed `linux,usable-memory-range`.
+//! - Skips and names any other node that it cannot read: [`Machine::skipped`].
 //!
-//! The reader follows a bus only if its `ranges` is empty, which maps addresses 1:1. Other buses
-//! hold no device that this kernel drives.
+//! The reader passes over the tree once, without recursion, and translates each `reg` through the
+//! `ranges` of every bus before it.
 
+use crate::blob::Blob;
+use crate::console::{self, Console};
+use crate::node::{self, Node, Text, number, strings, until, until_nul};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use boot::phys::PhysAddr;
+use boot::phys::{PhysAddr, PhysRange};
+use bus::{Bus, Cells, LAST_PAGE, NoAddress, within};
 use core::ops::Range;
-use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::{Node, Property};
-use node::{Cells, Facts, number};
 
-mod node;
+mod bus;
+mod timer;
 
 /// Conduit of PSCI calls.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -71,32 +74,70 @@ impl Gic {
         };
         core::iter::once(first).chain(rest).cloned().collect()
     }
-
-    /// Shortens redistributor regions to what `cpus` CPUs need: some have room for hundreds.
-    fn cut(&mut self, cpus: usize) {
-        // At most four frames of 64 KiB each, on a GICv4.
-        const REDISTRIBUTOR: u64 = 256 << 10;
-        if let Self::V3 { redistributors, .. } = self {
-            for region in redistributors {
-                region.end = region
-                    .end
-                    .min(PhysAddr(region.start.0.saturating_add(REDISTRIBUTOR * cpus as u64)));
-            }
-        }
-    }
 }
 
 /// The generic timer's interrupts as INTIDs (binding `arm,armv8-timer`).
+///
+/// A hypervisor gives its guest no timer of EL2, and some SoCs have a timer whose interrupts go to
+/// another controller than a GIC.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Timer {
     /// EL1's virtual timer.
-    pub virtual_el1: u32,
+    pub virtual_el1: Option<u32>,
     /// EL2's physical timer.
-    pub physical_el2: u32,
+    pub physical_el2: Option<u32>,
 }
 
-/// Limit of nested buses: as deep as Linux reads a tree, and shallow enough for the boot stack.
+/// PSCI, as the device tree names it (binding `arm,psci`).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Psci {
+    /// The conduit of its calls.
+    pub conduit: Conduit,
+    /// The function IDs of PSCI 0.1, which has no standard ones. `None` since PSCI 0.2.
+    pub functions: Option<Functions>,
+}
+
+/// The function IDs of PSCI 0.1, those that the device tree gives.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Functions {
+    /// CPU_SUSPEND.
+    pub cpu_suspend: Option<u32>,
+    /// CPU_OFF.
+    pub cpu_off: Option<u32>,
+    /// CPU_ON.
+    pub cpu_on: Option<u32>,
+    /// MIGRATE.
+    pub migrate: Option<u32>,
+}
+
+/// A node that the reader skipped, by its path, and why.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Skipped {
+    /// A `reg` that is not pairs of numbers of at most 64 bits, or that is missing where needed.
+    #[error("{0}: `reg` is not pairs of at most 64 bits within the address space")]
+    Reg(String),
+    /// A device that we would drive, on a bus whose `ranges` do not lead to the CPU.
+    #[error("{0}: no `ranges` of its buses gives it an address of the CPU's")]
+    Address(String),
+    /// A CPU whose `reg` is no affinity, or that of a CPU before it.
+    #[error("{0}: `reg` is not the affinity of another CPU")]
+    Cpu(String),
+    /// A PSCI node whose `method` is neither "smc" nor "hvc".
+    #[error("{0}: `method` is neither smc nor hvc")]
+    Method(String),
+    /// A node within more than [`MAX_DEPTH`] others.
+    #[error("{0}: within more than {MAX_DEPTH} nodes")]
+    TooDeep(String),
+    /// More nodes than [`MAX_SKIPPED`]: this many are not named.
+    #[error("{0} more")]
+    More(usize),
+}
+
+/// Limit of nested nodes: as deep as Linux reads a tree.
 const MAX_DEPTH: usize = 64;
+
+/// The most nodes that [`Machine::skipped`] names.
+const MAX_SKIPPED: usize = 16;
 
 /// A PCI host with memory-mapped configuration space, `pci-host-ecam-generic`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -111,21 +152,23 @@ pub struct PciHost {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[doc(alias = "devicetree")]
 pub struct Machine {
-    /// RAM in ascending order, adjacent ranges joined.
+    /// RAM that may be used, in ascending order, adjacent ranges joined.
     pub ram: Vec<Range<PhysAddr>>,
     /// Reserved ranges of RAM.
     pub reserved: Vec<Reservation>,
-    /// The registers of every device.
+    /// The registers of every device. Consecutive ranges that touch are joined.
     pub devices: Vec<Range<PhysAddr>>,
-    /// The PL011 that stdout-path names, or the first one.
-    pub uart: Option<Range<PhysAddr>>,
+    /// The console, if stdout-path names one that we know.
+    pub console: Option<Console>,
+    /// The reason why there is none, although stdout-path names one.
+    pub console_error: Option<console::Error>,
     /// Every virtio-mmio slot.
     pub virtio: Vec<Range<PhysAddr>>,
     /// Every PCI host with an ECAM.
     pub pci: Vec<PciHost>,
-    /// PSCI's conduit, if there is a /psci.
-    pub conduit: Option<Conduit>,
-    /// Affinity bits of every CPU's MPIDR_EL1, in the tree's order.
+    /// PSCI.
+    pub psci: Option<Psci>,
+    /// Affinity bits of every CPU's MPIDR_EL1, in the tree's order. The boot CPU may be missing.
     pub cpus: Vec<u64>,
     /// The interrupt controller.
     pub gic: Option<Gic>,
@@ -133,6 +176,8 @@ pub struct Machine {
     pub its: Vec<Range<PhysAddr>>,
     /// The generic timer.
     pub timer: Option<Timer>,
+    /// The nodes that could not be read.
+    pub skipped: Vec<Skipped>,
 }
 
 /// A /chosen property that Linux's EFI stub writes, and that Linux's kexec passes on.
@@ -141,7 +186,7 @@ const FIRMWARE_MAP: &str = "linux,uefi-mmap-start";
 /// A reason why this kernel cannot run with a device tree.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// Not a valid tree: dtoolkit's error text.
+    /// Not a valid tree: the text of [`Blob::new`].
     #[error("device tree: {0}: the loader must hand over a valid blob in x0")]
     Damaged(String),
     /// No memory node with a range.
@@ -156,22 +201,26 @@ pub enum Error {
     /// No /chosen.
     #[error("device tree: no /chosen node: nothing could be handed on in it")]
     NoChosen,
-    /// A node whose `reg` is malformed or wider than 64 bits.
-    #[error("device tree: {0}: `reg` is not pairs of at most 64 bits")]
-    Reg(String),
-    /// A node behind more than [`MAX_DEPTH`] buses.
-    #[error("device tree: {0} is behind more than {MAX_DEPTH} buses")]
-    TooDeep(String),
+    /// A `linux,usable-memory-range` that is not pairs. RAM outside of it must not be used.
+    #[error(
+        "device tree: {USABLE_MEMORY_RANGE} is not pairs of an address and a size: all RAM but \
+         that range is another kernel's"
+    )]
+    UsableMemory,
 }
 
+/// A /chosen property of a crash kernel: the RAM that it may use, of all RAM.
+const USABLE_MEMORY_RANGE: &str = "linux,usable-memory-range";
+
 /// A valid tree with its /chosen node.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[doc(alias = "fdt")]
 #[doc(alias = "dtb")]
 #[doc(alias = "devicetree")]
 pub struct Tree<'a> {
-    fdt: Fdt<'a>,
-    chosen: FdtNode<'a>,
+    blob: Blob<'a>,
+    root: Node<'a>,
+    chosen: Node<'a>,
 }
 
 impl<'a> Tree<'a> {
@@ -181,24 +230,27 @@ impl<'a> Tree<'a> {
     ///
     /// Returns [`Error::Damaged`] if the blob is no valid tree, or [`Error::NoChosen`].
     pub fn open(blob: &'a [u8]) -> Result<Self, Error> {
-        let fdt = Fdt::new(blob).map_err(|error| Error::Damaged(error.to_string()))?;
-        // Not `find_node`, which would find a node like chosen@0 as well.
-        let chosen = fdt.root().children().find(|node| node.name() == "chosen");
+        let blob = Blob::new(blob).map_err(|error| Error::Damaged(error.to_string()))?;
+        let root = Node::root(&blob).ok_or(Error::NoChosen)?;
+        // Not `Node::child`, which would find a node like chosen@0 as well.
+        let chosen = root.children().find(|node| node.name() == b"chosen");
         let chosen = chosen.ok_or(Error::NoChosen)?;
-        Ok(Self { fdt, chosen })
+        Ok(Self { blob, root, chosen })
     }
 
-    /// Returns /chosen/bootargs, or an empty string.
+    /// Returns /chosen/bootargs up to the first NUL or the end, or nothing.
+    ///
+    /// The loader may have written any bytes. kexec-tools pads them with up to three more NULs.
     #[must_use]
     #[doc(alias = "cmdline")]
-    pub fn bootargs(&self) -> &'a str {
-        self.chosen_text("bootargs").unwrap_or_default()
+    pub fn bootargs(&self) -> &'a [u8] {
+        until_nul(self.chosen.property("bootargs").unwrap_or_default())
     }
 
     /// Returns a 64-bit property of /chosen.
     #[must_use]
     pub fn chosen_u64(&self, name: &str) -> Option<u64> {
-        self.chosen.property(name)?.value_as().ok()
+        self.chosen.property(name)?.try_into().ok().map(u64::from_be_bytes)
     }
 
     /// Returns linux,initrd-start to linux,initrd-end of /chosen, each one cell or two.
@@ -206,25 +258,99 @@ impl<'a> Tree<'a> {
     #[doc(alias = "ramdisk")]
     pub fn initrd(&self) -> Option<Range<PhysAddr>> {
         let at = |name| {
-            let cells: &[u8] = self.chosen.property(name)?.value_as().ok()?;
+            let cells = self.chosen.property(name)?;
             matches!(cells.len(), 4 | 8).then(|| PhysAddr(number(cells)))
         };
         Some(at("linux,initrd-start")?..at("linux,initrd-end")?)
     }
 
-    fn chosen_text(&self, name: &str) -> Option<&'a str> {
-        // Stop at the first zero byte; kexec-tools pads bootargs with up to three more.
-        self.chosen.property(name)?.value_as::<&str>().ok()?.split('\0').next()
+    /// Returns the path or alias in stdout-path, without options.
+    fn stdout_path(&self) -> Option<&'a [u8]> {
+        let path = ["stdout-path", "linux,stdout-path"].iter();
+        let path =
+            until(until_nul(path.clone().find_map(|name| self.chosen.property(name))?), b':');
+        (!path.is_empty()).then_some(path)
     }
 
-    /// Returns the name of the node that stdout-path names, by path or alias, without options.
-    fn stdout(&self) -> Option<&'a str> {
-        let path = self.chosen_text("stdout-path")?.split(':').next()?;
-        let path = match self.fdt.find_node("/aliases").and_then(|aliases| aliases.property(path)) {
-            Some(alias) => alias.value_as().ok()?,
-            None => path,
-        };
-        path.rsplit('/').next()
+    /// Returns the node at a path, whose first name may be an alias.
+    fn find(&self, path: &[u8]) -> Option<Node<'a>> {
+        if path.starts_with(b"/") {
+            return self.root.find(path);
+        }
+        let alias = until(path, b'/');
+        let aliases = self.root.children().find(|node| node.name() == b"aliases")?;
+        let is_it = |property: &node::Property<'_>| property.name == alias;
+        let node = self.root.find(until_nul(aliases.properties().find(is_it)?.value))?;
+        node.find(&path[alias.len()..])
+    }
+}
+
+/// A device that this kernel drives.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Role {
+    GicV2,
+    GicV3,
+    Its,
+    Virtio,
+    Pci,
+    Timer,
+    Psci,
+}
+
+/// The `compatible` strings of what this kernel drives. The GICs are those of Linux's irq-gic.c and
+/// irq-gic-v3.c.
+const ROLES: [(&str, Role); 18] = [
+    ("virtio,mmio", Role::Virtio),
+    ("arm,gic-v3", Role::GicV3),
+    ("arm,gic-v3-its", Role::Its),
+    ("arm,gic-400", Role::GicV2),
+    ("arm,arm11mp-gic", Role::GicV2),
+    ("arm,arm1176jzf-devchip-gic", Role::GicV2),
+    ("arm,cortex-a15-gic", Role::GicV2),
+    ("arm,cortex-a9-gic", Role::GicV2),
+    ("arm,cortex-a7-gic", Role::GicV2),
+    ("qcom,msm-8660-qgic", Role::GicV2),
+    ("qcom,msm-qgic2", Role::GicV2),
+    ("arm,pl390", Role::GicV2),
+    ("pci-host-ecam-generic", Role::Pci),
+    ("arm,armv8-timer", Role::Timer),
+    ("arm,armv7-timer", Role::Timer),
+    ("arm,psci-1.0", Role::Psci),
+    ("arm,psci-0.2", Role::Psci),
+    (PSCI_0_1, Role::Psci),
+];
+
+/// PSCI 0.1. Its successors may be named beside it.
+const PSCI_0_1: &str = "arm,psci";
+
+impl Role {
+    /// Returns the role of the first known string of a `compatible`.
+    fn of(compatible: &[u8]) -> Option<Self> {
+        strings(compatible).find_map(|one| {
+            ROLES.iter().find(|(known, _)| known.as_bytes() == one).map(|&(_, role)| role)
+        })
+    }
+}
+
+/// The part of the tree below a child of the root.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Part {
+    Memory,
+    Reserved,
+    Cpus,
+    Devices,
+    Nothing,
+}
+
+impl Part {
+    fn of(child: &Node<'_>) -> Self {
+        match child.base_name() {
+            b"memory" => Self::Memory,
+            b"reserved-memory" => Self::Reserved,
+            b"cpus" => Self::Cpus,
+            b"chosen" | b"aliases" => Self::Nothing,
+            _ => Self::Devices,
+        }
     }
 }
 
@@ -233,114 +359,280 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::FirmwareMap`], [`Error::NoRam`], [`Error::Reg`] or
-    /// [`Error::TooDeep`].
+    /// Returns [`Error::FirmwareMap`], [`Error::UsableMemory`] or [`Error::NoRam`].
     pub fn read(tree: &Tree<'_>) -> Result<Self, Error> {
         if tree.chosen.property(FIRMWARE_MAP).is_some() {
             return Err(Error::FirmwareMap);
         }
-        let mut machine = Self::default();
-        for reservation in tree.fdt.memory_reservations() {
-            if let Some(range) = PhysAddr(reservation.address()).range(reservation.size()) {
-                machine.reserved.push(Reservation {
-                    range,
-                    name: "/memreserve/".into(),
-                    no_map: false,
-                });
-            }
+        let mut reader = Reader {
+            root: tree.root.clone(),
+            buses: Vec::from([Bus::of(&tree.root, None)]),
+            console: None,
+            machine: Self::default(),
+        };
+        for pair in tree.blob.reservations() {
+            let (start, bytes) = pair.split_at(8);
+            reader.reserve(number(start), number(bytes), "/memreserve/", false);
         }
-        let root = tree.fdt.root();
-        let cells = Facts::of(&root, Cells::DEFAULT).child_cells;
-        let stdout = tree.stdout();
-        for node in root.children() {
-            match node.name_without_address() {
-                "memory" => {
-                    let facts = Facts::of(&node, cells);
-                    let ranges = if facts.is_disabled { Vec::new() } else { facts.regs()? };
-                    ranges.into_iter().for_each(|range| join(&mut machine.ram, range));
-                }
-                "reserved-memory" => {
-                    let cells = Facts::of(&node, cells).child_cells;
-                    for child in node.children() {
-                        let no_map = child.property("no-map").is_some();
-                        let ranges = Facts::of(&child, cells).regs()?.into_iter();
-                        let reservation =
-                            |range| Reservation { range, name: child.name().into(), no_map };
-                        machine.reserved.extend(ranges.map(reservation));
-                    }
-                }
-                "psci" => {
-                    machine.conduit = match node
-                        .property("method")
-                        .and_then(|method| method.value_as::<&str>().ok())
-                    {
-                        Some("smc") => Some(Conduit::Smc),
-                        Some("hvc") => Some(Conduit::Hvc),
-                        _ => None,
-                    };
-                }
-                "cpus" => machine.cpus = node::cpus(&node)?,
-                "chosen" | "aliases" => {}
-                _ => machine.add_device(&node, cells, stdout, 0)?,
-            }
+        if let Some(path) = tree.stdout_path() {
+            reader.console = tree.find(path);
+            let path = || Text(path).to_string();
+            reader.machine.console_error = Some(match reader.console {
+                Some(_) => console::Error::NoAddress(path()),
+                None => console::Error::NoNode(path()),
+            });
         }
-        let count = machine.cpus.len().max(1);
-        machine.gic.iter_mut().for_each(|gic| gic.cut(count));
+        reader.read();
+        let mut machine = reader.machine;
+        if let Some(usable) = tree.chosen.property(USABLE_MEMORY_RANGE) {
+            let cells = Bus::of(&tree.root, None).cells;
+            let usable = cells.pairs(usable).ok_or(Error::UsableMemory)?;
+            machine.ram = only(&machine.ram, usable);
+        }
         if machine.ram.is_empty() { Err(Error::NoRam) } else { Ok(machine) }
     }
+}
 
-    /// Adds a device behind `depth` buses, and, if it is a bus that maps 1:1, the devices behind
-    /// it. `stdout` is the name of the console's node.
-    fn add_device(
-        &mut self,
-        node: &FdtNode<'_>,
-        cells: Cells,
-        stdout: Option<&str>,
-        depth: usize,
-    ) -> Result<(), Error> {
-        let facts = Facts::of(node, cells);
-        if depth > MAX_DEPTH {
-            return Err(Error::TooDeep(facts.name.into()));
-        }
-        let ranges = facts.regs()?;
-        if facts.is_compatible("virtio,mmio") {
-            self.virtio.extend(ranges.first().cloned());
-        }
-        if facts.is_compatible("arm,pl011") && (self.uart.is_none() || stdout == Some(facts.name)) {
-            self.uart = ranges.first().cloned();
-        }
-        if let [distributor, rest @ ..] = &ranges[..] {
-            let distributor = distributor.clone();
-            if facts.is_compatible("arm,gic-v3") {
-                // After the redistributor regions, `reg` may name a GICv2-compatible CPU interface.
-                let regions = facts.redistributor_regions.min(rest.len());
-                self.gic = Some(Gic::V3 { distributor, redistributors: rest[..regions].into() });
-            } else if let [cpu_interface, ..] = rest
-                && ["arm,gic-400", "arm,cortex-a15-gic"]
-                    .iter()
-                    .any(|model| facts.is_compatible(model))
-            {
-                self.gic = Some(Gic::V2 { distributor, cpu_interface: cpu_interface.clone() });
-            } else if facts.is_compatible("arm,gic-v3-its") {
-                self.its.push(distributor);
+/// The reader on its way through the tree.
+struct Reader<'a> {
+    root: Node<'a>,
+    /// The nodes that the reader is in, from the root on.
+    buses: Vec<Bus<'a>>,
+    /// The node that stdout-path names.
+    console: Option<Node<'a>>,
+    machine: Machine,
+}
+
+impl<'a> Reader<'a> {
+    fn read(&mut self) {
+        let mut part = Part::Nothing;
+        for node in self.root.clone().descendants() {
+            let depth = node.depth() - 1;
+            if depth == 1 {
+                part = Part::of(&node);
             }
-        }
-        if facts.is_compatible("arm,armv8-timer") {
-            self.timer = facts.timer();
-        }
-        if facts.is_compatible("pci-host-ecam-generic")
-            && let Some(ecam) = ranges.first().cloned()
-        {
-            self.pci.push(PciHost { ecam, windows: facts.windows() });
-        }
-        self.devices.extend(ranges);
-        if facts.ranges.is_some_and(<[u8]>::is_empty) {
-            for child in node.children() {
-                self.add_device(&child, facts.child_cells, stdout, depth + 1)?;
+            if depth > MAX_DEPTH {
+                if depth == MAX_DEPTH + 1 {
+                    self.skip(&node, Skipped::TooDeep);
+                }
+                continue;
             }
+            self.buses.truncate(depth);
+            let bus = Bus::of(&node, self.buses.last());
+            match (part, depth) {
+                (Part::Memory, 1) => self.add_memory(&node, &bus),
+                (Part::Reserved, 2) => self.add_reservation(&node, &bus),
+                (Part::Cpus, 2) => self.add_cpu(&node, &bus),
+                (Part::Devices, _) => self.add_device(&node, &bus),
+                _ => {}
+            }
+            self.buses.push(bus);
         }
-        Ok(())
     }
+
+    /// Names a node that could not be read.
+    fn skip(&mut self, node: &Node<'_>, why: fn(String) -> Skipped) {
+        let skipped = &mut self.machine.skipped;
+        if let Some(Skipped::More(count)) = skipped.last_mut() {
+            *count += 1;
+        } else if skipped.len() == MAX_SKIPPED {
+            skipped.push(Skipped::More(1));
+        } else {
+            skipped.push(why(path(&self.buses, node)));
+        }
+    }
+
+    /// Returns the cells of the node that the reader is in.
+    fn cells(&self) -> Cells {
+        self.buses[self.buses.len() - 1].cells
+    }
+
+    fn add_memory(&mut self, node: &Node<'_>, bus: &Bus<'_>) {
+        let reg = node.property("linux,usable-memory").or(bus.reg).filter(|_| bus.is_available);
+        let Some(pairs) = self.cells().pairs(reg.unwrap_or_default()) else {
+            return self.skip(node, Skipped::Reg);
+        };
+        for (start, bytes) in pairs.filter(|(_, bytes)| *bytes > 0) {
+            match within(start, bytes) {
+                Some(range) => join(&mut self.machine.ram, range),
+                None => self.skip(node, Skipped::Reg),
+            }
+        }
+    }
+
+    fn add_reservation(&mut self, node: &Node<'_>, bus: &Bus<'_>) {
+        let Some(reg) = bus.reg.filter(|_| bus.is_available) else { return };
+        let no_map = node.property("no-map").is_some();
+        match self.cells().pairs(reg) {
+            Some(pairs) => pairs.for_each(|(start, bytes)| {
+                self.reserve(start, bytes, &node.to_string(), no_map);
+            }),
+            None => self.skip(node, Skipped::Reg),
+        }
+    }
+
+    /// Adds a reservation, as much of it as is before the last page of the 64-bit space.
+    fn reserve(&mut self, start: u64, bytes: u64, name: &str, no_map: bool) {
+        let end = PhysAddr(start.saturating_add(bytes)).min(LAST_PAGE);
+        let range = PhysAddr(start)..end;
+        if !range.is_empty() {
+            self.machine.reserved.push(Reservation { range, name: name.into(), no_map });
+        }
+    }
+
+    fn add_cpu(&mut self, node: &Node<'_>, bus: &Bus<'_>) {
+        if node.base_name() != b"cpu" && !node.has_string("device_type", "cpu") {
+            return;
+        }
+        let failed = node.property("status").is_some_and(|status| status.starts_with(b"fail"));
+        if failed {
+            return;
+        }
+        // A CPU with several threads has an affinity for each; the first is the CPU's own.
+        let reg = bus.reg.unwrap_or_default();
+        let affinity = match self.cells().address {
+            cells @ (1 | 2) => reg.get(..4 * cells).map(number),
+            _ => None,
+        };
+        match affinity {
+            Some(affinity)
+                if affinity & !AFFINITY == 0 && !self.machine.cpus.contains(&affinity) =>
+            {
+                self.machine.cpus.push(affinity);
+            }
+            _ => self.skip(node, Skipped::Cpu),
+        }
+    }
+
+    fn add_device(&mut self, node: &Node<'a>, bus: &Bus<'_>) {
+        let role = Role::of(bus.compatible).filter(|_| bus.is_available);
+        let is_console = self.console.as_ref().is_some_and(|console| console.is(node));
+        let mut registers = Vec::new();
+        if let Some(reg) = bus.reg.filter(|reg| !reg.is_empty()) {
+            match bus::registers(&self.buses, reg) {
+                Ok(found) => registers = found,
+                Err(NoAddress::Malformed) => self.skip(node, Skipped::Reg),
+                Err(NoAddress::Elsewhere) if role.is_some() => self.skip(node, Skipped::Address),
+                Err(NoAddress::Elsewhere) => {}
+            }
+        }
+        if is_console {
+            self.set_console(node, bus, registers.first().cloned());
+        }
+        if let Some(role) = role {
+            self.add_driven(role, node, bus, &registers);
+        }
+        let devices = &mut self.machine.devices;
+        for range in registers {
+            match devices.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => devices.push(range),
+            }
+        }
+    }
+
+    fn set_console(&mut self, node: &Node<'_>, bus: &Bus<'_>, registers: Option<Range<PhysAddr>>) {
+        let path = path(&self.buses, node);
+        let machine = &mut self.machine;
+        match Console::of(node, path, bus.is_available, registers) {
+            Ok(console) => {
+                (machine.console, machine.console_error) = (Some(console), None);
+            }
+            Err(error) => machine.console_error = Some(error),
+        }
+    }
+
+    fn add_driven(
+        &mut self,
+        role: Role,
+        node: &Node<'a>,
+        bus: &Bus<'_>,
+        registers: &[Range<PhysAddr>],
+    ) {
+        let machine = &mut self.machine;
+        match (role, registers) {
+            (Role::GicV2, [distributor, cpu_interface, ..]) if machine.gic.is_none() => {
+                let (distributor, cpu_interface) = (distributor.clone(), cpu_interface.clone());
+                machine.gic = Some(Gic::V2 { distributor, cpu_interface });
+            }
+            (Role::GicV3, [distributor, rest @ ..]) if machine.gic.is_none() => {
+                // After the redistributor regions, `reg` may name a GICv2-compatible CPU interface.
+                let regions = node.cell("#redistributor-regions").unwrap_or(1) as usize;
+                let redistributors = rest[..regions.min(rest.len())].into();
+                machine.gic = Some(Gic::V3 { distributor: distributor.clone(), redistributors });
+            }
+            (Role::Its, [its, ..]) => machine.its.push(its.clone()),
+            (Role::Virtio, [slot, ..]) => machine.virtio.push(slot.clone()),
+            (Role::Pci, [ecam, ..]) => {
+                let windows = self.windows(bus.ranges.unwrap_or_default());
+                self.machine.pci.push(PciHost { ecam: ecam.clone(), windows });
+            }
+            (Role::Timer, _) if machine.timer.is_none() => {
+                machine.timer = Some(timer::read(&self.root, node, bus));
+            }
+            (Role::Psci, _) if machine.psci.is_none() => self.set_psci(node),
+            _ => {}
+        }
+    }
+
+    fn set_psci(&mut self, node: &Node<'_>) {
+        let conduit = match node.property("method").map(until_nul) {
+            Some(b"smc") => Conduit::Smc,
+            Some(b"hvc") => Conduit::Hvc,
+            _ => return self.skip(node, Skipped::Method),
+        };
+        let is_0_1 = strings(node.property("compatible").unwrap_or_default())
+            .all(|one| one == PSCI_0_1.as_bytes() || Role::of(one) != Some(Role::Psci));
+        let functions = is_0_1.then(|| Functions {
+            cpu_suspend: node.cell("cpu_suspend"),
+            cpu_off: node.cell("cpu_off"),
+            cpu_on: node.cell("cpu_on"),
+            migrate: node.cell("migrate"),
+        });
+        self.machine.psci = Some(Psci { conduit, functions });
+    }
+
+    /// Returns the memory windows of a PCI host's `ranges` that have the same address on both
+    /// sides. Bits 25:24 of the first of three cells are the space (PCI Bus Binding, 2.2.1.1).
+    fn windows(&self, ranges: &[u8]) -> Vec<Range<PhysAddr>> {
+        const MEMORY: u64 = 2;
+        let address = self.cells().address;
+        let entries = ranges.chunks_exact(4 * (3 + address + 2));
+        let windows = entries.filter_map(|entry| {
+            let (space, at) = (number(&entry[..4]) >> 24 & 3, number(&entry[4..12]));
+            let (start, bytes) = entry[12..].split_at(4 * address);
+            let start = bus::translate(&self.buses, number(start))?;
+            (space & MEMORY != 0 && at == start).then(|| within(at, number(bytes)))?
+        });
+        windows.collect()
+    }
+}
+
+/// The affinity fields of MPIDR_EL1: the bits that a CPU's `reg` holds.
+pub const AFFINITY: u64 = 0xff_00ff_ffff;
+
+/// Returns the path of a node within these.
+fn path(buses: &[Bus<'_>], node: &Node<'_>) -> String {
+    let mut path = String::new();
+    let names = buses.iter().skip(1).map(|bus| bus.name);
+    for name in names.chain([node.name()]) {
+        path += &alloc::format!("/{}", Text(name));
+    }
+    path
+}
+
+/// Returns the parts of `ranges` that are in these pairs of a start and a size.
+fn only(
+    ranges: &[Range<PhysAddr>],
+    pairs: impl Iterator<Item = (u64, u64)>,
+) -> Vec<Range<PhysAddr>> {
+    let mut left = Vec::new();
+    for (start, bytes) in pairs {
+        let end = PhysAddr(start.saturating_add(bytes));
+        let parts = ranges.iter().map(|range| range.start.max(PhysAddr(start))..range.end.min(end));
+        parts.filter(|part| part.bytes() > 0).for_each(|part| join(&mut left, part));
+    }
+    left
 }
 
 /// Adds a range to ordered ranges, merging those that touch.

@@ -43,7 +43,7 @@ fn disk(disk: &[u8]) {
         Ok(configurations) => configurations,
         Err(error) => return speaks(&error),
     };
-    let said = lines(&Tree::new(tree).expect("a tree that has configurations is sound"));
+    let said = lines(tree);
     for configuration in configurations.iter().take(4) {
         match fit::parse(tree, bytes, configuration) {
             Ok(fit) => taken(disk, size, configuration, &fit, &said),

@@ -10,7 +10,6 @@
 
 use boot::breadcrumb;
 use boot::phys::{PhysAddr, PhysRange};
-use dtoolkit::fdt::Fdt;
 use fdt::handover::{self, Handover};
 use fdt::machine::{Machine, Tree};
 use protocol::cmdline::Cmdline;
@@ -79,24 +78,32 @@ fn in_order(machine: &Machine) {
     assert!(!machine.ram.is_empty());
     assert!(machine.ram.iter().chain(&machine.devices).all(|range| range.start < range.end));
     assert!(machine.ram.windows(2).all(|pair| pair[0].end < pair[1].start), "{:?}", machine.ram);
-    assert!(machine.reserved.iter().all(|reserved| reserved.range.start <= reserved.range.end));
+    assert!(machine.reserved.iter().all(|reserved| !reserved.range.is_empty()));
+    // Each can be rounded to pages.
+    let ranges = machine.reserved.iter().map(|reserved| &reserved.range);
+    let ranges = ranges.chain(&machine.ram).chain(&machine.devices);
+    assert!(ranges.map(PhysRange::whole_pages).all(|pages| !pages.is_empty()));
+    assert!(machine.console.is_none() || machine.console_error.is_none());
+    let console = machine.console.iter();
+    assert!(console.clone().all(|console| console.registers.contains(&console.base)));
+    let consoles: Vec<_> = console.map(|console| console.registers.clone()).collect();
     let is_device = |range| machine.devices.iter().any(|device| PhysRange::covers(device, range));
     let gic: Vec<_> = machine.gic.iter().flat_map(|gic| gic.registers()).collect();
     let ecams = machine.pci.iter().map(|host| &host.ecam);
     let driven =
-        machine.virtio.iter().chain(&machine.uart).chain(&machine.its).chain(&gic).chain(ecams);
+        machine.virtio.iter().chain(&consoles).chain(&machine.its).chain(&gic).chain(ecams);
     assert!(driven.into_iter().all(is_device), "{machine:?}");
     assert!(
         machine.pci.iter().flat_map(|host| &host.windows).all(|window| window.start <= window.end)
     );
     // A CPU's own timer raises a private interrupt (PPI).
     let intids = machine.timer.iter().flat_map(|timer| [timer.virtual_el1, timer.physical_el2]);
-    assert!(intids.into_iter().all(|intid| (16..32).contains(&intid)), "{:?}", machine.timer);
+    assert!(intids.flatten().all(|intid| (16..32).contains(&intid)), "{:?}", machine.timer);
 }
 
 /// Returns all lines of a blob except the four numbers and the properties in `STALE`.
 fn others(blob: &[u8]) -> Vec<Line> {
-    let mut lines = lines(&Fdt::new(blob).expect("opened before"));
+    let mut lines = lines(blob);
     let is_other = |(name, _): &(String, _)| {
         !NUMBERS.contains(&name.as_str()) && !STALE.contains(&name.as_str())
     };
@@ -105,5 +112,5 @@ fn others(blob: &[u8]) -> Vec<Line> {
 }
 
 fn reserved(blob: &[u8]) -> Vec<(u64, u64)> {
-    reservations(&Fdt::new(blob).expect("opened before"))
+    reservations(blob)
 }

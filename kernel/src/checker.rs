@@ -68,7 +68,12 @@ fn early(record: &EntryRecord) -> Facts {
 fn tree(kernel: &Kernel, initrd: Option<Range<PhysAddr>>) -> TreeFacts {
     let machine = &kernel.machine;
     let reserved = machine.reserved.iter().map(|reserved| reserved.range.clone()).collect();
-    TreeFacts { ram: machine.ram.clone(), reserved, initrd, conduit: machine.conduit }
+    TreeFacts {
+        ram: machine.ram.clone(),
+        reserved,
+        initrd,
+        conduit: machine.psci.map(|psci| psci.conduit),
+    }
 }
 
 fn runtime(record: &EntryRecord, kernel: &Kernel) -> Runtime {

@@ -159,13 +159,12 @@ pub fn begin(
     let Some(gic) = gic.map(Gic).filter(|gic| gic.has(this)) else {
         return StaleIrqs::default();
     };
-    let timer = timer.map(|numbers| {
-        let (timer, number) = match at_el2 {
-            false => (Timer::VirtualEl1, numbers.virtual_el1),
-            true => (Timer::PhysicalEl2, numbers.physical_el2),
-        };
-        Tick { timer, interrupt: IntId::ppi(number - 16) }
+    let tick = |(timer, number): (Timer, u32)| Tick { timer, interrupt: IntId::ppi(number - 16) };
+    let timer = timer.and_then(|numbers| match at_el2 {
+        false => numbers.virtual_el1.map(|number| (Timer::VirtualEl1, number)),
+        true => numbers.physical_el2.map(|number| (Timer::PhysicalEl2, number)),
     });
+    let timer = timer.map(tick);
     let driven = DRIVEN.call_once(|| Driven { gic, timer });
     // Report the first bank with a set bit: an extended interrupt only if there is no plain one.
     let shared = driven.gic.shared().map(|bank| bank.found());

@@ -8,6 +8,7 @@
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
+use boot::uart::Uart;
 use core::fmt;
 
 /// A value of a parameter that has a fixed set of values. It is printed and parsed as its word.
@@ -130,7 +131,10 @@ pub struct Cmdline {
     pub continue_on_refusal: bool,
     /// `restart-cpu=N|random`: the CPU that performs the kexec. By default, the one entered first.
     pub restart_cpu: Option<RestartCpu>,
-    /// `force`: kexec even if a CPU does not stop.
+    /// `earlycon=NAME,ADDRESS`, as Linux has it: the UART that is the console, whatever the device
+    /// tree says.
+    pub earlycon: Option<Uart>,
+    /// `force`: kexec even if a CPU does not stop, or the GIC cannot be silenced.
     pub force: bool,
     /// `check`: check the state at entry against the boot protocol.
     pub check: bool,
@@ -151,6 +155,7 @@ impl Default for Cmdline {
             semihosting: false,
             continue_on_refusal: false,
             restart_cpu: None,
+            earlycon: None,
             force: false,
             check: false,
             selftest: None,
@@ -161,26 +166,32 @@ impl Default for Cmdline {
 /// A parameter whose value is not allowed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("bootargs: \"{word}\": expected {expected}")]
-pub struct Error<'a> {
-    word: &'a str,
+pub struct Error {
+    /// The word. Bytes that are not UTF-8 became U+FFFD.
+    word: String,
     expected: &'static str,
 }
 
 impl Cmdline {
-    /// Parses `bootargs`. If a parameter is given twice, the last one counts.
+    /// Parses `bootargs`, which may be any bytes. If a parameter is given twice, the last one
+    /// counts.
+    ///
+    /// A word that is not UTF-8 is ignored like any other that is not ours. As the value of a
+    /// parameter it is an error.
     ///
     /// # Errors
     ///
     /// The first parameter whose value is not allowed. The parameters are returned all the same,
     /// without the wrong ones.
-    pub fn parse(bootargs: &str) -> (Self, Result<(), Error<'_>>) {
+    pub fn parse(bootargs: &[u8]) -> (Self, Result<(), Error>) {
         let mut cmdline = Self::default();
         let mut result = Ok(());
-        for word in bootargs.split_ascii_whitespace() {
-            if let Err(expected) = cmdline.parse_parameter(word)
+        let words = bootargs.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        for word in words.map(String::from_utf8_lossy) {
+            if let Err(expected) = cmdline.parse_parameter(&word)
                 && result.is_ok()
             {
-                result = Err(Error { word, expected });
+                result = Err(Error { word: word.into_owned(), expected });
             }
         }
         (cmdline, result)
@@ -193,7 +204,9 @@ impl Cmdline {
                 let count = number(value).and_then(|n| u32::try_from(n).ok()).filter(|&n| n > 0);
                 self.generations = count.ok_or("generations=N, a number from 1 to 4294967295")?;
             }
-            ("payload", "") => return Err("payload=NAME, a configuration of the FIT"),
+            ("payload", name) if name.is_empty() || name.contains(char::REPLACEMENT_CHARACTER) => {
+                return Err("payload=NAME, a configuration of the FIT, in UTF-8");
+            }
             ("payload", name) => self.payload = Some(name.to_owned()),
             ("base", _) => self.base = Base::of(value).ok_or("base=same, random or load")?,
             ("seed", _) => {
@@ -218,6 +231,14 @@ impl Cmdline {
             ("force", _) => return Err("force, without a value"),
             ("check", "") => self.check = true,
             ("check", _) => return Err("check, without a value"),
+            // Linux's `earlycon` alone means the console of the device tree, as without it.
+            ("earlycon", "") => {}
+            ("earlycon", _) => {
+                let uart = Uart::parse(value).ok();
+                self.earlycon = Some(
+                    uart.ok_or("earlycon=NAME,ADDRESS of a UART that we drive, as in pl011,0x…")?,
+                );
+            }
             ("selftest", _) => {
                 let test = Selftest::of(value);
                 self.selftest = Some(test.ok_or("selftest=stub, interrupts, lpis, storm or heap")?);
@@ -251,10 +272,12 @@ pub fn number(text: &str) -> Option<u64> {
 mod tests {
     use super::*;
     use alloc::string::ToString;
+    use boot::phys::PhysAddr;
+    use boot::uart::Kind;
 
     #[test]
     fn no_words_are_one_generation_on_the_same_place() {
-        assert_eq!(Cmdline::parse(""), (Cmdline::default(), Ok(())));
+        assert_eq!(Cmdline::parse(b""), (Cmdline::default(), Ok(())));
         assert_eq!(Cmdline::default().generations, 1);
     }
 
@@ -262,7 +285,7 @@ mod tests {
     fn every_parameter_is_followed() {
         let words = "console=ttyAMA0 generations=7 payload=conf-2 base=random seed=0x1F \
                      restart=cold el2=vhe alternate semihosting on-refusal=continue restart-cpu=2 \
-                     force check selftest=stub quiet";
+                     force check selftest=stub earlycon=cdns,0xff000000,115200 quiet";
         let expected = Cmdline {
             generations: 7,
             payload: Some("conf-2".to_string()),
@@ -274,16 +297,17 @@ mod tests {
             semihosting: true,
             continue_on_refusal: true,
             restart_cpu: Some(RestartCpu::Number(2)),
+            earlycon: Some(Uart::new(Kind::Cadence, PhysAddr(0xff00_0000), 0, 4)),
             force: true,
             check: true,
             selftest: Some(Selftest::Stub),
         };
-        assert_eq!(Cmdline::parse(words), (expected, Ok(())));
+        assert_eq!(Cmdline::parse(words.as_bytes()), (expected, Ok(())));
     }
 
     #[test]
     fn a_random_cpu_may_perform_the_kexec() {
-        let (cmdline, result) = Cmdline::parse("restart-cpu=random");
+        let (cmdline, result) = Cmdline::parse(b"restart-cpu=random");
         assert_eq!((cmdline.restart_cpu, result), (Some(RestartCpu::Random), Ok(())));
     }
 
@@ -305,12 +329,27 @@ mod tests {
             ("restart-cpu=all", "random"),
             ("force=no", "without a value"),
             ("check=all", "without a value"),
+            ("earlycon=pl022,0x9000000", "NAME,ADDRESS"),
+            ("earlycon=pl011", "NAME,ADDRESS"),
             ("selftest=all", "stub, interrupts, lpis, storm or heap"),
         ] {
-            let (cmdline, result) = Cmdline::parse(word);
+            let (cmdline, result) = Cmdline::parse(word.as_bytes());
             let message = result.unwrap_err().to_string();
             assert!(message.contains(word) && message.contains(hint), "{message}");
             assert_eq!(cmdline, Cmdline::default());
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_ignored_or_named() {
+        // Latin-1, as an old terminal sends it, in a word that is another program's.
+        let (cmdline, result) = Cmdline::parse(b"generations=2 name=M\xfcller base=random");
+        assert_eq!((cmdline.generations, cmdline.base, result), (2, Base::Random, Ok(())));
+        for word in [&b"payload=M\xfcller"[..], b"generations=2\xff", b"base=\xff", b"force=\xff"] {
+            let (cmdline, result) = Cmdline::parse(&[word, b" alternate"].concat());
+            let message = result.unwrap_err().to_string();
+            assert!(message.contains(&*String::from_utf8_lossy(word)), "{message}");
+            assert_eq!(cmdline, Cmdline { alternate: true, ..Cmdline::default() });
         }
     }
 
@@ -330,7 +369,7 @@ mod tests {
 
     #[test]
     fn alternating_overrides_and_starts_with_nvhe() {
-        let (cmdline, _) = Cmdline::parse("alternate el2=vhe");
+        let (cmdline, _) = Cmdline::parse(b"alternate el2=vhe");
         assert_eq!(
             [0, 1, 2].map(|g| cmdline.el2(g)),
             [Some(El2::Nvhe), Some(El2::Vhe), Some(El2::Nvhe)]

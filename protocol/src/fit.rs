@@ -30,15 +30,14 @@ pub mod writer;
 
 use alloc::borrow::ToOwned;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ffi::CStr;
 use core::ops::Range;
 
 use boot::phys::PhysAddr;
-use dtoolkit::fdt::{Fdt as Tree, FdtNode};
-use dtoolkit::{Node, Property};
-use fdt::blob::{HEADER_BYTES, MAGIC};
+use fdt::blob::{Blob, HEADER_BYTES, MAGIC};
+use fdt::node::Node;
 use relocate::segment::MAX_SEGMENTS;
 use sha2::{Digest, Sha256};
 
@@ -138,9 +137,12 @@ pub fn header_size(first_block: &[u8], disk_bytes: u64) -> Result<u32, Error> {
 pub fn configurations(tree: &[u8]) -> Result<Vec<String>, Error> {
     let configurations = Place::root(tree)?.child("configurations")?;
     let default = configurations.text("default")?.ok_or_else(|| configurations.lacks("default"))?;
-    let others =
-        configurations.node.children().map(|node| node.name()).filter(|name| *name != default);
-    Ok(core::iter::once(default).chain(others).map(ToOwned::to_owned).collect())
+    let mut names = Vec::from([default.to_owned()]);
+    for node in configurations.node.children().filter(|node| node.name() != default.as_bytes()) {
+        let name = str::from_utf8(node.name());
+        names.push(name.map_err(|_| configurations.names_no_text(&node))?.to_owned());
+    }
+    Ok(names)
 }
 
 /// Returns the payloads of the configuration with that name, on a disk of `disk_bytes` bytes.
@@ -245,20 +247,20 @@ fn is_same(found: &[u8; 32], expected: &[u8; 32]) -> bool {
 /// It refuses a child or property that exists twice: readers would disagree about which one counts.
 struct Place<'a> {
     path: String,
-    node: FdtNode<'a>,
+    node: Node<'a>,
 }
 
 impl<'a> Place<'a> {
-    /// Checks the whole tree and returns its root. Dtoolkit does not panic on a tree that passed.
+    /// Checks the whole tree and returns its root.
     fn root(tree: &'a [u8]) -> Result<Self, Error> {
-        let tree = Tree::new(tree).map_err(|error| Error::TreeDamaged { error })?;
-        Ok(Self { path: String::new(), node: tree.root() })
+        let tree = Blob::new(tree).map_err(|error| Error::TreeDamaged { error })?;
+        let node = Node::root(&tree).ok_or(Error::TreeDamaged { error: "no node" })?;
+        Ok(Self { path: String::new(), node })
     }
 
-    /// Returns the child with exactly this name. Dtoolkit's own search takes `kernel@1` for
-    /// `kernel`.
+    /// Returns the child with exactly this name. [`Node::child`] takes `kernel@1` for `kernel`.
     fn child(&self, name: &str) -> Result<Self, Error> {
-        let mut found = self.node.children().filter(|child| child.name() == name);
+        let mut found = self.node.children().filter(|child| child.name() == name.as_bytes());
         let node = found.next().ok_or_else(|| self.lacks(name))?;
         let path = format!("{}/{name}", self.path);
         if found.next().is_some() { Err(Error::Twice { path }) } else { Ok(Self { path, node }) }
@@ -266,12 +268,13 @@ impl<'a> Place<'a> {
 
     /// Returns a property's value, if the property exists.
     fn value(&self, property: &str) -> Result<Option<&'a [u8]>, Error> {
-        let mut found = self.node.properties().filter(|candidate| candidate.name() == property);
+        let is_it = |found: &fdt::node::Property<'_>| found.name == property.as_bytes();
+        let mut found = self.node.properties().filter(is_it);
         let Some(first) = found.next() else { return Ok(None) };
         if found.next().is_some() {
             return Err(Error::Twice { path: format!("{}/{property}", self.path) });
         }
-        first.value_as().map(Some).map_err(|_| self.odd(property, 0, "bytes"))
+        Ok(Some(first.value))
     }
 
     /// Returns a property that holds one string.
@@ -361,7 +364,7 @@ impl<'a> Place<'a> {
             return Err(Error::WrongArch { node: self.path.clone(), arch: arch.to_owned() });
         }
         Ok(Payload {
-            name: self.node.name().to_owned(),
+            name: self.node.to_string(),
             place: self.place(tree, disk)?,
             sha256: self.sha256()?,
             compression: Compression::None,
@@ -400,8 +403,8 @@ impl<'a> Place<'a> {
     fn sha256(&self) -> Result<[u8; 32], Error> {
         let mut found = None;
         let mut other = None;
-        for node in self.node.children().filter(|node| node.name().starts_with("hash")) {
-            let hash = Self { path: format!("{}/{}", self.path, node.name()), node };
+        for node in self.node.children().filter(|node| node.name().starts_with(b"hash")) {
+            let hash = Self { path: format!("{}/{node}", self.path), node };
             let algorithm = hash.text("algo")?.ok_or_else(|| hash.lacks("algo"))?;
             if algorithm != "sha256" {
                 other =
@@ -417,6 +420,10 @@ impl<'a> Place<'a> {
             }
         }
         found.ok_or_else(|| other.unwrap_or_else(|| self.lacks("hash-1")))
+    }
+
+    fn names_no_text(&self, child: &Node<'_>) -> Error {
+        Error::OddName { path: format!("{}/{child}", self.path) }
     }
 
     fn lacks(&self, what: &str) -> Error {

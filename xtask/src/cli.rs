@@ -8,9 +8,9 @@ use clap::{Parser, Subcommand};
 
 use suites::TestOptions;
 use tools::{
-    bench::BenchOptions, check::CheckOptions, check_loader::CheckLoaderOptions, doctor,
-    entry_state::DiffEntryOptions, fuzz::FuzzOptions, image::ImageOptions, interop::InteropOptions,
-    run::RunOptions, stress::StressOptions,
+    bench::BenchOptions, boards::BoardsOptions, check::CheckOptions,
+    check_loader::CheckLoaderOptions, doctor, entry_state::DiffEntryOptions, fuzz::FuzzOptions,
+    image::ImageOptions, interop::InteropOptions, run::RunOptions, stress::StressOptions,
 };
 
 /// Build, run, test and measure Ouroboros, a kernel for 64-bit Arm that kexecs itself
@@ -52,6 +52,7 @@ pub enum Verb {
     Check(CheckOptions),
     CheckLoader(CheckLoaderOptions),
     Bench(BenchOptions),
+    Boards(BoardsOptions),
     Fuzz(FuzzOptions),
     Stress(Box<StressOptions>),
     /// Try out everything that xtask needs, report what is missing, and print the line that
@@ -72,6 +73,7 @@ impl Verb {
             Self::Check(options) => options.perform(),
             Self::CheckLoader(options) => options.perform(),
             Self::Bench(options) => options.perform(),
+            Self::Boards(options) => options.perform(),
             Self::Fuzz(options) => options.perform(),
             Self::Stress(options) => options.perform(),
             Self::Doctor => doctor::examine(),

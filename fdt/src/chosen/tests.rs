@@ -6,9 +6,10 @@ use crate::handover::{Handover, shrink};
 use crate::machine::tests::{cells, node, text, virt};
 use crate::machine::{Machine, Tree};
 use alloc::vec;
+use dtoolkit::fdt::Fdt;
 use dtoolkit::memreserve::MemoryReservation;
 use dtoolkit::model::{DeviceTree, DeviceTreeProperty};
-use dtoolkit::{Node, Property};
+use dtoolkit::{Node as _, Property as _};
 use proptest::prelude::*;
 
 const GIVEN: Chosen<'_> = Chosen {
@@ -195,10 +196,8 @@ fn what_is_no_tree_is_refused() {
 fn a_tree_above_2_mib_is_refused_by_its_size() {
     let large = |bytes: usize| with(&[("large", vec![0; bytes])]).to_dtb();
     let room = DTB_MAX_SIZE as usize - write(&large(0), &GIVEN).unwrap().len();
-    assert_eq!(
-        write(&large(room / 4 * 4), &GIVEN).map(|blob| blob.len() as u64 / 4),
-        Ok(DTB_MAX_SIZE / 4)
-    );
+    let bytes = write(&large(room / 4 * 4), &GIVEN).unwrap().len() as u64;
+    assert!((DTB_MAX_SIZE - 3..=DTB_MAX_SIZE).contains(&bytes), "{bytes}");
     let bytes = write(&large(room / 4 * 4 + 4), &GIVEN);
     assert!(matches!(bytes, Err(Error::TooLarge { bytes }) if bytes > DTB_MAX_SIZE), "{bytes:?}");
     assert_eq!(check_size(DTB_MAX_SIZE), Ok(()));
@@ -228,13 +227,13 @@ proptest! {
         }
         if let Ok(written) = write(&blob, &GIVEN) {
             // Each property is there once, and the result can be written again.
-            let tree = Fdt::new(&written).unwrap();
-            let chosen = tree.root().children().find(|node| node.name() == "chosen").unwrap();
+            let root = Node::root(&Blob::new(&written).unwrap()).unwrap();
+            let chosen = root.children().find(|node| node.name() == b"chosen").unwrap();
             for (name, value) in expected().iter().filter(|(name, _)| name != "stdout-path") {
                 let found: Vec<_> =
-                    chosen.properties().filter(|property| property.name() == *name).collect();
+                    chosen.properties().filter(|one| one.name == name.as_bytes()).collect();
                 prop_assert_eq!(found.len(), 1, "{}", name);
-                prop_assert_eq!(found[0].value_as::<&[u8]>().unwrap(), &value[..]);
+                prop_assert_eq!(found[0].value, &value[..]);
             }
             let again = write(&written, &GIVEN).unwrap();
             prop_assert!(again.len() <= written.len());

@@ -4,11 +4,11 @@ use super::*;
 use alloc::vec;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 
-/// Makes a node with properties.
+/// Makes a node with properties. Names may be of any length.
 pub(crate) fn node(name: &str, properties: &[(&str, Vec<u8>)]) -> DeviceTreeNode {
-    let mut node = DeviceTreeNode::new(name).unwrap();
+    let mut node = DeviceTreeNode::new_unchecked(name);
     for (name, value) in properties {
-        node.add_property(DeviceTreeProperty::new(*name, value.clone()).unwrap());
+        node.add_property(DeviceTreeProperty::new_unchecked(*name, value.clone()));
     }
     node
 }
@@ -22,6 +22,9 @@ pub(crate) fn cells(cells: &[u32]) -> Vec<u8> {
 pub(crate) fn text(text: &str) -> Vec<u8> {
     text.bytes().chain([0]).collect()
 }
+
+/// The GIC's phandle.
+pub(crate) const GIC: u32 = 0x8001;
 
 /// Makes the tree of a machine like QEMU virt.
 pub(crate) fn virt() -> DeviceTree {
@@ -37,7 +40,10 @@ pub(crate) fn virt() -> DeviceTree {
         "memory@48000000",
         &[("device_type", text("memory")), ("reg", cells(&[0, 0x4800_0000, 0, 0x1800_0000]))],
     ));
-    root.add_child(node("psci", &[("method", text("smc"))]));
+    root.add_child(node(
+        "psci",
+        &[("compatible", text("arm,psci-1.0\0arm,psci-0.2\0arm,psci")), ("method", text("smc"))],
+    ));
     let mut cpus = node("cpus", &[("#address-cells", cells(&[1])), ("#size-cells", cells(&[0]))]);
     for affinity in [0, 1, 0x100] {
         cpus.add_child(node(&alloc::format!("cpu@{affinity:x}"), &[("reg", cells(&[affinity]))]));
@@ -49,9 +55,13 @@ pub(crate) fn virt() -> DeviceTree {
         &[0, 0x0800_0000, 0, 0x1_0000, 0, 0x080a_0000, 0, 0xf6_0000, 0, 0x0c00_0000, 0, 0x1_0000];
     let mut intc =
         node("intc@8000000", &[("compatible", text("arm,gic-v3")), ("reg", cells(redistributors))]);
-    for (name, value) in
-        [("#address-cells", cells(&[2])), ("#size-cells", cells(&[2])), ("ranges", vec![])]
-    {
+    for (name, value) in [
+        ("#address-cells", cells(&[2])),
+        ("#size-cells", cells(&[2])),
+        ("ranges", vec![]),
+        ("#interrupt-cells", cells(&[3])),
+        ("phandle", cells(&[GIC])),
+    ] {
         intc.add_property(DeviceTreeProperty::new(name, value).unwrap());
     }
     intc.add_child(node(
@@ -141,10 +151,10 @@ pub(crate) fn virt() -> DeviceTree {
         &[
             ("#address-cells", cells(&[1])),
             ("#size-cells", cells(&[1])),
-            ("ranges", cells(&[0, 0, 1, 0x1000])),
+            ("ranges", cells(&[0, 1, 0, 0x1000])),
         ],
     );
-    far.add_child(node("hidden@0", &[("reg", cells(&[0, 0x1000]))]));
+    far.add_child(node("moved@10", &[("reg", cells(&[0x10, 0x20]))]));
     root.add_child(far);
     root.add_child(node(
         "chosen",
@@ -158,6 +168,11 @@ pub(crate) fn virt() -> DeviceTree {
 
 fn range(start: u64, bytes: u64) -> Range<PhysAddr> {
     PhysAddr(start)..PhysAddr(start + bytes)
+}
+
+/// Returns the console's registers.
+fn registers(machine: &Machine) -> Option<Range<PhysAddr>> {
+    machine.console.as_ref().map(|console| console.registers.clone())
 }
 
 #[test]
@@ -183,19 +198,16 @@ fn an_initrd_is_named_by_one_cell_each_or_two() {
 fn a_machine_is_what_its_tree_says() {
     let blob = virt().to_dtb();
     let tree = Tree::open(&blob).unwrap();
-    assert_eq!(tree.bootargs(), "generations=3 base=random", "padding is left out");
+    assert_eq!(tree.bootargs(), b"generations=3 base=random", "padding is left out");
     let machine = Machine::read(&tree).unwrap();
     assert_eq!(
         machine.ram,
         [range(0x4000_0000, 0x2000_0000)],
         "two nodes that touch are one range"
     );
-    assert_eq!(machine.conduit, Some(Conduit::Smc));
-    assert_eq!(
-        machine.uart,
-        Some(range(0x0904_0000, 0x1000)),
-        "stdout-path decides, options and all"
-    );
+    assert_eq!(machine.psci, Some(Psci { conduit: Conduit::Smc, functions: None }));
+    let console = Some(range(0x0904_0000, 0x1000));
+    assert_eq!(registers(&machine), console, "stdout-path decides, options and all");
     assert_eq!(machine.virtio, [range(0x0a00_3e00, 0x200), range(0x0a00_0000, 0x200)]);
     let windows = vec![range(0x1000_0000, 0x2eff_0000), range(0x80_0000_0000, 0x80_0000_0000)];
     assert_eq!(machine.pci, [PciHost { ecam: range(0x40_1000_0000, 0x1000_0000), windows }]);
@@ -207,8 +219,9 @@ fn a_machine_is_what_its_tree_says() {
         machine.devices.contains(&range(0x0800_0000, 0x1000)),
         "a bus with empty ranges is followed"
     );
-    assert!(!machine.devices.contains(&range(0, 0x1000)), "a bus that translates is not");
-    assert_eq!(machine.devices.len(), 10);
+    assert!(machine.devices.contains(&range(0x1_0000_0010, 0x20)), "and one that moves");
+    assert_eq!(machine.devices.len(), 11);
+    assert_eq!(machine.skipped, []);
 }
 
 #[test]
@@ -216,18 +229,17 @@ fn cpus_interrupts_and_the_timer_are_found() {
     let blob = virt().to_dtb();
     let machine = Machine::read(&Tree::open(&blob).unwrap()).unwrap();
     assert_eq!(machine.cpus, [0, 1, 0x100], "without the one that failed");
-    // A region for hundreds of CPUs, cut to three. The CPU interface that follows it is left out.
+    // The whole region: its frames may be those of CPUs that the tree does not name. The CPU
+    // interface that follows it is left out.
     let distributor = range(0x0800_0000, 0x1_0000);
-    assert_eq!(
-        machine.gic,
-        Some(Gic::V3 { distributor, redistributors: vec![range(0x080a_0000, 0xc_0000)] })
-    );
+    let redistributors = vec![range(0x080a_0000, 0xf6_0000)];
+    assert_eq!(machine.gic, Some(Gic::V3 { distributor, redistributors }));
     assert_eq!(machine.its, [range(0x0808_0000, 0x2_0000)]);
-    assert_eq!(machine.timer, Some(Timer { virtual_el1: 27, physical_el2: 26 }));
+    assert_eq!(machine.timer, Some(Timer { virtual_el1: Some(27), physical_el2: Some(26) }));
 }
 
 #[test]
-fn a_timer_without_private_interrupts_is_none() {
+fn an_interrupt_that_is_not_private_is_none() {
     // The virtual timer's cells: an SPI; a PPI number above 15; one that overflows 32 bits once 16
     // is added.
     for odd in [[0, 11, 4], [1, 16, 4], [1, u32::MAX, 4]] {
@@ -240,7 +252,8 @@ fn a_timer_without_private_interrupts_is_none() {
             .unwrap()
             .set_value(interrupts);
         let blob = tree.to_dtb();
-        assert_eq!(Machine::read(&Tree::open(&blob).unwrap()).unwrap().timer, None, "{odd:?}");
+        let timer = Machine::read(&Tree::open(&blob).unwrap()).unwrap().timer.unwrap();
+        assert_eq!(timer, Timer { virtual_el1: None, physical_el2: Some(26) }, "{odd:?}");
     }
 }
 
@@ -269,8 +282,8 @@ fn the_fuzzers_trees_are_machines() {
             let machine = Machine::read(&Tree::open(&blob).unwrap()).unwrap();
             assert_eq!(machine.ram, [range(0x4000_0000, 0x2000_0000)], "{path:?}");
             assert!(
-                machine.uart.is_some() && machine.conduit.is_some() && !machine.virtio.is_empty(),
-                "{path:?}"
+                machine.console.is_some() && machine.psci.is_some() && !machine.virtio.is_empty(),
+                "{path:?}: {machine:?}"
             );
             assert!(crate::handover::shrink(&blob).is_ok(), "{path:?}");
             trees += 1;
@@ -292,14 +305,16 @@ fn an_alias_names_the_console_and_a_disabled_one_is_none() {
     aliased.root.add_child(node("aliases", &[("serial1", text("/pl011@9040000"))]));
     let blob = aliased.to_dtb();
     let machine = Machine::read(&Tree::open(&blob).unwrap()).unwrap();
-    assert_eq!(machine.uart, Some(range(0x0904_0000, 0x1000)));
+    assert_eq!(registers(&machine), Some(range(0x0904_0000, 0x1000)));
 
     let uart = aliased.root.child_mut("pl011@9040000").unwrap();
     uart.add_property(DeviceTreeProperty::new("status", "disabled").unwrap());
     let blob = aliased.to_dtb();
     let machine = Machine::read(&Tree::open(&blob).unwrap()).unwrap();
-    assert_eq!(machine.uart, Some(range(0x0900_0000, 0x1000)), "the first that is left");
-    assert_eq!(machine.devices.len(), 10, "disabled or not, nothing may land there");
+    assert_eq!(machine.console, None, "another one is no console");
+    let path = "/pl011@9040000".into();
+    assert_eq!(machine.console_error, Some(console::Error::Disabled(path)));
+    assert_eq!(machine.devices.len(), 11, "disabled or not, nothing may land there");
 }
 
 #[test]
@@ -332,7 +347,13 @@ fn a_tree_that_no_kernel_can_use_is_refused() {
     let mut odd = virt();
     odd.root.add_child(node("odd@0", &[("reg", cells(&[0, 0, 0]))]));
     let blob = odd.to_dtb();
-    assert_eq!(Machine::read(&Tree::open(&blob).unwrap()), Err(Error::Reg("odd@0".into())));
+    let machine = Machine::read(&Tree::open(&blob).unwrap()).unwrap();
+    assert_eq!(machine.skipped, [Skipped::Reg("/odd@0".into())]);
+    let mut crash = virt();
+    let odd = DeviceTreeProperty::new(USABLE_MEMORY_RANGE, 0x5f00_0000_u32).unwrap();
+    crash.find_node_mut("/chosen").unwrap().add_property(odd);
+    let blob = crash.to_dtb();
+    assert_eq!(Machine::read(&Tree::open(&blob).unwrap()), Err(Error::UsableMemory));
 }
 
 #[test]
@@ -353,8 +374,13 @@ fn buses_within_buses_come_to_an_end() {
         let blob = tree.to_dtb();
         Machine::read(&Tree::open(&blob).unwrap())
     };
-    assert!(machine(MAX_DEPTH).unwrap().devices.contains(&range(0x0800_0000, 0x1000)));
-    assert_eq!(machine(MAX_DEPTH + 1), Err(Error::TooDeep("timer@8000000".into())));
+    let deepest = machine(MAX_DEPTH - 1).unwrap();
+    assert!(deepest.devices.contains(&range(0x0800_0000, 0x1000)) && deepest.skipped.is_empty());
+    let deeper = machine(MAX_DEPTH).unwrap();
+    assert!(
+        matches!(&deeper.skipped[..], [Skipped::TooDeep(path)] if path.ends_with("/timer@8000000"))
+    );
+    assert_eq!(machine(10_000).unwrap().devices, deeper.devices);
 }
 
 #[test]
@@ -370,3 +396,5 @@ fn no_flipped_byte_panics() {
         }
     }
 }
+
+mod boards;

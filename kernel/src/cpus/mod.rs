@@ -35,6 +35,7 @@ use core::arch::asm;
 use core::ops::Range;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use fdt::machine::AFFINITY;
 use log::{info, warn};
 use protocol::mode::Mode;
 use protocol::record::{self, Record};
@@ -73,6 +74,17 @@ pub struct Cpus {
     all: Vec<&'static Cpu>,
 }
 
+/// Continues with this CPU alone, as Linux does, if the device tree does not name it. Returns
+/// whether that is so: the numbers of the others may be as wrong.
+pub fn stay_alone_if_unnamed(mpidrs: &mut Vec<u64>) -> bool {
+    let this = mpidr() & AFFINITY;
+    let is_unnamed = !mpidrs.contains(&this);
+    if is_unnamed {
+        *mpidrs = Vec::from([this]);
+    }
+    is_unnamed
+}
+
 impl Cpus {
     /// Makes a [`Cpu`] for each CPU of the device tree and takes over this CPU's interrupts. CPUs
     /// for which `blocks` has no block left stay off.
@@ -96,8 +108,7 @@ impl Cpus {
         let percpu: u64;
         // SAFETY: reading TPIDR_EL1 has no side effects.
         unsafe { asm!("mrs {}, tpidr_el1", out(reg) percpu, options(nomem, nostack)) };
-        // Aff3 and Aff2 to Aff0: the bits that the device tree's `reg` holds.
-        let this = mpidr() & 0xff_00ff_ffff;
+        let this = mpidr() & AFFINITY;
         let named = mpidrs.iter().filter(|&&mpidr| mpidr == this).count();
         assert!(named == 1, "the device tree names this CPU, MPIDR {this:#x}, {named} times");
         let mut blocks = blocks.iter();

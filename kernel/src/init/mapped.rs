@@ -11,9 +11,9 @@ use crate::interrupts::{self, StaleLpis};
 use crate::layout::Parts;
 use crate::map::{KernelIdmap, Regions};
 use boot::early_console;
-use boot::phys::{PhysAddr, PhysRange};
-use boot::uart::{Kind, Uart};
-use core::ops::Range;
+use boot::phys::PhysRange;
+use boot::uart::Uart;
+use log::warn;
 use protocol::mode::Mode;
 
 /// The kernel's idmap in use, without RAM; the console open.
@@ -24,7 +24,7 @@ pub struct Mapped {
     pub parts: Parts,
     /// The kernel's idmap.
     pub map: KernelIdmap,
-    /// The console's UART, if the FDT names one that we drive.
+    /// The console's UART, if there is one that we drive.
     pub uart: Option<Uart>,
     /// The LPI state that the previous kernel left.
     pub stale_lpis: StaleLpis,
@@ -34,25 +34,38 @@ impl Parsed {
     /// Builds the kernel's idmap and switches to it.
     pub fn map(mut self) -> Mapped {
         let machine = &self.facts.machine;
-        let uart = machine.uart.as_ref().map(|uart| Uart::new(Kind::Pl011, uart.start, 0, 4));
+        // The command line's UART, else the FDT's, else the one that the Image names, unless that
+        // is RAM on this machine.
+        let is_ram = |uart: &Uart| machine.ram.iter().any(|ram| ram.overlaps(&uart.pages()));
+        let of_image = || Some(early_console::of_image()).filter(|uart| uart.is_some());
+        let uart = self
+            .facts
+            .cmdline
+            .earlycon
+            .or_else(|| machine.console.as_ref()?.uart())
+            .or_else(|| of_image().filter(|uart| !is_ram(uart)));
         let mut devices = machine.virtio.clone();
         devices.extend(uart.iter().map(Uart::pages));
         devices.extend(machine.gic.iter().flat_map(|gic| gic.registers()));
         devices.extend(machine.its.iter().cloned());
-        // Without a console, a panic prints on the UART that the Image names. It may be RAM here.
-        let early =
-            Some(early_console::of_image()).filter(|early| uart.is_none() && early.is_some());
-        let is_ram = |pages: &Range<PhysAddr>| machine.ram.iter().any(|ram| ram.overlaps(pages));
-        devices.extend(early.iter().map(Uart::pages).filter(|pages| !is_ram(pages)));
         let parts = Parts::of_this_image();
         let tree = self.given_pages();
         let regions = Regions { devices: &devices, image: &parts, tree: &tree };
         // SAFETY: `activate` requires regions that describe this machine and this image. The device
         // ranges come from the FDT, and the image's parts from the linker.
         let map = unsafe { KernelIdmap::activate(self.facts.mode == Mode::Vhe, &regions) };
-        // SAFETY: `open` requires a mapped UART that nothing else drives. The FDT names it as the
-        // console, and `activate` mapped it as device memory.
+        // SAFETY: `open` requires a mapped UART that nothing else drives. The command line, the FDT
+        // or the Image names it as the console, and `activate` mapped it as device memory.
         unsafe { console::open(uart.as_ref(), self.facts.generation) };
+        if let Some(why) = &self.facts.machine.console_error {
+            warn!("no console: {why}");
+        }
+        for skipped in &self.facts.machine.skipped {
+            warn!("skipped in the device tree: {skipped}");
+        }
+        if self.facts.is_unnamed {
+            warn!("the device tree does not name this CPU: continuing with this CPU alone");
+        }
         let stale_lpis = interrupts::turn_lpis_off(&mut self.facts.machine);
         Mapped { parsed: self, parts, map, uart, stale_lpis }
     }

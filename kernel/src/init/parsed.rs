@@ -8,7 +8,7 @@ use super::Error;
 use crate::enter_mode::enter_mode;
 use crate::layout::handed_over_tree;
 use crate::memory::Heap;
-use crate::{clock, end, firmware};
+use crate::{clock, cpus, end, firmware};
 use alloc::string::{String, ToString};
 use boot::phys::{PhysAddr, PhysRange};
 use boot::record::EntryRecord;
@@ -45,6 +45,8 @@ pub struct Facts {
     pub cmdline_error: Option<String>,
     /// The machine. Its RAM is whole pages, without page 0.
     pub machine: Machine,
+    /// The FDT does not name this CPU: `machine.cpus` is this CPU alone.
+    pub is_unnamed: bool,
     /// The loader's initrd.
     pub initrd: Option<Range<PhysAddr>>,
     /// The mode that this kernel runs in.
@@ -68,18 +70,28 @@ impl Parsed {
         let given = given.ok_or(Error::NoTree(record.x0, record.dtb_size))?;
         let tree = Tree::open(given)?;
         let (cmdline, parsed) = Cmdline::parse(tree.bootargs());
-        let cmdline_error = parsed.err().map(|error: CmdlineError<'_>| error.to_string());
+        let cmdline_error = parsed.err().map(|error: CmdlineError| error.to_string());
         let handed = Handover::read(&tree);
         let generation = handed.map_or(0, |handed| handed.generation);
         let mut machine = Machine::read(&tree)?;
         machine.ram = usable(&machine.ram);
+        let is_unnamed = cpus::stay_alone_if_unnamed(&mut machine.cpus);
         let initrd = tree.initrd();
 
         let (mode, note) = enter_mode(record, cmdline.el2(generation));
-        firmware::prepare(machine.conduit);
+        firmware::prepare(machine.psci.map(|psci| psci.conduit));
         end::prepare(cmdline.semihosting);
-        let facts =
-            Facts { handed, generation, cmdline, cmdline_error, machine, initrd, mode, note };
+        let facts = Facts {
+            handed,
+            generation,
+            cmdline,
+            cmdline_error,
+            machine,
+            is_unnamed,
+            initrd,
+            mode,
+            note,
+        };
         Ok(Self { record, main, heap, given, facts })
     }
 

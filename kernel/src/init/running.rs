@@ -50,8 +50,9 @@ impl Owned {
     /// Takes over interrupts, CPUs and devices.
     pub fn run(self) -> Running {
         let Self { record, facts, parts, mut map, uart, stale_lpis, layout, random, .. } = self;
-        let Facts { handed, generation, cmdline, cmdline_error, machine, initrd, mode, note } =
-            facts;
+        let Facts {
+            handed, generation, cmdline, cmdline_error, machine, initrd, mode, note, ..
+        } = facts;
         let (gic, timer) = (machine.gic.clone(), machine.timer);
         let stale_irqs = interrupts::begin(gic, timer, cpus::mpidr(), mode == Mode::Vhe);
         let (cpus, stack) = (&machine.cpus, parts.guards[1].start);

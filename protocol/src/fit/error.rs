@@ -7,7 +7,6 @@ use core::fmt;
 use core::ops::Range;
 
 use boot::phys::PhysAddr;
-use dtoolkit::error::FdtParseError;
 
 use super::{HEADER_BYTES, MAGIC, MAX_LOADABLES, MAX_TREE_BYTES};
 
@@ -41,7 +40,10 @@ pub enum Error {
     TreePastEnd { bytes: u32, disk: u64 },
     /// A tree that is not a valid FDT.
     #[error("the FIT's tree is damaged: {error}: write it anew")]
-    TreeDamaged { error: FdtParseError },
+    TreeDamaged { error: &'static str },
+    /// A configuration whose name is not UTF-8, so that no parameter can select it.
+    #[error("the FIT's {path} has a name that is not UTF-8: rename it")]
+    OddName { path: String },
     /// A node that lacks a child or a property.
     #[error("the FIT's {node} has no \"{what}\": add it")]
     Missing { node: String, what: String },

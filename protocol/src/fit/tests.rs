@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use dtoolkit::ToPropertyValue;
+use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use proptest::prelude::*;
 
@@ -64,7 +65,7 @@ fn edited(edit: impl FnOnce(&mut DeviceTreeNode)) -> Result<Fit, Error> {
 fn edited_tree(edit: impl FnOnce(&mut DeviceTreeNode)) -> Vec<u8> {
     let (disk, _) = written();
     let size = header_size(&disk, disk.len() as u64).unwrap() as usize;
-    let mut tree = DeviceTree::from_fdt(&Tree::new(&disk[..size]).unwrap());
+    let mut tree = DeviceTree::from_fdt(&Fdt::new(&disk[..size]).unwrap());
     edit(&mut tree.root);
     tree.to_dtb()
 }
@@ -155,7 +156,7 @@ fn with_companions() -> Vec<u8> {
 fn companions_of(edit: impl FnOnce(&mut DeviceTreeNode)) -> Result<Companions, Error> {
     let disk = with_companions();
     let size = header_size(&disk, disk.len() as u64).unwrap() as usize;
-    let mut tree = DeviceTree::from_fdt(&Tree::new(&disk[..size]).unwrap());
+    let mut tree = DeviceTree::from_fdt(&Fdt::new(&disk[..size]).unwrap());
     edit(&mut tree.root);
     companions(&tree.to_dtb(), disk.len() as u64, "conf-2")
 }
@@ -239,7 +240,7 @@ fn two_kernels_are_one_too_many() {
 fn the_default_configuration_comes_first() {
     let (disk, _) = written();
     let mut tree = DeviceTree::from_fdt(
-        &Tree::new(&disk[..header_size(&disk, u64::MAX).unwrap() as usize]).unwrap(),
+        &Fdt::new(&disk[..header_size(&disk, u64::MAX).unwrap() as usize]).unwrap(),
     );
     let configurations_node = at(&mut tree.root, "configurations");
     configurations_node.add_child(DeviceTreeNode::new("z").unwrap());
@@ -311,7 +312,7 @@ fn what_is_missing_is_named() {
 
     let (disk, _) = written();
     let mut tree = DeviceTree::from_fdt(
-        &Tree::new(&disk[..header_size(&disk, u64::MAX).unwrap() as usize]).unwrap(),
+        &Fdt::new(&disk[..header_size(&disk, u64::MAX).unwrap() as usize]).unwrap(),
     );
     at(&mut tree.root, "configurations").remove_property("default");
     let error = Error::Missing { node: "/configurations".into(), what: "default".into() };
@@ -560,7 +561,7 @@ fn sentences_name_the_value() {
     let sentence = read(&disk).unwrap_err().to_string();
     assert_eq!(
         sentence,
-        "the FIT's tree is damaged: Bad FDT token: 0xff000001 at offset 56: write it anew"
+        "the FIT's tree is damaged: a structure that passes its block: write it anew"
     );
 }
 

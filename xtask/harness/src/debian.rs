@@ -107,9 +107,55 @@ impl Debian {
     }
 }
 
+/// The device trees of all boards in Debian's arm64 kernel package.
+#[derive(Clone, Debug)]
+pub struct DeviceTrees {
+    /// The folder that they are in, some below it.
+    pub folder: PathBuf,
+    /// The kernel package's name and version.
+    pub release: String,
+}
+
+impl DeviceTrees {
+    /// Fetches the package of this suite, or of this machine's own, unless an earlier run did.
+    pub fn get(suite: Option<&str>) -> Result<Self> {
+        let folder = crate::paths::target_dir().join("ouroboros").join("boards");
+        let folder = folder.join(suite.unwrap_or("own"));
+        let trees = folder.join("trees");
+        if let Ok(release) = fs::read_to_string(folder.join(RELEASE)) {
+            return Ok(Self { folder: trees, release: release.trim().to_owned() });
+        }
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let work = tempfile::tempdir_in(&folder).context("cannot make a folder for apt")?;
+        let apt = Apt::new(work.path(), suite)?;
+        eprintln!("fetching Debian's arm64 kernel package into {}", folder.display());
+        apt.run("apt-get", &["update"])?;
+        let release = format!("linux-image-{}", apt.kernel_release()?);
+        apt.run("apt-get", &["download", &release])?;
+        let tree = work.path().join("tree");
+        let package = files(work.path())
+            .into_iter()
+            .find(|path| path.extension().is_some_and(|end| end == "deb"));
+        let package = package.context("apt downloaded no package")?;
+        said(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&tree))?;
+        let from = tree.join("usr/lib").join(&release);
+        drop(fs::remove_dir_all(&trees));
+        fs::rename(&from, &trees)
+            .with_context(|| format!("{release} has no {}", from.display()))?;
+        let name = package.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let version = name.split('_').nth(1).unwrap_or_default();
+        let release = format!("Debian {release} {version}");
+        fs::write(folder.join(RELEASE), format!("{release}\n"))?;
+        Ok(Self { folder: trees, release })
+    }
+}
+
 /// The folder in which apt puts what `install` downloads.
 const ARCHIVES: &str = "archives";
 const RELEASE: &str = "release";
+/// apt's list of sources, where they are not this machine's.
+const SOURCES: &str = "sources.list";
 const KERNEL: &str = "vmlinuz";
 /// The folder of the libraries that kexec is linked to, and of the modules.
 const LIBRARIES: &str = "lib";
@@ -119,25 +165,14 @@ fn folder() -> PathBuf {
 }
 
 fn fetch(folder: &Path) -> Result<()> {
-    for tool in ["apt-get", "apt-cache", "dpkg-deb"] {
-        if setup::found(tool).is_none() {
-            return Err(skipped(format!("only apt can fetch it, and there is no {tool}")));
-        }
-    }
     fs::create_dir_all(folder.join(LIBRARIES))
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     // apt's downloads. Dropping `work` removes them, also after an error.
     let work = tempfile::tempdir_in(folder).context("cannot make a folder for apt")?;
-    let apt = Apt::new(work.path())?;
+    let apt = Apt::new(work.path(), None)?;
     eprintln!("fetching Debian's arm64 kernel, busybox and kexec into {}", folder.display());
     apt.run("apt-get", &["update"])?;
-    // The package linux-image-arm64 depends on the newest kernel's package and nothing else.
-    let depends = apt.run("apt-cache", &["depends", "linux-image-arm64"]).unwrap_or_default();
-    let Some(release) =
-        depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
-    else {
-        return Err(skipped("apt's sources have no linux-image-arm64".to_owned()));
-    };
+    let release = apt.kernel_release()?;
     let kernel = format!("linux-image-{release}");
     apt.run("apt-get", &["download", &kernel, "busybox-static"])?;
     // The libraries that kexec is linked to differ between releases, so apt resolves them.
@@ -227,7 +262,13 @@ struct Apt {
 }
 
 impl Apt {
-    fn new(folder: &Path) -> Result<Self> {
+    /// Makes an apt with the sources of this machine, or those of one suite of Debian.
+    fn new(folder: &Path, suite: Option<&str>) -> Result<Self> {
+        for tool in ["apt-get", "apt-cache", "dpkg-deb"] {
+            if setup::found(tool).is_none() {
+                return Err(skipped(format!("only apt can fetch it, and there is no {tool}")));
+            }
+        }
         for name in ["lists/partial", "archives/partial"] {
             fs::create_dir_all(folder.join(name)).context("cannot make a folder for apt")?;
         }
@@ -246,7 +287,35 @@ impl Apt {
         let options = settings
             .into_iter()
             .flat_map(|(name, value)| ["-o".to_owned(), format!("{name}={value}")]);
-        Ok(Self { folder: folder.to_owned(), options: options.collect() })
+        let mut apt = Self { folder: folder.to_owned(), options: options.collect() };
+        if let Some(suite) = suite {
+            // The mirror that this machine's own sources name.
+            let named = ["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"];
+            let named = apt.run("apt-get", &named)?;
+            let mirror = named.lines().find(|uri| uri.trim_end_matches('/').ends_with("/debian"));
+            let mirror = mirror
+                .ok_or_else(|| skipped("apt's sources name no mirror of Debian".to_owned()))?;
+            let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
+            fs::write(at(SOURCES), format!("deb [signed-by={keys}] {mirror} {suite} main\n"))?;
+            for setting in [
+                format!("Dir::Etc::sourcelist={}", at(SOURCES)),
+                "Dir::Etc::sourceparts=-".to_owned(),
+            ] {
+                apt.options.extend(["-o".to_owned(), setting]);
+            }
+        }
+        Ok(apt)
+    }
+
+    /// Returns the release of the newest kernel: linux-image-arm64 depends on its package and on
+    /// nothing else.
+    fn kernel_release(&self) -> Result<String> {
+        let depends = self.run("apt-cache", &["depends", "linux-image-arm64"]).unwrap_or_default();
+        let release =
+            depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
+        release
+            .map(str::to_owned)
+            .ok_or_else(|| skipped("apt's sources have no linux-image-arm64".to_owned()))
     }
 
     /// Runs one of apt's programs and returns its output. A failure is a reason to skip: the

@@ -28,14 +28,14 @@ use super::{
 const RAM: Range<u64> = 0x4000_0000..0x6000_0000;
 /// The no-map reservation in RAM.
 const FIRMWARE: Range<u64> = 0x5012_3000..0x5034_5000;
-/// Devices of `virt`: PL011, virtio-mmio slots, distributor, ITS, as many redistributors as one CPU
-/// may need, and PCI configuration space.
+/// Devices of `virt`: PL011, virtio-mmio slots, distributor, ITS, the whole region of
+/// redistributors, and PCI configuration space.
 const DEVICES: [Range<u64>; 6] = [
     0x0900_0000..0x0900_1000,
     0x0a00_0000..0x0a00_4000,
     0x0800_0000..0x0801_0000,
     0x0808_0000..0x080a_0000,
-    0x080a_0000..0x080e_0000,
+    0x080a_0000..0x0900_0000,
     0x40_1000_0000..0x40_2000_0000,
 ];
 /// The window of the PCI functions' BARs.

@@ -1,6 +1,7 @@
 //! Tools: what the verbs of `cargo xtask` do, one module for each verb except `test`.
 
 pub mod bench;
+pub mod boards;
 pub mod check;
 pub mod check_loader;
 pub mod diagrams;

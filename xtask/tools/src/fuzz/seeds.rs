@@ -141,7 +141,10 @@ fn trees() -> Vec<Seed> {
     // Two adjacent ranges; the kernel merges them.
     let halves = [reg(0x5000_0000, 0x1000_0000), reg(0x4000_0000, 0x1000_0000)].concat();
     child(root, "memory@40000000", |node| set(node, "reg", halves));
-    child(root, "psci", |node| set(node, "method", "hvc"));
+    child(root, "psci", |node| {
+        set(node, "compatible", "arm,psci-1.0");
+        set(node, "method", "hvc");
+    });
     child(root, "pl011@9000000", |node| {
         set(node, "compatible", "arm,pl011");
         set(node, "reg", reg(0x900_0000, 0x1000));
@@ -154,6 +157,7 @@ fn trees() -> Vec<Seed> {
     });
     child(root, "intc@8000000", |node| {
         set(node, "compatible", "arm,gic-v3");
+        set(node, "#interrupt-cells", 3_u32);
         set(node, "reg", [reg(0x800_0000, 0x1_0000), reg(0x80a_0000, 0xf6_0000)].concat());
     });
     child(root, "timer", |node| {
@@ -177,6 +181,15 @@ fn trees() -> Vec<Seed> {
         child(node, "virtio_mmio@a000000", |node| {
             set(node, "compatible", "virtio,mmio");
             set(node, "reg", vec![0xa00_0000_u32, 0x200]);
+        });
+    });
+    child(root, "moved", |node| {
+        set(node, "#address-cells", 1_u32);
+        set(node, "#size-cells", 1_u32);
+        set(node, "ranges", vec![0_u32, 0, 0xb00_0000, 0x1000]);
+        child(node, "virtio_mmio@200", |node| {
+            set(node, "compatible", "virtio,mmio");
+            set(node, "reg", vec![0x200_u32, 0x200]);
         });
     });
     child(root, "pcie@4010000000", |node| {
