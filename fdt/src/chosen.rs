@@ -129,6 +129,11 @@ pub(crate) fn is_for_one_kernel(name: &[u8]) -> bool {
     STALE.iter().any(|stale| stale.as_bytes() == name)
 }
 
+/// Returns whether the property names the initrd.
+pub(crate) fn is_initrd(name: &[u8]) -> bool {
+    [INITRD_START, INITRD_END].iter().any(|initrd| initrd.as_bytes() == name)
+}
+
 /// Returns the old initrd's whole pages, which a reservation may fill. The range is empty if there
 /// is no initrd.
 fn initrd_pages(blob: &Blob<'_>) -> Range<PhysAddr> {

@@ -8,7 +8,7 @@
 //! them.
 
 use crate::blob::{Blob, Kind, VALUE_AT};
-use crate::chosen::is_for_one_kernel;
+use crate::chosen::{is_for_one_kernel, is_initrd};
 use crate::copy::{self, Chosen, Edits, Value};
 use crate::machine::{Error, Tree};
 use alloc::string::ToString;
@@ -82,16 +82,26 @@ impl Handover {
 ///
 /// Returns [`Error::Damaged`] or [`Error::NoChosen`].
 pub fn shrink(blob: &[u8]) -> Result<Vec<u8>, Error> {
+    shrink_without(blob, is_for_one_kernel)
+}
+
+/// Does the same as [`shrink`], but keeps the initrd, which every generation hands on.
+///
+/// # Errors
+///
+/// Returns [`Error::Damaged`] or [`Error::NoChosen`].
+pub fn shrink_with_initrd(blob: &[u8]) -> Result<Vec<u8>, Error> {
+    shrink_without(blob, |name| is_for_one_kernel(name) && !is_initrd(name))
+}
+
+fn shrink_without(blob: &[u8], is_stale: fn(&[u8]) -> bool) -> Result<Vec<u8>, Error> {
     let blob = Blob::new(blob).map_err(damaged)?;
     if !blob.events().any(|event| event.is_of_chosen()) {
         return Err(Error::NoChosen);
     }
     let none = Handover { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) };
     let new = none.properties().map(|(name, zero)| (name, Value::Number(zero)));
-    let edits = Edits {
-        chosen: Some(Chosen { new: &new, is_stale: is_for_one_kernel }),
-        ..Edits::default()
-    };
+    let edits = Edits { chosen: Some(Chosen { new: &new, is_stale }), ..Edits::default() };
     copy::to_vec(&blob, &edits).map_err(damaged)
 }
 
@@ -199,6 +209,26 @@ mod tests {
             NUMBERS.write(&mut blob).unwrap();
             assert_eq!(Handover::read(&Tree::open(&blob).unwrap()), Some(NUMBERS), "{value:?}");
         }
+    }
+
+    #[test]
+    fn the_initrd_is_handed_on_only_where_it_is_asked_for() {
+        let mut tree = virt();
+        let chosen = tree.root.child_mut("chosen").unwrap();
+        for (name, value) in [("linux,initrd-start", 0x4800_0000_u32), ("rng-seed", 7)] {
+            chosen.add_property(DeviceTreeProperty::new(name, value.to_be_bytes()).unwrap());
+        }
+        let end = 0x4800_1001_u64.to_be_bytes();
+        chosen.add_property(DeviceTreeProperty::new("linux,initrd-end", end).unwrap());
+        let blob = tree.to_dtb();
+        assert_eq!(Tree::open(&shrink(&blob).unwrap()).unwrap().initrd(), None);
+        let mut kept = shrink_with_initrd(&blob).unwrap();
+        NUMBERS.write(&mut kept).unwrap();
+        let tree = Tree::open(&kept).unwrap();
+        assert_eq!(tree.initrd(), Some(PhysAddr(0x4800_0000)..PhysAddr(0x4800_1001)));
+        assert_eq!(Handover::read(&tree), Some(NUMBERS));
+        assert_eq!(tree.chosen_u64("rng-seed"), None);
+        assert_eq!(shrink_with_initrd(&kept).unwrap().len(), kept.len());
     }
 
     #[test]

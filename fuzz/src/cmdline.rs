@@ -6,7 +6,7 @@
 //! - a command line written out again, or given twice, parses to the same value;
 //! - unknown parameters change nothing.
 
-use protocol::cmdline::{Base, Cmdline, El2, Restart, RestartCpu, Selftest};
+use protocol::cmdline::{Base, Cmdline, El2, FitSource, Restart, RestartCpu, Selftest};
 
 /// Checks an input: bytes.
 pub fn hold(data: &[u8]) {
@@ -43,6 +43,7 @@ fn written(cmdline: &Cmdline) -> String {
     let Cmdline {
         generations,
         payload,
+        fit,
         base,
         seed,
         restart,
@@ -70,6 +71,9 @@ fn written(cmdline: &Cmdline) -> String {
         El2::Nvhe => "el2=nvhe",
         El2::Vhe => "el2=vhe",
     });
+    let fit = fit.map(|fit| match fit {
+        FitSource::Initrd => "fit=initrd",
+    });
     let selftest = selftest.map(|selftest| match selftest {
         Selftest::Stub => "selftest=stub",
         Selftest::Interrupts => "selftest=interrupts",
@@ -90,7 +94,7 @@ fn written(cmdline: &Cmdline) -> String {
     ];
     let mut words = vec![format!("generations={generations}")];
     words.extend(
-        [Some(base), Some(restart), el2, selftest]
+        [Some(base), Some(restart), el2, fit, selftest]
             .into_iter()
             .chain(flags)
             .flatten()

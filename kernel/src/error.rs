@@ -4,7 +4,7 @@
 //! allocated. Only `main` prints the sentence.
 
 use crate::devices::Busy;
-use crate::{cpus, disk};
+use crate::{cpus, medium};
 use alloc::string::{String, ToString};
 use boot::phys::PhysAddr;
 use core::ops::Range;
@@ -14,10 +14,10 @@ use protocol::{fit, gzip, record};
 /// The reason why this generation does not kexec.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The disk cannot be read.
+    /// The medium that holds the FIT cannot be opened or read.
     #[error(transparent)]
-    Disk(#[from] disk::Error),
-    /// The FIT or a payload on the disk cannot be used.
+    Medium(#[from] medium::Error),
+    /// The FIT or a payload in it cannot be used.
     #[error(transparent)]
     Fit(#[from] fit::Error),
     /// The kernel with this name cannot be unpacked, for this reason.

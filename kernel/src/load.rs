@@ -1,15 +1,15 @@
-//! Image loading: reads the next image from the disk into frames, and verifies it.
+//! Image loading: reads the next image from the boot medium into frames, and verifies it.
 //!
-//! - Runs once for each configuration that is tried, with the disk open.
+//! - Runs once for each configuration that is tried, with the medium open.
 //! - Leaves an [`Image`]. Each payload is in frames that are its own destination or in no
 //!   destination; its tail is zeroed, its SHA-256 verified and its CRC-32C computed.
 //! - Refuses a FIT or an Image header that breaks a rule, and an image that does not fit in memory.
 
 use crate::clock;
-use crate::devices::Devices;
-use crate::disk::Disk;
 use crate::error::Error;
+use crate::medium::Medium;
 use crate::memory::{self, Frames};
+use crate::state::Kernel;
 use crate::unpack;
 use alloc::string::String;
 use alloc::vec;
@@ -20,7 +20,7 @@ use core::ops::Range;
 use protocol::fit::{self, Companions, Compression, Fit, Payload};
 use relocate::checksum::Crc32c;
 
-/// The FIT's device tree, as read from the disk.
+/// The FIT's device tree, as read from the medium.
 pub struct Contents {
     tree: Vec<u8>,
     /// The names of the FIT's configurations, the default one first.
@@ -28,22 +28,22 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Reads the FIT's device tree from the start of the disk.
+    /// Reads the FIT's device tree from the start of the medium.
     ///
     /// # Errors
     ///
     /// No FIT, a damaged one, or a read error.
-    pub fn read(disk: &mut Disk) -> Result<Self, Error> {
+    pub fn read(medium: &mut Medium) -> Result<Self, Error> {
         const FIRST: usize = 512;
         let mut first = [0; FIRST];
-        let bytes = disk.bytes();
+        let bytes = medium.bytes();
         let readable = FIRST.min(bytes as usize);
-        disk.read(0, &mut first[..readable])?;
+        medium.read(0, &mut first[..readable])?;
         let mut tree = Vec::new();
         let size = fit::header_size(&first[..readable], bytes)? as usize;
         tree.try_reserve_exact(size).map_err(|_| Error::Heap(size as u64))?;
         tree.resize(size, 0);
-        disk.read(0, &mut tree)?;
+        medium.read(0, &mut tree)?;
         let configurations = fit::configurations(&tree)?;
         Ok(Self { tree, configurations })
     }
@@ -55,21 +55,21 @@ impl Contents {
     /// A broken rule of the FIT or of the header, or a kernel larger than `ram_bytes`.
     pub fn open(
         &self,
-        disk: &mut Disk,
+        medium: &mut Medium,
         configuration: &str,
         ram_bytes: u64,
     ) -> Result<(Fit, Header), Error> {
-        let fit = fit::parse(&self.tree, disk.bytes(), configuration)?;
+        let fit = fit::parse(&self.tree, medium.bytes(), configuration)?;
         let bytes = fit.kernel.place.end - fit.kernel.place.start;
         let mut start = [0; HEADER_BYTES];
         let (readable, bytes) = match fit.kernel.compression {
             Compression::None => {
                 let readable = HEADER_BYTES.min(bytes as usize);
-                disk.read(fit.kernel.place.start, &mut start[..readable])?;
+                medium.read(fit.kernel.place.start, &mut start[..readable])?;
                 (readable, bytes)
             }
             Compression::Gzip { unpacked } => {
-                (unpack::start(disk, &fit.kernel, &mut start)?, unpacked.unwrap_or_default())
+                (unpack::start(medium, &fit.kernel, &mut start)?, unpacked.unwrap_or_default())
             }
         };
         let header = Header::parse(&start[..readable])?;
@@ -83,35 +83,35 @@ impl Contents {
     /// # Errors
     ///
     /// A broken rule of the FIT.
-    pub fn companions(&self, disk: &Disk, configuration: &str) -> Result<Companions, Error> {
-        Ok(fit::companions(&self.tree, disk.bytes(), configuration)?)
+    pub fn companions(&self, medium: &Medium, configuration: &str) -> Result<Companions, Error> {
+        Ok(fit::companions(&self.tree, medium.bytes(), configuration)?)
     }
 }
 
-/// A configuration of the FIT, selected by its number, and the disk that holds it.
+/// A configuration of the FIT, selected by its number, and the medium that holds it.
 pub struct Selection {
-    /// The disk. It stays open until the selected image is loaded.
-    pub disk: Disk,
+    /// The medium. It stays open until the selected image is loaded.
+    pub medium: Medium,
     /// The FIT's device tree.
     pub contents: Contents,
     /// The configuration's name.
     pub name: String,
-    /// Free bytes before the disk was opened.
+    /// Free bytes before the medium was opened.
     pub free_before: u64,
 }
 
 impl Selection {
-    /// Opens the disk and selects configuration number `nth`, counted from the one named `first`,
+    /// Opens the medium and selects configuration number `nth`, counted from the one named `first`,
     /// or from the FIT's default one.
     ///
     /// # Errors
     ///
-    /// No disk, no FIT, [`Error::NoPayload`] or [`Error::NoConfiguration`]. Then there is no point
-    /// in trying the next number.
-    pub fn open(devices: &Devices, first: Option<&str>, nth: usize) -> Result<Self, Error> {
+    /// No medium, no FIT, [`Error::NoPayload`] or [`Error::NoConfiguration`]. Then there is no
+    /// point in trying the next number.
+    pub fn open(kernel: &Kernel, first: Option<&str>, nth: usize) -> Result<Self, Error> {
         let free_before = memory::free();
-        let mut disk = Disk::open(devices)?;
-        let contents = Contents::read(&mut disk)?;
+        let mut medium = Medium::open(&kernel.devices, &kernel.initrd, kernel.cmdline.fit)?;
+        let contents = Contents::read(&mut medium)?;
         let names = &contents.configurations;
         let first = match first {
             None => 0,
@@ -121,7 +121,7 @@ impl Selection {
                 .ok_or_else(|| Error::NoPayload(first.into()))?,
         };
         let name = names.get(first + nth).ok_or(Error::NoConfiguration(nth))?.clone();
-        Ok(Self { disk, contents, name, free_before })
+        Ok(Self { medium, contents, name, free_before })
     }
 }
 
@@ -198,7 +198,7 @@ pub struct Image {
     pub entry: PhysAddr,
     /// The number of bytes that were hashed.
     pub hashed: u64,
-    /// The number of requests to the disk.
+    /// The number of requests to the disk, none if the FIT is the initrd.
     pub disk_requests: u64,
     /// The nanoseconds spent waiting for the disk.
     pub disk_ns: u64,
@@ -211,7 +211,7 @@ impl Image {
     ///
     /// [`Error::NoCrc32`], or the first rule that is broken. All memory is freed.
     pub fn load(
-        disk: &mut Disk,
+        medium: &mut Medium,
         fit: &Fit,
         header: &Header,
         entry: PhysAddr,
@@ -233,17 +233,17 @@ impl Image {
             Self { payloads: Vec::new(), entry, hashed: 0, disk_requests: 0, disk_ns: 0 };
         for (payload, destination) in core::iter::once(kernel).chain(loadables).zip(&destinations) {
             let frames = take(destination, &destinations).map_err(Error::Memory)?;
-            let loaded = image.read(disk, payload, header.image_size, destination, frames)?;
+            let loaded = image.read(medium, payload, header.image_size, destination, frames)?;
             image.payloads.push(loaded);
         }
-        image.disk_requests = disk.requests();
-        image.disk_ns = clock::nanoseconds(disk.waited());
+        image.disk_requests = medium.requests();
+        image.disk_ns = clock::nanoseconds(medium.waited());
         Ok(image)
     }
 
     fn read(
         &mut self,
-        disk: &mut Disk,
+        medium: &mut Medium,
         payload: &Payload,
         image_size: u64,
         destination: &Range<PhysAddr>,
@@ -251,9 +251,9 @@ impl Image {
     ) -> Result<Loaded, Error> {
         self.hashed += payload.place.end - payload.place.start;
         let bytes = match payload.compression {
-            Compression::None => as_it_is(disk, payload, &mut frames)?,
+            Compression::None => as_it_is(medium, payload, &mut frames)?,
             Compression::Gzip { unpacked } => {
-                unpack::all(disk, payload, unpacked, image_size, &mut frames)?
+                unpack::all(medium, payload, unpacked, image_size, &mut frames)?
             }
         };
         frames.zero_from(bytes as usize);
@@ -263,14 +263,14 @@ impl Image {
 }
 
 /// Reads and verifies a payload that is not compressed. Returns its size.
-fn as_it_is(disk: &mut Disk, payload: &Payload, frames: &mut Frames) -> Result<u64, Error> {
+fn as_it_is(medium: &mut Medium, payload: &Payload, frames: &mut Frames) -> Result<u64, Error> {
     let mut at = payload.place.start;
     for slice in frames.slices_mut() {
         let bytes = (payload.place.end - at).min(slice.len() as u64);
         if bytes == 0 {
             break;
         }
-        disk.read(at, &mut slice[..bytes as usize])?;
+        medium.read(at, &mut slice[..bytes as usize])?;
         at += bytes;
     }
 

@@ -38,6 +38,7 @@ mod interrupts;
 mod layout;
 mod load;
 mod map;
+mod medium;
 mod memory;
 mod payload;
 mod plan;
@@ -148,7 +149,7 @@ fn run(kernel: &mut Kernel) -> ! {
         let (free, kept_before) = (memory::free(), devices::kept());
 
         let payload = kernel.cmdline.payload.as_deref().filter(|_| last);
-        let (error, is_last) = match Selection::open(&kernel.devices, payload, configuration) {
+        let (error, is_last) = match Selection::open(kernel, payload, configuration) {
             // There is no such configuration, or no FIT to find the next one in.
             Err(error) => (error, true),
             Ok(selection) => {
@@ -181,9 +182,10 @@ fn run(kernel: &mut Kernel) -> ! {
 
 /// Plans the kexec of another generation of this kernel, from the selected configuration.
 fn plan_own(kernel: &mut Kernel, selection: Selection) -> Result<Plan, Error> {
-    let Selection { mut disk, contents, name, .. } = selection;
+    let Selection { mut medium, contents, name, .. } = selection;
     let ram = &kernel.machine.ram;
-    let (fit, header) = contents.open(&mut disk, &name, ram.iter().map(PhysRange::bytes).sum())?;
+    let (fit, header) =
+        contents.open(&mut medium, &name, ram.iter().map(PhysRange::bytes).sum())?;
     let size = header.text_offset + header.image_size;
     let base = match kernel.cmdline.base {
         Base::Same => kernel.parts.whole.start,
@@ -195,11 +197,11 @@ fn plan_own(kernel: &mut Kernel, selection: Selection) -> Result<Plan, Error> {
         }
     };
     let entry = PhysAddr(base.0.saturating_add(header.text_offset));
-    let image = Image::load(&mut disk, &fit, &header, entry, |place, all| {
+    let image = Image::load(&mut medium, &fit, &header, entry, |place, all| {
         Frames::outside(place.bytes(), all)
     })?;
     log_loaded(&name, &image);
-    drop(disk);
+    drop(medium);
     Plan::new(
         image,
         &kernel.blob,

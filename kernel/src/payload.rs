@@ -6,10 +6,10 @@
 //! - Refuses what a plan refuses, an initrd out of the kernel's reach, and an invalid FDT.
 #![expect(unsafe_code, reason = "reads the CPU's random numbers")]
 
-use crate::disk::Disk;
 use crate::error::Error;
 use crate::load::{self, Image, Selection};
 use crate::log_loaded;
+use crate::medium::Medium;
 use crate::memory::{self, Frames};
 use crate::plan::Plan;
 use crate::state::Kernel;
@@ -28,12 +28,12 @@ use relocate::placement;
 
 /// Plans the kexec of the payload in the selected configuration.
 pub fn plan(kernel: &mut Kernel, selection: Selection) -> Result<Plan, Error> {
-    let Selection { mut disk, contents, name, free_before } = selection;
+    let Selection { mut medium, contents, name, free_before } = selection;
     let (mut fit, header) =
-        contents.open(&mut disk, &name, kernel.machine.ram.iter().map(PhysRange::bytes).sum())?;
-    let Companions { initrd, fdt, bootargs } = contents.companions(&disk, &name)?;
+        contents.open(&mut medium, &name, kernel.machine.ram.iter().map(PhysRange::bytes).sum())?;
+    let Companions { initrd, fdt, bootargs } = contents.companions(&medium, &name)?;
     // Read the payload's own FDT first: it may reserve memory that no segment may be placed over.
-    let own = fdt.map(|fdt| own_tree(&mut disk, &fdt)).transpose()?;
+    let own = fdt.map(|fdt| own_tree(&mut medium, &fdt)).transpose()?;
     let mut machine = kernel.machine.clone();
     machine.reserved.extend(own.iter().flat_map(|own| own.reserved.iter().cloned()));
     let mut keep_off: Vec<_> =
@@ -48,9 +48,9 @@ pub fn plan(kernel: &mut Kernel, selection: Selection) -> Result<Plan, Error> {
         chosen.initrd = Some(place);
         fit.loadables.push(initrd);
     }
-    let image = Image::load(&mut disk, &fit, &header, entry, Frames::in_place)?;
+    let image = Image::load(&mut medium, &fit, &header, entry, Frames::in_place)?;
     log_loaded(&name, &image);
-    drop(disk);
+    drop(medium);
 
     chosen.seeds = seeds(kernel);
     let blob = chosen::write(own.as_ref().map_or(&kernel.blob, |own| &own.blob), &chosen)?;
@@ -161,22 +161,22 @@ struct OwnTree {
     reserved: Vec<Reservation>,
 }
 
-/// Reads, verifies and parses an FDT from the disk.
-fn own_tree(disk: &mut Disk, fdt: &Payload) -> Result<OwnTree, Error> {
-    let blob = chosen::write(&read(disk, fdt)?, &Chosen::default())?;
+/// Reads, verifies and parses an FDT from the medium.
+fn own_tree(medium: &mut Medium, fdt: &Payload) -> Result<OwnTree, Error> {
+    let blob = chosen::write(&read(medium, fdt)?, &Chosen::default())?;
     let Machine { ram, mut reserved, .. } = Machine::read(&Tree::open(&blob)?)?;
     reserved.iter_mut().for_each(|reserved| reserved.name += " of the payload's own device tree");
     Ok(OwnTree { blob, ram, reserved })
 }
 
-/// Reads the bytes of an FDT from the disk and verifies their SHA-256.
-fn read(disk: &mut Disk, fdt: &Payload) -> Result<Vec<u8>, Error> {
+/// Reads the bytes of an FDT from the medium and verifies their SHA-256.
+fn read(medium: &mut Medium, fdt: &Payload) -> Result<Vec<u8>, Error> {
     let bytes = fdt.place.end - fdt.place.start;
     chosen::check_size(bytes)?;
     let mut blob = Vec::new();
     blob.try_reserve_exact(bytes as usize).map_err(|_| Error::Heap(bytes))?;
     blob.resize(bytes as usize, 0);
-    disk.read(fdt.place.start, &mut blob)?;
+    medium.read(fdt.place.start, &mut blob)?;
     fit::verify(fdt, [&blob[..]])?;
     Ok(blob)
 }

@@ -4,6 +4,7 @@ use crate::cpus::Cpus;
 use crate::devices::Devices;
 use crate::layout::Parts;
 use crate::map::KernelIdmap;
+use crate::medium::{Initrd, NoFit};
 use alloc::vec::Vec;
 use boot::phys::PhysAddr;
 use boot::uart::Uart;
@@ -42,6 +43,8 @@ pub struct Kernel {
     pub cpus: Cpus,
     /// The machine's virtio devices and PCI functions.
     pub devices: Devices,
+    /// The initrd, if it holds the FIT.
+    pub initrd: Result<Initrd, NoFit>,
     /// The FDT for the next generation.
     pub blob: Vec<u8>,
 }

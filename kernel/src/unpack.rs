@@ -1,12 +1,12 @@
-//! The unpacker: reads a gzip-compressed kernel from the disk into frames.
+//! The unpacker: reads a gzip-compressed kernel from the boot medium into frames.
 //!
 //! - Runs in place of a plain read if the FIT says that the kernel is compressed.
 //! - Leaves the unpacked kernel in its frames. The compressed file is never in memory as a whole.
 //! - Refuses a file whose SHA-256 differs, then whatever [`protocol::gzip`] refuses. A damaged disk
 //!   must be reported as such, and not as a bad gzip file.
 
-use crate::disk::Disk;
 use crate::error::Error;
+use crate::medium::Medium;
 use crate::memory::Frames;
 use alloc::vec::Vec;
 use boot::image::HEADER_BYTES;
@@ -21,13 +21,13 @@ const PIECE: usize = 256 << 10;
 ///
 /// The bytes are not verified yet.
 pub fn start(
-    disk: &mut Disk,
+    medium: &mut Medium,
     kernel: &Payload,
     start: &mut [u8; HEADER_BYTES],
 ) -> Result<usize, Error> {
     let error = |why| Error::Gzip(kernel.name.clone(), why);
     let mut piece = piece(kernel)?;
-    disk.read(kernel.place.start, &mut piece)?;
+    medium.read(kernel.place.start, &mut piece)?;
     let mut unpacker = Unpacker::new(HEADER_BYTES as u64);
     let (mut taken, mut made) = (0, 0);
     while taken < piece.len() && made < start.len() {
@@ -42,7 +42,7 @@ pub fn start(
 ///
 /// The frames have room for `image_size` bytes.
 pub fn all(
-    disk: &mut Disk,
+    medium: &mut Medium,
     kernel: &Payload,
     stated: Option<u64>,
     image_size: u64,
@@ -60,7 +60,7 @@ pub fn all(
     while at < kernel.place.end {
         let bytes = (kernel.place.end - at).min(piece.len() as u64);
         let piece = &mut piece[..bytes as usize];
-        disk.read(at, piece)?;
+        medium.read(at, piece)?;
         at += bytes;
         hash.update(piece);
         let mut packed = &*piece;

@@ -42,6 +42,7 @@ macro_rules! words {
 words!(Base { Same = "same", Random = "random", Load = "load" });
 words!(Restart { Hot = "hot", Cold = "cold" });
 words!(El2 { Nvhe = "nvhe", Vhe = "vhe" });
+words!(FitSource { Initrd = "initrd" });
 words!(Selftest {
     Stub = "stub",
     Interrupts = "interrupts",
@@ -70,6 +71,13 @@ pub enum Restart {
     Hot,
     /// MMU off first, then copy.
     Cold,
+}
+
+/// The boot medium that must hold the FIT.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FitSource {
+    /// The initrd that the loader named in /chosen.
+    Initrd,
 }
 
 /// The mode requested for a kernel that was entered at EL2.
@@ -115,6 +123,9 @@ pub struct Cmdline {
     /// `payload=NAME`: the last generation kexecs the FIT's configuration of that name, instead of
     /// ending the run.
     pub payload: Option<String>,
+    /// `fit=initrd`: where the FIT is. By default it is on the disk, or in the initrd of a machine
+    /// without a disk.
+    pub fit: Option<FitSource>,
     /// `base=same|random|load`: where the next kernel is placed.
     pub base: Base,
     /// `seed=S`, decimal or 0x: the seed of all random choices.
@@ -147,6 +158,7 @@ impl Default for Cmdline {
         Self {
             generations: 1,
             payload: None,
+            fit: None,
             base: Base::default(),
             seed: None,
             restart: Restart::default(),
@@ -208,6 +220,7 @@ impl Cmdline {
                 return Err("payload=NAME, a configuration of the FIT, in UTF-8");
             }
             ("payload", name) => self.payload = Some(name.to_owned()),
+            ("fit", _) => self.fit = Some(FitSource::of(value).ok_or("fit=initrd")?),
             ("base", _) => self.base = Base::of(value).ok_or("base=same, random or load")?,
             ("seed", _) => {
                 self.seed = Some(number(value).ok_or("seed=S, a 64-bit number, decimal or 0x…")?)
@@ -283,12 +296,13 @@ mod tests {
 
     #[test]
     fn every_parameter_is_followed() {
-        let words = "console=ttyAMA0 generations=7 payload=conf-2 base=random seed=0x1F \
+        let words = "console=ttyAMA0 generations=7 payload=conf-2 fit=initrd base=random seed=0x1F \
                      restart=cold el2=vhe alternate semihosting on-refusal=continue restart-cpu=2 \
                      force check selftest=stub earlycon=cdns,0xff000000,115200 quiet";
         let expected = Cmdline {
             generations: 7,
             payload: Some("conf-2".to_string()),
+            fit: Some(FitSource::Initrd),
             base: Base::Random,
             seed: Some(31),
             restart: Restart::Cold,
@@ -318,6 +332,7 @@ mod tests {
             ("generations=x", "from 1"),
             ("generations=4294967296", "from 1"),
             ("payload=", "a configuration of the FIT"),
+            ("fit=disk", "fit=initrd"),
             ("base=here", "same, random or load"),
             ("seed=0xg", "64-bit"),
             ("seed=18446744073709551616", "64-bit"),
@@ -364,6 +379,7 @@ mod tests {
         holds::<Base>(3);
         holds::<Restart>(2);
         holds::<El2>(2);
+        holds::<FitSource>(1);
         holds::<Selftest>(5);
     }
 

@@ -2,6 +2,7 @@
 //!
 //! - Leaves a copy of the FDT without padding, and the previous kernel's breadcrumbs read. The
 //!   memory of both is free from here on.
+//! - Leaves an initrd that holds a FIT reserved.
 //! - Refuses a machine whose RAM has no room for the control pages.
 #![expect(unsafe_code, reason = "gives RAM to heap and frames")]
 
@@ -11,6 +12,7 @@ use super::parsed::{Facts, Parsed};
 use crate::interrupts::StaleLpis;
 use crate::layout::Parts;
 use crate::map::KernelIdmap;
+use crate::medium::{Candidate, Initrd, NoFit};
 use crate::memory::Frames;
 use crate::{boot_trace, cpus};
 use alloc::vec;
@@ -41,6 +43,8 @@ pub struct Owned {
     pub layout: MemoryLayout,
     /// This generation's own random numbers, if the previous kernel handed over its seed.
     pub random: Option<SplitMix64>,
+    /// The initrd, if it holds the FIT.
+    pub initrd: Result<Initrd, NoFit>,
     /// The FDT for the next generation.
     pub blob: Vec<u8>,
     /// The size in bytes of the FDT that this generation was entered with.
@@ -58,7 +62,10 @@ impl Mapped {
     pub fn own(self) -> Result<Owned, Error> {
         let given_pages = self.parsed.given_pages();
         let Self { parsed, parts, mut map, uart, stale_lpis } = self;
-        let Parsed { record, main, heap, given, facts } = parsed;
+        let Parsed { record, main, heap, given, mut facts } = parsed;
+        // The initrd may hold the FIT. Reserve it before RAM is divided: it cannot be read yet.
+        let initrd = Candidate::of(facts.initrd.as_ref(), &facts.machine, &parts.whole);
+        facts.machine.reserved.extend(initrd.iter().map(Candidate::reservation));
         // Generation 0 never places its control pages at random, since its seed may have to come
         // from the entropy device, which needs a heap. It does not do so for a given seed either:
         // one seed must give one run, whether it was drawn or passed as `seed=`.
@@ -90,10 +97,20 @@ impl Mapped {
         // SAFETY: as above.
         unsafe { map.add_control(&layout.control) };
 
+        // SAFETY: `open` requires a mapped range without a writer. `of` found it in RAM without
+        // `no-map`. `MemoryLayout` kept it out of all that it gave out, since it is reserved.
+        let initrd = initrd.and_then(|initrd| unsafe { initrd.open() });
+        if let Err(NoFit::NotAFit(..)) = initrd {
+            // No later generation reserves it either. In this one it is neither heap nor frames.
+            facts.machine.reserved.pop();
+        }
+
         let boot_trace = boot_trace::read(record, layout.breadcrumbs.as_ref(), main);
         let blob_was = given.len();
         let blob = if handover::is_ours(facts.handed.as_ref()) {
             given.to_vec()
+        } else if initrd.is_ok() {
+            handover::shrink_with_initrd(given)?
         } else {
             handover::shrink(given)?
         };
@@ -110,6 +127,7 @@ impl Mapped {
             stale_lpis,
             layout,
             random,
+            initrd,
             blob,
             blob_was,
             boot_trace,

@@ -32,7 +32,7 @@ pub struct Found {
     pub expected_base: Option<PhysAddr>,
     /// The reason if this is not the mode that the command line requests.
     pub note: Option<Note>,
-    /// The loader's initrd. This kernel does not use it.
+    /// The initrd that /chosen names.
     pub initrd: Option<Range<PhysAddr>>,
     /// The stale interrupts found among those that all CPUs share.
     pub stale_irqs: StaleIrqs,
@@ -93,6 +93,7 @@ impl Owned {
             map,
             cpus,
             devices,
+            initrd: self.initrd,
             blob: self.blob,
         };
         Running { kernel, found }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Result;
+use clap::ValueEnum;
 
 use crate::{
     config::{Config, Gic, Machine, Virtio},
@@ -27,6 +28,16 @@ pub enum Disk {
     File(PathBuf),
     /// No disk.
     None,
+}
+
+/// The way in which the machine gets the FIT.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd, ValueEnum)]
+pub enum Medium {
+    /// On a virtio-blk device
+    #[default]
+    Disk,
+    /// As the initrd, on a machine without a disk; only with the loader qemu
+    Initrd,
 }
 
 /// A run to be made.
@@ -65,6 +76,8 @@ pub struct Request {
     pub image: Option<Vec<u8>>,
     /// The disk that the kernel restarts from.
     pub disk: Disk,
+    /// The way in which the machine gets that disk.
+    pub fit: Medium,
     /// The `-drive` of the disk, with `{disk}` for its path; usually [`qemu::DRIVE`].
     pub drive: String,
     /// Adds a network device on which frames arrive all the time.
@@ -109,6 +122,7 @@ impl Request {
             loader: Loader::Qemu,
             image: None,
             disk: Disk::None,
+            fit: Medium::default(),
             drive: qemu::DRIVE.to_owned(),
             network: false,
             timeout: Duration::from_secs(60),
@@ -155,9 +169,10 @@ impl Request {
         let mut words = vec![qemu::QEMU.to_owned()];
         words.extend(choice.words(&self.config));
         words.extend(qemu::console());
-        words.extend(
-            disk.map(|disk| qemu::disk(disk, &self.drive, choice.virtio())).unwrap_or_default(),
-        );
+        words.extend(disk.map_or_else(Vec::new, |disk| match self.fit {
+            Medium::Disk => qemu::disk(disk, &self.drive, choice.virtio()),
+            Medium::Initrd => vec!["-initrd".to_owned(), disk.display().to_string()],
+        }));
         if self.network {
             words.extend(qemu::network(&Self::socket(folder), choice.virtio()));
         }

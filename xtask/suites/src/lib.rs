@@ -20,6 +20,7 @@ mod failing;
 mod guests;
 mod hang;
 mod host;
+mod initrd;
 mod last_look;
 mod loaders;
 mod map;
@@ -161,6 +162,7 @@ fn cases(config: &Config, seen: &Seen) -> Vec<Case> {
     cases.extend(devices::cases());
     cases.extend(guests::cases());
     cases.extend(console::cases());
+    cases.extend(initrd::cases());
     cases.extend(seed::cases());
     cases.extend(payload::cases());
     cases.extend(stub::cases());

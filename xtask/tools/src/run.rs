@@ -20,7 +20,7 @@ use harness::{
     kernel_build,
     loader::Loader,
     qemu, report,
-    request::{Disk, Request},
+    request::{Disk, Medium, Request},
     run::run,
     setup,
 };
@@ -43,6 +43,7 @@ Examples:
   cargo xtask run --virtio pci --network --generations 20
   cargo xtask run --machine el1 --cpus 4 --gic 2
   cargo xtask run --loader uefi
+  cargo xtask run --fit initrd
   cargo xtask run --payload vmlinuz --initrd initrd.gz --append \"console=ttyAMA0 quiet\"
   cargo xtask run --gdb
   cargo xtask run -- -d int,guest_errors -D qemu-trace.log")]
@@ -94,6 +95,9 @@ pub struct RunOptions {
     /// The way to attach virtio devices [default: the machine's]
     #[arg(long, value_enum)]
     virtio: Option<Virtio>,
+    /// The way in which the machine gets the FIT: on a disk, or as the initrd
+    #[arg(long, value_enum, default_value_t)]
+    fit: Medium,
     /// Add a network device on which frames arrive all the time
     #[arg(long)]
     network: bool,
@@ -136,6 +140,10 @@ impl RunOptions {
     pub fn perform(&self) -> Result<u8> {
         let config = Arc::new(Config::read(&harness::paths::root())?);
         config.machine(&self.machine)?;
+        if self.fit == Medium::Initrd && self.loader != Loader::Qemu {
+            let loader = self.loader.name();
+            return Err(Usage(format!("--fit initrd: the loader is qemu, not {loader}")).into());
+        }
         let disk = self.disk.as_deref().map(existing).transpose()?;
         let payload = self.payload()?;
         setup::check_target()?;
@@ -147,7 +155,7 @@ impl RunOptions {
         request.cpu.clone_from(&self.cpu);
         request.memory.clone_from(&self.memory);
         (request.cpus, request.gic, request.virtio) = (self.cpus, self.gic, self.virtio);
-        request.network = self.network;
+        (request.network, request.fit) = (self.network, self.fit);
         request.loader = self.loader;
         request.seed = seed;
         let patience = if payload.is_some() { FOR_A_PAYLOAD } else { 20 };
@@ -240,6 +248,9 @@ impl RunOptions {
         if self.loader != Loader::default() {
             option("loader", self.loader.name().to_owned());
         }
+        if self.fit == Medium::Initrd {
+            words.extend(["--fit", "initrd"].map(str::to_owned));
+        }
         if self.network {
             words.push("--network".to_owned());
         }
@@ -296,14 +307,16 @@ mod tests {
     fn the_line_that_repeats_a_run_repeats_it() {
         let typed = "xtask run --machine vhe --cpu max --base load --restart cold \
                      --append a=1 --append b --cpus 4 --gic 2 --virtio pci --network \
-                     --el2 nvhe --alternate --disk /tmp/d --timeout 9 --loader uefi -- -d int";
+                     --el2 nvhe --alternate --disk /tmp/d --timeout 9 --loader uefi --fit initrd \
+                     -- -d int";
         let line = options(typed).line(7);
         let again = options(line.strip_prefix("cargo ").unwrap());
         assert_eq!(again.seed, Some(7));
         assert_eq!(again.line(7), line);
         assert!(
             line.ends_with(
-                "--timeout 9 --append a=1 --append b --loader uefi --network --alternate -- -d int"
+                "--timeout 9 --append a=1 --append b --loader uefi --fit initrd --network \
+                 --alternate -- -d int"
             ),
             "{line}"
         );

@@ -91,7 +91,7 @@ impl Refusal {
 }
 
 /// Checks that the generation refused once, with the text `says`, and continued.
-fn alive(gen_log: &GenerationLog, says: &[&str]) -> Result<()> {
+pub(super) fn alive(gen_log: &GenerationLog, says: &[&str]) -> Result<()> {
     let number = gen_log.number;
     let [refused] = gen_log.refused.as_slice() else {
         anyhow::bail!(
@@ -113,7 +113,7 @@ fn alive(gen_log: &GenerationLog, says: &[&str]) -> Result<()> {
 
 /// Runs a request that must end as failed, with the failure marker, after the first generation's
 /// refusal.
-fn failed(trial: &mut Trial<'_>, request: &Request, says: &[&str]) -> Result<()> {
+pub(super) fn failed(trial: &mut Trial<'_>, request: &Request, says: &[&str]) -> Result<()> {
     let outcome = trial.ends(request, Verdict::Failed(1))?;
     let logs = transcript::logs(&outcome.console)?;
     let [gen_log] = logs.as_slice() else {

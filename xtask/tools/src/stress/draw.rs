@@ -12,7 +12,7 @@ use harness::{
     cmdline::{Base, Cmdline, seed_of},
     config::{Config, Mode},
     disk, qemu,
-    request::{Disk, Request},
+    request::{Disk, Medium, Request},
 };
 
 use super::{cells::Cell, faults::kind::Kind, setting::Setting};
@@ -53,6 +53,9 @@ pub struct Drawn {
     pub words: Vec<String>,
     /// True if the machine has a network device on which frames arrive all the time.
     pub network: bool,
+    /// The way in which the machine gets the FIT. Faults, and FITs with a load address, which the
+    /// initrd may cover, are on a disk.
+    pub fit: Medium,
 }
 
 impl Job {
@@ -65,7 +68,9 @@ impl Job {
         let words =
             WORDS.iter().filter(|_| random.below(2) == 1).map(|word| (*word).to_owned()).collect();
         let network = random.below(2) == 1;
-        Ok(Drawn { seed, cpu, memory, words, network })
+        let is_free = self.fault.is_none() && self.cell.base != Base::Load;
+        let fit = if random.below(4) == 0 && is_free { Medium::Initrd } else { Medium::Disk };
+        Ok(Drawn { seed, cpu, memory, words, network, fit })
     }
 
     /// The random number generator of this run.
@@ -98,7 +103,7 @@ impl Job {
         request.cpus = Some(self.cell.cpus);
         request.gic = Some(self.cell.gic);
         request.virtio = Some(self.cell.virtio);
-        request.network = drawn.network;
+        (request.network, request.fit) = (drawn.network, drawn.fit);
         request.seed = drawn.seed;
         request.bootargs = cmdline.bootargs(&request.machine.bootargs, request.semihosting);
         request.disk = Disk::Bytes(Arc::new(disk::of(kernel, self.cell.base == Base::Load)));
@@ -218,5 +223,13 @@ mod tests {
         assert!(of(|drawn| drawn.cpu) > 1);
         assert_eq!(of(|drawn| drawn.words.join(" ")), 4);
         assert_eq!(of(|drawn| drawn.network.to_string()), 2);
+        let fits: BTreeSet<_> = cells
+            .iter()
+            .enumerate()
+            .flat_map(|(at, cell)| (0..20).map(move |round| (at, cell.base == Base::Load, round)))
+            .map(|(at, is_load, round)| (is_load, job(at, round).drawn(1, &config).unwrap().fit))
+            .collect();
+        let due = [(false, Medium::Disk), (false, Medium::Initrd), (true, Medium::Disk)];
+        assert_eq!(fits, BTreeSet::from(due));
     }
 }

@@ -9,6 +9,7 @@ use anyhow::Result;
 use harness::{
     console::tail,
     invariants::{Broken, prove},
+    request::Medium,
     run::{Outcome, run},
     transcript::{self, GenerationLog},
     verdict::Verdict,
@@ -70,14 +71,15 @@ pub fn seen(job: &Job, drawn: &Drawn, outcome: &Outcome) -> Failure {
     Failure {
         cell: cell.name(),
         machine: format!(
-            "{}, {} × {}, GICv{}, {}, {}{}",
+            "{}, {} × {}, GICv{}, {}, {}{}{}",
             cell.machine,
             cell.cpus,
             drawn.cpu,
             cell.gic,
             drawn.memory,
             job.cmdline(drawn).append.join(" "),
-            if drawn.network { " network" } else { "" }
+            if drawn.network { " network" } else { "" },
+            if drawn.fit == Medium::Initrd { " initrd" } else { "" }
         ),
         seed: format!("{:#018x}", drawn.seed),
         console: tail(&outcome.console, LAST_LINES),
