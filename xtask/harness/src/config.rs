@@ -101,6 +101,13 @@ pub struct Machine {
     pub bootargs: String,
     /// The modes that the stress harness runs this machine's generations in.
     pub modes: Vec<Mode>,
+    /// QEMU models a board: its GIC and its CPUs are as `gic` and `smp` say, and no flag changes
+    /// them. It has no PCI host that we know.
+    #[serde(default)]
+    pub board: bool,
+    /// Overrides [`Common::earlycon`].
+    #[serde(default)]
+    pub earlycon: Option<String>,
 }
 
 /// The mode that a run's generations run in.

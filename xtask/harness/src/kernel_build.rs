@@ -31,7 +31,7 @@ pub fn arguments() -> Vec<String> {
 }
 
 /// A kernel as built.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Built {
     /// The path of the ELF.
     pub elf: PathBuf,

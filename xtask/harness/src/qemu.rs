@@ -68,13 +68,18 @@ impl Choice<'_> {
     pub fn words(&self, config: &Config) -> Vec<String> {
         let Choice { machine, .. } = self;
         let mut words = spread(&machine.flags);
-        words.extend(spread(match self.gic.unwrap_or(machine.gic) {
-            Gic::V2 => &config.gic.v2,
-            Gic::V3 => &config.gic.v3,
-        }));
+        if !machine.board {
+            words.extend(spread(match self.gic.unwrap_or(machine.gic) {
+                Gic::V2 => &config.gic.v2,
+                Gic::V3 => &config.gic.v3,
+            }));
+        }
         words.extend(["-cpu", self.cpu.unwrap_or(&machine.cpu)].map(str::to_owned));
         words.extend(["-m", self.memory.unwrap_or(&machine.memory)].map(str::to_owned));
-        words.extend(["-smp", &self.cpus.unwrap_or(machine.smp).to_string()].map(str::to_owned));
+        if !machine.board {
+            let cpus = self.cpus.unwrap_or(machine.smp).to_string();
+            words.extend(["-smp", &cpus].map(str::to_owned));
+        }
         words.extend(spread(&config.common.flags));
         words.extend(spread(match self.virtio() {
             Virtio::Modern => &config.virtio.modern,

@@ -103,12 +103,18 @@ pub struct Request {
 }
 
 impl Request {
-    /// A quiet run of `kernel` on the machine `name`, without a disk.
+    /// A quiet run of `kernel` on the machine `name`, without a disk. The request's `kernel` names
+    /// that machine's UART; a disk should hold the same.
     pub fn new(config: &Arc<Config>, name: &str, kernel: &Arc<Built>) -> Result<Self> {
+        let machine = config.machine(name)?.clone();
+        let kernel = match &machine.earlycon {
+            Some(earlycon) => Arc::new(Built::clone(kernel).with_earlycon(earlycon)?),
+            None => Arc::clone(kernel),
+        };
         Ok(Self {
             name: name.to_owned(),
             config: Arc::clone(config),
-            machine: config.machine(name)?.clone(),
+            machine,
             cpu: None,
             memory: None,
             cpus: None,
@@ -118,7 +124,7 @@ impl Request {
             semihosting: true,
             payload: false,
             seed: 0,
-            kernel: Arc::clone(kernel),
+            kernel,
             loader: Loader::Qemu,
             image: None,
             disk: Disk::None,

@@ -119,7 +119,7 @@ impl<'a> Trial<'a> {
         request.name = self.case.replace('/', "-");
         request.bootargs = cmdline.bootargs(&request.machine.bootargs, request.semihosting);
         request.seed = cmdline.seed;
-        request.disk = Disk::Bytes(Arc::new(disk::of(kernel, cmdline.base == Base::Load)));
+        request.disk = Disk::Bytes(Arc::new(disk::of(&request.kernel, cmdline.base == Base::Load)));
         request.keep = true;
         Ok(request)
     }

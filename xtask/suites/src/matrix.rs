@@ -65,6 +65,14 @@ pub fn cases(config: &Config) -> Vec<Case> {
             }
         }
     }
+    for restart in [Restart::Hot, Restart::Cold] {
+        for base in [Base::Same, Base::Random, Base::Load] {
+            for virtio in [Virtio::Legacy, Virtio::Modern] {
+                let name = format!("matrix/versal-{restart}-{base}-{virtio}");
+                cases.push(case(name, move |trial| versal(trial, restart, base, virtio)));
+            }
+        }
+    }
     for (name, machine) in &config.machines {
         for cpu in &machine.cpus {
             let (machine, cpu) = (name.clone(), cpu.clone());
@@ -74,6 +82,14 @@ pub fn cases(config: &Config) -> Vec<Case> {
         }
     }
     cases
+}
+
+/// Runs on QEMU's board, whose CPU and RAM are the machine's own.
+fn versal(trial: &mut Trial<'_>, restart: Restart, base: Base, virtio: Virtio) -> Result<()> {
+    let cmdline = Cmdline { generations: GENERATIONS, restart, base, ..trial.cmdline() };
+    let mut request = trial.request("versal", &cmdline)?;
+    request.virtio = Some(virtio);
+    check(&trial.logs(&request)?, &cmdline, Modes::All("nvhe"))
 }
 
 impl Point {

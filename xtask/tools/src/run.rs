@@ -167,7 +167,7 @@ impl RunOptions {
         request.disk = match (disk, payload) {
             (Some(path), _) => Disk::File(path),
             (None, Some(payload)) => Disk::Bytes(Arc::new(disk::with(&kernel, load, payload))),
-            (None, None) => Disk::Bytes(Arc::new(disk::of(&kernel, load))),
+            (None, None) => Disk::Bytes(Arc::new(disk::of(&request.kernel, load))),
         };
         request.timeout =
             Duration::from_secs(self.timeout.unwrap_or(patience + u64::from(self.generations)));

@@ -78,7 +78,8 @@ impl Cell {
 /// also its other CPUs, hot only.
 pub fn cells(config: &Config, all_cpus: AllCpus) -> Vec<Cell> {
     let mut cells = Vec::new();
-    for (name, machine) in &config.machines {
+    // A board's registers are its own firmware's.
+    for (name, machine) in config.machines.iter().filter(|(_, machine)| !machine.board) {
         for &mode in &machine.modes {
             let cell = |restart, cpu: &String| Cell {
                 machine: name.clone(),

@@ -96,8 +96,12 @@ pub fn cells(config: &Config, axes: &Axes) -> Result<Vec<Cell>> {
             continue;
         }
         for &mode in &machine.modes {
-            for &cpus in or(&axes.cpus, &config.stress.cpus) {
-                for &gic in or(&axes.gic, &config.stress.gic) {
+            let (all_cpus, all_gics) = match machine.board {
+                true => (&[machine.smp][..], &[machine.gic][..]),
+                false => (&config.stress.cpus[..], &config.stress.gic[..]),
+            };
+            for &cpus in or(&axes.cpus, all_cpus) {
+                for &gic in or(&axes.gic, all_gics) {
                     for &virtio in or(&axes.virtio, &config.stress.virtio) {
                         for &restart in or(&axes.restart, &[Restart::Hot, Restart::Cold]) {
                             for &base in or(&axes.base, &[Base::Same, Base::Random, Base::Load]) {
@@ -117,8 +121,13 @@ pub fn cells(config: &Config, axes: &Axes) -> Result<Vec<Cell>> {
             }
         }
     }
-    // GICv2 addresses at most eight CPUs.
+    // GICv2 addresses at most eight CPUs. A board is as it is.
     cells.retain(|cell| cell.gic != Gic::V2 || cell.cpus <= 8);
+    cells.retain(|cell| {
+        let machine = &config.machines[&cell.machine];
+        let is_its_own = cell.cpus == machine.smp && cell.gic == machine.gic;
+        !machine.board || is_its_own && cell.virtio != Virtio::Pci
+    });
     let names: Vec<_> = cells.iter().map(Cell::name).collect();
     let chosen = |name: &String| {
         axes.only.is_empty()
@@ -246,7 +255,8 @@ mod tests {
     #[test]
     fn a_shard_has_some_of_every_mode() {
         let shard = Shard::parse("1/4").unwrap().of(&all());
-        assert_eq!(shard.iter().map(Cell::gen_log).collect::<BTreeSet<_>>().len(), 4);
+        // The modes of el1, nvhe and vhe (two), and the board.
+        assert_eq!(shard.iter().map(Cell::gen_log).collect::<BTreeSet<_>>().len(), 5);
         for wrong in ["0/2", "3/2", "1", "a/b", "1/0"] {
             assert!(Shard::parse(wrong).is_err(), "{wrong}");
         }

@@ -64,9 +64,13 @@ impl Job {
         let mut random = self.random(seed);
         let machine = config.machine(&self.cell.machine)?;
         let (seed, cpu) = (random.next_u64(), one_of(&mut random, &machine.cpus).clone());
-        let memory = one_of(&mut random, &config.stress.memory).clone();
-        let words =
+        let drawn = one_of(&mut random, &config.stress.memory);
+        let memory = if machine.board { &machine.memory } else { drawn }.clone();
+        let mut words: Vec<_> =
             WORDS.iter().filter(|_| random.below(2) == 1).map(|word| (*word).to_owned()).collect();
+        // With EL3, QEMU 7.2 ignores non-secure writes to ICC_AP1R0_EL1: there, an interrupt that
+        // was never ended blocks all others.
+        words.retain(|word| !machine.board || word != "selftest=interrupts");
         let network = random.below(2) == 1;
         let is_free = self.fault.is_none() && self.cell.base != Base::Load;
         let fit = if random.below(4) == 0 && is_free { Medium::Initrd } else { Medium::Disk };
@@ -106,7 +110,8 @@ impl Job {
         (request.network, request.fit) = (drawn.network, drawn.fit);
         request.seed = drawn.seed;
         request.bootargs = cmdline.bootargs(&request.machine.bootargs, request.semihosting);
-        request.disk = Disk::Bytes(Arc::new(disk::of(kernel, self.cell.base == Base::Load)));
+        request.disk =
+            Disk::Bytes(Arc::new(disk::of(&request.kernel, self.cell.base == Base::Load)));
         // The limit on silence ends a run that hangs; this one ends a run that prints without end.
         request.timeout = Duration::from_secs(60) + Duration::from_secs(2) * cmdline.generations;
         request.silence = Some(*silence);
