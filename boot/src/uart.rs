@@ -237,16 +237,18 @@ impl Uart {
         Ok(Self::new(kind, PhysAddr(base.ok_or(Error::NoAddress(text))?), shift, width))
     }
 
-    /// Waits until there is room, for at most [`POLLS`] reads, and sends a character.
-    pub fn transmit(&self, registers: &mut impl Registers, character: u8) {
+    /// Waits until there is room, for at most [`POLLS`] reads, and sends a character. Returns
+    /// whether there was room.
+    pub fn transmit(&self, registers: &mut impl Registers, character: u8) -> bool {
         if !self.is_some() {
-            return;
+            return true;
         }
-        self.wait(registers, POLLS, (self.room_mask, self.room));
+        let has_room = self.wait(registers, POLLS, (self.room_mask, self.room));
         for store in self.before.iter().filter(|store| store.address != 0) {
             registers.write(store.address, 4, store.value as u32);
         }
         registers.write(self.data, self.data_bytes, character.into());
+        has_room
     }
 
     /// Waits until every character has been sent, for at most 16 times [`POLLS`] reads.
@@ -264,12 +266,8 @@ impl Uart {
         }
     }
 
-    fn wait(&self, registers: &mut impl Registers, polls: u32, (mask, value): (u32, u32)) {
-        for _ in 0..polls {
-            if registers.read(self.status, self.status_bytes) & mask == value {
-                break;
-            }
-        }
+    fn wait(&self, registers: &mut impl Registers, polls: u32, (mask, value): (u32, u32)) -> bool {
+        (0..polls).any(|_| registers.read(self.status, self.status_bytes) & mask == value)
     }
 }
 
@@ -449,7 +447,7 @@ mod tests {
         ] {
             let uart = Uart::new(kind, BASE, 2, 4);
             let mut registers = fake(&[full, full, room]);
-            uart.transmit(&mut registers, b'A');
+            assert!(uart.transmit(&mut registers, b'A'), "{kind:?}");
             assert_eq!(registers.reads, [(BASE.0 + status, bytes); 3], "{kind:?}");
             let at = |&(offset, bytes, value): &(u64, u32, u32)| (BASE.0 + offset, bytes, value);
             assert_eq!(registers.writes, writes.iter().map(at).collect::<Vec<_>>(), "{kind:?}");
@@ -491,7 +489,7 @@ mod tests {
     fn no_wait_is_without_a_limit() {
         let mut registers = fake(&[0x28]);
         let uart = Uart::new(Kind::Pl011, BASE, 0, 4);
-        uart.transmit(&mut registers, b'A');
+        assert!(!uart.transmit(&mut registers, b'A'));
         assert_eq!((registers.reads.len(), registers.writes.len()), (0x1_0000, 1));
         uart.flush(&mut registers);
         assert_eq!(registers.reads.len(), 0x11_0000);
@@ -500,7 +498,7 @@ mod tests {
     #[test]
     fn without_a_uart_nothing_is_touched() {
         let mut registers = fake(&[0]);
-        Uart::default().transmit(&mut registers, b'A');
+        assert!(Uart::default().transmit(&mut registers, b'A'));
         Uart::default().flush(&mut registers);
         Uart::default().turn_on(&mut registers);
         assert!(registers.reads.is_empty() && registers.writes.is_empty());

@@ -3,7 +3,7 @@
 //! - A console is optional. Without one nothing is printed; the exit code shows the run's end.
 //! - Before [`open`], a panic prints to the early console's UART.
 //! - Each line for people is `[generation] text`; each line for programs is a record.
-//! - When [`flush`] returns, every character has been sent, or the UART takes none.
+//! - When [`flush`] returns, every character has been sent, or the UART no longer takes any.
 #![expect(unsafe_code, reason = "claims the UART's registers")]
 
 use boot::early_console;
@@ -14,15 +14,27 @@ use log::{LevelFilter, Log, Metadata};
 use protocol::record::Record;
 use spin::Mutex;
 
-/// A UART as a writer.
+/// The number of characters without room in a row after which a UART gets no more.
+const MOST_STUCK: u32 = 16;
+
+/// A UART as a writer. It drops what is printed once the UART no longer takes characters: it may
+/// be of another kind than the device tree says, or its other end may be gone.
 struct Transmitter {
     uart: Uart,
     registers: Mmio,
+    /// The number of characters without room, in a row.
+    stuck: u32,
 }
 
 impl Write for Transmitter {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        text.bytes().for_each(|byte| self.uart.transmit(&mut self.registers, byte));
+        for byte in text.bytes() {
+            if self.stuck == MOST_STUCK {
+                break;
+            }
+            let has_room = self.uart.transmit(&mut self.registers, byte);
+            self.stuck = if has_room { 0 } else { self.stuck + 1 };
+        }
         Ok(())
     }
 }
@@ -52,7 +64,7 @@ impl Log for Console {
     }
 
     fn flush(&self) {
-        if let Some(Transmitter { uart, registers }) = self.uart.lock().as_mut() {
+        if let Some(Transmitter { uart, registers, stuck: 0 }) = self.uart.lock().as_mut() {
             uart.flush(registers);
         }
     }
@@ -75,7 +87,7 @@ pub unsafe fn open(uart: Option<&Uart>, generation: u32) {
         let mut registers = unsafe { Mmio::new() };
         uart.turn_on(&mut registers);
         early_console::open(&uart);
-        *CONSOLE.uart.lock() = Some(Transmitter { uart, registers });
+        *CONSOLE.uart.lock() = Some(Transmitter { uart, registers, stuck: 0 });
     }
     log::set_logger(&CONSOLE).unwrap_or_else(|error| panic!("{error}"));
     log::set_max_level(LevelFilter::Info);
@@ -124,7 +136,7 @@ impl Last {
             // SAFETY: `new` requires mapped registers that nothing else uses. The early idmap maps
             // the page of the UART that the Image names, if any, and no console is open yet.
             let registers = unsafe { Mmio::new() };
-            Transmitter { uart: early_console::of_image(), registers }
+            Transmitter { uart: early_console::of_image(), registers, stuck: 0 }
         };
         Self(console.take().unwrap_or_else(early))
     }

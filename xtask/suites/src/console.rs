@@ -28,11 +28,22 @@ pub fn cases() -> Vec<Case> {
             case(format!("console/none-{machine}"), ends(machine, Verdict::Failed(0), |_| {}))
         })
         .collect();
+    cases.push(case("console/of-another-kind", another_kind));
     cases.push(case(
         "console/none-refused",
         ends("nvhe", Verdict::Failed(1), |request| request.disk = Disk::None),
     ));
     cases
+}
+
+/// Drives a PL011 as an 8250, which never shows room. The run must end in time, and well.
+fn another_kind(trial: &mut Trial<'_>) -> Result<()> {
+    let mut request = trial.request("nvhe", &trial.cmdline())?;
+    edit_tree(&mut request, |tree| {
+        let uart = tree.root.child_mut("pl011@9000000").context("QEMU's tree has no UART")?;
+        set(uart, "compatible", b"snps,dw-apb-uart\0".to_vec())
+    })?;
+    trial.ends(&request, Verdict::Failed(0)).map(drop)
 }
 
 /// Runs an Image that names no UART on a machine whose device tree names none.
