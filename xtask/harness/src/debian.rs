@@ -290,7 +290,7 @@ impl Apt {
         let mut apt = Self { folder: folder.to_owned(), options: options.collect() };
         if let Some(suite) = suite {
             // The mirror that this machine's own sources name.
-            let named = ["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"];
+            let named = ["indextargets", "--no-release-info", "--format", "$(REPO_URI)"];
             let named = apt.run("apt-get", &named)?;
             let mirror = named.lines().find(|uri| uri.trim_end_matches('/').ends_with("/debian"));
             let mirror = mirror
