@@ -17,6 +17,7 @@ pub struct Kernel {
 const NEEDED: &[&str] = &[
     "_image_end",
     "boot_stack_end",
+    "boot_text_end",
     "bss_end",
     "bss_start",
     "early_idmap",
@@ -25,7 +26,6 @@ const NEEDED: &[&str] = &[
     "efi_leave",
     "efi_leave_end",
     "entry_record",
-    "exception_to_rust",
     "exception_vectors",
     "hyp_stub_vectors",
     "relocate_code_end",
