@@ -160,7 +160,7 @@ entry:
 //   in        nothing
 //   assumes   EL1, running from memory that is mapped 1:1 if the MMU is on at all
 //   out       EL1h, DAIF masked; SCTLR_EL1, CPACR_EL1, VBAR_EL1, TCR2_EL1, SCTLR2_EL1 known
-//   clobbers  x9, flags
+//   clobbers  x9
 //   memory    touches none
         .global cpu_setup
 cpu_setup:

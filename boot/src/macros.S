@@ -23,20 +23,23 @@
         .endm
 
         // Branches to \absent unless the field at bit \field of the ID register \id is at least
-        // \least. Clobbers x9, flags.
+        // \least. Clobbers x9, and flags if \least is not 1.
         .macro unless_feature id, field, absent, least=1
         mrs     x9, \id
         ubfx    x9, x9, #\field, #{ID_FIELD_BITS}
+        .if \least == 1
+        cbz     x9, \absent
+        .else
         cmp     x9, #\least
         b.lo    \absent
+        .endif
         .endm
 
-        // Sets \bits in \reg if the field at bit \field of the ID register \id is at least \least.
-        // Clobbers x9, flags.
+        // Sets \bits, one run of ones, in \reg if the field at bit \field of the ID register \id is
+        // at least \least. Clobbers as unless_feature.
         .macro set_where_feature reg, bits, id, field, least=1
         unless_feature \id, \field, .Labsent\@, \least
-        mov_q   x9, \bits
-        orr     \reg, \reg, x9
+        orr     \reg, \reg, #\bits
         .Labsent\@:
         .endm
 
