@@ -10,8 +10,8 @@
 //   in        x30 = return address, physical
 //   assumes   EL2h, MMU off, E2H set or clear; DAIF masked;
 //             SP = this CPU's boot::percpu::PerCpu  [I1]
-//   out       x0 = HCR_EL2 as it took effect; at EL1h, DAIF masked, EL1's MMU and caches off;
-//             VBAR_EL2 = the hyp-stub; SP_EL1 = SP_EL2 = SP on entry
+//   out       x0 = HCR_EL2, with E2H as it is in effect; at EL1h, DAIF masked, EL1's MMU and
+//             caches off; VBAR_EL2 = the hyp-stub; SP_EL1 = SP_EL2 = SP on entry
 //   clobbers  x9–x11, flags
 //   memory    touches none
         .global el2_setup
@@ -34,7 +34,7 @@ el2_setup:
         // below waits for this TLBI too.
         tlbi    alle2
 
-        // HCR_EL2: EL1 is AArch64, nothing is trapped, E2H is clear.
+        // HCR_EL2: EL1 is AArch64, nothing is trapped, E2H is clear if this CPU can clear it.
         mov_q   x10, {HCR_NVHE}
         set_where_feature x10, {HCR_APK_API}, id_aa64isar1_el1, {APA}
         set_where_feature x10, {HCR_APK_API}, id_aa64isar1_el1, {API}
@@ -42,12 +42,32 @@ el2_setup:
         set_where_feature x10, {HCR_ATA}, id_aa64pfr1_el1, {MTE}, {MTE2}
         set_where_feature x10, {HCR_ENSCXT}, id_aa64pfr0_el1, {CSV2}, {CSV2_2}
         set_where_feature x10, {HCR_FIEN}, id_aa64pfr0_el1, {RAS}, {RAS_V1P1}
+        // On some CPUs E2H is always 1. HCR_EL2 need not show that: a RES1 bit may read as written
+        // (Arm ARM, Glossary), and it is UNKNOWN out of reset. So we never take its word for it.
+        // A CPU without FEAT_E2H0 says so: E2H0 is negative.
+        mrs     x9, id_aa64mmfr4_el1
+        tbnz    x9, #{E2H0_SIGN}, .Lel2_e2h_stays
+        // Some CPUs are older than that field. In a guest of a hypervisor with nested
+        // virtualization, the field may read as 0 and the write of E2H be without effect. So test
+        // what E2H does: only while it is 1, the name FAR_EL1 reaches FAR_EL2.
         msr     hcr_el2, x10
-        // E2H selects the layout of the registers below: it takes effect before we write them.
+        msr     far_el2, xzr
+        // E2H takes effect before we use the name FAR_EL1. It also selects the layout of the
+        // registers below.
         isb
-        // Read HCR_EL2 back. On some CPUs E2H is always 1, and not all of them say so in
-        // ID_AA64MMFR4_EL1.E2H0.
-        mrs     x0, hcr_el2
+        msr     far_el1, x10
+        // The write by one name is done before we read by the other.
+        isb
+        mrs     x9, far_el2
+        msr     far_el1, xzr
+        cbz     x9, .Lel2_e2h_known
+.Lel2_e2h_stays:
+        // Write the 1, so that HCR_EL2 shows what is in effect. It was in effect before, so no isb
+        // is needed.
+        orr     x10, x10, #{HCR_E2H}
+        msr     hcr_el2, x10
+.Lel2_e2h_known:
+        mov     x0, x10
 
         // Drop the translations of the regimes that this kernel will use: EL2's under the new E2H,
         // and EL1&0's under all VMIDs, because a TLB may cache HCR_EL2's old bits with an entry.

@@ -15,8 +15,8 @@ use crate::sysreg::{
     cnthctl, cptr, hcr, hcrx, hdfg, hfg, hfgi, icc_sre, mdcr, sctlr, spsr, vector_length,
 };
 use crate::sysreg::{
-    id_aa64dfr0, id_aa64isar1, id_aa64isar2, id_aa64mmfr0, id_aa64mmfr1, id_aa64mmfr3, id_aa64pfr0,
-    id_aa64pfr1, id_aa64pfr2, id_aa64smfr0, mpamidr, pmbidr, pmcr, smidr, trbidr,
+    id_aa64dfr0, id_aa64isar1, id_aa64isar2, id_aa64mmfr0, id_aa64mmfr1, id_aa64mmfr3,
+    id_aa64mmfr4, id_aa64pfr0, id_aa64pfr1, id_aa64pfr2, id_aa64smfr0, mpamidr, pmbidr, pmcr, smidr, trbidr,
 };
 
 crate::assembly!(
@@ -52,6 +52,7 @@ crate::assembly!(
     S1POE = const id_aa64mmfr3::S1POE,
     AIE = const id_aa64mmfr3::AIE,
     D128 = const id_aa64mmfr3::D128,
+    E2H0_SIGN = const id_aa64mmfr4::E2H0_SIGN,
     PMUVER = const id_aa64dfr0::PMUVER,
     PMSVER = const id_aa64dfr0::PMSVER,
     SPE_V1P2 = const id_aa64dfr0::SPE_V1P2,

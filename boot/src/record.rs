@@ -40,7 +40,7 @@ pub struct EntryRecord {
     pub vbar: u64,
     /// HCR_EL2, if entered at EL2.
     pub hcr_el2: u64,
-    /// HCR_EL2 as it reads after the EL2 set-up: E2H stays set on a CPU where it is always 1.
+    /// HCR_EL2 after the EL2 set-up. Its E2H was tested: it is set on a CPU where it is always 1.
     pub hcr_el2_in_effect: u64,
     /// CNTVOFF_EL2, if entered at EL2.
     pub cntvoff_el2: u64,

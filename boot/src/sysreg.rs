@@ -402,6 +402,12 @@ pub mod id_aa64mmfr3 {
     pub const D128: u32 = 32;
 }
 
+/// ID_AA64MMFR4_EL1.
+pub mod id_aa64mmfr4 {
+    /// Sign bit of E2H0, a signed field: set if HCR_EL2.E2H is RES1 (no FEAT_E2H0).
+    pub const E2H0_SIGN: u32 = 27;
+}
+
 /// ID_AA64DFR0_EL1.
 pub mod id_aa64dfr0 {
     /// Performance monitors.
@@ -498,6 +504,7 @@ mod tests {
         assert_eq!([id_aa64mmfr0::FGT, id_aa64mmfr1::VH, id_aa64mmfr1::HCX], [56, 8, 40]);
         assert_eq!([id_aa64pfr2::FPMR, ctr::DMINLINE, pmcr::N], [32, 16, 11]);
         assert_eq!((ID_FIELD_BITS, id_aa64mmfr0::PARANGE), (4, 0xf));
+        assert_eq!(id_aa64mmfr4::E2H0_SIGN, 27);
     }
 
     #[test]

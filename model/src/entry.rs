@@ -15,7 +15,9 @@ use std::ops::Range;
 use boot::early_console;
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use boot::record::EntryRecord;
-use boot::sysreg::{asid, current_el, descriptor, hcr, mair, sctlr, spsr, tcr};
+use boot::sysreg::{
+    asid, cnthctl, cptr, current_el, descriptor, hcr, mair, sctlr, spsr, tcr,
+};
 use boot::uart::{Kind, Uart};
 
 use crate::cpu::Cpu;
@@ -50,7 +52,7 @@ struct Arrival {
     sctlr: u64,
 }
 
-const ARRIVALS: [Arrival; 6] = [
+const ARRIVALS: [Arrival; 9] = [
     Arrival {
         name: "entry el1",
         processor: Processor::Plain,
@@ -94,6 +96,28 @@ const ARRIVALS: [Arrival; 6] = [
         hcr: hcr::VHE,
         sctlr: sctlr::EL1_MMU_OFF,
     },
+    Arrival {
+        name: "entry el2, E2H is RES1 and reads as written",
+        processor: Processor::E2hRes1,
+        level: Level::El2,
+        hcr: hcr::VHE,
+        sctlr: sctlr::EL1_MMU_OFF,
+    },
+    Arrival {
+        // Out of reset, E2H is UNKNOWN.
+        name: "entry el2, E2H is RES1 and reads as 0",
+        processor: Processor::E2hRes1,
+        level: Level::El2,
+        hcr: 0,
+        sctlr: sctlr::EL2_MMU_OFF,
+    },
+    Arrival {
+        name: "entry el2, writes to E2H have no effect",
+        processor: Processor::NestedGuest,
+        level: Level::El2,
+        hcr: 0,
+        sctlr: sctlr::EL2_MMU_OFF,
+    },
 ];
 
 /// Returns all entry scenes.
@@ -118,7 +142,8 @@ fn scene(kernel: &Kernel, arrival: Arrival) -> Scene {
     memory.dirty(beyond, &junk(6, image.end - beyond));
     memory.dirty(TREE.start, &tree);
     // The previous kernel's entries, under the E2H that it ran with.
-    let at_el2 = if arrival.hcr & E2H == 0 { Regime::El2 } else { Regime::El20 };
+    let host = (arrival.hcr | arrival.processor.stuck()) & E2H;
+    let at_el2 = if host == 0 { Regime::El2 } else { Regime::El20 };
     memory
         .tlb
         .leave_behind(&[Regime::El10, at_el2][..if arrival.level == Level::El1 { 1 } else { 2 }]);
@@ -221,7 +246,18 @@ fn contract(
         ("VBAR_EL1", VBAR_EL1, placed("exception_vectors")),
     ];
     if arrival.level == Level::El2 {
-        let stuck = if arrival.processor == Processor::VheOnly { E2H } else { 0 };
+        let stuck = arrival.processor.stuck();
+        // EL1 has FP, the counter and the timer, in the layout that E2H selects.
+        let (cptr, cnthctl) = if stuck == 0 {
+            (cptr::NVHE & !(cptr::TZ | cptr::TSM), cnthctl::NVHE)
+        } else {
+            (cptr::FPEN | cptr::ZEN | cptr::SMEN, cnthctl::VHE)
+        };
+        let plain = arrival.processor == Processor::Plain;
+        settled.extend([
+            ("CPTR_EL2", CPTR_EL2, if plain { cptr::NVHE } else { cptr }),
+            ("CNTHCTL_EL2", CNTHCTL_EL2, cnthctl),
+        ]);
         settled.extend([
             ("SCTLR_EL2", SCTLR_EL2, sctlr::EL2_MMU_OFF),
             ("VBAR_EL2", VBAR_EL2, placed("hyp_stub_vectors")),
@@ -280,7 +316,7 @@ fn timers(processor: Processor) -> impl Iterator<Item = (&'static str, SystemReg
 /// Checks the entry record against `boot::record`.
 fn record(cpu: &mut Cpu, at: u64, arrival: Arrival) -> Result<(), Violation> {
     let el2 = arrival.level == Level::El2;
-    let stuck = if arrival.processor == Processor::VheOnly { E2H } else { 0 };
+    let stuck = arrival.processor.stuck();
     let held = [
         (offset_of!(EntryRecord, x0), TREE.start),
         (offset_of!(EntryRecord, x1), 0),

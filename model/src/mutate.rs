@@ -1,8 +1,9 @@
 //! Mutations: every maintenance instruction deleted, weakened, and swapped.
 //!
 //! They run after the code as linked has passed every scene. Maintenance instructions are barriers,
-//! `dc`, `ic`, `tlbi`, and writes of an SCTLR. A mutation is named by routine, instruction and
-//! number (the second `isb` of `mmu_off`), so that the name survives edits around it.
+//! `dc`, `ic`, `tlbi`, and writes of an SCTLR or of HCR_EL2. A mutation is named by routine,
+//! instruction and number (the second `isb` of `mmu_off`), so that the name survives edits around
+//! it.
 
 use std::fmt;
 use std::ops::Range;
@@ -148,7 +149,7 @@ fn maintenance(word: u32) -> Option<String> {
         Instruction::Tlbi(decode::Tlbi::Alle2) => "tlbi alle2".to_owned(),
         Instruction::WriteSystem { register, rt } => {
             let name = system::name(register);
-            name.starts_with("sctlr_").then(|| written(&format!("msr {name}"), rt))?
+            (name.starts_with("sctlr_") || name == "hcr_el2").then(|| written(&format!("msr {name}"), rt))?
         }
         _ => return None,
     })

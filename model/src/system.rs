@@ -28,8 +28,28 @@ pub enum Processor {
     Plain,
     /// VHE, and every feature that the EL2 set-up checks for.
     Rich,
-    /// As `Rich`, but E2H cannot be cleared.
+    /// As `Rich`, but E2H is always 1, and reads as 1 (RAO/WI).
     VheOnly,
+    /// As `Rich`, but E2H is always 1, reads as written, and ID_AA64MMFR4_EL1.E2H0 says so.
+    ///
+    /// The Arm ARM allows this of a RES1 bit, on a CPU without FEAT_E2H0.
+    E2hRes1,
+    /// As `Rich`, but E2H is always 1, reads as written, and no register says so.
+    ///
+    /// A hypervisor's guest with nested virtualization may be such a CPU, on a host that cannot
+    /// trap reads of ID_AA64MMFR4_EL1 (no FEAT_FGT).
+    NestedGuest,
+}
+
+impl Processor {
+    /// Returns the bits of HCR_EL2 that are in effect whatever is written.
+    #[must_use]
+    pub fn stuck(self) -> u64 {
+        match self {
+            Self::Plain | Self::Rich => 0,
+            Self::VheOnly | Self::E2hRes1 | Self::NestedGuest => E2H,
+        }
+    }
 }
 
 macro_rules! registers {
@@ -71,6 +91,7 @@ pub mod registers {
         VBAR_EL2, "vbar_el2", 4, 12, 0, 0;            ELR_EL2, "elr_el2", 4, 4, 0, 1;
         SPSR_EL2, "spsr_el2", 4, 4, 0, 0;             ESR_EL2, "esr_el2", 4, 5, 2, 0;
         TPIDR_EL2, "tpidr_el2", 4, 13, 0, 2;          SP_EL1, "sp_el1", 4, 4, 1, 0;
+        FAR_EL1, "far_el1", 0, 6, 0, 0;               FAR_EL2, "far_el2", 4, 6, 0, 0;
         // Traps, and values that EL2 shows to EL1.
         CPTR_EL2, "cptr_el2", 4, 1, 1, 2;             HSTR_EL2, "hstr_el2", 4, 1, 1, 3;
         MDCR_EL2, "mdcr_el2", 4, 1, 1, 1;             ZCR_EL2, "zcr_el2", 4, 1, 2, 0;
@@ -96,6 +117,7 @@ pub mod registers {
         ID_AA64MMFR0_EL1, "id_aa64mmfr0_el1", 0, 0, 7, 0;
         ID_AA64MMFR1_EL1, "id_aa64mmfr1_el1", 0, 0, 7, 1;
         ID_AA64MMFR3_EL1, "id_aa64mmfr3_el1", 0, 0, 7, 3;
+        ID_AA64MMFR4_EL1, "id_aa64mmfr4_el1", 0, 0, 7, 4;
         SMIDR_EL1, "smidr_el1", 1, 0, 0, 6;           PMBIDR_EL1, "pmbidr_el1", 0, 9, 10, 7;
         TRBIDR_EL1, "trbidr_el1", 0, 9, 11, 7;        MPAMIDR_EL1, "mpamidr_el1", 0, 10, 4, 4;
     }
@@ -143,6 +165,9 @@ impl System {
                 SMIDR_EL1 if rich => 1 << 15,
                 PMBIDR_EL1 | TRBIDR_EL1 => 0,
                 MPAMIDR_EL1 if rich => 1 << 17,
+                // E2H0 is signed, and negative without FEAT_E2H0.
+                ID_AA64MMFR4_EL1 if processor == Processor::E2hRes1 => 0xf << 24,
+                ID_AA64MMFR4_EL1 => 0,
                 _ if name.starts_with("id_") && rich => 0x7777_7777_7777_7777,
                 HCR_EL2 if processor == Processor::VheOnly => E2H,
                 _ => 0,
@@ -166,6 +191,11 @@ impl System {
 
     /// Returns the value in effect for the next access: old or new, as the adversary chooses.
     pub fn effect(&self, register: SystemRegister, adversary: &mut Adversary) -> u64 {
+        let value = self.written_in_effect(register, adversary);
+        if register == HCR_EL2 { value | self.processor.stuck() } else { value }
+    }
+
+    fn written_in_effect(&self, register: SystemRegister, adversary: &mut Adversary) -> u64 {
         let value = self.values[index(register).expect("a register of the list")];
         if value.written == value.effect {
             return value.effect;
@@ -204,15 +234,20 @@ impl System {
         let at = index(register).ok_or(Violation::Register(name))?;
         let mut value = value;
         if register == HCR_EL2 {
+            // Such a CPU says that the bit is RES1, so software must write a 1.
+            if self.processor == Processor::E2hRes1 && value & E2H == 0 {
+                return Err(Violation::Reserved(register, value));
+            }
             value = match self.processor {
                 Processor::Plain => value & !E2H,
-                Processor::Rich => value,
                 Processor::VheOnly => value | E2H,
+                Processor::Rich | Processor::E2hRes1 | Processor::NestedGuest => value,
             };
         }
         // A bit that is not in the current layout may be lost.
         let by_e2h = [CPTR_EL2, CNTHCTL_EL2, TCR_EL2];
         if by_e2h.contains(&register)
+            && self.processor.stuck() == 0
             && (self.get(HCR_EL2) ^ self.values[index(HCR_EL2).unwrap_or(0)].effect) & E2H != 0
         {
             return Err(Violation::Layout(register));
@@ -245,8 +280,10 @@ impl System {
         level: Level,
         adversary: &mut Adversary,
     ) -> Result<SystemRegister, Violation> {
-        const REDIRECTED: [SystemRegister; 8] =
-            [SCTLR_EL1, SCTLR2_EL1, TTBR0_EL1, TTBR1_EL1, TCR_EL1, TCR2_EL1, MAIR_EL1, VBAR_EL1];
+        const REDIRECTED: [SystemRegister; 9] = [
+            SCTLR_EL1, SCTLR2_EL1, TTBR0_EL1, TTBR1_EL1, TCR_EL1, TCR2_EL1, MAIR_EL1, VBAR_EL1,
+            FAR_EL1,
+        ];
         const TIMERS: [SystemRegister; 2] = [CNTP_CTL_EL0, CNTV_CTL_EL0];
         let e2h = level == Level::El2 && self.effect(HCR_EL2, adversary) & E2H != 0;
         match name.op1() {

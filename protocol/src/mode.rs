@@ -72,7 +72,7 @@ pub struct Cpu {
     pub entered_at_el2: bool,
     /// True if the CPU has FEAT_VHE: ID_AA64MMFR1_EL1.VH is not 0.
     pub vhe: bool,
-    /// True if HCR_EL2.E2H still reads as 1 after the entry code cleared it.
+    /// True if HCR_EL2.E2H stays in effect after the entry code cleared it.
     pub vhe_only: bool,
 }
 

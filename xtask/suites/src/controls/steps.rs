@@ -11,7 +11,7 @@ use boot::marker;
 use harness::{
     cmdline::Base,
     disk::{LOAD, payload},
-    patch::{HANG, NOP, UNDEFINED},
+    patch::{HANG, NOP, Patched, UNDEFINED},
     request::Request,
 };
 use protocol::{
@@ -562,8 +562,8 @@ pub const STEPS: &[Step] = &[
         without: "ERET to EL1 is illegal under TGE: the stub's vectors report an illegal execution \
             state",
         shown: Shown::Here(Experiment {
-            how: "`msr hcr_el2` is left out", machine: "vhe", append: &["alternate"],
-            omitted: Kernels { next: |kernel| kernel.replace("el2_setup", SET_HCR, NOP), ..WHOLE },
+            how: "both `msr hcr_el2` are left out", machine: "vhe", append: &["alternate"],
+            omitted: Kernels { next: without_hcr, ..WHOLE },
             red: Some(concat!(marker!(exception), "0000000000000004 esr=000000003a000000")), ..PLAIN
         }),
     },
@@ -631,6 +631,11 @@ pub const STEPS: &[Step] = &[
             "memory that a secondary reads with its MMU off is cleaned to PoC before CPU_ON",
             ["kernel/src/cpus/mod.rs", "Cpus::start"]) },
 ];
+
+/// Leaves out both writes of HCR_EL2: the test of E2H, and its result.
+fn without_hcr(kernel: Patched<'_>) -> Result<Patched<'_>> {
+    kernel.replace("el2_setup", SET_HCR, NOP)?.replace("el2_setup", SET_HCR, NOP)
+}
 
 const fn model(name: &'static str, does: &'static str, at: [&'static str; 2]) -> Step {
     Step { name, does, at, without: "QEMU cannot show this", shown: Shown::Model }
