@@ -4,7 +4,7 @@
 
         // The extensions whose registers are named here. The code accesses a register only if the
         // ID registers say that the CPU has it.
-        .arch   armv8.7-a+sve+sme+profile
+        .arch   armv8.7-a+sve+sme+profile+gcs
 
 // el2_setup — opens EL2 for a kernel at EL1, leaves the hyp-stub there, and drops to EL1.
 //   in        x30 = return address, physical
@@ -225,16 +225,22 @@ el2_setup:
         unless_feature id_aa64pfr0_el1, {AMU}, .Lel2_sctlr2
         msr     hafgrtr_el2, xzr
 
-        // Clear what a VHE kernel may have left in SCTLR2_EL2 and in MPAM: no traps, no partitions.
+        // Clear what a VHE kernel may have left in SCTLR2_EL2.
 .Lel2_sctlr2:
-        unless_feature id_aa64mmfr3_el1, {SCTLRX}, .Lel2_mpam
+        unless_feature id_aa64mmfr3_el1, {SCTLRX}, .Lel2_gcs
         msr     sctlr2_el2, xzr
-.Lel2_mpam:
-        unless_feature id_aa64pfr0_el1, {MPAM}, .Lel2_leave
-        msr     mpam2_el2, xzr
-        mrs     x9, mpamidr_el1
-        tbz     x9, #{MPAMIDR_HAS_HCR_BIT}, .Lel2_leave
-        msr     mpamhcr_el2, xzr
+
+        // Turn EL1's and EL0's guarded control stacks off. Out of reset these registers are
+        // UNKNOWN, and with PCRSEL set the first bl at EL1 would fault. Under E2H, GCSCR_EL1 is
+        // reached as GCSCR_EL12.
+.Lel2_gcs:
+        unless_feature id_aa64pfr1_el1, {GCS}, .Lel2_leave
+        msr     gcscre0_el1, xzr
+        tbnz    x0, #{HCR_E2H_BIT}, .Lel2_gcs_vhe
+        msr     gcscr_el1, xzr
+        b       .Lel2_leave
+.Lel2_gcs_vhe:
+        msr     gcscr_el12, xzr
 
         // Drop to EL1 with its MMU off. Under E2H, SCTLR_EL1 is reached as SCTLR_EL12.
 .Lel2_leave:

@@ -7,8 +7,9 @@
 //! - Touches a register only if the ID registers say that it exists. It clears bits that trap when
 //!   they are set, and sets bits that trap when they are clear. The values are in
 //!   [`crate::sysreg`].
-//! - Leaves out the FGT2 registers and MPAMSM_EL1: this kernel does not use what they control at
-//!   EL1, and at EL2 they trap nothing.
+//! - Leaves out the FGT2 registers and MPAM's: this kernel does not use what they control at EL1,
+//!   and at EL2 they trap nothing. The boot protocol promises no access to MPAM2_EL2, an EL3 that
+//!   keeps MPAM for itself traps it, and nothing that we find shows whether EL3 does.
 #![expect(unsafe_code, reason = "assembly, and the names by which it and Rust know each other")]
 
 use crate::sysreg::{
@@ -16,7 +17,7 @@ use crate::sysreg::{
 };
 use crate::sysreg::{
     id_aa64dfr0, id_aa64isar1, id_aa64isar2, id_aa64mmfr0, id_aa64mmfr1, id_aa64mmfr3,
-    id_aa64mmfr4, id_aa64pfr0, id_aa64pfr1, id_aa64pfr2, id_aa64smfr0, mpamidr, pmbidr, pmcr, smidr, trbidr,
+    id_aa64mmfr4, id_aa64pfr0, id_aa64pfr1, id_aa64pfr2, id_aa64smfr0, pmbidr, pmcr, smidr, trbidr,
 };
 
 crate::assembly!(
@@ -25,7 +26,6 @@ crate::assembly!(
     RAS = const id_aa64pfr0::RAS,
     RAS_V1P1 = const id_aa64pfr0::RAS_V1P1,
     SVE = const id_aa64pfr0::SVE,
-    MPAM = const id_aa64pfr0::MPAM,
     AMU = const id_aa64pfr0::AMU,
     CSV2 = const id_aa64pfr0::CSV2,
     CSV2_2 = const id_aa64pfr0::CSV2_2,
@@ -62,7 +62,6 @@ crate::assembly!(
     SMPS_BIT = const smidr::SMPS.trailing_zeros(),
     PMBIDR_P_BIT = const pmbidr::P.trailing_zeros(),
     TRBIDR_P_BIT = const trbidr::P.trailing_zeros(),
-    MPAMIDR_HAS_HCR_BIT = const mpamidr::HAS_HCR.trailing_zeros(),
     PMCR_N = const pmcr::N,
     SCTLR_EL1_MMU_OFF = const sctlr::EL1_MMU_OFF,
     HCR_NVHE = const hcr::NVHE,

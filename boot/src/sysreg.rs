@@ -310,8 +310,6 @@ pub mod id_aa64pfr0 {
     pub const RAS_V1P1: u32 = 2;
     /// Scalable vectors.
     pub const SVE: u32 = 32;
-    /// Memory partitioning.
-    pub const MPAM: u32 = 40;
     /// Activity monitors.
     pub const AMU: u32 = 44;
     /// Speculative use of out-of-context branch targets.
@@ -440,12 +438,6 @@ pub mod trbidr {
     pub const P: u64 = 1 << 4;
 }
 
-/// MPAMIDR_EL1: memory partitioning.
-pub mod mpamidr {
-    /// MPAMHCR_EL2 exists.
-    pub const HAS_HCR: u64 = 1 << 17;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -489,8 +481,8 @@ mod tests {
 
     #[test]
     fn the_fields_of_id_registers_are_at_these_positions() {
-        use id_aa64pfr0::{AMU, CSV2, GIC, MPAM, RAS, SVE};
-        assert_eq!([GIC, RAS, SVE, MPAM, AMU, CSV2], [24, 28, 32, 40, 44, 56]);
+        use id_aa64pfr0::{AMU, CSV2, GIC, RAS, SVE};
+        assert_eq!([GIC, RAS, SVE, AMU, CSV2], [24, 28, 32, 44, 56]);
         use id_aa64pfr1::{GCS, MTE, SME, THE};
         assert_eq!([MTE, SME, GCS, THE], [8, 24, 44, 48]);
         use id_aa64isar1::{APA, API, LS64};
@@ -514,7 +506,7 @@ mod tests {
         assert_eq!([id_aa64isar1::LS64_V, id_aa64isar1::LS64_ACCDATA], [2, 3]);
         assert_eq!(id_aa64dfr0::SPE_V1P2, 3);
         assert_eq!(id_aa64smfr0::FA64, 0x8000_0000_0000_0000);
-        assert_eq!((smidr::SMPS, mpamidr::HAS_HCR), (0x8000, 0x2_0000));
+        assert_eq!(smidr::SMPS, 0x8000);
         assert_eq!((pmbidr::P, trbidr::P), (0x10, 0x10));
         assert_eq!((icc_sre::SRE, daif::ALL, daif::A, nzcv::C), (1, 15, 4, 2));
     }

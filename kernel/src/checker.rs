@@ -26,8 +26,8 @@ use fdt::machine::Gic;
 use log::info;
 use protocol::mode::Mode;
 use protocol::rules::{
-    ACCESSES, Access, CONTROL_STACKS, Facts, Ids, LATER_TRAPS, PROBES, Runtime, TreeFacts, held,
-    summary,
+    ACCESSES, Access, CONTROL_STACKS, Facts, Ids, LATER_TRAPS, LONG_ACCESSES, PROBES, Runtime,
+    TreeFacts, held, summary,
 };
 
 /// Prints the verdict on each rule.
@@ -92,7 +92,7 @@ fn runtime(record: &EntryRecord, kernel: &Kernel) -> Runtime {
         gic_registers: is_v3.then(|| crate::interrupts::driven().is_some()),
         hvc: (record.current_el == current_el::EL2)
             .then(|| kernel.mode == Mode::Vhe || stub_answers()),
-        gcscr: gcscr(&accesses),
+        gcscr: (kernel.mode != Mode::Nvhe).then(|| gcscr(&accesses)).flatten(),
         accesses,
     }
 }
@@ -110,6 +110,8 @@ fn accesses(record: &EntryRecord, mode: Mode) -> [Access; ACCESSES] {
     let (ids, at_el2) = (ids(), record.current_el == current_el::EL2);
     core::array::from_fn(|number| match number {
         _ if !ids.has(number) => Access::Absent,
+        LONG_ACCESSES if at_el2 => Access::NotAsked,
+        LONG_ACCESSES => Access::Untried,
         LATER_TRAPS | PROBES.. if !at_el2 => Access::NotAsked,
         // The EL2 set-up has made these accesses already.
         PROBES.. => Access::Free,
@@ -119,7 +121,7 @@ fn accesses(record: &EntryRecord, mode: Mode) -> [Access; ACCESSES] {
     })
 }
 
-/// Reads GCSCR_EL1, or under E2H GCSCR_EL2; this kernel never writes either.
+/// Reads GCSCR_EL1, or under E2H GCSCR_EL2. `el2_setup` clears EL1's, so in nvhe it says nothing.
 fn gcscr(accesses: &[Access; ACCESSES]) -> Option<u64> {
     (accesses[CONTROL_STACKS] == Access::Free).then(|| {
         let value: u64;

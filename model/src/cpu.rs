@@ -19,6 +19,9 @@ const Z: u64 = 1 << 30;
 const C: u64 = 1 << 29;
 const V: u64 = 1 << 28;
 
+/// GCSCR_EL1.PCRSEL: calls push to, and returns pop from, the guarded control stack.
+const PCRSEL: u64 = 1 << 0;
+
 /// Offset of a vector table's synchronous slot, for exceptions from the same and from a lower
 /// level.
 const FROM_HERE: u64 = 0x200;
@@ -262,6 +265,7 @@ impl Cpu {
             Instruction::Nop => {}
             Instruction::Branch { offset, link } => {
                 if link {
+                    self.push_return_address(here)?;
                     self.x[30] = next;
                 }
                 return Ok(to(offset));
@@ -427,6 +431,16 @@ impl Cpu {
             Instruction::Tlbi(operation) => self.tlbi(operation)?,
         }
         Ok(next)
+    }
+
+    /// Does what `bl` does to a guarded control stack: there must be none at EL1.
+    ///
+    /// EL2's is off by the boot protocol, and no code turns it on.
+    fn push_return_address(&mut self, here: u64) -> Result<(), Violation> {
+        let adversary = &mut self.memory.adversary;
+        let is_on = self.level == Level::El1
+            && self.system.effect(GCSCR_EL1, adversary) & PCRSEL != 0;
+        if is_on { Err(Violation::ControlStack(here)) } else { Ok(()) }
     }
 
     fn logic(&mut self, wide: bool, operation: Logical, a: u64, b: u64) -> u64 {

@@ -15,9 +15,7 @@ use std::ops::Range;
 use boot::early_console;
 use boot::phys::{PAGE_SIZE, PhysAddr};
 use boot::record::EntryRecord;
-use boot::sysreg::{
-    asid, cnthctl, cptr, current_el, descriptor, hcr, mair, sctlr, spsr, tcr,
-};
+use boot::sysreg::{asid, cnthctl, cptr, current_el, descriptor, hcr, mair, sctlr, spsr, tcr};
 use boot::uart::{Kind, Uart};
 
 use crate::cpu::Cpu;
@@ -189,6 +187,11 @@ fn scene(kernel: &Kernel, arrival: Arrival) -> Scene {
         }
         system.set(SCTLR_EL2, arrival.sctlr);
         system.set(HCR_EL2, arrival.hcr);
+        if arrival.processor != Processor::Plain {
+            // Out of reset these are UNKNOWN.
+            system.set(GCSCR_EL1, JUNK);
+            system.set(GCSCRE0_EL1, JUNK);
+        }
         // Each timer is enabled by the previous kernel.
         timers(arrival.processor).for_each(|(_, register)| system.set(register, 1));
     }
@@ -262,6 +265,8 @@ fn contract(
             ("SCTLR_EL2", SCTLR_EL2, sctlr::EL2_MMU_OFF),
             ("VBAR_EL2", VBAR_EL2, placed("hyp_stub_vectors")),
             ("CNTVOFF_EL2", CNTVOFF_EL2, 0),
+            ("GCSCR_EL1", GCSCR_EL1, 0),
+            ("GCSCRE0_EL1", GCSCRE0_EL1, 0),
         ]);
         settled.extend(timers(arrival.processor).map(|(name, register)| (name, register, 0)));
         expect("HCR_EL2.E2H", cpu.system.get(HCR_EL2) & E2H, stuck)?;

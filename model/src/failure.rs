@@ -32,6 +32,8 @@ pub enum Violation {
     StaleTranslation(u64),
     /// The leaf forbids this access.
     Permission(Access, u64),
+    /// The call uses a guarded control stack that no code has set up.
+    ControlStack(u64),
     /// The data access has the wrong byte order.
     BigEndian(u64),
     /// The counter is read where it may return an earlier time than that of preceding accesses.
@@ -89,6 +91,9 @@ impl fmt::Display for Violation {
                 write!(f, "{at:#x} is translated by an entry that a former kernel left")
             }
             Permission(access, at) => write!(f, "{access:?} of {at:#x}, which its leaf forbids"),
+            ControlStack(at) => {
+                write!(f, "the bl at {at:#x} uses a guarded control stack, which is not set up")
+            }
             BigEndian(at) => write!(f, "data at {at:#x} is accessed big-endian"),
             EarlyReading => write!(f, "the counter may be read before what precedes it"),
             Endless => write!(f, "it does not end"),

@@ -100,7 +100,8 @@ pub mod registers {
         VMPIDR_EL2, "vmpidr_el2", 4, 0, 0, 5;         VTTBR_EL2, "vttbr_el2", 4, 2, 1, 0;
         CNTHCTL_EL2, "cnthctl_el2", 4, 14, 1, 0;      CNTVOFF_EL2, "cntvoff_el2", 4, 14, 0, 3;
         ICC_SRE_EL2, "icc_sre_el2", 4, 12, 9, 5;      ICH_HCR_EL2, "ich_hcr_el2", 4, 12, 11, 0;
-        MPAM2_EL2, "mpam2_el2", 4, 10, 5, 0;          MPAMHCR_EL2, "mpamhcr_el2", 4, 10, 4, 0;
+        GCSCR_EL1, "gcscr_el1", 0, 2, 5, 0;           GCSCR_EL2, "gcscr_el2", 4, 2, 5, 0;
+        GCSCRE0_EL1, "gcscre0_el1", 0, 2, 5, 2;
         HFGRTR_EL2, "hfgrtr_el2", 4, 1, 1, 4;         HFGWTR_EL2, "hfgwtr_el2", 4, 1, 1, 5;
         HFGITR_EL2, "hfgitr_el2", 4, 1, 1, 6;         HDFGRTR_EL2, "hdfgrtr_el2", 4, 3, 1, 4;
         HDFGWTR_EL2, "hdfgwtr_el2", 4, 3, 1, 5;       HAFGRTR_EL2, "hafgrtr_el2", 4, 3, 1, 6;
@@ -119,7 +120,7 @@ pub mod registers {
         ID_AA64MMFR3_EL1, "id_aa64mmfr3_el1", 0, 0, 7, 3;
         ID_AA64MMFR4_EL1, "id_aa64mmfr4_el1", 0, 0, 7, 4;
         SMIDR_EL1, "smidr_el1", 1, 0, 0, 6;           PMBIDR_EL1, "pmbidr_el1", 0, 9, 10, 7;
-        TRBIDR_EL1, "trbidr_el1", 0, 9, 11, 7;        MPAMIDR_EL1, "mpamidr_el1", 0, 10, 4, 4;
+        TRBIDR_EL1, "trbidr_el1", 0, 9, 11, 7;
     }
 }
 use registers::*;
@@ -164,7 +165,6 @@ impl System {
                 ID_AA64SMFR0_EL1 if rich => 1 << 63,
                 SMIDR_EL1 if rich => 1 << 15,
                 PMBIDR_EL1 | TRBIDR_EL1 => 0,
-                MPAMIDR_EL1 if rich => 1 << 17,
                 // E2H0 is signed, and negative without FEAT_E2H0.
                 ID_AA64MMFR4_EL1 if processor == Processor::E2hRes1 => 0xf << 24,
                 ID_AA64MMFR4_EL1 => 0,
@@ -280,9 +280,9 @@ impl System {
         level: Level,
         adversary: &mut Adversary,
     ) -> Result<SystemRegister, Violation> {
-        const REDIRECTED: [SystemRegister; 9] = [
+        const REDIRECTED: [SystemRegister; 10] = [
             SCTLR_EL1, SCTLR2_EL1, TTBR0_EL1, TTBR1_EL1, TCR_EL1, TCR2_EL1, MAIR_EL1, VBAR_EL1,
-            FAR_EL1,
+            FAR_EL1, GCSCR_EL1,
         ];
         const TIMERS: [SystemRegister; 2] = [CNTP_CTL_EL0, CNTV_CTL_EL0];
         let e2h = level == Level::El2 && self.effect(HCR_EL2, adversary) & E2H != 0;

@@ -116,8 +116,8 @@ pub struct Runtime {
     pub gic_registers: Option<bool>,
     /// True if HVC reaches EL2; `None` after an entry at EL1.
     pub hvc: Option<bool>,
-    /// GCSCR_ELx of the kernel's level; `None` if the CPU has no control stacks or they are
-    /// trapped.
+    /// GCSCR_ELx of the kernel's level, as it was at entry; `None` if the CPU has no control
+    /// stacks, if they are trapped, or if the EL2 set-up has cleared it.
     pub gcscr: Option<u64>,
     /// Result of each of the [`ACCESSES`].
     pub accesses: [Access; ACCESSES],
@@ -154,8 +154,10 @@ pub enum Access {
     Free,
     /// The access raised an exception.
     Trapped,
-    /// Not tried: only EL2 has the register, and the entry was at EL1.
+    /// Not tried: the protocol does not ask for it after an entry at this level.
     NotAsked,
+    /// Not tried: a trap would show only at memory that accepts such an access.
+    Untried,
     /// Not tried: only EL2 has the register; the entry was at EL2, but the kernel runs at EL1.
     OutOfReach,
 }
@@ -183,8 +185,8 @@ pub struct Ids {
 
 impl Ids {
     /// Returns whether the CPU has access number `access`. In order, the accesses belong to rule
-    /// 19, rules 23 to 36, and rules 43 to 46. Last are those of rules 41 and 42, which the entry
-    /// code makes.
+    /// 19, rules 23 to 36, and rules 43 to 46. Then come those of rules 41 and 42, which the entry
+    /// code makes, and that of rule 48, which no code makes.
     #[must_use]
     pub const fn has(&self, access: usize) -> bool {
         const fn field(register: u64, shift: u32) -> u64 {
@@ -215,14 +217,15 @@ impl Ids {
             LATER_EVENTS => matches!(field(self.dfr0, 8), 9..0xf),
             MORE_TRAPS => field(self.mmfr1, 40) != 0,
             FINE_TRAPS => field(self.mmfr0, 56) != 0,
+            LONG_ACCESSES => field(self.isar1, 60) != 0,
             _ => false,
         }
     }
 }
 
 /// Number of accesses.
-pub const ACCESSES: usize = 21;
-/// Number of accesses that have a probe, from the first on. The entry code has made the others.
+pub const ACCESSES: usize = 22;
+/// Number of accesses that have a probe, from the first on.
 pub const PROBES: usize = 19;
 const COUNTER: usize = 0;
 const FP: usize = 1;
@@ -240,13 +243,15 @@ const PERMISSIONS: usize = 11;
 pub const CONTROL_STACKS: usize = 12;
 const EVENTS: usize = 13;
 const DEBUG: usize = 14;
-/// FGT2, whose register only EL2 has; so do the last two accesses.
+/// FGT2, whose register only EL2 has; so do MORE_TRAPS and FINE_TRAPS.
 pub const LATER_TRAPS: usize = 15;
 const THREAD_POINTER: usize = 16;
 const PRIORITIES: usize = 17;
 const LATER_EVENTS: usize = 18;
 const MORE_TRAPS: usize = 19;
 const FINE_TRAPS: usize = 20;
+/// 64-byte loads and stores (LS64), with and without status: EL2 may trap them for EL1.
+pub const LONG_ACCESSES: usize = 21;
 
 const NO_RUNTIME: &str = "the kernel does not get so far";
 

@@ -4,8 +4,8 @@
 
 use super::{
     ACTIVITY, Access, BRANCHES, CONTROL_STACKS, COPIES, COUNTER, DEBUG, EVENTS, FINE_TRAPS, FP,
-    Facts, Finding, LATER_EVENTS, LATER_TRAPS, MORE_TRAPS, Other, PERMISSIONS, POINTER_CODES,
-    POINTER_KEYS, PRIORITIES, Rule, SME, SVE, TAGS, TCR2, THREAD_POINTER,
+    Facts, Finding, LATER_EVENTS, LATER_TRAPS, LONG_ACCESSES, MORE_TRAPS, Other, PERMISSIONS,
+    POINTER_CODES, POINTER_KEYS, PRIORITIES, Rule, SME, SVE, TAGS, TCR2, THREAD_POINTER,
 };
 use crate::initrd_window;
 use alloc::format;
@@ -45,7 +45,7 @@ const fn rule(
 /// - Enables of the activity monitors: they depend on the platform.
 /// - Memory around the dtb: this kernel maps the dtb by pages.
 /// - The non-secure state of the CPU.
-pub const RULES: [Rule; 47] = [
+pub const RULES: [Rule; 48] = [
     rule(1, TREE, "the dtb is on an 8-byte boundary", |facts| {
         Finding::of(facts.record.x0.is_multiple_of(8), hex(facts.record.x0))
     }),
@@ -240,8 +240,12 @@ pub const RULES: [Rule; 47] = [
             None if runtime.accesses[CONTROL_STACKS] == Access::Trapped => {
                 Finding::unseen("an exception")
             }
+            None if runtime.accesses[CONTROL_STACKS] == Access::Free => Finding::unseen("cleared"),
             None => Finding::of(true, NONE),
         })
+    }),
+    rule(48, SYSTEM, "64-byte accesses (LS64) are not trapped", |facts| {
+        access(facts, LONG_ACCESSES)
     }),
 ];
 
@@ -257,7 +261,10 @@ fn access(facts: &Facts, number: usize) -> Finding {
         Access::Absent => Finding::of(true, NONE),
         Access::Free => Finding::of(true, "tried"),
         Access::Trapped => Finding::of(false, "an exception"),
-        Access::NotAsked => Finding::of(true, "entered at EL1"),
+        Access::NotAsked => {
+            Finding::of(true, format!("entered at EL{}", facts.record.current_el >> 2))
+        }
+        Access::Untried => Finding::unseen("not tried"),
         Access::OutOfReach => Finding::unseen("the kernel runs at EL1"),
     })
 }

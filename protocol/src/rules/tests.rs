@@ -67,7 +67,7 @@ const NEVER_SEEN: [u8; 3] = [16, 20, 37];
 
 #[test]
 fn numbers_go_up_by_one() {
-    assert!(RULES.iter().map(|rule| rule.number).eq(1..=47));
+    assert!(RULES.iter().map(|rule| rule.number).eq(1..=48));
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_good_loader_keeps_all_that_can_be_seen() {
     assert_eq!(with(Verdict::Unseen, &good()), NEVER_SEEN);
     assert_eq!(
         summary(&good()),
-        "boot protocol: 44 rules kept, 0 broken, 3 cannot be seen from here"
+        "boot protocol: 45 rules kept, 0 broken, 3 cannot be seen from here"
     );
 }
 
@@ -125,8 +125,11 @@ fn each_rule_can_be_broken_alone() {
         // Rule 13's case puts the first CPU at EL3, the other stays at EL2: rule 39 breaks too.
         assert!(broken == [*number] || *number == 13 && broken == [13, 39], "{number}: {broken:?}");
     }
-    for (access, number) in
-        (1..15).zip(23..).chain((15..19).zip(43..)).chain((19..ACCESSES).zip(41..))
+    for (access, number) in (1..15)
+        .zip(23..)
+        .chain((15..19).zip(43..))
+        .chain((19..21).zip(41..))
+        .chain((21..ACCESSES).zip(48..))
     {
         let mut facts = good();
         runtime(&mut facts).accesses[access] = Access::Trapped;
@@ -147,6 +150,16 @@ fn a_rule_that_is_not_reached_or_not_selected_is_not_broken() {
         (Access::Trapped, None);
     assert_eq!(with(Verdict::Broken, &facts), [34]);
     assert_eq!(with(Verdict::Unseen, &facts), [16, 20, 37, 47]);
+    runtime(&mut facts).accesses[CONTROL_STACKS] = Access::Free;
+    assert_eq!(with(Verdict::Unseen, &facts), [16, 20, 37, 47], "cleared by the EL2 set-up");
+    runtime(&mut facts).accesses[LONG_ACCESSES] = Access::Untried;
+    assert_eq!(with(Verdict::Unseen, &facts), [16, 20, 37, 47, 48]);
+    runtime(&mut facts).accesses[LONG_ACCESSES] = Access::NotAsked;
+    let line = held(&facts).find(|line| line.rule.number == 48).unwrap();
+    assert_eq!(
+        (line.finding.verdict, line.finding.value.as_str()),
+        (Verdict::Kept, "entered at EL2")
+    );
 }
 
 #[test]
@@ -201,6 +214,7 @@ fn what_a_cpu_lacks_is_not_tried() {
         has(&Ids { mmfr0: 2 << 56, mmfr1: 1 << 40, ..Ids::default() }),
         [0, 1, 14, 15, 19, 20]
     );
+    assert_eq!(has(&Ids { isar1: 1 << 60, ..Ids::default() }), [0, 1, 14, 21]);
     assert_eq!(
         has(&Ids { pfr1: 1 << 8, ..Ids::default() }),
         [0, 1, 14],

@@ -2,8 +2,8 @@
 //!
 //! - QEMU's loader and our own kexec must keep every rule that the kernel can check.
 //! - Each bad loader must break its own rule and no other.
-//! - No case breaks rules 16, 20 and 37, which the kernel cannot check, nor 29, 30 and 46: no QEMU
-//!   has activity monitors, branch records or a PMU of v3p9.
+//! - No case breaks rules 16, 20 and 37, which the kernel cannot check, nor 29, 30, 46 and 48:
+//!   no QEMU has activity monitors, branch records, a PMU of v3p9 or 64-byte accesses.
 //! - A case that needs a later QEMU's CPU is skipped on an earlier one.
 
 mod loader;
@@ -34,7 +34,10 @@ const NEVER_SEEN: [u32; 3] = [16, 20, 37];
 const LACKS: &str = "the CPU has none";
 
 /// Number of rules.
-const RULES: usize = 47;
+const RULES: usize = 48;
+
+/// Rule: guarded control stacks are off. In nvhe the EL2 set-up clears the register that shows it.
+const CONTROL_STACKS_OFF: u32 = 47;
 
 /// The output that a kernel can still produce after a bad loader.
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -198,11 +201,9 @@ fn all_kept(trial: &mut Trial<'_>, machine: &'static str) -> Result<()> {
         ensure!(report.len() == RULES, "{} rules", report.len());
         let broken = report.iter().find(|rule| rule.verdict == Verdict::Broken);
         ensure!(broken.is_none(), "{broken:?}");
-        ensure!(
-            with(report, Verdict::Unseen) == NEVER_SEEN,
-            "unseen: {:?}",
-            with(report, Verdict::Unseen)
-        );
+        let mut unseen = with(report, Verdict::Unseen);
+        unseen.retain(|rule| machine != "nvhe" || *rule != CONTROL_STACKS_OFF);
+        ensure!(unseen == NEVER_SEEN, "unseen: {unseen:?}");
     }
     Ok(())
 }
