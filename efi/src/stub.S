@@ -43,11 +43,11 @@ efi_leave:
         adr     x6, efi_leave
         adr     x7, efi_leave_end
         dcache_by_line cvac, x6, x7, x5, x9
-        // The cleans complete before the I-cache is invalidated: it may refill at once from the
-        // Image's place, and must find the new text there.
+        // The cleans complete before the I-caches are invalidated: one may refill at once from the
+        // Image's place, and must find the new text there. The other CPUs enter this text as well.
         dsb     sy
-        ic      iallu
-        dsb     nsh
+        ic      ialluis
+        dsb     ish
         mov     x1, xzr
         mov     x2, xzr
         mov     x3, xzr

@@ -427,7 +427,7 @@ impl Cpu {
                 let (place, _) = self.translate(access, self.get(rt))?;
                 self.memory.dc(operation, place)?;
             }
-            Instruction::Ic => self.memory.ic(),
+            Instruction::Ic(domain) => self.memory.ic(domain),
             Instruction::Tlbi(operation) => self.tlbi(operation)?,
         }
         Ok(next)

@@ -170,8 +170,8 @@ pub enum Instruction {
         operation: Dc,
         rt: usize,
     },
-    /// ic iallu
-    Ic,
+    /// ic iallu (this CPU's), ic ialluis (all CPUs')
+    Ic(Domain),
     Tlbi(Tlbi),
 }
 
@@ -224,6 +224,8 @@ pub enum Place {
 pub enum Domain {
     /// nsh: this CPU's own operations, on its own TLB and I-cache.
     Local,
+    /// ish: its operations on the TLBs and I-caches of all CPUs.
+    Inner,
     /// sy: everything.
     System,
 }
@@ -341,8 +343,10 @@ fn system(word: u32) -> Option<Instruction> {
         0xd503_3fdf => Isb,
         0xd503_3f9f => Dsb(Domain::System),
         0xd503_379f => Dsb(Domain::Local),
+        0xd503_3b9f => Dsb(Domain::Inner),
         0xd503_3fbf => Dmb,
-        0xd508_751f => Ic,
+        0xd508_751f => Ic(Domain::Local),
+        0xd508_711f => Ic(Domain::Inner),
         0xd508_871f => Instruction::Tlbi(Tlbi::Vmalle1),
         0xd50c_879f => Instruction::Tlbi(Tlbi::Alle1),
         0xd50c_871f => Instruction::Tlbi(Tlbi::Alle2),
@@ -553,7 +557,7 @@ mod tests {
             (0xf940_03e0, "ldr x0, [sp]"),
             (0xa9bf_7bfd, "stp x29, x30, [sp, #-16]!"),
             (0xd503_207f, "wfi"),
-            (0xd503_3b9f, "dsb ish"),
+            (0xd503_339f, "dsb osh"),
             (0xd50b_7520, "ic ivau, x0"),
             (0xd400_0003, "smc #0"),
             (0x885f_7c00, "ldxr w0, [x0]"),

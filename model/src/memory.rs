@@ -14,7 +14,8 @@
 //!   memory holds then.
 //! - Fetches read the pipeline first, which holds what there was to fetch at the last context
 //!   synchronization event. Next is the I-cache, which holds what was in memory at its last
-//!   invalidation, and then memory. They never read the D-cache.
+//!   invalidation, and then memory. They never read the D-cache. The other CPUs have an I-cache
+//!   too, and only `ic ialluis` reaches it.
 //!
 //! An access that the contract does not allow is an error.
 
@@ -42,7 +43,7 @@ enum Line {
 enum Operation {
     Store { at: usize, bytes: [u8; 16], length: usize },
     Dc { operation: Dc, line: usize },
-    Ic,
+    Ic(Domain),
     Tlbi(Regime),
 }
 
@@ -71,6 +72,8 @@ pub struct Memory {
     cached: Vec<u8>,
     /// Lines for which the I-cache and memory differ.
     instructions: BTreeMap<usize, [u8; LINE]>,
+    /// The same for the other CPUs, which fetch nothing while the code runs.
+    others: BTreeMap<usize, [u8; LINE]>,
     /// Lines fetched since the last synchronization that would be fetched differently now.
     pipeline: BTreeMap<usize, [u8; LINE]>,
     pending: VecDeque<Pending>,
@@ -95,6 +98,7 @@ impl Memory {
             lines: vec![Line::Absent; bytes.len() / LINE],
             cached: vec![0; bytes.len()],
             instructions: BTreeMap::new(),
+            others: BTreeMap::new(),
             pipeline: BTreeMap::new(),
             pending: VecDeque::new(),
             buffered: BTreeMap::new(),
@@ -111,6 +115,7 @@ impl Memory {
     pub fn face(&mut self, adversary: Adversary) {
         if adversary.instructions == Mood::Eager {
             self.instructions.clear();
+            self.others.clear();
         }
         self.adversary = adversary;
     }
@@ -157,12 +162,14 @@ impl Memory {
         self.lines[at / LINE..(at + bytes.len()) / LINE].fill(Line::Dirty);
     }
 
-    /// Puts these bytes into the I-cache for the lines at `start`.
+    /// Puts these bytes into every CPU's I-cache for the lines at `start`.
     pub fn remember(&mut self, start: u64, bytes: &[u8]) {
         let first = (start - self.start) as usize / LINE;
-        self.instructions.extend(
-            bytes.as_chunks().0.iter().enumerate().map(|(line, bytes)| (first + line, *bytes)),
-        );
+        for cache in [&mut self.instructions, &mut self.others] {
+            cache.extend(
+                bytes.as_chunks().0.iter().enumerate().map(|(line, bytes)| (first + line, *bytes)),
+            );
+        }
     }
 
     /// Does what the adversary's random freedoms may do between two instructions.
@@ -255,7 +262,7 @@ impl Memory {
         Ok(u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
     }
 
-    /// Returns the first line in `range` that would be fetched differently from memory.
+    /// Returns the first line in `range` that a CPU would fetch differently from memory.
     #[must_use]
     pub fn would_fetch(&self, range: &Range<u64>) -> Option<u64> {
         let lines =
@@ -264,6 +271,7 @@ impl Memory {
             .pipeline
             .keys()
             .chain(self.instructions.keys())
+            .chain(self.others.keys())
             .filter(|line| lines.contains(line));
         old.next().map(|line| self.start + (line * LINE) as u64)
     }
@@ -275,9 +283,9 @@ impl Memory {
         Ok(())
     }
 
-    /// Issues ic iallu.
-    pub fn ic(&mut self) {
-        self.issue(Operation::Ic);
+    /// Issues ic iallu, or ic ialluis for the inner domain.
+    pub fn ic(&mut self, domain: Domain) {
+        self.issue(Operation::Ic(domain));
     }
 
     /// Issues tlbi of a whole regime.
@@ -297,11 +305,14 @@ impl Memory {
 
     /// Performs a DSB: completes what is pending, in the most harmful order.
     ///
-    /// A local one waits only for this CPU's own ic and tlbi.
+    /// A local one waits only for this CPU's own ic and tlbi, an inner one for all ic and tlbi.
     pub fn dsb(&mut self, domain: Domain) {
-        let is_local =
-            |pending: &Pending| matches!(pending.operation, Operation::Ic | Operation::Tlbi(_));
-        while let Some(chosen) = self.pending.iter().position(is_local) {
+        let waits_for = |pending: &Pending| match pending.operation {
+            Operation::Ic(Domain::Inner) => domain != Domain::Local,
+            Operation::Ic(_) | Operation::Tlbi(_) => true,
+            Operation::Store { .. } | Operation::Dc { .. } => false,
+        };
+        while let Some(chosen) = self.pending.iter().position(waits_for) {
             self.complete(chosen);
         }
         while domain == Domain::System && !self.pending.is_empty() {
@@ -387,7 +398,7 @@ impl Memory {
         let Pending { barriers, operation } = self.pending[chosen];
         let mut before = self.pending.iter().take(chosen);
         match operation {
-            Operation::Ic | Operation::Tlbi(_) => true,
+            Operation::Ic(_) | Operation::Tlbi(_) => true,
             Operation::Store { .. } => before.all(|other| {
                 !matches!(other.operation, Operation::Store { .. })
                     && (other.barriers == barriers
@@ -395,7 +406,7 @@ impl Memory {
             }),
             Operation::Dc { .. } => before.all(|other| {
                 other.barriers == barriers
-                    || matches!(other.operation, Operation::Ic | Operation::Tlbi(_))
+                    || matches!(other.operation, Operation::Ic(_) | Operation::Tlbi(_))
             }),
         }
     }
@@ -409,7 +420,10 @@ impl Memory {
                 self.change(at, &bytes[..length]);
             }
             Operation::Dc { operation, line } => self.maintain(operation, line),
-            Operation::Ic => {
+            Operation::Ic(domain) => {
+                if domain != Domain::Local {
+                    self.others.clear();
+                }
                 // The pipeline still holds what was fetched from the I-cache before.
                 for (line, old) in std::mem::take(&mut self.instructions) {
                     self.pipeline.entry(line).or_insert(old);
@@ -469,6 +483,7 @@ impl Memory {
         if kept && self.bytes[at..at + bytes.len()] != *bytes {
             let mut old = [0; LINE];
             old.copy_from_slice(&self.bytes[line * LINE..(line + 1) * LINE]);
+            self.others.entry(line).or_insert(old);
             let old = *self.instructions.entry(line).or_insert(old);
             self.pipeline.entry(line).or_insert(old);
         }
@@ -544,7 +559,7 @@ mod tests {
     fn a_fetch_forgets_the_i_cache_and_then_the_pipeline() {
         let mut memory = memory(Adversary::lazy());
         memory.store(START, &[1], false).unwrap();
-        memory.ic();
+        memory.ic(Domain::Local);
         memory.dsb(Domain::System);
         memory.synchronise();
         assert_eq!(
@@ -552,11 +567,29 @@ mod tests {
             0,
             "the ic was before the store: no barrier separates them"
         );
-        memory.ic();
+        memory.ic(Domain::Local);
         memory.dsb(Domain::Local);
         assert_eq!(memory.fetch(START).unwrap(), 0, "the pipeline still has it");
         memory.synchronise();
         assert_eq!(memory.fetch(START).unwrap(), 1);
+    }
+
+    #[test]
+    fn an_ic_of_this_cpu_leaves_the_others_as_they_are() {
+        let range = START..START + LINE as u64;
+        let mut memory = memory(Adversary::lazy());
+        memory.remember(START, &[7; LINE]);
+        memory.ic(Domain::Local);
+        memory.dsb(Domain::System);
+        memory.synchronise();
+        assert_eq!(memory.fetch(START).unwrap(), 0);
+        assert_eq!(memory.would_fetch(&range), Some(START), "another CPU would");
+        memory.ic(Domain::Inner);
+        memory.dsb(Domain::Local);
+        assert!(!memory.is_quiet(), "dsb nsh does not wait for the other CPUs");
+        memory.dsb(Domain::Inner);
+        assert!(memory.is_quiet());
+        assert_eq!(memory.would_fetch(&range), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::system;
 const NOP: u32 = 0xd503_201f;
 const DSB_SY: u32 = 0xd503_3f9f;
 const DSB_NSH: u32 = 0xd503_379f;
+const IC_IALLU: u32 = 0xd508_751f;
 const DMB_SY: u32 = 0xd503_3fbf;
 
 /// A maintenance instruction.
@@ -88,7 +89,9 @@ fn weaker(word: u32) -> Vec<u32> {
     match decode(word) {
         Some(Instruction::Isb) => vec![DSB_SY],
         Some(Instruction::Dsb(Domain::System)) => vec![DMB_SY, DSB_NSH],
+        Some(Instruction::Dsb(Domain::Inner)) => vec![DMB_SY, DSB_NSH],
         Some(Instruction::Dsb(Domain::Local)) => vec![DMB_SY],
+        Some(Instruction::Ic(Domain::Inner)) => vec![IC_IALLU],
         Some(Instruction::Dc { operation: decode::Dc::CleanInvalidate, .. }) => {
             vec![0xd50b_7a20 | rt, 0xd508_7620 | rt]
         }
@@ -110,7 +113,7 @@ fn swaps(neighbour: u32, word: u32) -> bool {
         _ => None,
     };
     match decode(neighbour) {
-        Some(Dsb(_) | Dmb | Isb | Dc { .. } | Ic | Tlbi(_) | Pair { .. } | Single { .. }) => true,
+        Some(Dsb(_) | Dmb | Isb | Dc { .. } | Ic(_) | Tlbi(_) | Pair { .. } | Single { .. }) => true,
         Some(ReadSystem { .. } | WriteSystem { .. } | Mask { .. } | SelectStack { .. }) => true,
         Some(
             AddImmediate { rd, .. }
@@ -134,6 +137,7 @@ fn maintenance(word: u32) -> Option<String> {
         Instruction::Isb => "isb".to_owned(),
         Instruction::Dsb(Domain::System) => "dsb sy".to_owned(),
         Instruction::Dsb(Domain::Local) => "dsb nsh".to_owned(),
+        Instruction::Dsb(Domain::Inner) => "dsb ish".to_owned(),
         Instruction::Dmb => "dmb sy".to_owned(),
         Instruction::Dc { operation, rt } => {
             let name = match operation {
@@ -143,7 +147,8 @@ fn maintenance(word: u32) -> Option<String> {
             };
             written(&format!("dc {name}"), rt)
         }
-        Instruction::Ic => "ic iallu".to_owned(),
+        Instruction::Ic(Domain::Inner) => "ic ialluis".to_owned(),
+        Instruction::Ic(_) => "ic iallu".to_owned(),
         Instruction::Tlbi(decode::Tlbi::Vmalle1) => "tlbi vmalle1".to_owned(),
         Instruction::Tlbi(decode::Tlbi::Alle1) => "tlbi alle1".to_owned(),
         Instruction::Tlbi(decode::Tlbi::Alle2) => "tlbi alle2".to_owned(),

@@ -91,6 +91,7 @@ fn ours(instruction: Instruction) -> String {
         Dmb => "dmb sy".to_owned(),
         Dsb(Domain::System) => "dsb sy".to_owned(),
         Dsb(Domain::Local) => "dsb nsh".to_owned(),
+        Dsb(Domain::Inner) => "dsb ish".to_owned(),
         Hvc => "hvc #0x0".to_owned(),
         Eret => "eret".to_owned(),
         Branch { offset, link } => {
@@ -191,7 +192,8 @@ fn ours(instruction: Instruction) -> String {
         Dc { operation: self::Dc::CleanInvalidate, rt } => sys("#3, c7, c14, #1", rt),
         Dc { operation: self::Dc::Clean, rt } => sys("#3, c7, c10, #1", rt),
         Dc { operation: self::Dc::Invalidate, rt } => sys("#0, c7, c6, #1", rt),
-        Ic => sys("#0, c7, c5, #0", ZERO),
+        Ic(Domain::Inner) => sys("#0, c7, c1, #0", ZERO),
+        Ic(_) => sys("#0, c7, c5, #0", ZERO),
         Tlbi(self::Tlbi::Vmalle1) => sys("#0, c8, c7, #0", ZERO),
         Tlbi(self::Tlbi::Alle1) => sys("#4, c8, c7, #4", ZERO),
         Tlbi(self::Tlbi::Alle2) => sys("#4, c8, c7, #0", ZERO),

@@ -87,13 +87,14 @@ relocate_new_kernel:
         mov     action, #{COPY} | {CLEAN_DESTINATION}
         bl      walk_kimage
         breadcrumb {COPIED}
-        // The cleans complete, and so every destination is in memory, before the I-cache is
-        // invalidated: a fetch from there then finds the new code.
+        // The cleans complete, and so every destination is in memory, before the I-caches are
+        // invalidated: a fetch from there then finds the new code. The other CPUs' too: they are
+        // off, but a hypervisor's CPU that is off may come back with what its I-cache held.
         dsb     sy
-        ic      iallu
-        // The invalidation completes on this CPU. The breadcrumb's isb then discards whatever was
-        // already fetched.
-        dsb     nsh
+        ic      ialluis
+        // The invalidation completes on every CPU. The breadcrumb's isb then discards whatever this
+        // one has already fetched.
+        dsb     ish
         breadcrumb {MAINTAINED}
         bl      verify
         breadcrumb {VERIFIED}
@@ -146,12 +147,12 @@ cold_copy:
         dsb     sy
         mov     action, #{CLEAN_DESTINATION}
         bl      walk_kimage
-        // The old lines are invalid before the I-cache is, which could be refilled from them.
+        // The old lines are invalid before the I-caches are, which could be refilled from them.
         dsb     sy
-        ic      iallu
-        // The invalidation completes here. The isb of the breadcrumb after verify discards what was
-        // already fetched.
-        dsb     nsh
+        ic      ialluis
+        // The invalidation completes on every CPU. The isb of the breadcrumb after verify discards
+        // what was already fetched.
+        dsb     ish
         bl      verify
         breadcrumb {VERIFIED}
 

@@ -125,16 +125,19 @@ const SEQUENCES: &[&[u32]] = &[
         0xd538_4247,
         0xd400_0002,
     ],
-    // dc civac, x1; dc cvac, x1; dc ivac, x1; dsb sy; dsb nsh; dmb sy; isb; ic iallu
+    // dc civac, x1; dc cvac, x1; dc ivac, x1; dsb sy; dsb ish; dsb nsh; dmb sy; isb; ic iallu;
+    // ic ialluis
     &[
         0xd50b_7e21,
         0xd50b_7a21,
         0xd508_7621,
         0xd503_3f9f,
+        0xd503_3b9f,
         0xd503_379f,
         0xd503_3fbf,
         0xd503_3fdf,
         0xd508_751f,
+        0xd508_711f,
     ],
     // tlbi alle2; tlbi alle1; tlbi vmalle1; msr SPSel, #1
     &[0xd50c_871f, 0xd50c_879f, 0xd508_871f, 0xd500_41bf],
@@ -159,7 +162,7 @@ fn is_comparable(word: u32) -> bool {
         None | Some(Hvc | Eret | ReadSystem { .. } | WriteSystem { .. } | SelectStack { .. }) => {
             false
         }
-        Some(Isb | Dsb(_) | Dmb | Dc { .. } | Ic | Tlbi(_)) => false,
+        Some(Isb | Dsb(_) | Dmb | Dc { .. } | Ic(_) | Tlbi(_)) => false,
         // A single load of vector registers has no result that the comparison reads; see SEQUENCES.
         Some(Pair { size: 16, .. }) => false,
         Some(Single { rn, place: Place::Indexed { index, .. }, .. }) => {

@@ -549,7 +549,7 @@ fn step(address: u64, word: u32, state: &mut State) -> Result<Next, String> {
             }
         }
         I::Nop | I::Mask { .. } | I::SelectStack { .. } | I::Isb | I::Dsb(_) | I::Dmb => {}
-        I::Dc { .. } | I::Ic | I::Tlbi(_) => {}
+        I::Dc { .. } | I::Ic(_) | I::Tlbi(_) => {}
     }
     Ok(on)
 }
