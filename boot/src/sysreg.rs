@@ -219,12 +219,15 @@ pub mod current_el {
 
 /// MAIR_ELx: the two memory types that the maps use.
 pub mod mair {
-    /// AttrIndx of device memory, nGnRE: no gathering, no reordering, early acknowledgement.
+    /// AttrIndx of device memory, nGnRnE: no gathering, no reordering, no early acknowledgement.
+    ///
+    /// PCI's configuration space needs it: a write there must not be posted. So do some buses,
+    /// which answer any other access by an SError.
     pub const DEVICE: u64 = 0;
     /// AttrIndx of Normal memory, write-back, read- and write-allocate, inner and outer.
     pub const NORMAL: u64 = 1;
-    /// Value of MAIR: attribute 0 is nGnRE (0x04), attribute 1 is Normal write-back (0xff).
-    pub const VALUE: u64 = 0x04 << (8 * DEVICE) | 0xff << (8 * NORMAL);
+    /// Value of MAIR: attribute 0 is nGnRnE (0x00), attribute 1 is Normal write-back (0xff).
+    pub const VALUE: u64 = 0xff << (8 * NORMAL);
 }
 
 /// TCR_EL1, and TCR_EL2 under E2H, which has the same layout.
@@ -287,7 +290,7 @@ pub mod descriptor {
     pub const DATA: u64 = NORMAL | PXN | UXN;
     /// Data from the loader: read-only, never executable.
     pub const READ: u64 = NORMAL | READ_ONLY | PXN | UXN;
-    /// Device registers: nGnRE, never executable.
+    /// Device registers: nGnRnE, never executable.
     pub const DEVICE: u64 = TABLE_OR_PAGE | super::mair::DEVICE << 2 | AF | NG | PXN | UXN;
 }
 
@@ -470,7 +473,7 @@ mod tests {
         assert_eq!(hdfg::BRBE_WRITE, 0x3000_0000_0000_0000);
         assert_eq!(hfgi::BRBE | hfgi::GCS, 0x0f80_0000_0000_0000);
         assert_eq!(spsr::TO_EL1, 0x3c5);
-        assert_eq!(mair::VALUE, 0xff04);
+        assert_eq!(mair::VALUE, 0xff00);
         assert_eq!(tcr::VALUE, 0x8090_3510);
         assert_eq!(descriptor::ADDRESS, 0x0000_ffff_ffff_f000);
         assert_eq!(descriptor::TEXT, 0x0040_0000_0000_0f87);

@@ -3,7 +3,7 @@
 //! - The kernel's idmap is built in the heap's arena and replaces the early idmap. RAM is added
 //!   once the memory layout is known.
 //! - The relocation idmap is built in the control pages, for the relocation code alone.
-//! - Leaves text RX, constants R, everything else NX. Devices are nGnRE and NX. Guard pages and
+//! - Leaves text RX, constants R, everything else NX. Devices are nGnRnE and NX. Guard pages and
 //!   `no-map` memory are not mapped.
 //! - Panics on an address beyond 48 bits.
 //!

@@ -180,7 +180,7 @@ pub const ALLOWED: &[Allowed] = &[
     ),
     always(
         &["MAIR_EL1"],
-        0xff04,
+        0xff00,
         "No effect while SCTLR_EL1.M is clear. `mmu_on` writes it before it sets M.",
     ),
     always(&["TCR_EL1"], 0x5_8090_3510, "As for MAIR_EL1."),
@@ -192,7 +192,7 @@ pub const ALLOWED: &[Allowed] = &[
     ),
     always(
         &["MAIR_EL2"],
-        0xff04,
+        0xff00,
         "No effect while SCTLR_EL2.M is clear. `stub_finalise` writes it before it sets M.",
     ),
     always(&["TCR_EL2"], 0x5_8090_3510, "As for MAIR_EL2."),
