@@ -54,6 +54,10 @@ stub_finalise:
         mrs     x9, hcr_el2
         mov_q   x10, {HCR_VHE}
         orr     x9, x9, x10
+        // AmpereOne erratum AC04_CPU_23: a write of HCR_EL2 may corrupt the translation of a load
+        // or store that is under way. The caller ran with its MMU on; the dsb completes its
+        // accesses.
+        dsb     nsh
         msr     hcr_el2, x9
         // E2H takes effect: from here on EL1's names reach EL2, and _EL12 names reach EL1.
         isb

@@ -326,8 +326,8 @@
         // EL2's MMU and caches are off.
         msr     daifset, #{DAIF_ALL}
         mov_q   x9, {SCTLR_EL2_MMU_OFF}
-        // The isb keeps speculative fetches from after the write from running under the old value
-        // (Falkor erratum 1041).
+        // Falkor erratum 1041: without this isb, a speculative instruction fetch may go to a wrong
+        // address while the MMU is turned off.
         isb
         msr     sctlr_el2, x9
         // MMU and caches are off before the branch.

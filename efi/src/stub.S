@@ -36,13 +36,14 @@ efi_leave:
         msr     daifset, #{DAIF_ALL}
         mov     x4, x2
         // Clean to PoC what is read with the caches off: the FDT, the Image, and this code itself.
+        // civac, because cvac may corrupt data on an early Cortex-A53 (errata 819472, 824069).
         dcache_line x5, x9
         mov     x6, x0
-        dcache_by_line cvac, x6, x1, x5, x9
-        dcache_by_line cvac, x2, x3, x5, x9
+        dcache_by_line civac, x6, x1, x5, x9
+        dcache_by_line civac, x2, x3, x5, x9
         adr     x6, efi_leave
         adr     x7, efi_leave_end
-        dcache_by_line cvac, x6, x7, x5, x9
+        dcache_by_line civac, x6, x7, x5, x9
         // The cleans complete before the I-caches are invalidated: one may refill at once from the
         // Image's place, and must find the new text there. The other CPUs enter this text as well.
         dsb     sy
@@ -55,8 +56,8 @@ efi_leave:
         cmp     x9, #{CURRENT_EL2}
         b.eq    1f
         mov_q   x9, {SCTLR_EL1_MMU_OFF}
-        // The isb keeps speculative fetches from after the write from running under the old value
-        // (Falkor erratum 1041).
+        // Falkor erratum 1041: without this isb, a speculative instruction fetch may go to a wrong
+        // address while the MMU is turned off.
         isb
         msr     sctlr_el1, x9
         b       2f

@@ -178,8 +178,8 @@ mmu_off:
         // cache instructions").
         dsb     sy
         mov_q   x9, {SCTLR_MMU_OFF}
-        // No speculative fetch from after the write runs under the old translation (Falkor erratum
-        // 1041).
+        // Falkor erratum 1041: without this isb, a speculative instruction fetch may go to a wrong
+        // address while the MMU is turned off.
         isb
         // With E2H set this reaches SCTLR_EL2.
         msr     sctlr_el1, x9
