@@ -8,7 +8,7 @@
 
 // el2_setup — opens EL2 for a kernel at EL1, leaves the hyp-stub there, and drops to EL1.
 //   in        x30 = return address, physical
-//   assumes   EL2h, MMU off, E2H set or clear; DAIF masked;
+//   assumes   EL2h, MMU off, E2H set or clear, DAIF as it may be;
 //             SP = this CPU's boot::percpu::PerCpu  [I1]
 //   out       x0 = HCR_EL2, with E2H as it is in effect; at EL1h, DAIF masked, EL1's MMU and
 //             caches off; VBAR_EL2 = the hyp-stub; SP_EL1 = SP_EL2 = SP on entry
@@ -16,6 +16,10 @@
 //   memory    touches none
         .global el2_setup
 el2_setup:
+        // Mask DAIF: U-Boot leaves SError unmasked. While E2H and TGE change, an exception would be
+        // taken by the routing of neither (AmpereOne erratum AC03_CPU_36: at the wrong level).
+        // Rust unmasks SError, and reports what is pending then.
+        msr     daifset, #{DAIF_ALL}
         // Install the stub's vectors first: they print any exception that we take in here.
         adr_l   x9, hyp_stub_vectors
         msr     vbar_el2, x9

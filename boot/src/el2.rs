@@ -2,7 +2,7 @@
 //!
 //! Runs on every CPU that is entered at EL2, before the CPU has a stack.
 //!
-//! - Expects EL2h with the MMU off. A VHE kernel may have left E2H set.
+//! - Expects EL2h with the MMU off. A VHE kernel may have left E2H set, a loader DAIF unmasked.
 //! - Leaves the CPU at EL1h with the MMU off, and the hyp-stub at EL2.
 //! - Touches a register only if the ID registers say that it exists. It clears bits that trap when
 //!   they are set, and sets bits that trap when they are clear. The values are in

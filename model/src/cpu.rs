@@ -412,6 +412,9 @@ impl Cpu {
             }
             Instruction::WriteSystem { register, rt } => {
                 let value = self.get(rt);
+                if register == HCR_EL2 && self.daif != spsr::DAIF {
+                    return Err(Violation::Unmasked(self.daif));
+                }
                 self.system.write(register, self.level, value, &mut self.memory.adversary)?;
             }
             Instruction::Mask { set, bits } => {
@@ -438,8 +441,8 @@ impl Cpu {
     /// EL2's is off by the boot protocol, and no code turns it on.
     fn push_return_address(&mut self, here: u64) -> Result<(), Violation> {
         let adversary = &mut self.memory.adversary;
-        let is_on = self.level == Level::El1
-            && self.system.effect(GCSCR_EL1, adversary) & PCRSEL != 0;
+        let is_on =
+            self.level == Level::El1 && self.system.effect(GCSCR_EL1, adversary) & PCRSEL != 0;
         if is_on { Err(Violation::ControlStack(here)) } else { Ok(()) }
     }
 

@@ -48,7 +48,11 @@ struct Arrival {
     /// HCR_EL2, and SCTLR_ELx of the level entered.
     hcr: u64,
     sctlr: u64,
+    daif: u64,
 }
+
+/// DAIF as U-Boot leaves it, with SError unmasked.
+const SERROR_UNMASKED: u64 = 0x2c0;
 
 const ARRIVALS: [Arrival; 9] = [
     Arrival {
@@ -57,6 +61,7 @@ const ARRIVALS: [Arrival; 9] = [
         level: Level::El1,
         hcr: 0,
         sctlr: sctlr::EL1_MMU_OFF,
+        daif: SERROR_UNMASKED,
     },
     Arrival {
         name: "entry el1, big-endian loader",
@@ -64,6 +69,7 @@ const ARRIVALS: [Arrival; 9] = [
         level: Level::El1,
         hcr: 0,
         sctlr: sctlr::EL1_MMU_OFF | sctlr::EE,
+        daif: spsr::DAIF,
     },
     Arrival {
         name: "entry el2",
@@ -71,6 +77,7 @@ const ARRIVALS: [Arrival; 9] = [
         level: Level::El2,
         hcr: 0,
         sctlr: sctlr::EL2_MMU_OFF,
+        daif: SERROR_UNMASKED,
     },
     Arrival {
         name: "entry el2, big-endian loader",
@@ -78,6 +85,7 @@ const ARRIVALS: [Arrival; 9] = [
         level: Level::El2,
         hcr: 0,
         sctlr: sctlr::EL2_MMU_OFF | sctlr::EE,
+        daif: spsr::DAIF,
     },
     Arrival {
         name: "entry el2, E2H set",
@@ -86,6 +94,7 @@ const ARRIVALS: [Arrival; 9] = [
         hcr: hcr::VHE,
         // `mmu_off` leaves this value.
         sctlr: sctlr::EL1_MMU_OFF,
+        daif: spsr::DAIF,
     },
     Arrival {
         name: "entry el2, E2H cannot be cleared",
@@ -93,6 +102,7 @@ const ARRIVALS: [Arrival; 9] = [
         level: Level::El2,
         hcr: hcr::VHE,
         sctlr: sctlr::EL1_MMU_OFF,
+        daif: spsr::DAIF,
     },
     Arrival {
         name: "entry el2, E2H is RES1 and reads as written",
@@ -100,6 +110,7 @@ const ARRIVALS: [Arrival; 9] = [
         level: Level::El2,
         hcr: hcr::VHE,
         sctlr: sctlr::EL1_MMU_OFF,
+        daif: spsr::DAIF,
     },
     Arrival {
         // Out of reset, E2H is UNKNOWN.
@@ -108,6 +119,7 @@ const ARRIVALS: [Arrival; 9] = [
         level: Level::El2,
         hcr: 0,
         sctlr: sctlr::EL2_MMU_OFF,
+        daif: SERROR_UNMASKED,
     },
     Arrival {
         name: "entry el2, writes to E2H have no effect",
@@ -115,6 +127,7 @@ const ARRIVALS: [Arrival; 9] = [
         level: Level::El2,
         hcr: 0,
         sctlr: sctlr::EL2_MMU_OFF,
+        daif: spsr::DAIF,
     },
 ];
 
@@ -197,6 +210,7 @@ fn scene(kernel: &Kernel, arrival: Arrival) -> Scene {
     }
 
     let mut start = Cpu::new(system, memory, arrival.level, BASE);
+    start.daif = arrival.daif;
     start.x = [JUNK; 31];
     start.x[..4].copy_from_slice(&[TREE.start, 0, 0, 0]);
     // The record's first stamp is the time of the entry, so it may be early.
@@ -329,7 +343,7 @@ fn record(cpu: &mut Cpu, at: u64, arrival: Arrival) -> Result<(), Violation> {
         (offset_of!(EntryRecord, x3), 0),
         (offset_of!(EntryRecord, load_address), BASE),
         (offset_of!(EntryRecord, current_el), if el2 { current_el::EL2 } else { current_el::EL1 }),
-        (offset_of!(EntryRecord, daif), spsr::DAIF),
+        (offset_of!(EntryRecord, daif), arrival.daif),
         (offset_of!(EntryRecord, sctlr), arrival.sctlr),
         (offset_of!(EntryRecord, vbar), JUNK),
         (offset_of!(EntryRecord, hcr_el2), if el2 { arrival.hcr } else { 0 }),

@@ -18,6 +18,8 @@ pub enum Violation {
     Undefined(SystemRegister),
     /// E2H decides the register's layout, and a change of E2H is not in effect yet.
     Layout(SystemRegister),
+    /// HCR_EL2, which routes exceptions, is written while DAIF does not mask them all.
+    Unmasked(u64),
     /// The value written has RES1 bits clear.
     Reserved(SystemRegister, u64),
     /// The contract does not allow this access.
@@ -72,6 +74,7 @@ impl fmt::Display for Violation {
                     system::name(*register)
                 )
             }
+            Unmasked(daif) => write!(f, "HCR_EL2 is written with DAIF {daif:#x}"),
             Reserved(register, value) => {
                 write!(
                     f,

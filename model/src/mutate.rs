@@ -113,7 +113,9 @@ fn swaps(neighbour: u32, word: u32) -> bool {
         _ => None,
     };
     match decode(neighbour) {
-        Some(Dsb(_) | Dmb | Isb | Dc { .. } | Ic(_) | Tlbi(_) | Pair { .. } | Single { .. }) => true,
+        Some(Dsb(_) | Dmb | Isb | Dc { .. } | Ic(_) | Tlbi(_) | Pair { .. } | Single { .. }) => {
+            true
+        }
         Some(ReadSystem { .. } | WriteSystem { .. } | Mask { .. } | SelectStack { .. }) => true,
         Some(
             AddImmediate { rd, .. }
@@ -154,7 +156,8 @@ fn maintenance(word: u32) -> Option<String> {
         Instruction::Tlbi(decode::Tlbi::Alle2) => "tlbi alle2".to_owned(),
         Instruction::WriteSystem { register, rt } => {
             let name = system::name(register);
-            (name.starts_with("sctlr_") || name == "hcr_el2").then(|| written(&format!("msr {name}"), rt))?
+            (name.starts_with("sctlr_") || name == "hcr_el2")
+                .then(|| written(&format!("msr {name}"), rt))?
         }
         _ => return None,
     })
