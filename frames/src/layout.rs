@@ -31,9 +31,9 @@ const CONTROL_ALIGNMENT: u64 = 16 * PAGE_SIZE;
 /// The largest heap.
 ///
 /// The largest things in it are device trees of at most 2 MiB each: this kernel's own, a payload's,
-/// and up to four parts of the payload's while it is edited. Then come a FIT's tree and an
-/// unaligned read from the disk with 1 MiB each, and 256 KiB of network buffers. All else is some
-/// hundred KiB.
+/// and up to four parts of the payload's while it is edited. Then come a FIT's tree with
+/// 1 MiB, 256 KiB each of a gzip file and of network buffers, and the disk's 64 KiB. All else is
+/// some hundred KiB.
 const MOST_HEAP: u64 = 16 << 20;
 
 /// The smallest heap, if free RAM has room for it.

@@ -270,7 +270,7 @@ fn as_it_is(medium: &mut Medium, payload: &Payload, frames: &mut Frames) -> Resu
         if bytes == 0 {
             break;
         }
-        medium.read(at, &mut slice[..bytes as usize])?;
+        medium.read_frames(at, &mut slice[..bytes as usize])?;
         at += bytes;
     }
 

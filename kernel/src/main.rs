@@ -146,7 +146,7 @@ fn run(kernel: &mut Kernel) -> ! {
         // A network device may write received frames to memory until `Staged::kexec` resets it.
         kernel.devices.listen();
         // `kept` bytes stay reserved, because a device that did not reset may still write to them.
-        let (free, kept_before) = (memory::free(), devices::kept());
+        let (free, kept_before) = (memory::free(), memory::kept());
 
         let payload = kernel.cmdline.payload.as_deref().filter(|_| last);
         let (error, is_last) = match Selection::open(kernel, payload, configuration) {
@@ -164,7 +164,7 @@ fn run(kernel: &mut Kernel) -> ! {
         // Free the reason's own memory before we compare.
         drop(error);
         kernel.cpus.resume();
-        let (now, newly_kept) = (memory::free(), devices::kept() - kept_before);
+        let (now, newly_kept) = (memory::free(), memory::kept() - kept_before);
         assert!(now + newly_kept == free, "a refusal gave back {now} of {free} bytes");
         match newly_kept {
             0 => info!("generation {} continues, all its memory given back", kernel.generation),

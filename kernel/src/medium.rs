@@ -113,6 +113,12 @@ pub struct Initrd {
     bytes: &'static [u8],
 }
 
+impl Initrd {
+    fn read(&self, from: u64, buffer: &mut [u8]) {
+        buffer.copy_from_slice(&self.bytes[from as usize..][..buffer.len()]);
+    }
+}
+
 /// The open medium that holds the FIT.
 pub enum Medium {
     /// A virtio-blk device.
@@ -188,7 +194,27 @@ impl Medium {
         match self {
             Self::Disk(disk) => Ok(disk.read(from, buffer)?),
             Self::Initrd(initrd) => {
-                buffer.copy_from_slice(&initrd.bytes[from as usize..][..buffer.len()]);
+                initrd.read(from, buffer);
+                Ok(())
+            }
+        }
+    }
+
+    /// Does the same as [`Self::read`] for a buffer of frames, which a device may write to
+    /// directly.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Disk`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::read`].
+    pub fn read_frames(&mut self, from: u64, frames: &mut [u8]) -> Result<(), Error> {
+        match self {
+            Self::Disk(disk) => Ok(disk.read_frames(from, frames)?),
+            Self::Initrd(initrd) => {
+                initrd.read(from, frames);
                 Ok(())
             }
         }

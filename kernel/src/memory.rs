@@ -24,6 +24,18 @@ static HEAP: LockedHeap<ORDERS> = LockedHeap::empty();
 /// How many runs may be allocated at least: some tens for each segment.
 const RUNS: usize = 512;
 
+/// Memory that a device may still write to.
+static KEPT: spin::Mutex<Kept> =
+    spin::Mutex::new(Kept { range: PhysAddr(0)..PhysAddr(0), bytes: 0 });
+
+/// Memory that a device which does not reset may still write to.
+struct Kept {
+    /// A range that holds all of it. No frame in it is given back.
+    range: Range<PhysAddr>,
+    /// The bytes of heap and frames that were not given back.
+    bytes: u64,
+}
+
 static FRAMES: spin::Mutex<Allocator> = spin::Mutex::new(Allocator::empty());
 
 /// The memory of the first page tables and the first `Vec`s, in the image's bss.
@@ -68,7 +80,28 @@ pub fn free() -> u64 {
     (heap.stats_total_bytes() - heap.stats_alloc_actual()) as u64 + frames
 }
 
-/// Page frames in contiguous runs. Dropping them gives them back.
+/// Keeps frames that a device may still write to: they will never be given back.
+pub fn keep(buffer: &[u8]) {
+    let start = buffer.as_ptr().expose_provenance() as u64;
+    let new = PhysAddr(start)..PhysAddr(start + buffer.len() as u64);
+    let range = &mut KEPT.lock().range;
+    *range = match range.is_empty() {
+        true => new,
+        false => range.start.min(new.start)..range.end.max(new.end),
+    };
+}
+
+/// Counts bytes of the heap that a device keeps.
+pub fn count_kept(bytes: u64) {
+    KEPT.lock().bytes += bytes;
+}
+
+/// Returns how many bytes were not given back, because a device may still write to them.
+pub fn kept() -> u64 {
+    KEPT.lock().bytes
+}
+
+/// Page frames in contiguous runs. Dropping them gives them back, except those that a device keeps.
 #[derive(Debug)]
 pub struct Frames {
     runs: Vec<Range<PhysAddr>>,
@@ -157,8 +190,14 @@ impl Frames {
 
 impl Drop for Frames {
     fn drop(&mut self) {
-        let mut frames = FRAMES.lock();
-        self.runs.drain(..).for_each(|run| frames.free(run));
+        let (mut frames, mut kept) = (FRAMES.lock(), KEPT.lock());
+        for run in self.runs.drain(..) {
+            if run.overlaps(&kept.range) {
+                kept.bytes += run.bytes();
+            } else {
+                frames.free(run);
+            }
+        }
     }
 }
 

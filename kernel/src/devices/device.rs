@@ -14,6 +14,7 @@ use boot::phys::{PhysAddr, PhysRange};
 use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
+use virtio::transport::{CommonConfig, Strict};
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::{DeviceType, SomeTransport};
 
@@ -169,15 +170,36 @@ impl Device {
     }
 
     /// Opens the device's transport, if it has all that a driver needs.
-    pub fn open(&self) -> Option<SomeTransport<'static>> {
+    pub fn open(&self) -> Option<Opened> {
         match &self.place {
             Place::Mmio(slot) => {
                 let header = NonNull::new(pointer(slot.start).cast::<VirtIOHeader>())?;
                 // SAFETY: the device tree says that a virtio-mmio slot of this size is here, and
                 // the kernel maps it as device memory. Each slot has one transport at a time.
-                unsafe { MmioTransport::new(header, slot.bytes() as usize) }.ok().map(Into::into)
+                let transport = unsafe { MmioTransport::new(header, slot.bytes() as usize) };
+                Some(Strict::new(transport.ok()?.into(), None))
             }
-            Place::Pci(function) => function.transport().map(Into::into),
+            Place::Pci(function) => {
+                let (status, _) = self.status?.parts();
+                let common = Common(status - pci::STATUS);
+                Some(Strict::new(function.transport()?.into(), Some(common)))
+            }
         }
+    }
+}
+
+/// A transport for a driver.
+pub type Opened = Strict<SomeTransport<'static>, Common>;
+
+/// The address of a PCI device's common configuration.
+pub struct Common(u64);
+
+impl CommonConfig for Common {
+    fn write_u16(&mut self, offset: u64, value: u16) {
+        register_at(self.0 + offset).write(value);
+    }
+
+    fn write_u32(&mut self, offset: u64, value: u32) {
+        register_at(self.0 + offset).write(value);
     }
 }

@@ -16,6 +16,7 @@ mod network;
 mod pci;
 mod register;
 
+use crate::clock;
 use crate::map::KernelIdmap;
 use crate::memory::{self, pointer};
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
@@ -24,15 +25,25 @@ use boot::phys::{PAGE_SIZE, PhysAddr};
 use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
 use device::Device;
-pub use device::{Busy, Place};
+pub use device::{Busy, Opened, Place};
 use fdt::machine::Machine;
 use log::{info, warn};
 use network::{Receive, Receiver};
-use virtio_drivers::device::rng::VirtIORng;
-use virtio_drivers::transport::{DeviceType, SomeTransport};
-use virtio_drivers::{BufferDirection, Error, Hal};
+use virtio::Error;
+use virtio::entropy::Entropy;
+use virtio_drivers::transport::DeviceType;
+use virtio_drivers::{BufferDirection, Hal};
+
+/// Time limit for an answer, in ns. QEMU's devices take some milliseconds, a disk that starts to
+/// spin some seconds.
+const TO_ANSWER: u64 = 10_000_000_000;
+
+/// Returns a function that says whether the time limit for an answer is over, from now on.
+pub fn deadline() -> impl FnMut() -> bool {
+    let asked = clock::now();
+    move || clock::nanoseconds(clock::now() - asked) > TO_ANSWER
+}
 
 /// A reason why a driver has no device.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -43,9 +54,9 @@ pub enum DriverError {
     /// The device does not reset.
     #[error(transparent)]
     Busy(Busy),
-    /// The device cannot be set up.
-    #[error("it cannot be set up: {0}")]
-    Setup(Error),
+    /// The device at this place cannot be set up.
+    #[error("the virtio device at {0} cannot be set up: {1}")]
+    Setup(Place, Error),
 }
 
 /// A driver and its device. Drop resets the device first; if that fails, the device keeps its
@@ -55,14 +66,6 @@ pub struct Driven<D> {
     driver: ManuallyDrop<D>,
     /// Bytes that the driver allocated from the heap.
     bytes: u64,
-}
-
-/// Bytes that stay allocated because a device may still write to them.
-static KEPT: AtomicU64 = AtomicU64::new(0);
-
-/// Returns the number of bytes that devices which do not reset have kept so far.
-pub fn kept() -> u64 {
-    KEPT.load(Ordering::Relaxed)
 }
 
 impl<D> Deref for Driven<D> {
@@ -78,15 +81,30 @@ impl<D> DerefMut for Driven<D> {
     }
 }
 
+impl<D> Driven<D> {
+    /// Resets the device before the driver is dropped. The driver is then of no use.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`]: the device may still write to memory.
+    pub fn stop(&self) -> Result<(), Busy> {
+        self.device.reset()
+    }
+
+    /// Returns the place of the device.
+    pub fn place(&self) -> &Place {
+        &self.device.place
+    }
+}
+
 impl<D> Drop for Driven<D> {
     fn drop(&mut self) {
-        // Reset here, not in the transport's drop: that waits without limit for a PCI device, and
-        // does not wait for a virtio-mmio device.
+        // The driver's own drop leaves the device alone.
         if self.device.reset().is_ok() {
             // SAFETY: nothing uses the driver after this drop.
             unsafe { ManuallyDrop::drop(&mut self.driver) };
         } else {
-            KEPT.fetch_add(self.bytes, Ordering::Relaxed);
+            memory::count_kept(self.bytes);
         }
     }
 }
@@ -119,7 +137,12 @@ impl Devices {
         devices
     }
 
-    /// Lets `start` drive the first device of type `kind`; virtio-mmio slots come before PCI
+    /// Returns the number of devices of type `kind`.
+    pub fn count(&self, kind: DeviceType) -> usize {
+        self.all.iter().filter(|device| device.kind == Some(kind)).count()
+    }
+
+    /// Lets `start` drive device number `nth` of type `kind`; virtio-mmio slots come before PCI
     /// functions.
     ///
     /// # Errors
@@ -128,28 +151,44 @@ impl Devices {
     pub fn drive<D>(
         &self,
         kind: DeviceType,
-        start: impl FnOnce(SomeTransport<'static>) -> Result<D, Error>,
+        nth: usize,
+        start: impl FnOnce(Opened) -> Result<D, Error>,
     ) -> Result<Driven<D>, DriverError> {
-        let found = self.all.iter().find(|device| device.kind == Some(kind)).cloned();
+        let found = self.all.iter().filter(|device| device.kind == Some(kind)).nth(nth).cloned();
         let device = found.ok_or(DriverError::None(self.all.len()))?;
         device.reset().map_err(DriverError::Busy)?;
         let free = memory::free();
-        let driver =
-            device.open().ok_or(Error::Unsupported).and_then(start).map_err(DriverError::Setup)?;
+        let opened = device.open().ok_or(Error::Queue(virtio_drivers::Error::Unsupported));
+        let driver = opened.and_then(start).map_err(|error| {
+            // Leave the device off. If that fails, `quiesce` will refuse the restart.
+            let _ = device.reset();
+            DriverError::Setup(device.place.clone(), error)
+        })?;
         let bytes = free - memory::free();
         Ok(Driven { device, driver: ManuallyDrop::new(driver), bytes })
     }
 
-    /// Fills `bytes` from an entropy device, if there is one, and logs `what` they are for.
+    /// Fills `bytes` from an entropy device, if there is one that answers, and logs `what` they are
+    /// for.
     #[must_use]
     pub fn entropy(&self, what: &str, bytes: &mut [u8]) -> Option<()> {
-        let mut source =
-            self.drive(DeviceType::EntropySource, VirtIORng::<Identity, _>::new).ok()?;
-        let mut filled = 0;
-        while filled < bytes.len() {
-            filled += source.request_entropy(&mut bytes[filled..]).ok().filter(|&more| more > 0)?;
+        let source = self.drive(DeviceType::EntropySource, 0, Entropy::<Identity, _>::new);
+        let mut source = match source {
+            Ok(source) => source,
+            Err(DriverError::None(_)) => return None,
+            Err(why) => {
+                warn!("no entropy for {what}: {why}");
+                return None;
+            }
+        };
+        match source.fill(bytes, deadline()) {
+            Ok(()) => info!("the entropy device at {} gives {what}", source.device.place),
+            Err(why) => {
+                let place = &source.device.place;
+                warn!("the entropy device at {place} was asked for {what}: {why}");
+                return None;
+            }
         }
-        info!("the entropy device at {} gives {what}", source.device.place);
         Some(())
     }
 
@@ -157,7 +196,7 @@ impl Devices {
     /// memory whenever a frame arrives.
     pub fn listen(&mut self) {
         self.receiver = None;
-        match self.drive(DeviceType::Network, Receive::start) {
+        match self.drive(DeviceType::Network, 0, Receive::start) {
             Ok(receiver) => self.receiver = Some(receiver),
             Err(DriverError::None(_)) => {}
             Err(undriven) => warn!("no frames: {undriven}"),

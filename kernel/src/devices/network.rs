@@ -6,10 +6,11 @@
 //! This kernel reads no frame. It posts buffers to have a device that writes to memory on its own,
 //! whenever a frame arrives. A block device cannot serve for that: it writes only on request.
 
-use super::{Driven, Identity};
-use virtio_drivers::Error;
+use super::{Driven, Identity, Opened};
+use virtio::Error;
+use virtio::transport::{begin, finish};
 use virtio_drivers::queue::{OwningQueue, VirtQueue};
-use virtio_drivers::transport::{DeviceStatus, SomeTransport, Transport};
+use virtio_drivers::transport::Transport;
 
 /// Number of receive buffers: how many frames may arrive between two polls.
 const BUFFERS: usize = 64;
@@ -20,15 +21,9 @@ const BUFFER_SIZE: usize = 2048;
 /// The receive queue (virtio 1.2, 5.1.2).
 const RECEIVE: u16 = 0;
 
-/// VIRTIO_F_VERSION_1: a driver must accept it if it is offered (virtio 1.2, 6.1).
-const VERSION_1: u64 = 1 << 32;
-
-/// The page size that a legacy device uses for queue addresses.
-const PAGE_SIZE: u32 = 4096;
-
 /// A driver that counts received frames and discards them.
 pub struct Receive {
-    transport: SomeTransport<'static>,
+    transport: Opened,
     queue: OwningQueue<Identity, BUFFERS, BUFFER_SIZE>,
     frames: u64,
 }
@@ -43,16 +38,11 @@ impl Receive {
     /// # Errors
     ///
     /// Returns an error if the queue cannot be set up.
-    pub fn start(mut transport: SomeTransport<'static>) -> Result<Self, Error> {
-        let found = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
-        transport.set_status(found);
-        let features = transport.read_device_features() & VERSION_1;
-        transport.write_driver_features(features);
-        transport.set_status(found | DeviceStatus::FEATURES_OK);
-        transport.set_guest_page_size(PAGE_SIZE);
+    pub fn start(mut transport: Opened) -> Result<Self, Error> {
+        let features = begin(&mut transport, 0)?;
         let mut queue = OwningQueue::new(VirtQueue::new(&mut transport, RECEIVE, false, false)?)?;
         queue.set_dev_notify(false);
-        transport.finish_init();
+        finish(&mut transport, features);
         transport.notify(RECEIVE);
         Ok(Self { transport, queue, frames: 0 })
     }

@@ -25,7 +25,7 @@ use virtio_drivers::transport::pci::bus::{
 use virtio_drivers::transport::pci::{PciTransport, VIRTIO_PCI_CAP_COMMON_CFG, virtio_device_type};
 
 /// Offset of device_status in virtio's common configuration (virtio 1.2, 4.1.4.3).
-const STATUS: u64 = 0x14;
+pub const STATUS: u64 = 0x14;
 
 /// Class and subclass of a host bridge: it masters nothing by itself, and some cannot clear the
 /// bit.

@@ -14,8 +14,9 @@ use boot::marker;
 
 use harness::{
     cmdline::{Base, Cmdline, Restart},
-    config::Virtio,
+    config::{Flag, Virtio},
     disk,
+    fit_edit::shifted,
     frame_source::frame,
     invariants::{self, Modes, check},
     patch::{Patched, RET},
@@ -59,8 +60,23 @@ pub fn cases() -> Vec<Case> {
             never_resets(trial, virtio)
         }));
     }
+    for virtio in [Virtio::Modern, Virtio::Legacy, Virtio::Pci] {
+        cases.push(case(format!("devices/never-answers-{virtio}"), move |trial| {
+            never_answers(trial, virtio)
+        }));
+        cases.push(case(format!("devices/blocks-of-4096-{virtio}"), move |trial| {
+            blocks_of_4096(trial, virtio)
+        }));
+        cases.push(case(format!("devices/small-queue-{virtio}"), move |trial| {
+            altered_disk(trial, virtio, "queue-size=4")
+        }));
+    }
+    cases.push(case("devices/never-answers-nor-resets", never_answers_nor_resets));
+    cases.push(case("devices/entropy-never-answers", entropy_never_answers));
     cases.push(case("devices/no-entropy", no_entropy));
     cases.push(case("devices/two-disks", two_disks));
+    cases.push(case("devices/fit-on-the-last-disk", fit_on_the_last_disk));
+    cases.push(case("devices/fit-on-no-disk", fit_on_no_disk));
     cases.push(case("devices/quiet-before-the-jump", quiet));
     cases.push(case("devices/without-reset", |trial| without_reset(trial, Virtio::Modern)));
     cases
@@ -164,6 +180,147 @@ fn two_disks(trial: &mut Trial<'_>) -> Result<()> {
             .map(str::to_owned),
     );
     check(&trial.logs(&request)?, &cmdline, Modes::All("nvhe"))
+}
+
+/// Returns the arguments of an empty disk on PCI, number `number`.
+fn empty_disk(number: u32) -> Vec<String> {
+    let drive = format!("if=none,id=e{number},driver=null-co,size=1M,read-zeroes=on");
+    let device = format!("virtio-blk-pci,drive=e{number}");
+    ["-drive", &drive, "-device", &device].map(str::to_owned).into()
+}
+
+/// Attaches two empty disks before the one with the FIT. The kernel must find the third, and leave
+/// the others in reset.
+fn fit_on_the_last_disk(trial: &mut Trial<'_>) -> Result<()> {
+    let cmdline = trial.cmdline();
+    let mut request = trial.request("nvhe", &cmdline)?;
+    request.virtio = Some(Virtio::Pci);
+    let empty = [empty_disk(0), empty_disk(1)].concat();
+    Arc::make_mut(&mut request.config).virtio.pci.extend(
+        empty.chunks(2).map(|words| Flag { arg: words.join(" "), why: "an empty disk".to_owned() }),
+    );
+    check(&trial.logs(&request)?, &cmdline, Modes::All("nvhe"))
+}
+
+/// Attaches two disks without a FIT. The refusal is about the first.
+fn fit_on_no_disk(trial: &mut Trial<'_>) -> Result<()> {
+    let mut request = trial.request("nvhe", &trial.cmdline())?;
+    request.disk = Disk::Bytes(Arc::new(vec![0x5a; 64 << 10]));
+    request.args.extend(empty_disk(0));
+    let outcome = trial.ends(&request, Verdict::Failed(1))?;
+    let logs = transcript::logs(&outcome.console)?;
+    let says = "the disk does not start with a FIT: 0x5a5a5a5a";
+    ensure!(
+        logs.len() == 1 && logs[0].refused.len() == 1 && logs[0].refused[0].starts_with(says),
+        "the kernel refused with {:?}",
+        logs.iter().flat_map(|gen_log| &gen_log.refused).collect::<Vec<_>>()
+    );
+    Ok(())
+}
+
+/// Runs three generations from a disk with 4096-byte blocks, whose payloads are at odd places.
+fn blocks_of_4096(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
+    const BLOCK: usize = 4096;
+    let mut disk = shifted(&disk::of(trial.kernel(), false), 100, &["kernel"])?;
+    disk.resize(disk.len().next_multiple_of(BLOCK), 0);
+    for disk in [None, Some(disk)] {
+        let cmdline = Cmdline { base: Base::Random, ..trial.cmdline() };
+        let mut request = trial.request("vhe", &cmdline)?;
+        let mut bytes = disk.unwrap_or_else(|| disk::of(trial.kernel(), false));
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        (request.virtio, request.disk) = (Some(virtio), Disk::Bytes(Arc::new(bytes)));
+        alter_disk(&mut request, virtio, "logical_block_size=4096,physical_block_size=4096");
+        check(&trial.logs(&request)?, &cmdline, Modes::All("vhe"))?;
+    }
+    Ok(())
+}
+
+/// Runs three generations from a disk with one more property.
+fn altered_disk(trial: &mut Trial<'_>, virtio: Virtio, property: &str) -> Result<()> {
+    let cmdline = trial.cmdline();
+    let mut request = trial.request("nvhe", &cmdline)?;
+    request.virtio = Some(virtio);
+    alter_disk(&mut request, virtio, property);
+    check(&trial.logs(&request)?, &cmdline, Modes::All("nvhe"))
+}
+
+/// Gives the disk a property, by QEMU's default for all devices of its kind.
+fn alter_disk(request: &mut Request, virtio: Virtio, properties: &str) {
+    for property in properties.split(',') {
+        let kind = virtio.device("blk");
+        request.args.extend(["-global".to_owned(), format!("{kind}.{property}")]);
+    }
+}
+
+/// A limit of one byte a second: QEMU lets the first request through, and then waits.
+const ONE_BYTE_A_SECOND: &str = ",throttling.bps-total=1";
+
+/// Attaches a disk that answers the first requests and then no more. The kernel must name it and
+/// what it asked, give all memory back, and end the run by itself.
+fn never_answers(trial: &mut Trial<'_>, virtio: Virtio) -> Result<()> {
+    let mut request = trial.request("vhe", &trial.cmdline())?;
+    request.virtio = Some(virtio);
+    request.drive += ONE_BYTE_A_SECOND;
+    let gen_log = unanswered(trial, &request, virtio)?;
+    ensure!(
+        gen_log.says("generation 0 continues, all its memory given back"),
+        "the kernel does not print that it continues"
+    );
+    Ok(())
+}
+
+/// Boots a kernel that cannot reset such a disk. It must keep the memory that the disk may still
+/// write to.
+fn never_answers_nor_resets(trial: &mut Trial<'_>) -> Result<()> {
+    let patched =
+        Patched::new(trial.kernel()).at("kernel::devices::device::device_reset", 0, RET)?;
+    let mut request = trial.request("vhe", &trial.cmdline())?;
+    request.image = Some(patched.image);
+    request.drive += ONE_BYTE_A_SECOND;
+    let gen_log = unanswered(trial, &request, Virtio::Modern)?;
+    let line =
+        gen_log.lines.iter().find(|line| line.starts_with("generation 0 continues without "));
+    let line = line.context("the kernel does not print that it keeps memory")?;
+    let kept: Option<u64> = line.split(' ').nth(4).and_then(|number| number.parse().ok());
+    let kept = kept.with_context(|| format!("no number in \"{line}\""))?;
+    // The bounce buffer and the queue are some 80 KiB.
+    ensure!(kept >= 64 << 10, "the kernel keeps {kept} bytes");
+    Ok(())
+}
+
+/// Runs the request, whose disk does not answer, and returns its one generation.
+fn unanswered(trial: &mut Trial<'_>, request: &Request, virtio: Virtio) -> Result<GenerationLog> {
+    let outcome = trial.ends(request, Verdict::Failed(1))?;
+    let mut logs = transcript::logs(&outcome.console)?;
+    ensure!(logs.len() == 1 && logs[0].bye.is_none(), "the kernel restarted");
+    let gen_log = logs.remove(0);
+    let [refused] = gen_log.refused.as_slice() else {
+        anyhow::bail!("the kernel refused with {:?}", gen_log.refused)
+    };
+    for says in ["the disk fails to read block ", ": it does not answer in time (", place(virtio)] {
+        ensure!(refused.contains(says), "\"{says}\" is not in the refusal: {refused}");
+    }
+    Ok(gen_log)
+}
+
+/// Attaches an entropy device that gives one byte and then no more. The kernel must name it, and
+/// take the seed from the counter.
+fn entropy_never_answers(trial: &mut Trial<'_>) -> Result<()> {
+    let cmdline = trial.cmdline();
+    let mut request = trial.request("nvhe", &cmdline)?;
+    for flag in &mut Arc::make_mut(&mut request.config).virtio.modern {
+        if flag.arg.contains("rng") {
+            flag.arg += ",max-bytes=1,period=100000000";
+        }
+    }
+    request.bootargs = request.bootargs.replace(&format!(" seed={:#018x}", cmdline.seed), "");
+    let logs = trial.logs(&request)?;
+    let says = " was asked for the seed: it does not answer in time";
+    ensure!(
+        logs[0].says("the entropy device at ") && logs[0].says(says),
+        "no line says \"{says}\""
+    );
+    check(&logs, &Cmdline { seed: logs[0].seed, ..cmdline }, Modes::All("nvhe"))
 }
 
 /// `virt`'s PCI configuration space, and the Command register of device 1, which is the first that

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// Returns one case for each crate.
 pub fn cases() -> Vec<Case> {
-    let crates: [(&str, &[&str]); 12] = [
+    let crates: [(&str, &[&str]); 13] = [
         ("boot", &[]),
         ("efi", &[]),
         ("relocate", &[]),
@@ -28,6 +28,7 @@ pub fn cases() -> Vec<Case> {
         ("frames", &[]),
         ("gic", &[]),
         ("protocol", &[]),
+        ("virtio", &[]),
         ("harness", &[]),
         ("suites", &[]),
         ("tools", &[]),

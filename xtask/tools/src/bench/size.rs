@@ -13,7 +13,8 @@ use super::table::{Cell, Table};
 use harness::kernel_build::{Built, IMAGE_LIMIT};
 
 /// The crates that are linked into the kernel.
-const CRATES: [&str; 8] = ["boot", "kernel", "relocate", "efi", "fdt", "protocol", "frames", "gic"];
+const CRATES: [&str; 9] =
+    ["boot", "kernel", "relocate", "efi", "fdt", "protocol", "frames", "virtio", "gic"];
 
 /// Counts of code lines by language.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
