@@ -156,10 +156,8 @@ fn agrees(payload: &Payload, disk: &[u8], tree: usize, said: &[Line]) {
     });
     let sha256 =
         hash.filter(|line| the_one(said, &line.path, "algo").as_deref() == Some(b"sha256\0"));
-    assert_eq!(
-        sha256.filter_map(|line| the_one(said, &line.path, "value")).collect::<Vec<_>>(),
-        [payload.sha256]
-    );
+    let digests: Vec<_> = sha256.filter_map(|line| the_one(said, &line.path, "value")).collect();
+    assert!(!digests.is_empty() && digests.iter().all(|digest| *digest == payload.sha256));
     let verdict = fit::verify(payload, disk[start..end].chunks(7));
     assert_eq!(verdict.is_ok(), payload.sha256 == digest);
     verdict.err().iter().for_each(speaks);

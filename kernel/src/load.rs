@@ -114,7 +114,7 @@ impl Selection {
         let contents = Contents::read(&mut medium)?;
         let names = &contents.configurations;
         let first = match first {
-            None => 0,
+            None => fit::default(&contents.tree).map(|()| 0)?,
             Some(first) => names
                 .iter()
                 .position(|name| name == first)

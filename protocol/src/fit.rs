@@ -58,7 +58,7 @@ pub const MAX_LOADABLES: usize = MAX_SEGMENTS - 1;
 #[doc(alias = "itb")]
 #[doc(alias = "uImage")]
 pub struct Fit {
-    /// The FIT's own description, or an empty string.
+    /// The FIT's own description, or an empty string if it is none in UTF-8.
     pub description: String,
     /// The kernel: an arm64 Image, entered at its first byte.
     pub kernel: Payload,
@@ -129,20 +129,36 @@ pub fn header_size(first_block: &[u8], disk_bytes: u64) -> Result<u32, Error> {
     Ok(bytes)
 }
 
-/// Returns the names of the configurations: the default one, then the others in tree order.
+/// Returns the names of the configurations: the default one, if there is one, then the others in
+/// tree order.
+///
+/// Linux's `make image.fit` writes no default. One is needed only if no configuration is requested
+/// by its name: [`default`] says what is missing.
+///
+/// # Errors
+///
+/// If the tree is damaged.
+pub fn configurations(tree: &[u8]) -> Result<Vec<String>, Error> {
+    let configurations = Place::root(tree)?.child("configurations")?;
+    let default = configurations.text("default")?;
+    let mut names: Vec<String> = default.map(ToOwned::to_owned).into_iter().collect();
+    for node in configurations.node.children() {
+        let name = str::from_utf8(node.name()).map_err(|_| configurations.names_no_text(&node))?;
+        if Some(name) != default {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Checks that the FIT names a default configuration, which [`configurations`] returns first.
 ///
 /// # Errors
 ///
 /// If the tree is damaged or names no default.
-pub fn configurations(tree: &[u8]) -> Result<Vec<String>, Error> {
+pub fn default(tree: &[u8]) -> Result<(), Error> {
     let configurations = Place::root(tree)?.child("configurations")?;
-    let default = configurations.text("default")?.ok_or_else(|| configurations.lacks("default"))?;
-    let mut names = Vec::from([default.to_owned()]);
-    for node in configurations.node.children().filter(|node| node.name() != default.as_bytes()) {
-        let name = str::from_utf8(node.name());
-        names.push(name.map_err(|_| configurations.names_no_text(&node))?.to_owned());
-    }
-    Ok(names)
+    configurations.text("default")?.map(drop).ok_or_else(|| configurations.lacks("default"))
 }
 
 /// Returns the payloads of the configuration with that name, on a disk of `disk_bytes` bytes.
@@ -166,7 +182,8 @@ pub fn parse(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<Fit, E
         return Err(Error::TooManyLoadables { given: loadables.len() });
     }
     Ok(Fit {
-        description: root.text("description")?.unwrap_or_default().to_owned(),
+        // Nothing depends on it, so it may be in any encoding.
+        description: root.text("description").ok().flatten().unwrap_or_default().to_owned(),
         kernel: images.child(kernel)?.kernel(tree, disk_bytes)?,
         loadables: loadables
             .into_iter()
@@ -185,7 +202,13 @@ pub fn companions(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<C
     let images = root.child("images")?;
     let configuration = root.child("configurations")?.child(configuration)?;
     let image = |property| configuration.text(property)?.map(|name| images.child(name)).transpose();
-    let fdt = image("fdt")?.map(|fdt| fdt.as_it_is(tree, disk_bytes)).transpose()?;
+    let fdt = match configuration.texts("fdt")?[..] {
+        [] => None,
+        [name] => Some(images.child(name)?.as_it_is(tree, disk_bytes)?),
+        [_, overlay, ..] => {
+            return Err(Error::Overlay { node: configuration.path, overlay: overlay.to_owned() });
+        }
+    };
     let initrd = image("ramdisk")?.map(|initrd| initrd.payload(tree, disk_bytes)).transpose()?;
     // A load address of 0 is customary and means none, as it does for `kernel_noload`.
     let anywhere =
@@ -363,6 +386,9 @@ impl<'a> Place<'a> {
         if let Some(arch) = self.text("arch")?.filter(|arch| *arch != "arm64") {
             return Err(Error::WrongArch { node: self.path.clone(), arch: arch.to_owned() });
         }
+        if self.node.children().any(|child| child.name().starts_with(b"cipher")) {
+            return Err(Error::Encrypted { node: self.path.clone() });
+        }
         Ok(Payload {
             name: self.node.to_string(),
             place: self.place(tree, disk)?,
@@ -398,8 +424,8 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Returns the digest in this image's only SHA-256 node. As in U-Boot, every node whose name
-    /// starts with `hash` is a hash node.
+    /// Returns the digest in this image's SHA-256 nodes. As in U-Boot, every node whose name starts
+    /// with `hash` is a hash node. Several of them must hold the same digest.
     fn sha256(&self) -> Result<[u8; 32], Error> {
         let mut found = None;
         let mut other = None;
@@ -415,8 +441,8 @@ impl<'a> Place<'a> {
             let digest = value
                 .try_into()
                 .map_err(|_| hash.odd("value", value.len(), "the 32 bytes of a SHA-256 digest"))?;
-            if found.replace(digest).is_some() {
-                return Err(Error::Twice { path: hash.path });
+            if found.replace(digest).is_some_and(|other| other != digest) {
+                return Err(Error::TwoDigests { node: hash.path });
             }
         }
         found.ok_or_else(|| other.unwrap_or_else(|| self.lacks("hash-1")))

@@ -3,8 +3,9 @@
 //! - Used if the FIT says `compression = "gzip"`.
 //! - Takes the file in pieces, and writes the unpacked bytes into buffers of any size.
 //! - Needs 32 KiB of memory, the window that the file refers back into.
-//! - Refuses a file that is no gzip file, is damaged, ends early, has bytes after its end, unpacks
-//!   to more than its limit, or does not match its trailer.
+//! - Passes over zeros after the end, as gzip(1) and U-Boot do.
+//! - Refuses a file that is no gzip file, is damaged, ends early, has other bytes after its end,
+//!   unpacks to more than its limit, or does not match its trailer.
 //! - Never panics, and allocates nothing more, whatever the bytes are.
 //!
 //! The format:
@@ -44,7 +45,7 @@ const FLAGS_RESERVED: u8 = 0b111 << 5;
 pub struct Unpacker {
     inflate: Box<DecompressorOxide>,
     /// The last unpacked bytes, each at its offset modulo the window's size.
-    initrd_window: Box<[u8]>,
+    window: Box<[u8]>,
     part: Part,
     crc32: u32,
     unpacked: u64,
@@ -63,9 +64,8 @@ impl Unpacker {
     /// Starts with a file that may unpack to at most `limit` bytes.
     #[must_use]
     pub fn new(limit: u64) -> Self {
-        let (inflate, initrd_window) =
-            (Box::default(), vec![0; TINFL_LZ_DICT_SIZE].into_boxed_slice());
-        Self { inflate, initrd_window, part: Part::Header, crc32: u32::MAX, unpacked: 0, limit }
+        let (inflate, window) = (Box::default(), vec![0; TINFL_LZ_DICT_SIZE].into_boxed_slice());
+        Self { inflate, window, part: Part::Header, crc32: u32::MAX, unpacked: 0, limit }
     }
 
     /// Unpacks from the start of `packed` into the start of `room`, and returns the number of bytes
@@ -89,10 +89,11 @@ impl Unpacker {
                 let taken = packed.len().min(TRAILER_BYTES - *there);
                 trailer[*there..*there + taken].copy_from_slice(&packed[..taken]);
                 *there += taken;
-                if taken < packed.len() {
+                // Tools pad a file with zeros to the end of a block.
+                if packed[taken..].iter().any(|&byte| byte != 0) {
                     Err(Error::GoesOn { unpacked: self.unpacked })
                 } else {
-                    Ok((taken, 0))
+                    Ok((packed.len(), 0))
                 }
             }
         }
@@ -100,16 +101,16 @@ impl Unpacker {
 
     fn deflate(&mut self, packed: &[u8], room: &mut [u8]) -> Result<(usize, usize), Error> {
         let start = (self.unpacked % TINFL_LZ_DICT_SIZE as u64) as usize;
-        let (inflate, initrd_window) = (&mut self.inflate, &mut self.initrd_window);
+        let (inflate, window) = (&mut self.inflate, &mut self.window);
         let (status, taken, made) = decompress_with_limit(
             inflate,
             packed,
-            initrd_window,
+            window,
             start,
             room.len(),
             TINFL_FLAG_HAS_MORE_INPUT,
         );
-        let made_here = &self.initrd_window[start..start + made];
+        let made_here = &self.window[start..start + made];
         room[..made].copy_from_slice(made_here);
         self.crc32 = crc32(self.crc32, made_here);
         self.unpacked += made as u64;
@@ -220,7 +221,7 @@ pub enum Error {
     /// A file that ends too early, or a header that is longer than the first piece.
     #[error("its gzip data end too early, after {unpacked} unpacked bytes: give the whole file")]
     EndsEarly { unpacked: u64 },
-    /// Bytes after the trailer: a second member, or other appended data.
+    /// Bytes other than zero after the trailer: a second member, or other appended data.
     #[error(
         "its gzip data continue after the end, after {unpacked} unpacked bytes: give one member \
          and nothing else"

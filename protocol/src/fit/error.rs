@@ -47,7 +47,7 @@ pub enum Error {
     /// A node that lacks a child or a property.
     #[error("the FIT's {node} has no \"{what}\": add it")]
     Missing { node: String, what: String },
-    /// Two children, properties or SHA-256 digests where there may be only one.
+    /// Two children or properties where there may be only one.
     #[error("the FIT has {path} twice: leave one out")]
     Twice { path: String },
     /// A property of `bytes` bytes that does not hold what `wanted` says.
@@ -88,6 +88,18 @@ pub enum Error {
     /// An image with digests, none of which is SHA-256.
     #[error("the FIT's {node} is a digest by \"{algorithm}\": add one by \"sha256\"")]
     UnknownHash { node: String, algorithm: String },
+    /// A SHA-256 node whose digest is not the one in an earlier node of the same image.
+    #[error("the FIT's {node} is another SHA-256 digest than the one before: correct one of them")]
+    TwoDigests { node: String },
+    /// An image with a cipher node.
+    #[error("the FIT's {node} is encrypted, which has no use here: give it as it is")]
+    Encrypted { node: String },
+    /// A configuration whose `fdt` names more than a device tree.
+    #[error(
+        "the FIT's {node} has \"{overlay}\" as an overlay of its device tree, and overlays are not \
+         applied: give one device tree, with the overlay in it"
+    )]
+    Overlay { node: String, overlay: String },
     /// An image without any data.
     #[error("the FIT's {node} has data of 0 bytes: leave it out")]
     Empty { node: String },

@@ -3,9 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use dtoolkit::ToPropertyValue;
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use dtoolkit::{Node as _, Property as _, ToPropertyValue};
 use proptest::prelude::*;
 
 use super::*;
@@ -314,9 +314,38 @@ fn what_is_missing_is_named() {
     let mut tree = DeviceTree::from_fdt(
         &Fdt::new(&disk[..header_size(&disk, u64::MAX).unwrap() as usize]).unwrap(),
     );
-    at(&mut tree.root, "configurations").remove_property("default");
+    assert_eq!(default(&tree.to_dtb()), Ok(()));
+    let configurations_node = at(&mut tree.root, "configurations");
+    configurations_node.add_child(DeviceTreeNode::new("z").unwrap());
+    configurations_node.remove_property("default");
     let error = Error::Missing { node: "/configurations".into(), what: "default".into() };
-    assert_eq!(configurations(&tree.to_dtb()), Err(error));
+    assert_eq!(default(&tree.to_dtb()), Err(error));
+    assert_eq!(configurations(&tree.to_dtb()).unwrap(), ["conf-1", "z"]);
+}
+
+#[test]
+fn a_description_may_be_in_any_encoding() {
+    let latin_1 = b"f\xfcr alle\0".as_slice();
+    let fit = edited(|root| set(root, "description", latin_1)).unwrap();
+    assert_eq!(fit.description, "");
+}
+
+#[test]
+fn what_is_encrypted_is_refused() {
+    let encrypted = edited(|root| {
+        at(root, "images/first").add_child(DeviceTreeNode::new("cipher-1").unwrap());
+    });
+    assert_eq!(encrypted, Err(Error::Encrypted { node: "/images/first".into() }));
+}
+
+#[test]
+fn an_overlay_is_named_as_such() {
+    let two = companions_of(|root| {
+        set(at(root, "configurations/conf-2"), "fdt", vec!["blob", "more"]);
+    });
+    let error = Error::Overlay { node: "/configurations/conf-2".into(), overlay: "more".into() };
+    assert!(error.to_string().contains("\"more\" as an overlay"), "{error}");
+    assert_eq!(two, Err(error));
 }
 
 #[test]
@@ -435,7 +464,17 @@ fn digests_that_cannot_be_are_refused() {
         })
     };
     assert!(beside("crc32").is_ok(), "a further digest of another kind");
-    assert_eq!(beside("sha256"), Err(Error::Twice { path: "/images/kernel/hash-0".into() }));
+    let error = Error::TwoDigests { node: "/images/kernel/hash-0".into() };
+    assert_eq!(beside("sha256"), Err(error));
+    let again = edited(|root| {
+        let kernel = at(root, "images/kernel");
+        let value = kernel.child("hash-1").unwrap().property("value").unwrap().value().to_vec();
+        let mut other = DeviceTreeNode::new("hash-2").unwrap();
+        set(&mut other, "algo", "sha256");
+        set(&mut other, "value", value.as_slice());
+        kernel.add_child(other);
+    });
+    assert!(again.is_ok(), "the same digest twice");
 }
 
 #[test]

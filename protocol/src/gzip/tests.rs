@@ -115,7 +115,12 @@ fn each_rule_can_be_broken() {
     );
     assert_eq!(with(|file| file.truncate(file.len() - 1)), Error::EndsEarly { unpacked: limit });
     assert!(matches!(with(|file| file.truncate(9000)), Error::EndsEarly { unpacked: 1.. }));
-    assert_eq!(with(|file| file.push(0)), Error::GoesOn { unpacked: limit });
+    assert_eq!(with(|file| file.push(1)), Error::GoesOn { unpacked: limit });
+    assert_eq!(with(|file| file.extend([0, 0, 0x1f])), Error::GoesOn { unpacked: limit });
+    for (zeros, piece) in [(1, 1000), (512, 1000), (5000, 7)] {
+        let padded = [&good[..], &vec![0; zeros]].concat();
+        assert_eq!(unpacked(&padded, piece, 1000, limit).as_deref(), Ok(&bytes[..]));
+    }
     let crc = !crc32(u32::MAX, &bytes);
     let mut file = good.clone();
     let place = at(&file, 8);
@@ -137,7 +142,7 @@ fn each_rule_can_be_broken() {
 fn bytes_after_a_trailer_in_two_pieces_are_noticed() {
     let mut file = packed(b"an Image");
     let half = file.len() - 4;
-    file.extend([0; 9]);
+    file.extend([0, 0, 1]);
     let (mut unpacker, mut room, mut at) = (Unpacker::new(8), [0; 8], 0);
     while at < half {
         at += unpacker.unpack(&file[at..half], &mut room).unwrap().0;

@@ -89,7 +89,7 @@ const TABLE: &[Bad] = &[
           spoil: |[kernel, ..]| packed(kernel, |file| file.truncate(file.len() - 5)),
           edit: |disk| not_stated(disk),
           says: &["\"payload\" cannot be unpacked: its gzip data end too early, after "], ..GOOD },
-    Bad { name: "gzip-continues", spoil: |[kernel, ..]| packed(kernel, |file| file.push(0)),
+    Bad { name: "gzip-continues", spoil: |[kernel, ..]| packed(kernel, |file| file.push(1)),
           edit: |disk| not_stated(disk),
           says: &["\"payload\" cannot be unpacked: its gzip data continue after the end, after "],
           ..GOOD },
