@@ -87,6 +87,24 @@ mod tests {
     }
 
     #[test]
+    fn the_windows_are_the_highest_and_the_lowest() {
+        for (start, highest, lowest) in [
+            (0, 0, 0),
+            (GIB, 1, 0),
+            (32 * GIB - 8192, 31, 0),
+            (32 * GIB - 4096, 31, 1),
+            (33 * GIB - 8192, 32, 1),
+            (77 * GIB + 4096, 77, 46),
+        ] {
+            assert_eq!(
+                of(&range(start, start + 8192)).map(|initrd_window| initrd_window.start.0),
+                [highest * GIB, lowest * GIB],
+                "{start:#x}"
+            );
+        }
+    }
+
+    #[test]
     fn ram_is_cut_to_the_window() {
         assert_eq!(cut(&range(3, 9), &range(5, 7)), range(5, 7));
         assert_eq!(cut(&range(3, 9), &range(1, 4)), range(3, 4));

@@ -399,6 +399,55 @@ mod tests {
     }
 
     #[test]
+    fn each_field_is_parsed_as_itself() {
+        let generation = Generation {
+            generation: 1,
+            of: 2,
+            mode: "nvhe".into(),
+            base: Hex(3),
+            seed: Hex(4),
+            image_bytes: 5,
+            control_pages: Hex(6),
+            free_bytes: 7,
+            fdt_bytes: 8,
+            fdt_entry_bytes: 9,
+            entered_ns: 10,
+            boot_trace: vec![("entry".into(), 11), ("main".into(), -12)],
+            stale: vec!["SPI 13".into(), "SPI 14".into()],
+        };
+        let cpus = Cpus {
+            generation: 1,
+            up: 2,
+            of: 3,
+            interrupts: Some("GICv3, virtual timer".into()),
+            stale: vec!["CPU 1: PPI 27".into()],
+        };
+        let kexec = Kexec {
+            generation: 1,
+            next: "copy".into(),
+            entry: Hex(2),
+            fdt: Hex(3),
+            control_pages: Hex(4),
+            breadcrumbs: Hex(5),
+            hashed_bytes: 6,
+            disk_requests: 7,
+            disk_ns: 8,
+            stop_ns: 9,
+            ticks: vec![10, 11],
+            work: vec![12],
+            strays: 13,
+        };
+        for record in [
+            Record::Generation(generation),
+            Record::Cpus(Cpus { interrupts: None, ..cpus.clone() }),
+            Record::Cpus(cpus),
+            Record::Kexec(kexec),
+        ] {
+            assert_eq!(Record::parse(&record.line()), Some(Ok(record)));
+        }
+    }
+
+    #[test]
     fn other_lines_are_no_records() {
         for line in ["", "[0] Bye!", "{\"rule\":1}", " {\"ouroboros\":1,", "{\"ouroboros\"}"] {
             assert_eq!(Record::parse(line), None, "{line}");
