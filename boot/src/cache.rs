@@ -16,8 +16,8 @@ pub fn clean_and_invalidate(range: &Range<PhysAddr>) {
     // SAFETY: reading CTR_EL0 has no side effect.
     unsafe { asm!("mrs {}, ctr_el0", out(reg) ctr, options(nomem, nostack, preserves_flags)) };
     let line = 4_u64 << (ctr >> 16 & 0xf);
-    let mut address = range.start.0 & !(line - 1);
-    while address < range.end.0 {
+    let mut address = range.start.get() & !(line - 1);
+    while address < range.end.get() {
         // SAFETY: the line is written back before it is invalidated, so no store is lost.
         unsafe { asm!("dc civac, {}", in(reg) address, options(nostack, preserves_flags)) };
         address += line;

@@ -38,8 +38,8 @@ pub fn open(uart: &Uart) {
     // SAFETY: `write` requires an aligned, writable place. Only this CPU runs Rust yet, and
     // assembly reads the static only when Rust has failed.
     unsafe { place.write(*uart) };
-    let start = PhysAddr(place.expose_provenance() as u64);
-    crate::cache::clean_and_invalidate(&(start..PhysAddr(start.0 + size_of::<Uart>() as u64)));
+    let start = PhysAddr::new(place.expose_provenance() as u64);
+    crate::cache::clean_and_invalidate(&(start..start + size_of::<Uart>() as u64));
 }
 
 const _: () = assert!(OFFSET + size_of::<Uart>() <= 4096);

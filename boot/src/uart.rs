@@ -146,12 +146,12 @@ impl Uart {
         };
         let (control, enable) = match kind {
             // CR: UARTEN, TXE.
-            Kind::Pl011 => (base.0 + 0x30, 1 << 0 | 1 << 8),
+            Kind::Pl011 => (base.get() + 0x30, 1 << 0 | 1 << 8),
             _ => (0, 0),
         };
         Self {
-            status: base.0 + status,
-            data: base.0 + data,
+            status: base.get() + status,
+            data: base.get() + data,
             before: [Store::at(base, before[0]), Store::at(base, before[1])],
             room_mask,
             room,
@@ -201,7 +201,7 @@ impl Uart {
         let all = [self.status, self.data, self.before[0].address, self.before[1].address];
         let used = || all.into_iter().chain([self.control]).filter(|&address| address != 0);
         let (first, last) = (used().min().unwrap_or_default(), used().max().unwrap_or_default());
-        (PhysAddr(first)..PhysAddr(last + 1)).whole_pages()
+        (PhysAddr::new(first)..PhysAddr::new(last + 1)).whole_pages()
     }
 
     /// Parses a description as Linux's `earlycon=` has it: `pl011,0x9000000`,
@@ -234,7 +234,7 @@ impl Uart {
         let base = u64::from_str_radix(digits, 16)
             .ok()
             .filter(|&base| base > 0 && base < u64::MAX - PAGE_SIZE);
-        Ok(Self::new(kind, PhysAddr(base.ok_or(Error::NoAddress(text))?), shift, width))
+        Ok(Self::new(kind, PhysAddr::new(base.ok_or(Error::NoAddress(text))?), shift, width))
     }
 
     /// Waits until there is room, for at most [`POLLS`] reads, and sends a character. Returns
@@ -273,7 +273,7 @@ impl Uart {
 
 impl Store {
     const fn at(base: PhysAddr, (offset, value): (u64, u64)) -> Self {
-        Self { address: if offset == 0 { 0 } else { base.0 + offset }, value }
+        Self { address: if offset == 0 { 0 } else { base.get() + offset }, value }
     }
 }
 
@@ -410,7 +410,7 @@ mod tests {
         Fake { status: status.into(), reads: Vec::new(), writes: Vec::new() }
     }
 
-    const BASE: PhysAddr = PhysAddr(0x900_0000);
+    const BASE: PhysAddr = PhysAddr::new(0x900_0000);
 
     /// Each kind: its status register and width, a value with room and one without, one with
     /// everything sent and one without, and the writes for one character.
@@ -448,15 +448,16 @@ mod tests {
             let uart = Uart::new(kind, BASE, 2, 4);
             let mut registers = fake(&[full, full, room]);
             assert!(uart.transmit(&mut registers, b'A'), "{kind:?}");
-            assert_eq!(registers.reads, [(BASE.0 + status, bytes); 3], "{kind:?}");
-            let at = |&(offset, bytes, value): &(u64, u32, u32)| (BASE.0 + offset, bytes, value);
+            assert_eq!(registers.reads, [(BASE.get() + status, bytes); 3], "{kind:?}");
+            let at =
+                |&(offset, bytes, value): &(u64, u32, u32)| (BASE.get() + offset, bytes, value);
             assert_eq!(registers.writes, writes.iter().map(at).collect::<Vec<_>>(), "{kind:?}");
 
             let mut registers = fake(&[busy, sent]);
             uart.flush(&mut registers);
             assert_eq!(registers.reads.len(), 2, "{kind:?}");
             let pages = uart.pages();
-            assert_eq!(pages, BASE..PhysAddr(BASE.0 + 0x1000), "{kind:?}");
+            assert_eq!(pages, BASE..BASE + 0x1000, "{kind:?}");
         }
     }
 
@@ -516,7 +517,7 @@ mod tests {
 
     #[test]
     fn a_description_is_written_as_for_linux() {
-        let at = |kind, base, shift, width| Ok(Uart::new(kind, PhysAddr(base), shift, width));
+        let at = |kind, base, shift, width| Ok(Uart::new(kind, PhysAddr::new(base), shift, width));
         for (text, uart) in [
             ("pl011,0x9000000", at(Kind::Pl011, 0x900_0000, 0, 4)),
             ("pl011,mmio32,0x9000000", at(Kind::Pl011, 0x900_0000, 2, 4)),

@@ -91,7 +91,7 @@ impl Iterator for Ram<'_> {
             end = further;
         }
         self.from = end;
-        Some(PhysAddr(start)..PhysAddr(end))
+        Some(PhysAddr::new(start)..PhysAddr::new(end))
     }
 }
 
@@ -115,7 +115,11 @@ mod tests {
 
     fn ram(of: &[(MemoryType, u64, u64, MemoryAttribute)]) -> Vec<Range<u64>> {
         let bytes = map(of);
-        MemoryMap::new(&bytes, 48).unwrap().ram().map(|range| range.start.0..range.end.0).collect()
+        MemoryMap::new(&bytes, 48)
+            .unwrap()
+            .ram()
+            .map(|range| range.start.get()..range.end.get())
+            .collect()
     }
 
     #[test]

@@ -102,8 +102,8 @@ pub fn write(blob: &[u8], chosen: &Chosen<'_>) -> Result<Vec<u8>, Error> {
         new.push((BOOTARGS, Value::Text(bootargs)));
     }
     if let Some(initrd) = initrd {
-        new.push((INITRD_START, Value::Number(initrd.start.0)));
-        new.push((INITRD_END, Value::Number(initrd.end.0)));
+        new.push((INITRD_START, Value::Number(initrd.start.get())));
+        new.push((INITRD_END, Value::Number(initrd.end.get())));
     }
     if let Some((kaslr, rng)) = seeds.as_ref().map(|seeds| seeds.split_at(KASLR_SEED_BYTES)) {
         new.push((KASLR_SEED, Value::Bytes(kaslr)));
@@ -149,7 +149,7 @@ fn initrd_pages(blob: &Blob<'_>) -> Range<PhysAddr> {
     };
     let end: u64 = number(INITRD_END);
     let end = end.checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX);
-    PhysAddr(number(INITRD_START)).align_down(PAGE_SIZE)..PhysAddr(end)
+    PhysAddr::new(number(INITRD_START)).align_down(PAGE_SIZE)..PhysAddr::new(end)
 }
 
 #[cfg(test)]

@@ -253,14 +253,14 @@ impl Writer<'_> {
             let both = u128::from_be_bytes(*pair);
             let (start, size) = ((both >> 64) as u64, both as u64);
             let is_within = |range: &Range<PhysAddr>| {
-                start >= range.start.0 && start.saturating_add(size) <= range.end.0
+                start >= range.start.get() && start.saturating_add(size) <= range.end.get()
             };
             if !edit.is_some_and(|edit| is_within(&edit.old)) {
                 self.put(pair);
             }
         }
         if let Some(new) = edit.and_then(|edit| edit.new.as_ref()) {
-            self.number(new.start.0);
+            self.number(new.start.get());
             self.number(new.bytes());
         }
         self.put(&[0; 16]);
@@ -310,7 +310,8 @@ impl Writer<'_> {
         self.property(DEVICE_TYPE, |writer| writer.put(b"memory\0"));
         self.property(REG, |writer| {
             ranges(&mut |range| {
-                for (number, cells) in [(range.start.0, cells.address), (range.bytes(), cells.size)]
+                for (number, cells) in
+                    [(range.start.get(), cells.address), (range.bytes(), cells.size)]
                 {
                     if cells == 2 {
                         writer.number(number);

@@ -41,8 +41,8 @@ impl Handover {
         Some(Self {
             generation: tree.chosen_u64(GENERATION)?.try_into().ok()?,
             seed: tree.chosen_u64(SEED)?,
-            base: PhysAddr(tree.chosen_u64(BASE)?),
-            breadcrumbs: PhysAddr(tree.chosen_u64(breadcrumb::PROPERTY)?),
+            base: PhysAddr::new(tree.chosen_u64(BASE)?),
+            breadcrumbs: PhysAddr::new(tree.chosen_u64(breadcrumb::PROPERTY)?),
         })
     }
 
@@ -69,8 +69,8 @@ impl Handover {
         [
             (GENERATION, self.generation.into()),
             (SEED, self.seed),
-            (BASE, self.base.0),
-            (breadcrumb::PROPERTY, self.breadcrumbs.0),
+            (BASE, self.base.get()),
+            (breadcrumb::PROPERTY, self.breadcrumbs.get()),
         ]
     }
 }
@@ -99,7 +99,8 @@ fn shrink_without(blob: &[u8], is_stale: fn(&[u8]) -> bool) -> Result<Vec<u8>, E
     if !blob.events().any(|event| event.is_of_chosen()) {
         return Err(Error::NoChosen);
     }
-    let none = Handover { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) };
+    let none =
+        Handover { generation: 0, seed: 0, base: PhysAddr::new(0), breadcrumbs: PhysAddr::new(0) };
     let new = none.properties().map(|(name, zero)| (name, Value::Number(zero)));
     let edits = Edits { chosen: Some(Chosen { new: &new, is_stale }), ..Edits::default() };
     copy::to_vec(&blob, &edits).map_err(damaged)
@@ -133,8 +134,8 @@ mod tests {
     const NUMBERS: Handover = Handover {
         generation: 7,
         seed: 0x1234_5678_9abc_def0,
-        base: PhysAddr(0x4020_0000),
-        breadcrumbs: PhysAddr(0x5ffc_2000),
+        base: PhysAddr::new(0x4020_0000),
+        breadcrumbs: PhysAddr::new(0x5ffc_2000),
     };
 
     /// Makes a blob like QEMU's: padded to 1 MiB.
@@ -203,8 +204,12 @@ mod tests {
             let mut tree = FdtMut::from_slice(&mut blob).unwrap();
             tree.find_node_mut("/chosen").unwrap().add_property(SEED, value).unwrap();
             let mut blob = shrink(&blob).unwrap();
-            let none =
-                Handover { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) };
+            let none = Handover {
+                generation: 0,
+                seed: 0,
+                base: PhysAddr::new(0),
+                breadcrumbs: PhysAddr::new(0),
+            };
             assert_eq!(Handover::read(&Tree::open(&blob).unwrap()), Some(none), "{value:?}");
             NUMBERS.write(&mut blob).unwrap();
             assert_eq!(Handover::read(&Tree::open(&blob).unwrap()), Some(NUMBERS), "{value:?}");
@@ -225,7 +230,7 @@ mod tests {
         let mut kept = shrink_with_initrd(&blob).unwrap();
         NUMBERS.write(&mut kept).unwrap();
         let tree = Tree::open(&kept).unwrap();
-        assert_eq!(tree.initrd(), Some(PhysAddr(0x4800_0000)..PhysAddr(0x4800_1001)));
+        assert_eq!(tree.initrd(), Some(PhysAddr::new(0x4800_0000)..PhysAddr::new(0x4800_1001)));
         assert_eq!(Handover::read(&tree), Some(NUMBERS));
         assert_eq!(tree.chosen_u64("rng-seed"), None);
         assert_eq!(shrink_with_initrd(&kept).unwrap().len(), kept.len());

@@ -259,7 +259,7 @@ impl<'a> Tree<'a> {
     pub fn initrd(&self) -> Option<Range<PhysAddr>> {
         let at = |name| {
             let cells = self.chosen.property(name)?;
-            matches!(cells.len(), 4 | 8).then(|| PhysAddr(number(cells)))
+            matches!(cells.len(), 4 | 8).then(|| PhysAddr::new(number(cells)))
         };
         Some(at("linux,initrd-start")?..at("linux,initrd-end")?)
     }
@@ -473,8 +473,8 @@ impl<'a> Reader<'a> {
 
     /// Adds a reservation, as much of it as is before the last page of the 64-bit space.
     fn reserve(&mut self, start: u64, bytes: u64, name: &str, no_map: bool) {
-        let end = PhysAddr(start.saturating_add(bytes)).min(LAST_PAGE);
-        let range = PhysAddr(start)..end;
+        let end = PhysAddr::new(start).saturating_add(bytes).min(LAST_PAGE);
+        let range = PhysAddr::new(start)..end;
         if !range.is_empty() {
             self.machine.reserved.push(Reservation { range, name: name.into(), no_map });
         }
@@ -628,8 +628,9 @@ fn only(
 ) -> Vec<Range<PhysAddr>> {
     let mut left = Vec::new();
     for (start, bytes) in pairs {
-        let end = PhysAddr(start.saturating_add(bytes));
-        let parts = ranges.iter().map(|range| range.start.max(PhysAddr(start))..range.end.min(end));
+        let end = PhysAddr::new(start).saturating_add(bytes);
+        let parts =
+            ranges.iter().map(|range| range.start.max(PhysAddr::new(start))..range.end.min(end));
         parts.filter(|part| part.bytes() > 0).for_each(|part| join(&mut left, part));
     }
     left

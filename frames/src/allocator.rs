@@ -65,10 +65,10 @@ impl Allocator {
         avoid: &[Range<PhysAddr>],
     ) -> Result<Range<PhysAddr>, u64> {
         let bytes = bytes.next_multiple_of(PAGE_SIZE);
-        let mut limit = PhysAddr(u64::MAX);
+        let mut limit = PhysAddr::new(u64::MAX);
         while let Some(piece) = self.highest_piece(limit, avoid) {
             if piece.bytes() >= bytes {
-                let run = PhysAddr(piece.end.0 - bytes)..piece.end;
+                let run = piece.end - bytes..piece.end;
                 return self.take(core::slice::from_ref(&run), bytes).map(|()| run);
             }
             limit = piece.start;
@@ -89,7 +89,7 @@ impl Allocator {
         avoid: &[Range<PhysAddr>],
     ) -> Result<Vec<Range<PhysAddr>>, u64> {
         let mut runs = Vec::new();
-        self.find(bytes, avoid, &mut PhysAddr(u64::MAX), &mut runs)?;
+        self.find(bytes, avoid, &mut PhysAddr::new(u64::MAX), &mut runs)?;
         self.take(&runs, bytes)?;
         Ok(runs)
     }
@@ -108,7 +108,7 @@ impl Allocator {
         avoid: &[Range<PhysAddr>],
     ) -> Result<Vec<Range<PhysAddr>>, u64> {
         let mut runs = Vec::new();
-        let (mut at, mut limit) = (destination.start, PhysAddr(u64::MAX));
+        let (mut at, mut limit) = (destination.start, PhysAddr::new(u64::MAX));
         for free in self.free.iter().filter(|free| free.overlaps(destination)) {
             let own = free.start.max(destination.start)..free.end.min(destination.end);
             self.find((at..own.start).bytes(), avoid, &mut limit, &mut runs)?;
@@ -143,7 +143,7 @@ impl Allocator {
         let mut left = bytes.next_multiple_of(PAGE_SIZE);
         while left > 0 {
             let piece = self.highest_piece(*limit, avoid).ok_or(left)?;
-            let run = PhysAddr(piece.end.0 - left.min(piece.bytes()))..piece.end;
+            let run = piece.end - left.min(piece.bytes())..piece.end;
             left -= run.bytes();
             *limit = run.start;
             push(runs, run)?;
@@ -236,11 +236,11 @@ mod tests {
     const AMPLE: usize = 4 * PAGES as usize;
 
     fn pages(start: u64, end: u64) -> Range<PhysAddr> {
-        PhysAddr(start * PAGE_SIZE)..PhysAddr(end * PAGE_SIZE)
+        PhysAddr::new(start * PAGE_SIZE)..PhysAddr::new(end * PAGE_SIZE)
     }
 
     fn page_numbers(range: &Range<PhysAddr>) -> Range<u64> {
-        range.start.0 / PAGE_SIZE..range.end.0 / PAGE_SIZE
+        range.start.get() / PAGE_SIZE..range.end.get() / PAGE_SIZE
     }
 
     /// The free pages, one by one: the definition that the allocator is compared with.
@@ -297,7 +297,7 @@ mod tests {
     /// A range that need not begin or end at a page, as a reservation may.
     fn some_bytes() -> impl Strategy<Value = Range<PhysAddr>> {
         (0..PAGES * PAGE_SIZE, 1..20 * PAGE_SIZE)
-            .prop_map(|(start, bytes)| PhysAddr(start)..PhysAddr(start + bytes))
+            .prop_map(|(start, bytes)| PhysAddr::new(start)..PhysAddr::new(start + bytes))
     }
 
     fn request() -> impl Strategy<Value = Request> {
@@ -443,7 +443,7 @@ mod tests {
 
     #[test]
     fn ranges_that_touch_are_one_and_parts_of_pages_are_left_out() {
-        let odd = PhysAddr(20 * PAGE_SIZE + 1)..PhysAddr(23 * PAGE_SIZE - 1);
+        let odd = PhysAddr::new(20 * PAGE_SIZE + 1)..PhysAddr::new(23 * PAGE_SIZE - 1);
         let allocator = Allocator::new(&[pages(9, 12), pages(4, 9), odd], 2);
         assert_eq!(allocator.free, [pages(4, 12), pages(21, 22)]);
         assert_eq!(Allocator::empty().contiguous(1, &[]), Err(PAGE_SIZE));

@@ -45,7 +45,7 @@ const LEAST_HEAP: u64 = 256 << 10;
 const HEAP_SHARE: u64 = 8;
 
 /// Page 0, which is no RAM to this kernel: a pointer to it would be null.
-pub const PAGE_0: Range<PhysAddr> = PhysAddr(0)..PhysAddr(PAGE_SIZE);
+pub const PAGE_0: Range<PhysAddr> = PhysAddr::new(0)..PhysAddr::new(PAGE_SIZE);
 
 /// Returns RAM in whole pages, without [`PAGE_0`].
 #[must_use]
@@ -92,7 +92,7 @@ impl MemoryLayout {
             machine.reserved.iter().filter(|r| r.no_map).map(|r| r.range.whole_pages()).collect();
         let mapped = without(&machine.ram, &unmapped);
         let breadcrumbs = breadcrumbs
-            .filter(|page| page.0.is_multiple_of(PAGE_SIZE))
+            .filter(|page| page.get().is_multiple_of(PAGE_SIZE))
             .and_then(|page| page.range(PAGE_SIZE));
         let breadcrumbs = breadcrumbs.filter(|page| mapped.iter().any(|ram| ram.covers(page)));
 
@@ -168,7 +168,7 @@ mod tests {
     const BLOCK: u64 = 64 << 10;
 
     fn range(start: u64, bytes: u64) -> Range<PhysAddr> {
-        PhysAddr(start)..PhysAddr(start + bytes)
+        PhysAddr::new(start)..PhysAddr::new(start + bytes)
     }
 
     fn machine(cpus: usize) -> Machine {
@@ -187,7 +187,7 @@ mod tests {
 
     fn divide(cpus: usize, breadcrumbs: Option<u64>) -> MemoryLayout {
         let (image, tree) = (range(66 * MIB, MIB), range(68 * MIB, MIB));
-        MemoryLayout::of(&machine(cpus), &image, &tree, breadcrumbs.map(PhysAddr), BLOCK, None)
+        MemoryLayout::of(&machine(cpus), &image, &tree, breadcrumbs.map(PhysAddr::new), BLOCK, None)
             .unwrap()
     }
 
@@ -199,7 +199,7 @@ mod tests {
     fn every_page_has_one_owner() {
         let layout = divide(3, Some(70 * MIB));
         assert_eq!(layout.mapped, [range(65 * MIB, 15 * MIB)]);
-        assert_eq!((layout.control.end, layout.blocks.len()), (PhysAddr(80 * MIB), 2));
+        assert_eq!((layout.control.end, layout.blocks.len()), (PhysAddr::new(80 * MIB), 2));
         let (image, tree, kept) =
             (range(66 * MIB, MIB), range(68 * MIB, MIB), range(65 * MIB, PAGE_SIZE));
         let crumbs = range(70 * MIB, PAGE_SIZE);
@@ -219,7 +219,7 @@ mod tests {
     fn the_heap_is_a_power_of_two_of_the_free_ram() {
         // 16 MiB of RAM, of which 12.7 are free: an eighth of that is more than 1 MiB.
         let heap = divide(1, None).heap;
-        assert_eq!((heap.bytes(), heap.end), (MIB, PhysAddr(79 * MIB)));
+        assert_eq!((heap.bytes(), heap.end), (MIB, PhysAddr::new(79 * MIB)));
         let of = |free: &[Range<PhysAddr>]| super::heap(free);
         assert_eq!(of(&[range(MIB, 4096 * MIB)]), range(4080 * MIB, 16 * MIB));
         assert_eq!(of(&[range(MIB, 200 * MIB + 4096)]), range(176 * MIB, 16 * MIB));
@@ -239,7 +239,7 @@ mod tests {
         let machine = Machine { ram: usable(&[range(0, 4 * MIB)]), ..machine(1) };
         let none = range(0, 0);
         let layout = MemoryLayout::of(&machine, &none, &none, None, BLOCK, None).unwrap();
-        assert_eq!(layout.frames[0].start, PhysAddr(PAGE_SIZE));
+        assert_eq!(layout.frames[0].start, PhysAddr::new(PAGE_SIZE));
         let owned = bytes(&layout.frames) + layout.control.bytes() + layout.heap.bytes();
         assert_eq!(owned, 4 * MIB - PAGE_SIZE);
     }
@@ -258,8 +258,8 @@ mod tests {
     #[test]
     fn breadcrumbs_at_the_end_of_ram_are_kept_until_they_are_read() {
         let crumbs = range(80 * MIB - PAGE_SIZE, PAGE_SIZE);
-        let layout = divide(3, Some(crumbs.start.0));
-        assert_eq!(layout.control.end, PhysAddr(80 * MIB - 16 * PAGE_SIZE));
+        let layout = divide(3, Some(crumbs.start.get()));
+        assert_eq!(layout.control.end, PhysAddr::new(80 * MIB - 16 * PAGE_SIZE));
         let mut others = layout.blocks.iter().chain([&layout.control, &layout.heap]);
         assert!(others.all(|other| !other.overlaps(&crumbs)), "{layout:?}");
         assert!(layout.frames.iter().any(|frames| frames.covers(&crumbs)), "{layout:?}");

@@ -37,8 +37,8 @@ pub fn hold(data: &[u8]) {
 fn given(choices: &mut Choices<'_>, blob: &[u8]) {
     let bootargs =
         choices.one_in(2).then(|| &WORDS[..choices.below(WORDS.len() as u64 + 1) as usize]);
-    let initrd = choices.one_in(2).then(|| PhysAddr(0x4800_0000 + choices.below(256)));
-    let initrd = initrd.map(|start| start..PhysAddr(start.0 + 0x1234));
+    let initrd = choices.one_in(2).then(|| PhysAddr::new(0x4800_0000 + choices.below(256)));
+    let initrd = initrd.map(|start| start..start + 0x1234);
     let seeds = choices.one_in(2).then_some([0x5a; SEED_BYTES]);
     let properties = Chosen { bootargs, initrd, seeds };
     let written = match chosen::write(blob, &properties) {
@@ -63,7 +63,7 @@ fn given(choices: &mut Choices<'_>, blob: &[u8]) {
 
     let mut held = reservations(blob);
     held.retain(|&(start, size)| start < old.start || start.saturating_add(size) > old.end);
-    held.extend(properties.initrd.as_ref().map(|initrd| (initrd.start.0, initrd.bytes())));
+    held.extend(properties.initrd.as_ref().map(|initrd| (initrd.start.get(), initrd.bytes())));
     assert_eq!(reservations(&written), held);
 
     let again = chosen::write(&written, &properties).expect("what was written is a tree");
@@ -78,8 +78,8 @@ fn said(properties: &Chosen<'_>) -> Vec<(String, Vec<u8>)> {
         say("bootargs", &[bootargs.as_bytes(), &[0]].concat());
     }
     if let Some(initrd) = &properties.initrd {
-        say("linux,initrd-start", &initrd.start.0.to_be_bytes());
-        say("linux,initrd-end", &initrd.end.0.to_be_bytes());
+        say("linux,initrd-start", &initrd.start.get().to_be_bytes());
+        say("linux,initrd-end", &initrd.end.get().to_be_bytes());
     }
     if let Some(seeds) = properties.seeds {
         say("kaslr-seed", &seeds[..8]);

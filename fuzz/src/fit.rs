@@ -144,7 +144,7 @@ fn agrees(payload: &Payload, disk: &[u8], tree: usize, said: &[Line]) {
         ),
     }
     match payload.load {
-        Some(load) => assert_eq!(number("load"), Some(load.0.into())),
+        Some(load) => assert_eq!(number("load"), Some(load.get().into())),
         None => assert!(number("load").is_none_or(|load| load == 0)),
     }
 
@@ -230,7 +230,7 @@ fn as_written(disk: &[u8], payloads: &[writer::Payload]) {
             Kind::Initrd { load } => load,
             Kind::Fdt => None,
         };
-        assert_eq!((found.load, fit::verify(found, [bytes])), (load.map(PhysAddr), Ok(())));
+        assert_eq!((found.load, fit::verify(found, [bytes])), (load.map(PhysAddr::new), Ok(())));
     }
 }
 

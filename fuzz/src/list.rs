@@ -85,10 +85,10 @@ impl Model {
                 // Some runs are in place, as far as they can be. Most are no longer than what is
                 // left.
                 if choices.one_in(4) {
-                    run = PhysAddr(destination.end.0 - left)..destination.end;
+                    run = destination.end - left..destination.end;
                 }
                 if run.bytes() > left && !choices.one_in(32) {
-                    run.end = PhysAddr(run.start.0 + left);
+                    run.end = run.start + left;
                 }
                 left = left.saturating_sub(run.bytes());
                 source.push(run);
@@ -133,7 +133,8 @@ impl Model {
 
         let needed = list::pages_needed(&segments);
         let mut built = vec![[u64::MAX; ENTRIES_PER_PAGE]; needed];
-        let head = list::build(&segments, &mut built, PhysAddr(LIST)).expect("as many as it needs");
+        let head =
+            list::build(&segments, &mut built, PhysAddr::new(LIST)).expect("as many as it needs");
         let mut words = built.as_flattened().to_vec();
         let moves = self.moves();
         assert_eq!(list::check(&segments, head, |at| word(&words, at)), Ok(()));
@@ -158,7 +159,7 @@ impl Model {
         let overlap =
             |a: &Range<PhysAddr>, b: &Range<PhysAddr>| a.start.max(b.start) < a.end.min(b.end);
         let whole = |range: &Range<PhysAddr>| {
-            range.start.0.is_multiple_of(PAGE_SIZE) && range.end.0.is_multiple_of(PAGE_SIZE)
+            range.start.get().is_multiple_of(PAGE_SIZE) && range.end.get().is_multiple_of(PAGE_SIZE)
         };
         let in_ram = |range: &Range<PhysAddr>| {
             self.ram.iter().any(|ram| {
@@ -168,7 +169,7 @@ impl Model {
         let bytes = |ranges: &[Range<PhysAddr>]| -> u128 {
             ranges
                 .iter()
-                .map(|range| u128::from(range.end.0).saturating_sub(range.start.0.into()))
+                .map(|range| u128::from(range.end.get()).saturating_sub(range.start.get().into()))
                 .sum()
         };
         let limit = bytes(&self.ram) / 2;
@@ -193,7 +194,7 @@ impl Model {
             && bytes(&destinations) <= limit
             && sources
             && self.moves().iter().all(|(to, from)| {
-                let page = PhysAddr(*from)..PhysAddr(from + PAGE_SIZE);
+                let page = PhysAddr::new(*from)..PhysAddr::new(from + PAGE_SIZE);
                 to == from || !destinations.iter().any(|destination| overlap(destination, &page))
             })
     }
@@ -201,8 +202,9 @@ impl Model {
     /// Returns every page's destination and source; meaningful if both are whole pages of equal
     /// length.
     fn moves(&self) -> Vec<(u64, u64)> {
-        let addresses =
-            |range: &Range<PhysAddr>| (range.start.0..range.end.0).step_by(PAGE_SIZE as usize);
+        let addresses = |range: &Range<PhysAddr>| {
+            (range.start.get()..range.end.get()).step_by(PAGE_SIZE as usize)
+        };
         let parts = self.parts.iter();
         parts.flat_map(|(to, from)| addresses(to).zip(from.iter().flat_map(addresses))).collect()
     }
@@ -225,7 +227,7 @@ impl Model {
     fn walked(&self, head: u64, words: &[u64]) -> Vec<usize> {
         let mut memory: Vec<_> = (0..PAGES as usize).collect();
         walk(head, words, |moved| {
-            let (to, from) = (self.page(moved.destination.0), self.page(moved.source.0));
+            let (to, from) = (self.page(moved.destination.get()), self.page(moved.source.get()));
             for page in 0..moved.pages as usize {
                 memory[to + page] = memory[from + page];
             }
@@ -291,12 +293,12 @@ fn walk(head: u64, words: &[u64], visit: impl FnMut(Move)) -> Result<(), list::D
 /// Returns one word of a list at [`LIST`], or 0 elsewhere.
 fn word(words: &[u64], at: PhysAddr) -> u64 {
     assert!(at.is_aligned(8));
-    words.get((at.0.wrapping_sub(LIST) / 8) as usize).copied().unwrap_or(0)
+    words.get((at.get().wrapping_sub(LIST) / 8) as usize).copied().unwrap_or(0)
 }
 
 /// Returns the pages from number `first` up to `end`; empty if `end` is not above `first`.
 fn pages(base: u64, first: u64, end: u64) -> Range<PhysAddr> {
-    PhysAddr(base + first * PAGE_SIZE)..PhysAddr(base + end * PAGE_SIZE)
+    PhysAddr::new(base + first * PAGE_SIZE)..PhysAddr::new(base + end * PAGE_SIZE)
 }
 
 /// Returns up to `most` pages of the model. Now and then an end is not page-aligned, or is
@@ -305,11 +307,11 @@ fn range(base: u64, choices: &mut Choices<'_>, most: u64) -> Range<PhysAddr> {
     let first = choices.below(PAGES);
     let mut range = pages(base, first, (first + choices.below(most) + 1).min(PAGES));
     match choices.below(32) {
-        31 => range.start.0 += 8,
-        30 => range.end.0 -= 1,
-        29 => range.start = PhysAddr(u64::from_le_bytes(choices.bytes())),
-        28 => range.end = PhysAddr(u64::from_le_bytes(choices.bytes())),
-        27 => range.end = PhysAddr(u64::MAX - (PAGE_SIZE - 1)),
+        31 => range.start = range.start + 8,
+        30 => range.end = range.end - 1,
+        29 => range.start = PhysAddr::new(u64::from_le_bytes(choices.bytes())),
+        28 => range.end = PhysAddr::new(u64::from_le_bytes(choices.bytes())),
+        27 => range.end = PhysAddr::new(u64::MAX - (PAGE_SIZE - 1)),
         26 => range.end = range.start,
         _ => {}
     }

@@ -50,7 +50,8 @@ fn blob(blob: &[u8]) {
     assert_eq!(others(blob), others(&shrunk));
     assert_eq!(reserved(blob), reserved(&shrunk));
     assert_eq!((Machine::read(&before), before.bootargs()), (machine, tree.bootargs()));
-    let none = Handover { generation: 0, seed: 0, base: PhysAddr(0), breadcrumbs: PhysAddr(0) };
+    let none =
+        Handover { generation: 0, seed: 0, base: PhysAddr::new(0), breadcrumbs: PhysAddr::new(0) };
     assert_eq!(Handover::read(&before), Some(none));
 
     let said = others(&shrunk);
@@ -58,8 +59,8 @@ fn blob(blob: &[u8]) {
     let numbers = Handover {
         generation: u32::MAX,
         seed: 0x0102_0304_0506_0708,
-        base: PhysAddr(!0),
-        breadcrumbs: PhysAddr(1),
+        base: PhysAddr::new(!0),
+        breadcrumbs: PhysAddr::new(1),
     };
     numbers.write(&mut shrunk).expect("shrinking made room");
     assert_eq!(Handover::read(&open(&shrunk)), Some(numbers));

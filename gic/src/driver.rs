@@ -227,11 +227,7 @@ impl Gic {
                     panic!("no redistributor of the device tree is CPU {mpidr:#x}'s")
                 });
                 let words = 0..Kind::Private.words(word(frame, GICR_TYPER).read());
-                Bank {
-                    words,
-                    control: Some((frame, GICR_RWP)),
-                    ..self.bank(PhysAddr(frame.0 + GICR_SGI))
-                }
+                Bank { words, control: Some((frame, GICR_RWP)), ..self.bank(frame + GICR_SGI) }
             }
         }
     }
@@ -386,7 +382,7 @@ fn redistributors(regions: &[Range<PhysAddr>]) -> impl Iterator<Item = PhysAddr>
         core::iter::successors(in_region(region.start), move |&frame| {
             let typer = word(frame, GICR_TYPER).read();
             let size = if typer & VLPIS != 0 { 0x4_0000 } else { 0x2_0000 };
-            if typer & LAST != 0 { None } else { in_region(PhysAddr(frame.0 + size)) }
+            if typer & LAST != 0 { None } else { in_region(frame + size) }
         })
     })
 }

@@ -14,5 +14,5 @@ pub mod lpi;
 /// Returns a pointer to the register at `address`, which the map has 1:1.
 #[cfg(target_os = "none")]
 fn pointer(address: boot::phys::PhysAddr) -> *mut u8 {
-    core::ptr::with_exposed_provenance_mut(address.0 as usize)
+    core::ptr::with_exposed_provenance_mut(address.get() as usize)
 }

@@ -73,8 +73,9 @@ pub fn turn_off(redistributor: &mut impl Registers) -> Lpis {
     let (properties, pending) = (base(GICR_PROPBASER), base(GICR_PENDBASER));
     // IDbits is one less than the number of INTID bits. At most 32 bits make sense.
     let interrupts = 1_u64 << ((properties & 0x1f) + 1);
-    let table =
-        |base: u64, mask: u64, bytes: u64| PhysAddr(base & mask)..PhysAddr((base & mask) + bytes);
+    let table = |base: u64, mask: u64, bytes: u64| {
+        PhysAddr::new(base & mask)..PhysAddr::new((base & mask) + bytes)
+    };
     Lpis::Stuck([
         table(properties, 0x000f_ffff_ffff_f000, interrupts.saturating_sub(FIRST)),
         table(pending, 0x000f_ffff_ffff_0000, interrupts / 8),
@@ -160,8 +161,8 @@ mod tests {
     #[test]
     fn what_sticks_keeps_its_tables() {
         let tables = [
-            PhysAddr(0x4567_8000)..PhysAddr(0x4567_8000 + 0x1_0000 - 8192),
-            PhysAddr(0x1_89ab_0000)..PhysAddr(0x1_89ab_0000 + 8192),
+            PhysAddr::new(0x4567_8000)..PhysAddr::new(0x4567_8000 + 0x1_0000 - 8192),
+            PhysAddr::new(0x1_89ab_0000)..PhysAddr::new(0x1_89ab_0000 + 8192),
         ];
         let mut mock = Mock { sticky: ENABLE_LPIS, ..redistributor(ENABLE_LPIS) };
         assert_eq!(turn_off(&mut mock), Lpis::Stuck(tables.clone()));

@@ -53,12 +53,12 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 /// or EL3 to permit it.
 fn broken_rule(frame: &Frame) -> Option<u8> {
     let text = crate::layout::Parts::of_this_image().text;
-    if Esr(frame.esr).ec() != 0 || !text.contains(&PhysAddr(frame.elr)) {
+    if Esr(frame.esr).ec() != 0 || !text.contains(&PhysAddr::new(frame.elr)) {
         return None;
     }
     // SAFETY: `read` requires a mapped, aligned address. ELR points at an instruction of this
     // image's text, which is mapped readable.
-    rule_of(unsafe { pointer(PhysAddr(frame.elr)).cast::<u32>().read() })
+    rule_of(unsafe { pointer(PhysAddr::new(frame.elr)).cast::<u32>().read() })
 }
 
 #[unsafe(no_mangle)]
@@ -80,7 +80,7 @@ fn kernel_exception(frame: &Frame) -> ! {
         frame.far,
         frame.spsr,
         frame.sp,
-        base.0,
+        base.get(),
         crate::cpus::mpidr()
     );
     for (number, registers) in frame.x.chunks(4).enumerate() {

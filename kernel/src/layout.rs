@@ -34,8 +34,8 @@ impl Parts {
     /// Returns the parts of the running image.
     #[must_use]
     pub fn of_this_image() -> Self {
-        let address = |symbol: *const u8| PhysAddr(symbol.expose_provenance() as u64);
-        let page = |symbol| address(symbol)..PhysAddr(address(symbol).0 + boot::phys::PAGE_SIZE);
+        let address = |symbol: *const u8| PhysAddr::new(symbol.expose_provenance() as u64);
+        let page = |symbol| address(symbol)..(address(symbol) + boot::phys::PAGE_SIZE);
         Self {
             whole: address(&raw const _start)..address(&raw const _image_end),
             text: address(&raw const text_start)..address(&raw const text_end),
@@ -57,7 +57,7 @@ pub unsafe fn handed_over_tree<'a>(record: &EntryRecord) -> Option<&'a [u8]> {
     if !(1..=DTB_MAX_SIZE).contains(&record.dtb_size) {
         return None;
     }
-    let range = PhysAddr(record.x0).range(record.dtb_size)?;
+    let range = PhysAddr::new(record.x0).range(record.dtb_size)?;
     if range.overlaps(&Parts::of_this_image().whole) {
         return None;
     }

@@ -143,7 +143,7 @@ impl Loaded {
         let mut at = self.destination.start;
         self.frames.slices().map(move |slice| {
             let start = at;
-            at = PhysAddr(start.0 + slice.len() as u64);
+            at = start + slice.len() as u64;
             (start..at, slice)
         })
     }
@@ -180,9 +180,11 @@ impl Loaded {
 /// [`Error::NoLoadAddress`], [`Error::Misplaced`].
 pub fn base_in(fit: &Fit, header: &Header) -> Result<PhysAddr, Error> {
     let load = fit.kernel.load.ok_or(Error::NoLoadAddress)?;
-    let base =
-        load.0.checked_sub(header.text_offset).filter(|base| base.is_multiple_of(BASE_ALIGNMENT));
-    base.map(PhysAddr).ok_or(Error::Misplaced(load, header.text_offset))
+    let base = load
+        .get()
+        .checked_sub(header.text_offset)
+        .filter(|base| base.is_multiple_of(BASE_ALIGNMENT));
+    base.map(PhysAddr::new).ok_or(Error::Misplaced(load, header.text_offset))
 }
 
 /// A function that allocates frames for the first of these destinations, given all of them.

@@ -63,7 +63,7 @@ use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use boot::marker;
-use boot::phys::{PhysAddr, PhysRange};
+use boot::phys::PhysRange;
 use boot::record::EntryRecord;
 use core::fmt;
 // Links the UEFI entry point into the Image. The kernel itself never calls it.
@@ -196,7 +196,7 @@ fn plan_own(kernel: &mut Kernel, selection: Selection) -> Result<Plan, Error> {
                 .ok_or(Error::NoSlot(size))?
         }
     };
-    let entry = PhysAddr(base.0.saturating_add(header.text_offset));
+    let entry = base.saturating_add(header.text_offset);
     let image = Image::load(&mut medium, &fit, &header, entry, |place, all| {
         Frames::outside(place.bytes(), all)
     })?;
@@ -244,10 +244,10 @@ fn log_banner(kernel: &Kernel, found: &mut Found) {
         generation: kernel.generation,
         of: kernel.cmdline.generations,
         mode: kernel.mode.name().into(),
-        base: Hex(kernel.parts.whole.start.0),
+        base: Hex(kernel.parts.whole.start.get()),
         seed: Hex(kernel.seed),
         image_bytes: kernel.parts.whole.bytes(),
-        control_pages: Hex(kernel.layout.control.start.0),
+        control_pages: Hex(kernel.layout.control.start.get()),
         free_bytes: memory::free(),
         fdt_bytes: kernel.blob.len() as u64,
         fdt_entry_bytes: found.blob_was as u64,

@@ -215,7 +215,7 @@ where
 }
 
 fn region(range: &Range<PhysAddr>) -> MemoryRegion {
-    MemoryRegion::new(range.start.0 as usize, range.end.0 as usize)
+    MemoryRegion::new(range.start.get() as usize, range.end.get() as usize)
 }
 
 /// A table allocator that takes control pages in ascending order.
@@ -230,18 +230,19 @@ impl<A: PagingAttributes> Translation<A> for ControlPages {
             "the control pages cannot hold the relocation idmap's tables"
         );
         let table = self.free.start;
-        self.free.start = PhysAddr(table.0 + PAGE_SIZE);
+        self.free.start = table + PAGE_SIZE;
         let memory = NonNull::new(pointer(table)).expect("no control page at address 0");
         // SAFETY: `write_bytes` requires writable memory. This is one of the control pages, which
         // nothing else uses while they are staged.
         unsafe { memory.write_bytes(0, PAGE_SIZE as usize) };
-        (memory.cast(), PhysicalAddress(table.0 as usize))
+        (memory.cast(), PhysicalAddress(table.get() as usize))
     }
 
     unsafe fn deallocate_table(&mut self, _: NonNull<PageTable<A>>) {}
 
     fn physical_to_virtual(&self, address: PhysicalAddress) -> NonNull<PageTable<A>> {
-        NonNull::new(pointer(PhysAddr(address.0 as u64)).cast()).expect("no table at address 0")
+        NonNull::new(pointer(PhysAddr::new(address.0 as u64)).cast())
+            .expect("no table at address 0")
     }
 }
 
@@ -277,7 +278,7 @@ pub fn relocation_idmap(
         VaRange::Lower,
     );
     let mut add = |range: &Range<PhysAddr>, attributes| {
-        let start = PhysicalAddress(range.start.0 as usize);
+        let start = PhysicalAddress(range.start.get() as usize);
         map.map_range(&region(range), start, attributes, Constraints::empty()).unwrap_or_else(
             |error| {
                 panic!("the relocation idmap cannot map {}..{}: {error}", range.start, range.end)

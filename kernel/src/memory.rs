@@ -26,7 +26,7 @@ const RUNS: usize = 512;
 
 /// Memory that a device may still write to.
 static KEPT: spin::Mutex<Kept> =
-    spin::Mutex::new(Kept { range: PhysAddr(0)..PhysAddr(0), bytes: 0 });
+    spin::Mutex::new(Kept { range: PhysAddr::new(0)..PhysAddr::new(0), bytes: 0 });
 
 /// Memory that a device which does not reset may still write to.
 struct Kept {
@@ -69,7 +69,7 @@ impl Heap {
     pub unsafe fn extend(self, range: Range<PhysAddr>) {
         // SAFETY: our caller guarantees what `add_to_heap` requires of the range. It is added once,
         // since `self` is consumed.
-        unsafe { HEAP.lock().add_to_heap(range.start.0 as usize, range.end.0 as usize) };
+        unsafe { HEAP.lock().add_to_heap(range.start.get() as usize, range.end.get() as usize) };
     }
 }
 
@@ -83,7 +83,7 @@ pub fn free() -> u64 {
 /// Keeps frames that a device may still write to: they will never be given back.
 pub fn keep(buffer: &[u8]) {
     let start = buffer.as_ptr().expose_provenance() as u64;
-    let new = PhysAddr(start)..PhysAddr(start + buffer.len() as u64);
+    let new = PhysAddr::new(start)..PhysAddr::new(start + buffer.len() as u64);
     let range = &mut KEPT.lock().range;
     *range = match range.is_empty() {
         true => new,
@@ -203,5 +203,5 @@ impl Drop for Frames {
 
 /// Returns a pointer to a physical address, which the idmap maps at the same virtual address.
 pub fn pointer(address: PhysAddr) -> *mut u8 {
-    ptr::with_exposed_provenance_mut(address.0 as usize)
+    ptr::with_exposed_provenance_mut(address.get() as usize)
 }

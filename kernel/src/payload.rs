@@ -41,8 +41,7 @@ pub fn plan(kernel: &mut Kernel, selection: Selection) -> Result<Plan, Error> {
     keep_off.push(kernel.layout.control.clone());
 
     let mut chosen = Chosen { bootargs: bootargs.as_deref(), ..Chosen::default() };
-    let entry =
-        PhysAddr(base(kernel, &keep_off, &fit, &header)?.0.saturating_add(header.text_offset));
+    let entry = base(kernel, &keep_off, &fit, &header)?.saturating_add(header.text_offset);
     if let Some(initrd) = initrd {
         let (initrd, place) = placed(kernel, &keep_off, &fit, &header, entry, initrd)?;
         chosen.initrd = Some(place);
@@ -119,7 +118,7 @@ fn placed(
     initrd: Payload,
 ) -> Result<(Payload, Range<PhysAddr>), Error> {
     let bytes = initrd.place.end - initrd.place.start;
-    let image = entry..PhysAddr(entry.0.saturating_add(header.image_size));
+    let image = entry..entry.saturating_add(header.image_size);
     let start = match initrd.load {
         Some(load) => load,
         None => {
@@ -146,7 +145,7 @@ fn placed(
                 .ok_or_else(|| Error::NoRoom(bytes, image.clone()))?
         }
     };
-    let place = start..PhysAddr(start.0.saturating_add(bytes));
+    let place = start..start.saturating_add(bytes);
     if !initrd_window::holds(&image, &place) {
         return Err(Error::Window(place, image));
     }

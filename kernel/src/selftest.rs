@@ -267,7 +267,7 @@ fn el2_map() -> (u64, u64) {
     // RES1 bits 31 and 23, 39-bit VA, write-back inner-shareable walks, 40-bit PA.
     let tcr = 1 << 31 | 1 << 23 | (64 - 39) | 1 << 8 | 1 << 10 | 3 << 12 | 2 << 16;
     // Clean to PoC: EL2 walks the table before its caches are on.
-    let start = boot::phys::PhysAddr(address);
-    boot::cache::clean_and_invalidate(&(start..boot::phys::PhysAddr(address + 4096)));
+    let start = boot::phys::PhysAddr::new(address);
+    boot::cache::clean_and_invalidate(&(start..boot::phys::PhysAddr::new(address + 4096)));
     (address, tcr)
 }

@@ -74,7 +74,7 @@ impl<'a> Staged<'a> {
         // `build` has just written.
         let read = |entry: PhysAddr| unsafe { pointer(entry).cast::<u64>().read() };
         list::check(&segments, head, read).map_err(Error::ListMismatch)?;
-        let tables = PhysAddr(layout.rest.start.0 + list_pages as u64 * PAGE_SIZE)..layout.rest.end;
+        let tables = layout.rest.start + list_pages as u64 * PAGE_SIZE..layout.rest.end;
         let (ram, uart) = (&kernel.layout.mapped, kernel.uart.as_ref());
         let (relocation_ttbr0, free) = map::relocation_idmap(ram, &layout.code, uart, tables)?;
         layout.rest.end = free.start;
@@ -82,9 +82,9 @@ impl<'a> Staged<'a> {
         let mut arguments = Arguments {
             head,
             relocation_ttbr0,
-            entry: plan.entry().0,
-            dtb: plan.tree().0,
-            breadcrumbs: layout.breadcrumbs.start.0,
+            entry: plan.entry().get(),
+            dtb: plan.tree().get(),
+            breadcrumbs: layout.breadcrumbs.start.get(),
             flags: 0,
             uart: kernel.uart.unwrap_or_default(),
             checks_used: 0,
@@ -184,10 +184,10 @@ impl<'a> Staged<'a> {
         console::record(&Record::Kexec(Kexec {
             generation: self.kernel.generation,
             next: next.into(),
-            entry: Hex(self.plan.entry().0),
-            fdt: Hex(self.plan.tree().0),
-            control_pages: Hex(self.layout.code.start.0),
-            breadcrumbs: Hex(self.layout.breadcrumbs.start.0),
+            entry: Hex(self.plan.entry().get()),
+            fdt: Hex(self.plan.tree().get()),
+            control_pages: Hex(self.layout.code.start.get()),
+            breadcrumbs: Hex(self.layout.breadcrumbs.start.get()),
             hashed_bytes: image.hashed,
             disk_requests: image.disk_requests,
             disk_ns: image.disk_ns,
@@ -227,7 +227,7 @@ impl<'a> Staged<'a> {
         let vectors = self.layout.private_el2_vectors();
         // SAFETY: `SET_VECTORS` makes this memory EL2's code. The private vectors are staged there,
         // clean to PoC, and follow the stub's ABI. [I3]
-        unsafe { hyp_stub::call(hyp::SET_VECTORS, [vectors.0, 0, 0, 0]) }
+        unsafe { hyp_stub::call(hyp::SET_VECTORS, [vectors.get(), 0, 0, 0]) }
     }
 
     /// Writes the first breadcrumb in the way that the relocation code writes the others. \[I6\]
@@ -240,7 +240,7 @@ impl<'a> Staged<'a> {
                 .cast::<[u64; 2]>()
                 .write_volatile([BYE as u64 + REACHED, crate::clock::now()])
         };
-        cache::clean_and_invalidate(&(slot..PhysAddr(slot.0 + 16)));
+        cache::clean_and_invalidate(&(slot..slot + 16));
     }
 }
 

@@ -37,7 +37,7 @@ const TREE: Range<u64> = BASE + 0xf_0000..BASE + 0xf_2000;
 pub const JUNK: u64 = 0x5ca1_ab1e_0dd5_eed5;
 
 /// The UART that the Image names.
-const UART: Uart = Uart::new(Kind::Pl011, PhysAddr(0x0900_0000), 0, 4);
+const UART: Uart = Uart::new(Kind::Pl011, PhysAddr::new(0x0900_0000), 0, 4);
 
 /// The state of the CPU at the entry.
 #[derive(Clone, Copy)]
@@ -398,7 +398,7 @@ fn map(cpu: &mut Cpu, root: u64, text: &Range<u64>, image: &Range<u64>) -> Resul
             return Err(Violation::Content("the early idmap", page));
         }
     }
-    let uart = UART.pages().start.0;
+    let uart = UART.pages().start.get();
     if leaf(uart)? != uart | descriptor::DEVICE {
         return Err(Violation::Content("the early idmap", uart));
     }

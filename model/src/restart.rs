@@ -87,7 +87,7 @@ fn scene(kernel: &Kernel, name: &str, mode: Mode, cold: bool) -> Scene {
     let mut code = kernel.image[moved.start as usize..moved.end as usize].to_vec();
     let flags =
         if cold { COLD } else { 0 } | if matches!(mode, Mode::Nvhe { .. }) { HVC } else { 0 };
-    let sources = SOURCES.map(|run| PhysAddr(run.start)..PhysAddr(run.end));
+    let sources = SOURCES.map(|run| PhysAddr::new(run.start)..PhysAddr::new(run.end));
     let head = fill_list(&mut memory, &sources);
     arguments(&mut code[ARGUMENTS_OFFSET as usize..], head, flags, &image, &tree);
     memory.beneath_mut(&CODE).copy_from_slice(&code);
@@ -166,17 +166,17 @@ fn scene(kernel: &Kernel, name: &str, mode: Mode, cold: bool) -> Scene {
 }
 
 fn fill_list(memory: &mut Memory, sources: &[Range<PhysAddr>]) -> u64 {
-    let in_place = [PhysAddr(TREE.start)..PhysAddr(TREE.end)];
+    let in_place = [PhysAddr::new(TREE.start)..PhysAddr::new(TREE.end)];
     let segments = [
         Segment {
             name: "kernel",
-            destination: PhysAddr(IMAGE.start)..PhysAddr(IMAGE.end),
+            destination: PhysAddr::new(IMAGE.start)..PhysAddr::new(IMAGE.end),
             source: sources,
         },
         Segment { name: "tree", destination: in_place[0].clone(), source: &in_place },
     ];
     let mut page = [[0; list::ENTRIES_PER_PAGE]];
-    let head = list::build(&segments, &mut page, PhysAddr(LIST.start)).expect("a short list");
+    let head = list::build(&segments, &mut page, PhysAddr::new(LIST.start)).expect("a short list");
     let bytes = page[0].iter().flat_map(|entry| entry.to_le_bytes()).collect::<Vec<_>>();
     memory.beneath_mut(&LIST).copy_from_slice(&bytes);
     head

@@ -311,7 +311,7 @@ mod tests {
             semihosting: true,
             continue_on_refusal: true,
             restart_cpu: Some(RestartCpu::Number(2)),
-            earlycon: Some(Uart::new(Kind::Cadence, PhysAddr(0xff00_0000), 0, 4)),
+            earlycon: Some(Uart::new(Kind::Cadence, PhysAddr::new(0xff00_0000), 0, 4)),
             force: true,
             check: true,
             selftest: Some(Selftest::Stub),

@@ -212,7 +212,7 @@ pub fn companions(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<C
     let initrd = image("ramdisk")?.map(|initrd| initrd.payload(tree, disk_bytes)).transpose()?;
     // A load address of 0 is customary and means none, as it does for `kernel_noload`.
     let anywhere =
-        |initrd: Payload| Payload { load: initrd.load.filter(|load| load.0 != 0), ..initrd };
+        |initrd: Payload| Payload { load: initrd.load.filter(|load| load.get() != 0), ..initrd };
     let bootargs = configuration.text("bootargs")?.map(ToOwned::to_owned);
     Ok(Companions { initrd: initrd.map(anywhere), fdt, bootargs })
 }
@@ -339,13 +339,13 @@ impl<'a> Place<'a> {
         match self.text("type")?.ok_or_else(|| self.lacks("type"))? {
             // U-Boot requires `load` and `entry` here as well, but ignores them, so 0 is customary.
             // We take 0 to mean none.
-            "kernel_noload" => kernel.load = kernel.load.filter(|load| load.0 != 0),
+            "kernel_noload" => kernel.load = kernel.load.filter(|load| load.get() != 0),
             "kernel" => match (kernel.load, self.number("entry")?) {
-                (Some(load), Some(entry)) if load.0 != entry => {
+                (Some(load), Some(entry)) if load.get() != entry => {
                     return Err(Error::EntryElsewhere {
                         node: self.path.clone(),
                         load,
-                        entry: PhysAddr(entry),
+                        entry: PhysAddr::new(entry),
                     });
                 }
                 _ => {}
@@ -394,7 +394,7 @@ impl<'a> Place<'a> {
             place: self.place(tree, disk)?,
             sha256: self.sha256()?,
             compression: Compression::None,
-            load: self.number("load")?.map(PhysAddr),
+            load: self.number("load")?.map(PhysAddr::new),
         })
     }
 

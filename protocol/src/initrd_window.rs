@@ -15,15 +15,15 @@ const ALIGNMENT: u64 = 1 << 30;
 #[doc(alias = "initramfs")]
 pub fn holds(kernel: &Range<PhysAddr>, initrd: &Range<PhysAddr>) -> bool {
     let start = kernel.start.min(initrd.start).align_down(ALIGNMENT);
-    kernel.end.max(initrd.end).0 - start.0 <= SIZE
+    kernel.end.max(initrd.end).get() - start.get() <= SIZE
 }
 
 /// Returns the windows to search for a place: the highest and the lowest that hold the kernel.
 #[must_use]
 pub fn of(kernel: &Range<PhysAddr>) -> [Range<PhysAddr>; 2] {
-    let last = kernel.end.0.saturating_sub(SIZE).next_multiple_of(ALIGNMENT);
-    [kernel.start.align_down(ALIGNMENT).0, last]
-        .map(|start| PhysAddr(start)..PhysAddr(start.saturating_add(SIZE)))
+    let last = kernel.end.get().saturating_sub(SIZE).next_multiple_of(ALIGNMENT);
+    [kernel.start.align_down(ALIGNMENT).get(), last]
+        .map(|start| PhysAddr::new(start)..PhysAddr::new(start).saturating_add(SIZE))
 }
 
 /// Returns the part of `ram` that is in the window. It is empty if they do not overlap.
@@ -39,7 +39,7 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn range(start: u64, end: u64) -> Range<PhysAddr> {
-        PhysAddr(start)..PhysAddr(end)
+        PhysAddr::new(start)..PhysAddr::new(end)
     }
 
     #[test]
@@ -75,8 +75,8 @@ mod tests {
                     "{start:#x}: {initrd_window:?}"
                 );
                 let ends = [
-                    range(initrd_window.start.0, initrd_window.start.0 + 1),
-                    range(initrd_window.end.0 - 1, initrd_window.end.0),
+                    range(initrd_window.start.get(), initrd_window.start.get() + 1),
+                    range(initrd_window.end.get() - 1, initrd_window.end.get()),
                 ];
                 assert!(
                     ends.iter().all(|end| holds(&kernel, end)),
@@ -97,7 +97,7 @@ mod tests {
             (77 * GIB + 4096, 77, 46),
         ] {
             assert_eq!(
-                of(&range(start, start + 8192)).map(|initrd_window| initrd_window.start.0),
+                of(&range(start, start + 8192)).map(|initrd_window| initrd_window.start.get()),
                 [highest * GIB, lowest * GIB],
                 "{start:#x}"
             );

@@ -258,11 +258,11 @@ const NO_RUNTIME: &str = "the kernel does not get so far";
 impl Facts {
     fn image(&self) -> Range<PhysAddr> {
         let start = self.record.load_address;
-        PhysAddr(start)..PhysAddr(start.saturating_add(self.image_size))
+        PhysAddr::new(start)..PhysAddr::new(start.saturating_add(self.image_size))
     }
 
     fn dtb(&self) -> Option<Range<PhysAddr>> {
-        PhysAddr(self.record.x0).range(self.record.dtb_size).filter(|dtb| dtb.start < dtb.end)
+        PhysAddr::new(self.record.x0).range(self.record.dtb_size).filter(|dtb| dtb.start < dtb.end)
     }
 
     fn runtime(&self, hold: impl FnOnce(&Runtime) -> Finding) -> Finding {

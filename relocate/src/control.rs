@@ -66,7 +66,7 @@ impl Check {
     /// Makes the check of a destination whose bytes have this CRC-32C.
     #[must_use]
     pub const fn new(destination: &Range<PhysAddr>, crc32c: u32) -> Self {
-        Self { start: destination.start.0, end: destination.end.0, crc32c: crc32c as u64 }
+        Self { start: destination.start.get(), end: destination.end.get(), crc32c: crc32c as u64 }
     }
 }
 
@@ -96,8 +96,8 @@ impl Layout {
             block.bytes() >= (CODE_PAGES + 2) * PAGE_SIZE && block.start.is_aligned(PAGE_SIZE),
             "the control pages are too few or misaligned"
         );
-        let code_end = PhysAddr(block.start.0 + CODE_PAGES * PAGE_SIZE);
-        let crumbs_end = PhysAddr(code_end.0 + PAGE_SIZE);
+        let code_end = block.start + CODE_PAGES * PAGE_SIZE;
+        let crumbs_end = code_end + PAGE_SIZE;
         Self {
             code: block.start..code_end,
             breadcrumbs: code_end..crumbs_end,
@@ -110,7 +110,7 @@ impl Layout {
     /// It is 2 KiB aligned.
     #[must_use]
     pub fn private_el2_vectors(&self) -> PhysAddr {
-        PhysAddr(self.code.end.0 - PAGE_SIZE / 2)
+        self.code.end - PAGE_SIZE / 2
     }
 }
 
@@ -204,7 +204,7 @@ mod code {
         // SAFETY: the caller guarantees that the code at `code` is staged and may take over the
         // machine. It does not return, as `noreturn` requires.
         unsafe {
-            asm!("msr daifset, #0xf", "br {code}", code = in(reg) code.0, options(noreturn));
+            asm!("msr daifset, #0xf", "br {code}", code = in(reg) code.get(), options(noreturn));
         }
     }
 }
@@ -218,35 +218,36 @@ mod tests {
 
     #[test]
     fn a_block_is_divided_without_gap_or_overlap() {
-        let block = PhysAddr(0x4000_0000)..PhysAddr(0x4004_0000);
+        let block = PhysAddr::new(0x4000_0000)..PhysAddr::new(0x4004_0000);
         let layout = Layout::of(&block);
-        assert_eq!(layout.code, PhysAddr(0x4000_0000)..PhysAddr(0x4000_2000));
-        assert_eq!(layout.private_el2_vectors(), PhysAddr(0x4000_1800));
-        assert_eq!(layout.breadcrumbs, PhysAddr(0x4000_2000)..PhysAddr(0x4000_3000));
-        assert_eq!(layout.rest, PhysAddr(0x4000_3000)..block.end);
+        assert_eq!(layout.code, PhysAddr::new(0x4000_0000)..PhysAddr::new(0x4000_2000));
+        assert_eq!(layout.private_el2_vectors(), PhysAddr::new(0x4000_1800));
+        assert_eq!(layout.breadcrumbs, PhysAddr::new(0x4000_2000)..PhysAddr::new(0x4000_3000));
+        assert_eq!(layout.rest, PhysAddr::new(0x4000_3000)..block.end);
     }
 
     #[test]
     fn four_pages_are_enough() {
-        let layout = Layout::of(&(PhysAddr(0x4000_1000)..PhysAddr(0x4000_5000)));
-        assert_eq!(layout.rest, PhysAddr(0x4000_4000)..PhysAddr(0x4000_5000));
+        let layout = Layout::of(&(PhysAddr::new(0x4000_1000)..PhysAddr::new(0x4000_5000)));
+        assert_eq!(layout.rest, PhysAddr::new(0x4000_4000)..PhysAddr::new(0x4000_5000));
     }
 
     #[test]
     #[should_panic(expected = "too few or misaligned")]
     fn a_block_without_room_is_refused() {
-        let _ = Layout::of(&(PhysAddr(0x4000_0000)..PhysAddr(0x4000_3fff)));
+        let _ = Layout::of(&(PhysAddr::new(0x4000_0000)..PhysAddr::new(0x4000_3fff)));
     }
 
     #[test]
     #[should_panic(expected = "too few or misaligned")]
     fn a_misaligned_block_is_refused() {
-        let _ = Layout::of(&(PhysAddr(0x4000_0800)..PhysAddr(0x4004_0000)));
+        let _ = Layout::of(&(PhysAddr::new(0x4000_0800)..PhysAddr::new(0x4004_0000)));
     }
 
     #[test]
     fn a_check_has_the_ends_of_its_destination() {
-        let check = Check::new(&(PhysAddr(0x4020_0000)..PhysAddr(0x4030_0000)), 0xffff_fffe);
+        let check =
+            Check::new(&(PhysAddr::new(0x4020_0000)..PhysAddr::new(0x4030_0000)), 0xffff_fffe);
         assert_eq!((check.start, check.end, check.crc32c), (0x4020_0000, 0x4030_0000, 0xffff_fffe));
     }
 

@@ -31,7 +31,7 @@ mod walk;
 
 use core::ops::Range;
 
-use boot::phys::{PAGE_SIZE, PhysAddr};
+use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 
 use crate::segment::Segment;
 
@@ -117,7 +117,7 @@ impl Entry {
     /// - a run past the end of the 64-bit space.
     #[must_use]
     pub const fn decode(self) -> Option<Decoded> {
-        let page = PhysAddr(self.0).align_down(PAGE_SIZE);
+        let page = PhysAddr::new(self.0).align_down(PAGE_SIZE);
         let run = (self.0 & (PAGE_SIZE - 1)) >> RUN_SHIFT;
         Some(match (self.0 & FLAGS, run) {
             (SOURCE, further) => match page.range((further + 1) * PAGE_SIZE) {
@@ -126,7 +126,7 @@ impl Entry {
             },
             (DESTINATION, 0) => Decoded::Destination(page),
             (INDIRECTION, 0) => Decoded::Indirection(page),
-            (DONE, 0) if page.0 == 0 => Decoded::Done,
+            (DONE, 0) if page.get() == 0 => Decoded::Done,
             _ => return None,
         })
     }
@@ -135,7 +135,7 @@ impl Entry {
 /// Returns the address of `page`, checked to leave the flag bits zero.
 const fn page_address(page: PhysAddr) -> u64 {
     assert!(page.is_aligned(PAGE_SIZE), "an entry's address must be page-aligned");
-    page.0
+    page.get()
 }
 
 /// The list needs more pages than the caller provides.
@@ -189,7 +189,7 @@ pub fn build(
     for (page, next) in pages.iter_mut().zip(1..) {
         page.fill(0);
         if next < needed {
-            page[LINK] = Entry::indirection(PhysAddr(base.0 + next as u64 * PAGE_SIZE)).0;
+            page[LINK] = Entry::indirection(base + next as u64 * PAGE_SIZE).0;
         }
     }
     let mut index = 0;
@@ -213,9 +213,9 @@ fn each_entry(segments: &[Segment<'_>], mut emit: impl FnMut(Entry)) {
                 run.end = next.end;
             }
             while !run.is_empty() {
-                let pages = ((run.end.0 - run.start.0) / PAGE_SIZE).min(RUN_PAGES);
+                let pages = (run.bytes() / PAGE_SIZE).min(RUN_PAGES);
                 emit(Entry::source(run.start, pages));
-                run.start.0 += pages * PAGE_SIZE;
+                run.start = run.start + pages * PAGE_SIZE;
             }
         }
     }
@@ -225,11 +225,11 @@ fn each_entry(segments: &[Segment<'_>], mut emit: impl FnMut(Entry)) {
 mod tests {
     use super::*;
 
-    pub(super) const BASE: PhysAddr = PhysAddr(0x4000_0000);
+    pub(super) const BASE: PhysAddr = PhysAddr::new(0x4000_0000);
 
     /// Returns the address of page number `n`.
     pub(super) fn page(n: u64) -> PhysAddr {
-        PhysAddr(n * PAGE_SIZE)
+        PhysAddr::new(n * PAGE_SIZE)
     }
 
     /// Returns the range of `pages` pages from page number `first` on.
@@ -239,7 +239,7 @@ mod tests {
 
     /// Returns the word at address `at` of a list at [`BASE`], or 0 outside the list.
     pub(super) fn word(pages: &[[u64; ENTRIES_PER_PAGE]], at: PhysAddr) -> u64 {
-        let index = (at.0.wrapping_sub(BASE.0) / 8) as usize;
+        let index = (at.get().wrapping_sub(BASE.get()) / 8) as usize;
         pages.as_flattened().get(index).copied().unwrap_or(0)
     }
 
@@ -250,7 +250,7 @@ mod tests {
         let read = |at: PhysAddr| {
             reads += 1;
             assert!(reads < 10_000, "the walk does not end");
-            words.get((at.0.wrapping_sub(BASE.0) / 8) as usize).copied().unwrap_or(0)
+            words.get((at.get().wrapping_sub(BASE.get()) / 8) as usize).copied().unwrap_or(0)
         };
         let end = walk(head, read, |pages| moves.push(pages));
         (moves, end)
@@ -263,25 +263,24 @@ mod tests {
 
     #[test]
     fn entries_are_linuxs_words() {
-        assert_eq!(Entry::destination(PhysAddr(0x4020_0000)).0, 0x4020_0001);
-        assert_eq!(Entry::indirection(PhysAddr(0x4020_1000)).0, 0x4020_1002);
+        assert_eq!(Entry::destination(PhysAddr::new(0x4020_0000)).0, 0x4020_0001);
+        assert_eq!(Entry::indirection(PhysAddr::new(0x4020_1000)).0, 0x4020_1002);
         assert_eq!(Entry::DONE.0, 4);
-        assert_eq!(Entry::source(PhysAddr(0x4020_2000), 1).0, 0x4020_2008);
-        assert_eq!(Entry::source(PhysAddr(0x4020_2000), 2).0, 0x4020_2018);
-        assert_eq!(Entry::source(PhysAddr(0x4020_2000), 256).0, 0x4020_2ff8);
+        assert_eq!(Entry::source(PhysAddr::new(0x4020_2000), 1).0, 0x4020_2008);
+        assert_eq!(Entry::source(PhysAddr::new(0x4020_2000), 2).0, 0x4020_2018);
+        assert_eq!(Entry::source(PhysAddr::new(0x4020_2000), 256).0, 0x4020_2ff8);
         assert_eq!((ENTRIES_PER_PAGE, ADDRESS), (512, 0xffff_ffff_ffff_f000));
     }
 
     #[test]
     fn entries_say_what_they_were_made_of() {
-        let top = PhysAddr(0xffff_ffff_ffff_e000);
-        for page in [PhysAddr(0), PhysAddr(0x1000), PhysAddr(0x000f_ffff_ffff_f000), top] {
+        let top = PhysAddr::new(0xffff_ffff_ffff_e000);
+        for page in
+            [PhysAddr::new(0), PhysAddr::new(0x1000), PhysAddr::new(0x000f_ffff_ffff_f000), top]
+        {
             assert_eq!(Entry::destination(page).decode(), Some(Decoded::Destination(page)));
             assert_eq!(Entry::indirection(page).decode(), Some(Decoded::Indirection(page)));
-            assert_eq!(
-                Entry::source(page, 1).decode(),
-                Some(Decoded::Source(page..PhysAddr(page.0 + 0x1000)))
-            );
+            assert_eq!(Entry::source(page, 1).decode(), Some(Decoded::Source(page..page + 0x1000)));
         }
         assert_eq!(Entry::DONE.decode(), Some(Decoded::Done));
         for pages in 1..=RUN_PAGES {
@@ -318,19 +317,19 @@ mod tests {
     #[test]
     #[should_panic(expected = "1 to RUN_PAGES pages")]
     fn a_run_of_257_pages_is_no_entry() {
-        let _ = Entry::source(PhysAddr(0), 257);
+        let _ = Entry::source(PhysAddr::new(0), 257);
     }
 
     #[test]
     #[should_panic(expected = "1 to RUN_PAGES pages")]
     fn a_run_of_no_pages_is_no_entry() {
-        let _ = Entry::source(PhysAddr(0), 0);
+        let _ = Entry::source(PhysAddr::new(0), 0);
     }
 
     #[test]
     #[should_panic(expected = "must be page-aligned")]
     fn a_misaligned_address_is_no_entry() {
-        let _ = Entry::destination(PhysAddr(0x1008));
+        let _ = Entry::destination(PhysAddr::new(0x1008));
     }
 
     #[test]
@@ -478,7 +477,10 @@ mod tests {
                 "{entries} entries"
             );
             for link in 1..needed {
-                assert_eq!(words[link * 512 - 1], (BASE.0 + link as u64 * 0x1000) | INDIRECTION);
+                assert_eq!(
+                    words[link * 512 - 1],
+                    (BASE.get() + link as u64 * 0x1000) | INDIRECTION
+                );
             }
             assert!(words[done + 1..].iter().all(|&word| word == 0));
             let (moves, end) = walked(head, words);

@@ -62,7 +62,7 @@ pub fn random_block(
     each_fit(ram, avoid, size, align, |fit| {
         if place.is_none() {
             if index < fit.count {
-                place = Some(PhysAddr(fit.first.0 + index * align));
+                place = Some(fit.first + index * align);
             } else {
                 index -= fit.count;
             }
@@ -84,7 +84,7 @@ pub fn highest_block(
 ) -> Option<PhysAddr> {
     let mut highest = None;
     each_fit(ram, avoid, size, align, |fit| {
-        highest = highest.max(Some(PhysAddr(fit.first.0 + (fit.count - 1) * align)));
+        highest = highest.max(Some(fit.first + (fit.count - 1) * align));
     });
     highest
 }
@@ -163,12 +163,12 @@ fn each_fit(
     let Some(size) = size.max(1).checked_next_multiple_of(PAGE_SIZE) else { return };
     subtract(ram, avoid, |free| {
         let (Some(first), Some(last)) =
-            (free.start.0.checked_next_multiple_of(align), free.end.0.checked_sub(size))
+            (free.start.get().checked_next_multiple_of(align), free.end.get().checked_sub(size))
         else {
             return;
         };
         if first <= last {
-            emit(Fit { first: PhysAddr(first), count: (last - first) / align + 1 });
+            emit(Fit { first: PhysAddr::new(first), count: (last - first) / align + 1 });
         }
     });
 }
@@ -181,7 +181,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn range(start: u64, end: u64) -> Range<PhysAddr> {
-        PhysAddr(start)..PhysAddr(end)
+        PhysAddr::new(start)..PhysAddr::new(end)
     }
 
     fn free(ram: &[Range<PhysAddr>], holes: &[Range<PhysAddr>]) -> Vec<Range<PhysAddr>> {
@@ -200,19 +200,19 @@ mod tests {
         size: u64,
         align: u64,
     ) -> Vec<PhysAddr> {
-        let top = ram.iter().map(|ram| ram.end.0).max().unwrap_or(0);
+        let top = ram.iter().map(|ram| ram.end.get()).max().unwrap_or(0);
         (0..top.div_ceil(align))
             .map(|n| n * align)
             .filter(|&base| {
                 let end = base + size.next_multiple_of(PAGE_SIZE);
-                ram.iter().any(|ram| ram.start.0 <= base && end <= ram.end.0)
+                ram.iter().any(|ram| ram.start.get() <= base && end <= ram.end.get())
                     && !avoid.iter().any(|hole| {
                         !hole.is_empty()
-                            && (hole.start.0 & !0xfff) < end
-                            && base < hole.end.0.next_multiple_of(PAGE_SIZE)
+                            && (hole.start.get() & !0xfff) < end
+                            && base < hole.end.get().next_multiple_of(PAGE_SIZE)
                     })
             })
-            .map(PhysAddr)
+            .map(PhysAddr::new)
             .collect()
     }
 
@@ -274,9 +274,9 @@ mod tests {
         assert_eq!(free(&ram, &[range(u64::MAX - 1, u64::MAX)]), free(&ram, &[]));
         assert_eq!(
             highest_block(&ram, &[], 0x1000, PAGE_SIZE),
-            Some(PhysAddr(0xffff_ffff_ffff_e000))
+            Some(PhysAddr::new(0xffff_ffff_ffff_e000))
         );
-        assert_eq!(highest_block(&ram, &[], 0x1000, 1 << 63), Some(PhysAddr(0)));
+        assert_eq!(highest_block(&ram, &[], 0x1000, 1 << 63), Some(PhysAddr::new(0)));
         assert_eq!(highest_block(&ram, &[], u64::MAX, PAGE_SIZE), None);
     }
 
@@ -375,7 +375,9 @@ mod tests {
             let free = free(&ram, &holes);
             let pages: Vec<PhysAddr> = free
                 .iter()
-                .flat_map(|range| (range.start.0..range.end.0).step_by(4096).map(PhysAddr))
+                .flat_map(|range| {
+                    (range.start.get()..range.end.get()).step_by(4096).map(PhysAddr::new)
+                })
                 .collect();
             assert_eq!(pages, tried(&ram, &holes, PAGE_SIZE, PAGE_SIZE), "case {case}");
             let whole = |pair: &[Range<PhysAddr>]| {

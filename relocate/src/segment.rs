@@ -287,7 +287,7 @@ fn check_source<'a>(
             let page = run.start.max(target.destination.start);
             return Err(Error::SourceIsDestination { segment: name, page, target: target.name });
         }
-        to = PhysAddr(to.0 + run.bytes());
+        to = to + run.bytes();
     }
     Ok(())
 }
@@ -316,22 +316,24 @@ mod tests {
     use super::*;
 
     fn range(start: u64, end: u64) -> Range<PhysAddr> {
-        PhysAddr(start)..PhysAddr(end)
+        PhysAddr::new(start)..PhysAddr::new(end)
     }
 
     /// 16 MiB of RAM in two ranges, with a reservation, a UART and control pages.
     const RAM: &[Range<PhysAddr>] = &[
-        PhysAddr(0x4000_0000)..PhysAddr(0x4080_0000),
-        PhysAddr(0x8000_0000)..PhysAddr(0x8080_0000),
+        PhysAddr::new(0x4000_0000)..PhysAddr::new(0x4080_0000),
+        PhysAddr::new(0x8000_0000)..PhysAddr::new(0x8080_0000),
     ];
-    const RESERVED: &[Reserved<'_>] =
-        &[Reserved { range: PhysAddr(0x4030_0800)..PhysAddr(0x4030_0900), name: "breadcrumbs" }];
-    const DEVICES: &[Range<PhysAddr>] = &[PhysAddr(0x0900_0000)..PhysAddr(0x0900_1000)];
+    const RESERVED: &[Reserved<'_>] = &[Reserved {
+        range: PhysAddr::new(0x4030_0800)..PhysAddr::new(0x4030_0900),
+        name: "breadcrumbs",
+    }];
+    const DEVICES: &[Range<PhysAddr>] = &[PhysAddr::new(0x0900_0000)..PhysAddr::new(0x0900_1000)];
     const MEMORY: Memory<'_> = Memory {
         ram: RAM,
         reserved: RESERVED,
         devices: DEVICES,
-        control: PhysAddr(0x4040_0000)..PhysAddr(0x4041_0000),
+        control: PhysAddr::new(0x4040_0000)..PhysAddr::new(0x4041_0000),
     };
 
     /// Checks one segment called "kernel"; returns the error message, or an empty string.

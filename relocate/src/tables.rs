@@ -27,7 +27,7 @@ pub fn needed(ranges: &[Range<PhysAddr>]) -> usize {
 /// whole; at level 0, whose entries are never blocks, all of them.
 fn entries(range: &Range<PhysAddr>, shift: u32) -> impl Iterator<Item = u64> {
     let is_table = shift == PAGE_SHIFT + 3 * LEVEL_BITS;
-    let (start, end) = (range.start.0, range.end.0);
+    let (start, end) = (range.start.get(), range.end.get());
     let (first, last) = (start >> shift, end.saturating_sub(1) >> shift);
     let is_whole = move |entry: u64| start <= entry << shift && (entry + 1) << shift <= end;
     let all = if is_table { first..last + 1 } else { 0..0 };
@@ -46,7 +46,7 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn range(start: u64, end: u64) -> Range<PhysAddr> {
-        PhysAddr(start)..PhysAddr(end)
+        PhysAddr::new(start)..PhysAddr::new(end)
     }
 
     #[test]

@@ -45,11 +45,11 @@ struct Case {
 }
 
 fn physical(pages: &Range<u64>) -> Range<PhysAddr> {
-    PhysAddr(RAM + pages.start * PAGE_SIZE)..PhysAddr(RAM + pages.end * PAGE_SIZE)
+    PhysAddr::new(RAM + pages.start * PAGE_SIZE)..PhysAddr::new(RAM + pages.end * PAGE_SIZE)
 }
 
 fn number(page: PhysAddr) -> usize {
-    ((page.0 - RAM) / PAGE_SIZE) as usize
+    ((page.get() - RAM) / PAGE_SIZE) as usize
 }
 
 impl Case {
@@ -197,8 +197,9 @@ impl Model {
                 source,
             })
             .collect();
-        let control = PhysAddr(CONTROL)..PhysAddr(CONTROL + self.list.len() as u64 * PAGE_SIZE);
-        let ram = [PhysAddr(RAM)..PhysAddr(END)];
+        let control =
+            PhysAddr::new(CONTROL)..PhysAddr::new(CONTROL + self.list.len() as u64 * PAGE_SIZE);
+        let ram = [PhysAddr::new(RAM)..PhysAddr::new(END)];
         let memory = Memory { ram: &ram, reserved: &[], devices: &[], control };
         let verdict = segment::check(&segments, &memory).map_err(|error| match error {
             Error::SourceIsDestination { page, .. } => {
@@ -209,10 +210,10 @@ impl Model {
 
         let needed = list::pages_needed(&segments);
         assert_eq!(needed, case.entries().div_ceil(ENTRIES_PER_PAGE - 1));
-        let head = list::build(&segments, &mut self.list[..needed], PhysAddr(CONTROL))
+        let head = list::build(&segments, &mut self.list[..needed], PhysAddr::new(CONTROL))
             .expect("as many as it needs");
         let words = self.list[..needed].as_flattened();
-        let read = |at: PhysAddr| words[((at.0 - CONTROL) / 8) as usize];
+        let read = |at: PhysAddr| words[((at.get() - CONTROL) / 8) as usize];
         assert_eq!(list::check(&segments, head, read), Ok(()));
 
         let mut memory = self.before.clone();
@@ -343,7 +344,7 @@ fn two_pages_that_change_places_come_out_wrong_and_are_refused() {
     let (verdict, after) = model.relocate(&case);
     assert_eq!(case.expected(&model.before), [0xace0_0001, 0xace0_0000]);
     assert_eq!(after, [0xace0_0001, 0xace0_0001]);
-    let page = PhysAddr(RAM + PAGE_SIZE);
+    let page = PhysAddr::new(RAM + PAGE_SIZE);
     assert_eq!(verdict, Err(Error::SourceIsDestination { segment: "part", page, target: "part" }));
 }
 
@@ -398,7 +399,7 @@ proptest! {
             let mut reads = 0;
             let read = |at: PhysAddr| {
                 reads += 1;
-                list.get((at.0.wrapping_sub(CONTROL) / 8) as usize).copied().unwrap_or(0)
+                list.get((at.get().wrapping_sub(CONTROL) / 8) as usize).copied().unwrap_or(0)
             };
             let _ = list::walk(head, read, |moved| assert!((1..=256).contains(&moved.pages)));
             prop_assert!(reads <= 8 * list.len(), "{} reads", reads);

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 const GIVEN: Chosen<'_> = Chosen {
     bootargs: Some("console=ttyAMA0 quiet"),
-    initrd: Some(PhysAddr(0x4800_0000)..PhysAddr(0x4812_3457)),
+    initrd: Some(PhysAddr::new(0x4800_0000)..PhysAddr::new(0x4812_3457)),
     seeds: Some([7; SEED_BYTES]),
 };
 
@@ -67,7 +67,7 @@ fn a_payload_gets_every_property_once() {
     // All else is as before, except for the reservation.
     let [mut before, mut after] =
         [&blob, &written].map(|blob| Machine::read(&Tree::open(blob).unwrap()).unwrap());
-    after.reserved.retain(|reserved| reserved.range.start != PhysAddr(0x4800_0000));
+    after.reserved.retain(|reserved| reserved.range.start != PhysAddr::new(0x4800_0000));
     before.reserved.sort_by_key(|reserved| reserved.range.start);
     after.reserved.sort_by_key(|reserved| reserved.range.start);
     assert_eq!(before, after);
@@ -109,7 +109,8 @@ fn absent_properties_are_not_written_and_bootargs_stay() {
 #[test]
 fn however_often_it_is_written_it_does_not_grow() {
     let once = write(&virt().to_dtb(), &GIVEN).unwrap();
-    let other = Chosen { initrd: Some(PhysAddr(0x5000_0000)..PhysAddr(0x5000_0001)), ..GIVEN };
+    let other =
+        Chosen { initrd: Some(PhysAddr::new(0x5000_0000)..PhysAddr::new(0x5000_0001)), ..GIVEN };
     let again = write(&write(&once, &other).unwrap(), &GIVEN).unwrap();
     assert_eq!(again, once);
 }

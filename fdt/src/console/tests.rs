@@ -53,8 +53,8 @@ fn every_kind_is_known_by_the_strings_of_boards() {
         ("apple,s5l-uart", Kind::S3c, 0, 4, 0),
         ("marvell,armada-3700-uart", Kind::Mvebu, 0, 4, 0),
     ] {
-        let registers = PhysAddr(AT)..PhysAddr(AT + PAGE_SIZE);
-        let base = PhysAddr(AT + offset);
+        let registers = PhysAddr::new(AT)..PhysAddr::new(AT + PAGE_SIZE);
+        let base = PhysAddr::new(AT + offset);
         let expected = Console { kind, registers, base, reg_shift, io_width, is_big_endian: false };
         assert_eq!(console(compatible, &[]), Ok(expected), "{compatible:?}");
     }
@@ -76,7 +76,7 @@ fn a_node_gives_its_own_numbers() {
     ];
     let Console { reg_shift, io_width, base, is_big_endian, .. } =
         console("ns16550a", &given).unwrap();
-    assert_eq!((reg_shift, io_width, base.0, is_big_endian), (2, 4, AT + 0x20, true));
+    assert_eq!((reg_shift, io_width, base.get(), is_big_endian), (2, 4, AT + 0x20, true));
     assert!(console("fsl,ls1021a-lpuart", &[]).unwrap().is_big_endian);
 }
 

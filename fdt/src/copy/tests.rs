@@ -72,8 +72,8 @@ fn nops_and_padding_are_left_out() {
 #[test]
 fn memory_is_one_node_at_the_end() {
     let ranges = |visit: &mut dyn FnMut(Range<PhysAddr>)| {
-        visit(PhysAddr(0x4000_0000)..PhysAddr(0x4100_0000));
-        visit(PhysAddr(0x1_0000_0000)..PhysAddr(0x1_0000_1000));
+        visit(PhysAddr::new(0x4000_0000)..PhysAddr::new(0x4100_0000));
+        visit(PhysAddr::new(0x1_0000_0000)..PhysAddr::new(0x1_0000_1000));
     };
     let blob = copied(&tree(), &Edits { memory: Some(&ranges), ..Edits::default() });
     let fdt = Fdt::new(&blob).unwrap();
@@ -89,7 +89,7 @@ fn memory_is_one_node_at_the_end() {
 
 #[test]
 fn only_the_roots_cells_count_and_only_for_memory() {
-    let ram = PhysAddr(0x4000_0000)..PhysAddr(0x4100_0000);
+    let ram = PhysAddr::new(0x4000_0000)..PhysAddr::new(0x4100_0000);
     let ranges = |visit: &mut dyn FnMut(Range<PhysAddr>)| visit(ram.clone());
     let memory = || Edits { memory: Some(&ranges), ..Edits::default() };
     let to_vec = |tree: &DeviceTree, edits| to_vec(&Blob::new(&tree.to_dtb()).unwrap(), &edits);
@@ -170,7 +170,7 @@ fn a_chosen_is_made_only_for_edits_of_it() {
 #[test]
 fn a_reservation_replaces_those_within_the_old_range() {
     let reserved = |old: Range<u64>, new| {
-        let old = PhysAddr(old.start)..PhysAddr(old.end);
+        let old = PhysAddr::new(old.start)..PhysAddr::new(old.end);
         let edits = Edits { reservations: Some(Reservations { old, new }), ..Edits::default() };
         let blob = copied(&tree(), &edits);
         let fdt = Fdt::new(&blob).unwrap();
@@ -180,7 +180,7 @@ fn a_reservation_replaces_those_within_the_old_range() {
     assert_eq!(reserved(0x4800_0000..0x4800_1000, None), []);
     assert_eq!(reserved(0x4800_0001..0x4800_1000, None), [kept]);
     assert_eq!(reserved(0x4800_0000..0x4800_0fff, None), [kept]);
-    let new = PhysAddr(0x5000_0000)..PhysAddr(0x5000_0003);
+    let new = PhysAddr::new(0x5000_0000)..PhysAddr::new(0x5000_0003);
     assert_eq!(reserved(0..0, Some(new)), [kept, (0x5000_0000, 3)]);
 }
 

@@ -38,8 +38,8 @@ fn virt(chosen: bool) -> DeviceTree {
 }
 
 const RAM: [Range<PhysAddr>; 2] = [
-    PhysAddr(0x4000_0000)..PhysAddr(0x5c00_0000),
-    PhysAddr(0x1_0000_0000)..PhysAddr(0x1_0000_1000),
+    PhysAddr::new(0x4000_0000)..PhysAddr::new(0x5c00_0000),
+    PhysAddr::new(0x1_0000_0000)..PhysAddr::new(0x1_0000_1000),
 ];
 
 fn written(blob: &[u8], words: Option<&str>, room: usize) -> Result<Vec<u8>, Error> {

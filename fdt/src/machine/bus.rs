@@ -145,8 +145,8 @@ pub fn registers(buses: &[Bus<'_>], reg: &[u8]) -> Result<Vec<Range<PhysAddr>>, 
 /// Returns a range, or `None` if it reaches into the last page of the 64-bit space. No machine has
 /// a memory or device there, and the range could not be rounded to pages.
 pub fn within(start: u64, bytes: u64) -> Option<Range<PhysAddr>> {
-    PhysAddr(start).range(bytes).filter(|range| range.end <= LAST_PAGE)
+    PhysAddr::new(start).range(bytes).filter(|range| range.end <= LAST_PAGE)
 }
 
 /// The last page of the 64-bit space.
-pub const LAST_PAGE: PhysAddr = PhysAddr(PAGE_SIZE.wrapping_neg());
+pub const LAST_PAGE: PhysAddr = PhysAddr::new(PAGE_SIZE.wrapping_neg());

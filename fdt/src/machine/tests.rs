@@ -167,7 +167,7 @@ pub(crate) fn virt() -> DeviceTree {
 }
 
 fn range(start: u64, bytes: u64) -> Range<PhysAddr> {
-    PhysAddr(start)..PhysAddr(start + bytes)
+    PhysAddr::new(start)..PhysAddr::new(start + bytes)
 }
 
 /// Returns the console's registers.
@@ -187,9 +187,9 @@ fn an_initrd_is_named_by_one_cell_each_or_two() {
     };
     assert_eq!(
         with(&[0x4400_0000], &[0x4400_1000]),
-        Some(PhysAddr(0x4400_0000)..PhysAddr(0x4400_1000))
+        Some(PhysAddr::new(0x4400_0000)..PhysAddr::new(0x4400_1000))
     );
-    assert_eq!(with(&[1, 0], &[1, 8]), Some(PhysAddr(1 << 32)..PhysAddr(1 << 32 | 8)));
+    assert_eq!(with(&[1, 0], &[1, 8]), Some(PhysAddr::new(1 << 32)..PhysAddr::new(1 << 32 | 8)));
     assert_eq!(with(&[1, 0], &[]), None);
     assert_eq!(Tree::open(&virt().to_dtb()).unwrap().initrd(), None);
 }

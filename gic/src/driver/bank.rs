@@ -105,7 +105,7 @@ impl Bank {
 
     /// Returns the redistributor of this bank of private interrupts.
     pub fn redistributor(&self) -> GicRedistributor<'static> {
-        let frames = pointer(PhysAddr(self.base.0 - GICR_SGI)).cast::<GicrSgi>();
+        let frames = pointer(self.base - GICR_SGI).cast::<GicrSgi>();
         let frames = NonNull::new(frames).expect("a GIC at address 0");
         // SAFETY: as for `register`; these are both frames of one CPU's own redistributor.
         GicRedistributor::new(unsafe { UniqueMmioPointer::new(frames) })
@@ -119,8 +119,7 @@ pub fn word(base: PhysAddr, offset: u64) -> UniqueMmioPointer<'static, ReadPureW
 
 /// Returns the register at `base + offset`.
 pub fn register<T>(base: PhysAddr, offset: u64) -> UniqueMmioPointer<'static, ReadPureWrite<T>> {
-    let register =
-        NonNull::new(pointer(PhysAddr(base.0 + offset)).cast()).expect("a GIC at address 0");
+    let register = NonNull::new(pointer(base + offset).cast()).expect("a GIC at address 0");
     // SAFETY: the device tree says that the GIC's registers are here; the kernel maps them as
     // device memory. Only the CPU itself accesses its private registers. Shared registers are set
     // up before the other CPUs start and left after they stop; in between, only single bits are

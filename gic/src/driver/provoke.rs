@@ -51,9 +51,11 @@ impl Gic {
         let machine::Gic::V3 { redistributors, .. } = &self.0 else { return };
         let Some(frame) = redistributor(redistributors, mpidr) else { return };
         // 14 bits of INTIDs: 8192 LPIs.
-        for (offset, value) in [(0x70, memory.0 as u32 | 13), (0x78, memory.0 as u32 + 0x1_0000)] {
+        for (offset, value) in
+            [(0x70, memory.get() as u32 | 13), (0x78, memory.get() as u32 + 0x1_0000)]
+        {
             word(frame, offset).write(value);
-            word(frame, offset + 4).write((memory.0 >> 32) as u32);
+            word(frame, offset + 4).write((memory.get() >> 32) as u32);
         }
         word(frame, 0).write(1);
     }

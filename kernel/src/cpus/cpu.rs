@@ -121,7 +121,7 @@ impl Cpu {
         unsafe { asm!("mrs {}, tpidr_el1", out(reg) percpu, options(nomem, nostack)) };
         // SAFETY: on every CPU that runs Rust and takes interrupts or commands, TPIDR_EL1 is the
         // address of its `Cpu`, which never moves.
-        unsafe { &*pointer(PhysAddr(percpu)).cast() }
+        unsafe { &*pointer(PhysAddr::new(percpu)).cast() }
     }
 
     /// Returns the affinity bits of its MPIDR_EL1.

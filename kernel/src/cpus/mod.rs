@@ -115,10 +115,10 @@ impl Cpus {
         let mut all: Vec<&'static Cpu> = Vec::new();
         for (index, &mpidr) in mpidrs.iter().enumerate() {
             let (page, state, stack) = if mpidr == this {
-                (PhysAddr(percpu), CpuState::Up, stack.0)
+                (PhysAddr::new(percpu), CpuState::Up, stack.get())
             } else if let Some(block) = blocks.next().filter(|_| interrupts::reaches(mpidr)) {
-                let page = PhysAddr(block.end.0 - PAGE_SIZE);
-                (page, CpuState::Off, page.0 - EXCEPTION_STACK - PAGE_SIZE)
+                let page = block.end - PAGE_SIZE;
+                (page, CpuState::Off, page.get() - EXCEPTION_STACK - PAGE_SIZE)
             } else {
                 // This CPU is never started, and only needs a name for messages.
                 let percpu = PerCpu {
@@ -206,10 +206,10 @@ impl Cpus {
             cpu.interrupts.ticks.store(0, Relaxed);
             cpu.state.store(CpuState::Starting, Release);
             // The CPU reads its page with its MMU off.
-            let page = PhysAddr((&raw const *cpu).expose_provenance() as u64);
-            cache::clean_and_invalidate(&(page..PhysAddr(page.0 + PAGE_SIZE)));
+            let page = PhysAddr::new((&raw const *cpu).expose_provenance() as u64);
+            cache::clean_and_invalidate(&(page..page + PAGE_SIZE));
             let entry = secondary_entry as *const () as u64;
-            if let Err(error) = psci::cpu_on::<Firmware>(cpu.mpidr(), entry, page.0) {
+            if let Err(error) = psci::cpu_on::<Firmware>(cpu.mpidr(), entry, page.get()) {
                 warn!("{cpu} was not started: {error}: continuing without it");
                 cpu.state.store(CpuState::OnFailed, Relaxed);
             }
@@ -382,8 +382,9 @@ pub struct WorkDone {
 
 /// Returns the two pages of a block that stay unmapped, one below each stack.
 pub fn guards(block: &Range<PhysAddr>) -> [Range<PhysAddr>; 2] {
-    let exception = block.end.0 - PAGE_SIZE - EXCEPTION_STACK - PAGE_SIZE;
-    [block.start.0, exception].map(|guard| PhysAddr(guard)..PhysAddr(guard + PAGE_SIZE))
+    let exception = block.end.get() - PAGE_SIZE - EXCEPTION_STACK - PAGE_SIZE;
+    [block.start.get(), exception]
+        .map(|guard| PhysAddr::new(guard)..PhysAddr::new(guard + PAGE_SIZE))
 }
 
 /// Returns whether AFFINITY_INFO reports the CPU off.

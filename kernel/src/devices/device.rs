@@ -80,8 +80,8 @@ fn device_status(register: u64, is_byte: bool) -> u32 {
 impl Status {
     fn parts(self) -> (u64, bool) {
         match self {
-            Self::Word(at) => (at.0, false),
-            Self::Byte(at) => (at.0, true),
+            Self::Word(at) => (at.get(), false),
+            Self::Byte(at) => (at.get(), true),
         }
     }
 
@@ -134,8 +134,8 @@ pub struct Device {
 impl Device {
     /// Returns the device in a virtio-mmio slot, or `None` for an empty slot.
     pub fn in_slot(slot: &Range<PhysAddr>) -> Option<Self> {
-        let id = register_at::<u32>(slot.start.0 + DEVICE_ID).read();
-        let status = Some(Status::Word(PhysAddr(slot.start.0 + STATUS)));
+        let id = register_at::<u32>(slot.start.get() + DEVICE_ID).read();
+        let status = Some(Status::Word(slot.start + STATUS));
         (id != 0).then(|| Self {
             place: Place::Mmio(slot.clone()),
             kind: DeviceType::try_from(id).ok(),

@@ -246,7 +246,7 @@ unsafe impl Hal for Identity {
     }
 
     unsafe fn mmio_phys_to_virt(address: u64, _: usize) -> NonNull<u8> {
-        NonNull::new(pointer(PhysAddr(address))).expect("device registers at address 0")
+        NonNull::new(pointer(PhysAddr::new(address))).expect("device registers at address 0")
     }
 
     unsafe fn share(buffer: NonNull<[u8]>, _: BufferDirection) -> u64 {

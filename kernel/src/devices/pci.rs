@@ -61,7 +61,7 @@ struct Ecam(PhysAddr);
 impl Ecam {
     fn register(&self, at: DeviceFunction, offset: u8) -> u64 {
         let DeviceFunction { bus, device, function } = at;
-        self.0.0
+        self.0.get()
             + (u64::from(bus) << 20
                 | u64::from(device) << 15
                 | u64::from(function) << 12
@@ -118,7 +118,7 @@ impl Function {
         let bars = self.root().bars(self.at).unwrap_or_default();
         let memory = (0..).zip(bars).filter_map(|(index, bar)| match bar? {
             BarInfo::Memory { address_type, address, size, .. } => {
-                let range = PhysAddr(address).range(size)?;
+                let range = PhysAddr::new(address).range(size)?;
                 Some(Bar { index, is_wide: address_type == MemoryBarType::Width64, range })
             }
             BarInfo::IO { .. } => None,
@@ -132,7 +132,7 @@ impl Function {
         // Try windows below 4 GiB first: a 32-bit BAR reaches no higher, and a 64-bit BAR works
         // there too.
         let low: Vec<_> =
-            windows.iter().filter(|window| window.end.0 <= 1 << 32).cloned().collect();
+            windows.iter().filter(|window| window.end.get() <= 1 << 32).cloned().collect();
         let is_assigned = |bar: &Bar| windows.iter().any(|window| window.covers(&bar.range));
         self.bars().into_iter().filter(|bar| !is_assigned(bar)).all(|bar| {
             let size = bar.range.bytes().max(PAGE_SIZE);
@@ -143,9 +143,9 @@ impl Function {
             let Some(place) = place else { return false };
             taken.extend(place.range(size));
             if bar.is_wide {
-                self.root().set_bar_64(self.at, bar.index, place.0);
+                self.root().set_bar_64(self.at, bar.index, place.get());
             } else {
-                self.root().set_bar_32(self.at, bar.index, place.0 as u32);
+                self.root().set_bar_32(self.at, bar.index, place.get() as u32);
             }
             true
         })

@@ -97,7 +97,7 @@ impl Parsed {
 
     /// Returns the pages that hold the FDT.
     pub fn given_pages(&self) -> Range<PhysAddr> {
-        let start = PhysAddr(self.record.x0);
-        (start..PhysAddr(start.0 + self.given.len() as u64)).whole_pages()
+        let start = PhysAddr::new(self.record.x0);
+        (start..start + self.given.len() as u64).whole_pages()
     }
 }

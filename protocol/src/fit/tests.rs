@@ -85,7 +85,7 @@ fn what_xtask_writes_is_read() {
     let fit = read(&disk).unwrap();
     assert_eq!(fit.description, "Ouroboros");
     let found: Vec<_> = core::iter::once(&fit.kernel).chain(&fit.loadables).collect();
-    let wanted = [None, Some(PhysAddr(0x4800_0000)), Some(PhysAddr(0x1_0000_0000))];
+    let wanted = [None, Some(PhysAddr::new(0x4800_0000)), Some(PhysAddr::new(0x1_0000_0000))];
     for ((found, payload), load) in found.iter().zip(&payloads).zip(wanted) {
         assert_eq!(found.name, payload.name);
         assert_eq!(found.load, load);
@@ -113,7 +113,10 @@ fn the_fuzzers_disks_are_read() {
 #[test]
 fn a_kernel_that_wants_a_place_says_so() {
     let payloads = [payload("kernel", data(1, 0), Kind::KernelNoload { load: Some(0x4020_0000) })];
-    assert_eq!(read(&writer::write(&payloads)).unwrap().kernel.load, Some(PhysAddr(0x4020_0000)));
+    assert_eq!(
+        read(&writer::write(&payloads)).unwrap().kernel.load,
+        Some(PhysAddr::new(0x4020_0000))
+    );
 }
 
 #[test]
@@ -179,7 +182,7 @@ fn what_goes_with_a_payload_is_read() {
 
 #[test]
 fn a_ramdisk_may_say_where_and_0_says_nothing() {
-    for (load, says) in [(0_u32, None), (0x4900_0000, Some(PhysAddr(0x4900_0000)))] {
+    for (load, says) in [(0_u32, None), (0x4900_0000, Some(PhysAddr::new(0x4900_0000)))] {
         let found = companions_of(|root| set(at(root, "images/initrd"), "load", load)).unwrap();
         assert_eq!(found.initrd.unwrap().load, says);
     }
@@ -371,10 +374,10 @@ fn what_the_kernel_may_not_be_is_refused() {
     };
     assert_eq!(
         with_entry(0x4020_0000).unwrap().kernel.load,
-        Some(PhysAddr(0x4020_0000)),
+        Some(PhysAddr::new(0x4020_0000)),
         "one cell, two cells"
     );
-    let (load, entry) = (PhysAddr(0x4020_0000), PhysAddr(0x4020_0040));
+    let (load, entry) = (PhysAddr::new(0x4020_0000), PhysAddr::new(0x4020_0040));
     assert_eq!(with_entry(0x4020_0040), Err(Error::EntryElsewhere { node: kernel(), load, entry }));
 }
 
@@ -716,7 +719,7 @@ fn read_mkimage(arguments: &[&str]) -> u64 {
         data(20_000, 5)
     );
     let [more] = fit.loadables.as_slice() else { panic!("{:?}", fit.loadables) };
-    assert_eq!((more.name.as_str(), more.load), ("more", Some(PhysAddr(0x4800_0000))));
+    assert_eq!((more.name.as_str(), more.load), ("more", Some(PhysAddr::new(0x4800_0000))));
     assert_eq!(disk[more.place.start as usize..more.place.end as usize], data(3333, 6));
     fit.kernel.place.start
 }

@@ -67,7 +67,7 @@ pub const RULES: [Rule; 48] = [
     }),
     rule(5, HEADER, "the dtb and the initrd are outside of those bytes", |facts| {
         // The entry code has already overwritten a dtb inside the image.
-        if facts.image().contains(&PhysAddr(facts.record.x0)) {
+        if facts.image().contains(&PhysAddr::new(facts.record.x0)) {
             return Finding::of(false, hex(facts.record.x0));
         }
         let initrd = facts.tree.iter().filter_map(|tree| tree.initrd.clone());
@@ -97,7 +97,7 @@ pub const RULES: [Rule; 48] = [
             (None, _) if !facts.record.x0.is_multiple_of(8) => {
                 Finding::unseen("not aligned, not looked at")
             }
-            (None, _) if facts.image().contains(&PhysAddr(facts.record.x0)) => {
+            (None, _) if facts.image().contains(&PhysAddr::new(facts.record.x0)) => {
                 Finding::unseen("within the Image, not looked at")
             }
             (None, _) => Finding::of(false, x0),

@@ -4,7 +4,7 @@ use super::*;
 use alloc::vec;
 
 fn range(start: u64, end: u64) -> Range<PhysAddr> {
-    PhysAddr(start)..PhysAddr(end)
+    PhysAddr::new(start)..PhysAddr::new(end)
 }
 
 /// Facts after a loader that keeps every rule: 512 MiB of RAM, an initrd, two CPUs at EL2.

@@ -8,7 +8,7 @@
 use core::fmt;
 use core::ops::Range;
 
-use boot::phys::{PAGE_SIZE, PhysAddr};
+use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 
 use super::{Decoded, Entry};
 use crate::segment::Segment;
@@ -118,7 +118,7 @@ where
             }
             Decoded::Source(run) => {
                 let to = destination.ok_or(Damaged::NoDestination { word, at })?;
-                let bytes = run.end.0 - run.start.0;
+                let bytes = run.bytes();
                 let pages = Move { destination: to, source: run.start, pages: bytes / PAGE_SIZE };
                 destination = Some(to.checked_add(bytes).ok_or(Damaged::PastTheEnd { pages })?);
                 visit(pages);
@@ -136,7 +136,7 @@ where
 /// The head is followed by no entry, nor is the last place of a list page.
 fn after(at: Option<PhysAddr>, head: u64) -> Result<PhysAddr, Damaged> {
     let at = at.ok_or(Damaged::NoListPage { head })?;
-    let next = PhysAddr(at.0.wrapping_add(size_of::<u64>() as u64));
+    let next = PhysAddr::new(at.get().wrapping_add(size_of::<u64>() as u64));
     if next.is_aligned(PAGE_SIZE) {
         Err(Damaged::NoLink { page: at.align_down(PAGE_SIZE) })
     } else {
@@ -197,7 +197,7 @@ pub fn check(
 /// Returns a segment's moves page by page. Unlike [`build`](super::build) it merges no runs, so
 /// that [`check`] does not share its logic.
 fn pages(segment: &Segment<'_>) -> impl Iterator<Item = Move> {
-    let count = |range: &Range<PhysAddr>| range.end.0.saturating_sub(range.start.0) / PAGE_SIZE;
+    let count = |range: &Range<PhysAddr>| range.bytes() / PAGE_SIZE;
     let destinations = addresses(segment.destination.start, count(&segment.destination));
     let sources = segment.source.iter().flat_map(move |run| addresses(run.start, count(run)));
     destinations.zip(sources).map(|(destination, source)| Move { destination, source, pages: 1 })
@@ -205,7 +205,7 @@ fn pages(segment: &Segment<'_>) -> impl Iterator<Item = Move> {
 
 /// Returns the addresses of `pages` pages from `start` on.
 fn addresses(start: PhysAddr, pages: u64) -> impl Iterator<Item = PhysAddr> {
-    (0..pages).map(move |page| PhysAddr(start.0 + page * PAGE_SIZE))
+    (0..pages).map(move |page| start + page * PAGE_SIZE)
 }
 
 /// Prints one of the two moves that differ.
@@ -227,7 +227,7 @@ mod tests {
         let done = [DONE];
         // The head links to a page that begins with a link.
         let mut pages = [[0; ENTRIES_PER_PAGE]; 2];
-        pages[0][0] = Entry::indirection(PhysAddr(BASE.0 + PAGE_SIZE)).0;
+        pages[0][0] = Entry::indirection(BASE + PAGE_SIZE).0;
         pages[1][..3].copy_from_slice(&[0x1_0001, 0x10_0008, 4]);
         let moved = Move { destination: page(0x10), source: page(0x100), pages: 1 };
         assert_eq!(walked(Entry::indirection(BASE).0, pages.as_flattened()), (vec![moved], Ok(())));
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_word_that_is_no_entry_is_damage() {
-        let damaged = Damaged::NotAnEntry { word: 0x1003, at: Some(PhysAddr(0x4000_0008)) };
+        let damaged = Damaged::NotAnEntry { word: 0x1003, at: Some(PhysAddr::new(0x4000_0008)) };
         assert_eq!(walked(0x4000_0002, &[0x1_0001, 0x1003]).1, Err(damaged));
         assert_eq!(
             damaged.to_string(),
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_move_past_the_end_of_the_address_space_is_damage() {
-        let destination = PhysAddr(0xffff_ffff_ffff_e000);
+        let destination = PhysAddr::new(0xffff_ffff_ffff_e000);
         let pages = Move { destination, source: page(0x100), pages: 2 };
         let words = [Entry::destination(destination).0, Entry::source(page(0x100), 2).0, DONE];
         let damaged = Damaged::PastTheEnd { pages };
@@ -310,7 +310,7 @@ mod tests {
                     words[..3].copy_from_slice(&[
                         0x1_0001,
                         0x10_0008,
-                        (BASE.0 + next as u64 * 0x1000) | INDIRECTION,
+                        (BASE.get() + next as u64 * 0x1000) | INDIRECTION,
                     ]);
                 }
                 let (moves, end) = walked(0x4000_0002, pages.as_flattened());
@@ -332,7 +332,7 @@ mod tests {
         let segments = [Segment { name: "kernel", destination: run(0x10, 2), source: &source }];
         let judge = |words: &[u64]| {
             check(&segments, 0x4000_0002, |at| {
-                words.get(((at.0 - BASE.0) / 8) as usize).copied().unwrap_or(0)
+                words.get(((at.get() - BASE.get()) / 8) as usize).copied().unwrap_or(0)
             })
         };
         let moved = |destination, source| {
@@ -356,7 +356,7 @@ mod tests {
         let first =
             ListMismatch::Differs { expected: moved(0x10, 0x100), found: moved(0x10, 0x200) };
         assert_eq!(judge(&[0x1_0001, 0x20_0028, DONE]), Err(first));
-        let damaged = Damaged::NotAnEntry { word: 0, at: Some(PhysAddr(0x4000_0010)) };
+        let damaged = Damaged::NotAnEntry { word: 0, at: Some(PhysAddr::new(0x4000_0010)) };
         assert_eq!(judge(&[0x1_0001, 0x10_0018]), Err(ListMismatch::Damaged(damaged)));
         assert_eq!(ListMismatch::Damaged(damaged).to_string(), damaged.to_string());
     }

@@ -241,7 +241,7 @@ const SHAPES: &[Shape] = &[
         },
         |machine| {
             let console = machine.console.as_ref().unwrap();
-            assert_eq!((console.kind, console.base), (Kind::Ns8250, PhysAddr(0xf201_2000)));
+            assert_eq!((console.kind, console.base), (Kind::Ns8250, PhysAddr::new(0xf201_2000)));
             assert_eq!((console.reg_shift, console.io_width), (2, 1));
             assert_eq!(machine.console_error, None);
         },
@@ -340,7 +340,7 @@ const SHAPES: &[Shape] = &[
         |machine| {
             let names: Vec<_> =
                 machine.reserved.iter().map(|one| (one.name.as_str(), &one.range)).collect();
-            let end = PhysAddr(u64::MAX - 0xffff)..PhysAddr(u64::MAX - 0xfff);
+            let end = PhysAddr::new(u64::MAX - 0xffff)..PhysAddr::new(u64::MAX - 0xfff);
             assert_eq!(names[2..], [("unaligned", &range(0x4000_0123, 0x456)), ("end", &end)]);
             assert!(machine.reserved.iter().all(|one| one.range.whole_pages().bytes() > 0));
             assert_eq!(machine.skipped, [Skipped::Reg("/reserved-memory/odd@0".into())]);
@@ -352,7 +352,7 @@ const SHAPES: &[Shape] = &[
             let one = dtoolkit::memreserve::MemoryReservation::new(1 << 63, u64::MAX);
             tree.memory_reservations.push(one);
         },
-        |machine| assert_eq!(machine.reserved[0].range, PhysAddr(1 << 63)..LAST_PAGE),
+        |machine| assert_eq!(machine.reserved[0].range, PhysAddr::new(1 << 63)..LAST_PAGE),
     ),
     (
         "PSCI in /firmware (TI K3)",

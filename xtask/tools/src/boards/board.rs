@@ -126,8 +126,8 @@ fn ram(blob: &[u8]) -> std::ops::Range<PhysAddr> {
     let cells = root.as_ref().and_then(|root| root.cell("#address-cells")).unwrap_or(2);
     let reg = root.as_ref().and_then(|root| root.child(b"memory")?.property("reg"));
     let start = reg.and_then(|reg| reg.get(..4 * cells as usize)).map(number);
-    let start = PhysAddr(start.unwrap_or(0x8000_0000));
-    start..PhysAddr(start.0 + (1 << 30))
+    let start = PhysAddr::new(start.unwrap_or(0x8000_0000));
+    start..start + (1 << 30)
 }
 
 /// Hands the tree over and edits it; the machine must stay the same.
@@ -137,8 +137,12 @@ fn edited(machine: &Machine, blob: &[u8]) -> Result<String, String> {
         Machine::read(&tree).map_err(|error| error.to_string())
     };
     let mut shrunk = handover::shrink(blob).map_err(|error| error.to_string())?;
-    let numbers =
-        Handover { generation: 1, seed: 2, base: PhysAddr(3 << 21), breadcrumbs: PhysAddr(4096) };
+    let numbers = Handover {
+        generation: 1,
+        seed: 2,
+        base: PhysAddr::new(3 << 21),
+        breadcrumbs: PhysAddr::new(4096),
+    };
     numbers.write(&mut shrunk).map_err(|error| error.to_string())?;
     let tree = Tree::open(&shrunk).map_err(|error| error.to_string())?;
     if Handover::read(&tree) != Some(numbers) {
@@ -147,7 +151,7 @@ fn edited(machine: &Machine, blob: &[u8]) -> Result<String, String> {
     if read(&shrunk)? != *machine {
         return Err("the hand-over describes another machine".to_owned());
     }
-    let initrd = PhysAddr(0x4800_0000)..PhysAddr(0x4900_0001);
+    let initrd = PhysAddr::new(0x4800_0000)..PhysAddr::new(0x4900_0001);
     let new = chosen::Chosen {
         bootargs: Some("console=ttyAMA0"),
         initrd: Some(initrd.clone()),
@@ -237,7 +241,7 @@ mod tests {
         assert!(!board.runs.is_found() && board.whole.is_found(), "{board:?}");
         let blob = filled(&tree.to_dtb()).unwrap();
         let ram = Machine::read(&Tree::open(&blob).unwrap()).unwrap().ram;
-        assert_eq!((ram[0].start.0, ram[0].bytes()), (0x4000_0000, 1 << 30));
+        assert_eq!((ram[0].start.get(), ram[0].bytes()), (0x4000_0000, 1 << 30));
         let board = Board::of("damaged".to_owned(), &[0; 64]);
         assert_eq!((&board.read, &board.runs), (&board.gic, &board.console));
         assert!(!board.read.is_found());

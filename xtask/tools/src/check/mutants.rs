@@ -20,7 +20,7 @@ use serde::Deserialize;
 use super::step::{End, output_of};
 
 /// The crates that are pure, or have a pure half; quick ones first.
-const CRATES: [&str; 7] = ["gic", "efi", "frames", "boot", "fdt", "protocol", "relocate"];
+const CRATES: [&str; 8] = ["gic", "efi", "frames", "virtio", "boot", "fdt", "protocol", "relocate"];
 
 /// The percentage of its viable mutants that a crate's tests must catch.
 const LEAST: usize = 95;

@@ -27,7 +27,7 @@ const DENY: (&str, &str) = ("cargo deny --version", "cargo install --locked carg
 
 /// Returns all steps.
 pub fn all() -> Vec<Step> {
-    let crates = format!("{MIRI_CRATES} --package protocol --package kernel");
+    let crates = format!("{MIRI_CRATES} --package protocol --package virtio --package kernel");
     let bare = format!("--target {TARGET} --release");
     // rustdoc checks links only in what it documents, so document private items as well.
     let doc = "RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items";

@@ -167,11 +167,11 @@ fn of_a_restart(gdb: &mut Gdb, places: &Places) -> Result<Vec<Region>> {
     let mut sources = Vec::new();
     list::walk(
         head,
-        |PhysAddr(at)| word(gdb, at).unwrap_or_default(),
+        |at: PhysAddr| word(gdb, at.get()).unwrap_or_default(),
         |pages| sources.push(pages),
     )?;
     for pages in sources.iter().filter(|pages| pages.source != pages.destination) {
-        found.push(Region::new(Kind::Source, "sources", pages.source.0, "free from here on"));
+        found.push(Region::new(Kind::Source, "sources", pages.source.get(), "free from here on"));
     }
     Ok(found)
 }
