@@ -119,7 +119,8 @@ pub fn write(blob: &[u8], chosen: &Chosen<'_>) -> Result<Vec<u8>, Error> {
     Ok(written)
 }
 
-fn is_stale(name: &[u8]) -> bool {
+/// Returns whether the property was for another kernel, or for a generation of ours.
+pub(crate) fn is_stale(name: &[u8]) -> bool {
     is_for_one_kernel(name)
         || STALE_PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
 }

@@ -8,13 +8,14 @@
 //! them.
 
 use crate::blob::{Blob, Kind, VALUE_AT};
-use crate::chosen::{is_for_one_kernel, is_initrd};
+use crate::chosen::{is_for_one_kernel, is_initrd, is_stale};
 use crate::copy::{self, Chosen, Edits, Value};
 use crate::machine::{Error, Tree};
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use boot::breadcrumb;
 use boot::phys::PhysAddr;
+use core::ops::Range;
 
 const GENERATION: &str = "ouroboros,generation";
 const SEED: &str = "ouroboros,seed";
@@ -75,26 +76,28 @@ impl Handover {
     }
 }
 
+/// Changes that [`shrink`] makes only if they are asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shrink<'a> {
+    /// Keeps the initrd, which every generation hands on.
+    pub keeps_initrd: bool,
+    /// RAM for a memory node in place of all others: UEFI's memory map described it so far.
+    pub ram: Option<&'a [Range<PhysAddr>]>,
+}
+
 /// Copies the blob without padding and without the stale properties of /chosen. Adds the four
 /// properties, all zero; later generations only edit them.
 ///
 /// # Errors
 ///
 /// Returns [`Error::Damaged`] or [`Error::NoChosen`].
-pub fn shrink(blob: &[u8]) -> Result<Vec<u8>, Error> {
-    shrink_without(blob, is_for_one_kernel)
-}
-
-/// Does the same as [`shrink`], but keeps the initrd, which every generation hands on.
-///
-/// # Errors
-///
-/// Returns [`Error::Damaged`] or [`Error::NoChosen`].
-pub fn shrink_with_initrd(blob: &[u8]) -> Result<Vec<u8>, Error> {
-    shrink_without(blob, |name| is_for_one_kernel(name) && !is_initrd(name))
-}
-
-fn shrink_without(blob: &[u8], is_stale: fn(&[u8]) -> bool) -> Result<Vec<u8>, Error> {
+pub fn shrink(blob: &[u8], how: Shrink<'_>) -> Result<Vec<u8>, Error> {
+    let is_stale: fn(&[u8]) -> bool = match (how.keeps_initrd, how.ram.is_some()) {
+        (false, false) => is_for_one_kernel,
+        (false, true) => is_stale,
+        (true, false) => |name| is_for_one_kernel(name) && !is_initrd(name),
+        (true, true) => |name| is_stale(name) && !is_initrd(name),
+    };
     let blob = Blob::new(blob).map_err(damaged)?;
     if !blob.events().any(|event| event.is_of_chosen()) {
         return Err(Error::NoChosen);
@@ -102,7 +105,14 @@ fn shrink_without(blob: &[u8], is_stale: fn(&[u8]) -> bool) -> Result<Vec<u8>, E
     let none =
         Handover { generation: 0, seed: 0, base: PhysAddr::new(0), breadcrumbs: PhysAddr::new(0) };
     let new = none.properties().map(|(name, zero)| (name, Value::Number(zero)));
-    let edits = Edits { chosen: Some(Chosen { new: &new, is_stale }), ..Edits::default() };
+    let memory = |visit: &mut dyn FnMut(Range<PhysAddr>)| {
+        how.ram.unwrap_or_default().iter().cloned().for_each(visit);
+    };
+    let edits = Edits {
+        memory: how.ram.is_some().then_some(&memory),
+        chosen: Some(Chosen { new: &new, is_stale }),
+        reservations: None,
+    };
     copy::to_vec(&blob, &edits).map_err(damaged)
 }
 
@@ -131,6 +141,8 @@ mod tests {
         blob[4..8].copy_from_slice(&size.to_be_bytes());
     }
 
+    const WITH_INITRD: Shrink<'static> = Shrink { keeps_initrd: true, ram: None };
+
     const NUMBERS: Handover = Handover {
         generation: 7,
         seed: 0x1234_5678_9abc_def0,
@@ -154,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_padded_blob_shrinks_and_keeps_what_it_says() {
-        let blob = shrink(&padded()).unwrap();
+        let blob = shrink(&padded(), Shrink::default()).unwrap();
         assert!(blob.len() < virt().to_dtb().len() + 256, "{}", blob.len());
         let before = crate::machine::Machine::read(&Tree::open(&padded()).unwrap());
         let tree = Tree::open(&blob).unwrap();
@@ -173,7 +185,7 @@ mod tests {
         }
         let blob = tree.to_dtb();
         assert!(Tree::open(&blob).unwrap().initrd().is_some());
-        let blob = shrink(&blob).unwrap();
+        let blob = shrink(&blob, Shrink::default()).unwrap();
         let tree = Tree::open(&blob).unwrap();
         assert_eq!((tree.initrd(), tree.chosen_u64("kaslr-seed")), (None, None));
         assert_eq!(tree.bootargs(), b"generations=3 base=random");
@@ -181,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_thousand_generations_do_not_make_it_grow() {
-        let mut blob = shrink(&padded()).unwrap();
+        let mut blob = shrink(&padded(), Shrink::default()).unwrap();
         let size = blob.len();
         for generation in 0..1000 {
             let numbers =
@@ -193,7 +205,7 @@ mod tests {
         }
         assert_eq!(blob.len(), size);
         // Shrinking it once more keeps one property of each.
-        assert_eq!(shrink(&blob).unwrap().len(), size);
+        assert_eq!(shrink(&blob, Shrink::default()).unwrap().len(), size);
     }
 
     #[test]
@@ -203,7 +215,7 @@ mod tests {
             blob.resize(blob.len() + 64, 0);
             let mut tree = FdtMut::from_slice(&mut blob).unwrap();
             tree.find_node_mut("/chosen").unwrap().add_property(SEED, value).unwrap();
-            let mut blob = shrink(&blob).unwrap();
+            let mut blob = shrink(&blob, Shrink::default()).unwrap();
             let none = Handover {
                 generation: 0,
                 seed: 0,
@@ -226,14 +238,14 @@ mod tests {
         let end = 0x4800_1001_u64.to_be_bytes();
         chosen.add_property(DeviceTreeProperty::new("linux,initrd-end", end).unwrap());
         let blob = tree.to_dtb();
-        assert_eq!(Tree::open(&shrink(&blob).unwrap()).unwrap().initrd(), None);
-        let mut kept = shrink_with_initrd(&blob).unwrap();
+        assert_eq!(Tree::open(&shrink(&blob, Shrink::default()).unwrap()).unwrap().initrd(), None);
+        let mut kept = shrink(&blob, WITH_INITRD).unwrap();
         NUMBERS.write(&mut kept).unwrap();
         let tree = Tree::open(&kept).unwrap();
         assert_eq!(tree.initrd(), Some(PhysAddr::new(0x4800_0000)..PhysAddr::new(0x4800_1001)));
         assert_eq!(Handover::read(&tree), Some(NUMBERS));
         assert_eq!(tree.chosen_u64("rng-seed"), None);
-        assert_eq!(shrink_with_initrd(&kept).unwrap().len(), kept.len());
+        assert_eq!(shrink(&kept, WITH_INITRD).unwrap().len(), kept.len());
     }
 
     #[test]
@@ -247,7 +259,7 @@ mod tests {
             blob[32..36].copy_from_slice(&(size as u32 + 2).to_be_bytes());
             set_total_size(&mut blob);
             assert_eq!(Tree::open(&blob).is_ok(), last == *b"a\0", "{last:?}");
-            assert_eq!(shrink(&blob).is_ok(), last == *b"a\0", "{last:?}");
+            assert_eq!(shrink(&blob, Shrink::default()).is_ok(), last == *b"a\0", "{last:?}");
         }
     }
 
@@ -257,16 +269,19 @@ mod tests {
         let size = word(&blob, 36).unwrap() as u32;
         blob[36..40].copy_from_slice(&(size - 4).to_be_bytes());
         assert!(matches!(Tree::open(&blob), Err(Error::Damaged(_))));
-        assert!(matches!(shrink(&blob), Err(Error::Damaged(_))));
+        assert!(matches!(shrink(&blob, Shrink::default()), Err(Error::Damaged(_))));
     }
 
     #[test]
     fn a_blob_without_room_is_refused() {
         let mut blob = virt().to_dtb();
         assert!(matches!(NUMBERS.write(&mut blob), Err(Error::Damaged(_))));
-        assert!(matches!(shrink(&blob[..30]), Err(Error::Damaged(_))));
+        assert!(matches!(shrink(&blob[..30], Shrink::default()), Err(Error::Damaged(_))));
         blob[36..40].copy_from_slice(&u32::MAX.to_be_bytes());
-        assert!(matches!(shrink(&blob), Err(Error::Damaged(_))));
-        assert!(matches!(shrink(&[0; 64]), Err(Error::Damaged(_))), "blocks of no bytes, at 0");
+        assert!(matches!(shrink(&blob, Shrink::default()), Err(Error::Damaged(_))));
+        assert!(
+            matches!(shrink(&[0; 64], Shrink::default()), Err(Error::Damaged(_))),
+            "blocks of no bytes, at 0"
+        );
     }
 }

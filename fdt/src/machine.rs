@@ -3,7 +3,7 @@
 //! - When: in the first lines of Rust, from the blob that the loader passed.
 //! - Leaves: owned values; nothing points into the blob afterwards.
 //! - Refuses: an invalid blob; a tree without RAM or without /chosen, which the next generation
-//!   needs; RAM that UEFI's memory map describes; a malformed `linux,usable-memory-range`.
+//!   needs; a malformed `linux,uefi-mmap-*` or `linux,usable-memory-range`.
 //! - Skips and names any other node that it cannot read: [`Machine::skipped`].
 //!
 //! The reader passes over the tree once, without recursion, and translates each `reg` through the
@@ -152,8 +152,11 @@ pub struct PciHost {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[doc(alias = "devicetree")]
 pub struct Machine {
-    /// RAM that may be used, in ascending order, adjacent ranges joined.
+    /// RAM that may be used, in ascending order, adjacent ranges joined. Empty if it is described
+    /// by [`Self::firmware_map`], until [`Self::take_ram`].
     pub ram: Vec<Range<PhysAddr>>,
+    /// UEFI's memory map, if that describes RAM and the memory nodes do not.
+    pub firmware_map: Option<FirmwareMap>,
     /// Reserved ranges of RAM.
     pub reserved: Vec<Reservation>,
     /// The registers of every device. Consecutive ranges that touch are joined.
@@ -180,8 +183,24 @@ pub struct Machine {
     pub skipped: Vec<Skipped>,
 }
 
-/// A /chosen property that Linux's EFI stub writes, and that Linux's kexec passes on.
-const FIRMWARE_MAP: &str = "linux,uefi-mmap-start";
+/// UEFI's memory map, as Linux's EFI stub saves it and names it in /chosen.
+///
+/// Linux's kexec passes it on. It describes RAM, and Linux ignores memory nodes then.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[doc(alias = "memmap")]
+pub struct FirmwareMap {
+    /// The place of the map.
+    pub range: Range<PhysAddr>,
+    /// The bytes from one descriptor to the next.
+    pub stride: usize,
+    /// The only RAM that may be used, if `linux,usable-memory-range` names some.
+    limits: Option<Vec<Range<PhysAddr>>>,
+}
+
+/// The /chosen properties that name UEFI's memory map: its place, its size, and the size of a
+/// descriptor.
+const FIRMWARE_MAP: [&str; 3] =
+    ["linux,uefi-mmap-start", "linux,uefi-mmap-size", "linux,uefi-mmap-desc-size"];
 
 /// A reason why this kernel cannot run with a device tree.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -189,13 +208,14 @@ pub enum Error {
     /// Not a valid tree: the text of [`Blob::new`].
     #[error("device tree: {0}: the loader must hand over a valid blob in x0")]
     Damaged(String),
-    /// No memory node with a range.
-    #[error("device tree: no memory node names any RAM")]
+    /// No memory node with a range, or a memory map of UEFI without RAM.
+    #[error("device tree: no memory node names any RAM, nor does a memory map of UEFI")]
     NoRam,
-    /// Linux's mark that UEFI's memory map describes RAM, and the memory nodes do not.
+    /// /chosen names UEFI's memory map, and not all that is needed to read it.
     #[error(
-        "device tree: {FIRMWARE_MAP} says that UEFI's memory map describes RAM, and this \
-         kernel reads the memory nodes: start it from UEFI itself"
+        "device tree: /chosen has {}, and no valid address and sizes in it, {} and {}: Linux's \
+         kexec must pass on what UEFI's Linux was given",
+        FIRMWARE_MAP[0], FIRMWARE_MAP[1], FIRMWARE_MAP[2]
     )]
     FirmwareMap,
     /// No /chosen.
@@ -251,6 +271,31 @@ impl<'a> Tree<'a> {
     #[must_use]
     pub fn chosen_u64(&self, name: &str) -> Option<u64> {
         self.chosen.property(name)?.try_into().ok().map(u64::from_be_bytes)
+    }
+
+    /// Returns the ranges of `linux,usable-memory-range`.
+    fn usable_memory(&self) -> Result<Option<Vec<Range<PhysAddr>>>, Error> {
+        let Some(usable) = self.chosen.property(USABLE_MEMORY_RANGE) else { return Ok(None) };
+        let pairs = Bus::of(&self.root, None).cells.pairs(usable).ok_or(Error::UsableMemory)?;
+        let ranges = pairs.map(|(start, bytes)| {
+            let start = PhysAddr::new(start);
+            start..start.saturating_add(bytes)
+        });
+        Ok(Some(ranges.collect()))
+    }
+
+    fn firmware_map(
+        &self,
+        limits: Option<Vec<Range<PhysAddr>>>,
+    ) -> Result<Option<FirmwareMap>, Error> {
+        let [start, bytes, stride] = FIRMWARE_MAP.map(|name| self.chosen.property(name));
+        let Some(start) = start else { return Ok(None) };
+        let number = |value: Option<&[u8]>| {
+            value.filter(|value| matches!(value.len(), 4 | 8)).map(number).ok_or(Error::FirmwareMap)
+        };
+        let range = within(number(Some(start))?, number(bytes)?).filter(|range| !range.is_empty());
+        let stride = number(stride)? as usize;
+        Ok(Some(FirmwareMap { range: range.ok_or(Error::FirmwareMap)?, stride, limits }))
     }
 
     /// Returns linux,initrd-start to linux,initrd-end of /chosen, each one cell or two.
@@ -361,9 +406,6 @@ impl Machine {
     ///
     /// Returns [`Error::FirmwareMap`], [`Error::UsableMemory`] or [`Error::NoRam`].
     pub fn read(tree: &Tree<'_>) -> Result<Self, Error> {
-        if tree.chosen.property(FIRMWARE_MAP).is_some() {
-            return Err(Error::FirmwareMap);
-        }
         let mut reader = Reader {
             root: tree.root.clone(),
             buses: Vec::from([Bus::of(&tree.root, None)]),
@@ -384,12 +426,29 @@ impl Machine {
         }
         reader.read();
         let mut machine = reader.machine;
-        if let Some(usable) = tree.chosen.property(USABLE_MEMORY_RANGE) {
-            let cells = Bus::of(&tree.root, None).cells;
-            let usable = cells.pairs(usable).ok_or(Error::UsableMemory)?;
-            machine.ram = only(&machine.ram, usable);
+        let limits = tree.usable_memory()?;
+        machine.firmware_map = tree.firmware_map(limits.clone())?;
+        if machine.firmware_map.is_some() {
+            machine.ram.clear();
+            return Ok(machine);
+        }
+        if let Some(limits) = limits {
+            machine.ram = only(&machine.ram, &limits);
         }
         if machine.ram.is_empty() { Err(Error::NoRam) } else { Ok(machine) }
+    }
+
+    /// Takes the RAM that UEFI's memory map describes.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::NoRam`].
+    pub fn take_ram(&mut self, ram: impl Iterator<Item = Range<PhysAddr>>) -> Result<(), Error> {
+        ram.for_each(|range| join(&mut self.ram, range));
+        if let Some(limits) = self.firmware_map.as_ref().and_then(|map| map.limits.as_ref()) {
+            self.ram = only(&self.ram, limits);
+        }
+        if self.ram.is_empty() { Err(Error::NoRam) } else { Ok(()) }
     }
 }
 
@@ -621,16 +680,12 @@ fn path(buses: &[Bus<'_>], node: &Node<'_>) -> String {
     path
 }
 
-/// Returns the parts of `ranges` that are in these pairs of a start and a size.
-fn only(
-    ranges: &[Range<PhysAddr>],
-    pairs: impl Iterator<Item = (u64, u64)>,
-) -> Vec<Range<PhysAddr>> {
+/// Returns the parts of `ranges` that are within `limits`.
+fn only(ranges: &[Range<PhysAddr>], limits: &[Range<PhysAddr>]) -> Vec<Range<PhysAddr>> {
     let mut left = Vec::new();
-    for (start, bytes) in pairs {
-        let end = PhysAddr::new(start).saturating_add(bytes);
+    for limit in limits {
         let parts =
-            ranges.iter().map(|range| range.start.max(PhysAddr::new(start))..range.end.min(end));
+            ranges.iter().map(|range| range.start.max(limit.start)..range.end.min(limit.end));
         parts.filter(|part| part.bytes() > 0).for_each(|part| join(&mut left, part));
     }
     left

@@ -10,7 +10,7 @@
 
 use boot::breadcrumb;
 use boot::phys::{PhysAddr, PhysRange};
-use fdt::handover::{self, Handover};
+use fdt::handover::{self, Handover, Shrink};
 use fdt::machine::{Machine, Tree};
 use protocol::cmdline::Cmdline;
 
@@ -34,7 +34,7 @@ pub fn hold(data: &[u8]) {
 }
 
 fn blob(blob: &[u8]) {
-    let shrunk = handover::shrink(blob);
+    let shrunk = handover::shrink(blob, Shrink::default());
     let tree = match Tree::open(blob) {
         Ok(tree) => tree,
         Err(error) => return assert!(error.to_string().starts_with("device tree: ")),
@@ -65,7 +65,7 @@ fn blob(blob: &[u8]) {
     numbers.write(&mut shrunk).expect("shrinking made room");
     assert_eq!(Handover::read(&open(&shrunk)), Some(numbers));
     assert_eq!((others(&shrunk), shrunk.len()), (said.clone(), size));
-    let again = handover::shrink(&shrunk).expect("a shrunk blob is a blob");
+    let again = handover::shrink(&shrunk, Shrink::default()).expect("a shrunk blob is a blob");
     assert_eq!((others(&again), Handover::read(&open(&again))), (said, Some(none)));
     assert!(again.len() <= size, "{} bytes became {}", size, again.len());
 }

@@ -62,8 +62,8 @@ pub struct Regions<'a> {
     pub devices: &'a [Range<PhysAddr>],
     /// The image's parts.
     pub image: &'a crate::layout::Parts,
-    /// The pages of the FDT that the kernel was entered with.
-    pub tree: &'a Range<PhysAddr>,
+    /// The pages to read before RAM is mapped: the FDT, and UEFI's memory map. They may overlap.
+    pub read: &'a [Range<PhysAddr>],
 }
 
 /// The kernel's idmap. It is never freed: the next kernel does not use it.
@@ -203,7 +203,9 @@ where
     for guard in &regions.image.guards {
         add(guard, El1Attributes::empty(), Constraints::empty());
     }
-    add(regions.tree, READ_WRITE, Constraints::empty());
+    for range in regions.read {
+        add(range, READ_WRITE, Constraints::empty());
+    }
     for range in regions.devices {
         add(&range.whole_pages(), DEVICE, Constraints::empty());
     }

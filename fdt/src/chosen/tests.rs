@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::blob::word;
-use crate::handover::{Handover, shrink};
+use crate::handover::{Handover, Shrink, shrink};
 use crate::machine::tests::{cells, node, text, virt};
 use crate::machine::{Machine, Tree};
 use alloc::vec;
@@ -84,7 +84,7 @@ fn nothing_of_a_predecessors_is_left() {
     let written = write(&with(&old).to_dtb(), &GIVEN).unwrap();
     assert_eq!(chosen(&written), expected());
     // Our own generations' properties are left out as well.
-    let blob = shrink(&virt().to_dtb()).unwrap();
+    let blob = shrink(&virt().to_dtb(), Shrink::default()).unwrap();
     assert!(Handover::read(&Tree::open(&blob).unwrap()).is_some());
     let written = write(&blob, &GIVEN).unwrap();
     assert_eq!(
@@ -220,6 +220,7 @@ proptest! {
     ) {
         let mut blob = shrink(
             &with(&[(INITRD_START, vec![1; 8]), (INITRD_END, vec![1; 8])]).to_dtb(),
+            Shrink::default(),
         )
         .unwrap();
         for (index, byte) in changes {

@@ -175,6 +175,71 @@ fn registers(machine: &Machine) -> Option<Range<PhysAddr>> {
     machine.console.as_ref().map(|console| console.registers.clone())
 }
 
+/// Makes virt's tree as Linux's EFI stub leaves it, with these cells for the map's place, size and
+/// descriptor size.
+fn uefi(place: &[u32], bytes: &[u32], stride: &[u32]) -> DeviceTree {
+    let mut tree = virt();
+    let chosen = tree.find_node_mut("/chosen").unwrap();
+    for (name, value) in FIRMWARE_MAP.into_iter().zip([place, bytes, stride]) {
+        if !value.is_empty() {
+            chosen.add_property(DeviceTreeProperty::new(name, cells(value)).unwrap());
+        }
+    }
+    tree
+}
+
+#[test]
+fn a_memory_map_of_uefi_describes_ram_and_memory_nodes_do_not() {
+    let mut tree = uefi(&[0, 0x5f00_0010], &[0x120], &[48]);
+    let read = |tree: &DeviceTree| Machine::read(&Tree::open(&tree.to_dtb()).unwrap());
+    let address = PhysAddr::new;
+    let found =
+        [address(0x8000_0000)..address(0x8100_0000), address(0x4000_0000)..address(0x5000_0000)];
+
+    let mut machine = read(&tree).unwrap();
+    let map = machine.firmware_map.clone().unwrap();
+    assert_eq!(map.range, address(0x5f00_0010)..address(0x5f00_0130));
+    assert_eq!((map.stride, machine.ram.len()), (48, 0));
+    assert_eq!(machine.clone().take_ram([].into_iter()), Err(Error::NoRam));
+    machine.take_ram(found.clone().into_iter()).unwrap();
+    assert_eq!(machine.ram, [found[1].clone(), found[0].clone()]);
+
+    // A crash kernel may use a part of it.
+    let limits = cells(&[0, 0x4800_0000, 0, 0x100_0000]);
+    let chosen = tree.find_node_mut("/chosen").unwrap();
+    chosen.add_property(DeviceTreeProperty::new(USABLE_MEMORY_RANGE, limits).unwrap());
+    let mut machine = read(&tree).unwrap();
+    machine.take_ram(found.into_iter()).unwrap();
+    assert_eq!(machine.ram, [address(0x4800_0000)..address(0x4900_0000)]);
+
+    // The next generation reads memory nodes again.
+    let shrunk = crate::handover::shrink(
+        &tree.to_dtb(),
+        crate::handover::Shrink { keeps_initrd: false, ram: Some(&machine.ram) },
+    );
+    let shrunk = shrunk.unwrap();
+    let next = Machine::read(&Tree::open(&shrunk).unwrap()).unwrap();
+    assert_eq!((next.firmware_map, next.ram), (None, machine.ram));
+}
+
+#[test]
+fn a_memory_map_of_uefi_without_a_place_or_a_size_is_refused() {
+    for (place, bytes, stride) in [
+        (&[0, 0x5f00_0000][..], &[][..], &[48][..]),
+        (&[0, 0x5f00_0000], &[0x120], &[]),
+        (&[0, 0x5f00_0000], &[0], &[48]),
+        (&[0, 0x5f00_0000, 0], &[0x120], &[48]),
+        (&[!0, !0], &[0x120], &[48]),
+    ] {
+        let blob = uefi(place, bytes, stride).to_dtb();
+        assert_eq!(
+            Machine::read(&Tree::open(&blob).unwrap()),
+            Err(Error::FirmwareMap),
+            "{place:?} {bytes:?} {stride:?}"
+        );
+    }
+}
+
 #[test]
 fn an_initrd_is_named_by_one_cell_each_or_two() {
     let with = |start: &[u32], end: &[u32]| {
@@ -285,7 +350,10 @@ fn the_fuzzers_trees_are_machines() {
                 machine.console.is_some() && machine.psci.is_some() && !machine.virtio.is_empty(),
                 "{path:?}: {machine:?}"
             );
-            assert!(crate::handover::shrink(&blob).is_ok(), "{path:?}");
+            assert!(
+                crate::handover::shrink(&blob, crate::handover::Shrink::default()).is_ok(),
+                "{path:?}"
+            );
             trees += 1;
         }
     }
@@ -339,11 +407,6 @@ fn a_tree_that_no_kernel_can_use_is_refused() {
     without.root.remove_child("memory@48000000").unwrap();
     let blob = without.to_dtb();
     assert_eq!(Machine::read(&Tree::open(&blob).unwrap()), Err(Error::NoRam));
-    let mut uefi = virt();
-    let map = DeviceTreeProperty::new("linux,uefi-mmap-start", 0x5f00_0000_u64).unwrap();
-    uefi.find_node_mut("/chosen").unwrap().add_property(map);
-    let blob = uefi.to_dtb();
-    assert_eq!(Machine::read(&Tree::open(&blob).unwrap()), Err(Error::FirmwareMap));
     let mut odd = virt();
     odd.root.add_child(node("odd@0", &[("reg", cells(&[0, 0, 0]))]));
     let blob = odd.to_dtb();

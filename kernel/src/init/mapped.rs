@@ -1,19 +1,27 @@
 //! The second step: builds the kernel's idmap, opens the console and turns LPIs off.
 //!
-//! - Maps the image, the FDT and devices. RAM comes later: turning LPIs off needs the GIC's
-//!   registers, and may reserve RAM that a redistributor keeps writing to.
+//! - Maps the image, the FDT, devices, and UEFI's memory map if that describes RAM.
+//! - Leaves RAM to the next step: turning LPIs off needs the GIC's registers, and may reserve RAM
+//!   that a redistributor keeps writing to.
 //! - Panics, on the early console, on an address beyond 48 bits.
 #![expect(unsafe_code, reason = "switches the map, and opens the console")]
 
+use super::Error;
 use super::parsed::Parsed;
 use crate::console;
 use crate::interrupts::{self, StaleLpis};
 use crate::layout::Parts;
 use crate::map::{KernelIdmap, Regions};
+use crate::memory::pointer;
+use alloc::vec::Vec;
 use boot::early_console;
-use boot::phys::PhysRange;
+use boot::phys::{PhysAddr, PhysRange};
 use boot::uart::Uart;
-use log::warn;
+use core::ops::Range;
+use efi::memory::MemoryMap;
+use fdt::machine::{self, FirmwareMap, Machine, Reservation};
+use frames::layout::usable;
+use log::{info, warn};
 use protocol::mode::Mode;
 
 /// The kernel's idmap in use, without RAM; the console open.
@@ -28,11 +36,17 @@ pub struct Mapped {
     pub uart: Option<Uart>,
     /// The LPI state that the previous kernel left.
     pub stale_lpis: StaleLpis,
+    /// The pages of UEFI's memory map, if that describes RAM. They stay reserved.
+    pub firmware_map: Option<Range<PhysAddr>>,
 }
 
 impl Parsed {
     /// Builds the kernel's idmap and switches to it.
-    pub fn map(mut self) -> Mapped {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tree`], if UEFI's memory map is to describe RAM and does not.
+    pub fn map(mut self) -> Result<Mapped, Error> {
         let machine = &self.facts.machine;
         // The command line's UART, else the FDT's, else the one that the Image names, unless that
         // is RAM on this machine.
@@ -50,7 +64,9 @@ impl Parsed {
         devices.extend(machine.its.iter().cloned());
         let parts = Parts::of_this_image();
         let tree = self.given_pages();
-        let regions = Regions { devices: &devices, image: &parts, tree: &tree };
+        let firmware_map = machine.firmware_map.as_ref().map(|map| map.range.whole_pages());
+        let read: Vec<_> = [tree].into_iter().chain(firmware_map.clone()).collect();
+        let regions = Regions { devices: &devices, image: &parts, read: &read };
         // SAFETY: `activate` requires regions that describe this machine and this image. The device
         // ranges come from the FDT, and the image's parts from the linker.
         let map = unsafe { KernelIdmap::activate(self.facts.mode == Mode::Vhe, &regions) };
@@ -66,7 +82,32 @@ impl Parsed {
         if self.facts.is_unnamed {
             warn!("the device tree does not name this CPU: continuing with this CPU alone");
         }
+        // SAFETY: `take_ram` requires that the memory map is mapped. `activate` mapped it.
+        unsafe { take_ram(&mut self.facts.machine) }?;
         let stale_lpis = interrupts::turn_lpis_off(&mut self.facts.machine);
-        Mapped { parsed: self, parts, map, uart, stale_lpis }
+        Ok(Mapped { parsed: self, parts, map, uart, stale_lpis, firmware_map })
     }
+}
+
+/// Takes RAM from UEFI's memory map, if that describes it, and reserves the map.
+///
+/// # Safety
+///
+/// The map must be mapped, and nothing may write to it meanwhile.
+unsafe fn take_ram(machine: &mut Machine) -> Result<(), machine::Error> {
+    let Some(FirmwareMap { range, stride, .. }) = machine.firmware_map.clone() else {
+        return Ok(());
+    };
+    // SAFETY: `from_raw_parts` requires mapped, initialized memory that is not written meanwhile.
+    // Our caller guarantees that, and any byte is valid.
+    let bytes = unsafe {
+        core::slice::from_raw_parts(pointer(range.start).cast_const(), range.bytes() as usize)
+    };
+    let map = MemoryMap::new(bytes, stride).ok_or(machine::Error::FirmwareMap)?;
+    machine.take_ram(map.ram())?;
+    machine.ram = usable(&machine.ram);
+    info!("UEFI's memory map at {} describes RAM", range.start);
+    let name = "UEFI's memory map".into();
+    machine.reserved.push(Reservation { range, name, no_map: false });
+    Ok(())
 }

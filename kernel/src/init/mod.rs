@@ -44,5 +44,5 @@ pub enum Error {
 ///
 /// [`Error`], if there is no usable FDT, or too little RAM.
 pub fn init(record: &'static EntryRecord) -> Result<Running, Error> {
-    Ok(Parsed::read(record)?.map().own()?.run())
+    Ok(Parsed::read(record)?.map()?.own()?.run())
 }

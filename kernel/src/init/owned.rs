@@ -19,7 +19,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use boot::record::EntryRecord;
 use boot::uart::Uart;
-use fdt::handover;
+use fdt::handover::{self, Shrink};
 use frames::layout::MemoryLayout;
 use protocol::cmdline::Base;
 use protocol::record::Text;
@@ -61,7 +61,7 @@ impl Mapped {
     /// [`Error::NoControlPages`], [`Error::Tree`].
     pub fn own(self) -> Result<Owned, Error> {
         let given_pages = self.parsed.given_pages();
-        let Self { parsed, parts, mut map, uart, stale_lpis } = self;
+        let Self { parsed, parts, mut map, uart, stale_lpis, firmware_map } = self;
         let Parsed { record, main, heap, given, mut facts } = parsed;
         // The initrd may hold the FIT. Reserve it before RAM is divided: it cannot be read yet.
         let initrd = Candidate::of(facts.initrd.as_ref(), &facts.machine, &parts.whole);
@@ -88,8 +88,10 @@ impl Mapped {
         // SAFETY: `extend` requires mapped, writable RAM that nothing uses. `MemoryLayout` chose it
         // outside of reservations, image, FDT, breadcrumbs, control pages and the CPUs' blocks.
         unsafe { heap.extend(layout.heap.clone()) };
-        // Image, FDT and heap are mapped already, and the guard pages stay unmapped.
+        // Image, FDT, UEFI's memory map and heap are mapped already, and the guard pages stay
+        // unmapped.
         let mut left_out = vec![parts.whole.clone(), given_pages];
+        left_out.extend(firmware_map);
         left_out.extend([layout.heap.clone(), layout.control.clone()]);
         left_out.extend(layout.blocks.iter().flat_map(cpus::guards));
         // SAFETY: as above: the FDT names these ranges as RAM.
@@ -109,10 +111,9 @@ impl Mapped {
         let blob_was = given.len();
         let blob = if handover::is_ours(facts.handed.as_ref()) {
             given.to_vec()
-        } else if initrd.is_ok() {
-            handover::shrink_with_initrd(given)?
         } else {
-            handover::shrink(given)?
+            let ram = facts.machine.firmware_map.is_some().then_some(&facts.machine.ram[..]);
+            handover::shrink(given, Shrink { keeps_initrd: initrd.is_ok(), ram })?
         };
         // SAFETY: `begin` requires the same as `extend`. `layout.frames` leaves out the heap and
         // what the heap avoids, except the FDT, which was copied, and the breadcrumbs, which were

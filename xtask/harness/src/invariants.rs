@@ -179,7 +179,7 @@ pub fn prove_each(
 /// kernel is not to blame for them, but it must find and clear all of them: generation 0 reports
 /// them, generation 1 has nothing to report.
 pub fn without_leftovers(logs: &mut [GenerationLog], loader: Loader) -> Result<()> {
-    if let (Loader::LinuxKexec, Some(first)) = (loader, logs.first_mut()) {
+    if let (true, Some(first)) = (loader.is_linux(), logs.first_mut()) {
         for left in
             ["shared by all CPUs: INTID 33 enabled", "of the CPUs with LPIs on", "INTID 0 enabled"]
         {

@@ -13,6 +13,7 @@
 //! | u-boot-booti | `qfw load` takes it from fw_cfg | the same command sets U-Boot's variable |
 //! | u-boot-bootm | out of our own FIT on the disk | `setenv`, typed |
 //! | linux-kexec | in the initrd of Debian's kernel, which kexecs it | a file next to it |
+//! | uefi-linux-kexec | the same, with a Linux that EDK2 started | the same |
 
 use std::{path::Path, time::Duration};
 
@@ -71,12 +72,20 @@ pub enum Loader {
     UBootBootm,
     /// Linux's kexec: Debian's kernel, which apt fetches once
     LinuxKexec,
+    /// Linux's kexec on a UEFI machine: UEFI's memory map describes RAM, not the device tree
+    UefiLinuxKexec,
 }
 
 impl Loader {
     /// Every loader but QEMU.
-    pub const OTHERS: [Self; 5] =
-        [Self::Uefi, Self::UefiShell, Self::UBootBooti, Self::UBootBootm, Self::LinuxKexec];
+    pub const OTHERS: [Self; 6] = [
+        Self::Uefi,
+        Self::UefiShell,
+        Self::UBootBooti,
+        Self::UBootBootm,
+        Self::LinuxKexec,
+        Self::UefiLinuxKexec,
+    ];
 
     /// The name as typed on the command line.
     pub fn name(self) -> &'static str {
@@ -87,6 +96,7 @@ impl Loader {
             Self::UBootBooti => "u-boot-booti",
             Self::UBootBootm => "u-boot-bootm",
             Self::LinuxKexec => "linux-kexec",
+            Self::UefiLinuxKexec => "uefi-linux-kexec",
         }
     }
 
@@ -94,31 +104,38 @@ impl Loader {
     pub fn firmware(self) -> Option<&'static Firmware> {
         match self {
             Self::Qemu | Self::LinuxKexec => None,
-            Self::Uefi | Self::UefiShell => Some(&EDK2),
+            Self::Uefi | Self::UefiShell | Self::UefiLinuxKexec => Some(&EDK2),
             Self::UBootBooti | Self::UBootBootm => Some(&U_BOOT),
         }
     }
 
-    /// The thing that the loader needs besides QEMU.
-    pub fn need(self) -> Option<Need> {
-        match self {
-            Self::Qemu => None,
-            Self::Uefi | Self::UefiShell => Some(Need::Edk2),
-            Self::UBootBooti | Self::UBootBootm => Some(Need::UBoot),
-            Self::LinuxKexec => Some(Need::Debian),
-        }
+    /// The things that the loader needs besides QEMU.
+    pub fn needs(self) -> impl Iterator<Item = Need> {
+        let needs: &[Need] = match self {
+            Self::Qemu => &[],
+            Self::Uefi | Self::UefiShell => &[Need::Edk2],
+            Self::UBootBooti | Self::UBootBootm => &[Need::UBoot],
+            Self::LinuxKexec => &[Need::Debian],
+            Self::UefiLinuxKexec => &[Need::Edk2, Need::Debian],
+        };
+        needs.iter().copied()
+    }
+
+    /// Whether a Linux kexecs the Image.
+    pub fn is_linux(self) -> bool {
+        matches!(self, Self::LinuxKexec | Self::UefiLinuxKexec)
     }
 
     /// Installs or fetches the loader if it is missing. The error may be a
     /// [`Skipped`](crate::error::Skipped).
     pub fn ensure(self, yes: bool) -> Result<()> {
-        self.need().map_or(Ok(()), |need| need.ensure(yes))
+        self.needs().try_for_each(|need| need.ensure(yes))
     }
 
     /// Extra time before generation 0 is entered: under QEMU on a busy host, Linux needs some ten
     /// seconds.
     pub fn patience(self) -> Duration {
-        Duration::from_secs(if self == Self::LinuxKexec { 120 } else { 0 })
+        Duration::from_secs(if self.is_linux() { 120 } else { 0 })
     }
 
     /// QEMU's arguments for the firmware, the Image and the bootargs.
@@ -128,7 +145,7 @@ impl Loader {
             let place = firmware.found().unwrap_or_else(|| firmware.places[0].into());
             words.extend(["-bios".to_owned(), place.display().to_string()]);
         }
-        if let Self::Uefi | Self::UefiShell = self {
+        if let Self::Uefi | Self::UefiShell | Self::UefiLinuxKexec = self {
             // With ACPI tables EDK2 provides no device tree, and our kernel reads nothing else.
             words.extend(["-machine", "acpi=off"].map(str::to_owned));
             // Otherwise EDK2's boot manager waits five seconds for a key.
@@ -143,7 +160,7 @@ impl Loader {
                 format!("if=none,id=volume,format=raw,file=fat:rw:{volume}"),
             ]);
             words.extend(["-device", "nvme,drive=volume,serial=volume"].map(str::to_owned));
-        } else if self == Self::LinuxKexec {
+        } else if self.is_linux() {
             words.extend(["-kernel".to_owned(), Debian::kernel().display().to_string()]);
             words.extend([
                 "-initrd".to_owned(),
@@ -168,7 +185,7 @@ impl Loader {
             let line = format!("fs0:\\Image.efi {bootargs}\r\n");
             std::fs::write(volume.join("startup.nsh"), line).context("cannot write startup.nsh")?;
         }
-        if self == Self::LinuxKexec {
+        if self.is_linux() {
             let debian = Debian::fetched()
                 .context("Debian's kernel is missing: `cargo xtask interop` fetches it")?;
             let bytes = std::fs::read(image).context("cannot read the Image")?;
@@ -184,7 +201,9 @@ impl Loader {
     /// The text to type at the loader's prompt, after empty lines that stop its countdown.
     pub fn typed(self, bootargs: &str, disk: usize) -> Option<String> {
         let commands = match self {
-            Self::Qemu | Self::Uefi | Self::UefiShell | Self::LinuxKexec => return None,
+            Self::Qemu | Self::Uefi | Self::UefiShell | Self::LinuxKexec | Self::UefiLinuxKexec => {
+                return None;
+            }
             Self::UBootBooti => "qfw load $kernel_addr_r $ramdisk_addr_r\n\
                  booti $kernel_addr_r - $fdtcontroladdr\n"
                 .to_owned(),
@@ -223,7 +242,8 @@ mod tests {
         for loader in Loader::OTHERS.into_iter().filter(|loader| loader.firmware().is_some()) {
             let words = loader.words(image, "a");
             assert_eq!(words[0], "-bios");
-            let from_fw_cfg = matches!(loader, Loader::Uefi | Loader::UBootBooti);
+            let from_fw_cfg =
+                matches!(loader, Loader::Uefi | Loader::UBootBooti | Loader::UefiLinuxKexec);
             assert_eq!(words.contains(&"-kernel".to_owned()), from_fw_cfg, "{words:?}");
         }
     }

@@ -56,7 +56,7 @@ pub fn cases(seen: &Arc<Seen>) -> Vec<Case> {
                 seen.add(Made { path: way.path(), text, recorded_on: Some(recorded_on) });
                 Ok(())
             };
-            case(format!("diagrams/{}", way.name), draw).needing(way.loader.need())
+            case(format!("diagrams/{}", way.name), draw).needing(way.loader.needs())
         })
         .into();
     let seen = Arc::clone(seen);
@@ -98,7 +98,7 @@ fn scouted(trial: &mut Trial<'_>, request: &Request) -> Result<Scouted> {
     let line = outcome.console.lines().find(|line| line.contains("EFI stub: loaded at "));
     let loaded = line.map(|line| hex(line, "loaded at ")).transpose()?;
     let mut purgatory = None;
-    if request.loader == Loader::LinuxKexec {
+    if request.loader.is_linux() {
         debugged(trial, request.clone(), |gdb| {
             purgatory = Some(diagrams::purgatory(gdb, base)?);
             Ok(())

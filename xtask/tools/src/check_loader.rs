@@ -90,11 +90,11 @@ impl CheckLoaderOptions {
         let kernel = Arc::new(kernel_build::build_for(&config)?);
         let mut columns = Vec::new();
         for loader in [Loader::Qemu].into_iter().chain(Loader::OTHERS) {
-            let is_slow = matches!(loader, Loader::UefiShell | Loader::LinuxKexec);
+            let is_slow = loader == Loader::UefiShell || loader.is_linux();
             if !self.loader.is_empty() && !self.loader.contains(&loader) || self.short && is_slow {
                 continue;
             }
-            if let Some(need) = loader.need().filter(|need| need.found().is_none()) {
+            if let Some(need) = loader.needs().find(|need| need.found().is_none()) {
                 println!("{} is left out: it {}", loader.name(), need.skipped(&[]));
                 continue;
             }

@@ -5,6 +5,7 @@
 use super::*;
 use crate::chosen::Chosen;
 use crate::console::Kind;
+use crate::handover::{Shrink, shrink};
 use alloc::format;
 use dtoolkit::Node as _;
 
@@ -584,7 +585,7 @@ fn every_shape_is_handed_over_and_edited() {
         edit(&mut tree);
         let blob = tree.to_dtb();
         let machine_was = machine(&blob);
-        let shrunk = crate::handover::shrink(&blob).unwrap();
+        let shrunk = shrink(&blob, Shrink::default()).unwrap();
         assert_eq!(machine(&shrunk), machine_was, "{name}");
         let chosen = Chosen { bootargs: Some("quiet"), ..Chosen::default() };
         let written = crate::chosen::write(&blob, &chosen).unwrap();
@@ -624,7 +625,7 @@ fn bootargs_are_bytes_up_to_the_nul_or_the_end() {
     ] {
         let mut tree = virt();
         set(&mut tree, "/chosen", "bootargs", value.into());
-        let shrunk = crate::handover::shrink(&tree.to_dtb()).unwrap();
+        let shrunk = shrink(&tree.to_dtb(), Shrink::default()).unwrap();
         assert_eq!(Tree::open(&shrunk).unwrap().bootargs(), bootargs);
     }
 }
@@ -633,7 +634,7 @@ fn bootargs_are_bytes_up_to_the_nul_or_the_end() {
 fn a_crash_kernels_ram_is_handed_on() {
     let mut tree = virt();
     set(&mut tree, "/chosen", USABLE_MEMORY_RANGE, quads(&[0x5000_0000, 0x800_0000]));
-    let blob = crate::handover::shrink(&tree.to_dtb()).unwrap();
+    let blob = shrink(&tree.to_dtb(), Shrink::default()).unwrap();
     let blob = crate::chosen::write(&blob, &Chosen::default()).unwrap();
     assert_eq!(machine(&blob).ram, [range(0x5000_0000, 0x800_0000)]);
 }

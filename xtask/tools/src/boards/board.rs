@@ -4,7 +4,7 @@ use boot::phys::PhysAddr;
 use fdt::blob::Blob;
 use fdt::chosen::{self, SEED_BYTES};
 use fdt::copy::{self, Edits, Value};
-use fdt::handover::{self, Handover};
+use fdt::handover::{self, Handover, Shrink};
 use fdt::machine::{Error, Gic, Machine, Tree};
 use fdt::node::{self, Node, number};
 use serde::Serialize;
@@ -136,7 +136,8 @@ fn edited(machine: &Machine, blob: &[u8]) -> Result<String, String> {
         let tree = Tree::open(blob).map_err(|error| error.to_string())?;
         Machine::read(&tree).map_err(|error| error.to_string())
     };
-    let mut shrunk = handover::shrink(blob).map_err(|error| error.to_string())?;
+    let mut shrunk =
+        handover::shrink(blob, Shrink::default()).map_err(|error| error.to_string())?;
     let numbers = Handover {
         generation: 1,
         seed: 2,

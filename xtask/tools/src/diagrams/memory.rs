@@ -210,7 +210,7 @@ fn of_a_loader(
             let vectors = vectors.context("U-Boot has no vectors in RAM")?;
             found.push(Region::new(Kind::Loader, "U-Boot", vectors, "at VBAR_EL2"));
         }
-        Loader::LinuxKexec => {
+        Loader::LinuxKexec | Loader::UefiLinuxKexec => {
             let stack = gdb.general()?[31];
             ensure!(RAM.contains(&stack), "SP is {stack:#x}: where is kexec-tools' purgatory?");
             found.push(Region::new(Kind::Loader, "purgatory", stack, "at SP"));
