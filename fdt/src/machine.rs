@@ -57,9 +57,18 @@ pub enum Gic {
     V3 {
         /// GICD.
         distributor: Range<PhysAddr>,
-        /// GICR regions.
-        redistributors: Vec<Range<PhysAddr>>,
+        /// GICR.
+        redistributors: Redistributors,
     },
+}
+
+/// GICv3's redistributors: one for each CPU, in the order of their registers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Redistributors {
+    /// The regions that hold them.
+    pub regions: Vec<Range<PhysAddr>>,
+    /// The bytes from one to the next, where that is more than its frames.
+    pub stride: Option<u64>,
 }
 
 impl Gic {
@@ -70,7 +79,7 @@ impl Gic {
             Self::V2 { distributor, cpu_interface } => {
                 (distributor, core::slice::from_ref(cpu_interface))
             }
-            Self::V3 { distributor, redistributors } => (distributor, &redistributors[..]),
+            Self::V3 { distributor, redistributors } => (distributor, &redistributors.regions[..]),
         };
         core::iter::once(first).chain(rest).cloned().collect()
     }
@@ -95,6 +104,49 @@ pub struct Psci {
     pub conduit: Conduit,
     /// The function IDs of PSCI 0.1, which has no standard ones. `None` since PSCI 0.2.
     pub functions: Option<Functions>,
+}
+
+impl Psci {
+    /// Returns the conduit, if the functions are those of PSCI 0.2 or later.
+    ///
+    /// PSCI 0.1 has no AFFINITY_INFO, which says whether a CPU is off.
+    #[must_use]
+    pub fn conduit_of_0_2(&self) -> Option<Conduit> {
+        self.functions.is_none().then_some(self.conduit)
+    }
+}
+
+/// A watchdog: a timer that resets the machine unless somebody stops it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Watchdog {
+    /// The path of its node.
+    pub path: String,
+    /// Its kind.
+    pub kind: WatchdogKind,
+    /// The registers that control it.
+    pub control: Range<PhysAddr>,
+}
+
+/// A kind of watchdog.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum WatchdogKind {
+    /// Arm's SP805.
+    Sp805,
+    /// The generic watchdog of Arm's SBSA.
+    Sbsa,
+}
+
+impl WatchdogKind {
+    /// Returns the offset of the 32-bit register whose bit 0 says that the watchdog runs.
+    #[must_use]
+    pub const fn enable(self) -> u64 {
+        match self {
+            // WdogControl.INTEN (DDI 0270, 3.3.3).
+            Self::Sp805 => 8,
+            // WCS.EN (BSA, B.2.1), in the control frame.
+            Self::Sbsa => 0,
+        }
+    }
 }
 
 /// The function IDs of PSCI 0.1, those that the device tree gives.
@@ -179,6 +231,8 @@ pub struct Machine {
     pub its: Vec<Range<PhysAddr>>,
     /// The generic timer.
     pub timer: Option<Timer>,
+    /// The watchdogs.
+    pub watchdogs: Vec<Watchdog>,
     /// The nodes that could not be read.
     pub skipped: Vec<Skipped>,
 }
@@ -340,11 +394,12 @@ enum Role {
     Pci,
     Timer,
     Psci,
+    Watchdog(WatchdogKind),
 }
 
 /// The `compatible` strings of what this kernel drives. The GICs are those of Linux's irq-gic.c and
 /// irq-gic-v3.c.
-const ROLES: [(&str, Role); 18] = [
+const ROLES: [(&str, Role); 20] = [
     ("virtio,mmio", Role::Virtio),
     ("arm,gic-v3", Role::GicV3),
     ("arm,gic-v3-its", Role::Its),
@@ -363,6 +418,8 @@ const ROLES: [(&str, Role); 18] = [
     ("arm,psci-1.0", Role::Psci),
     ("arm,psci-0.2", Role::Psci),
     (PSCI_0_1, Role::Psci),
+    ("arm,sp805", Role::Watchdog(WatchdogKind::Sp805)),
+    ("arm,sbsa-gwdt", Role::Watchdog(WatchdogKind::Sbsa)),
 ];
 
 /// PSCI 0.1. Its successors may be named beside it.
@@ -435,7 +492,17 @@ impl Machine {
         if let Some(limits) = limits {
             machine.ram = only(&machine.ram, &limits);
         }
+        machine.keep_registers();
         if machine.ram.is_empty() { Err(Error::NoRam) } else { Ok(machine) }
+    }
+
+    /// Reserves the registers that are inside RAM: a memory node may cover them.
+    fn keep_registers(&mut self) {
+        let in_ram = |device: &&Range<PhysAddr>| self.ram.iter().any(|ram| ram.overlaps(device));
+        let devices: Vec<_> = self.devices.iter().filter(in_ram).cloned().collect();
+        let reservation =
+            |range| Reservation { range, name: "registers of a device".into(), no_map: true };
+        self.reserved.extend(devices.into_iter().map(reservation));
     }
 
     /// Takes the RAM that UEFI's memory map describes.
@@ -448,6 +515,7 @@ impl Machine {
         if let Some(limits) = self.firmware_map.as_ref().and_then(|map| map.limits.as_ref()) {
             self.ram = only(&self.ram, limits);
         }
+        self.keep_registers();
         if self.ram.is_empty() { Err(Error::NoRam) } else { Ok(()) }
     }
 }
@@ -617,7 +685,10 @@ impl<'a> Reader<'a> {
             (Role::GicV3, [distributor, rest @ ..]) if machine.gic.is_none() => {
                 // After the redistributor regions, `reg` may name a GICv2-compatible CPU interface.
                 let regions = node.cell("#redistributor-regions").unwrap_or(1) as usize;
-                let redistributors = rest[..regions.min(rest.len())].into();
+                let stride = node.property("redistributor-stride").map(number);
+                let regions = rest[..regions.min(rest.len())].into();
+                let redistributors =
+                    Redistributors { regions, stride: stride.filter(|&stride| stride > 0) };
                 machine.gic = Some(Gic::V3 { distributor: distributor.clone(), redistributors });
             }
             (Role::Its, [its, ..]) => machine.its.push(its.clone()),
@@ -630,6 +701,10 @@ impl<'a> Reader<'a> {
                 machine.timer = Some(timer::read(&self.root, node, bus));
             }
             (Role::Psci, _) if machine.psci.is_none() => self.set_psci(node),
+            (Role::Watchdog(kind), [control, ..]) => {
+                let (path, control) = (path(&self.buses, node), control.clone());
+                machine.watchdogs.push(Watchdog { path, kind, control });
+            }
             _ => {}
         }
     }

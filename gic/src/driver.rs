@@ -22,7 +22,7 @@ use core::arch::asm;
 use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
-use fdt::machine;
+use fdt::machine::{self, Redistributors};
 
 // Registers by their offsets (GICv3: IHI 0069, 12.9 and 12.11; GICv2: IHI 0048, 4.3 and 4.4).
 const GICD_CTLR: u64 = 0;
@@ -362,27 +362,31 @@ pub fn quiesce(its: &[Range<PhysAddr>]) -> usize {
     its.iter().filter(|its| !lpi::quiesce(&mut Frame(its.start))).count()
 }
 
-/// Turns off the LPIs of every redistributor in `regions`. Returns the result for each.
-pub fn turn_lpis_off(regions: &[Range<PhysAddr>]) -> Vec<Lpis> {
-    redistributors(regions).map(|frame| lpi::turn_off(&mut Frame(frame))).collect()
+/// Turns off the LPIs of every redistributor. Returns the result for each.
+pub fn turn_lpis_off(all: &Redistributors) -> Vec<Lpis> {
+    redistributors(all).map(|frame| lpi::turn_off(&mut Frame(frame))).collect()
 }
 
 /// Returns the redistributor whose GICR_TYPER names this affinity.
-fn redistributor(regions: &[Range<PhysAddr>], mpidr: u64) -> Option<PhysAddr> {
+fn redistributor(all: &Redistributors, mpidr: u64) -> Option<PhysAddr> {
     let affinity = (mpidr >> 8 & 0xff00_0000) as u32 | (mpidr & 0x00ff_ffff) as u32;
-    redistributors(regions).find(|&frame| word(frame, GICR_TYPER + 4).read() == affinity)
+    redistributors(all).find(|&frame| word(frame, GICR_TYPER + 4).read() == affinity)
 }
 
 /// Returns the first frame of every redistributor.
-fn redistributors(regions: &[Range<PhysAddr>]) -> impl Iterator<Item = PhysAddr> {
+fn redistributors(all: &Redistributors) -> impl Iterator<Item = PhysAddr> {
     const LAST: u32 = 1 << 4;
     const VLPIS: u32 = 1 << 1;
-    regions.iter().flat_map(|region| {
+    all.regions.iter().flat_map(move |region| {
         let in_region = move |frame: PhysAddr| (frame < region.end).then_some(frame);
         core::iter::successors(in_region(region.start), move |&frame| {
             let typer = word(frame, GICR_TYPER).read();
-            let size = if typer & VLPIS != 0 { 0x4_0000 } else { 0x2_0000 };
-            if typer & LAST != 0 { None } else { in_region(frame + size) }
+            let frames = if typer & VLPIS != 0 { 0x4_0000 } else { 0x2_0000 };
+            if typer & LAST != 0 {
+                None
+            } else {
+                in_region(frame.saturating_add(all.stride.unwrap_or(frames)))
+            }
         })
     })
 }

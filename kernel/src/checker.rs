@@ -72,7 +72,7 @@ fn tree(kernel: &Kernel, initrd: Option<Range<PhysAddr>>) -> TreeFacts {
         ram: machine.ram.clone(),
         reserved,
         initrd,
-        conduit: machine.psci.map(|psci| psci.conduit),
+        conduit: machine.psci.and_then(|psci| psci.conduit_of_0_2()),
     }
 }
 

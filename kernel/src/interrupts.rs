@@ -128,10 +128,11 @@ pub struct StaleLpis {
 /// Makes the GIC stop using memory that a predecessor gave it for LPIs. If a redistributor keeps
 /// its LPIs on, reserves its tables. Each later generation finds and reserves the same tables.
 pub fn turn_lpis_off(machine: &mut machine::Machine) -> StaleLpis {
-    let Some(gic @ machine::Gic::V3 { .. }) = &machine.gic else { return StaleLpis::default() };
-    let regions = gic.registers();
+    let Some(machine::Gic::V3 { redistributors, .. }) = &machine.gic else {
+        return StaleLpis::default();
+    };
     let mut found = StaleLpis { not_quiescent: gic::driver::quiesce(&machine.its), turned_off: 0 };
-    for lpis in gic::driver::turn_lpis_off(&regions[1..]) {
+    for lpis in gic::driver::turn_lpis_off(redistributors) {
         match lpis {
             Lpis::Off => {}
             Lpis::TurnedOff => found.turned_off += 1,

@@ -48,6 +48,7 @@ mod stage;
 mod state;
 mod timer;
 mod unpack;
+mod watchdog;
 
 use crate::cpus::Cpu;
 use crate::error::Error;
@@ -100,6 +101,7 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
     kernel.cpus.start();
     if kernel.cmdline.check {
         checker::report(record, &kernel, found.initrd.clone());
+        watchdog::report(&kernel.machine.watchdogs, &mut kernel.map);
     }
     if kernel.cmdline.selftest == Some(Selftest::Stub) {
         selftest::stub(&kernel);

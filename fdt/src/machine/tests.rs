@@ -297,7 +297,8 @@ fn cpus_interrupts_and_the_timer_are_found() {
     // The whole region: its frames may be those of CPUs that the tree does not name. The CPU
     // interface that follows it is left out.
     let distributor = range(0x0800_0000, 0x1_0000);
-    let redistributors = vec![range(0x080a_0000, 0xf6_0000)];
+    let redistributors =
+        Redistributors { regions: vec![range(0x080a_0000, 0xf6_0000)], stride: None };
     assert_eq!(machine.gic, Some(Gic::V3 { distributor, redistributors }));
     assert_eq!(machine.its, [range(0x0808_0000, 0x2_0000)]);
     assert_eq!(machine.timer, Some(Timer { virtual_el1: Some(27), physical_el2: Some(26) }));

@@ -19,7 +19,7 @@ mod work;
 
 use crate::clock;
 use crate::console;
-use crate::firmware::Firmware;
+use crate::firmware::{self, Firmware};
 use crate::interrupts;
 use crate::memory::pointer;
 use alloc::boxed::Box;
@@ -52,7 +52,11 @@ pub const BLOCK_SIZE: u64 = 64 << 10;
 
 const EXCEPTION_STACK: u64 = 16 << 10;
 
-/// Time limit for a CPU to come up, to tick, or to go off.
+/// Time limit for a CPU to come up and tick, in ns. The second CPU_ON of a CPU takes TF-A on a
+/// Raspberry Pi 4 more than two seconds.
+const TO_COME: u64 = 10_000_000_000;
+
+/// Time limit for a CPU to go off, or to do a short task, in ns.
 const TIMEOUT_NS: u64 = 2_000_000_000;
 
 /// A reason why the other CPUs cannot be stopped.
@@ -210,12 +214,15 @@ impl Cpus {
             cache::clean_and_invalidate(&(page..page + PAGE_SIZE));
             let entry = secondary_entry as *const () as u64;
             if let Err(error) = psci::cpu_on::<Firmware>(cpu.mpidr(), entry, page.get()) {
-                warn!("{cpu} was not started: {error}: continuing without it");
+                match firmware::lack() {
+                    Some(why) => warn!("{cpu} was not started: {why}: continuing without it"),
+                    None => warn!("{cpu} was not started: {error}: continuing without it"),
+                }
                 cpu.state.store(CpuState::OnFailed, Relaxed);
             }
         }
         for cpu in self.others().filter(|cpu| cpu.state.load(Acquire) == CpuState::Starting) {
-            if !in_time(|| {
+            if !within(TO_COME, || {
                 cpu.state.load(Acquire) == CpuState::Up
                     && (cpu.interrupts.ticks.load(Relaxed) > 0 || !interrupts::ticks())
             }) {
@@ -267,6 +274,12 @@ impl Cpus {
         let begun = clock::now();
         let on = || self.others().filter(|cpu| cpu.state.load(Acquire) != CpuState::Off);
         for cpu in on().filter(|cpu| cpu.state.load(Acquire) != CpuState::OnFailed) {
+            // A CPU that comes only now would not see a command that was given before.
+            if cpu.state.load(Acquire) == CpuState::Starting
+                && !in_time(|| cpu.state.load(Acquire) != CpuState::Starting)
+            {
+                continue;
+            }
             cpu.state.store(CpuState::Up, Relaxed);
             cpu.give(CpuCommand::Stop);
         }
@@ -276,6 +289,7 @@ impl Cpus {
             // then can CPU_ON succeed again.
             let off = match cpu.state.load(Acquire) {
                 CpuState::OnFailed => !is_on(cpu),
+                CpuState::Starting => false,
                 _ => in_time(|| {
                     let state = cpu.state.load(Acquire);
                     state == CpuState::OffDenied || (state == CpuState::Leaving && is_off(cpu))
@@ -399,13 +413,17 @@ fn is_on(cpu: &Cpu) -> bool {
     matches!(state, Ok(AffinityState::On | AffinityState::OnPending))
 }
 
-fn in_time(mut done: impl FnMut() -> bool) -> bool {
+fn in_time(done: impl FnMut() -> bool) -> bool {
+    within(TIMEOUT_NS, done)
+}
+
+fn within(nanoseconds: u64, mut done: impl FnMut() -> bool) -> bool {
     let begun = clock::now();
     loop {
         if done() {
             return true;
         }
-        if clock::nanoseconds(clock::now() - begun) > TIMEOUT_NS {
+        if clock::nanoseconds(clock::now() - begun) > nanoseconds {
             return false;
         }
         core::hint::spin_loop();

@@ -30,6 +30,7 @@ pub use device::{Busy, Opened, Place};
 use fdt::machine::Machine;
 use log::{info, warn};
 use network::{Receive, Receiver};
+pub use register::register_at;
 use virtio::Error;
 use virtio::entropy::Entropy;
 use virtio_drivers::transport::DeviceType;

@@ -79,7 +79,7 @@ impl Parsed {
         let initrd = tree.initrd();
 
         let (mode, note) = enter_mode(record, cmdline.el2(generation));
-        firmware::prepare(machine.psci.map(|psci| psci.conduit));
+        firmware::prepare(machine.psci.as_ref());
         end::prepare(cmdline.semihosting);
         let facts = Facts {
             handed,

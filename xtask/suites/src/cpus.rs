@@ -119,6 +119,32 @@ pub fn cases() -> Vec<Case> {
             );
             Ok(())
         }),
+        case("cpus/one-never-works", |trial| {
+            stays(
+                trial,
+                |kernel| kernel.at("kernel_secondary", 0, HANG),
+                "CPU 1 (MPIDR 0x1) does not stop",
+            )
+        }),
+        // QEMU virt has no watchdog: registers of its clock serve, one with bit 0 set.
+        case("cpus/watchdogs", |trial| {
+            let logs = edited(trial, "check", |tree| {
+                for (name, register) in [("runs@c", 0x0901_000c_u64), ("stands@10", 0x0901_0010)] {
+                    let mut watchdog = child(name)?;
+                    set(&mut watchdog, "compatible", b"arm,sbsa-gwdt\0".to_vec())?;
+                    set(&mut watchdog, "reg", [register, 4].map(u64::to_be_bytes).concat())?;
+                    tree.root.add_child(watchdog);
+                }
+                Ok(())
+            })?;
+            ensure!(
+                logs.iter().all(|gen_log| {
+                    gen_log.says("watchdog /runs@c runs") && !gen_log.says("/stands@10")
+                }),
+                "not the one watchdog that runs is named"
+            );
+            Ok(())
+        }),
         // The GIC is taken over, and left quiet, all the same.
         case("cpus/no-timer", |trial| {
             let logs = edited(trial, "restart-cpu=random", |tree| {

@@ -14,7 +14,7 @@ use harness::{
     cmdline::{Base, Cmdline, Restart},
     debugger::LOADED,
     disk::{self, FOREIGN, Foreign, LOAD},
-    fit_edit::{edited, node},
+    fit_edit::{edited, node, set},
     invariants::{Modes, check},
     request::{Disk, Request},
     transcript::{GenerationLog, logs, parted},
@@ -50,6 +50,7 @@ pub fn cases() -> Vec<Case> {
     }
     cases.push(case("payload/large-ramdisk", large_ramdisk));
     cases.push(case("payload/own-tree", own_tree));
+    cases.push(case("payload/psci-0.1", psci_0_1));
     cases.push(case("payload/damaged-kernel-while-it-moves", |trial| {
         damaged(trial, LOADED, None, |sources| sources.first())
     }));
@@ -267,6 +268,32 @@ fn own_tree(trial: &mut Trial<'_>) -> Result<()> {
         RAMDISK as u64 + LOW.end - LOW.start + HIGH.end - HIGH.start,
     );
     ensure!(missing.abs_diff(due) < 64 << 10, "{missing} bytes are reserved, and should be {due}");
+    Ok(())
+}
+
+/// Gives the payload a device tree with PSCI 0.1, on three CPUs. PSCI 0.1 has no AFFINITY_INFO, so
+/// the payload must start no CPU that it could not stop. QEMU would replace this node in a tree
+/// that it boots with.
+fn psci_0_1(trial: &mut Trial<'_>) -> Result<()> {
+    let (mut request, cmdline) = request(trial, "nvhe", trial.cmdline())?;
+    request.cpus = Some(3);
+    let mut tree = dumped(&request)?;
+    set(node(&mut tree, "/psci")?, "compatible", b"arm,psci\0".to_vec())?;
+    let mut foreign = ourselves_as_payload(trial, &request);
+    foreign.fdt = Some(tree.to_dtb());
+    // PSCI 0.1 has no SYSTEM_OFF either.
+    foreign.bootargs.as_mut().context("no bootargs")?.push_str(" semihosting");
+    request.semihosting = true;
+    request.disk = Disk::Bytes(Arc::new(disk::with(trial.kernel(), false, foreign)));
+    let outcome = trial.ends(&request, Verdict::Success)?;
+    let (before, after) = parted(&outcome.console, cmdline.generations)?;
+    let (before, after) = (logs(before)?, logs(after)?);
+    let why = "was not started: PSCI 0.1 cannot say whether a CPU is off";
+    ensure!(before.iter().all(|gen_log| gen_log.cpus == (3, 3)), "not 3 of 3 up before");
+    ensure!(
+        after.len() == 2 && after.iter().all(|gen_log| gen_log.cpus == (1, 3) && gen_log.says(why)),
+        "a generation started another CPU, or does not say why not"
+    );
     Ok(())
 }
 

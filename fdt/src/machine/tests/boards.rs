@@ -54,7 +54,8 @@ fn onto(tree: &mut DeviceTree, bus: &mut DeviceTreeNode, moved: &[(&str, Vec<u8>
 const UART: &str = "pl011@9040000";
 
 fn gic_v3() -> Option<Gic> {
-    let redistributors = vec![range(0x080a_0000, 0xf6_0000)];
+    let redistributors =
+        Redistributors { regions: vec![range(0x080a_0000, 0xf6_0000)], stride: None };
     Some(Gic::V3 { distributor: range(0x0800_0000, 0x1_0000), redistributors })
 }
 
@@ -381,6 +382,7 @@ const SHAPES: &[Shape] = &[
             let functions = machine.psci.unwrap().functions.unwrap();
             let [off, on] = [Some(0x8400_0002), Some(0x8400_0003)];
             assert_eq!(functions, Functions { cpu_on: on, cpu_off: off, ..Functions::default() });
+            assert_eq!(machine.psci.unwrap().conduit_of_0_2(), None);
         },
     ),
     (
@@ -444,6 +446,41 @@ const SHAPES: &[Shape] = &[
         },
     ),
     (
+        "a memory node that covers a device's registers",
+        |tree| set(tree, "/memory@40000000", "reg", quads(&[0, 0x8000_0000])),
+        |machine| {
+            let names = machine.reserved.iter().map(|one| (one.range.clone(), one.no_map));
+            let uart = range(0x0904_0000, 0x1000);
+            assert!(names.clone().any(|one| one == (uart.clone(), true)), "{names:?}");
+            assert_eq!(machine.ram, [range(0, 0x8000_0000)]);
+        },
+    ),
+    (
+        "two watchdogs",
+        |tree| {
+            let watchdog = |name, compatible: &str, reg: &[u64]| {
+                let compatible = format!("{compatible}\0arm,primecell\0").into_bytes();
+                node(name, &[("compatible", compatible), ("reg", quads(reg))])
+            };
+            tree.root.add_child(watchdog("wdt@a", "arm,sp805", &[0x0b00_0000, 0x1000]));
+            let frames = [0x0b01_0000, 0x1000, 0x0b02_0000, 0x1000];
+            tree.root.add_child(watchdog("wdt@b", "arm,sbsa-gwdt", &frames));
+        },
+        |machine| {
+            let watchdog = |path: &str, kind, start| Watchdog {
+                path: path.to_owned(),
+                kind,
+                control: range(start, 0x1000),
+            };
+            let (sp805, sbsa) = (WatchdogKind::Sp805, WatchdogKind::Sbsa);
+            assert_eq!(
+                machine.watchdogs,
+                [watchdog("/wdt@a", sp805, 0x0b00_0000), watchdog("/wdt@b", sbsa, 0x0b01_0000)]
+            );
+            assert_eq!([sp805.enable(), sbsa.enable()], [8, 0]);
+        },
+    ),
+    (
         "two regions of redistributors",
         |tree| {
             let reg = quads(&[
@@ -458,10 +495,13 @@ const SHAPES: &[Shape] = &[
             ]);
             set(tree, "/intc@8000000", "reg", reg);
             set(tree, "/intc@8000000", "#redistributor-regions", cells(&[2]));
+            set(tree, "/intc@8000000", "redistributor-stride", quads(&[0x3_0000]));
         },
         |machine| {
-            let redistributors =
-                vec![range(0x080a_0000, 0x2_0000), range(0x40_0000_0000, 0x4_0000)];
+            let redistributors = Redistributors {
+                regions: vec![range(0x080a_0000, 0x2_0000), range(0x40_0000_0000, 0x4_0000)],
+                stride: Some(0x3_0000),
+            };
             let distributor = range(0x0800_0000, 0x1_0000);
             assert_eq!(machine.gic, Some(Gic::V3 { distributor, redistributors }));
         },
