@@ -223,7 +223,7 @@ pub enum Error {
     EndsEarly { unpacked: u64 },
     /// Bytes other than zero after the trailer: a second member, or other appended data.
     #[error(
-        "its gzip data continue after the end, after {unpacked} unpacked bytes: give one member \
+        "other bytes come behind its gzip data, after {unpacked} unpacked bytes: give one member \
          and nothing else"
     )]
     GoesOn { unpacked: u64 },

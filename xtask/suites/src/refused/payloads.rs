@@ -91,7 +91,7 @@ const TABLE: &[Bad] = &[
           says: &["\"payload\" cannot be unpacked: its gzip data end too early, after "], ..GOOD },
     Bad { name: "gzip-continues", spoil: |[kernel, ..]| packed(kernel, |file| file.push(1)),
           edit: |disk| not_stated(disk),
-          says: &["\"payload\" cannot be unpacked: its gzip data continue after the end, after "],
+          says: &["\"payload\" cannot be unpacked: other bytes come behind its gzip data, after "],
           ..GOOD },
     // 64 MiB of zeroes after an Image compress to some 64 KiB.
     Bad { name: "gzip-bomb",
