@@ -12,7 +12,7 @@ use boot::phys::PhysAddr;
 use dtoolkit::fdt::Fdt as Tree;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, ToPropertyValue};
-use protocol::fit::{self, Companions, Compression, Error, Fit, MAX_LOADABLES, Payload};
+use protocol::fit::{self, Companions, Compression, Error, Fit, MAX_LOADABLES, Medium, Payload};
 use sha2::{Digest, Sha256};
 
 use crate::choices::Choices;
@@ -32,8 +32,8 @@ pub fn hold(data: &[u8]) {
 
 /// Runs the kernel's FIT reader on a disk and checks each result against the disk.
 fn disk(disk: &[u8]) {
-    let bytes = disk.len() as u64;
-    let size = match fit::header_size(&disk[..disk.len().min(512)], bytes) {
+    let medium = Medium::disk(disk.len() as u64);
+    let size = match fit::header_size(&disk[..disk.len().min(512)], medium) {
         Ok(size) => size as usize,
         Err(error) => return speaks(&error),
     };
@@ -45,11 +45,11 @@ fn disk(disk: &[u8]) {
     };
     let said = lines(tree);
     for configuration in configurations.iter().take(4) {
-        match fit::parse(tree, bytes, configuration) {
+        match fit::parse(tree, medium, configuration) {
             Ok(fit) => taken(disk, size, configuration, &fit, &said),
             Err(error) => speaks(&error),
         }
-        match fit::companions(tree, bytes, configuration) {
+        match fit::companions(tree, medium, configuration) {
             Ok(companions) => accompanied(disk, size, configuration, &companions, &said),
             Err(error) => speaks(&error),
         }
@@ -98,9 +98,9 @@ fn taken(disk: &[u8], tree: usize, configuration: &str, fit: &Fit, said: &[Line]
         agrees(payload, disk, tree, said);
     }
     let end = payloads.iter().map(|payload| payload.place.end).max().expect("there is a kernel");
-    assert_eq!(fit::parse(&disk[..tree], end, configuration).as_ref(), Ok(fit));
+    assert_eq!(fit::parse(&disk[..tree], Medium::disk(end), configuration).as_ref(), Ok(fit));
     assert!(matches!(
-        fit::parse(&disk[..tree], end - 1, configuration),
+        fit::parse(&disk[..tree], Medium::disk(end - 1), configuration),
         Err(Error::PastEnd { .. })
     ));
 }
@@ -198,7 +198,8 @@ fn written(choices: &mut Choices<'_>) {
     disk(&bytes);
     as_written(&bytes, &payloads);
 
-    let size = fit::header_size(&bytes, bytes.len() as u64).expect("just written") as usize;
+    let size = fit::header_size(&bytes, Medium::disk(bytes.len() as u64));
+    let size = size.expect("just written") as usize;
     let mut tree = DeviceTree::from_fdt(&Tree::new(&bytes[..size]).expect("just written"));
     let named_otherwise = choices.byte();
     while !choices.0.is_empty() {
@@ -213,8 +214,9 @@ fn written(choices: &mut Choices<'_>) {
 
 /// Checks the first configuration: the first kernel, and the loadables up to the next kernel.
 fn as_written(disk: &[u8], payloads: &[writer::Payload]) {
-    let size = fit::header_size(disk, disk.len() as u64).expect("just written") as usize;
-    let fit = fit::parse(&disk[..size], disk.len() as u64, "conf-1")
+    let medium = Medium::disk(disk.len() as u64);
+    let size = fit::header_size(disk, medium).expect("just written") as usize;
+    let fit = fit::parse(&disk[..size], medium, "conf-1")
         .expect("xtask writes what the kernel reads");
     let loadables =
         payloads[1..].iter().take_while(|payload| matches!(payload.kind, Kind::Loadable { .. }));

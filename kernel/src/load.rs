@@ -36,11 +36,11 @@ impl Contents {
     pub fn read(medium: &mut Medium) -> Result<Self, Error> {
         const FIRST: usize = 512;
         let mut first = [0; FIRST];
-        let bytes = medium.bytes();
-        let readable = FIRST.min(bytes as usize);
+        let described = medium.described();
+        let readable = FIRST.min(described.bytes as usize);
         medium.read(0, &mut first[..readable])?;
         let mut tree = Vec::new();
-        let size = fit::header_size(&first[..readable], bytes)? as usize;
+        let size = fit::header_size(&first[..readable], described)? as usize;
         tree.try_reserve_exact(size).map_err(|_| Error::Heap(size as u64))?;
         tree.resize(size, 0);
         medium.read(0, &mut tree)?;
@@ -59,7 +59,7 @@ impl Contents {
         configuration: &str,
         ram_bytes: u64,
     ) -> Result<(Fit, Header), Error> {
-        let fit = fit::parse(&self.tree, medium.bytes(), configuration)?;
+        let fit = fit::parse(&self.tree, medium.described(), configuration)?;
         let bytes = fit.kernel.place.end - fit.kernel.place.start;
         let mut start = [0; HEADER_BYTES];
         let (readable, bytes) = match fit.kernel.compression {
@@ -84,7 +84,7 @@ impl Contents {
     ///
     /// A broken rule of the FIT.
     pub fn companions(&self, medium: &Medium, configuration: &str) -> Result<Companions, Error> {
-        Ok(fit::companions(&self.tree, medium.bytes(), configuration)?)
+        Ok(fit::companions(&self.tree, medium.described(), configuration)?)
     }
 }
 

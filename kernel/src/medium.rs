@@ -16,6 +16,7 @@ use fdt::blob::MAGIC;
 use fdt::machine::{Machine, Reservation};
 use log::info;
 use protocol::cmdline::FitSource;
+use protocol::fit;
 
 /// The name of the initrd's reservation.
 const NAME: &str = "the FIT in the initrd";
@@ -154,12 +155,12 @@ impl Medium {
         Ok(Self::Initrd(initrd))
     }
 
-    /// Returns the medium's size in bytes.
+    /// Returns the medium's name and size, for the FIT's parser.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
+    pub fn described(&self) -> fit::Medium {
         match self {
-            Self::Disk(disk) => disk.bytes(),
-            Self::Initrd(initrd) => initrd.bytes.len() as u64,
+            Self::Disk(disk) => fit::Medium::disk(disk.bytes()),
+            Self::Initrd(initrd) => fit::Medium::initrd(initrd.bytes.len() as u64),
         }
     }
 

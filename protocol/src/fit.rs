@@ -1,10 +1,10 @@
-//! The FIT parser: finds kernels and their companions on the disk.
+//! The FIT parser: finds kernels and their companions on the boot medium.
 //!
-//! - Takes the first bytes of the disk ([`header_size`]), then the FIT's whole device tree
+//! - Takes the first bytes of the medium ([`header_size`]), then the FIT's whole device tree
 //!   ([`configurations`], [`parse`], [`companions`]), then each payload's bytes ([`verify`]).
-//! - Returns a [`Fit`]: each payload's place on the disk, load address and SHA-256.
-//! - Refuses a disk without a FIT, a damaged or incomplete one, and data past the end of the disk.
-//! - Never reads the disk itself, and never panics, whatever the bytes are.
+//! - Returns a [`Fit`]: each payload's place on the medium, load address and SHA-256.
+//! - Refuses a medium without a FIT, a damaged or incomplete one, and data past the medium's end.
+//! - Never reads the medium itself, and never panics, whatever the bytes are.
 //!
 //! A FIT (U-Boot's `doc/usage/fit/source_file_format.rst`) is itself a small FDT:
 //!
@@ -18,7 +18,7 @@
 //!                         for a payload also fdt, ramdisk, bootargs
 //! ```
 //!
-//! - `data-position` counts from the start of the disk, `data-offset` from the end of the tree
+//! - `data-position` counts from the start of the medium, `data-offset` from the end of the tree
 //!   rounded up to 4, and `data` is within the tree. As in U-Boot, the first one present counts.
 //! - Two payloads may share their data.
 //! - An initrd is passed on as it is, whatever its `compression` says: its kernel unpacks it.
@@ -104,27 +104,50 @@ pub enum Compression {
     },
 }
 
-/// Returns the size of the FIT's tree, from the first bytes of a disk of `disk_bytes` bytes.
+/// The medium that holds a FIT.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Medium {
+    /// The name that messages use: "the disk" or "the initrd".
+    pub name: &'static str,
+    /// The size in bytes.
+    pub bytes: u64,
+}
+
+impl Medium {
+    /// Returns a disk of `bytes` bytes.
+    #[must_use]
+    pub const fn disk(bytes: u64) -> Self {
+        Self { name: "the disk", bytes }
+    }
+
+    /// Returns an initrd of `bytes` bytes.
+    #[must_use]
+    pub const fn initrd(bytes: u64) -> Self {
+        Self { name: "the initrd", bytes }
+    }
+}
+
+/// Returns the size of the FIT's tree, from the first bytes of its medium.
 ///
 /// # Errors
 ///
-/// If the disk does not start with a FIT, or if its tree is too large.
-pub fn header_size(first_block: &[u8], disk_bytes: u64) -> Result<u32, Error> {
+/// If the medium does not start with a FIT, or if its tree is too large.
+pub fn header_size(first_block: &[u8], medium: Medium) -> Result<u32, Error> {
     let word = |at: usize| {
         first_block.get(at..).and_then(<[u8]>::first_chunk).copied().map(u32::from_be_bytes)
     };
     let (Some(magic), Some(bytes), true) = (word(0), word(4), first_block.len() >= HEADER_BYTES)
     else {
-        return Err(Error::DiskTooShort { bytes: disk_bytes });
+        return Err(Error::TooShort { medium });
     };
     if magic != MAGIC {
-        return Err(Error::NotAFit { magic });
+        return Err(Error::NotAFit { medium, magic });
     }
     if bytes > MAX_TREE_BYTES {
         return Err(Error::TreeTooLarge { bytes });
     }
-    if u64::from(bytes) > disk_bytes {
-        return Err(Error::TreePastEnd { bytes, disk: disk_bytes });
+    if u64::from(bytes) > medium.bytes {
+        return Err(Error::TreePastEnd { bytes, medium });
     }
     Ok(bytes)
 }
@@ -161,12 +184,12 @@ pub fn default(tree: &[u8]) -> Result<(), Error> {
     configurations.text("default")?.map(drop).ok_or_else(|| configurations.lacks("default"))
 }
 
-/// Returns the payloads of the configuration with that name, on a disk of `disk_bytes` bytes.
+/// Returns the payloads of the configuration with that name, on this medium.
 ///
 /// # Errors
 ///
 /// The first rule that is broken.
-pub fn parse(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<Fit, Error> {
+pub fn parse(tree: &[u8], medium: Medium, configuration: &str) -> Result<Fit, Error> {
     let root = Place::root(tree)?;
     let images = root.child("images")?;
     let configuration = root.child("configurations")?.child(configuration)?;
@@ -184,10 +207,10 @@ pub fn parse(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<Fit, E
     Ok(Fit {
         // Nothing depends on it, so it may be in any encoding.
         description: root.text("description").ok().flatten().unwrap_or_default().to_owned(),
-        kernel: images.child(kernel)?.kernel(tree, disk_bytes)?,
+        kernel: images.child(kernel)?.kernel(tree, medium)?,
         loadables: loadables
             .into_iter()
-            .map(|name| images.child(name)?.loadable(tree, disk_bytes))
+            .map(|name| images.child(name)?.loadable(tree, medium))
             .collect::<Result<_, _>>()?,
     })
 }
@@ -197,19 +220,19 @@ pub fn parse(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<Fit, E
 /// # Errors
 ///
 /// The first rule that is broken.
-pub fn companions(tree: &[u8], disk_bytes: u64, configuration: &str) -> Result<Companions, Error> {
+pub fn companions(tree: &[u8], medium: Medium, configuration: &str) -> Result<Companions, Error> {
     let root = Place::root(tree)?;
     let images = root.child("images")?;
     let configuration = root.child("configurations")?.child(configuration)?;
     let image = |property| configuration.text(property)?.map(|name| images.child(name)).transpose();
     let fdt = match configuration.texts("fdt")?[..] {
         [] => None,
-        [name] => Some(images.child(name)?.as_it_is(tree, disk_bytes)?),
+        [name] => Some(images.child(name)?.as_it_is(tree, medium)?),
         [_, overlay, ..] => {
             return Err(Error::Overlay { node: configuration.path, overlay: overlay.to_owned() });
         }
     };
-    let initrd = image("ramdisk")?.map(|initrd| initrd.payload(tree, disk_bytes)).transpose()?;
+    let initrd = image("ramdisk")?.map(|initrd| initrd.payload(tree, medium)).transpose()?;
     // A load address of 0 is customary and means none, as it does for `kernel_noload`.
     let anywhere =
         |initrd: Payload| Payload { load: initrd.load.filter(|load| load.get() != 0), ..initrd };
@@ -327,14 +350,14 @@ impl<'a> Place<'a> {
     }
 
     /// Reads this image as the kernel: an arm64 Image, which is entered at its first byte.
-    fn kernel(&self, tree: &[u8], disk: u64) -> Result<Payload, Error> {
+    fn kernel(&self, tree: &[u8], medium: Medium) -> Result<Payload, Error> {
         self.text("arch")?.ok_or_else(|| self.lacks("arch"))?;
         let mut kernel = match self.compression()? {
             Some("gzip") => {
                 let compression = Compression::Gzip { unpacked: self.number("uncomp-size")? };
-                Payload { compression, ..self.payload(tree, disk)? }
+                Payload { compression, ..self.payload(tree, medium)? }
             }
-            _ => self.as_it_is(tree, disk)?,
+            _ => self.as_it_is(tree, medium)?,
         };
         match self.text("type")?.ok_or_else(|| self.lacks("type"))? {
             // U-Boot requires `load` and `entry` here as well, but ignores them, so 0 is customary.
@@ -359,8 +382,8 @@ impl<'a> Place<'a> {
 
     /// Reads this image as a loadable: it must have a load address, but may have any type, and no
     /// architecture.
-    fn loadable(&self, tree: &[u8], disk: u64) -> Result<Payload, Error> {
-        let loadable = self.as_it_is(tree, disk)?;
+    fn loadable(&self, tree: &[u8], medium: Medium) -> Result<Payload, Error> {
+        let loadable = self.as_it_is(tree, medium)?;
         loadable.load.ok_or_else(|| self.lacks("load"))?;
         Ok(loadable)
     }
@@ -371,18 +394,18 @@ impl<'a> Place<'a> {
     }
 
     /// Reads this image, and refuses it if it is compressed.
-    fn as_it_is(&self, tree: &[u8], disk: u64) -> Result<Payload, Error> {
+    fn as_it_is(&self, tree: &[u8], medium: Medium) -> Result<Payload, Error> {
         if let Some(compression) = self.compression()? {
             return Err(Error::Compressed {
                 node: self.path.clone(),
                 compression: compression.to_owned(),
             });
         }
-        self.payload(tree, disk)
+        self.payload(tree, medium)
     }
 
     /// Reads the properties that every image must have.
-    fn payload(&self, tree: &[u8], disk: u64) -> Result<Payload, Error> {
+    fn payload(&self, tree: &[u8], medium: Medium) -> Result<Payload, Error> {
         if let Some(arch) = self.text("arch")?.filter(|arch| *arch != "arm64") {
             return Err(Error::WrongArch { node: self.path.clone(), arch: arch.to_owned() });
         }
@@ -391,7 +414,7 @@ impl<'a> Place<'a> {
         }
         Ok(Payload {
             name: self.node.to_string(),
-            place: self.place(tree, disk)?,
+            place: self.place(tree, medium)?,
             sha256: self.sha256()?,
             compression: Compression::None,
             load: self.number("load")?.map(PhysAddr::new),
@@ -399,7 +422,7 @@ impl<'a> Place<'a> {
     }
 
     /// Returns the range of this image's data on the disk.
-    fn place(&self, tree: &[u8], disk: u64) -> Result<Range<u64>, Error> {
+    fn place(&self, tree: &[u8], medium: Medium) -> Result<Range<u64>, Error> {
         let node = || self.path.clone();
         let end_of_tree = tree.len() as u64;
         let external = match (self.number("data-position")?, self.number("data-offset")?) {
@@ -414,8 +437,8 @@ impl<'a> Place<'a> {
             let data = self.value("data")?.ok_or_else(|| self.lacks("data"))?;
             ((data.as_ptr().addr() - tree.as_ptr().addr()) as u64, data.len() as u64)
         };
-        match start.checked_add(bytes).filter(|end| *end <= disk) {
-            None => Err(Error::PastEnd { node: node(), start, bytes, disk }),
+        match start.checked_add(bytes).filter(|end| *end <= medium.bytes) {
+            None => Err(Error::PastEnd { node: node(), start, bytes, medium }),
             Some(_) if bytes == 0 => Err(Error::Empty { node: node() }),
             Some(end) if external.is_some() && start < end_of_tree => {
                 Err(Error::OverTree { node: node(), place: start..end, tree: end_of_tree })

@@ -8,36 +8,42 @@ use core::ops::Range;
 
 use boot::phys::PhysAddr;
 
-use super::{HEADER_BYTES, MAGIC, MAX_LOADABLES, MAX_TREE_BYTES};
+use super::{HEADER_BYTES, MAGIC, MAX_LOADABLES, MAX_TREE_BYTES, Medium};
 
-/// The reason why a disk, its FIT or a payload was refused: the rule, and the value that broke it.
+/// The reason why a medium, its FIT or a payload was refused: the rule, and the value that broke it.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(
     missing_docs,
     reason = "a variant's line says what its fields hold; they are named for it"
 )]
 pub enum Error {
-    /// A disk that is smaller than a tree's header.
+    /// A medium that is smaller than a tree's header.
     #[error(
-        "the disk has {bytes} bytes, a FIT's header alone {HEADER_BYTES}: attach a disk with a \
-         FIT at its start"
+        "{} has {} bytes, a FIT's header alone {HEADER_BYTES}: give one with a FIT at its start",
+        medium.name,
+        medium.bytes
     )]
-    DiskTooShort { bytes: u64 },
-    /// A disk that does not start with the magic.
+    TooShort { medium: Medium },
+    /// A medium that does not start with the magic.
     #[error(
-        "the disk does not start with a FIT: {magic:#010x} where the magic {MAGIC:#010x} belongs: \
-         make one with `cargo xtask image` or `mkimage -E`"
+        "{} does not start with a FIT: {magic:#010x} where the magic {MAGIC:#010x} belongs: make \
+         one with `cargo xtask image` or `mkimage -E`",
+        medium.name
     )]
-    NotAFit { magic: u32 },
+    NotAFit { medium: Medium, magic: u32 },
     /// A tree larger than [`MAX_TREE_BYTES`].
     #[error(
         "the FIT's tree has {bytes} bytes, {MAX_TREE_BYTES} are the most that are read: keep the \
          data out of the tree (`mkimage -E`)"
     )]
     TreeTooLarge { bytes: u32 },
-    /// A tree larger than the disk.
-    #[error("the FIT's tree has {bytes} bytes, the disk {disk}: write the whole FIT to it")]
-    TreePastEnd { bytes: u32, disk: u64 },
+    /// A tree larger than the medium.
+    #[error(
+        "the FIT's tree has {bytes} bytes, {} {}: write the whole FIT to it",
+        medium.name,
+        medium.bytes
+    )]
+    TreePastEnd { bytes: u32, medium: Medium },
     /// A tree that is not a valid FDT.
     #[error("the FIT's tree is damaged: {error}: write it anew")]
     TreeDamaged { error: &'static str },
@@ -103,22 +109,24 @@ pub enum Error {
     /// An image without any data.
     #[error("the FIT's {node} has data of 0 bytes: leave it out")]
     Empty { node: String },
-    /// Data that reach past the end of the disk.
+    /// Data that reach past the end of the medium.
     #[error(
-        "the FIT's {node} has {bytes} bytes of data from byte {start} on, and the disk ends at \
-         byte {disk}: write the whole FIT to it"
+        "the FIT's {node} has {bytes} bytes of data from byte {start} on, and {} ends at byte {}: \
+         write the whole FIT to it",
+        medium.name,
+        medium.bytes
     )]
-    PastEnd { node: String, start: u64, bytes: u64, disk: u64 },
+    PastEnd { node: String, start: u64, bytes: u64, medium: Medium },
     /// External data that overlap the tree.
     #[error(
-        "the FIT's {node} has its data at bytes {}..{} of the disk, and the tree takes the first \
+        "the FIT's {node} has its data at bytes {}..{} of the FIT, and the tree takes the first \
          {tree}: place them after it",
         place.start, place.end
     )]
     OverTree { node: String, place: Range<u64>, tree: u64 },
     /// Bytes whose SHA-256 is not the one in the tree.
     #[error(
-        "\"{name}\" is not what the FIT says: sha256 {}, and it should be {}: write it to the disk \
+        "\"{name}\" is not what the FIT says: sha256 {}, and it should be {}: write the FIT \
          anew",
         Hex(found),
         Hex(expected)

@@ -41,10 +41,10 @@ fn written() -> (Vec<u8>, Vec<writer::Payload>) {
 
 /// Reads a disk as the kernel does, with a slice in place of the disk.
 fn read(disk: &[u8]) -> Result<Fit, Error> {
-    let disk_bytes = disk.len() as u64;
-    let tree = &disk[..header_size(&disk[..disk.len().min(512)], disk_bytes)? as usize];
+    let medium = Medium::disk(disk.len() as u64);
+    let tree = &disk[..header_size(&disk[..disk.len().min(512)], medium)? as usize];
     let configuration = &configurations(tree)?[0];
-    let fit = parse(tree, disk_bytes, configuration)?;
+    let fit = parse(tree, medium, configuration)?;
     for payload in core::iter::once(&fit.kernel).chain(&fit.loadables) {
         // Split into pages, as if read into frames.
         verify(
@@ -58,13 +58,13 @@ fn read(disk: &[u8]) -> Result<Fit, Error> {
 /// Parses the tree of [`written`] after `edit`, with the same disk size.
 fn edited(edit: impl FnOnce(&mut DeviceTreeNode)) -> Result<Fit, Error> {
     let (disk, _) = written();
-    parse(&edited_tree(edit), disk.len() as u64, "conf-1")
+    parse(&edited_tree(edit), Medium::disk(disk.len() as u64), "conf-1")
 }
 
 /// Returns the tree of [`written`] after `edit`.
 fn edited_tree(edit: impl FnOnce(&mut DeviceTreeNode)) -> Vec<u8> {
     let (disk, _) = written();
-    let size = header_size(&disk, disk.len() as u64).unwrap() as usize;
+    let size = header_size(&disk, Medium::disk(disk.len() as u64)).unwrap() as usize;
     let mut tree = DeviceTree::from_fdt(&Fdt::new(&disk[..size]).unwrap());
     edit(&mut tree.root);
     tree.to_dtb()
@@ -131,10 +131,10 @@ fn each_kernel_opens_a_configuration() {
         loadable("e"),
         loadable("f"),
     ]);
-    let tree = &disk[..header_size(&disk, disk.len() as u64).unwrap() as usize];
+    let tree = &disk[..header_size(&disk, Medium::disk(disk.len() as u64)).unwrap() as usize];
     assert_eq!(configurations(tree).unwrap(), ["conf-1", "conf-2", "conf-3"]);
     let names = |name| {
-        let fit = parse(tree, disk.len() as u64, name).unwrap();
+        let fit = parse(tree, Medium::disk(disk.len() as u64), name).unwrap();
         let loadables: Vec<_> = fit.loadables.into_iter().map(|loadable| loadable.name).collect();
         (fit.kernel.name, loadables.join(" "))
     };
@@ -158,10 +158,10 @@ fn with_companions() -> Vec<u8> {
 /// Reads the companions on the disk of [`with_companions`] after `edit`.
 fn companions_of(edit: impl FnOnce(&mut DeviceTreeNode)) -> Result<Companions, Error> {
     let disk = with_companions();
-    let size = header_size(&disk, disk.len() as u64).unwrap() as usize;
+    let size = header_size(&disk, Medium::disk(disk.len() as u64)).unwrap() as usize;
     let mut tree = DeviceTree::from_fdt(&Fdt::new(&disk[..size]).unwrap());
     edit(&mut tree.root);
-    companions(&tree.to_dtb(), disk.len() as u64, "conf-2")
+    companions(&tree.to_dtb(), Medium::disk(disk.len() as u64), "conf-2")
 }
 
 #[test]
@@ -174,9 +174,12 @@ fn what_goes_with_a_payload_is_read() {
         assert_eq!((place, found.load), (&bytes[..], None));
         assert_eq!(verify(&found, [place]), Ok(()));
     }
-    let tree = &disk[..header_size(&disk, disk.len() as u64).unwrap() as usize];
-    assert_eq!(companions(tree, disk.len() as u64, "conf-1"), Ok(Companions::default()));
-    let fit = parse(tree, disk.len() as u64, "conf-2").unwrap();
+    let tree = &disk[..header_size(&disk, Medium::disk(disk.len() as u64)).unwrap() as usize];
+    assert_eq!(
+        companions(tree, Medium::disk(disk.len() as u64), "conf-1"),
+        Ok(Companions::default())
+    );
+    let fit = parse(tree, Medium::disk(disk.len() as u64), "conf-2").unwrap();
     assert_eq!((fit.kernel.name.as_str(), fit.loadables.len()), ("linux", 1));
 }
 
@@ -243,7 +246,7 @@ fn two_kernels_are_one_too_many() {
 fn the_default_configuration_comes_first() {
     let (disk, _) = written();
     let mut tree = DeviceTree::from_fdt(
-        &Fdt::new(&disk[..header_size(&disk, u64::MAX).unwrap() as usize]).unwrap(),
+        &Fdt::new(&disk[..header_size(&disk, Medium::disk(u64::MAX)).unwrap() as usize]).unwrap(),
     );
     let configurations_node = at(&mut tree.root, "configurations");
     configurations_node.add_child(DeviceTreeNode::new("z").unwrap());
@@ -254,19 +257,34 @@ fn the_default_configuration_comes_first() {
 #[test]
 fn a_disk_without_a_fit_is_refused() {
     let (disk, _) = written();
-    assert_eq!(header_size(&[], 0), Err(Error::DiskTooShort { bytes: 0 }));
-    assert_eq!(header_size(&disk[..39], 39), Err(Error::DiskTooShort { bytes: 39 }));
-    assert_eq!(header_size(&[0x55; 512], 512), Err(Error::NotAFit { magic: 0x5555_5555 }));
+    assert_eq!(header_size(&[], Medium::disk(0)), Err(Error::TooShort { medium: Medium::disk(0) }));
+    let medium = Medium::initrd(39);
+    let error = Error::TooShort { medium };
+    assert!(error.to_string().starts_with("the initrd has 39 bytes, "), "{error}");
+    assert_eq!(header_size(&disk[..39], medium), Err(error));
+    let medium = Medium::disk(512);
+    let error = Error::NotAFit { medium, magic: 0x5555_5555 };
+    assert_eq!(header_size(&[0x55; 512], medium), Err(error));
     let mut large = disk[..512].to_vec();
     large[4..8].copy_from_slice(&[0, 0x10, 0, 1]);
-    assert_eq!(header_size(&large, 1 << 30), Err(Error::TreeTooLarge { bytes: 0x10_0001 }));
+    assert_eq!(
+        header_size(&large, Medium::disk(1 << 30)),
+        Err(Error::TreeTooLarge { bytes: 0x10_0001 })
+    );
     large[4..8].copy_from_slice(&[0, 0x10, 0, 0]);
-    assert_eq!(header_size(&large, 1 << 30), Ok(0x10_0000));
-    assert_eq!(header_size(&large, 0x10_0000), Ok(0x10_0000), "a disk that ends with its tree");
-    assert_eq!(header_size(&large, 1024), Err(Error::TreePastEnd { bytes: 0x10_0000, disk: 1024 }));
+    assert_eq!(header_size(&large, Medium::disk(1 << 30)), Ok(0x10_0000));
+    assert_eq!(
+        header_size(&large, Medium::disk(0x10_0000)),
+        Ok(0x10_0000),
+        "a disk that ends with its tree"
+    );
+    let medium = Medium::initrd(1024);
+    let error = Error::TreePastEnd { bytes: 0x10_0000, medium };
+    assert!(error.to_string().contains("1048576 bytes, the initrd 1024: "), "{error}");
+    assert_eq!(header_size(&large, medium), Err(error));
     // A tree whose size is smaller than its own header.
     large[4..8].copy_from_slice(&[0, 0, 0, 8]);
-    let bytes = header_size(&large, 1024).unwrap() as usize;
+    let bytes = header_size(&large, medium).unwrap() as usize;
     assert!(matches!(configurations(&large[..bytes]), Err(Error::TreeDamaged { .. })));
 }
 
@@ -274,7 +292,12 @@ fn a_disk_without_a_fit_is_refused() {
 fn a_disk_that_ends_early_is_refused() {
     let (disk, _) = written();
     let start = read(&disk).unwrap().loadables[1].place.start;
-    let error = Error::PastEnd { node: "/images/second".into(), start, bytes: 1, disk: start };
+    let node = || "/images/second".to_owned();
+    let error = |medium| Error::PastEnd { node: node(), start, bytes: 1, medium };
+    let (on_disk, in_initrd) = (error(Medium::disk(start)), error(Medium::initrd(start)));
+    assert!(on_disk.to_string().contains(&format!("and the disk ends at byte {start}: ")));
+    assert!(in_initrd.to_string().contains(&format!("and the initrd ends at byte {start}: ")));
+    let error = on_disk;
     assert_eq!(read(&disk[..start as usize]), Err(error));
     assert!(read(&disk[..=start as usize]).is_ok(), "only the padding is missing");
 }
@@ -315,7 +338,7 @@ fn what_is_missing_is_named() {
 
     let (disk, _) = written();
     let mut tree = DeviceTree::from_fdt(
-        &Fdt::new(&disk[..header_size(&disk, u64::MAX).unwrap() as usize]).unwrap(),
+        &Fdt::new(&disk[..header_size(&disk, Medium::disk(u64::MAX)).unwrap() as usize]).unwrap(),
     );
     assert_eq!(default(&tree.to_dtb()), Ok(()));
     let configurations_node = at(&mut tree.root, "configurations");
@@ -392,11 +415,12 @@ fn data_that_cannot_be_are_refused() {
     };
     let (disk, _) = written();
     let (node, disk) = ("/images/kernel".to_owned(), disk.len() as u64);
+    let medium = Medium::disk(disk);
     assert_eq!(with(disk - 7, 7).unwrap().kernel.place, disk - 7..disk);
     for (start, bytes) in [(disk - 7, 8), (u64::MAX, 2), (2, u64::MAX)] {
         assert_eq!(
             with(start, bytes),
-            Err(Error::PastEnd { node: node.clone(), start, bytes, disk })
+            Err(Error::PastEnd { node: node.clone(), start, bytes, medium })
         );
     }
     assert_eq!(with(4096, 0), Err(Error::Empty { node: node.clone() }));
@@ -406,7 +430,7 @@ fn data_that_cannot_be_are_refused() {
         kernel.remove_property("data-position");
         set(kernel, "data-offset", u64::MAX);
     });
-    assert_eq!(offset, Err(Error::PastEnd { node, start: u64::MAX, bytes: 5000, disk }));
+    assert_eq!(offset, Err(Error::PastEnd { node, start: u64::MAX, bytes: 5000, medium }));
 }
 
 #[test]
@@ -416,7 +440,7 @@ fn data_may_begin_where_the_tree_ends_and_no_sooner() {
     };
     let end = tree_with(0).len();
     let start = |position| {
-        let fit = parse(&tree_with(position), 1 << 20, "conf-1")?;
+        let fit = parse(&tree_with(position), Medium::disk(1 << 20), "conf-1")?;
         Ok(fit.kernel.place.start)
     };
     assert_eq!(start(end), Ok(end as u64));
@@ -432,7 +456,7 @@ fn an_offset_counts_from_the_word_after_the_tree() {
         set(kernel, "data-offset", 12_u32);
     });
     let start = (tree.len() as u64).next_multiple_of(4) + 12;
-    let fit = parse(&tree, 1 << 20, "conf-1").unwrap();
+    let fit = parse(&tree, Medium::disk(1 << 20), "conf-1").unwrap();
     assert_eq!(fit.kernel.place, start..start + 5000);
 }
 
@@ -444,7 +468,7 @@ fn data_may_be_in_the_tree() {
         set(kernel, "data", b"an Image".as_slice());
     });
     let start = tree.windows(8).position(|bytes| bytes == b"an Image").unwrap() as u64;
-    let fit = parse(&tree, 1 << 20, "conf-1").unwrap();
+    let fit = parse(&tree, Medium::disk(1 << 20), "conf-1").unwrap();
     assert_eq!(fit.kernel.place, start..start + 8);
 }
 
@@ -584,7 +608,7 @@ fn sha256_is_sha256() {
     assert_eq!(
         verify(&payload, [b"abd".as_slice()]).unwrap_err().to_string(),
         "\"abc\" is not what the FIT says: sha256 a52d159f262b2c6d…, and it should be \
-         ba7816bf8f01cfea…: write it to the disk anew"
+         ba7816bf8f01cfea…: write the FIT anew"
     );
 }
 

@@ -47,6 +47,7 @@ pub fn cases() -> Vec<Case> {
     cases.push(case("initrd/preferred-to-a-disk", preferred));
     cases.push(case("initrd/of-another-kind", another_kind));
     cases.push(case("initrd/damaged", damaged));
+    cases.push(case("initrd/cut-short", cut_short));
     cases.push(case("initrd/over-itself", over_itself));
     cases.push(case("initrd/ordered-and-missing", missing));
     cases.push(case("initrd/ordered-and-no-fit", no_fit));
@@ -165,6 +166,16 @@ fn damaged(trial: &mut Trial<'_>) -> Result<()> {
     let [gone @ .., _] = logs.as_slice() else { anyhow::bail!("no generation") };
     let words = ["\"first\" is not what the FIT says: sha256 "];
     gone.iter().try_for_each(|gen_log| refused::alive(gen_log, &words))
+}
+
+/// Gives half of a FIT as the initrd. The refusal must not speak of a disk.
+fn cut_short(trial: &mut Trial<'_>) -> Result<()> {
+    let mut request = trial.request("nvhe", &trial.cmdline())?;
+    let mut fit = disk::of(trial.kernel(), false);
+    fit.truncate(fit.len() / 2);
+    let says = format!("and the initrd ends at byte {}: ", fit.len());
+    (request.disk, request.fit) = (Disk::Bytes(fit.into()), Medium::Initrd);
+    refused::failed(trial, &request, &[&says])
 }
 
 /// Sends the next generation to where the FIT is.
