@@ -52,6 +52,7 @@ fn written(cmdline: &Cmdline) -> String {
         semihosting,
         continue_on_refusal,
         restart_cpu,
+        unverified,
         force,
         check,
         selftest,
@@ -89,6 +90,7 @@ fn written(cmdline: &Cmdline) -> String {
         alternate.then_some("alternate"),
         semihosting.then_some("semihosting"),
         continue_on_refusal.then_some("on-refusal=continue"),
+        unverified.then_some("unverified"),
         force.then_some("force"),
         check.then_some("check"),
     ];

@@ -12,8 +12,11 @@ use boot::phys::PhysAddr;
 use dtoolkit::fdt::Fdt as Tree;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, ToPropertyValue};
-use protocol::fit::{self, Companions, Compression, Error, Fit, MAX_LOADABLES, Medium, Payload};
-use sha2::{Digest, Sha256};
+use protocol::fit::{
+    self, Algorithm, Companions, Compression, Digest, Digests, Error, Fit, MAX_LOADABLES, Medium,
+    Payload,
+};
+use sha2::{Digest as _, Sha256};
 
 use crate::choices::Choices;
 use crate::lines::{Line, lines};
@@ -45,11 +48,11 @@ fn disk(disk: &[u8]) {
     };
     let said = lines(tree);
     for configuration in configurations.iter().take(4) {
-        match fit::parse(tree, medium, configuration) {
+        match fit::parse(tree, medium, Digests::Required, configuration) {
             Ok(fit) => taken(disk, size, configuration, &fit, &said),
             Err(error) => speaks(&error),
         }
-        match fit::companions(tree, medium, configuration) {
+        match fit::companions(tree, medium, Digests::Required, configuration) {
             Ok(companions) => accompanied(disk, size, configuration, &companions, &said),
             Err(error) => speaks(&error),
         }
@@ -98,9 +101,12 @@ fn taken(disk: &[u8], tree: usize, configuration: &str, fit: &Fit, said: &[Line]
         agrees(payload, disk, tree, said);
     }
     let end = payloads.iter().map(|payload| payload.place.end).max().expect("there is a kernel");
-    assert_eq!(fit::parse(&disk[..tree], Medium::disk(end), configuration).as_ref(), Ok(fit));
+    assert_eq!(
+        fit::parse(&disk[..tree], Medium::disk(end), Digests::Required, configuration).as_ref(),
+        Ok(fit)
+    );
     assert!(matches!(
-        fit::parse(&disk[..tree], Medium::disk(end - 1), configuration),
+        fit::parse(&disk[..tree], Medium::disk(end - 1), Digests::Required, configuration),
         Err(Error::PastEnd { .. })
     ));
 }
@@ -148,18 +154,34 @@ fn agrees(payload: &Payload, disk: &[u8], tree: usize, said: &[Line]) {
         None => assert!(number("load").is_none_or(|load| load == 0)),
     }
 
-    let digest = <[u8; 32]>::from(Sha256::digest(&disk[start..end]));
     let hash = said.iter().filter(|line| {
         let below =
             line.path.strip_prefix(node.as_str()).and_then(|rest| rest.strip_prefix("/hash"));
         below.is_some_and(|name| !name.contains('/')) && line.property.is_none()
     });
-    let sha256 =
-        hash.filter(|line| the_one(said, &line.path, "algo").as_deref() == Some(b"sha256\0"));
-    let digests: Vec<_> = sha256.filter_map(|line| the_one(said, &line.path, "value")).collect();
-    assert!(!digests.is_empty() && digests.iter().all(|digest| *digest == payload.sha256));
+    let mut stated = Vec::new();
+    for line in hash {
+        let algorithm = the_one(said, &line.path, "algo").unwrap_or_default();
+        let name = str::from_utf8(&algorithm).unwrap_or_default().trim_end_matches('\0');
+        let Some((algorithm, _)) = Algorithm::of(name) else { continue };
+        let value = the_one(said, &line.path, "value").expect("a digest that was read");
+        let digest = Digest { algorithm, value };
+        if !stated.contains(&digest) {
+            stated.push(digest);
+        }
+    }
+    assert!(!stated.is_empty() && stated == payload.digests, "{payload:?}");
     let verdict = fit::verify(payload, disk[start..end].chunks(7));
-    assert_eq!(verdict.is_ok(), payload.sha256 == digest);
+    // Only SHA-256 is computed here. The others are in what is accepted, and checked with examples.
+    let sha256 = Sha256::digest(&disk[start..end]);
+    let is_sha256 = |digest: &&Digest| digest.algorithm == Algorithm::Sha256;
+    let mut stated = stated.iter().filter(is_sha256);
+    if let Some(stated) = stated.next() {
+        assert!(verdict.is_err() || stated.value == sha256.as_slice());
+        assert!(
+            payload.digests.len() > 1 || verdict.is_ok() == (stated.value == sha256.as_slice())
+        );
+    }
     verdict.err().iter().for_each(speaks);
 }
 
@@ -216,7 +238,7 @@ fn written(choices: &mut Choices<'_>) {
 fn as_written(disk: &[u8], payloads: &[writer::Payload]) {
     let medium = Medium::disk(disk.len() as u64);
     let size = fit::header_size(disk, medium).expect("just written") as usize;
-    let fit = fit::parse(&disk[..size], medium, "conf-1")
+    let fit = fit::parse(&disk[..size], medium, Digests::Required, "conf-1")
         .expect("xtask writes what the kernel reads");
     let loadables =
         payloads[1..].iter().take_while(|payload| matches!(payload.kind, Kind::Loadable { .. }));
@@ -292,7 +314,7 @@ fn edit(root: &mut DeviceTreeNode, choices: &mut Choices<'_>) {
         "second",
         "uncomp-size",
     ];
-    const TEXTS: [&str; 13] = [
+    const TEXTS: [&str; 15] = [
         "conf-1\0",
         "conf-2\0",
         "kernel\0",
@@ -302,6 +324,8 @@ fn edit(root: &mut DeviceTreeNode, choices: &mut Choices<'_>) {
         "arm64\0",
         "none\0",
         "sha256\0",
+        "crc32\0",
+        "md5\0",
         "kernel\0\0",
         "kernel_noload\0",
         "firmware\0",

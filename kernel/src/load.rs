@@ -2,7 +2,7 @@
 //!
 //! - Runs once for each configuration that is tried, with the medium open.
 //! - Leaves an [`Image`]. Each payload is in frames that are its own destination or in no
-//!   destination; its tail is zeroed, its SHA-256 verified and its CRC-32C computed.
+//!   destination; its tail is zeroed, its digests verified and its CRC-32C computed.
 //! - Refuses a FIT or an Image header that breaks a rule, and an image that does not fit in memory.
 
 use crate::clock;
@@ -17,7 +17,8 @@ use alloc::vec::Vec;
 use boot::image::{BASE_ALIGNMENT, HEADER_BYTES, Header};
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use core::ops::Range;
-use protocol::fit::{self, Companions, Compression, Fit, Payload};
+use log::warn;
+use protocol::fit::{self, Companions, Compression, Digests, Fit, Payload};
 use relocate::checksum::Crc32c;
 
 /// The FIT's device tree, as read from the medium.
@@ -25,6 +26,8 @@ pub struct Contents {
     tree: Vec<u8>,
     /// The names of the FIT's configurations, the default one first.
     configurations: Vec<String>,
+    /// Whether a payload may lack a digest.
+    digests: Digests,
 }
 
 impl Contents {
@@ -33,7 +36,7 @@ impl Contents {
     /// # Errors
     ///
     /// No FIT, a damaged one, or a read error.
-    pub fn read(medium: &mut Medium) -> Result<Self, Error> {
+    pub fn read(medium: &mut Medium, digests: Digests) -> Result<Self, Error> {
         const FIRST: usize = 512;
         let mut first = [0; FIRST];
         let described = medium.described();
@@ -45,7 +48,7 @@ impl Contents {
         tree.resize(size, 0);
         medium.read(0, &mut tree)?;
         let configurations = fit::configurations(&tree)?;
-        Ok(Self { tree, configurations })
+        Ok(Self { tree, configurations, digests })
     }
 
     /// Returns the payloads of the configuration with that name, and its kernel's Image header.
@@ -59,7 +62,7 @@ impl Contents {
         configuration: &str,
         ram_bytes: u64,
     ) -> Result<(Fit, Header), Error> {
-        let fit = fit::parse(&self.tree, medium.described(), configuration)?;
+        let fit = fit::parse(&self.tree, medium.described(), self.digests, configuration)?;
         let bytes = fit.kernel.place.end - fit.kernel.place.start;
         let mut start = [0; HEADER_BYTES];
         let (readable, bytes) = match fit.kernel.compression {
@@ -84,7 +87,7 @@ impl Contents {
     ///
     /// A broken rule of the FIT.
     pub fn companions(&self, medium: &Medium, configuration: &str) -> Result<Companions, Error> {
-        Ok(fit::companions(&self.tree, medium.described(), configuration)?)
+        Ok(fit::companions(&self.tree, medium.described(), self.digests, configuration)?)
     }
 }
 
@@ -111,7 +114,8 @@ impl Selection {
     pub fn open(kernel: &Kernel, first: Option<&str>, nth: usize) -> Result<Self, Error> {
         let free_before = memory::free();
         let mut medium = Medium::open(&kernel.devices, &kernel.initrd, kernel.cmdline.fit)?;
-        let contents = Contents::read(&mut medium)?;
+        let digests = if kernel.cmdline.unverified { Digests::Optional } else { Digests::Required };
+        let contents = Contents::read(&mut medium, digests)?;
         let names = &contents.configurations;
         let first = match first {
             None => fit::default(&contents.tree).map(|()| 0)?,
@@ -251,6 +255,7 @@ impl Image {
         destination: &Range<PhysAddr>,
         mut frames: Frames,
     ) -> Result<Loaded, Error> {
+        warn_if_unverified(payload);
         self.hashed += payload.place.end - payload.place.start;
         let bytes = match payload.compression {
             Compression::None => as_it_is(medium, payload, &mut frames)?,
@@ -261,6 +266,13 @@ impl Image {
         frames.zero_from(bytes as usize);
         let crc32c = frames.slices().fold(Crc32c::default(), Crc32c::update).value();
         Ok(Loaded { name: payload.name.clone(), destination: destination.clone(), frames, crc32c })
+    }
+}
+
+/// Logs that a payload has no digest, which the parser accepts only with `unverified`.
+pub fn warn_if_unverified(payload: &Payload) {
+    if payload.digests.is_empty() {
+        warn!("unverified: \"{}\" has no digest, and may be damaged", payload.name);
     }
 }
 

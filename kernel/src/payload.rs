@@ -168,7 +168,7 @@ fn own_tree(medium: &mut Medium, fdt: &Payload) -> Result<OwnTree, Error> {
     Ok(OwnTree { blob, ram, reserved })
 }
 
-/// Reads the bytes of an FDT from the medium and verifies their SHA-256.
+/// Reads the bytes of an FDT from the medium and verifies them.
 fn read(medium: &mut Medium, fdt: &Payload) -> Result<Vec<u8>, Error> {
     let bytes = fdt.place.end - fdt.place.start;
     chosen::check_size(bytes)?;
@@ -176,6 +176,7 @@ fn read(medium: &mut Medium, fdt: &Payload) -> Result<Vec<u8>, Error> {
     blob.try_reserve_exact(bytes as usize).map_err(|_| Error::Heap(bytes))?;
     blob.resize(bytes as usize, 0);
     medium.read(fdt.place.start, &mut blob)?;
+    load::warn_if_unverified(fdt);
     fit::verify(fdt, [&blob[..]])?;
     Ok(blob)
 }

@@ -2,7 +2,7 @@
 //!
 //! - Runs in place of a plain read if the FIT says that the kernel is compressed.
 //! - Leaves the unpacked kernel in its frames. The compressed file is never in memory as a whole.
-//! - Refuses a file whose SHA-256 differs, then whatever [`protocol::gzip`] refuses. A damaged disk
+//! - Refuses a file whose digest differs, then whatever [`protocol::gzip`] refuses. A damaged disk
 //!   must be reported as such, and not as a bad gzip file.
 
 use crate::error::Error;
@@ -50,7 +50,7 @@ pub fn all(
 ) -> Result<u64, Error> {
     let error = |why| Error::Gzip(kernel.name.clone(), why);
     let mut piece = piece(kernel)?;
-    let mut hash = Hash::default();
+    let mut hash = Hash::new(kernel);
     let mut unpacker = Unpacker::new(stated.unwrap_or(image_size));
     // Leave room for one byte after the frames, so that a kernel that is too large is noticed.
     let mut too_many = [0];
@@ -74,7 +74,7 @@ pub fn all(
             });
         }
     }
-    hash.verify(kernel)?;
+    hash.verify()?;
     let found = unpacked.and_then(|()| unpacker.finish()).map_err(error)?;
     match stated {
         Some(stated) if found != stated => Err(error(gzip::Error::NotAsStated { stated, found })),

@@ -145,6 +145,8 @@ pub struct Cmdline {
     /// `earlycon=NAME,ADDRESS`, as Linux has it: the UART that is the console, whatever the device
     /// tree says.
     pub earlycon: Option<Uart>,
+    /// `unverified`: a payload without a digest may be loaded.
+    pub unverified: bool,
     /// `force`: kexec even if a CPU does not stop, or the GIC cannot be silenced.
     pub force: bool,
     /// `check`: check the state at entry against the boot protocol.
@@ -168,6 +170,7 @@ impl Default for Cmdline {
             continue_on_refusal: false,
             restart_cpu: None,
             earlycon: None,
+            unverified: false,
             force: false,
             check: false,
             selftest: None,
@@ -240,6 +243,8 @@ impl Cmdline {
                     .ok_or("restart-cpu=N, a number, or random")?;
                 self.restart_cpu = Some(RestartCpu::Number(index));
             }
+            ("unverified", "") => self.unverified = true,
+            ("unverified", _) => return Err("unverified, without a value"),
             ("force", "") => self.force = true,
             ("force", _) => return Err("force, without a value"),
             ("check", "") => self.check = true,
@@ -298,7 +303,7 @@ mod tests {
     fn every_parameter_is_followed() {
         let words = "console=ttyAMA0 generations=7 payload=conf-2 fit=initrd base=random seed=0x1F \
                      restart=cold el2=vhe alternate semihosting on-refusal=continue restart-cpu=2 \
-                     force check selftest=stub earlycon=cdns,0xff000000,115200 quiet";
+                     unverified force check selftest=stub earlycon=cdns,0xff000000,115200 quiet";
         let expected = Cmdline {
             generations: 7,
             payload: Some("conf-2".to_string()),
@@ -312,6 +317,7 @@ mod tests {
             continue_on_refusal: true,
             restart_cpu: Some(RestartCpu::Number(2)),
             earlycon: Some(Uart::new(Kind::Cadence, PhysAddr::new(0xff00_0000), 0, 4)),
+            unverified: true,
             force: true,
             check: true,
             selftest: Some(Selftest::Stub),
@@ -342,6 +348,7 @@ mod tests {
             ("semihosting=off", "without a value"),
             ("on-refusal=panic", "continue"),
             ("restart-cpu=all", "random"),
+            ("unverified=yes", "without a value"),
             ("force=no", "without a value"),
             ("check=all", "without a value"),
             ("earlycon=pl022,0x9000000", "NAME,ADDRESS"),

@@ -2,7 +2,7 @@
 //!
 //! - Takes the first bytes of the medium ([`header_size`]), then the FIT's whole device tree
 //!   ([`configurations`], [`parse`], [`companions`]), then each payload's bytes ([`verify`]).
-//! - Returns a [`Fit`]: each payload's place on the medium, load address and SHA-256.
+//! - Returns a [`Fit`]: each payload's place on the medium, load address and digests.
 //! - Refuses a medium without a FIT, a damaged or incomplete one, and data past the medium's end.
 //! - Never reads the medium itself, and never panics, whatever the bytes are.
 //!
@@ -12,7 +12,7 @@
 //! /images/<name>          type, arch, compression, load, entry, data-size,
 //!                         and one of data-position, data-offset, data
 //!                         of a kernel also compression = "gzip", and optionally uncomp-size
-//!         <name>/hash-1   algo = "sha256", value: of the bytes on the disk
+//!         <name>/hash-1   algo = "sha256" or another, value: of the bytes on the disk
 //! /configurations         default = <the configuration to use>
 //!                <name>   kernel = <image>, loadables = <image>, <image>, …
 //!                         for a payload also fdt, ramdisk, bootargs
@@ -24,6 +24,7 @@
 //! - An initrd is passed on as it is, whatever its `compression` says: its kernel unpacks it.
 //!   U-Boot does the same.
 
+mod digest;
 mod error;
 #[cfg(any(test, feature = "write"))]
 pub mod writer;
@@ -39,8 +40,9 @@ use boot::phys::PhysAddr;
 use fdt::blob::{Blob, HEADER_BYTES, MAGIC};
 use fdt::node::Node;
 use relocate::segment::MAX_SEGMENTS;
-use sha2::{Digest, Sha256};
 
+use self::digest::State;
+pub use self::digest::{Algorithm, Digest};
 pub use self::error::Error;
 
 /// The largest FIT tree that is read.
@@ -84,8 +86,9 @@ pub struct Payload {
     pub name: String,
     /// Its bytes on the disk. The range is not empty, and its start need not be aligned.
     pub place: Range<u64>,
-    /// The SHA-256 of these bytes.
-    pub sha256: [u8; 32],
+    /// The digests of these bytes that are checked, at most one of each algorithm. None only if
+    /// [`Digests::Optional`].
+    pub digests: Vec<Digest>,
     /// The compression of these bytes.
     pub compression: Compression,
     /// Its address in memory, or `None` for a kernel or an initrd that may be placed anywhere.
@@ -125,6 +128,15 @@ impl Medium {
     pub const fn initrd(bytes: u64) -> Self {
         Self { name: "the initrd", bytes }
     }
+}
+
+/// Whether a payload may lack a digest that can be checked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Digests {
+    /// A payload without one is refused.
+    Required,
+    /// A payload without one is accepted. Each digest that there is must match nevertheless.
+    Optional,
 }
 
 /// Returns the size of the FIT's tree, from the first bytes of its medium.
@@ -189,7 +201,13 @@ pub fn default(tree: &[u8]) -> Result<(), Error> {
 /// # Errors
 ///
 /// The first rule that is broken.
-pub fn parse(tree: &[u8], medium: Medium, configuration: &str) -> Result<Fit, Error> {
+pub fn parse(
+    tree: &[u8],
+    medium: Medium,
+    digests: Digests,
+    configuration: &str,
+) -> Result<Fit, Error> {
+    let reader = Reader { tree, medium, digests };
     let root = Place::root(tree)?;
     let images = root.child("images")?;
     let configuration = root.child("configurations")?.child(configuration)?;
@@ -207,10 +225,10 @@ pub fn parse(tree: &[u8], medium: Medium, configuration: &str) -> Result<Fit, Er
     Ok(Fit {
         // Nothing depends on it, so it may be in any encoding.
         description: root.text("description").ok().flatten().unwrap_or_default().to_owned(),
-        kernel: images.child(kernel)?.kernel(tree, medium)?,
+        kernel: images.child(kernel)?.kernel(reader)?,
         loadables: loadables
             .into_iter()
-            .map(|name| images.child(name)?.loadable(tree, medium))
+            .map(|name| images.child(name)?.loadable(reader))
             .collect::<Result<_, _>>()?,
     })
 }
@@ -220,19 +238,25 @@ pub fn parse(tree: &[u8], medium: Medium, configuration: &str) -> Result<Fit, Er
 /// # Errors
 ///
 /// The first rule that is broken.
-pub fn companions(tree: &[u8], medium: Medium, configuration: &str) -> Result<Companions, Error> {
+pub fn companions(
+    tree: &[u8],
+    medium: Medium,
+    digests: Digests,
+    configuration: &str,
+) -> Result<Companions, Error> {
+    let reader = Reader { tree, medium, digests };
     let root = Place::root(tree)?;
     let images = root.child("images")?;
     let configuration = root.child("configurations")?.child(configuration)?;
     let image = |property| configuration.text(property)?.map(|name| images.child(name)).transpose();
     let fdt = match configuration.texts("fdt")?[..] {
         [] => None,
-        [name] => Some(images.child(name)?.as_it_is(tree, medium)?),
+        [name] => Some(images.child(name)?.as_it_is(reader)?),
         [_, overlay, ..] => {
             return Err(Error::Overlay { node: configuration.path, overlay: overlay.to_owned() });
         }
     };
-    let initrd = image("ramdisk")?.map(|initrd| initrd.payload(tree, medium)).transpose()?;
+    let initrd = image("ramdisk")?.map(|initrd| initrd.payload(reader)).transpose()?;
     // A load address of 0 is customary and means none, as it does for `kernel_noload`.
     let anywhere =
         |initrd: Payload| Payload { load: initrd.load.filter(|load| load.get() != 0), ..initrd };
@@ -240,7 +264,7 @@ pub fn companions(tree: &[u8], medium: Medium, configuration: &str) -> Result<Co
     Ok(Companions { initrd: initrd.map(anywhere), fdt, bootargs })
 }
 
-/// Checks a payload's bytes, given as `runs` in order, against its digest.
+/// Checks a payload's bytes, given as `runs` in order, against its digests.
 ///
 /// # Errors
 ///
@@ -249,43 +273,59 @@ pub fn verify<'a>(
     payload: &Payload,
     runs: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<(), Error> {
-    let mut hash = Hash::default();
+    let mut hash = Hash::new(payload);
     runs.into_iter().for_each(|run| hash.update(run));
-    hash.verify(payload)
+    hash.verify()
 }
 
-/// A digest that is computed piece by piece.
-#[derive(Clone, Debug, Default)]
-pub struct Hash(Sha256);
+/// The digests of a payload that are computed piece by piece.
+pub struct Hash<'p> {
+    payload: &'p Payload,
+    states: Vec<State>,
+}
 
-impl Hash {
-    /// Adds the next piece.
-    pub fn update(&mut self, piece: &[u8]) {
-        self.0.update(piece);
+impl<'p> Hash<'p> {
+    /// Starts every digest that the FIT states for this payload.
+    #[must_use]
+    pub fn new(payload: &'p Payload) -> Self {
+        let states = payload.digests.iter().map(|digest| State::new(digest.algorithm)).collect();
+        Self { payload, states }
     }
 
-    /// Checks the payload whose bytes were added against its digest.
+    /// Adds the payload's next piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.states.iter_mut().for_each(|state| state.update(piece));
+    }
+
+    /// Checks the bytes that were added against each digest.
     ///
     /// # Errors
     ///
-    /// [`Error::DigestDiffers`].
-    pub fn verify(self, payload: &Payload) -> Result<(), Error> {
-        let found: [u8; 32] = self.0.finalize().into();
-        if !is_same(&found, &payload.sha256) {
-            return Err(Error::DigestDiffers {
-                name: payload.name.clone(),
-                expected: payload.sha256,
-                found,
-            });
-        }
-        Ok(())
+    /// [`Error::DigestDiffers`], for the first one that differs.
+    pub fn verify(self) -> Result<(), Error> {
+        self.states.into_iter().zip(&self.payload.digests).try_for_each(|(state, expected)| {
+            let found = state.finish();
+            if is_same(&found, &expected.value) {
+                return Ok(());
+            }
+            let (name, expected) = (self.payload.name.clone(), expected.clone());
+            Err(Error::DigestDiffers { name, expected, found })
+        })
     }
 }
 
 /// Returns whether two digests are equal. Not inlined: a test patches it.
 #[inline(never)]
-fn is_same(found: &[u8; 32], expected: &[u8; 32]) -> bool {
+fn is_same(found: &[u8], expected: &[u8]) -> bool {
     found == expected
+}
+
+/// The arguments of all readers of an image's node.
+#[derive(Clone, Copy)]
+struct Reader<'a> {
+    tree: &'a [u8],
+    medium: Medium,
+    digests: Digests,
 }
 
 /// A node, and the path that names it in messages.
@@ -350,14 +390,14 @@ impl<'a> Place<'a> {
     }
 
     /// Reads this image as the kernel: an arm64 Image, which is entered at its first byte.
-    fn kernel(&self, tree: &[u8], medium: Medium) -> Result<Payload, Error> {
+    fn kernel(&self, reader: Reader<'_>) -> Result<Payload, Error> {
         self.text("arch")?.ok_or_else(|| self.lacks("arch"))?;
         let mut kernel = match self.compression()? {
             Some("gzip") => {
                 let compression = Compression::Gzip { unpacked: self.number("uncomp-size")? };
-                Payload { compression, ..self.payload(tree, medium)? }
+                Payload { compression, ..self.payload(reader)? }
             }
-            _ => self.as_it_is(tree, medium)?,
+            _ => self.as_it_is(reader)?,
         };
         match self.text("type")?.ok_or_else(|| self.lacks("type"))? {
             // U-Boot requires `load` and `entry` here as well, but ignores them, so 0 is customary.
@@ -382,8 +422,8 @@ impl<'a> Place<'a> {
 
     /// Reads this image as a loadable: it must have a load address, but may have any type, and no
     /// architecture.
-    fn loadable(&self, tree: &[u8], medium: Medium) -> Result<Payload, Error> {
-        let loadable = self.as_it_is(tree, medium)?;
+    fn loadable(&self, reader: Reader<'_>) -> Result<Payload, Error> {
+        let loadable = self.as_it_is(reader)?;
         loadable.load.ok_or_else(|| self.lacks("load"))?;
         Ok(loadable)
     }
@@ -394,18 +434,18 @@ impl<'a> Place<'a> {
     }
 
     /// Reads this image, and refuses it if it is compressed.
-    fn as_it_is(&self, tree: &[u8], medium: Medium) -> Result<Payload, Error> {
+    fn as_it_is(&self, reader: Reader<'_>) -> Result<Payload, Error> {
         if let Some(compression) = self.compression()? {
             return Err(Error::Compressed {
                 node: self.path.clone(),
                 compression: compression.to_owned(),
             });
         }
-        self.payload(tree, medium)
+        self.payload(reader)
     }
 
     /// Reads the properties that every image must have.
-    fn payload(&self, tree: &[u8], medium: Medium) -> Result<Payload, Error> {
+    fn payload(&self, reader: Reader<'_>) -> Result<Payload, Error> {
         if let Some(arch) = self.text("arch")?.filter(|arch| *arch != "arm64") {
             return Err(Error::WrongArch { node: self.path.clone(), arch: arch.to_owned() });
         }
@@ -414,15 +454,16 @@ impl<'a> Place<'a> {
         }
         Ok(Payload {
             name: self.node.to_string(),
-            place: self.place(tree, medium)?,
-            sha256: self.sha256()?,
+            place: self.place(reader)?,
+            digests: self.digests(reader.digests)?,
             compression: Compression::None,
             load: self.number("load")?.map(PhysAddr::new),
         })
     }
 
     /// Returns the range of this image's data on the disk.
-    fn place(&self, tree: &[u8], medium: Medium) -> Result<Range<u64>, Error> {
+    fn place(&self, reader: Reader<'_>) -> Result<Range<u64>, Error> {
+        let Reader { tree, medium, .. } = reader;
         let node = || self.path.clone();
         let end_of_tree = tree.len() as u64;
         let external = match (self.number("data-position")?, self.number("data-offset")?) {
@@ -447,28 +488,36 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Returns the digest in this image's SHA-256 nodes. As in U-Boot, every node whose name starts
-    /// with `hash` is a hash node. Several of them must hold the same digest.
-    fn sha256(&self) -> Result<[u8; 32], Error> {
-        let mut found = None;
-        let mut other = None;
+    /// Returns the digests in this image's hash nodes. As in U-Boot, every node whose name starts
+    /// with `hash` is one.
+    ///
+    /// An algorithm that we do not know is passed over beside one that we know. Several nodes of
+    /// one algorithm must hold the same digest.
+    fn digests(&self, digests: Digests) -> Result<Vec<Digest>, Error> {
+        let mut found: Vec<Digest> = Vec::new();
+        let mut unknown = None;
         for node in self.node.children().filter(|node| node.name().starts_with(b"hash")) {
             let hash = Self { path: format!("{}/{node}", self.path), node };
-            let algorithm = hash.text("algo")?.ok_or_else(|| hash.lacks("algo"))?;
-            if algorithm != "sha256" {
-                other =
-                    Some(Error::UnknownHash { node: hash.path, algorithm: algorithm.to_owned() });
+            let name = hash.text("algo")?.ok_or_else(|| hash.lacks("algo"))?;
+            let Some((algorithm, bytes)) = Algorithm::of(name) else {
+                unknown = Some(Error::UnknownHash { node: hash.path, algorithm: name.to_owned() });
                 continue;
-            }
+            };
             let value = hash.value("value")?.ok_or_else(|| hash.lacks("value"))?;
-            let digest = value
-                .try_into()
-                .map_err(|_| hash.odd("value", value.len(), "the 32 bytes of a SHA-256 digest"))?;
-            if found.replace(digest).is_some_and(|other| other != digest) {
-                return Err(Error::TwoDigests { node: hash.path });
+            if value.len() != bytes {
+                let (node, given) = (hash.path, value.len());
+                return Err(Error::DigestSize { node, algorithm, bytes, given });
+            }
+            match found.iter().find(|other| other.algorithm == algorithm) {
+                None => found.push(Digest { algorithm, value: value.to_vec() }),
+                Some(other) if other.value == value => {}
+                Some(_) => return Err(Error::TwoDigests { node: hash.path, algorithm }),
             }
         }
-        found.ok_or_else(|| other.unwrap_or_else(|| self.lacks("hash-1")))
+        if found.is_empty() && digests == Digests::Required {
+            return Err(unknown.unwrap_or_else(|| Error::NoDigest { node: self.path.clone() }));
+        }
+        Ok(found)
     }
 
     fn names_no_text(&self, child: &Node<'_>) -> Error {

@@ -191,7 +191,7 @@ const TABLE: [u32; 256] = {
 /// Continues a CRC-32 with more bytes. The initial value and the result are inverted.
 ///
 /// It does not use the CPU's CRC32 instructions, because the library builds on any host.
-fn crc32(crc: u32, bytes: &[u8]) -> u32 {
+pub(crate) fn crc32(crc: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(crc, |crc, &byte| crc >> 8 ^ TABLE[usize::from(crc as u8 ^ byte)])
 }
 

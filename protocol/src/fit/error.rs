@@ -3,14 +3,16 @@
 //! A message names the rule, the value that broke it, and what to do about it.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
 use boot::phys::PhysAddr;
 
-use super::{HEADER_BYTES, MAGIC, MAX_LOADABLES, MAX_TREE_BYTES, Medium};
+use super::{Algorithm, Digest, HEADER_BYTES, MAGIC, MAX_LOADABLES, MAX_TREE_BYTES, Medium};
 
-/// The reason why a medium, its FIT or a payload was refused: the rule, and the value that broke it.
+/// The reason why a medium, its FIT or a payload was refused: the rule, and the value that broke
+/// it.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(
     missing_docs,
@@ -91,12 +93,28 @@ pub enum Error {
          its first byte: make them equal"
     )]
     EntryElsewhere { node: String, load: PhysAddr, entry: PhysAddr },
-    /// An image with digests, none of which is SHA-256.
-    #[error("the FIT's {node} is a digest by \"{algorithm}\": add one by \"sha256\"")]
+    /// An image without a digest.
+    #[error(
+        "the FIT's {node} has no digest (a \"hash-1\" with \"algo\" and \"value\"), so it could \
+         not be verified: add one, or order \"unverified\" on the command line"
+    )]
+    NoDigest { node: String },
+    /// An image with digests, none of which we can compute.
+    #[error(
+        "the FIT's {node} is a digest by \"{algorithm}\", which is not known: add one by \
+         \"sha256\", or order \"unverified\" on the command line"
+    )]
     UnknownHash { node: String, algorithm: String },
-    /// A SHA-256 node whose digest is not the one in an earlier node of the same image.
-    #[error("the FIT's {node} is another SHA-256 digest than the one before: correct one of them")]
-    TwoDigests { node: String },
+    /// A digest of another size than its algorithm makes.
+    #[error(
+        "the FIT's {node} has a digest of {given} bytes, and {algorithm} makes {bytes}: correct it"
+    )]
+    DigestSize { node: String, algorithm: Algorithm, bytes: usize, given: usize },
+    /// A hash node whose digest is not the one in an earlier node of the same algorithm.
+    #[error(
+        "the FIT's {node} is another {algorithm} digest than the one before: correct one of them"
+    )]
+    TwoDigests { node: String, algorithm: Algorithm },
     /// An image with a cipher node.
     #[error("the FIT's {node} is encrypted, which has no use here: give it as it is")]
     Encrypted { node: String },
@@ -124,22 +142,23 @@ pub enum Error {
         place.start, place.end
     )]
     OverTree { node: String, place: Range<u64>, tree: u64 },
-    /// Bytes whose SHA-256 is not the one in the tree.
+    /// Bytes whose digest is not the one in the tree.
     #[error(
-        "\"{name}\" is not what the FIT says: sha256 {}, and it should be {}: write the FIT \
-         anew",
+        "\"{name}\" is not what the FIT says: {} {}, and it should be {}: write the FIT anew",
+        expected.algorithm,
         Hex(found),
-        Hex(expected)
+        Hex(&expected.value)
     )]
-    DigestDiffers { name: String, expected: [u8; 32], found: [u8; 32] },
+    DigestDiffers { name: String, expected: Digest, found: Vec<u8> },
 }
 
 /// Prints the first bytes of a digest, which are enough to distinguish it from another.
-struct Hex<'a>(&'a [u8; 32]);
+struct Hex<'a>(&'a [u8]);
 
 impl fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-        f.write_str("…")
+        const SHOWN: usize = 8;
+        self.0.iter().take(SHOWN).try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        f.write_str(if self.0.len() > SHOWN { "…" } else { "" })
     }
 }

@@ -44,7 +44,7 @@ fn read(disk: &[u8]) -> Result<Fit, Error> {
     let medium = Medium::disk(disk.len() as u64);
     let tree = &disk[..header_size(&disk[..disk.len().min(512)], medium)? as usize];
     let configuration = &configurations(tree)?[0];
-    let fit = parse(tree, medium, configuration)?;
+    let fit = parse(tree, medium, Digests::Required, configuration)?;
     for payload in core::iter::once(&fit.kernel).chain(&fit.loadables) {
         // Split into pages, as if read into frames.
         verify(
@@ -58,7 +58,7 @@ fn read(disk: &[u8]) -> Result<Fit, Error> {
 /// Parses the tree of [`written`] after `edit`, with the same disk size.
 fn edited(edit: impl FnOnce(&mut DeviceTreeNode)) -> Result<Fit, Error> {
     let (disk, _) = written();
-    parse(&edited_tree(edit), Medium::disk(disk.len() as u64), "conf-1")
+    parse(&edited_tree(edit), Medium::disk(disk.len() as u64), Digests::Required, "conf-1")
 }
 
 /// Returns the tree of [`written`] after `edit`.
@@ -134,7 +134,7 @@ fn each_kernel_opens_a_configuration() {
     let tree = &disk[..header_size(&disk, Medium::disk(disk.len() as u64)).unwrap() as usize];
     assert_eq!(configurations(tree).unwrap(), ["conf-1", "conf-2", "conf-3"]);
     let names = |name| {
-        let fit = parse(tree, Medium::disk(disk.len() as u64), name).unwrap();
+        let fit = parse(tree, Medium::disk(disk.len() as u64), Digests::Required, name).unwrap();
         let loadables: Vec<_> = fit.loadables.into_iter().map(|loadable| loadable.name).collect();
         (fit.kernel.name, loadables.join(" "))
     };
@@ -161,7 +161,7 @@ fn companions_of(edit: impl FnOnce(&mut DeviceTreeNode)) -> Result<Companions, E
     let size = header_size(&disk, Medium::disk(disk.len() as u64)).unwrap() as usize;
     let mut tree = DeviceTree::from_fdt(&Fdt::new(&disk[..size]).unwrap());
     edit(&mut tree.root);
-    companions(&tree.to_dtb(), Medium::disk(disk.len() as u64), "conf-2")
+    companions(&tree.to_dtb(), Medium::disk(disk.len() as u64), Digests::Required, "conf-2")
 }
 
 #[test]
@@ -176,10 +176,10 @@ fn what_goes_with_a_payload_is_read() {
     }
     let tree = &disk[..header_size(&disk, Medium::disk(disk.len() as u64)).unwrap() as usize];
     assert_eq!(
-        companions(tree, Medium::disk(disk.len() as u64), "conf-1"),
+        companions(tree, Medium::disk(disk.len() as u64), Digests::Required, "conf-1"),
         Ok(Companions::default())
     );
-    let fit = parse(tree, Medium::disk(disk.len() as u64), "conf-2").unwrap();
+    let fit = parse(tree, Medium::disk(disk.len() as u64), Digests::Required, "conf-2").unwrap();
     assert_eq!((fit.kernel.name.as_str(), fit.loadables.len()), ("linux", 1));
 }
 
@@ -200,7 +200,7 @@ fn what_is_wrong_with_what_goes_with_a_payload_is_named() {
     assert_eq!(taken("initrd"), missing("/images", "initrd"));
     assert_eq!(taken("blob"), missing("/images", "blob"));
     let hash = companions_of(|root| _ = at(root, "images/initrd").remove_child("hash-1"));
-    assert_eq!(hash, missing("/images/initrd", "hash-1"));
+    assert_eq!(hash, Err(Error::NoDigest { node: "/images/initrd".into() }));
     let packed = companions_of(|root| set(at(root, "images/blob"), "compression", "gzip"));
     assert!(matches!(packed, Err(Error::Compressed { .. })), "{packed:?}");
     let initrd = companions_of(|root| set(at(root, "images/initrd"), "compression", "lz4"))
@@ -325,7 +325,10 @@ fn what_is_missing_is_named() {
     assert_eq!(without("images/kernel", "type"), missing("/images/kernel", "type"));
     assert_eq!(without("images/kernel", "data-size"), missing("/images/kernel", "data-size"));
     assert_eq!(without("images/kernel", "data-position"), missing("/images/kernel", "data"));
-    assert_eq!(without("images/kernel", "hash-1"), missing("/images/kernel", "hash-1"));
+    assert_eq!(
+        without("images/kernel", "hash-1"),
+        Err(Error::NoDigest { node: "/images/kernel".into() })
+    );
     assert_eq!(without("images/kernel/hash-1", "algo"), missing("/images/kernel/hash-1", "algo"));
     assert_eq!(without("images/kernel/hash-1", "value"), missing("/images/kernel/hash-1", "value"));
     assert_eq!(without("images/first", "load"), missing("/images/first", "load"));
@@ -440,7 +443,7 @@ fn data_may_begin_where_the_tree_ends_and_no_sooner() {
     };
     let end = tree_with(0).len();
     let start = |position| {
-        let fit = parse(&tree_with(position), Medium::disk(1 << 20), "conf-1")?;
+        let fit = parse(&tree_with(position), Medium::disk(1 << 20), Digests::Required, "conf-1")?;
         Ok(fit.kernel.place.start)
     };
     assert_eq!(start(end), Ok(end as u64));
@@ -456,7 +459,7 @@ fn an_offset_counts_from_the_word_after_the_tree() {
         set(kernel, "data-offset", 12_u32);
     });
     let start = (tree.len() as u64).next_multiple_of(4) + 12;
-    let fit = parse(&tree, Medium::disk(1 << 20), "conf-1").unwrap();
+    let fit = parse(&tree, Medium::disk(1 << 20), Digests::Required, "conf-1").unwrap();
     assert_eq!(fit.kernel.place, start..start + 5000);
 }
 
@@ -468,40 +471,78 @@ fn data_may_be_in_the_tree() {
         set(kernel, "data", b"an Image".as_slice());
     });
     let start = tree.windows(8).position(|bytes| bytes == b"an Image").unwrap() as u64;
-    let fit = parse(&tree, Medium::disk(1 << 20), "conf-1").unwrap();
+    let fit = parse(&tree, Medium::disk(1 << 20), Digests::Required, "conf-1").unwrap();
     assert_eq!(fit.kernel.place, start..start + 8);
+}
+
+/// Adds a hash node to an image.
+fn add_hash(image: &mut DeviceTreeNode, name: &str, algorithm: &str, value: &[u8]) {
+    let mut hash = DeviceTreeNode::new(name).unwrap();
+    set(&mut hash, "algo", algorithm);
+    set(&mut hash, "value", value);
+    image.add_child(hash);
 }
 
 #[test]
 fn digests_that_cannot_be_are_refused() {
     let hash = "images/kernel/hash-1";
     let error =
-        Error::UnknownHash { node: "/images/kernel/hash-1".into(), algorithm: "crc32".into() };
-    assert_eq!(edited(|root| set(at(root, hash), "algo", "crc32")), Err(error));
-    let path = "/images/kernel/hash-1/value".to_owned();
-    let error = Error::OddValue { path, bytes: 20, wanted: "the 32 bytes of a SHA-256 digest" };
+        Error::UnknownHash { node: "/images/kernel/hash-1".into(), algorithm: "crc16".into() };
+    assert_eq!(edited(|root| set(at(root, hash), "algo", "crc16")), Err(error));
+    let error = Error::DigestSize {
+        node: "/images/kernel/hash-1".into(),
+        algorithm: Algorithm::Sha256,
+        bytes: 32,
+        given: 20,
+    };
+    assert!(error.to_string().contains("of 20 bytes, and sha256 makes 32"), "{error}");
     assert_eq!(edited(|root| set(at(root, hash), "value", [0_u8; 20].as_slice())), Err(error));
 
     let beside = |algorithm: &str| {
-        edited(|root| {
-            let mut other = DeviceTreeNode::new("hash-0").unwrap();
-            set(&mut other, "algo", algorithm);
-            set(&mut other, "value", [0_u8; 32].as_slice());
-            at(root, "images/kernel").add_child(other);
-        })
+        edited(|root| add_hash(at(root, "images/kernel"), "hash-0", algorithm, &[0; 32]))
     };
-    assert!(beside("crc32").is_ok(), "a further digest of another kind");
-    let error = Error::TwoDigests { node: "/images/kernel/hash-0".into() };
+    let digests = beside("crc16").unwrap().kernel.digests;
+    assert_eq!(digests.len(), 1, "an unknown one beside one that is known");
+    let error =
+        Error::TwoDigests { node: "/images/kernel/hash-0".into(), algorithm: Algorithm::Sha256 };
     assert_eq!(beside("sha256"), Err(error));
     let again = edited(|root| {
         let kernel = at(root, "images/kernel");
         let value = kernel.child("hash-1").unwrap().property("value").unwrap().value().to_vec();
-        let mut other = DeviceTreeNode::new("hash-2").unwrap();
-        set(&mut other, "algo", "sha256");
-        set(&mut other, "value", value.as_slice());
-        kernel.add_child(other);
+        add_hash(kernel, "hash-2", "sha256", &value);
     });
-    assert!(again.is_ok(), "the same digest twice");
+    assert_eq!(again.unwrap().kernel.digests.len(), 1, "the same digest twice");
+}
+
+#[test]
+fn a_payload_without_a_digest_needs_permission() {
+    let disk = with_companions();
+    let medium = Medium::disk(disk.len() as u64);
+    let size = header_size(&disk, medium).unwrap() as usize;
+    let mut tree = DeviceTree::from_fdt(&Fdt::new(&disk[..size]).unwrap());
+    for image in ["linux", "more", "blob", "initrd"] {
+        at(&mut tree.root, &format!("images/{image}")).remove_child("hash-1").unwrap();
+    }
+    let tree = tree.to_dtb();
+    let read = |digests| {
+        let fit = parse(&tree, medium, digests, "conf-2")?;
+        Ok((fit, companions(&tree, medium, digests, "conf-2")?))
+    };
+    let error = Error::NoDigest { node: "/images/linux".into() };
+    assert!(error.to_string().contains("order \"unverified\""), "{error}");
+    assert_eq!(read(Digests::Required), Err(error));
+    let (fit, companions) = read(Digests::Optional).unwrap();
+    let [more] = &fit.loadables[..] else { panic!("{fit:?}") };
+    for payload in [&fit.kernel, more, &companions.initrd.unwrap(), &companions.fdt.unwrap()] {
+        assert_eq!(payload.digests, []);
+        assert_eq!(verify(payload, [b"anything".as_slice()]), Ok(()));
+    }
+    let unknown = edited_tree(|root| set(at(root, "images/kernel/hash-1"), "algo", "crc16"));
+    let fit = parse(&unknown, Medium::disk(1 << 20), Digests::Optional, "conf-1").unwrap();
+    assert_eq!(fit.kernel.digests, [], "one that is not known does not count");
+    let size = edited_tree(|root| set(at(root, "images/kernel/hash-1"), "value", 7_u32));
+    let fit = parse(&size, Medium::disk(1 << 20), Digests::Optional, "conf-1");
+    assert!(matches!(fit, Err(Error::DigestSize { .. })), "{fit:?}");
 }
 
 #[test]
@@ -582,34 +623,87 @@ fn a_changed_byte_is_found() {
     let place = read(&disk).unwrap().kernel.place;
     disk[place.end as usize - 1] ^= 1;
     let error = read(&disk).unwrap_err();
-    let Error::DigestDiffers { ref name, expected, found } = error else { panic!("{error}") };
-    assert_eq!(name, "kernel");
-    assert_ne!(expected, found);
+    let Error::DigestDiffers { ref name, ref expected, ref found } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((name.as_str(), expected.algorithm), ("kernel", Algorithm::Sha256));
+    assert_ne!(&expected.value, found);
     let sentence = error.to_string();
-    assert!(
-        sentence.contains(&format!("{:02x}{:02x}{:02x}", expected[0], expected[1], expected[2])),
-        "{sentence}"
-    );
+    let [a, b, c, ..] = expected.value[..] else { panic!("{expected:?}") };
+    assert!(sentence.contains(&format!("{a:02x}{b:02x}{c:02x}")), "{sentence}");
+}
+
+/// Each algorithm's digest of "abc": of FIPS 180-4, RFC 1321 and zlib.
+const OF_ABC: [(&str, &str); 6] = [
+    ("crc32", "352441c2"),
+    ("md5", "900150983cd24fb0d6963f7d28e17f72"),
+    ("sha1", "a9993e364706816aba3e25717850c26c9cd0d89d"),
+    ("sha256", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+    (
+        "sha384",
+        "cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed\
+         8086072ba1e7cc2358baeca134c825a7",
+    ),
+    (
+        "sha512",
+        "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a\
+         2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
+    ),
+];
+
+fn digest(name: &str, hex: &str) -> Digest {
+    let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+    let value = (0..hex.len()).step_by(2).map(byte).collect();
+    Digest { algorithm: Algorithm::of(name).unwrap().0, value }
+}
+
+fn abc(digests: Vec<Digest>) -> Payload {
+    Payload { name: "abc".into(), place: 0..3, digests, compression: Compression::None, load: None }
 }
 
 #[test]
-fn sha256_is_sha256() {
-    // The example of FIPS 180-4.
-    let sha256 = *b"\xba\x78\x16\xbf\x8f\x01\xcf\xea\x41\x41\x40\xde\x5d\xae\x22\x23\
-                    \xb0\x03\x61\xa3\x96\x17\x7a\x9c\xb4\x10\xff\x61\xf2\x00\x15\xad";
-    let payload = Payload {
-        name: "abc".into(),
-        place: 0..3,
-        sha256,
-        compression: Compression::None,
-        load: None,
-    };
-    assert_eq!(verify(&payload, [b"ab".as_slice(), b"", b"c"]), Ok(()));
-    assert_eq!(
-        verify(&payload, [b"abd".as_slice()]).unwrap_err().to_string(),
-        "\"abc\" is not what the FIT says: sha256 a52d159f262b2c6d…, and it should be \
-         ba7816bf8f01cfea…: write the FIT anew"
-    );
+fn each_algorithm_is_the_one_of_its_name() {
+    assert_eq!(Algorithm::ALL.len(), OF_ABC.len());
+    for (name, hex) in OF_ABC {
+        let (algorithm, bytes) = Algorithm::of(name).unwrap();
+        assert_eq!((algorithm.to_string().as_str(), bytes * 2), (name, hex.len()));
+        let payload = abc(vec![digest(name, hex)]);
+        assert_eq!(verify(&payload, [b"ab".as_slice(), b"", b"c"]), Ok(()), "{name}");
+        let error = verify(&payload, [b"abd".as_slice()]).unwrap_err();
+        let start = format!("\"abc\" is not what the FIT says: {name} ");
+        assert!(error.to_string().starts_with(&start), "{error}");
+        let end = match hex.get(..16) {
+            Some(start) => format!("it should be {start}…: write the FIT anew"),
+            None => format!("it should be {hex}: write the FIT anew"),
+        };
+        assert!(error.to_string().ends_with(&end), "{error}");
+    }
+    assert_eq!(Algorithm::of("crc16"), None);
+}
+
+#[test]
+fn every_digest_of_a_payload_is_checked() {
+    let all = || OF_ABC.map(|(name, hex)| digest(name, hex)).to_vec();
+    assert_eq!(verify(&abc(all()), [b"abc".as_slice()]), Ok(()));
+    for (at, (name, _)) in OF_ABC.iter().enumerate() {
+        let mut digests = all();
+        *digests[at].value.last_mut().unwrap() ^= 1;
+        let error = verify(&abc(digests), [b"abc".as_slice()]).unwrap_err();
+        assert!(error.to_string().contains(&format!("the FIT says: {name} ")), "{error}");
+    }
+}
+
+#[test]
+fn every_digest_in_the_tree_is_read() {
+    let tree = edited_tree(|root| {
+        let kernel = at(root, "images/kernel");
+        kernel.remove_child("hash-1");
+        for (name, hex) in OF_ABC {
+            add_hash(kernel, &format!("hash-{name}"), name, &digest(name, hex).value);
+        }
+    });
+    let fit = parse(&tree, Medium::disk(1 << 20), Digests::Required, "conf-1").unwrap();
+    assert_eq!(fit.kernel.digests, OF_ABC.map(|(name, hex)| digest(name, hex)));
 }
 
 #[test]

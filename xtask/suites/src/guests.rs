@@ -18,7 +18,10 @@ use harness::{
     transcript::{self, GenerationLog},
     tree_edit::{edit_tree, reserve},
 };
-use protocol::fit::writer::{self as fit, Kind, Payload};
+use protocol::fit::{
+    Algorithm,
+    writer::{self as fit, Kind, Payload},
+};
 
 use super::{
     case::{Case, Trial, case},
@@ -91,11 +94,20 @@ pub fn cases() -> Vec<Case> {
         ("mkimage-data-in-the-tree", &[]),
     ] {
         let boots = move |trial: &mut Trial<'_>| {
-            let disk = mkimage(trial.kernel(), words)?;
+            let disk = mkimage(trial.kernel(), &["sha256"], words)?;
             from_disk(trial, disk)
         };
         cases.push(case(format!("guests/{name}"), boots).needing([Need::UBootTools]));
     }
+    for (algorithm, ..) in Algorithm::ALL {
+        let boots = move |trial: &mut Trial<'_>| {
+            let disk = mkimage(trial.kernel(), &[&algorithm.to_string()], &["-E"])?;
+            from_disk(trial, disk)
+        };
+        let name = format!("guests/mkimage-{algorithm}");
+        cases.push(case(name, boots).needing([Need::UBootTools]));
+    }
+    cases.push(case("guests/unverified", unverified).needing([Need::UBootTools]));
     cases
 }
 
@@ -242,27 +254,47 @@ fn many_loadables(kernel: &Built) -> Vec<u8> {
     fit::write(&payloads)
 }
 
-/// Returns a FIT made by U-Boot's own `mkimage`.
-fn mkimage(kernel: &Built, words: &[&str]) -> Result<Vec<u8>> {
-    const SOURCE: &str = r#"/dts-v1/;
-/ {
+/// Runs from a FIT without a digest, as `unverified` permits. Each restart must say so.
+fn unverified(trial: &mut Trial<'_>) -> Result<()> {
+    let cmdline = Cmdline { append: vec!["unverified".to_owned()], ..trial.cmdline() };
+    let mut request = trial.request("nvhe", &cmdline)?;
+    request.disk = Disk::Bytes(Arc::new(mkimage(trial.kernel(), &[], &["-E"])?));
+    let logs = trial.logs(&request)?;
+    check(&logs, &cmdline, Modes::All("nvhe"))?;
+    let [restarted @ .., _] = logs.as_slice() else { anyhow::bail!("no generation") };
+    let says = "unverified: \"kernel-1\" has no digest";
+    let silent = restarted.iter().find(|gen_log| !gen_log.says(says));
+    ensure!(silent.is_none(), "generation {:?} is silent", silent.map(|gen_log| gen_log.number));
+    Ok(())
+}
+
+/// Returns a FIT made by U-Boot's own `mkimage`, with digests by these algorithms.
+fn mkimage(kernel: &Built, algorithms: &[&str], words: &[&str]) -> Result<Vec<u8>> {
+    let hashes: String = (1..)
+        .zip(algorithms)
+        .map(|(number, algorithm)| format!("hash-{number} {{ algo = \"{algorithm}\"; }};"))
+        .collect();
+    let source = format!(
+        r#"/dts-v1/;
+/ {{
     description = "made by mkimage";
     #address-cells = <1>;
-    images {
-        kernel-1 {
+    images {{
+        kernel-1 {{
             data = /incbin/("Image");
             type = "kernel_noload"; arch = "arm64"; os = "linux";
             compression = "none"; load = <0>; entry = <0>;
-            hash-1 { algo = "sha256"; };
-        };
-    };
-    configurations { default = "first"; first { kernel = "kernel-1"; }; };
-};
-"#;
+            {hashes}
+        }};
+    }};
+    configurations {{ default = "first"; first {{ kernel = "kernel-1"; }}; }};
+}};
+"#
+    );
     let folder = tempfile::tempdir().context("cannot make a folder for mkimage")?;
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes);
     write("Image", &kernel.image)?;
-    write("its", SOURCE.as_bytes())?;
+    write("its", source.as_bytes())?;
     let mut command = Command::new("mkimage");
     let output =
         command.current_dir(folder.path()).args(["-f", "its"]).args(words).arg("itb").output()?;

@@ -296,7 +296,7 @@ pub const STEPS: &[Step] = &[
     },
     Step {
         name: "digest",
-        does: "this kernel compares each payload's SHA-256 with the one in the FIT",
+        does: "this kernel compares each payload's digests with those in the FIT",
         at: ["protocol/src/fit.rs", "is_same"],
         without: "this kernel enters a kernel that has a wrong bit on the disk",
         shown: Shown::Here(Experiment {

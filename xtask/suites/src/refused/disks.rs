@@ -48,9 +48,32 @@ pub(super) const REFUSALS: &[Refusal] = &[
     Refusal { name: "two-kernels", disk: two_kernels,
               says: &["/configurations/conf-1 names 2 kernels, and one can be entered"], ..PLAIN },
     Refusal { name: "unknown-hash", disk: unknown_hash,
-              says: &["/images/first/hash-1 is a digest by \"crc32\": add one by \"sha256\""],
+              says: &["/images/first/hash-1 is a digest by \"crc16-ccitt\", which is not known",
+                      "or order \"unverified\""],
               ..PLAIN },
-    Refusal { name: "no-hash", disk: no_hash, says: &["/images/first has no \"hash-1\""], ..PLAIN },
+    Refusal { name: "no-hash", disk: no_hash,
+              says: &["/images/first has no digest", "or order \"unverified\""], ..PLAIN },
+    Refusal { name: "short-hash", disk: |kernel| hash(kernel, "sha512", 32),
+              says: &["/images/first/hash-1 has a digest of 32 bytes, and sha512 makes 64"],
+              ..PLAIN },
+    Refusal { name: "wrong-crc32", disk: |kernel| hash(kernel, "crc32", 4),
+              says: &["\"first\" is not what the FIT says: crc32 ", "should be 00000000: "],
+              ..PLAIN },
+    Refusal { name: "wrong-md5", disk: |kernel| hash(kernel, "md5", 16),
+              says: &["\"first\" is not what the FIT says: md5 ", "be 0000000000000000…: "],
+              ..PLAIN },
+    Refusal { name: "wrong-sha1", disk: |kernel| hash(kernel, "sha1", 20),
+              says: &["\"first\" is not what the FIT says: sha1 ", "be 0000000000000000…: "],
+              ..PLAIN },
+    Refusal { name: "wrong-sha384", disk: |kernel| hash(kernel, "sha384", 48),
+              says: &["\"first\" is not what the FIT says: sha384 ", "be 0000000000000000…: "],
+              ..PLAIN },
+    Refusal { name: "wrong-sha512", disk: |kernel| hash(kernel, "sha512", 64),
+              says: &["\"first\" is not what the FIT says: sha512 ", "be 0000000000000000…: "],
+              ..PLAIN },
+    Refusal { name: "unverified-and-wrong", disk: |kernel| hash(kernel, "md5", 16),
+              alter: |request| { request.bootargs += " unverified"; Ok(()) },
+              says: &["\"first\" is not what the FIT says: md5 "], ..PLAIN },
     Refusal { name: "compressed", disk: compressed,
               says: &["/images/first is compressed with \"lzma\""], ..PLAIN },
     // The header is ten big-endian words. Word 3 is the offset of the strings, word 2 that of the
@@ -130,7 +153,16 @@ fn two_kernels(kernel: &Built) -> Result<Vec<u8>> {
 }
 
 fn unknown_hash(kernel: &Built) -> Result<Vec<u8>> {
-    edited(&two(kernel), |tree| set(node(tree, "/images/first/hash-1")?, "algo", "crc32"))
+    edited(&two(kernel), |tree| set(node(tree, "/images/first/hash-1")?, "algo", "crc16-ccitt"))
+}
+
+/// Returns a disk whose first kernel's digest is by that algorithm, and has `bytes` zeros.
+fn hash(kernel: &Built, algorithm: &str, bytes: usize) -> Result<Vec<u8>> {
+    edited(&two(kernel), |tree| {
+        let hash = node(tree, "/images/first/hash-1")?;
+        set(hash, "algo", algorithm)?;
+        set(hash, "value", vec![0_u8; bytes].as_slice())
+    })
 }
 
 fn compressed(kernel: &Built) -> Result<Vec<u8>> {
