@@ -17,8 +17,8 @@ use alloc::vec::Vec;
 use boot::image::{BASE_ALIGNMENT, HEADER_BYTES, Header};
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use core::ops::Range;
-use log::warn;
-use protocol::fit::{self, Companions, Compression, Digests, Fit, Payload};
+use log::{info, warn};
+use protocol::fit::{self, Algorithm, Companions, Compression, Digest, Digests, Fit, Payload};
 use relocate::checksum::Crc32c;
 
 /// The FIT's device tree, as read from the medium.
@@ -255,7 +255,7 @@ impl Image {
         destination: &Range<PhysAddr>,
         mut frames: Frames,
     ) -> Result<Loaded, Error> {
-        warn_if_unverified(payload);
+        log_digest(payload);
         self.hashed += payload.place.end - payload.place.start;
         let bytes = match payload.compression {
             Compression::None => as_it_is(medium, payload, &mut frames)?,
@@ -269,10 +269,15 @@ impl Image {
     }
 }
 
-/// Logs that a payload has no digest, which the parser accepts only with `unverified`.
-pub fn warn_if_unverified(payload: &Payload) {
-    if payload.digests.is_empty() {
-        warn!("unverified: \"{}\" has no digest, and may be damaged", payload.name);
+/// Logs what verifies a payload, unless that is SHA-256. The parser accepts a payload without a
+/// digest only with `unverified`.
+pub fn log_digest(Payload { name, digests, .. }: &Payload) {
+    if digests.iter().any(|digest| digest.algorithm == Algorithm::Sha256) {
+        return;
+    }
+    match digests.first() {
+        Some(Digest { algorithm, .. }) => info!("\"{name}\" is verified by {algorithm}"),
+        None => warn!("unverified: \"{name}\" has no digest, and may be damaged"),
     }
 }
 

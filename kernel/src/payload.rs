@@ -176,7 +176,7 @@ fn read(medium: &mut Medium, fdt: &Payload) -> Result<Vec<u8>, Error> {
     blob.try_reserve_exact(bytes as usize).map_err(|_| Error::Heap(bytes))?;
     blob.resize(bytes as usize, 0);
     medium.read(fdt.place.start, &mut blob)?;
-    load::warn_if_unverified(fdt);
+    load::log_digest(fdt);
     fit::verify(fdt, [&blob[..]])?;
     Ok(blob)
 }

@@ -68,11 +68,11 @@ pub fn cases() -> Vec<Case> {
                 100,
                 &["kernel"],
             )?;
-            from_disk(trial, disk)
+            from_disk(trial, disk).map(drop)
         }),
         case("guests/many-loadables", |trial| {
             let disk = many_loadables(trial.kernel());
-            from_disk(trial, disk)
+            from_disk(trial, disk).map(drop)
         }),
     ];
     for machine in invariants::MODES {
@@ -95,14 +95,20 @@ pub fn cases() -> Vec<Case> {
     ] {
         let boots = move |trial: &mut Trial<'_>| {
             let disk = mkimage(trial.kernel(), &["sha256"], words)?;
-            from_disk(trial, disk)
+            from_disk(trial, disk).map(drop)
         };
         cases.push(case(format!("guests/{name}"), boots).needing([Need::UBootTools]));
     }
     for (algorithm, ..) in Algorithm::ALL {
         let boots = move |trial: &mut Trial<'_>| {
             let disk = mkimage(trial.kernel(), &[&algorithm.to_string()], &["-E"])?;
-            from_disk(trial, disk)
+            let logs = from_disk(trial, disk)?;
+            let says = format!("\"kernel-1\" is verified by {algorithm}");
+            ensure!(
+                logs[0].says(&says) == (algorithm != Algorithm::Sha256),
+                "not the right digest is named"
+            );
+            Ok(())
         };
         let name = format!("guests/mkimage-{algorithm}");
         cases.push(case(name, boots).needing([Need::UBootTools]));
@@ -126,11 +132,13 @@ fn runs(trial: &mut Trial<'_>, machine: &'static str, alter: fn(&mut Request)) -
 }
 
 /// Runs three generations from `disk`.
-fn from_disk(trial: &mut Trial<'_>, disk: Vec<u8>) -> Result<()> {
+fn from_disk(trial: &mut Trial<'_>, disk: Vec<u8>) -> Result<Vec<GenerationLog>> {
     let cmdline = trial.cmdline();
     let mut request = trial.request("nvhe", &cmdline)?;
     request.disk = Disk::Bytes(Arc::new(disk));
-    check(&trial.logs(&request)?, &cmdline, Modes::All("nvhe"))
+    let logs = trial.logs(&request)?;
+    check(&logs, &cmdline, Modes::All("nvhe"))?;
+    Ok(logs)
 }
 
 fn flag(request: &mut Request, arg: &str) {
