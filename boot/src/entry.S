@@ -95,12 +95,15 @@ entry:
         // The new VBAR and SCTLR take effect before the next instruction.
 .Lentry_record:
         isb
+        // adr_l is right only where the Image begins at a page boundary, as it is linked.
+        adr     x6, _start
+        tst     x6, #({PAGE_SIZE} - 1)
+        b.ne    .Lentry_off_its_page
 
         // Record the state of the first instruction before we change anything else.
         adr_l   x4, entry_record
         stp     x0, x1, [x4, #{X0}]
         stp     x2, x3, [x4, #{X2}]
-        adr_l   x6, _start
         str     x6, [x4, #{LOAD_ADDRESS}]
         record  {ENTERED}, cntvct_el0
         record  {CURRENT_EL}, CurrentEL
@@ -155,6 +158,14 @@ entry:
         mov     x29, xzr
         bl      {KERNEL_MAIN}
         b       early_stop
+.Lentry_off_its_page:
+        // early_stop would use adr_l.
+        mov     x20, x6
+        adr     x8, early_uart_of_image
+        say_marker early_console, broken
+        say     early_console, "{PLACED}: the Image does not begin at a page boundary: _start=", x20
+        say_stopped early_console
+        b       early_silence
 
 // cpu_setup — brings EL1 into a known state: MMU and caches off, FP on, vectors that print.
 //   in        nothing

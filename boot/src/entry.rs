@@ -65,6 +65,7 @@ crate::assembly!(
     MMU_ON = const offset_of!(EntryRecord, mmu_on),
     CURRENT_EL1 = const current_el::EL1,
     LEVEL = const crate::rule::LEVEL,
+    PLACED = const crate::rule::PLACED,
     SCTLR_EL1_MMU_OFF = const sctlr::EL1_MMU_OFF,
     SCTLR_MMU_ON = const sctlr::MMU_ON,
     TCRX = const id_aa64mmfr3::TCRX,

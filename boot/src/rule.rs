@@ -6,6 +6,8 @@
 //!
 //! These are plain values. The rules themselves are in the crate `protocol`.
 
+/// Rule number: the Image is text_offset above a 2 MiB boundary.
+pub const PLACED: u8 = 3;
 /// Rule number: the CPU is entered at EL2 or EL1.
 pub const LEVEL: u8 = 13;
 /// Rule number: HVC is enabled.

@@ -92,7 +92,7 @@ const fn firmware(name: &'static str, breaks: u32) -> Bad {
     Bad { machine: "nvhe", alter: at_el3, leaves: Leaves::OneLine, ..bad(name, breaks) }
 }
 
-const ALL: [Bad; 45] = [
+const ALL: [Bad; 46] = [
     Bad { leaves: Leaves::LastWords, ..bad("dtb-unaligned", 1) },
     Bad { leaves: Leaves::LastWords, ..bad("dtb-size", 2) },
     Bad {
@@ -100,6 +100,14 @@ const ALL: [Bad; 45] = [
         loader: Some("good"),
         distance: loader::NEXT_SLOT + 0x1_0000,
         breaks: 3,
+        ..BAD
+    },
+    Bad {
+        name: "off-its-page",
+        loader: Some("good"),
+        distance: loader::NEXT_SLOT + 0x800,
+        breaks: 3,
+        leaves: Leaves::OneLine,
         ..BAD
     },
     Bad { name: "reserved", breaks: 4, alter: reserved, ..BAD },
