@@ -1,4 +1,6 @@
 // Early console: prints raw registers before Rust runs, and after Rust has failed.
+//
+// Without a UART, what it would print goes to the failure record.
 
         .section .text.vectors, "ax"
 
@@ -18,7 +20,55 @@ early_vectors:
 
         .section .text.boot, "ax"
 
-        printer early_console
+        printer early_console, early_keep
+
+// early_keep — appends a character to the failure record's text, for want of a UART.
+//   in        w9 = the character
+//   assumes   as early_exception
+//   out       returns to the printer
+//   clobbers  x10, x12, x14, flags
+//   memory    writes the failure record; uses no stack
+early_keep:
+        adr_l   x10, failure_record
+        ldr     x12, [x10, #{FAILURE_TEXT_BYTES}]
+        cmp     x12, #{FAILURE_TEXT_SIZE}
+        b.hs    1f
+        add     x14, x10, x12
+        strb    w9, [x14, #{FAILURE_TEXT}]
+        add     x12, x12, #1
+        str     x12, [x10, #{FAILURE_TEXT_BYTES}]
+1:      ret
+
+// early_off — ends the machine by PSCI if Rust has read its conduit, else stops this CPU.
+//   in        nothing
+//   assumes   as early_exception
+//   out       does not return
+//   clobbers  all
+//   memory    writes the failure record, cleans it to PoC, and writes early_conduit; uses no stack
+early_off:
+        // Clean the failure record to PoC. The dsb completes that before the machine ends.
+        adr_l   x9, failure_record
+        add     x10, x9, #{FAILURE_SIZE}
+        dcache_line x11, x12
+        dcache_by_line civac, x9, x10, x11, x12
+        dsb     sy
+        // Try once: a call that is not there is an exception, which comes back here.
+        adr_l   x9, early_conduit
+        ldr     x10, [x9]
+        str     xzr, [x9]
+        mov_q   x0, {SYSTEM_OFF}
+        cmp     x10, #{SMC}
+        b.eq    .Loff_smc
+        cmp     x10, #{HVC}
+        b.ne    early_silence
+        hvc     #0
+        b       early_silence
+.Loff_smc:
+        smc     #0
+early_silence:
+        wfi
+        b       early_silence
+early_console_end:
 
 // early_exception — prints the exception's syndrome and registers, and stops this CPU.
 //   in        x1 = vector slot; x0, x1 saved in TPIDR_EL0, TPIDRRO_EL0
@@ -26,8 +76,8 @@ early_vectors:
 //             SP = this CPU's boot::percpu::PerCpu
 //   out       does not return
 //   clobbers  all
-//   memory    writes the frame that Own begins with; reads the instruction at elr, if that is in
-//             the image, and rule::NEEDS; uses no stack
+//   memory    writes the frame that Own begins with, and the failure record; reads the instruction
+//             at elr, if that is in the image, and rule::NEEDS; uses no stack
 early_exception:
         mov     x0, sp
         // EL2 has its MMU off, while EL1 may have dirtied these lines. Clean and invalidate them,
@@ -43,7 +93,10 @@ early_exception:
         mov     x19, x0
         mov     x20, x1
         mrs     x25, CurrentEL
-        syndrome x21, x22, x23, x24, early_console, early_silence
+        syndrome x21, x22, x23, x24, early_console, early_off
+        fail_because {REASON_EXCEPTION}
+        stp     x21, x22, [x9, #{FAILURE_ESR}]
+        str     x23, [x9, #{FAILURE_FAR}]
         adr_l   x26, _start
         mrs     x27, mpidr_el1
 
@@ -90,19 +143,20 @@ early_exception:
 .Lexception_broken:
         say_broken early_console, x26, ": the instruction at elr was not opened"
 
-// early_stop — prints that nothing follows, and stops this CPU permanently.
+// early_stop — prints that nothing follows, and stops this CPU permanently. Without a UART it ends
+//              the machine if it can.
 //   in        nothing
 //   assumes   as early_exception
 //   out       does not return
 //   clobbers  all
-//   memory    reads the early console's UART; uses no stack
+//   memory    as early_off; reads the early console's UART
         .global early_stop
 early_stop:
         early_uart
         say_stopped early_console
-early_silence:
-        wfi
-        b       early_silence
+        ldr     x9, [x8, #{UART_STATUS}]
+        cbnz    x9, early_silence
+        b       early_off
 
         // The Image names a UART here, in its first page, where a tool can write it after linking.
         // Zeros mean that there is none.
@@ -118,3 +172,8 @@ early_uart_of_image:
         .global early_uart_opened
 early_uart_opened:
         .skip   {UART_SIZE}
+
+        // How PSCI is called, once Rust knows: a number of early_console::Conduit.
+        .global early_conduit
+early_conduit:
+        .quad   0

@@ -67,8 +67,9 @@ _start:
 //   out       does not return; kernel_main(entry record) at EL1h, MMU and caches on, SError
 //             unmasked, in the early idmap
 //   clobbers  all
-//   memory    MMU off: writes entry_record and early_tables, on an exception boot_percpu; reads 8
-//             bytes of the FDT. MMU on: writes bss and the pointers that RELR names
+//   memory    MMU off: writes entry_record and early_tables, on a failure boot_percpu and
+//             failure_record; reads 8 bytes of the FDT. MMU on: writes bss and the pointers that
+//             RELR names
 entry:
         // There is no stack yet. SP points to the per-CPU page, which begins with the frame that
         // the early console saves registers in.
@@ -82,6 +83,7 @@ entry:
         cmp     x9, #{CURRENT_EL1}
         b.eq    .Lentry_el1
         mov     x20, x9
+        fail_because {REASON_LEVEL}
         early_uart
         say_broken early_console, #{LEVEL}, ": entered at neither EL1 nor EL2: CurrentEL="
         mov     x0, x20
@@ -159,9 +161,12 @@ entry:
         bl      {KERNEL_MAIN}
         b       early_stop
 .Lentry_off_its_page:
-        // early_stop would use adr_l.
+        // Without a UART, say nothing: the printer and early_stop would look for the failure record
+        // by adr_l.
         mov     x20, x6
         adr     x8, early_uart_of_image
+        ldr     x9, [x8, #{UART_STATUS}]
+        cbz     x9, early_silence
         say_marker early_console, broken
         say     early_console, "{PLACED}: the Image does not begin at a page boundary: _start=", x20
         say_stopped early_console
@@ -366,6 +371,7 @@ map_pages:
         b       .Lmap_page
 .Lmap_full:
         mov     x20, x0
+        fail_because {REASON_EARLY_IDMAP}
         early_uart
         say_marker early_console, early_idmap_full, x20
         b       early_stop
@@ -423,14 +429,20 @@ relocate_self:
         .purgem record
         .purgem stamp
 
-        // Both are in the file's data, because clearing bss must not erase them. entry writes the
+        // All are in the file's data, because clearing bss must not erase them. entry writes the
         // record before it clears bss, and a UEFI boot writes relr_applied before entry. No dirty
         // line covers them, because they are in the file [I1]. A record field that no code writes
         // is zero: EL2's registers after an entry at EL1, or the size of a missing FDT.
+        //
+        // The entry record and the failure record share a page.
         .section .data.entry, "aw"
-        .balign 256
+        .balign {PAGE_SIZE}
         .global entry_record
 entry_record:
         .skip   {RECORD_SIZE}
+        .global failure_record
+failure_record:
+        .quad   {FAILURE_MAGIC}
+        .skip   {FAILURE_SIZE} - 8
 relr_applied:
         .quad   0

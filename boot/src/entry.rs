@@ -16,6 +16,7 @@
 //! 7. The [`EntryRecord`] holds the state that the first instruction found.
 #![expect(unsafe_code, reason = "assembly, and the names by which it and Rust know each other")]
 
+use crate::failure_record::{FailureRecord, Reason};
 use crate::phys::{PAGE_SHIFT, PAGE_SIZE};
 use crate::record::EntryRecord;
 use crate::sysreg::{
@@ -44,6 +45,10 @@ crate::assembly!(
     FLAGS = const crate::image::FLAGS,
     KERNEL_MAIN = sym enter_kernel,
     RECORD_SIZE = const size_of::<EntryRecord>(),
+    FAILURE_MAGIC = const crate::failure_record::MAGIC,
+    FAILURE_SIZE = const size_of::<FailureRecord>(),
+    REASON_LEVEL = const Reason::Level as u64,
+    REASON_EARLY_IDMAP = const Reason::EarlyIdmap as u64,
     X0 = const offset_of!(EntryRecord, x0),
     X2 = const offset_of!(EntryRecord, x2),
     LOAD_ADDRESS = const offset_of!(EntryRecord, load_address),

@@ -11,6 +11,7 @@
 pub mod breadcrumb;
 pub mod early_console;
 pub mod esr;
+pub mod failure_record;
 pub mod hyp;
 pub mod image;
 pub mod macros;

@@ -73,6 +73,14 @@
         .Lopened\@:
         .endm
 
+        // Stores why this kernel fails, a number of boot::failure_record::Reason, in the failure
+        // record. Leaves its address in x9. Clobbers x10.
+        .macro fail_because reason
+        adr_l   x9, failure_record
+        mov     x10, #\reason
+        str     x10, [x9, #{FAILURE_REASON}]
+        .endm
+
         // Reads or writes a device register of 1, 2 or 4 bytes, by the number in w17. \operation is
         // ldr or str, \value a register's number. Clobbers flags.
         .macro register_of_width operation, value, address
@@ -90,14 +98,14 @@
         .endm
 
         // Defines a printer for the boot::uart::Uart that x8 points to. It needs no stack and
-        // writes no memory:
+        // writes no memory. The label \name\()_end must follow, after its code:
         //   \name\()_text   prints the NUL-terminated text after its bl, and returns past the text
         //   \name\()_hex    prints x0 as 16 hexadecimal digits
         //   \name\()_digits prints the digits of x0 from bit x11 + 3 downwards
-        //   \name\()_end    marks the end of the printer's code
-        // All of them clobber x9-x17, flags and x30. They do as Uart::transmit does: without a UART
-        // they print nothing, and if it never has room, each character costs a bounded wait.
-        .macro printer name
+        // All of them clobber x9-x17, flags and x30. They do as Uart::transmit does: if the UART
+        // never has room, each character costs a bounded wait. Without a UART they print nothing,
+        // or call \without for each character, in w9; it may clobber x9, x10, x12 and x14-x17.
+        .macro printer name, without
         \name\()_text:
         mov     x13, x30
         .Lnext\@:
@@ -129,7 +137,11 @@
         // Sends the character in w9.
         .Lcharacter\@:
         ldr     x10, [x8, #{UART_STATUS}]
+        .ifb \without
         cbz     x10, .Lsilent\@
+        .else
+        cbz     x10, \without
+        .endif
         ldp     w14, w15, [x8, #{UART_ROOM}]    // mask, and value if there is room
         ldr     w17, [x8, #{UART_STATUS_BYTES}]
         mov     w12, #{UART_POLLS}
@@ -152,7 +164,6 @@
         register_of_width str, 9, x10
         .Lsilent\@:
         ret
-        \name\()_end:
         .endm
 
         // Prints \text, then \value in hexadecimal if there is one, by \printer.

@@ -24,6 +24,10 @@ macro_rules! assembly {
             STUB_ERR = const $crate::hyp::STUB_ERR,
             VECTORS_ALIGNMENT = const $crate::hyp::VECTORS_ALIGNMENT,
             SCTLR_EL2_MMU_OFF = const $crate::sysreg::sctlr::EL2_MMU_OFF,
+            FAILURE_REASON = const core::mem::offset_of!(
+                $crate::failure_record::FailureRecord,
+                reason
+            ),
             UART_STATUS = const core::mem::offset_of!($crate::uart::Uart, status),
             UART_DATA = const core::mem::offset_of!($crate::uart::Uart, data),
             UART_BEFORE = const core::mem::offset_of!($crate::uart::Uart, before),

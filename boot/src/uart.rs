@@ -79,10 +79,12 @@ pub struct Uart {
     pub status_bytes: u32,
     /// Bytes of an access to the data register: 1, 2 or 4.
     pub data_bytes: u32,
-    /// Address of the control register whose `enable` bits must be set, or zero.
+    /// Address of the control register that turns the transmitter on, or zero.
     pub control: u64,
-    /// The bits that turn the transmitter on.
-    pub enable: u64,
+    /// Its bits that must be set.
+    pub enable: u32,
+    /// Its bits that must be clear.
+    pub disable: u32,
 }
 
 impl Kind {
@@ -144,10 +146,12 @@ impl Uart {
             Kind::UartDm => [(0x40, 1), (0, 0)],
             _ => [(0, 0); 2],
         };
-        let (control, enable) = match kind {
+        let (control, enable, disable) = match kind {
             // CR: UARTEN, TXE.
-            Kind::Pl011 => (base.get() + 0x30, 1 << 0 | 1 << 8),
-            _ => (0, 0),
+            Kind::Pl011 => (base.get() + 0x30, 1 << 0 | 1 << 8, 0),
+            // CR: TXEN, TXDIS. Out of reset the transmitter is off.
+            Kind::Cadence => (base.get(), 1 << 4, 1 << 5),
+            _ => (0, 0, 0),
         };
         Self {
             status: base.get() + status,
@@ -161,6 +165,7 @@ impl Uart {
             data_bytes,
             control,
             enable,
+            disable,
         }
     }
 
@@ -180,7 +185,7 @@ impl Uart {
             words(self.sent_mask, self.sent),
             words(self.status_bytes, self.data_bytes),
             self.control,
-            self.enable,
+            words(self.enable, self.disable),
         ];
         let mut bytes = [0; size_of::<Self>()];
         for (place, word) in bytes.chunks_exact_mut(8).zip(all) {
@@ -258,11 +263,12 @@ impl Uart {
         }
     }
 
-    /// Turns the transmitter on, if a predecessor has turned it off.
+    /// Turns the transmitter on, if a predecessor has turned it off. The line's speed, which is in
+    /// other registers, stays.
     pub fn turn_on(&self, registers: &mut impl Registers) {
         if self.control != 0 {
             let control = registers.read(self.control, 4);
-            registers.write(self.control, 4, control | self.enable as u32);
+            registers.write(self.control, 4, control & !self.disable | self.enable);
         }
     }
 
@@ -483,7 +489,10 @@ mod tests {
         }
         let pl011 = Uart::new(Kind::Pl011, BASE, 0, 4).to_bytes();
         assert_eq!(pl011[offset_of!(Uart, control)..][..2], [0x30, 0x00]);
-        assert_eq!(pl011[offset_of!(Uart, enable)..][..2], [0x01, 0x01]);
+        assert_eq!(pl011[offset_of!(Uart, enable)..], [0x01, 0x01, 0, 0, 0, 0, 0, 0]);
+        let cadence = Uart::new(Kind::Cadence, BASE, 0, 4).to_bytes();
+        assert_eq!(cadence[offset_of!(Uart, control)..][..4], [0, 0, 0, 9]);
+        assert_eq!(cadence[offset_of!(Uart, enable)..], [0x10, 0, 0, 0, 0x20, 0, 0, 0]);
     }
 
     #[test]
@@ -506,10 +515,14 @@ mod tests {
     }
 
     #[test]
-    fn a_pl011_is_turned_on_and_keeps_its_other_bits() {
-        let mut registers = fake(&[0x200]);
-        Uart::new(Kind::Pl011, BASE, 0, 4).turn_on(&mut registers);
-        assert_eq!(registers.writes, [(0x900_0030, 4, 0x301)]);
+    fn a_uart_is_turned_on_and_keeps_its_other_bits() {
+        for (kind, offset, was, is) in
+            [(Kind::Pl011, 0x30, 0x200, 0x301), (Kind::Cadence, 0, 0x128, 0x118)]
+        {
+            let mut registers = fake(&[was]);
+            Uart::new(kind, BASE, 0, 4).turn_on(&mut registers);
+            assert_eq!(registers.writes, [(BASE.get() + offset, 4, is)], "{kind:?}");
+        }
         let mut registers = fake(&[0]);
         Uart::new(Kind::Sbsa, BASE, 0, 4).turn_on(&mut registers);
         assert!(registers.reads.is_empty() && registers.writes.is_empty());

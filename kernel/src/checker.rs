@@ -14,6 +14,7 @@ use crate::layout::Parts;
 use crate::probe;
 use crate::state::Kernel;
 use alloc::format;
+use alloc::string::ToString;
 use boot::hyp::STUB_ERR;
 use boot::hyp_stub;
 use boot::phys::{PhysAddr, PhysRange};
@@ -68,11 +69,20 @@ fn early(record: &EntryRecord) -> Facts {
 fn tree(kernel: &Kernel, initrd: Option<Range<PhysAddr>>) -> TreeFacts {
     let machine = &kernel.machine;
     let reserved = machine.reserved.iter().map(|reserved| reserved.range.clone()).collect();
+    let console = match (&machine.console, &machine.console_error) {
+        (Some(console), _) if console.is_big_endian => {
+            Some(Err("its registers are big-endian".into()))
+        }
+        (Some(console), _) => Some(Ok(format!("{:?} at {}", console.kind, console.base))),
+        (None, Some(why)) => Some(Err(why.to_string())),
+        (None, None) => None,
+    };
     TreeFacts {
         ram: machine.ram.clone(),
         reserved,
         initrd,
         conduit: machine.psci.and_then(|psci| psci.conduit_of_0_2()),
+        console,
     }
 }
 

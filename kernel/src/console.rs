@@ -1,12 +1,14 @@
 //! The console: a `log` backend on the UART that the device tree names.
 //!
-//! - A console is optional. Without one nothing is printed; the exit code shows the run's end.
+//! - A console is optional. Without one nothing is printed, and the exit code shows the run's end.
+//!   A failure's last words go to the failure record.
 //! - Before [`open`], a panic prints to the early console's UART.
 //! - Each line for people is `[generation] text`; each line for programs is a record.
 //! - When [`flush`] returns, every character has been sent, or the UART no longer takes any.
 #![expect(unsafe_code, reason = "claims the UART's registers")]
 
 use boot::early_console;
+use boot::failure_record::{self, Reason};
 use boot::uart::{Mmio, Uart};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -28,6 +30,10 @@ struct Transmitter {
 
 impl Write for Transmitter {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        if !self.uart.is_some() {
+            failure_record::append(text);
+            return Ok(());
+        }
         for byte in text.bytes() {
             if self.stuck == MOST_STUCK {
                 break;
@@ -104,6 +110,14 @@ pub fn record(record: &Record) {
     if let Some(uart) = CONSOLE.uart.lock().as_mut() {
         // If the console fails, we have nowhere to report it.
         let _ = write!(uart, "{line}\r\n");
+    }
+}
+
+/// Keeps a refusal's reason in the failure record if there is no console.
+pub fn keep(reason: &str) {
+    if CONSOLE.uart.lock().is_none() {
+        failure_record::begin(Reason::Refused, [0; 3]);
+        failure_record::append(reason);
     }
 }
 

@@ -1,8 +1,10 @@
 //! The handlers of panics and exceptions: they print the reason, then end the run.
 //!
 //! - Run at any time in Rust. Every exception other than an IRQ is a failure.
+//! - The reason goes to the failure record as well, and without a console all that they print.
 //! - A second failure, in a handler itself, only prints the early console's "stopped" line.
-//! - A third one, in that print, ends the machine without a word.
+//! - A third one, in that print, ends the machine without a word. A fourth one, in that end, only
+//!   stops this CPU.
 #![expect(
     unsafe_code,
     reason = "the names that boot calls, its last words, and a look at an instruction"
@@ -12,6 +14,7 @@ use crate::console::Last;
 use crate::memory::pointer;
 use crate::{end, probe};
 use boot::esr::{Esr, slot_name};
+use boot::failure_record::{self, Reason};
 use boot::marker::{BROKEN, EXCEPTION, EXCEPTION_NAME, FATAL, PANIC};
 use boot::phys::PhysAddr;
 use boot::rule::rule_of;
@@ -27,18 +30,21 @@ unsafe extern "C" {
     safe fn early_stop() -> !;
 }
 
-/// Returns for the first failure. A later one ends here.
-fn once() {
+/// Returns for the first failure, and begins its record. A later one ends here.
+fn once(reason: Reason, syndrome: [u64; 3]) {
     match FAILURES.fetch_add(1, Ordering::Relaxed) {
-        0 => {}
+        0 => failure_record::begin(reason, syndrome),
         1 => early_stop(),
-        _ => end::silently(),
+        2 => end::silently(),
+        _ => loop {
+            core::hint::spin_loop();
+        },
     }
 }
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    once();
+    once(Reason::Panic, [0; 3]);
     let mut console = Last::open();
     let _ = match info.location() {
         Some(location) => write!(console, "\n{PANIC}{location}: {}\n", info.message()),
@@ -66,7 +72,7 @@ fn kernel_exception(frame: &Frame) -> ! {
     if probe::is_one(frame) {
         probe::resume(frame);
     }
-    once();
+    once(Reason::Exception, [frame.esr, frame.elr, frame.far]);
     let mut console = Last::open();
     let base = crate::layout::Parts::of_this_image().whole.start;
     let _ = writeln!(console, "\n{EXCEPTION_NAME}{}: {}", slot_name(frame.slot), Esr(frame.esr));

@@ -5,18 +5,26 @@
 //! - In nvhe an HVC would reach our own hyp-stub. But on a machine with EL2, /psci names SMC, which
 //!   the stub does not trap.
 
+use boot::early_console;
 use fdt::machine::{Conduit, Psci};
 use smccc::{Call, Hvc, Smc};
 use spin::Once;
 
 static CONDUIT: Once<Result<Conduit, &str>> = Once::new();
 
-/// Sets the conduit, once.
+/// Sets the conduit, once, for the early console as well.
 pub fn prepare(psci: Option<&Psci>) {
-    CONDUIT.call_once(|| match psci {
+    let conduit = match psci {
         None => Err("the device tree names no PSCI"),
         Some(psci) => psci.conduit_of_0_2().ok_or("PSCI 0.1 cannot say whether a CPU is off"),
-    });
+    };
+    CONDUIT.call_once(|| conduit);
+    if let Ok(conduit) = conduit {
+        early_console::end_by(match conduit {
+            Conduit::Smc => early_console::Conduit::Smc,
+            Conduit::Hvc => early_console::Conduit::Hvc,
+        });
+    }
 }
 
 /// Returns the reason why there is no firmware to call.

@@ -63,6 +63,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use boot::failure_record;
 use boot::marker;
 use boot::phys::PhysRange;
 use boot::record::EntryRecord;
@@ -223,6 +224,7 @@ fn log_loaded(name: &str, image: &Image) {
 fn log_refusal(why: &dyn fmt::Display) {
     warn!("{}{why}", marker::REFUSED);
     let (generation, reason) = (console::generation(), why.to_string());
+    console::keep(&reason);
     console::record(&Record::Refusal(record::Refusal { generation, reason }));
 }
 
@@ -264,8 +266,11 @@ fn log_banner(kernel: &Kernel, found: &mut Found) {
     info!("boot trace, ns: {}", boot_trace::Line(&facts.boot_trace));
     info!("entered at {} ns of CNTVCT", facts.entered_ns);
     info!(
-        "seed {:?}, image {} bytes, control pages {:?}",
-        facts.seed, facts.image_bytes, facts.control_pages
+        "seed {:?}, image {} bytes, control pages {:?}, failure record {}",
+        facts.seed,
+        facts.image_bytes,
+        facts.control_pages,
+        failure_record::place().start
     );
     info!(
         "free memory {} bytes, device tree {} bytes ({} at entry)",

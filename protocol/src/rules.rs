@@ -103,6 +103,9 @@ pub struct TreeFacts {
     pub initrd: Option<Range<PhysAddr>>,
     /// PSCI's conduit, from /psci.
     pub conduit: Option<Conduit>,
+    /// The console that stdout-path names: what drives it, or the reason why we do not. `None` if
+    /// stdout-path names none.
+    pub console: Option<Result<String, String>>,
 }
 
 /// Facts that a running kernel collects.

@@ -346,6 +346,7 @@ silence:
         b       silence
 
         printer relocate
+relocate_end:
 
 // private_stub — answers SET_VECTORS and SOFT_RESTART while the hyp-stub may be overwritten.
 //   in        x0 = number, x1–x4 = arguments

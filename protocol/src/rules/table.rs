@@ -28,6 +28,7 @@ const TIMERS: &str = "4, architected timers";
 const COHERENCY: &str = "4, coherency";
 const SYSTEM: &str = "4, system registers";
 const ENTERING: &str = "4, entering each CPU";
+const CHOSEN: &str = "Devicetree Specification, /chosen";
 
 const fn rule(
     number: u8,
@@ -45,7 +46,7 @@ const fn rule(
 /// - Enables of the activity monitors: they depend on the platform.
 /// - Memory around the dtb: this kernel maps the dtb by pages.
 /// - The non-secure state of the CPU.
-pub const RULES: [Rule; 48] = [
+pub const RULES: [Rule; 49] = [
     rule(1, TREE, "the dtb is on an 8-byte boundary", |facts| {
         Finding::of(facts.record.x0.is_multiple_of(8), hex(facts.record.x0))
     }),
@@ -246,6 +247,14 @@ pub const RULES: [Rule; 48] = [
     }),
     rule(48, SYSTEM, "64-byte accesses (LS64) are not trapped", |facts| {
         access(facts, LONG_ACCESSES)
+    }),
+    rule(49, CHOSEN, "stdout-path names no console, or one that we drive", |facts| {
+        match facts.tree.as_ref().map(|tree| &tree.console) {
+            Some(Some(Ok(console))) => Finding::of(true, console.as_str()),
+            Some(Some(Err(why))) => Finding::of(false, why.as_str()),
+            Some(None) => Finding::of(true, "none is named"),
+            None => Finding::unseen(NO_TREE),
+        }
     }),
 ];
 

@@ -35,6 +35,7 @@ fn good() -> Facts {
         reserved: vec![range(0x5000_0000, 0x5000_1000)],
         initrd: Some(range(0x4900_0000, 0x4910_0000)),
         conduit: Some(Conduit::Smc),
+        console: Some(Ok("Pl011 at 0x9000000".into())),
     };
     let runtime = Runtime {
         running: vec![],
@@ -67,7 +68,7 @@ const NEVER_SEEN: [u8; 3] = [16, 20, 37];
 
 #[test]
 fn numbers_go_up_by_one() {
-    assert!(RULES.iter().map(|rule| rule.number).eq(1..=48));
+    assert!(RULES.iter().map(|rule| rule.number).eq(1..=49));
 }
 
 #[test]
@@ -76,7 +77,7 @@ fn a_good_loader_keeps_all_that_can_be_seen() {
     assert_eq!(with(Verdict::Unseen, &good()), NEVER_SEEN);
     assert_eq!(
         summary(&good()),
-        "boot protocol: 45 rules kept, 0 broken, 3 cannot be seen from here"
+        "boot protocol: 46 rules kept, 0 broken, 3 cannot be seen from here"
     );
 }
 
@@ -117,6 +118,7 @@ fn each_rule_can_be_broken_alone() {
         (40, |facts| runtime(facts).others[0].sctlr |= 4),
         (40, |facts| runtime(facts).others[0].daif = 0),
         (47, |facts| runtime(facts).gcscr = Some(1 << 5)),
+        (49, |facts| tree(facts).console = Some(Err("we know no console \"a\"".into()))),
     ];
     for (number, change) in cases {
         let mut facts = good();
@@ -172,7 +174,7 @@ fn a_frequency_of_nothing_is_none() {
 #[test]
 fn what_is_not_there_breaks_nothing() {
     let mut facts = good();
-    tree(&mut facts).initrd = None;
+    (tree(&mut facts).initrd, tree(&mut facts).console) = (None, None);
     *runtime(&mut facts) = Runtime::default();
     assert_eq!(with(Verdict::Broken, &facts), [0_u8; 0]);
     assert_eq!(with(Verdict::Unseen, &facts), [16, 18, 20, 37, 38, 39, 40]);

@@ -1,4 +1,4 @@
-//! Inspection of a guest's memory and registers after it has powered itself off.
+//! Inspection of a guest's memory and registers after it has ended.
 //!
 //! QEMU runs with `-no-shutdown`, so it stays after PSCI SYSTEM_OFF. The case inspects the guest
 //! through its own QMP monitor and then quits QEMU. The runner still sees a run that ended by
@@ -27,16 +27,29 @@ use super::case::Trial;
 /// itself.
 pub fn last_look<T: Send>(
     trial: &mut Trial<'_>,
-    mut request: Request,
+    request: Request,
     look: impl FnOnce(&mut Qmp) -> Result<T> + Send,
 ) -> Result<(Vec<GenerationLog>, T)> {
+    let (verdict, console, seen) = look_once(trial, request, has_ended, look)?;
+    ensure!(verdict == Verdict::Success, "{}", verdict.words());
+    Ok((transcript::logs(&console)?, seen))
+}
+
+/// Runs the request and calls `look` once `is_time` is true, then quits QEMU. Returns the verdict,
+/// the console and the result of `look`.
+pub fn look_once<T: Send>(
+    trial: &mut Trial<'_>,
+    mut request: Request,
+    is_time: impl Fn(&mut Qmp) -> Result<bool> + Send,
+    look: impl FnOnce(&mut Qmp) -> Result<T> + Send,
+) -> Result<(Verdict, String, T)> {
     ensure!(!request.semihosting, "a guest that may call the host ends QEMU");
     let monitor = Monitor::of(&mut request)?;
     request.args.push("-no-shutdown".to_owned());
     let over = AtomicBool::new(false);
     let (ran, seen) = thread::scope(|scope| {
         let seen = scope.spawn(|| {
-            let mut qmp = shut_down(&monitor, &over)?;
+            let mut qmp = wait(&monitor, &over, is_time)?;
             let seen = look(&mut qmp);
             // QEMU may exit before it answers.
             let _ = qmp.execute("quit", &json!({}));
@@ -47,15 +60,23 @@ pub fn last_look<T: Send>(
         (ran, seen.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     let (verdict, console) = ran?;
-    ensure!(verdict == Verdict::Success, "{}", verdict.words());
-    Ok((transcript::logs(&console)?, seen?))
+    Ok((verdict, console, seen?))
 }
 
-/// Waits until the guest has powered off.
-fn shut_down(monitor: &Monitor, over: &AtomicBool) -> Result<Qmp> {
+/// Returns whether the guest has powered off.
+pub fn has_ended(qmp: &mut Qmp) -> Result<bool> {
+    Ok(qmp.execute("query-status", &json!({}))?["status"] == "shutdown")
+}
+
+/// Waits until it is time to look.
+fn wait(
+    monitor: &Monitor,
+    over: &AtomicBool,
+    is_time: impl Fn(&mut Qmp) -> Result<bool>,
+) -> Result<Qmp> {
     let mut qmp = monitor.connect(over)?;
     while !over.load(Ordering::Relaxed) {
-        if qmp.execute("query-status", &json!({}))?["status"] == "shutdown" {
+        if is_time(&mut qmp)? {
             return Ok(qmp);
         }
         thread::sleep(STEP);

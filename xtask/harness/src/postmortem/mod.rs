@@ -5,7 +5,8 @@
 //!
 //! - the registers of each CPU, with the main ones decoded;
 //! - symbols for addresses, in whichever copy of the kernel they are;
-//! - the last breadcrumb of the exit path, from the breadcrumb page.
+//! - the last breadcrumb of the exit path, from the breadcrumb page;
+//! - the failure record of a kernel that has no console.
 //!
 //! If a part is not available, the report says so and continues with the rest.
 
@@ -20,6 +21,7 @@ use anyhow::{Context, Result};
 use boot::{
     breadcrumb,
     esr::{Esr, slot_name},
+    failure_record::{Failure, FailureRecord, Reason},
     marker,
     phys::PAGE_SIZE,
     record::EntryRecord,
@@ -148,7 +150,7 @@ impl Witness<'_> {
         Ok((
             Report {
                 first: format!("{first}; {}", breadcrumbs.last),
-                rest: breadcrumbs.all + &body,
+                rest: breadcrumbs.all + &self.failure().unwrap_or_default() + &body,
             },
             threads.len(),
         ))
@@ -295,10 +297,7 @@ impl Witness<'_> {
         if since.contains(marker::GENERATION) {
             return None;
         }
-        // The entry address that the last "Bye!" printed; before any, the 2 MiB slot of the first
-        // CPU's PC.
-        let slot = self.gdb.register(&["pc"]).ok()?? & !(boot::image::BASE_ALIGNMENT - 1);
-        let base = numbers_after(self.console, "entry 0x").last().copied().unwrap_or(slot);
+        let base = self.base()?;
         let record = base + self.symbols.address("entry_record")?;
         let bytes = self.memory(record, size_of::<EntryRecord>() as u64)?;
         let word = |at: usize| bytes.get(at..)?.first_chunk().map(|word| u64::from_le_bytes(*word));
@@ -322,6 +321,21 @@ impl Witness<'_> {
             format!("last breadcrumb of the entry at {base:#x}: '{last}'"),
             format!("entry record at {record:#x}, CNTVCT: {all}\n"),
         ))
+    }
+
+    /// Returns the entry address that the last "Bye!" printed; before any, the 2 MiB slot of the
+    /// selected CPU's PC.
+    fn base(&mut self) -> Option<u64> {
+        let slot = self.gdb.register(&["pc"]).ok()?? & !(boot::image::BASE_ALIGNMENT - 1);
+        Some(numbers_after(self.console, "entry 0x").last().copied().unwrap_or(slot))
+    }
+
+    /// Describes the failure record, if the kernel has failed.
+    fn failure(&mut self) -> Option<String> {
+        let record = self.base()? + self.symbols.address("failure_record")?;
+        let bytes = self.memory(record, size_of::<FailureRecord>() as u64)?;
+        let failure = Failure::read(&bytes)?;
+        Some(format!("failure record at {record:#x}: {}", describe_failure(&failure)))
     }
 
     /// Reads the breadcrumb page that the last "Bye!" named, and its phases.
@@ -369,6 +383,20 @@ impl Witness<'_> {
     }
 }
 
+/// Describes a failure: its reason and syndrome, then its text.
+fn describe_failure(failure: &Failure<'_>) -> String {
+    let Failure { reason, esr, elr, far, text } = *failure;
+    let mut words = format!("{reason:?}");
+    if reason == Reason::Exception {
+        let _ = write!(words, ": {}, ESR {esr:#x}, ELR {elr:#x}, FAR {far:#x}", Esr(esr));
+    }
+    words.push('\n');
+    for line in String::from_utf8_lossy(text).lines().filter(|line| !line.is_empty()) {
+        let _ = writeln!(words, "    {}", line.trim_end());
+    }
+    words
+}
+
 /// The last exception taken to one exception level.
 struct Taken {
     vbar: u64,
@@ -409,5 +437,19 @@ mod tests {
         assert_eq!(numbers_after(console, "base 0x"), [0x4020_0000, 0x4a60_0000]);
         assert_eq!(numbers_after(console, "breadcrumbs 0x"), [0x4801_0000]);
         assert!(numbers_after("base 0x", "base 0x").is_empty());
+    }
+
+    #[test]
+    fn a_failure_is_its_reason_its_syndrome_and_its_text() {
+        let text = &b"\r\n!! panic at main.rs: why\r\n!! stopped\r\n"[..];
+        let mut failure = Failure { reason: Reason::Panic, esr: 0, elr: 0, far: 0, text };
+        assert_eq!(
+            describe_failure(&failure),
+            "Panic\n    !! panic at main.rs: why\n    !! stopped\n"
+        );
+        failure = Failure { reason: Reason::Exception, esr: 0x200_0000, elr: 0x10, ..failure };
+        let words = describe_failure(&failure);
+        assert!(words.starts_with("Exception: "), "{words}");
+        assert!(words.contains(", ESR 0x2000000, ELR 0x10, FAR 0x0\n    !! panic"), "{words}");
     }
 }

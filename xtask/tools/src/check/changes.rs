@@ -226,6 +226,8 @@ fn further(word: u32) -> Option<Further> {
     };
     let changes = |places: &[Place]| Further::Changes(places.to_vec());
     Some(match word {
+        // smc, by the SMC Calling Convention
+        0xd400_0003 => Further::Changes((0..=17).map(Place::X).collect()),
         // wfi; str of 8, 16 or 32 bits
         0xd503_207f => changes(&[]),
         _ if word >> 30 < 3 && word & 0x3fc0_0000 == 0x3900_0000 => changes(&[]),
@@ -708,6 +710,7 @@ mod tests {
             (0x9ac1_3021, "x1"),
             (0x19df_0441, "x1 x2 flags"),
             (0xd503_207f, ""),
+            (0xd400_0003, "x0 x1 x2 x3 x4 x5 x6 x7 x8 x9 x10 x11 x12 x13 x14 x15 x16 x17"),
             (0xf877_7a69, "x9"),
             (0xf240_083f, "flags"),
             (0x9a89_1169, "x9"),
@@ -722,7 +725,7 @@ mod tests {
 
     #[test]
     fn an_unknown_instruction_and_a_way_out_of_the_code_are_refused() {
-        assert!(said(&[0xd400_0003, RET]).unwrap_err().contains("0xd4000003 at 0x1000 is unknown"));
+        assert!(said(&[0xd400_0001, RET]).unwrap_err().contains("0xd4000001 at 0x1000 is unknown"));
         assert!(said(&[MOV_X10]).unwrap_err().contains("0x1004, which holds no code"));
         assert!(said(&[0x9400_0000, RET]).unwrap_err().contains("calls itself"), "bl .");
     }

@@ -160,7 +160,11 @@ const FIT: [(&str, &str, &str); 19] = [
         "its first byte on the disk: external data, read in whole blocks into frames",
     ),
     ("/images/kernel", "data-size", BUILT),
-    ("/images/kernel/hash-1", "algo", "or sha512, sha384, sha1, md5, crc32: checked when it is loaded"),
+    (
+        "/images/kernel/hash-1",
+        "algo",
+        "or sha512, sha384, sha1, md5, crc32: checked when it is loaded",
+    ),
     ("/images/kernel/hash-1", "value", BUILT),
     (
         "/configurations",
