@@ -6,6 +6,7 @@
 //! - [`transport`]: status bits one at a time, queue addresses as 32-bit accesses, no wait.
 //! - [`block`]: a disk, read in its own block size, with a queue as small as four.
 //! - [`entropy`]: a source of random bytes.
+//! - [`pci`]: the functions behind bridges, and their addresses.
 //!
 //! A driver never waits longer than its caller allows. It does not reset its device: the caller
 //! does, before it drops the driver.
@@ -16,6 +17,7 @@ extern crate alloc;
 
 pub mod block;
 pub mod entropy;
+pub mod pci;
 #[cfg(test)]
 mod tests;
 pub mod transport;

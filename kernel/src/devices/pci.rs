@@ -1,35 +1,29 @@
-//! PCI functions on each host's first bus, reached through an ECAM.
+//! PCI functions on every bus of each host, reached through an ECAM.
 //!
 //! - When: discovery, once per generation; then on behalf of a device that is driven or reset.
-//! - Leaves: virtio functions with BARs assigned and memory decoding on. QEMU's `-kernel`, for one,
-//!   assigns no BARs.
-//! - Leaves: bus mastering off, except on functions that a driver uses.
-//!
-//! Functions on further buses stay as they are. Each is behind a bridge on the first bus, and a
-//! bridge without bus mastering forwards no writes upstream.
+//! - Leaves: virtio functions with BARs assigned and memory decoding on, behind bridges with bus
+//!   numbers and windows. QEMU's `-kernel`, for one, assigns none of these.
+//! - Leaves: bus mastering off, except on functions that a driver uses, and the bridges above them.
 
 use super::Identity;
 use super::register::register_at;
 use crate::map::KernelIdmap;
-use alloc::vec::Vec;
-use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
+use boot::phys::{PhysAddr, PhysRange};
 use core::fmt;
-use core::ops::Range;
 use fdt::machine::PciHost;
-use relocate::placement;
+use virtio::pci::{self, Host};
 use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::pci::bus::{
-    BarInfo, Command, ConfigurationAccess, DeviceFunction, HeaderType, MemoryBarType,
-    PCI_CAP_ID_VNDR, PciRoot,
+    Command, ConfigurationAccess, DeviceFunction, PCI_CAP_ID_VNDR, PciRoot,
 };
 use virtio_drivers::transport::pci::{PciTransport, VIRTIO_PCI_CAP_COMMON_CFG, virtio_device_type};
 
 /// Offset of device_status in virtio's common configuration (virtio 1.2, 4.1.4.3).
 pub const STATUS: u64 = 0x14;
 
-/// Class and subclass of a host bridge: it masters nothing by itself, and some cannot clear the
-/// bit.
-const HOST_BRIDGE: (u8, u8) = (6, 0);
+/// The number of a host's first bus, and the ECAM's bytes for each bus.
+const FIRST_BUS: u8 = 0;
+const BUS_BYTES: u64 = 1 << 20;
 
 /// A function's place in configuration space, with its IDs.
 #[derive(Clone, Copy, Debug)]
@@ -47,15 +41,9 @@ impl fmt::Display for Function {
     }
 }
 
-/// A memory BAR. Unassigned, its range starts at 0.
-struct Bar {
-    index: u8,
-    is_wide: bool,
-    range: Range<PhysAddr>,
-}
-
 /// Configuration space as memory. (virtio-drivers' `MmioCam` needs all 256 buses mapped; a machine
 /// may have fewer.)
+#[derive(Clone, Copy)]
 struct Ecam(PhysAddr);
 
 impl Ecam {
@@ -84,92 +72,45 @@ impl ConfigurationAccess for Ecam {
 }
 
 impl Function {
-    fn root(&self) -> PciRoot<Ecam> {
-        PciRoot::new(Ecam(self.ecam))
-    }
-
-    /// Sets and clears bits of the Command register. Returns what the register reads afterwards.
-    fn command(&self, set: Command, clear: Command) -> Command {
-        let mut root = self.root();
-        let (_, command) = root.get_status_command(self.at);
-        root.set_command(self.at, (command | set) & !clear);
-        root.get_status_command(self.at).1
-    }
-
     /// Turns bus mastering off.
     ///
     /// # Errors
     ///
     /// Returns Command if the function keeps the bit set.
     pub fn stop_mastering(&self) -> Result<(), u16> {
-        let command = self.command(Command::empty(), Command::BUS_MASTER);
+        let access = Ecam(self.ecam);
+        let command = pci::command(access, self.at, Command::empty(), Command::BUS_MASTER);
         if command.contains(Command::BUS_MASTER) { Err(command.bits()) } else { Ok(()) }
     }
 
-    /// Opens the function as a virtio transport and turns bus mastering on.
+    /// Opens the function as a virtio transport and turns bus mastering on, upstream included.
     pub fn transport(&self) -> Option<PciTransport> {
-        let transport = PciTransport::new::<Identity, _>(&mut self.root(), self.at).ok()?;
-        self.command(Command::BUS_MASTER, Command::empty());
+        let transport = {
+            let mut root = PciRoot::new(Ecam(self.ecam));
+            PciTransport::new::<Identity, _>(&mut root, self.at).ok()?
+        };
+        pci::master(Ecam(self.ecam), FIRST_BUS, self.at);
         Some(transport)
-    }
-
-    /// Returns the function's memory BARs.
-    fn bars(&self) -> Vec<Bar> {
-        let bars = self.root().bars(self.at).unwrap_or_default();
-        let memory = (0..).zip(bars).filter_map(|(index, bar)| match bar? {
-            BarInfo::Memory { address_type, address, size, .. } => {
-                let range = PhysAddr::new(address).range(size)?;
-                Some(Bar { index, is_wide: address_type == MemoryBarType::Width64, range })
-            }
-            BarInfo::IO { .. } => None,
-        });
-        memory.collect()
-    }
-
-    /// Assigns an address to each memory BAR that is in no window, avoiding `taken`. Returns false
-    /// if there is no room.
-    fn assign(&self, windows: &[Range<PhysAddr>], taken: &mut Vec<Range<PhysAddr>>) -> bool {
-        // Try windows below 4 GiB first: a 32-bit BAR reaches no higher, and a 64-bit BAR works
-        // there too.
-        let low: Vec<_> =
-            windows.iter().filter(|window| window.end.get() <= 1 << 32).cloned().collect();
-        let is_assigned = |bar: &Bar| windows.iter().any(|window| window.covers(&bar.range));
-        self.bars().into_iter().filter(|bar| !is_assigned(bar)).all(|bar| {
-            let size = bar.range.bytes().max(PAGE_SIZE);
-            let wide = if bar.is_wide { windows } else { &[] };
-            let place = [&low, wide]
-                .into_iter()
-                .find_map(|from| placement::highest_block(from, taken, size, size));
-            let Some(place) = place else { return false };
-            taken.extend(place.range(size));
-            if bar.is_wide {
-                self.root().set_bar_64(self.at, bar.index, place.get());
-            } else {
-                self.root().set_bar_32(self.at, bar.index, place.get() as u32);
-            }
-            true
-        })
-    }
-
-    /// Returns the address of the Status register, if the function has virtio's structures (virtio
-    /// 1.2, 4.1.4) in a memory BAR.
-    fn status(&self) -> Option<PhysAddr> {
-        let (root, ecam) = (self.root(), Ecam(self.ecam));
-        let common = root.capabilities(self.at).find(|capability| {
-            capability.id == PCI_CAP_ID_VNDR
-                && (capability.private_header >> 8) as u8 == VIRTIO_PCI_CAP_COMMON_CFG
-        })?;
-        let bar = ecam.read_word(self.at, common.offset + 4) as u8;
-        let offset = ecam.read_word(self.at, common.offset + 8);
-        let bar = self.bars().into_iter().find(|found| found.index == bar)?;
-        bar.range
-            .start
-            .checked_add(u64::from(offset) + STATUS)
-            .filter(|status| bar.range.contains(status))
     }
 }
 
-/// A function found on a host's first bus.
+/// Returns the address of the Status register, if the function has virtio's structures (virtio
+/// 1.2, 4.1.4) in a memory BAR.
+fn status(access: Ecam, at: DeviceFunction, bars: &[pci::Bar]) -> Option<PhysAddr> {
+    let common = PciRoot::new(access).capabilities(at).find(|capability| {
+        capability.id == PCI_CAP_ID_VNDR
+            && (capability.private_header >> 8) as u8 == VIRTIO_PCI_CAP_COMMON_CFG
+    })?;
+    let bar = access.read_word(at, common.offset + 4) as u8;
+    let offset = access.read_word(at, common.offset + 8);
+    let bar = bars.iter().find(|found| found.index == bar)?;
+    bar.range
+        .start
+        .checked_add(u64::from(offset) + STATUS)
+        .filter(|status| bar.range.contains(status))
+}
+
+/// A function found on one of a host's buses.
 pub struct Found {
     /// The function.
     pub function: Function,
@@ -180,36 +121,26 @@ pub struct Found {
     pub virtio: Option<(DeviceType, PhysAddr)>,
 }
 
-/// Finds every function of the host's first bus but host bridges, and passes each to `add`. Turns
-/// bus mastering off, and maps the registers of virtio functions.
+/// Finds every function of the host but host bridges, and passes each to `add`. Turns bus mastering
+/// off, and maps the registers of virtio functions.
 pub fn find(host: &PciHost, map: &mut KernelIdmap, mut add: impl FnMut(&Found)) {
+    let Some(last) = (host.ecam.bytes() / BUS_BYTES).checked_sub(1) else { return };
     map.add_device(&host.ecam);
-    let root = PciRoot::new(Ecam(host.ecam.start));
-    let mut taken = Vec::new();
-    let functions: Vec<_> = root
-        .enumerate_bus(0)
-        .filter(|(_, info)| (info.class, info.subclass) != HOST_BRIDGE)
-        .map(|(at, info)| {
-            let (vendor, device) = (info.vendor_id, info.device_id);
-            let function = Function { ecam: host.ecam.start, at, vendor, device };
-            let (_, command) = root.get_status_command(at);
-            let was_mastering = command.contains(Command::BUS_MASTER).then(|| command.bits());
-            // No function may write to memory while BARs are sized and moved.
-            let _ = function.stop_mastering();
-            if info.header_type == HeaderType::Standard {
-                taken.extend(function.bars().into_iter().map(|bar| bar.range));
-            }
-            (function, info, was_mastering)
-        })
-        .collect();
-    for (function, info, was_mastering) in functions {
-        let virtio = virtio_device_type(&info)
-            .filter(|_| function.assign(&host.windows, &mut taken))
-            .and_then(|kind| Some((kind, function.status()?)));
+    let access = Ecam(host.ecam.start);
+    let buses = FIRST_BUS..=u8::try_from(last).unwrap_or(u8::MAX);
+    let found = Host::find(access, &buses, &host.windows);
+    for function in &found.functions {
+        let pci::Function { at, ref info, was_mastering, .. } = *function;
+        let bars = found.bars(function);
+        let virtio = virtio_device_type(info)
+            .filter(|_| found.is_assigned(function))
+            .and_then(|kind| Some((kind, status(access, at, &bars)?)));
         if virtio.is_some() {
-            function.bars().iter().for_each(|bar| map.add_device(&bar.range.whole_pages()));
-            function.command(Command::MEMORY_SPACE, Command::empty());
+            bars.iter().for_each(|bar| map.add_device(&bar.range.whole_pages()));
+            found.decode(function);
         }
+        let (vendor, device) = (info.vendor_id, info.device_id);
+        let function = Function { ecam: host.ecam.start, at, vendor, device };
         add(&Found { function, was_mastering, virtio });
     }
 }

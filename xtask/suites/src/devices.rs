@@ -77,7 +77,17 @@ pub fn cases() -> Vec<Case> {
     cases.push(case("devices/two-disks", two_disks));
     cases.push(case("devices/fit-on-the-last-disk", fit_on_the_last_disk));
     cases.push(case("devices/fit-on-no-disk", fit_on_no_disk));
+    cases.push(case("devices/behind-a-root-port", |trial| {
+        behind(trial, &["pcie-root-port,id=rp"], "bus=rp")
+    }));
+    cases.push(case("devices/behind-a-bridge", |trial| {
+        let others = ["pcie-root-port,id=empty,chassis=1", "pcie-root-port,id=rp,chassis=2"];
+        let bridge = "pcie-pci-bridge,id=bridge,bus=rp";
+        let network = "e1000e,romfile=,bus=bridge,addr=1";
+        behind(trial, &[others[0], others[1], bridge, network], "bus=bridge,addr=2")
+    }));
     cases.push(case("devices/quiet-before-the-jump", quiet));
+    cases.push(case("devices/quiet-behind-a-root-port", quiet_behind_a_port));
     cases.push(case("devices/without-reset", |trial| without_reset(trial, Virtio::Modern)));
     cases
         .push(case("devices/without-reset-off-the-bus", |trial| without_reset(trial, Virtio::Pci)));
@@ -376,6 +386,60 @@ fn quiet(trial: &mut Trial<'_>) -> Result<()> {
             found == (0, 0),
             "a device that was left on is still on at the jump: Status, bus mastering {found:?}"
         );
+        gdb.detach()
+    })?;
+    ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
+    check(&transcript::logs(&outcome.console)?, &cmdline, Modes::All("nvhe"))
+}
+
+/// Runs six generations from a disk that is behind bridges. The first one numbers the buses and
+/// assigns windows, and the others find them.
+fn behind(trial: &mut Trial<'_>, bridges: &[&str], bus: &str) -> Result<()> {
+    let cmdline = Cmdline { generations: 6, base: Base::Random, ..trial.cmdline() };
+    let mut request = trial.request("vhe", &cmdline)?;
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), disk::of(trial.kernel(), false))?;
+    request.disk = Disk::None;
+    request.args.extend(bridges.iter().flat_map(|it| ["-device".to_owned(), (*it).to_owned()]));
+    request.args.extend([
+        "-drive".to_owned(),
+        format!("if=none,id=b0,format=raw,file={}", file.path().display()),
+        "-device".to_owned(),
+        format!("virtio-blk-pci,drive=b0,{bus}"),
+    ]);
+    check(&trial.logs(&request)?, &cmdline, Modes::All("vhe"))
+}
+
+/// Turns on the bus mastering of a function behind a root port and of the port, while the kernel
+/// runs. Both must be off at the entry of the control pages.
+fn quiet_behind_a_port(trial: &mut Trial<'_>) -> Result<()> {
+    const BEHIND: u64 = ECAM + (1 << 20) + 4;
+    let kernel = trial.kernel();
+    let [crc, enter, page] = ["relocate_crc32c", "relocate_new_kernel", "relocate_page_start"]
+        .map(|name| kernel.symbol(name));
+    let (crc, enter, page) = (crc?, enter?, page?);
+    let args = ["-device", "pcie-root-port,id=rp", "-device", "e1000e,romfile=,bus=rp"];
+    // A run of one generation prints where the control pages are.
+    let mut request = trial.request("nvhe", &Cmdline { generations: 1, ..trial.cmdline() })?;
+    request.args.extend(args.map(str::to_owned));
+    let control = trial.logs(&request)?.first().context("no generation")?.control;
+
+    let cmdline = trial.cmdline();
+    let mut request = trial.request("nvhe", &cmdline)?;
+    request.args.extend(args.map(str::to_owned));
+    let outcome = debugged(trial, request, |mut gdb| {
+        // At the first checksum of a source, the kernel has found and reset every device.
+        gdb.run_to(LOADED + crc)?;
+        for register in [COMMAND, BEHIND] {
+            gdb.write(register, &[BUS_MASTER, 0])?;
+            let found = gdb.memory(register, 1)?[0];
+            ensure!(found == BUS_MASTER, "Command at {register:#x} cannot be set: {found:#x}");
+        }
+        gdb.run_to(control + (enter - page))?;
+        for register in [COMMAND, BEHIND] {
+            let found = gdb.memory(register, 1)?[0] & BUS_MASTER;
+            ensure!(found == 0, "bus mastering at {register:#x} is on at the jump");
+        }
         gdb.detach()
     })?;
     ensure!(outcome.verdict == Verdict::Success, "{}", outcome.verdict.words());
