@@ -238,6 +238,13 @@ mod tests {
         let end = 0x4800_1001_u64.to_be_bytes();
         chosen.add_property(DeviceTreeProperty::new("linux,initrd-end", end).unwrap());
         let blob = tree.to_dtb();
+        for ram in [None, Some(&[][..])] {
+            for keeps_initrd in [false, true] {
+                let shrunk = shrink(&blob, Shrink { keeps_initrd, ram }).unwrap();
+                let initrd = Tree::open(&shrunk).unwrap().initrd();
+                assert_eq!(initrd.is_some(), keeps_initrd, "{ram:?}");
+            }
+        }
         assert_eq!(Tree::open(&shrink(&blob, Shrink::default()).unwrap()).unwrap().initrd(), None);
         let mut kept = shrink(&blob, WITH_INITRD).unwrap();
         NUMBERS.write(&mut kept).unwrap();

@@ -96,3 +96,14 @@ fn a_console_that_cannot_be_used_says_why() {
         assert!(matches!(console(compatible, &[]), Err(Error::Unknown(..))), "{compatible}");
     }
 }
+
+#[test]
+fn a_transmitter_is_made_of_the_numbers_unless_they_are_big_endian() {
+    let [shift, width] = [2, 4].map(|number: u32| number.to_be_bytes().to_vec());
+    let mut numbers = vec![("reg-shift", shift), ("reg-io-width", width)];
+    let console_of = |numbers: &[_]| console("ns16550a", numbers).unwrap();
+    let uart = Uart::new(Kind::Ns8250, PhysAddr::new(AT), 2, 4);
+    assert_eq!(console_of(&numbers).uart(), Some(uart));
+    numbers.push(("big-endian", Vec::new()));
+    assert_eq!(console_of(&numbers).uart(), None);
+}

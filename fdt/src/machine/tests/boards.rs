@@ -283,7 +283,9 @@ const SHAPES: &[Shape] = &[
             let none = (&None, &None);
             assert_eq!((&machine.console, &machine.console_error), none);
             assert_eq!(machine.ram, [range(0x8020_0000, 0x1fe0_0000)]);
-            assert_eq!(machine.psci, Some(Psci { conduit: Conduit::Hvc, functions: None }));
+            let psci = Psci { conduit: Conduit::Hvc, functions: None };
+            assert_eq!(machine.psci, Some(psci));
+            assert_eq!(psci.conduit_of_0_2(), Some(Conduit::Hvc));
         },
     ),
     (
