@@ -1,7 +1,7 @@
 //! Device tree for a payload: ours or the payload's own, rewritten with a new /chosen.
 //!
 //! - When: once, in the last generation, if it kexecs another kernel.
-//! - Expects: a blob, and the new contents of /chosen.
+//! - Expects: a blob, the new contents of /chosen, and RAM if the blob names none.
 //! - Leaves: a blob without padding, with each /chosen property once and one reservation for the
 //!   initrd, whatever the old blob contained.
 //! - Refuses: an invalid blob, and a result larger than the boot protocol allows.
@@ -51,9 +51,11 @@ pub(crate) const STALE: [&str; 9] = [
 /// longer.
 const STALE_PREFIXES: [&str; 2] = ["ouroboros,", "linux,uefi-"];
 
-/// New contents of /chosen.
+/// New contents of /chosen, and RAM.
 #[derive(Clone, Debug, Default)]
 pub struct Chosen<'a> {
+    /// All RAM, in place of what the tree names; `None` keeps that.
+    pub memory: Option<&'a [Range<PhysAddr>]>,
     /// Command line; `None` keeps the old one.
     pub bootargs: Option<&'a str>,
     /// Exact range of the initrd.
@@ -95,7 +97,7 @@ pub fn write(blob: &[u8], chosen: &Chosen<'_>) -> Result<Vec<u8>, Error> {
     let damaged = |why: &dyn ToString| Error::Damaged { why: why.to_string() };
     let old = Blob::new(blob).map_err(|what| damaged(&what))?;
     Node::root(&old).ok_or_else(|| damaged(&"no node"))?;
-    let Chosen { bootargs, initrd, seeds } = chosen;
+    let Chosen { memory, bootargs, initrd, seeds } = chosen;
 
     let mut new = Vec::new();
     if let Some(bootargs) = bootargs {
@@ -109,10 +111,13 @@ pub fn write(blob: &[u8], chosen: &Chosen<'_>) -> Result<Vec<u8>, Error> {
         new.push((KASLR_SEED, Value::Bytes(kaslr)));
         new.push((RNG_SEED, Value::Bytes(rng)));
     }
+    let ranges = memory.map(|ram| {
+        move |visit: &mut dyn FnMut(Range<PhysAddr>)| ram.iter().cloned().for_each(visit)
+    });
     let edits = Edits {
+        memory: ranges.as_ref().map(|ranges| ranges as copy::Ranges<'_>),
         chosen: Some(copy::Chosen { new: &new, is_stale }),
         reservations: Some(Reservations { old: initrd_pages(&old), new: initrd.clone() }),
-        ..Edits::default()
     };
     let written = copy::to_vec(&old, &edits).map_err(|error| damaged(&error))?;
     check_size(written.len() as u64)?;

@@ -40,7 +40,7 @@ fn given(choices: &mut Choices<'_>, blob: &[u8]) {
     let initrd = choices.one_in(2).then(|| PhysAddr::new(0x4800_0000 + choices.below(256)));
     let initrd = initrd.map(|start| start..start + 0x1234);
     let seeds = choices.one_in(2).then_some([0x5a; SEED_BYTES]);
-    let properties = Chosen { bootargs, initrd, seeds };
+    let properties = Chosen { memory: None, bootargs, initrd, seeds };
     let written = match chosen::write(blob, &properties) {
         Ok(written) => written,
         Err(error) => return assert!(error.to_string().contains("device tree"), "{error}"),

@@ -19,7 +19,7 @@ use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
 use core::arch::asm;
 use core::ops::Range;
 use fdt::chosen::{self, Chosen, SEED_BYTES};
-use fdt::machine::{Machine, Reservation, Tree};
+use fdt::machine::{self, Machine, Reservation, Tree};
 use log::{info, warn};
 use protocol::cmdline::Base;
 use protocol::fit::{self, Companions, Fit, Payload};
@@ -33,7 +33,7 @@ pub fn plan(kernel: &mut Kernel, selection: Selection) -> Result<Plan, Error> {
         contents.open(&mut medium, &name, kernel.machine.ram.iter().map(PhysRange::bytes).sum())?;
     let Companions { initrd, fdt, bootargs } = contents.companions(&medium, &name)?;
     // Read the payload's own FDT first: it may reserve memory that no segment may be placed over.
-    let own = fdt.map(|fdt| own_tree(&mut medium, &fdt)).transpose()?;
+    let own = fdt.map(|fdt| own_tree(&mut medium, &fdt, &kernel.machine.ram)).transpose()?;
     let mut machine = kernel.machine.clone();
     machine.reserved.extend(own.iter().flat_map(|own| own.reserved.iter().cloned()));
     let mut keep_off: Vec<_> =
@@ -160,9 +160,16 @@ struct OwnTree {
     reserved: Vec<Reservation>,
 }
 
-/// Reads, verifies and parses an FDT from the medium.
-fn own_tree(medium: &mut Medium, fdt: &Payload) -> Result<OwnTree, Error> {
-    let blob = chosen::write(&read(medium, fdt)?, &Chosen::default())?;
+/// Reads, verifies and parses an FDT from the medium. If it names no RAM, it gets `ram`: a
+/// bootloader would fill it in as well.
+fn own_tree(medium: &mut Medium, fdt: &Payload, ram: &[Range<PhysAddr>]) -> Result<OwnTree, Error> {
+    let mut chosen = Chosen::default();
+    let mut blob = chosen::write(&read(medium, fdt)?, &chosen)?;
+    if Machine::read(&Tree::open(&blob)?) == Err(machine::Error::NoRam) {
+        info!("\"{}\" names no RAM, and gets that of this machine's device tree", fdt.name);
+        chosen.memory = Some(ram);
+        blob = chosen::write(&blob, &chosen)?;
+    }
     let Machine { ram, mut reserved, .. } = Machine::read(&Tree::open(&blob)?)?;
     reserved.iter_mut().for_each(|reserved| reserved.name += " of the payload's own device tree");
     Ok(OwnTree { blob, ram, reserved })

@@ -13,6 +13,7 @@ use dtoolkit::{Node as _, Property as _};
 use proptest::prelude::*;
 
 const GIVEN: Chosen<'_> = Chosen {
+    memory: None,
     bootargs: Some("console=ttyAMA0 quiet"),
     initrd: Some(PhysAddr::new(0x4800_0000)..PhysAddr::new(0x4812_3457)),
     seeds: Some([7; SEED_BYTES]),
@@ -154,6 +155,32 @@ fn a_tree_without_chosen_gets_one() {
     expected.retain(|(name, _)| name != "stdout-path");
     assert_eq!(chosen(&write(&tree.to_dtb(), &GIVEN).unwrap()), expected);
     assert_eq!(chosen(&write(&DeviceTree::new().to_dtb(), &GIVEN).unwrap()), expected);
+}
+
+#[test]
+fn a_tree_without_ram_gets_it() {
+    let ram = [
+        PhysAddr::new(0x4000_0000)..PhysAddr::new(0x4800_0000),
+        PhysAddr::new(0x8_0000_0000)..PhysAddr::new(0x8_4000_0000),
+    ];
+    let machine = |blob: &[u8]| Machine::read(&Tree::open(blob).unwrap());
+    for is_empty in [false, true] {
+        let mut tree = virt();
+        let names: Vec<String> = tree.root.children().map(|node| node.name().into()).collect();
+        for name in names.iter().filter(|name| name.starts_with("memory")) {
+            tree.root.remove_child(name);
+        }
+        if is_empty {
+            let mut memory = node("memory", &[("device_type", text("memory"))]);
+            memory.add_property(DeviceTreeProperty::new("reg", Vec::<u8>::new()).unwrap());
+            tree.root.add_child(memory);
+        }
+        let without = write(&tree.to_dtb(), &GIVEN).unwrap();
+        assert_eq!(machine(&without), Err(crate::machine::Error::NoRam));
+        let written = write(&without, &Chosen { memory: Some(&ram), ..GIVEN }).unwrap();
+        assert_eq!(machine(&written).unwrap().ram, ram);
+        assert_eq!(chosen(&written), expected());
+    }
 }
 
 #[test]

@@ -50,6 +50,7 @@ pub fn cases() -> Vec<Case> {
     }
     cases.push(case("payload/large-ramdisk", large_ramdisk));
     cases.push(case("payload/own-tree", own_tree));
+    cases.push(case("payload/tree-without-ram", tree_without_ram));
     cases.push(case("payload/psci-0.1", psci_0_1));
     cases.push(case("payload/damaged-kernel-while-it-moves", |trial| {
         damaged(trial, LOADED, None, |sources| sources.first())
@@ -294,6 +295,21 @@ fn psci_0_1(trial: &mut Trial<'_>) -> Result<()> {
         after.len() == 2 && after.iter().all(|gen_log| gen_log.cpus == (1, 3) && gen_log.says(why)),
         "a generation started another CPU, or does not say why not"
     );
+    Ok(())
+}
+
+/// Gives the payload a device tree of its own without RAM, as boards' sources have it. It must get
+/// this machine's.
+fn tree_without_ram(trial: &mut Trial<'_>) -> Result<()> {
+    let (mut request, cmdline) = request(trial, "vhe", trial.cmdline())?;
+    let mut tree = dumped(&request)?;
+    tree.root.remove_child("memory@40000000").context("QEMU's tree has no memory node")?;
+    let foreign = Foreign { fdt: Some(tree.to_dtb()), ..ourselves_as_payload(trial, &request) };
+    request.disk = Disk::Bytes(Arc::new(disk::with(trial.kernel(), false, foreign)));
+    let then = Cmdline { generations: 2, seed: 0x77, append: Vec::new(), ..Cmdline::default() };
+    let [before, _] = both(trial, &request, Modes::All("vhe"), &cmdline, &then)?;
+    let says = |last: &GenerationLog| last.says("\"fdt\" names no RAM, and gets that of");
+    ensure!(before.last().is_some_and(says), "the kernel does not say that it fills RAM in");
     Ok(())
 }
 

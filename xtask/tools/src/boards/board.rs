@@ -154,6 +154,7 @@ fn edited(machine: &Machine, blob: &[u8]) -> Result<String, String> {
     }
     let initrd = PhysAddr::new(0x4800_0000)..PhysAddr::new(0x4900_0001);
     let new = chosen::Chosen {
+        memory: None,
         bootargs: Some("console=ttyAMA0"),
         initrd: Some(initrd.clone()),
         seeds: Some([7; SEED_BYTES]),
