@@ -16,7 +16,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use boot::phys::{PhysAddr, PhysRange};
 use bus::{Bus, Cells, LAST_PAGE, NoAddress, within};
-use core::ops::Range;
+use core::ops::{Range, RangeInclusive};
 
 mod bus;
 mod timer;
@@ -191,11 +191,35 @@ const MAX_DEPTH: usize = 64;
 /// The most nodes that [`Machine::skipped`] names.
 const MAX_SKIPPED: usize = 16;
 
-/// A PCI host with memory-mapped configuration space, `pci-host-ecam-generic`.
+/// The layout of a PCI host's configuration space.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ConfigSpace {
+    /// 256 bytes for each function, `pci-host-cam-generic`.
+    Cam,
+    /// 4 KiB for each function, `pci-host-ecam-generic`.
+    Ecam,
+}
+
+impl ConfigSpace {
+    /// Returns the bytes that a bus of 256 functions has.
+    #[must_use]
+    pub const fn bus_bytes(self) -> u64 {
+        match self {
+            Self::Cam => 256 << 8,
+            Self::Ecam => 256 << 12,
+        }
+    }
+}
+
+/// A PCI host with memory-mapped configuration space.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PciHost {
     /// Configuration space, from the first bus on.
-    pub ecam: Range<PhysAddr>,
+    pub config: Range<PhysAddr>,
+    /// Its layout.
+    pub layout: ConfigSpace,
+    /// The numbers of the buses, of which configuration space has all.
+    pub buses: RangeInclusive<u8>,
     /// Memory windows for functions' BARs, with the same address on both sides of the host.
     pub windows: Vec<Range<PhysAddr>>,
 }
@@ -219,7 +243,7 @@ pub struct Machine {
     pub console_error: Option<console::Error>,
     /// Every virtio-mmio slot.
     pub virtio: Vec<Range<PhysAddr>>,
-    /// Every PCI host with an ECAM.
+    /// Every PCI host whose configuration space has a bus at least.
     pub pci: Vec<PciHost>,
     /// PSCI.
     pub psci: Option<Psci>,
@@ -391,7 +415,7 @@ enum Role {
     GicV3,
     Its,
     Virtio,
-    Pci,
+    Pci(ConfigSpace),
     Timer,
     Psci,
     Watchdog(WatchdogKind),
@@ -399,7 +423,7 @@ enum Role {
 
 /// The `compatible` strings of what this kernel drives. The GICs are those of Linux's irq-gic.c and
 /// irq-gic-v3.c.
-const ROLES: [(&str, Role); 20] = [
+const ROLES: [(&str, Role); 21] = [
     ("virtio,mmio", Role::Virtio),
     ("arm,gic-v3", Role::GicV3),
     ("arm,gic-v3-its", Role::Its),
@@ -412,7 +436,8 @@ const ROLES: [(&str, Role); 20] = [
     ("qcom,msm-8660-qgic", Role::GicV2),
     ("qcom,msm-qgic2", Role::GicV2),
     ("arm,pl390", Role::GicV2),
-    ("pci-host-ecam-generic", Role::Pci),
+    ("pci-host-cam-generic", Role::Pci(ConfigSpace::Cam)),
+    ("pci-host-ecam-generic", Role::Pci(ConfigSpace::Ecam)),
     ("arm,armv8-timer", Role::Timer),
     ("arm,armv7-timer", Role::Timer),
     ("arm,psci-1.0", Role::Psci),
@@ -693,9 +718,11 @@ impl<'a> Reader<'a> {
             }
             (Role::Its, [its, ..]) => machine.its.push(its.clone()),
             (Role::Virtio, [slot, ..]) => machine.virtio.push(slot.clone()),
-            (Role::Pci, [ecam, ..]) => {
+            (Role::Pci(layout), [config, ..]) => {
                 let windows = self.windows(bus.ranges.unwrap_or_default());
-                self.machine.pci.push(PciHost { ecam: ecam.clone(), windows });
+                let (config, buses) = (config.clone(), buses(node, layout, config));
+                let host = buses.map(|buses| PciHost { config, layout, buses, windows });
+                self.machine.pci.extend(host);
             }
             (Role::Timer, _) if machine.timer.is_none() => {
                 machine.timer = Some(timer::read(&self.root, node, bus));
@@ -744,6 +771,24 @@ impl<'a> Reader<'a> {
 
 /// The affinity fields of MPIDR_EL1: the bits that a CPU's `reg` holds.
 pub const AFFINITY: u64 = 0xff_00ff_ffff;
+
+/// Returns the bus numbers of a PCI host: its `bus-range`, cut to what configuration space holds
+/// from the first one on. Linux reads both in the same way.
+fn buses(
+    node: &Node<'_>,
+    layout: ConfigSpace,
+    config: &Range<PhysAddr>,
+) -> Option<RangeInclusive<u8>> {
+    let given = node.property("bus-range").filter(|range| range.len() == 8);
+    let (first, last) = given.map_or((0, 255), |range| {
+        let (first, last) = range.split_at(4);
+        (number(first), number(last))
+    });
+    let held = first + (config.bytes() / layout.bus_bytes()).checked_sub(1)?;
+    let last = u8::try_from(last.min(held).min(255)).ok()?;
+    let first = u8::try_from(first).ok()?;
+    (first <= last).then_some(first..=last)
+}
 
 /// Returns the path of a node within these.
 fn path(buses: &[Bus<'_>], node: &Node<'_>) -> String {

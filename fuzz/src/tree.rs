@@ -90,9 +90,9 @@ fn in_order(machine: &Machine) {
     let consoles: Vec<_> = console.map(|console| console.registers.clone()).collect();
     let is_device = |range| machine.devices.iter().any(|device| PhysRange::covers(device, range));
     let gic: Vec<_> = machine.gic.iter().flat_map(|gic| gic.registers()).collect();
-    let ecams = machine.pci.iter().map(|host| &host.ecam);
+    let spaces = machine.pci.iter().map(|host| &host.config);
     let driven =
-        machine.virtio.iter().chain(&consoles).chain(&machine.its).chain(&gic).chain(ecams);
+        machine.virtio.iter().chain(&consoles).chain(&machine.its).chain(&gic).chain(spaces);
     assert!(driven.into_iter().all(is_device), "{machine:?}");
     assert!(
         machine.pci.iter().flat_map(|host| &host.windows).all(|window| window.start <= window.end)

@@ -44,6 +44,34 @@ const LINK_PORTS: [u16; 2] = [4, 6];
 /// The deepest bridge whose bus is searched. Real machines have some four below each other.
 const MAX_DEPTH: usize = 8;
 
+/// The place of a host's configuration space in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct ConfigPlace {
+    /// The address of the first bus.
+    pub start: PhysAddr,
+    /// The number of the first bus.
+    pub first_bus: u8,
+    /// The bytes of a bus.
+    pub bus_bytes: u64,
+}
+
+impl ConfigPlace {
+    /// Returns the address of a function's register, a word, on one of the host's buses.
+    #[must_use]
+    pub const fn register(&self, at: DeviceFunction, offset: u8) -> PhysAddr {
+        let DeviceFunction { bus, device, function } = at;
+        let bus = (bus - self.first_bus) as u64;
+        // The functions of a bus have the same number of bytes each.
+        let function = (device as u64) << 3 | function as u64;
+        PhysAddr::new(
+            self.start.get()
+                + bus * self.bus_bytes
+                + function * (self.bus_bytes / 256)
+                + (offset & !3) as u64,
+        )
+    }
+}
+
 /// A memory BAR. Unassigned, its range starts at 0.
 pub struct Bar {
     /// The number of its first register.

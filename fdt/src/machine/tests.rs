@@ -260,6 +260,33 @@ fn an_initrd_is_named_by_one_cell_each_or_two() {
 }
 
 #[test]
+fn a_pci_host_has_the_buses_that_both_its_properties_have() {
+    let with = |compatible: &str, bytes: u32, bus_range: Option<&[u32]>| {
+        let mut tree = virt();
+        let pci = tree.root.child_mut("pcie@10000000").unwrap();
+        pci.add_property(DeviceTreeProperty::new("compatible", text(compatible)).unwrap());
+        pci.add_property(DeviceTreeProperty::new("reg", cells(&[0x40, 0, 0, bytes])).unwrap());
+        pci.remove_property("bus-range");
+        if let Some(range) = bus_range {
+            pci.add_property(DeviceTreeProperty::new("bus-range", cells(range)).unwrap());
+        }
+        let machine = Machine::read(&Tree::open(&tree.to_dtb()).unwrap()).unwrap();
+        machine.pci.into_iter().next().map(|host| (host.layout, host.buses))
+    };
+    let ecam = "pci-host-ecam-generic";
+    assert_eq!(with(ecam, 16 << 20, None), Some((ConfigSpace::Ecam, 0..=15)));
+    assert_eq!(with(ecam, 16 << 20, Some(&[0, 7])), Some((ConfigSpace::Ecam, 0..=7)));
+    assert_eq!(with(ecam, 16 << 20, Some(&[64, 255])), Some((ConfigSpace::Ecam, 64..=79)));
+    assert_eq!(with(ecam, 16 << 20, Some(&[250, 255])), Some((ConfigSpace::Ecam, 250..=255)));
+    assert_eq!(with(ecam, 16 << 20, Some(&[9, 8])), None);
+    assert_eq!(with(ecam, 16 << 20, Some(&[256, 300])), None);
+    assert_eq!(with(ecam, 64 << 10, None), None, "less than a bus");
+    let cam = "pci-host-cam-generic";
+    assert_eq!(with(cam, 16 << 20, None), Some((ConfigSpace::Cam, 0..=255)));
+    assert_eq!(with(cam, 64 << 10, None), Some((ConfigSpace::Cam, 0..=0)));
+}
+
+#[test]
 fn a_machine_is_what_its_tree_says() {
     let blob = virt().to_dtb();
     let tree = Tree::open(&blob).unwrap();
@@ -275,7 +302,15 @@ fn a_machine_is_what_its_tree_says() {
     assert_eq!(registers(&machine), console, "stdout-path decides, options and all");
     assert_eq!(machine.virtio, [range(0x0a00_3e00, 0x200), range(0x0a00_0000, 0x200)]);
     let windows = vec![range(0x1000_0000, 0x2eff_0000), range(0x80_0000_0000, 0x80_0000_0000)];
-    assert_eq!(machine.pci, [PciHost { ecam: range(0x40_1000_0000, 0x1000_0000), windows }]);
+    assert_eq!(
+        machine.pci,
+        [PciHost {
+            config: range(0x40_1000_0000, 0x1000_0000),
+            layout: ConfigSpace::Ecam,
+            buses: 0..=255,
+            windows
+        }]
+    );
     let reserved: Vec<_> =
         machine.reserved.iter().map(|r| (r.range.clone(), r.name.as_str(), r.no_map)).collect();
     let secure = (range(0x5000_0000, 0x1_0000), "secure@50000000", true);

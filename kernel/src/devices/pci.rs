@@ -1,4 +1,4 @@
-//! PCI functions on every bus of each host, reached through an ECAM.
+//! PCI functions on every bus of each host, reached through an ECAM or CAM.
 //!
 //! - When: discovery, once per generation; then on behalf of a device that is driven or reset.
 //! - Leaves: virtio functions with BARs assigned and memory decoding on, behind bridges with bus
@@ -11,7 +11,7 @@ use crate::map::KernelIdmap;
 use boot::phys::{PhysAddr, PhysRange};
 use core::fmt;
 use fdt::machine::PciHost;
-use virtio::pci::{self, Host};
+use virtio::pci::{self, ConfigPlace, Host};
 use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::pci::bus::{
     Command, ConfigurationAccess, DeviceFunction, PCI_CAP_ID_VNDR, PciRoot,
@@ -21,14 +21,10 @@ use virtio_drivers::transport::pci::{PciTransport, VIRTIO_PCI_CAP_COMMON_CFG, vi
 /// Offset of device_status in virtio's common configuration (virtio 1.2, 4.1.4.3).
 pub const STATUS: u64 = 0x14;
 
-/// The number of a host's first bus, and the ECAM's bytes for each bus.
-const FIRST_BUS: u8 = 0;
-const BUS_BYTES: u64 = 1 << 20;
-
 /// A function's place in configuration space, with its IDs.
 #[derive(Clone, Copy, Debug)]
 pub struct Function {
-    ecam: PhysAddr,
+    config: ConfigPlace,
     at: DeviceFunction,
     vendor: u16,
     device: u16,
@@ -44,20 +40,15 @@ impl fmt::Display for Function {
 /// Configuration space as memory. (virtio-drivers' `MmioCam` needs all 256 buses mapped; a machine
 /// may have fewer.)
 #[derive(Clone, Copy)]
-struct Ecam(PhysAddr);
+struct Config(ConfigPlace);
 
-impl Ecam {
+impl Config {
     fn register(&self, at: DeviceFunction, offset: u8) -> u64 {
-        let DeviceFunction { bus, device, function } = at;
-        self.0.get()
-            + (u64::from(bus) << 20
-                | u64::from(device) << 15
-                | u64::from(function) << 12
-                | u64::from(offset & !3))
+        self.0.register(at, offset).get()
     }
 }
 
-impl ConfigurationAccess for Ecam {
+impl ConfigurationAccess for Config {
     fn read_word(&self, at: DeviceFunction, offset: u8) -> u32 {
         register_at::<u32>(self.register(at, offset)).read()
     }
@@ -67,7 +58,7 @@ impl ConfigurationAccess for Ecam {
     }
 
     unsafe fn unsafe_clone(&self) -> Self {
-        Self(self.0)
+        *self
     }
 }
 
@@ -78,7 +69,7 @@ impl Function {
     ///
     /// Returns Command if the function keeps the bit set.
     pub fn stop_mastering(&self) -> Result<(), u16> {
-        let access = Ecam(self.ecam);
+        let access = Config(self.config);
         let command = pci::command(access, self.at, Command::empty(), Command::BUS_MASTER);
         if command.contains(Command::BUS_MASTER) { Err(command.bits()) } else { Ok(()) }
     }
@@ -86,17 +77,17 @@ impl Function {
     /// Opens the function as a virtio transport and turns bus mastering on, upstream included.
     pub fn transport(&self) -> Option<PciTransport> {
         let transport = {
-            let mut root = PciRoot::new(Ecam(self.ecam));
+            let mut root = PciRoot::new(Config(self.config));
             PciTransport::new::<Identity, _>(&mut root, self.at).ok()?
         };
-        pci::master(Ecam(self.ecam), FIRST_BUS, self.at);
+        pci::master(Config(self.config), self.config.first_bus, self.at);
         Some(transport)
     }
 }
 
 /// Returns the address of the Status register, if the function has virtio's structures (virtio
 /// 1.2, 4.1.4) in a memory BAR.
-fn status(access: Ecam, at: DeviceFunction, bars: &[pci::Bar]) -> Option<PhysAddr> {
+fn status(access: Config, at: DeviceFunction, bars: &[pci::Bar]) -> Option<PhysAddr> {
     let common = PciRoot::new(access).capabilities(at).find(|capability| {
         capability.id == PCI_CAP_ID_VNDR
             && (capability.private_header >> 8) as u8 == VIRTIO_PCI_CAP_COMMON_CFG
@@ -124,11 +115,12 @@ pub struct Found {
 /// Finds every function of the host but host bridges, and passes each to `add`. Turns bus mastering
 /// off, and maps the registers of virtio functions.
 pub fn find(host: &PciHost, map: &mut KernelIdmap, mut add: impl FnMut(&Found)) {
-    let Some(last) = (host.ecam.bytes() / BUS_BYTES).checked_sub(1) else { return };
-    map.add_device(&host.ecam);
-    let access = Ecam(host.ecam.start);
-    let buses = FIRST_BUS..=u8::try_from(last).unwrap_or(u8::MAX);
-    let found = Host::find(access, &buses, &host.windows);
+    let PciHost { config, layout, buses, windows } = host;
+    map.add_device(config);
+    let (start, first_bus, bus_bytes) = (config.start, *buses.start(), layout.bus_bytes());
+    let config = ConfigPlace { start, first_bus, bus_bytes };
+    let access = Config(config);
+    let found = Host::find(access, buses, windows);
     for function in &found.functions {
         let pci::Function { at, ref info, was_mastering, .. } = *function;
         let bars = found.bars(function);
@@ -140,7 +132,7 @@ pub fn find(host: &PciHost, map: &mut KernelIdmap, mut add: impl FnMut(&Found)) 
             found.decode(function);
         }
         let (vendor, device) = (info.vendor_id, info.device_id);
-        let function = Function { ecam: host.ecam.start, at, vendor, device };
+        let function = Function { config, at, vendor, device };
         add(&Found { function, was_mastering, virtio });
     }
 }

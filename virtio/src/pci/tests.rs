@@ -194,6 +194,64 @@ fn machine() -> Vec<Fake> {
 }
 
 #[test]
+fn a_register_is_where_the_layout_puts_it() {
+    let at = |bus, device, function| DeviceFunction { bus, device, function };
+    let (start, first_bus) = (PhysAddr::new(0x40_1000_0000), 0);
+    let ecam = ConfigPlace { start, first_bus, bus_bytes: 1 << 20 };
+    assert_eq!(ecam.register(at(0, 0, 0), 0), start);
+    assert_eq!(ecam.register(at(2, 3, 1), 0x13), PhysAddr::new(0x40_1021_9010));
+    assert_eq!(ecam.register(at(255, 31, 7), 0xfc), PhysAddr::new(0x40_1fff_f0fc));
+    let cam = ConfigPlace { bus_bytes: 1 << 16, ..ecam };
+    assert_eq!(cam.register(at(2, 3, 1), 0x13), PhysAddr::new(0x40_1002_1910));
+    assert_eq!(cam.register(at(255, 31, 7), 0xfc), PhysAddr::new(0x40_10ff_fffc));
+    // A host whose buses begin with another number: configuration space begins with that bus.
+    let second = ConfigPlace { first_bus: 0x40, ..ecam };
+    assert_eq!(second.register(at(0x40, 0, 0), 4), PhysAddr::new(0x40_1000_0004));
+    assert_eq!(second.register(at(0x41, 1, 0), 4), PhysAddr::new(0x40_1010_8004));
+}
+
+/// Configuration space as CAM: a word for each address, in place of memory.
+#[derive(Clone, Copy)]
+struct Cam<'a>(ConfigPlace, Space<'a>);
+
+impl Cam<'_> {
+    /// Takes an address apart as a host does (16 bits for each bus, 256 bytes for each function).
+    fn decoded(&self, at: DeviceFunction, register: u8) -> (DeviceFunction, u8) {
+        let offset = self.0.register(at, register).get() - self.0.start.get();
+        let [register, function, bus, 0, ..] = offset.to_le_bytes() else {
+            panic!("{offset:#x} is outside")
+        };
+        (DeviceFunction { bus, device: function >> 3, function: function & 7 }, register)
+    }
+}
+
+impl ConfigurationAccess for Cam<'_> {
+    fn read_word(&self, at: DeviceFunction, register: u8) -> u32 {
+        let (at, register) = self.decoded(at, register);
+        self.1.read_word(at, register)
+    }
+
+    fn write_word(&mut self, at: DeviceFunction, register: u8, data: u32) {
+        let (at, register) = self.decoded(at, register);
+        self.1.write_word(at, register, data);
+    }
+
+    unsafe fn unsafe_clone(&self) -> Self {
+        *self
+    }
+}
+
+#[test]
+fn what_is_behind_bridges_is_found_by_cam_as_well() {
+    let fakes = fakes(machine());
+    let place = ConfigPlace { start: PhysAddr::new(0x4000_0000), first_bus: 0, bus_bytes: 1 << 16 };
+    let host = Host::find(Cam(place, Space(&fakes)), &(0..=255), WINDOWS);
+    assert_eq!(places(&host).len(), 9);
+    let mut virtio = host.functions.iter().filter(|function| function.is_virtio());
+    assert!(virtio.all(|function| host.is_assigned(function)));
+}
+
+#[test]
 fn what_is_behind_bridges_is_found_and_can_be_reached() {
     let fakes = fakes(machine());
     let host = find(&fakes, 255);

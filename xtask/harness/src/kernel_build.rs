@@ -21,7 +21,7 @@ use crate::config::Config;
 pub const TARGET: &str = "aarch64-unknown-none";
 
 /// The maximum size of the flat Image in bytes.
-pub const IMAGE_LIMIT: usize = 312 << 10;
+pub const IMAGE_LIMIT: usize = 320 << 10;
 
 /// Cargo's arguments for building the kernel.
 pub fn arguments() -> Vec<String> {

@@ -219,8 +219,9 @@ const SHAPES: &[Shape] = &[
         },
         |machine| {
             let windows = vec![range(0x50_2000_0000, 0x1000)];
-            let ecam = range(0x50_1000_0000, 0x1000_0000);
-            assert_eq!(machine.pci, [PciHost { ecam, windows }]);
+            let config = range(0x50_1000_0000, 0x1000_0000);
+            let (layout, buses) = (ConfigSpace::Ecam, 0..=255);
+            assert_eq!(machine.pci, [PciHost { config, layout, buses, windows }]);
         },
     ),
     (
