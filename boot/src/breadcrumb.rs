@@ -23,7 +23,7 @@ pub const REACHED: u64 = 1;
 pub const NAMES: &[&str] =
     &["Bye!", "in the control page", "copied", "maintained", "verified", "MMU off", "leaving"];
 
-/// Index in `NAMES`: Rust's last act.
+/// Index in `NAMES`: Rust's checks are done and "Bye!" is printed; in nvhe SET_VECTORS follows.
 pub const BYE: usize = 0;
 /// Index in `NAMES`: the relocation code has its arguments in registers and its own vectors.
 pub const CONTROL: usize = 1;
@@ -31,7 +31,7 @@ pub const CONTROL: usize = 1;
 pub const COPIED: usize = 2;
 /// Index in `NAMES`: the cache maintenance of this kexec is complete.
 pub const MAINTAINED: usize = 3;
-/// Index in `NAMES`: every destination matches its checksum.
+/// Index in `NAMES`: every range that was copied, and the FDT, match their checksums.
 pub const VERIFIED: usize = 4;
 /// Index in `NAMES`: the regime that the relocation code ran in is off.
 pub const MMU_OFF: usize = 5;

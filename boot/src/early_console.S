@@ -76,8 +76,8 @@ early_console_end:
 //             SP = this CPU's boot::percpu::PerCpu
 //   out       does not return
 //   clobbers  all
-//   memory    writes the frame that Own begins with, and the failure record; reads the instruction
-//             at elr, if that is in the image, and rule::NEEDS; uses no stack
+//   memory    writes the frame that PerCpu begins with, and the failure record; reads the
+//             instruction at elr, if that is in the image, and rule::NEEDS; uses no stack
 early_exception:
         mov     x0, sp
         // EL2 has its MMU off, while EL1 may have dirtied these lines. Clean and invalidate them,

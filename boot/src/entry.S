@@ -2,14 +2,15 @@
 //
 // `entry` does these steps in order; entry.rs lists what is true when Rust starts:
 //
-//   1. take_over       install vectors that report exceptions; clear SCTLR.EE (little-endian)
+//   1. take_over       refuse any level but EL1 and EL2; install vectors that report exceptions;
+//                      clear SCTLR.EE (little-endian); refuse an Image that is off its page
 //   2. record          store what the loader passed, before we change it
 //   3. el2_setup       at EL2 only: stop its traps of EL1, leave the hyp-stub, drop to EL1
 //   4. cpu_setup       bring EL1 into a known state, MMU and caches off
 //   5. early_idmap     build the early idmap: this image, the FDT, the early console's UART
 //   6. mmu_on          turn the MMU and the caches on
 //   7. relocate_self   after the stack and a cleared bss: relocate the pointers in the image
-//   8. kernel_main     call Rust
+//   8. enter_kernel    install Rust's vectors, unmask SError, and call Rust
 
         .section .head, "ax"
 
@@ -97,12 +98,14 @@ entry:
         // The new VBAR and SCTLR take effect before the next instruction.
 .Lentry_record:
         isb
-        // adr_l is right only where the Image begins at a page boundary, as it is linked.
+        // adr_l is right only where the Image begins at a page boundary, as it is linked. If it
+        // does not, SP and VBAR are wrong already: take no exception, and print by adr alone.
         adr     x6, _start
         tst     x6, #({PAGE_SIZE} - 1)
         b.ne    .Lentry_off_its_page
 
-        // Record the state of the first instruction before we change anything else.
+        // Record the state of the first instruction before we change anything but SP, the vectors
+        // and the byte order.
         adr_l   x4, entry_record
         stp     x0, x1, [x4, #{X0}]
         stp     x2, x3, [x4, #{X2}]

@@ -1,12 +1,14 @@
 //! Failure record: why a kernel without a console failed, behind its entry record.
 //!
-//! - Filled by a failure before the FDT is read, by a panic, by an exception, and by a refusal that
-//!   ends the run. The numbers are stored in any case, the text only if there is no UART: it is
-//!   what the kernel would have printed.
+//! - Filled by an entry at a wrong exception level, a full early idmap, an exception or a panic. A
+//!   refusal fills it only if there is no console, and replaces the refusal before.
+//! - Holds the numbers of an exception in any case, the text only if there is no UART: it is what
+//!   the kernel would have printed.
 //! - At the symbol `failure_record` of the linked kernel, behind the entry record, in its page.
 //!   [`MAGIC`] is its first word, for a search in a dump of memory.
-//! - Clean to PoC: a debugger or a loader that reads RAM past the caches finds it there.
-//! - Not handed on by kexec: a kernel that has failed starts no other.
+//! - Rust cleans it to PoC, and so does `early_off`: a debugger or a loader that reads RAM past the
+//!   caches finds it there.
+//! - Each Image has its own record: a kernel that kexecs after a refusal does not hand it on.
 
 /// First word of the record.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"!!failed");

@@ -4,8 +4,8 @@
 //! x0 to x18 and TPIDR_EL2. Names and numbers are Linux's
 //! (Documentation/virt/kvm/arm/hyp-abi.rst).
 //!
-//! The stub answers from the moment the entry path leaves EL2 until the next kernel installs its
-//! own vectors.
+//! The stub answers from the moment the entry path leaves EL2. In nvhe its last call is the
+//! SET_VECTORS after "Bye!", which installs the private vectors; in vhe it is FINALISE_EL2.
 
 /// Sets VBAR_EL2 to x1, the physical address of a vector table.
 ///

@@ -1,8 +1,8 @@
 //! Entry record: the state at the first instruction, and times of the entry path.
 //!
-//! `entry` fills it before it changes anything but the vectors and the byte order, and stores what
-//! these two were. The record is in the image's data, because bss is cleared later. Rust only reads
-//! it.
+//! `entry` fills it after it has changed only SPSel, SP, the vectors and the byte order. It stores
+//! what SPSel, VBAR and SCTLR were; the old SP is lost. The record is in the image's data, because
+//! bss is cleared later. Rust only reads it.
 //!
 //! A new register is a field here and one `record` line in `entry.S`.
 

@@ -4,12 +4,13 @@
 
 // secondary_entry — brings a CPU from the state that PSCI's CPU_ON leaves to Rust.
 //   in        x0 = this CPU's boot::percpu::PerCpu, physical, clean to PoC
-//   assumes   EL2 or EL1, MMU and D-cache off, DAIF masked; this image clean to PoC; the map in Own
+//   assumes   EL2 or EL1, MMU and D-cache off, DAIF masked; this image clean to PoC; the map in
+//             PerCpu
 //             holds it 1:1, text executable  [I1, I2, I4]
-//   out       does not return; kernel_secondary(Own) at EL1h, MMU and caches on, SError unmasked,
-//             in that map
+//   out       does not return; kernel_secondary(PerCpu) at EL1h, MMU and caches on, SError
+//             unmasked, in that map
 //   clobbers  all
-//   memory    MMU off: reads Own, on an exception writes its frame; MMU on: writes Own's entered
+//   memory    MMU off: reads PerCpu, on an exception writes its frame; MMU on: writes its entered
         .global secondary_entry
 secondary_entry:
         msr     SPSel, #1

@@ -4,10 +4,11 @@
 //! - Leaves: owned values; nothing points into the blob afterwards.
 //! - Refuses: an invalid blob; a tree without RAM or without /chosen, which the next generation
 //!   needs; a malformed `linux,uefi-mmap-*` or `linux,usable-memory-range`.
-//! - Skips and names any other node that it cannot read: [`Machine::skipped`].
+//! - Skips a node whose `reg`, `ranges` or `method` is malformed, and names it in
+//!   [`Machine::skipped`]. Ignores a node without the registers that its role needs.
 //!
-//! The reader passes over the tree once, without recursion, and translates each `reg` through the
-//! `ranges` of every bus before it.
+//! The reader passes over the tree once, without recursion, and translates a device's `reg` through
+//! the `ranges` of every bus above it.
 
 use crate::blob::Blob;
 use crate::console::{self, Console};
@@ -165,7 +166,7 @@ pub struct Functions {
 /// A node that the reader skipped, by its path, and why.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Skipped {
-    /// A `reg` that is not pairs of numbers of at most 64 bits, or that is missing where needed.
+    /// A `reg` that is not pairs of numbers of at most 64 bits.
     #[error("{0}: `reg` is not pairs of at most 64 bits within the address space")]
     Reg(String),
     /// A device that we would drive, on a bus whose `ranges` do not lead to the CPU.
@@ -291,8 +292,8 @@ pub enum Error {
     NoRam,
     /// /chosen names UEFI's memory map, and not all that is needed to read it.
     #[error(
-        "device tree: /chosen has {}, and no valid address and sizes in it, {} and {}: Linux's \
-         kexec must pass on what UEFI's Linux was given",
+        "device tree: /chosen has {0}, but {0}, {1} and {2} do not describe a readable memory map: \
+         pass all three on as Linux's EFI stub wrote them",
         FIRMWARE_MAP[0], FIRMWARE_MAP[1], FIRMWARE_MAP[2]
     )]
     FirmwareMap,

@@ -1,7 +1,7 @@
-//! The console: a `log` backend on the UART that the device tree names.
+//! The console: a `log` backend on one UART: `earlycon=`'s, else stdout-path's, else the Image's.
 //!
-//! - A console is optional. Without one nothing is printed, and the exit code shows the run's end.
-//!   A failure's last words go to the failure record.
+//! - A console is optional. Without one nothing is printed. The exit code still shows how the run
+//!   ended, with `semihosting`. A failure's last words go to the failure record.
 //! - Before [`open`], a panic prints to the early console's UART.
 //! - Each line for people is `[generation] text`; each line for programs is a record.
 //! - When [`flush`] returns, every character has been sent, or the UART no longer takes any.

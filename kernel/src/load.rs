@@ -191,7 +191,7 @@ pub fn base_in(fit: &Fit, header: &Header) -> Result<PhysAddr, Error> {
     base.map(PhysAddr::new).ok_or(Error::Misplaced(load, header.text_offset))
 }
 
-/// A function that allocates frames for the first of these destinations, given all of them.
+/// A function that allocates frames for one destination, in place or outside of all destinations.
 ///
 /// Its error is the number of bytes that are missing.
 pub type Take = fn(&Range<PhysAddr>, &[Range<PhysAddr>]) -> Result<Frames, u64>;

@@ -27,8 +27,12 @@ pub enum NoFit {
     /// /chosen has no initrd.
     #[error("the device tree names no initrd")]
     NotNamed,
-    /// The initrd is not in RAM that this kernel may read.
-    #[error("the initrd at {}..{} is not in RAM, or overlaps the Image", .0.start, .0.end)]
+    /// The initrd is not in one range of RAM that this kernel may read, or has less than a word.
+    #[error(
+        "the initrd at {}..{} is shorter than 4 bytes, outside of RAM, in no-map memory, or \
+         overlaps the Image",
+        .0.start, .0.end
+    )]
     OutOfReach(Range<PhysAddr>),
     /// The initrd begins with this word, not with [`MAGIC`].
     #[error("the initrd at {0} begins with {1:#010x}, and a FIT with {MAGIC:#010x}")]

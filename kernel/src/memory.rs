@@ -1,7 +1,8 @@
 //! The heap, for small objects, and page frames, for what the next kernel gets.
 //!
-//! - [`Heap::begin`] starts the heap with an arena inside the image, which is enough for the page
-//!   tables that map RAM. [`Heap::extend`] adds the heap's own RAM. It never grows after that.
+//! - [`Heap::begin`] starts the heap with an arena inside the image. It holds the tables for image,
+//!   FDT, devices and the heap's own RAM, which [`Heap::extend`] adds. The tables for all other RAM
+//!   come from there. The heap never grows after that.
 //! - [`Frames::begin`] gives all other free RAM to the frame allocator. Frames are at the same
 //!   places whatever the heap holds.
 //! - Leaves a global allocator.

@@ -1,10 +1,11 @@
 //! The staged kexec: fills the control pages, and takes the last steps to the jump.
 //!
 //! - [`Staged::new`] fills the control pages. [`Staged::kexec`] is the last Rust code that runs.
-//! - Refuses a list that is too long, a device that does not reset, a CPU that does not stop, and
-//!   any source, list, table, device tree or code whose checksum has changed.
-//! - Leaves after a refusal: the control pages writable again, all memory free, and the hyp-stub's
-//!   own vectors in place.
+//! - Refuses a GIC that we do not drive, a list that is too long, a device that does not reset, a
+//!   CPU that does not stop, a stub that refuses the private vectors, and any source, list, table,
+//!   device tree or code whose checksum has changed.
+//! - Leaves after a refusal: the control pages writable again, all memory free that no device
+//!   keeps, the hyp-stub's own vectors in place, and devices in reset. The caller resumes the CPUs.
 #![expect(unsafe_code, reason = "writes the control pages, installs EL2's vectors, and jumps")]
 
 use crate::console;

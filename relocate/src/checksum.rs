@@ -1,4 +1,4 @@
-//! CRC-32C, the checksum that every destination must match after the copy.
+//! CRC-32C, the checksum that every range must match after the copy.
 //!
 //! The kernel computes it when it loads a segment, and again just before "Bye!". The relocation
 //! code computes it in `control.S`, just before it enters the next image. We use Castagnoli's

@@ -262,7 +262,7 @@ damaged:
         .unreq  source
         .unreq  bytes
 
-// verify — checks every destination against the checksum taken at load.
+// verify — checks each range in the arguments against its CRC-32C: what was copied, and the FDT.
 //   in        nothing
 //   assumes   as relocate_crc32c
 //   out       returns if all match; otherwise prints the first mismatch and stops

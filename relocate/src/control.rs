@@ -58,7 +58,7 @@ pub struct Arguments {
     pub uart: Uart,
     /// Number of `checks` in use.
     pub checks_used: u64,
-    /// One check for each destination.
+    /// One check for each range that is copied, and one for the FDT.
     pub checks: [Check; crate::segment::MAX_SEGMENTS],
 }
 

@@ -23,7 +23,8 @@ const BLK_SIZE: u64 = 1 << 6;
 const CAPACITY: usize = 0;
 const BLOCK_SIZE: usize = 20;
 
-/// The request queue (5.2.2), and the descriptors that we use of it.
+/// The request queue (5.2.2), and its size: a request takes three descriptors, and a size is a
+/// power of two.
 const QUEUE: u16 = 0;
 const QUEUE_SIZE: usize = 4;
 
@@ -113,7 +114,8 @@ impl<H: Hal, T: Transport> Block<H, T> {
         header[8..].copy_from_slice(&(from / SECTOR_SIZE as u64).to_le_bytes());
         *status = [UNANSWERED];
         // SAFETY: `add` requires that the buffers stay valid and unused until `pop_used`. The
-        // request is the driver's. Our caller guarantees it of `buffer`, if we do not get there.
+        // request is the driver's. If we return before that, our caller resets the device before it
+        // uses `buffer`.
         let token = unsafe { self.queue.add(&[header], &mut [buffer, status]) }?;
         wait(&mut self.transport, &self.queue, QUEUE, is_late)?;
         // SAFETY: these are the buffers that were added.

@@ -1,7 +1,7 @@
-//! Virtio drivers by the letter: block and entropy, each with a limit to every wait.
+//! Virtio drivers that keep to the letter of the specification, each with a limit to every wait.
 //!
-//! `virtio-drivers` has transports and queues, and this crate has what strict devices ask for
-//! beyond it:
+//! A *strict* device ignores a driver that departs from the specification. `virtio-drivers` has
+//! transports and queues, and this crate has what strict devices ask for beyond it:
 //!
 //! - [`transport`]: status bits one at a time, queue addresses as 32-bit accesses, no wait.
 //! - [`block`]: a disk, read in its own block size, with a queue as small as four.

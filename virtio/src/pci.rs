@@ -1,10 +1,12 @@
 //! PCI functions behind bridges: bus numbers, and windows that let their registers be reached.
 //!
 //! - Takes a host's configuration space and memory windows.
-//! - Leaves: every function found with bus mastering off; every bridge with bus numbers; each
-//!   virtio function with its BARs, and the windows of the bridges above it, if there is room.
-//! - Keeps the numbers, windows and BARs of firmware where they can be used.
-//!   QEMU's `-kernel`, for one, assigns none.
+//! - Leaves: bus mastering off in every function but host bridges; bus numbers in each bridge down
+//!   to a depth of eight, while numbers last; each virtio function with its BARs, and the windows
+//!   of the bridges above it, if there is room.
+//! - Keeps the numbers of firmware where they are valid. Keeps its windows and BARs, unless a
+//!   virtio function behind the same top-level bridge cannot be reached: then all windows there are
+//!   assigned anew. QEMU's `-kernel`, for one, assigns none.
 //!
 //! A block for a bridge is a power of two, and so are the blocks within it. So each has its natural
 //! alignment, if the larger ones come first.
@@ -161,7 +163,7 @@ impl<'w, C: ConfigurationAccess + Copy> Host<'w, C> {
             if primary == bus && is_within {
                 highest = subordinate;
             } else {
-                self.number(at, 0, 0, 0);
+                self.set_numbers(at, 0, 0, 0);
             }
         }
         for is_kept in [true, false] {
@@ -175,9 +177,9 @@ impl<'w, C: ConfigurationAccess + Copy> Host<'w, C> {
                     self.search(secondary, subordinate, Some(index), depth + 1);
                 } else if highest < last {
                     let secondary = highest + 1;
-                    self.number(at, bus, secondary, last);
+                    self.set_numbers(at, bus, secondary, last);
                     highest = self.search(secondary, last, Some(index), depth + 1);
-                    self.number(at, bus, secondary, highest);
+                    self.set_numbers(at, bus, secondary, highest);
                 }
             }
         }
@@ -200,7 +202,7 @@ impl<'w, C: ConfigurationAccess + Copy> Host<'w, C> {
     }
 
     /// Writes a bridge's bus numbers, and keeps its latency timer.
-    fn number(&self, at: DeviceFunction, primary: u8, secondary: u8, subordinate: u8) {
+    fn set_numbers(&self, at: DeviceFunction, primary: u8, secondary: u8, subordinate: u8) {
         let mut access = self.access;
         let [.., latency] = self.numbers(at);
         let word = u32::from_le_bytes([primary, secondary, subordinate, latency]);
@@ -336,14 +338,19 @@ impl<'w, C: ConfigurationAccess + Copy> Host<'w, C> {
                 continue;
             }
             let size = block(&bar.range);
-            let Some(place) = self.free(size, bar.is_wide, taken) else { continue };
+            let Some(place) = self.take_block(size, bar.is_wide, taken) else { continue };
             self.set_bar(function.at, &bar, place);
         }
     }
 
     /// Takes a free block of the host's windows. Windows below 4 GiB come first: a 32-bit BAR
     /// reaches no higher, and a 64-bit BAR works there too.
-    fn free(&self, size: u64, is_wide: bool, taken: &mut Vec<Range<PhysAddr>>) -> Option<PhysAddr> {
+    fn take_block(
+        &self,
+        size: u64,
+        is_wide: bool,
+        taken: &mut Vec<Range<PhysAddr>>,
+    ) -> Option<PhysAddr> {
         let is_low = |window: &Range<PhysAddr>| window.end.get() <= 1 << 32;
         let low = self.windows.iter().filter(|window| is_low(window));
         let high = self.windows.iter().filter(|window| is_wide && !is_low(window));
@@ -358,7 +365,7 @@ impl<'w, C: ConfigurationAccess + Copy> Host<'w, C> {
     ///
     /// Only the window for memory that is not prefetchable is used: 64-bit BARs work there too.
     fn assign_behind(&self, top: usize, needs: &[u64], taken: &mut Vec<Range<PhysAddr>>) {
-        let Some(place) = self.free(needs[top], false, taken) else { return };
+        let Some(place) = self.take_block(needs[top], false, taken) else { return };
         let mut places = vec![None; self.functions.len()];
         places[top] = Some(place);
         for bridge in top..self.functions.len() {

@@ -1,7 +1,8 @@
 //! The first step: reads the FDT and the command line, and enters the mode.
 //!
 //! - Expects the early idmap, which maps the image and the FDT.
-//! - Leaves the heap with its arena alone, and the mode that the command line requests.
+//! - Leaves: a heap that has only its arena; the CPU in the mode that the command line requests, or
+//!   the nearest that it has.
 #![expect(unsafe_code, reason = "reads the FDT that the loader handed over")]
 
 use super::Error;
