@@ -10,6 +10,7 @@
 //!   the firmware's stack.
 #![cfg_attr(target_os = "none", no_std)]
 
+pub mod initrd;
 pub mod memory;
 pub mod options;
 pub mod pe;

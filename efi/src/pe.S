@@ -32,7 +32,7 @@ pe_header:
         .long   {SECTION_ALIGNMENT}
         .long   {FILE_ALIGNMENT}
         .short  0, 0                            // operating system's version
-        .short  0, 0                            // image's version
+        .short  {IMAGE_VERSION}, 0              // MajorImageVersion, MinorImageVersion
         .short  0, 0                            // subsystem's version
         .long   0                               // Win32VersionValue
         .long   _image_size                     // SizeOfImage

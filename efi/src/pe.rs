@@ -29,6 +29,9 @@ pub const MAGIC: u16 = 0x020b;
 pub const SUBSYSTEM: u16 = 10;
 /// `DllCharacteristics`: data need not be executable (`NX_COMPAT`).
 pub const NX_COMPAT: u16 = 0x0100;
+/// `MajorImageVersion`: 1 says that the program asks for its initrd by LoadFile2. systemd-stub
+/// refuses a kernel without it.
+pub const IMAGE_VERSION: u16 = 1;
 /// `SectionAlignment`: a page, so that each section can have its own permissions.
 pub const SECTION_ALIGNMENT: u32 = 4096;
 /// `FileAlignment`: the smallest that the format allows.
@@ -97,6 +100,7 @@ impl Header {
         is("Magic", half(24)?.into(), MAGIC.into())?;
         is("SectionAlignment", word(56)?, SECTION_ALIGNMENT)?;
         is("FileAlignment", word(60)?, FILE_ALIGNMENT)?;
+        is("MajorImageVersion", half(68)?.into(), IMAGE_VERSION.into())?;
         is("Subsystem", half(92)?.into(), SUBSYSTEM.into())?;
         is("DllCharacteristics", half(94)?.into(), NX_COMPAT.into())?;
         is("NumberOfRvaAndSizes", word(132)?, DIRECTORIES)?;
@@ -194,6 +198,7 @@ mod assembly {
         SUBSYSTEM = const super::SUBSYSTEM,
         NX_COMPAT = const super::NX_COMPAT,
         SECTION_ALIGNMENT = const super::SECTION_ALIGNMENT,
+        IMAGE_VERSION = const super::IMAGE_VERSION,
         FILE_ALIGNMENT = const super::FILE_ALIGNMENT,
         DIRECTORIES = const super::DIRECTORIES,
         OPTIONAL_HEADER_BYTES = const super::OPTIONAL_HEADER_BYTES,
@@ -221,7 +226,7 @@ pub fn example() -> std::vec::Vec<u8> {
     half(&mut image, 0x20b);
     half(&mut image, 0);
     for value in
-        [0x1000, 0x400, 0x1c00, 0x1800, 0x1000, 0, 0, 4096, 512, 0, 0, 0, 0, 0x4000, 0x1000, 0]
+        [0x1000, 0x400, 0x1c00, 0x1800, 0x1000, 0, 0, 4096, 512, 0, 1, 0, 0, 0x4000, 0x1000, 0]
     {
         word(&mut image, value);
     }
@@ -270,6 +275,7 @@ mod tests {
         assert_eq!(spoilt(0x58, 0), field("Magic", 0x200, 0x20b));
         assert_eq!(spoilt(0x40 + 57, 2), field("SectionAlignment", 0x200, 0x1000));
         assert_eq!(spoilt(0x40 + 61, 0), field("FileAlignment", 0, 0x200));
+        assert_eq!(spoilt(0x40 + 68, 0), field("MajorImageVersion", 0, 1));
         assert_eq!(spoilt(0x40 + 92, 11), field("Subsystem", 11, 10));
         assert_eq!(spoilt(0x40 + 95, 0), field("DllCharacteristics", 0, 0x100));
         assert_eq!(spoilt(0x40 + 132, 5), field("NumberOfRvaAndSizes", 5, 6));

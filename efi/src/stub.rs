@@ -2,6 +2,7 @@
 //!
 //! - Expects boot services, the firmware's 1:1 map (UEFI 2.10, 2.3.6) and stack, and the Image at
 //!   any address, relocated for it.
+//! - Loads the initrd that a boot manager offers by LoadFile2, if there is one.
 //! - Copies the Image to a 2 MiB boundary, writes a device tree with the RAM of the firmware's
 //!   memory map, leaves boot services, and enters the copy as the boot protocol says.
 //! - Refuses a firmware that has no device tree, or not enough memory. It prints why on the
@@ -14,9 +15,9 @@
 #![expect(unsafe_code, reason = "calls the firmware, and reads and writes the memory that it gave")]
 
 use crate::memory::MemoryMap;
-use crate::{options, pe};
+use crate::{initrd, options, pe};
 use boot::image::BASE_ALIGNMENT;
-use boot::phys::PAGE_SIZE;
+use boot::phys::{PAGE_SIZE, PhysAddr};
 use boot::record::DTB_MAX_SIZE;
 use boot::sysreg::sctlr;
 use core::fmt::{self, Write};
@@ -27,6 +28,7 @@ use fdt::copy;
 use fdt::firmware;
 use uefi_raw::protocol::console::SimpleTextOutputProtocol;
 use uefi_raw::protocol::loaded_image::LoadedImageProtocol;
+use uefi_raw::protocol::media::LoadFile2Protocol;
 use uefi_raw::table::boot::{AllocateType, BootServices, MemoryType};
 use uefi_raw::table::runtime::ResetType;
 use uefi_raw::table::system::SystemTable;
@@ -111,6 +113,11 @@ impl Firmware<'_> {
         }
 
         // Allocate everything first: an allocation changes the memory map.
+        let initrd = self.initrd()?;
+        let initrd_range = initrd.as_ref().map(|(pages, bytes)| {
+            let start = PhysAddr::new(pages.as_ptr().expose_provenance() as u64);
+            start..start + *bytes as u64
+        });
         let (this, file, whole) = this_image();
         let mut map = self.pages(self.map_size()? + MAP_SLACK)?;
         let words = bootargs.clone().map_or(0, |words| words.map(char::len_utf8).sum());
@@ -133,7 +140,7 @@ impl Firmware<'_> {
         let mut left = Err(Status::SUCCESS);
         for attempt in 0..ATTEMPTS {
             let written = self.memory_map(&mut map).and_then(|(ram, key)| {
-                firmware::write(from, ram.ram(), bootargs.clone(), &mut to)
+                firmware::write(from, ram.ram(), initrd_range.clone(), bootargs.clone(), &mut to)
                     .map(|size| (size, key))
                     .map_err(Error::Tree)
             });
@@ -219,6 +226,49 @@ impl Firmware<'_> {
         }
         // SAFETY: the protocol says that there are `size` bytes.
         Some(unsafe { slice::from_raw_parts(start, size) })
+    }
+
+    /// Loads the initrd that a boot manager offers, if there is one. Returns its pages and size.
+    fn initrd(&self) -> Result<Option<(Pages<'_>, usize)>, Error> {
+        let path = initrd::Path::INITRD;
+        let (mut rest, mut handle) = (path.start(), ptr::null_mut());
+        // SAFETY: path and results are on the stack. The firmware moves `rest` to the path's end.
+        let status = unsafe {
+            (self.services().locate_device_path)(
+                &LoadFile2Protocol::GUID,
+                &raw mut rest,
+                &raw mut handle,
+            )
+        };
+        if !status.is_success() {
+            return Ok(None);
+        }
+        let mut protocol = ptr::null_mut();
+        // SAFETY: the firmware has just returned this handle, and the result goes to the stack.
+        let status = unsafe {
+            (self.services().handle_protocol)(handle, &LoadFile2Protocol::GUID, &raw mut protocol)
+        };
+        let load_error = |status| Error::Firmware("LoadFile2 of the initrd", status);
+        if !status.is_success() {
+            return Err(load_error(status));
+        }
+        let protocol = protocol.cast::<LoadFile2Protocol>();
+        let load = |bytes: &mut usize, buffer: *mut u8| {
+            // SAFETY: this is the protocol that we requested.
+            let load_file = unsafe { (*protocol).load_file };
+            // SAFETY: the buffer has `bytes` bytes, and without one the firmware writes only that.
+            unsafe { load_file(protocol, rest, false.into(), bytes, buffer.cast()) }
+        };
+        let mut bytes = 0;
+        match load(&mut bytes, ptr::null_mut()) {
+            Status::BUFFER_TOO_SMALL => {}
+            status => return Err(load_error(status)),
+        }
+        let mut pages = self.pages(bytes)?;
+        match load(&mut bytes, pages.as_mut_ptr()) {
+            Status::SUCCESS => Ok(Some((pages, bytes))),
+            status => Err(load_error(status)),
+        }
     }
 
     /// Allocates zeroed pages for `bytes` bytes.

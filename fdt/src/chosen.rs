@@ -24,8 +24,8 @@ pub const SEED_BYTES: usize = KASLR_SEED_BYTES + 32;
 const KASLR_SEED_BYTES: usize = 8;
 
 const BOOTARGS: &str = "bootargs";
-const INITRD_START: &str = "linux,initrd-start";
-const INITRD_END: &str = "linux,initrd-end";
+pub(crate) const INITRD_START: &str = "linux,initrd-start";
+pub(crate) const INITRD_END: &str = "linux,initrd-end";
 const KASLR_SEED: &str = "kaslr-seed";
 const RNG_SEED: &str = "rng-seed";
 

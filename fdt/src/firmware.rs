@@ -1,4 +1,4 @@
-//! New device tree for the kernel: the firmware's, with RAM and bootargs replaced.
+//! New device tree for the kernel: the firmware's, with RAM, initrd and bootargs replaced.
 //!
 //! - Written each time the loader has read the memory map, before it leaves boot services.
 //! - The input is any bytes that claim to be a blob.
@@ -15,6 +15,7 @@
 //!   it, and make Linux look for the memory map and the runtime services.
 
 use crate::blob::Blob;
+use crate::chosen::{INITRD_END, INITRD_START};
 use crate::copy::{self, Chosen, Edits, Error, Value};
 use boot::phys::PhysAddr;
 use core::fmt::{self, Write};
@@ -22,7 +23,7 @@ use core::ops::Range;
 
 /// Writes `from` into `to`, with `ram` as its only memory, and returns the size.
 ///
-/// `bootargs`, if any, replace those of `from`.
+/// `bootargs` and `initrd`, if any, replace those of `from`.
 ///
 /// # Errors
 ///
@@ -30,16 +31,27 @@ use core::ops::Range;
 pub fn write(
     from: &[u8],
     ram: impl Iterator<Item = Range<PhysAddr>> + Clone,
+    initrd: Option<Range<PhysAddr>>,
     bootargs: Option<impl Iterator<Item = char> + Clone>,
     to: &mut [u8],
 ) -> Result<usize, Error> {
     let bootargs = bootargs.map(|characters| {
         fmt::from_fn(move |f| characters.clone().try_for_each(|character| f.write_char(character)))
     });
-    let new = bootargs.as_ref().map(|text| [("bootargs", Value::Text(text))]);
+    let initrd = initrd.map(|initrd| initrd.start.get()..initrd.end.get());
+    let bounds = initrd.clone().unwrap_or_default();
+    let empty = "";
+    let text: &dyn fmt::Display = bootargs.as_ref().map_or(&empty, |text| text);
+    let all = [
+        (INITRD_START, Value::Number(bounds.start)),
+        (INITRD_END, Value::Number(bounds.end)),
+        ("bootargs", Value::Text(text)),
+    ];
+    let first = if initrd.is_some() { 0 } else { 2 };
+    let new = &all[first..if bootargs.is_some() { 3 } else { 2 }];
     let edits = Edits {
         memory: Some(&|visit| ram.clone().for_each(visit)),
-        chosen: new.as_ref().map(|new| Chosen { new, is_stale: |_| false }),
+        chosen: (!new.is_empty()).then_some(Chosen { new, is_stale: |_| false }),
         reservations: None,
     };
     copy::write(&Blob::new(from).map_err(Error::Damaged)?, &edits, to)

@@ -44,7 +44,7 @@ const RAM: [Range<PhysAddr>; 2] = [
 
 fn written(blob: &[u8], words: Option<&str>, room: usize) -> Result<Vec<u8>, Error> {
     let mut to = vec![0xee; room];
-    let size = write(blob, RAM.into_iter(), words.map(str::chars), &mut to)?;
+    let size = write(blob, RAM.into_iter(), None, words.map(str::chars), &mut to)?;
     to.truncate(size);
     Ok(to)
 }
@@ -142,6 +142,26 @@ fn no_room_is_too_large_however_little_is_missing() {
 }
 
 #[test]
+fn an_initrd_replaces_that_of_the_tree() {
+    let mut tree = virt(true);
+    let chosen = tree.root.child_mut("chosen").unwrap();
+    let old = DeviceTreeProperty::new("linux,initrd-start", 7_u64.to_be_bytes().as_slice());
+    chosen.add_property(old.unwrap());
+    let initrd = Some(PhysAddr::new(0x4400_0000)..PhysAddr::new(0x4401_2345));
+    for words in [None, Some("a b")] {
+        let mut to = vec![0; 4096];
+        let words = words.map(str::chars);
+        let size =
+            write(&tree.to_dtb(), RAM.into_iter(), initrd.clone(), words.clone(), &mut to).unwrap();
+        let number = |name| value(&to[..size], "/chosen", name);
+        assert_eq!(number("linux,initrd-start"), 0x4400_0000_u64.to_be_bytes());
+        assert_eq!(number("linux,initrd-end"), 0x4401_2345_u64.to_be_bytes());
+        let bootargs = if words.is_some() { &b"a b\0"[..] } else { b"old\0" };
+        assert_eq!(value(&to[..size], "/chosen", "bootargs"), bootargs);
+    }
+}
+
+#[test]
 fn one_cell_holds_what_it_can() {
     let mut tree = virt(true);
     let one = DeviceTreeProperty::new("#address-cells", 1_u32.to_be_bytes().as_slice()).unwrap();
@@ -149,9 +169,14 @@ fn one_cell_holds_what_it_can() {
     tree.root.add_property(one);
     assert_eq!(written(&tree.to_dtb(), None, 4096), Err(Error::Cells(0x1_0000_0000)));
     let mut to = vec![0; 4096];
-    let size =
-        write(&tree.to_dtb(), RAM[..1].iter().cloned(), None::<core::str::Chars<'_>>, &mut to)
-            .unwrap();
+    let size = write(
+        &tree.to_dtb(),
+        RAM[..1].iter().cloned(),
+        None,
+        None::<core::str::Chars<'_>>,
+        &mut to,
+    )
+    .unwrap();
     assert_eq!(value(&to[..size], "/memory", "reg"), [0x40, 0, 0, 0, 0, 0, 0, 0, 0x1c, 0, 0, 0]);
 }
 

@@ -11,6 +11,7 @@ use harness::{
     disk::{self, FOREIGN, Foreign, payload},
     fit_edit::position,
     invariants::{self, Modes, check},
+    loader::Loader,
     request::{Disk, Medium, Request},
     transcript::{GenerationLog, logs, parted},
     verdict::Verdict,
@@ -43,6 +44,7 @@ pub fn cases() -> Vec<Case> {
         }
     }
     cases.push(case("initrd/payload", from_the_initrd));
+    cases.push(case("initrd/uefi", by_uefi).needing(Loader::Uefi.needs()));
     cases.push(case("initrd/beside-a-disk", beside_a_disk));
     cases.push(case("initrd/preferred-to-a-disk", preferred));
     cases.push(case("initrd/of-another-kind", another_kind));
@@ -68,6 +70,16 @@ fn generations(
     check(&logs, &cmdline, Modes::All(mode))?;
     let [gone @ .., _] = logs.as_slice() else { anyhow::bail!("no generation") };
     gone.iter().try_for_each(|gen_log| says(gen_log, NO_DISK))
+}
+
+/// Lets EDK2 offer the FIT by LoadFile2. The EFI stub must load it and name it in /chosen.
+fn by_uefi(trial: &mut Trial<'_>) -> Result<()> {
+    let cmdline = Cmdline { base: Base::Random, ..trial.cmdline() };
+    let mut request = trial.request("vhe", &cmdline)?;
+    (request.fit, request.loader) = (Medium::Initrd, Loader::Uefi);
+    let logs = trial.logs(&request)?;
+    check(&logs, &cmdline, Modes::All("vhe"))?;
+    says(&logs[0], NO_DISK)
 }
 
 fn says(gen_log: &GenerationLog, words: &str) -> Result<()> {

@@ -140,9 +140,12 @@ impl RunOptions {
     pub fn perform(&self) -> Result<u8> {
         let config = Arc::new(Config::read(&harness::paths::root())?);
         config.machine(&self.machine)?;
-        if self.fit == Medium::Initrd && self.loader != Loader::Qemu {
+        let takes_initrd = matches!(self.loader, Loader::Qemu | Loader::Uefi);
+        if self.fit == Medium::Initrd && !takes_initrd {
             let loader = self.loader.name();
-            return Err(Usage(format!("--fit initrd: the loader is qemu, not {loader}")).into());
+            return Err(
+                Usage(format!("--fit initrd: the loader is qemu or uefi, not {loader}")).into()
+            );
         }
         let disk = self.disk.as_deref().map(existing).transpose()?;
         let payload = self.payload()?;

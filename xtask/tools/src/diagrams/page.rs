@@ -70,7 +70,7 @@ const HEADER: [Field; 8] = [
 ];
 
 /// The PE header after it: COFF header, optional header, two sections.
-const PE: [Field; 44] = [
+const PE: [Field; 46] = [
     field(0x40, 4, "Signature", "\"PE\", 0, 0"),
     field(0x44, 2, "Machine", "0xaa64, ARM64"),
     field(0x46, 2, "NumberOfSections", "2"),
@@ -98,7 +98,9 @@ const PE: [Field; 44] = [
     ),
     field(0x78, 4, "SectionAlignment", "4096: the firmware gives each section its own permissions"),
     field(0x7c, 4, "FileAlignment", "512"),
-    field(0x80, 12, "versions", ""),
+    field(0x80, 4, "operating system's version", ""),
+    field(0x84, 4, "image's version", "1.0: the program asks for its initrd by LoadFile2"),
+    field(0x88, 4, "subsystem's version", ""),
     field(0x8c, 4, "Win32VersionValue", ""),
     built(0x90, 4, "SizeOfImage", PAGES, "image_size"),
     field(0x94, 4, "SizeOfHeaders", "4096"),
