@@ -4,6 +4,7 @@
 //! run and keeps its records in [`artifacts`], [`transcript`] reads the console, and
 //! [`invariants`] has the rules that every generation must keep.
 
+pub mod apt;
 pub mod artifacts;
 pub mod checksums;
 pub mod cmdline;
@@ -25,6 +26,7 @@ pub mod kernel_build;
 pub mod loader;
 pub mod monitor;
 pub mod needs;
+pub mod packages;
 pub mod patch;
 pub mod paths;
 pub mod postmortem;

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 
 use crate::{
-    debian::Debian,
+    debian::{Debian, DeviceTrees},
     error::Skipped,
     firmware::{EDK2, U_BOOT},
+    packages::Packages,
     setup::{self, Package},
 };
 
@@ -28,15 +29,32 @@ pub enum Need {
     UBootTools,
     /// Debian's kernel, busybox and kexec.
     Debian,
+    /// The device trees of Debian's kernel.
+    DeviceTrees,
+    /// Files of other packages of Debian.
+    Packages(Packages),
 }
 
 impl Need {
     /// Every need.
-    pub const ALL: [Self; 4] = [Self::Edk2, Self::UBoot, Self::UBootTools, Self::Debian];
+    pub const ALL: [Self; 8] = [
+        Self::Edk2,
+        Self::UBoot,
+        Self::UBootTools,
+        Self::Debian,
+        Self::DeviceTrees,
+        Self::Packages(Packages::ArmQemu),
+        Self::Packages(Packages::Xen),
+        Self::Packages(Packages::BootManagers),
+    ];
 
     /// The name for messages.
     pub fn name(self) -> &'static str {
-        self.package().map_or(Debian::NAME, Package::name)
+        match self {
+            Self::DeviceTrees => DeviceTrees::NAME,
+            Self::Packages(packages) => packages.name(),
+            _ => self.package().map_or(Debian::NAME, Package::name),
+        }
     }
 
     /// A description of what is there, or `None` if it is missing.
@@ -50,6 +68,8 @@ impl Need {
                 .collect::<Option<Vec<_>>>()
                 .map(|places| places.join(", ")),
             Self::Debian => Debian::fetched().map(|debian| debian.release),
+            Self::DeviceTrees => DeviceTrees::fetched(None).map(|trees| trees.release),
+            Self::Packages(packages) => packages.fetched(),
         }
     }
 
@@ -62,18 +82,22 @@ impl Need {
     pub fn skipped(self, others: &[Package]) -> Skipped {
         let mend = match self.package() {
             Some(package) => setup::line_for(package, others),
-            None => "`cargo xtask test` and `cargo xtask interop` fetch it".to_owned(),
+            None if self == Self::Debian => {
+                "`cargo xtask test` and `cargo xtask interop` fetch it".to_owned()
+            }
+            None => "`cargo xtask test` fetches it".to_owned(),
         };
         Skipped { lacks: self.name().to_owned(), detail: None, mend }
     }
 
-    /// The software that a package manager installs for it. Debian's kernel comes another way.
+    /// The software that a package manager installs for it. The files that apt fetches for arm64
+    /// come another way.
     fn package(self) -> Option<Package> {
         match self {
             Self::Edk2 => Some(Package::Edk2),
             Self::UBoot => Some(Package::UBoot),
             Self::UBootTools => Some(Package::UBootTools),
-            Self::Debian => None,
+            Self::Debian | Self::DeviceTrees | Self::Packages(_) => None,
         }
     }
 }
@@ -95,6 +119,8 @@ pub fn get(needs: &BTreeSet<Need>, yes: bool) -> Result<BTreeMap<Need, Skipped>>
     for need in absent() {
         let lack = match need {
             Need::Debian => Skipped::part(Debian::get())?.err(),
+            Need::DeviceTrees => Skipped::part(DeviceTrees::get(None))?.err(),
+            Need::Packages(packages) => Skipped::part(packages.get())?.err(),
             _ => Some(need.skipped(&packages)),
         };
         missing.extend(lack.map(|lack| (need, lack)));
