@@ -37,6 +37,7 @@ mod runner;
 mod seed;
 mod stress;
 mod stub;
+mod xen;
 
 use std::sync::Arc;
 
@@ -156,6 +157,7 @@ impl Seen {
 fn cases(config: &Config, seen: &Seen) -> Vec<Case> {
     let mut cases = host::cases();
     cases.extend(kvm::cases());
+    cases.extend(xen::cases());
     cases.extend(hang::cases());
     cases.extend(stress::cases());
     cases.extend(failing::cases());
