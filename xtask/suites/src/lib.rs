@@ -7,6 +7,7 @@
 //! The needs of the chosen cases are installed or fetched first. A case is skipped if one of them
 //! cannot be had.
 
+mod boards;
 mod case;
 mod console;
 mod controls;
@@ -158,6 +159,7 @@ fn cases(config: &Config, seen: &Seen) -> Vec<Case> {
     let mut cases = host::cases();
     cases.extend(kvm::cases());
     cases.extend(xen::cases());
+    cases.extend(boards::cases());
     cases.extend(hang::cases());
     cases.extend(stress::cases());
     cases.extend(failing::cases());
