@@ -32,7 +32,7 @@ use protocol::fit::writer::SECTOR;
 const AHEAD: usize = 33;
 
 /// The folder that the guest sees as a FAT volume.
-const VOLUME: &str = "volume";
+pub const VOLUME: &str = "volume";
 
 /// The file name of Linux's initrd.
 const RAMDISK: &str = "ramdisk";
@@ -152,14 +152,7 @@ impl Loader {
             words.extend(["-boot", "menu=on,splash-time=0"].map(str::to_owned));
         }
         if self == Self::UefiShell {
-            // The volume is an NVMe drive, which our kernel does not drive: the kernel restarts
-            // from its first block device, and that must be the disk.
-            let volume = image.with_file_name(VOLUME).display().to_string().replace(',', ",,");
-            words.extend([
-                "-drive".to_owned(),
-                format!("if=none,id=volume,format=raw,file=fat:rw:{volume}"),
-            ]);
-            words.extend(["-device", "nvme,drive=volume,serial=volume"].map(str::to_owned));
+            words.extend(volume(image));
         } else if self.is_linux() {
             words.extend(["-kernel".to_owned(), Debian::kernel().display().to_string()]);
             words.extend([
@@ -217,6 +210,16 @@ impl Loader {
         };
         Some("\n".repeat(AHEAD) + &commands)
     }
+}
+
+/// QEMU's arguments for the FAT volume next to `image`.
+///
+/// The volume is an NVMe drive, which our kernel does not drive: the kernel restarts from its first
+/// block device, and that must be the disk.
+pub fn volume(image: &Path) -> Vec<String> {
+    let volume = image.with_file_name(VOLUME).display().to_string().replace(',', ",,");
+    let drive = format!("if=none,id=volume,format=raw,file=fat:rw:{volume}");
+    ["-drive", &drive, "-device", "nvme,drive=volume,serial=volume"].map(str::to_owned).into()
 }
 
 #[cfg(test)]

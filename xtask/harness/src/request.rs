@@ -92,6 +92,8 @@ pub struct Request {
     pub seen: Option<Arc<AtomicU64>>,
     /// More arguments for QEMU; `{folder}` stands for the run's folder.
     pub args: Vec<String>,
+    /// Files that the guest sees on a FAT volume: the path of each, and its content.
+    pub volume: Vec<(String, Vec<u8>)>,
     /// Show the command line and the console.
     pub echo: bool,
     /// Keep the folder of a success too.
@@ -136,6 +138,7 @@ impl Request {
             answer: None,
             seen: None,
             args: Vec::new(),
+            volume: Vec::new(),
             echo: false,
             keep: false,
             gdb: false,

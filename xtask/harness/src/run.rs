@@ -23,7 +23,9 @@ use crate::{
     console::{Line, Stream, WithoutRecords},
     events::{Event, Kind, Log},
     frame_source::FrameSource,
-    host_debugger, postmortem,
+    host_debugger,
+    loader::VOLUME,
+    postmortem,
     processes::{Guarded, Interrupted, interrupted},
     qemu,
     request::{Disk, Request},
@@ -68,6 +70,12 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let folder = Artifacts::create(&artifacts::stamp(&request.name))?;
     let image = folder.write("Image", request.image.as_ref().unwrap_or(&request.kernel.image))?;
     request.loader.prepare(&image, &request.bootargs)?;
+    for (name, bytes) in &request.volume {
+        let path = folder.file(VOLUME).join(name);
+        std::fs::create_dir_all(path.parent().unwrap_or(&path))
+            .and_then(|()| std::fs::write(&path, bytes))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let disk = match &request.disk {
         Disk::Bytes(bytes) => Some(folder.write("disk.itb", bytes.as_slice())?),
         Disk::File(path) => Some(path.clone()),

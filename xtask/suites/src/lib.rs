@@ -253,6 +253,15 @@ mod tests {
                 assert_eq!(case.needs, [Need::Debian], "{}", case.name);
                 continue;
             }
+            let is_manager = ["loaders/grub", "loaders/systemd-boot", "loaders/systemd-stub"];
+            if is_manager.contains(&case.name.as_str()) {
+                assert_eq!(case.needs, [Need::Edk2], "{}", case.name);
+                continue;
+            }
+            if case.name == "loaders/u-boot-bootflow" {
+                assert_eq!(case.needs, [Need::UBoot], "{}", case.name);
+                continue;
+            }
             let of_loaders = ["loaders/", "diagrams/"].iter().any(|it| case.name.starts_with(it));
             let mut needs = Vec::new();
             for loader in Loader::OTHERS.into_iter().filter(|_| of_loaders) {

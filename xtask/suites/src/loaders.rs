@@ -2,12 +2,14 @@
 //!
 //! - Each loader starts three generations in each mode. A loader that cannot be had is skipped.
 //! - The entry record must show the CPU state that docs/boot-protocols.md lists for each loader.
+//! - UEFI's boot managers (GRUB, systemd-boot, systemd-stub) and U-Boot's search for a bootable
+//!   file start it from a FAT volume.
 //! - UEFI alone: memory that the firmware keeps, firmware without a device tree, and a failing
 //!   ExitBootServices.
 
-use std::{mem::offset_of, time::Duration};
+use std::{mem::offset_of, path::Path, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use boot::{
     image::BASE_ALIGNMENT,
     record::EntryRecord,
@@ -16,10 +18,14 @@ use boot::{
 
 use harness::{
     cmdline::{Base, Cmdline, Restart},
+    firmware::U_BOOT,
     invariants::{Modes, check, without_leftovers},
-    loader::Loader,
+    loader::{self, Loader},
+    needs::Need,
+    packages::{self, Packages},
     patch::Patched,
     request::Request,
+    serial_input::Answer,
     transcript::logs,
     verdict::Verdict,
 };
@@ -75,7 +81,143 @@ pub fn cases() -> Vec<Case> {
     add("uefi-keeps-its-own", Loader::Uefi, keeps_its_own);
     add("uefi-without-a-device-tree", Loader::Uefi, without_a_tree);
     add("uefi-keeps-boot-services", Loader::Uefi, keeps_boot_services);
+    for (name, files) in [
+        ("grub", grub as fn(&mut Request) -> Result<()>),
+        ("systemd-boot", systemd_boot),
+        ("systemd-stub", systemd_stub),
+    ] {
+        let starts = move |trial: &mut Trial<'_>| by_manager(trial, files);
+        let case = case(format!("loaders/{name}"), starts);
+        cases.push(case.needing([Need::Edk2, Need::Packages(Packages::BootManagers)]));
+    }
+    cases.push(case("loaders/u-boot-bootflow", bootflow).needing([Need::UBoot]));
     cases
+}
+
+/// The file that UEFI firmware starts from a volume that it does not know.
+const REMOVABLE: &str = "EFI/BOOT/BOOTAA64.EFI";
+
+/// The Image as the boot managers' files name it.
+const IMAGE: &str = "Image.efi";
+
+/// Lets EDK2 start a boot manager from the FAT volume, and that this kernel.
+fn by_manager(trial: &mut Trial<'_>, files: fn(&mut Request) -> Result<()>) -> Result<()> {
+    let cmdline = Cmdline { generations: GENERATIONS, base: Base::Random, ..trial.cmdline() };
+    let mut request = started(trial, Loader::UefiShell, "vhe", &cmdline)?;
+    files(&mut request)?;
+    let logs = trial.logs(&request)?;
+    // If the manager fails, the firmware starts its shell, and that would start the Image.
+    let console = trial.last().map_or("", |outcome| &outcome.console);
+    ensure!(!console.contains("UEFI Interactive Shell"), "the firmware's shell started");
+    check(&logs, &cmdline, Modes::All("vhe"))
+}
+
+fn grub(request: &mut Request) -> Result<()> {
+    let config = format!("linux /{IMAGE} {}\nboot\n", request.bootargs);
+    request.volume = vec![
+        (REMOVABLE.to_owned(), Packages::BootManagers.read(packages::GRUB)?),
+        ("EFI/debian/grub.cfg".to_owned(), config.into_bytes()),
+    ];
+    Ok(())
+}
+
+fn systemd_boot(request: &mut Request) -> Result<()> {
+    let entry = format!("title Ouroboros\nefi /{IMAGE}\noptions {}\n", request.bootargs);
+    request.volume = vec![
+        (REMOVABLE.to_owned(), Packages::BootManagers.read(packages::SYSTEMD_BOOT)?),
+        ("loader/loader.conf".to_owned(), b"timeout 0\ndefault ouroboros.conf\n".to_vec()),
+        ("loader/entries/ouroboros.conf".to_owned(), entry.into_bytes()),
+    ];
+    Ok(())
+}
+
+/// Makes a unified kernel image of systemd's stub, the bootargs and the Image.
+///
+/// The stub refuses a kernel whose MajorImageVersion is 0, since it passes the initrd by
+/// LoadFile2 alone. Ours is 0 and takes no initrd; the copy in this file has 1.
+fn systemd_stub(request: &mut Request) -> Result<()> {
+    let mut image = request.kernel.image.clone();
+    let header = usize::from(u16::from_le_bytes([image[PE_OFFSET], image[PE_OFFSET + 1]]));
+    image[header + MAJOR_IMAGE_VERSION] = 1;
+    let stub = Packages::BootManagers.read(packages::SYSTEMD_STUB)?;
+    let bytes = with_sections(
+        stub,
+        &[
+            (b".osrel\0\0", b"ID=ouroboros\n"),
+            (b".cmdline", request.bootargs.as_bytes()),
+            (b".linux\0\0", &image),
+        ],
+    )?;
+    request.volume = vec![(REMOVABLE.to_owned(), bytes)];
+    Ok(())
+}
+
+/// Offset in a file of the position of its PE header.
+const PE_OFFSET: usize = 0x3c;
+/// Offsets in a PE header of the number of sections, of the optional header's size, and of fields
+/// of that header.
+const SECTIONS: usize = 6;
+const OPTIONAL_SIZE: usize = 20;
+const OPTIONAL: usize = 24;
+const SECTION_ALIGNMENT: usize = OPTIONAL + 32;
+const MAJOR_IMAGE_VERSION: usize = OPTIONAL + 44;
+const SIZE_OF_IMAGE: usize = OPTIONAL + 56;
+/// The size of a section's header.
+const SECTION_BYTES: usize = 40;
+/// The alignment of a section in the file.
+const FILE_ALIGNMENT: usize = 0x200;
+
+/// Adds sections to a PE/COFF file, as objcopy does for a unified kernel image.
+fn with_sections(mut file: Vec<u8>, sections: &[(&[u8; 8], &[u8])]) -> Result<Vec<u8>> {
+    let word = |file: &[u8], at: usize| -> Result<usize> {
+        let bytes = file.get(at..at + 4).context("the file is too short")?;
+        Ok(u32::from_le_bytes(bytes.try_into()?) as usize)
+    };
+    let half = |file: &[u8], at: usize| Ok::<_, anyhow::Error>(word(file, at)? & 0xffff);
+    let pe = word(&file, PE_OFFSET)?;
+    let alignment = word(&file, pe + SECTION_ALIGNMENT)?;
+    let table = pe + OPTIONAL + half(&file, pe + OPTIONAL_SIZE)?;
+    for (name, data) in sections {
+        let count = half(&file, pe + SECTIONS)?;
+        let address = word(&file, pe + SIZE_OF_IMAGE)?.next_multiple_of(alignment);
+        file.resize(file.len().next_multiple_of(FILE_ALIGNMENT), 0);
+        let position = file.len();
+        file.extend_from_slice(data);
+        file.resize(file.len().next_multiple_of(FILE_ALIGNMENT), 0);
+        // Initialised data that can be read.
+        let flags = 0x4000_0040;
+        let stored = file.len() - position;
+        let mut header = name.to_vec();
+        for field in [data.len(), address, stored, position, 0, 0, 0, flags] {
+            header.extend(u32::try_from(field)?.to_le_bytes());
+        }
+        let at = table + SECTION_BYTES * count;
+        file[at..at + SECTION_BYTES].copy_from_slice(&header);
+        file[pe + SECTIONS] = u8::try_from(count + 1)?;
+        let end = u32::try_from((address + data.len()).next_multiple_of(alignment))?;
+        file[pe + SIZE_OF_IMAGE..][..4].copy_from_slice(&end.to_le_bytes());
+    }
+    Ok(file)
+}
+
+/// Lets U-Boot search an NVMe drive for something to boot; it finds the Image under the name that
+/// UEFI firmware looks for. U-Boot takes the bootargs from fw_cfg.
+fn bootflow(trial: &mut Trial<'_>) -> Result<()> {
+    let cmdline = Cmdline { generations: GENERATIONS, base: Base::Random, ..trial.cmdline() };
+    let mut request = started(trial, Loader::Qemu, "nvhe", &cmdline)?;
+    request.volume = vec![(REMOVABLE.to_owned(), request.kernel.image.clone())];
+    let firmware = U_BOOT.found().context("U-Boot is not installed")?;
+    request.args.extend(["-bios".to_owned(), firmware.display().to_string()]);
+    request.args.extend(loader::volume(Path::new("{folder}/Image")));
+    request.answer = Some(Answer {
+        prompt: "Hit any key to stop autoboot",
+        typed: "\nqfw load $kernel_addr_r $ramdisk_addr_r\nrun bootcmd_nvme0\n",
+    });
+    let logs = trial.logs(&request)?;
+    let console = trial.last().map_or("", |outcome| &outcome.console);
+    let found = console.to_lowercase().contains("found efi removable media binary");
+    ensure!(found, "U-Boot does not find the Image");
+    check(&logs, &cmdline, Modes::All("nvhe"))
 }
 
 /// Returns a request that `loader` starts.
