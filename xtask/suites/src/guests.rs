@@ -113,7 +113,7 @@ pub fn cases() -> Vec<Case> {
         let name = format!("guests/mkimage-{algorithm}");
         cases.push(case(name, boots).needing([Need::UBootTools]));
     }
-    cases.push(case("guests/unverified", unverified).needing([Need::UBootTools]));
+    cases.push(case("guests/mkimage-unverified", unverified).needing([Need::UBootTools]));
     cases
 }
 

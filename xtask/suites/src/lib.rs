@@ -262,7 +262,8 @@ mod tests {
                 assert_eq!(case.needs, [Need::UBoot], "{}", case.name);
                 continue;
             }
-            let of_loaders = ["loaders/", "diagrams/"].iter().any(|it| case.name.starts_with(it));
+            let of_loaders =
+                ["loaders/", "diagrams/", "initrd/"].iter().any(|it| case.name.starts_with(it));
             let mut needs = Vec::new();
             for loader in Loader::OTHERS.into_iter().filter(|_| of_loaders) {
                 needs.extend(loader.needs().filter(|_| case.name.contains(loader.name())));

@@ -132,13 +132,8 @@ fn systemd_boot(request: &mut Request) -> Result<()> {
 }
 
 /// Makes a unified kernel image of systemd's stub, the bootargs and the Image.
-///
-/// The stub refuses a kernel whose MajorImageVersion is 0, since it passes the initrd by
-/// LoadFile2 alone. Ours is 0 and takes no initrd; the copy in this file has 1.
 fn systemd_stub(request: &mut Request) -> Result<()> {
-    let mut image = request.kernel.image.clone();
-    let header = usize::from(u16::from_le_bytes([image[PE_OFFSET], image[PE_OFFSET + 1]]));
-    image[header + MAJOR_IMAGE_VERSION] = 1;
+    let image = request.kernel.image.clone();
     let stub = Packages::BootManagers.read(packages::SYSTEMD_STUB)?;
     let bytes = with_sections(
         stub,
@@ -160,7 +155,6 @@ const SECTIONS: usize = 6;
 const OPTIONAL_SIZE: usize = 20;
 const OPTIONAL: usize = 24;
 const SECTION_ALIGNMENT: usize = OPTIONAL + 32;
-const MAJOR_IMAGE_VERSION: usize = OPTIONAL + 44;
 const SIZE_OF_IMAGE: usize = OPTIONAL + 56;
 /// The size of a section's header.
 const SECTION_BYTES: usize = 40;
