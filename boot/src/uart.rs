@@ -506,6 +506,24 @@ mod tests {
     }
 
     #[test]
+    fn the_pages_hold_every_register() {
+        // The data register is the last of a page, and the first of the next one.
+        for (base, end) in [(0x900_0fff, 0x900_2000), (0x900_1000, 0x900_2000)] {
+            let uart = Uart::new(Kind::Ns8250, PhysAddr::new(base), 0, 1);
+            assert_eq!(uart.pages().end, PhysAddr::new(end), "{base:#x}");
+        }
+        let one = Uart { control: 0x900_1000, ..Uart::default() };
+        assert_eq!(one.pages(), PhysAddr::new(0x900_1000)..PhysAddr::new(0x900_2000));
+    }
+
+    #[test]
+    fn an_address_may_be_a_page_before_the_end() {
+        let parse = |base: u64| Uart::parse(std::format!("pl011,{base:#x}").leak()).is_ok();
+        let limit = u64::MAX - PAGE_SIZE;
+        assert_eq!([parse(1), parse(limit - 1), parse(limit)], [true, true, false]);
+    }
+
+    #[test]
     fn without_a_uart_nothing_is_touched() {
         let mut registers = fake(&[0]);
         assert!(Uart::default().transmit(&mut registers, b'A'));
@@ -517,7 +535,7 @@ mod tests {
     #[test]
     fn a_uart_is_turned_on_and_keeps_its_other_bits() {
         for (kind, offset, was, is) in
-            [(Kind::Pl011, 0x30, 0x200, 0x301), (Kind::Cadence, 0, 0x128, 0x118)]
+            [(Kind::Pl011, 0x30, 0x201, 0x301), (Kind::Cadence, 0, 0x128, 0x118)]
         {
             let mut registers = fake(&[was]);
             Uart::new(kind, BASE, 0, 4).turn_on(&mut registers);

@@ -6,7 +6,7 @@ use arm_sysregs::el0::registers::{CtrEl0, PmcrEl0};
 use arm_sysregs::el1::registers::*;
 use arm_sysregs::el2::registers::*;
 use boot::sysreg::*;
-use boot::{esr, hyp, image, phys, record};
+use boot::{early_console, esr, hyp, image, phys, record};
 
 /// Pairs each bit of ours with theirs of that name.
 macro_rules! bits {
@@ -141,6 +141,7 @@ fn what_others_have_decided_are_these_numbers() {
     assert_eq!(hyp::VECTORS_ALIGNMENT, 0x800, "VBAR_ELx, bits 10:0");
     assert_eq!(record::DTB_MAX_SIZE, 0x20_0000, "the boot protocol's 2 MiB");
     assert_eq!(image::BASE_ALIGNMENT, 0x20_0000, "the boot protocol's 2 MiB");
+    assert_eq!(early_console::OFFSET, 0xf80, "where `image --earlycon` writes");
 }
 
 #[test]
