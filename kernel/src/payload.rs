@@ -13,16 +13,18 @@ use crate::medium::Medium;
 use crate::memory::{self, Frames};
 use crate::plan::Plan;
 use crate::state::Kernel;
+use crate::unpack;
 use alloc::vec::Vec;
 use boot::image::{Header, PLACE_ANYWHERE};
 use boot::phys::{PAGE_SIZE, PhysAddr, PhysRange};
+use boot::record::DTB_MAX_SIZE;
 use core::arch::asm;
 use core::ops::Range;
 use fdt::chosen::{self, Chosen, SEED_BYTES};
 use fdt::machine::{self, Machine, Reservation, Tree};
 use log::{info, warn};
 use protocol::cmdline::Base;
-use protocol::fit::{self, Companions, Fit, Payload};
+use protocol::fit::{self, Companions, Compression, Fit, Payload};
 use protocol::initrd_window;
 use relocate::placement;
 
@@ -175,7 +177,7 @@ fn own_tree(medium: &mut Medium, fdt: &Payload, ram: &[Range<PhysAddr>]) -> Resu
     Ok(OwnTree { blob, ram, reserved })
 }
 
-/// Reads the bytes of an FDT from the medium and verifies them.
+/// Reads the bytes of an FDT from the medium, verifies them, and unpacks them if they are packed.
 fn read(medium: &mut Medium, fdt: &Payload) -> Result<Vec<u8>, Error> {
     let bytes = fdt.place.end - fdt.place.start;
     chosen::check_size(bytes)?;
@@ -185,6 +187,9 @@ fn read(medium: &mut Medium, fdt: &Payload) -> Result<Vec<u8>, Error> {
     medium.read(fdt.place.start, &mut blob)?;
     load::log_digest(fdt);
     fit::verify(fdt, [&blob[..]])?;
+    if let Compression::Gzip { unpacked } = fdt.compression {
+        blob = unpack::in_memory(fdt, &blob, unpacked, DTB_MAX_SIZE)?;
+    }
     Ok(blob)
 }
 

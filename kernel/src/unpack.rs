@@ -1,7 +1,7 @@
-//! The unpacker: reads a gzip-compressed kernel from the boot medium into frames.
+//! The unpacker: reads a gzip-compressed kernel from the boot medium into frames, or an FDT.
 //!
-//! - Runs in place of a plain read if the FIT says that the kernel is compressed.
-//! - Leaves the unpacked kernel in its frames. The compressed file is never in memory as a whole.
+//! - Runs in place of a plain read if the FIT says that the kernel or the FDT is compressed.
+//! - Leaves the unpacked kernel in its frames. The compressed kernel is never in memory as a whole.
 //! - Refuses a file whose digest differs, then whatever [`protocol::gzip`] refuses. A damaged disk
 //!   must be reported as such, and not as a bad gzip file.
 
@@ -79,6 +79,32 @@ pub fn all(
     match stated {
         Some(stated) if found != stated => Err(error(gzip::Error::NotAsStated { stated, found })),
         _ => Ok(found),
+    }
+}
+
+/// Unpacks a verified file in memory, to at most `limit` bytes.
+pub fn in_memory(
+    payload: &Payload,
+    packed: &[u8],
+    stated: Option<u64>,
+    limit: u64,
+) -> Result<Vec<u8>, Error> {
+    const ROOM: usize = 64 << 10;
+    let error = |why| Error::Gzip(payload.name.clone(), why);
+    let mut unpacker = Unpacker::new(stated.unwrap_or(limit).min(limit));
+    let (mut bytes, mut taken) = (Vec::new(), 0);
+    while taken < packed.len() {
+        let used = bytes.len();
+        bytes.try_reserve_exact(ROOM).map_err(|_| Error::Heap(ROOM as u64))?;
+        bytes.resize(used + ROOM, 0);
+        let (more, made) = unpacker.unpack(&packed[taken..], &mut bytes[used..]).map_err(error)?;
+        taken += more;
+        bytes.truncate(used + made);
+    }
+    let found = unpacker.finish().map_err(error)?;
+    match stated {
+        Some(stated) if found != stated => Err(error(gzip::Error::NotAsStated { stated, found })),
+        _ => Ok(bytes),
     }
 }
 

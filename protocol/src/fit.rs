@@ -251,7 +251,7 @@ pub fn companions(
     let image = |property| configuration.text(property)?.map(|name| images.child(name)).transpose();
     let fdt = match configuration.texts("fdt")?[..] {
         [] => None,
-        [name] => Some(images.child(name)?.as_it_is(reader)?),
+        [name] => Some(images.child(name)?.maybe_gzip(reader)?),
         [_, overlay, ..] => {
             return Err(Error::Overlay { node: configuration.path, overlay: overlay.to_owned() });
         }
@@ -392,13 +392,7 @@ impl<'a> Place<'a> {
     /// Reads this image as the kernel: an arm64 Image, which is entered at its first byte.
     fn kernel(&self, reader: Reader<'_>) -> Result<Payload, Error> {
         self.text("arch")?.ok_or_else(|| self.lacks("arch"))?;
-        let mut kernel = match self.compression()? {
-            Some("gzip") => {
-                let compression = Compression::Gzip { unpacked: self.number("uncomp-size")? };
-                Payload { compression, ..self.payload(reader)? }
-            }
-            _ => self.as_it_is(reader)?,
-        };
+        let mut kernel = self.maybe_gzip(reader)?;
         match self.text("type")?.ok_or_else(|| self.lacks("type"))? {
             // U-Boot requires `load` and `entry` here as well, but ignores them, so 0 is customary.
             // We take 0 to mean none.
@@ -431,6 +425,17 @@ impl<'a> Place<'a> {
     /// Returns the name of this image's compression, if it has any.
     fn compression(&self) -> Result<Option<&'a str>, Error> {
         Ok(self.text("compression")?.filter(|compression| *compression != "none"))
+    }
+
+    /// Reads this image, and refuses it if it is compressed, unless by gzip.
+    fn maybe_gzip(&self, reader: Reader<'_>) -> Result<Payload, Error> {
+        match self.compression()? {
+            Some("gzip") => {
+                let compression = Compression::Gzip { unpacked: self.number("uncomp-size")? };
+                Ok(Payload { compression, ..self.payload(reader)? })
+            }
+            _ => self.as_it_is(reader),
+        }
     }
 
     /// Reads this image, and refuses it if it is compressed.

@@ -229,8 +229,8 @@ pub enum Error {
     GoesOn { unpacked: u64 },
     /// More unpacked bytes than the limit.
     #[error(
-        "it unpacks to more than {limit} bytes, which are the most by the FIT's uncomp-size or the \
-         Image's image_size: give what fits them"
+        "it unpacks to more than {limit} bytes, which are the most by the FIT's uncomp-size, the \
+         Image's image_size or the boot protocol: give what fits them"
     )]
     TooLarge { limit: u64 },
     /// Unpacked bytes whose CRC-32 differs from the trailer's.

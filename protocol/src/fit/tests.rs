@@ -201,8 +201,10 @@ fn what_is_wrong_with_what_goes_with_a_payload_is_named() {
     assert_eq!(taken("blob"), missing("/images", "blob"));
     let hash = companions_of(|root| _ = at(root, "images/initrd").remove_child("hash-1"));
     assert_eq!(hash, Err(Error::NoDigest { node: "/images/initrd".into() }));
-    let packed = companions_of(|root| set(at(root, "images/blob"), "compression", "gzip"));
+    let packed = companions_of(|root| set(at(root, "images/blob"), "compression", "lzma"));
     assert!(matches!(packed, Err(Error::Compressed { .. })), "{packed:?}");
+    let packed = companions_of(|root| set(at(root, "images/blob"), "compression", "gzip"));
+    assert_eq!(packed.unwrap().fdt.unwrap().compression, Compression::Gzip { unpacked: None });
     let initrd = companions_of(|root| set(at(root, "images/initrd"), "compression", "lz4"))
         .unwrap()
         .initrd

@@ -48,7 +48,7 @@ pub struct Payload {
     pub name: String,
     /// A description for people.
     pub description: String,
-    /// The bytes; a kernel's may be a gzip file.
+    /// The bytes; those of a kernel or a device tree may be a gzip file.
     pub data: Vec<u8>,
     /// The kind.
     pub kind: Kind,
@@ -58,11 +58,11 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// The size of a gzipped kernel after unpacking, from the end of the gzip file. No loader
+    /// The size of a gzip file after unpacking, from the end of the gzip file. No loader
     /// unpacks other kinds of payload.
     fn unpacked(&self) -> Option<u32> {
-        let is_packed =
-            matches!(self.kind, Kind::KernelNoload { .. }) && self.data.starts_with(&GZIP);
+        let is_packed = matches!(self.kind, Kind::KernelNoload { .. } | Kind::Fdt)
+            && self.data.starts_with(&GZIP);
         self.data.last_chunk().filter(|_| is_packed).copied().map(u32::from_le_bytes)
     }
 }

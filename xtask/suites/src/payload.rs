@@ -18,7 +18,7 @@ use harness::{
     invariants::{Modes, check},
     request::{Disk, Request},
     transcript::{GenerationLog, logs, parted},
-    tree_edit::{dumped, reserve},
+    tree_edit::{child, dumped, reserve},
     verdict::Verdict,
 };
 use protocol::fit::writer::{self as fit, Kind};
@@ -52,6 +52,7 @@ pub fn cases() -> Vec<Case> {
     cases.push(case("payload/own-tree", own_tree));
     cases.push(case("payload/tree-without-ram", tree_without_ram));
     cases.push(case("payload/psci-0.1", psci_0_1));
+    cases.push(case("payload/tree-in-gzip", tree_in_gzip));
     cases.push(case("payload/damaged-kernel-while-it-moves", |trial| {
         damaged(trial, LOADED, None, |sources| sources.first())
     }));
@@ -270,6 +271,17 @@ fn own_tree(trial: &mut Trial<'_>) -> Result<()> {
     );
     ensure!(missing.abs_diff(due) < 64 << 10, "{missing} bytes are reserved, and should be {due}");
     Ok(())
+}
+
+/// Gives the payload its own device tree in a gzip file, as Linux's `make image.fit` does.
+fn tree_in_gzip(trial: &mut Trial<'_>) -> Result<()> {
+    let (mut request, cmdline) = request(trial, "el1", trial.cmdline())?;
+    let mut tree = dumped(&request)?;
+    tree.root.add_child(child("only-in-this-tree")?);
+    let packed = disk::packed(&tree.to_dtb());
+    let foreign = Foreign { fdt: Some(packed), ..ourselves_as_payload(trial, &request) };
+    request.disk = Disk::Bytes(Arc::new(disk::with(trial.kernel(), false, foreign)));
+    ourselves(trial, &request, "el1", &cmdline)
 }
 
 /// Gives the payload a device tree with PSCI 0.1, on three CPUs. PSCI 0.1 has no AFFINITY_INFO, so
