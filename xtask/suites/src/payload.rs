@@ -53,6 +53,7 @@ pub fn cases() -> Vec<Case> {
     cases.push(case("payload/tree-without-ram", tree_without_ram));
     cases.push(case("payload/psci-0.1", psci_0_1));
     cases.push(case("payload/tree-in-gzip", tree_in_gzip));
+    cases.push(case("payload/make-image-fit", make_image_fit));
     cases.push(case("payload/damaged-kernel-while-it-moves", |trial| {
         damaged(trial, LOADED, None, |sources| sources.first())
     }));
@@ -282,6 +283,42 @@ fn tree_in_gzip(trial: &mut Trial<'_>) -> Result<()> {
     let foreign = Foreign { fdt: Some(packed), ..ourselves_as_payload(trial, &request) };
     request.disk = Disk::Bytes(Arc::new(disk::with(trial.kernel(), false, foreign)));
     ourselves(trial, &request, "el1", &cmdline)
+}
+
+/// Starts a payload from a FIT in the shape of Linux's `make image.fit`: kernel and device tree are
+/// gzip files, no image has a digest or a stated size, and no configuration is the default.
+fn make_image_fit(trial: &mut Trial<'_>) -> Result<()> {
+    let append = vec!["unverified".to_owned()];
+    let cmdline = Cmdline { generations: 1, append, ..trial.cmdline() };
+    let (mut request, _) = request(trial, "nvhe", cmdline)?;
+    let tree = dumped(&request)?.to_dtb();
+    let foreign = ourselves_as_payload(trial, &request);
+    let image = disk::packed(&foreign.image);
+    let foreign = Foreign { image, fdt: Some(disk::packed(&tree)), initrd: None, ..foreign };
+    let bytes = edited(&disk::with(trial.kernel(), false, foreign), |tree| {
+        node(tree, "/configurations")?.remove_property("default");
+        for image in ["payload", "fdt"] {
+            let image = node(tree, &format!("/images/{image}"))?;
+            image.remove_child("hash-1").context("no digest")?;
+            image.remove_property("uncomp-size");
+        }
+        Ok(())
+    })?;
+    request.disk = Disk::Bytes(Arc::new(bytes));
+    // The payload restarts from a FIT without a default, so it must not restart.
+    let console = trial.run(&request)?.console.clone();
+    let (before, after) = parted(&console, 1)?;
+    let (before, after) = (logs(before)?, logs(after)?);
+    for name in ["payload", "fdt"] {
+        let says = format!("unverified: \"{name}\" has no digest");
+        ensure!(before[0].says(&says), "generation 0 does not print \"{says}\"");
+    }
+    ensure!(
+        after[0].refused.iter().any(|why| why.contains("\"default\"")),
+        "{:?}",
+        after[0].refused
+    );
+    Ok(())
 }
 
 /// Gives the payload a device tree with PSCI 0.1, on three CPUs. PSCI 0.1 has no AFFINITY_INFO, so

@@ -26,7 +26,7 @@ pub struct ImageOptions {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// The UART to print on before the device tree is read, as Linux's `earlycon=` describes it
-    /// [default: none, so that an early failure is silent]
+    /// [default: none, so that an early failure goes to the failure record alone]
     #[arg(long, value_name = "UART")]
     earlycon: Option<String>,
 }
