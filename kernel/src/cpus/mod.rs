@@ -239,6 +239,11 @@ impl Cpus {
                 ));
             }
         }
+        // This CPU has to tick as well. On a busy host it may work for long before its first tick.
+        let own = &Cpu::current().interrupts.ticks;
+        if interrupts::ticks() && !within(TO_COME, || own.load(Relaxed) > 0) {
+            warn!("this CPU's timer does not tick");
+        }
         let (up, of) = (self.up().len(), self.all.len());
         let driven = interrupts::driven().map(|driven| driven.to_string());
         match &driven {
