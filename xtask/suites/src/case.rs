@@ -30,6 +30,8 @@ pub struct Case {
     pub name: String,
     /// The check needs neither QEMU nor the kernel.
     pub on_host: bool,
+    /// The case takes minutes, and runs only if there is a filter.
+    pub is_long: bool,
     /// Needs of the case, besides QEMU and the kernel.
     pub needs: Vec<Need>,
     /// Returns an error if the case fails.
@@ -37,6 +39,12 @@ pub struct Case {
 }
 
 impl Case {
+    /// Has the case run only if there is a filter.
+    pub fn long(mut self) -> Self {
+        self.is_long = true;
+        self
+    }
+
     /// Adds what the case needs.
     pub fn needing(mut self, needs: impl IntoIterator<Item = Need>) -> Self {
         self.needs.extend(needs);
@@ -56,7 +64,8 @@ pub fn case(
     name: impl Into<String>,
     check: impl Fn(&mut Trial<'_>) -> Result<()> + Send + Sync + 'static,
 ) -> Case {
-    Case { name: name.into(), on_host: false, needs: Vec::new(), check: Box::new(check) }
+    let (name, check) = (name.into(), Box::new(check));
+    Case { name, on_host: false, is_long: false, needs: Vec::new(), check }
 }
 
 /// Inputs that all cases share.

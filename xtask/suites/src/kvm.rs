@@ -45,7 +45,7 @@ poweroff -f
 
 /// Returns the cases of this suite.
 pub fn cases() -> Vec<Case> {
-    let cases = [case("kvm/generations", generations), case("kvm/check", checked)];
+    let cases = [case("kvm/generations", generations).long(), case("kvm/check", checked).long()];
     let needs = [Need::Debian, Need::Packages(Packages::ArmQemu)];
     cases.map(|case| case.needing(needs)).into()
 }

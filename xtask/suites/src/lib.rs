@@ -67,7 +67,8 @@ Examples:
   cargo xtask test matrix/nvhe-hot-same-modern    the one case of that name
   cargo xtask test controls                       the effect of leaving out each safety step
   cargo xtask test entry/                         the entry registers, after a boot and a kexec
-  cargo xtask test diagrams/                     the diagrams of every entry and exit")]
+  cargo xtask test diagrams/                     the diagrams of every entry and exit
+  cargo xtask test kvm/                           as a guest under KVM, which takes minutes")]
 pub struct TestOptions {
     /// The name of a case, or a part that several names share
     filter: Option<String>,
@@ -95,6 +96,11 @@ impl TestOptions {
         if self.list {
             chosen.iter().for_each(|case| println!("{}", case.name));
             return Ok(0);
+        }
+        if self.filter.is_none() {
+            let long = chosen.extract_if(.., |case| case.is_long);
+            let names: Vec<_> = long.map(|case| case.name).collect();
+            println!("left out, since they take minutes, unless named: {}", names.join(", "));
         }
         // Check for tools before the host tests take their minute.
         if chosen.iter().any(|case| !case.on_host) {
