@@ -59,15 +59,15 @@ pub enum Conduit {
 ///
 /// Cleans the number to PoC, as [`open`] does.
 #[cfg(target_os = "none")]
-#[expect(unsafe_code, reason = "writes a static that assembly reads")]
+#[expect(unsafe_code, reason = "names a static that assembly reads")]
 pub fn end_by(conduit: Conduit) {
     use crate::phys::PhysAddr;
+    use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
     unsafe extern "C" {
-        static mut early_conduit: u64;
+        safe static early_conduit: AtomicU64;
     }
-    let place = &raw mut early_conduit;
-    // SAFETY: as in `open`.
-    unsafe { place.write(conduit as u64) };
+    early_conduit.store(conduit as u64, Relaxed);
+    let place = &raw const early_conduit;
     let start = PhysAddr::new(place.expose_provenance() as u64);
     crate::cache::clean_and_invalidate(&(start..start + size_of::<u64>() as u64));
 }

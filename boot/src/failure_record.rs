@@ -10,6 +10,8 @@
 //!   caches finds it there.
 //! - Each Image has its own record: a kernel that kexecs after a refusal does not hand it on.
 
+use core::sync::atomic::{AtomicU8, AtomicU64};
+
 /// First word of the record.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"!!failed");
 
@@ -38,23 +40,25 @@ impl Reason {
 }
 
 /// The record. All zero behind [`MAGIC`] until the kernel fails.
+///
+/// Its fields are atomics because assembly writes them, which the compiler does not see.
 #[derive(Debug)]
 #[repr(C, align(256))]
 pub struct FailureRecord {
     /// [`MAGIC`].
     pub magic: u64,
     /// A number of [`Reason`], or zero.
-    pub reason: u64,
+    pub reason: AtomicU64,
     /// ESR_ELx, if an exception is the reason.
-    pub esr: u64,
+    pub esr: AtomicU64,
     /// ELR_ELx.
-    pub elr: u64,
+    pub elr: AtomicU64,
     /// FAR_ELx.
-    pub far: u64,
+    pub far: AtomicU64,
     /// Number of bytes of text.
-    pub text_bytes: u64,
+    pub text_bytes: AtomicU64,
     /// The text that would have been printed.
-    pub text: [u8; TEXT_SIZE],
+    pub text: [AtomicU8; TEXT_SIZE],
 }
 
 /// A failure, read from the bytes of a [`FailureRecord`].
@@ -90,15 +94,16 @@ impl<'a> Failure<'a> {
 
 /// This kernel's own record, which `entry.S` defines.
 #[cfg(target_os = "none")]
-#[expect(unsafe_code, reason = "writes a static that assembly defines")]
+#[expect(unsafe_code, reason = "names a static that assembly defines")]
 mod own {
-    use super::{FailureRecord, Reason, TEXT_SIZE};
+    use super::{FailureRecord, Reason};
     use crate::cache::clean_and_invalidate;
     use crate::phys::PhysAddr;
     use core::ops::Range;
+    use core::sync::atomic::Ordering::Relaxed;
 
     unsafe extern "C" {
-        static mut failure_record: FailureRecord;
+        safe static failure_record: FailureRecord;
     }
 
     /// Returns the place of this kernel's record.
@@ -112,27 +117,25 @@ mod own {
     ///
     /// Only the CPU that fails first calls this and [`append`].
     pub fn begin(reason: Reason, [esr, elr, far]: [u64; 3]) {
-        let record = own();
-        (record.reason, record.esr, record.elr, record.far) = (reason as u64, esr, elr, far);
-        record.text_bytes = 0;
+        let record = &failure_record;
+        record.reason.store(reason as u64, Relaxed);
+        record.esr.store(esr, Relaxed);
+        record.elr.store(elr, Relaxed);
+        record.far.store(far, Relaxed);
+        record.text_bytes.store(0, Relaxed);
         clean_and_invalidate(&place());
     }
 
     /// Appends to the text, as much as fits, and cleans it to PoC.
     pub fn append(text: &str) {
-        let record = own();
-        let used = (record.text_bytes as usize).min(TEXT_SIZE);
-        let bytes = text.len().min(TEXT_SIZE - used);
-        record.text[used..][..bytes].copy_from_slice(&text.as_bytes()[..bytes]);
-        record.text_bytes = (used + bytes) as u64;
+        for byte in text.bytes() {
+            let used = failure_record.text_bytes.load(Relaxed);
+            if let Some(place) = failure_record.text.get(used as usize) {
+                place.store(byte, Relaxed);
+                failure_record.text_bytes.store(used + 1, Relaxed);
+            }
+        }
         clean_and_invalidate(&place());
-    }
-
-    fn own() -> &'static mut FailureRecord {
-        let record = &raw mut failure_record;
-        // SAFETY: the record is initialised and never moves. Nothing else uses it meanwhile: only
-        // one CPU fails first, and assembly writes it only after Rust has ended.
-        unsafe { &mut *record }
     }
 }
 #[cfg(target_os = "none")]

@@ -1,8 +1,7 @@
 //! The initrd that a boot manager offers: LoadFile2 on a vendor media device path.
 //!
 //! - The path names LINUX_EFI_INITRD_MEDIA_GUID and nothing else. GRUB, systemd-stub and EDK2's
-//!   loader of `-kernel` install it (Linux, Documentation/arch/x86/boot.rst and
-//!   drivers/firmware/efi/libstub).
+//!   loader of `-kernel` install it. Linux has the GUID in include/linux/efi.h.
 //! - A PE header whose MajorImageVersion is 1 promises that the program asks for it.
 
 use uefi_raw::protocol::device_path::{DevicePathProtocol, DeviceSubType, DeviceType};

@@ -1,6 +1,7 @@
 //! The generic timer's interrupts, as its node and its interrupt controller describe them.
 
-use super::{Role, Timer, bus::Bus};
+use super::reader::Role;
+use super::{Timer, bus::Bus};
 use crate::node::{Node, number, strings};
 
 /// Place and name of the two interrupts among those of the node (binding `arm,armv8-timer`).

@@ -119,6 +119,20 @@ pub fn cases() -> Vec<Case> {
             );
             Ok(())
         }),
+        // A generation continues without a timer that ticks, but says so.
+        case("cpus/no-tick", |trial| {
+            let mut request = wrong(trial, "", |kernel| kernel.skip("kernel::timer::Timer::arm"))?;
+            with_cpus(&mut request, 1, Gic::V3);
+            let outcome = trial.ends(&request, Verdict::Success)?;
+            let [first, second] = &transcript::logs(&outcome.console)?[..] else {
+                anyhow::bail!("not two generations")
+            };
+            let says = |gen_log: &transcript::GenerationLog| {
+                gen_log.says("this CPU's timer does not tick")
+            };
+            ensure!(says(first) && !says(second), "not generation 0 alone says so");
+            Ok(())
+        }),
         case("cpus/one-never-works", |trial| {
             stays(
                 trial,

@@ -357,7 +357,7 @@ const SHAPES: &[Shape] = &[
             let one = dtoolkit::memreserve::MemoryReservation::new(1 << 63, u64::MAX);
             tree.memory_reservations.push(one);
         },
-        |machine| assert_eq!(machine.reserved[0].range, PhysAddr::new(1 << 63)..LAST_PAGE),
+        |machine| assert_eq!(machine.reserved[0].range, PhysAddr::new(1 << 63)..bus::LAST_PAGE),
     ),
     (
         "PSCI in /firmware (TI K3)",

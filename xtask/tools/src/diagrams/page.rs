@@ -99,7 +99,7 @@ const PE: [Field; 46] = [
     field(0x78, 4, "SectionAlignment", "4096: the firmware gives each section its own permissions"),
     field(0x7c, 4, "FileAlignment", "512"),
     field(0x80, 4, "operating system's version", ""),
-    field(0x84, 4, "image's version", "1.0: the program asks for its initrd by LoadFile2"),
+    field(0x84, 4, "image's version", "1.0: asks for its initrd by LoadFile2"),
     field(0x88, 4, "subsystem's version", ""),
     field(0x8c, 4, "Win32VersionValue", ""),
     built(0x90, 4, "SizeOfImage", PAGES, "image_size"),
@@ -162,11 +162,7 @@ const FIT: [(&str, &str, &str); 19] = [
         "its first byte on the disk: external data, read in whole blocks into frames",
     ),
     ("/images/kernel", "data-size", BUILT),
-    (
-        "/images/kernel/hash-1",
-        "algo",
-        "or sha512, sha384, sha1, md5, crc32: checked when it is loaded",
-    ),
+    ("/images/kernel/hash-1", "algo", "or sha512, sha384, sha1, md5, crc32; checked"),
     ("/images/kernel/hash-1", "value", BUILT),
     (
         "/configurations",
