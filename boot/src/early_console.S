@@ -39,7 +39,7 @@ early_keep:
         str     x12, [x10, #{FAILURE_TEXT_BYTES}]
 1:      ret
 
-// early_off — ends the machine by PSCI if Rust has read its conduit, else stops this CPU.
+// early_off — resets the machine by PSCI if Rust has read its conduit, else stops this CPU.
 //   in        nothing
 //   assumes   as early_exception
 //   out       does not return
@@ -56,7 +56,7 @@ early_off:
         adr_l   x9, early_conduit
         ldr     x10, [x9]
         str     xzr, [x9]
-        mov_q   x0, {SYSTEM_OFF}
+        mov_q   x0, {SYSTEM_RESET}
         cmp     x10, #{SMC}
         b.eq    .Loff_smc
         cmp     x10, #{HVC}

@@ -5,7 +5,7 @@
 //! - Prints on the UART that Rust opened as the console. Before that, on the one that the Image
 //!   names at [`OFFSET`]; `cargo xtask image --earlycon` writes it there. No address is in the
 //!   code, since what is a UART on one machine is RAM on another.
-//! - Without a UART, keeps its words in the [failure record](crate::failure_record), and ends the
+//! - Without a UART, keeps its words in the [failure record](crate::failure_record), and resets the
 //!   machine by PSCI once `end_by` has named the conduit. An abort in the printer ends the machine
 //!   in the same way.
 
@@ -74,9 +74,9 @@ pub fn end_by(conduit: Conduit) {
 
 const _: () = assert!(OFFSET + size_of::<Uart>() <= 4096);
 
-/// PSCI's function SYSTEM_OFF (Arm DEN0022).
+/// PSCI's function SYSTEM_RESET (Arm DEN0022).
 #[cfg(target_os = "none")]
-const SYSTEM_OFF: u64 = 0x8400_0008;
+const SYSTEM_RESET: u64 = 0x8400_0009;
 
 /// Assembly half of the early console.
 #[cfg(target_os = "none")]
@@ -97,7 +97,7 @@ mod assembly {
         REASON_EXCEPTION = const crate::failure_record::Reason::Exception as u64,
         SMC = const super::Conduit::Smc as u64,
         HVC = const super::Conduit::Hvc as u64,
-        SYSTEM_OFF = const super::SYSTEM_OFF,
+        SYSTEM_RESET = const super::SYSTEM_RESET,
         FRAME_SIZE = const offset_of!(crate::percpu::PerCpu, ttbr0),
         NEEDS = sym crate::rule::NEEDS,
         NEEDS_COUNT = const crate::rule::COUNT,

@@ -6,7 +6,7 @@
 //! - a command line written out again, or given twice, parses to the same value;
 //! - unknown parameters change nothing.
 
-use protocol::cmdline::{Base, Cmdline, El2, FitSource, Restart, RestartCpu, Selftest};
+use protocol::cmdline::{Base, Check, Cmdline, El2, FitSource, Restart, RestartCpu, Selftest};
 
 /// Checks an input: bytes.
 pub fn hold(data: &[u8]) {
@@ -92,7 +92,10 @@ fn written(cmdline: &Cmdline) -> String {
         continue_on_refusal.then_some("on-refusal=continue"),
         unverified.then_some("unverified"),
         force.then_some("force"),
-        check.then_some("check"),
+        check.map(|check| match check {
+            Check::Report => "check",
+            Check::Strict => "check=strict",
+        }),
     ];
     let mut words = vec![format!("generations={generations}")];
     words.extend(

@@ -1,7 +1,7 @@
 //! Report of the arm64 boot protocol's rules, checked against this kernel's entry state.
 //!
 //! - When: with the `check` parameter, once all CPUs are up. Prints a table for people, then a line
-//!   of JSON for each rule.
+//!   of JSON for each rule. Returns the broken rules, which end the run with `check=strict`.
 //! - Without a device tree there is no command line. Then the panic message includes what the entry
 //!   record alone shows ([`Early`]).
 //! - Leaves: the machine as it was.
@@ -15,6 +15,7 @@ use crate::probe;
 use crate::state::Kernel;
 use alloc::format;
 use alloc::string::ToString;
+use alloc::vec::Vec;
 use boot::hyp::STUB_ERR;
 use boot::hyp_stub;
 use boot::phys::{PhysAddr, PhysRange};
@@ -26,13 +27,14 @@ use core::ops::Range;
 use fdt::machine::Gic;
 use log::info;
 use protocol::mode::Mode;
+use protocol::record::Hex;
 use protocol::rules::{
-    ACCESSES, Access, CONTROL_STACKS, Facts, Ids, LATER_TRAPS, LONG_ACCESSES, PROBES, Runtime,
-    TreeFacts, held, summary,
+    ACCESSES, Access, CONTROL_STACKS, Facts, Ids, LATER_TRAPS, LONG_ACCESSES, Observer, PROBES,
+    Runtime, TreeFacts, held, summary,
 };
 
-/// Prints the verdict on each rule.
-pub fn report(record: &EntryRecord, kernel: &Kernel, initrd: Option<Range<PhysAddr>>) {
+/// Prints the verdict on each rule, and returns the numbers of the broken ones.
+pub fn report(record: &EntryRecord, kernel: &Kernel, initrd: Option<Range<PhysAddr>>) -> Vec<u8> {
     info!(
         "boot protocol: next, what a higher level may trap is tried; \
          where that ends here, it was not opened"
@@ -44,8 +46,14 @@ pub fn report(record: &EntryRecord, kernel: &Kernel, initrd: Option<Range<PhysAd
         ..early(record)
     };
     held(&facts).for_each(|line| info!("{line}"));
-    held(&facts).for_each(|line| console::record(&line.record()));
+    let observer = Observer {
+        generation: Some(kernel.generation),
+        mode: Some(kernel.mode.name().into()),
+        midr: midr(),
+    };
+    held(&facts).for_each(|line| console::record(&line.record(&observer)));
     info!("{}", summary(&facts));
+    held(&facts).filter_map(|line| line.broken()).collect()
 }
 
 /// Verdicts from the entry record alone, for the panic message of a kernel without a device tree.
@@ -55,7 +63,8 @@ impl fmt::Display for Early<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let facts = early(self.0);
         held(&facts).try_for_each(|line| write!(f, "\n{line}"))?;
-        held(&facts).try_for_each(|line| write!(f, "\n{}", line.record().line()))?;
+        let observer = Observer { generation: None, mode: None, midr: midr() };
+        held(&facts).try_for_each(|line| write!(f, "\n{}", line.record(&observer).line()))?;
         write!(f, "\n{}", summary(&facts))
     }
 }
@@ -141,15 +150,21 @@ fn gcscr(accesses: &[Access; ACCESSES]) -> Option<u64> {
     })
 }
 
+/// Reads an ID register, by name or encoding.
+macro_rules! id {
+    ($name:literal) => {{
+        let value: u64;
+        // SAFETY: reading an ID register has no side effects.
+        unsafe { asm!(concat!("mrs {}, ", $name), out(reg) value, options(nomem, nostack)) };
+        value
+    }};
+}
+
+fn midr() -> Hex {
+    Hex(id!("midr_el1"))
+}
+
 fn ids() -> Ids {
-    macro_rules! id {
-        ($name:literal) => {{
-            let value: u64;
-            // SAFETY: reading an ID register has no side effects.
-            unsafe { asm!(concat!("mrs {}, ", $name), out(reg) value, options(nomem, nostack)) };
-            value
-        }};
-    }
     Ids {
         pfr0: id!("id_aa64pfr0_el1"),
         pfr1: id!("id_aa64pfr1_el1"),

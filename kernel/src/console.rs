@@ -99,6 +99,11 @@ pub unsafe fn open(uart: Option<&Uart>, generation: u32) {
     log::set_max_level(LevelFilter::Info);
 }
 
+/// Returns whether a console is open.
+pub fn is_open() -> bool {
+    CONSOLE.uart.lock().is_some()
+}
+
 /// Returns this generation's number.
 pub fn generation() -> u32 {
     CONSOLE.generation.load(Ordering::Relaxed)
@@ -153,6 +158,11 @@ impl Last {
             Transmitter { uart: early_console::of_image(), registers, stuck: 0 }
         };
         Self(console.take().unwrap_or_else(early))
+    }
+
+    /// Returns whether there is a UART to show what is written.
+    pub const fn is_shown(&self) -> bool {
+        self.0.uart.is_some()
     }
 }
 

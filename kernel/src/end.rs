@@ -3,7 +3,8 @@
 //! - Runs at the end of the last generation, after a refusal, and after a panic or an exception.
 //! - Prints a marker on the console.
 //! - Then ends the machine: by a semihosting exit with an exit code if the command line allows it,
-//!   else by PSCI SYSTEM_OFF. If neither works, this CPU spins.
+//!   else by PSCI. SYSTEM_OFF follows a marker; without a console, SYSTEM_RESET shows a failure.
+//! - If neither works, this CPU spins.
 
 use crate::console::{self, Last};
 use crate::cpus;
@@ -28,7 +29,7 @@ pub fn success() -> ! {
     info!("{SUCCESS}");
     record(true);
     console::flush();
-    leave(0)
+    leave(0, console::is_open())
 }
 
 /// Ends a run that failed. The caller has printed the reason.
@@ -36,7 +37,7 @@ pub fn failure() -> ! {
     info!("{FAILURE}");
     record(false);
     console::flush();
-    leave(1)
+    leave(1, console::is_open())
 }
 
 fn record(success: bool) {
@@ -50,20 +51,23 @@ pub fn after_failure(console: &mut Last) -> ! {
         // We do not know yet how to end the machine, so mark the end of the output.
         let _ = writeln!(console, "{STOPPED}");
     }
-    leave(1)
+    leave(1, console.is_shown())
 }
 
 /// Ends a run whose console does not work.
 pub fn silently() -> ! {
-    leave(1)
+    leave(1, false)
 }
 
-fn leave(code: i32) -> ! {
+fn leave(code: i32, is_shown: bool) -> ! {
     cpus::mask();
     if let Some(true) = SEMIHOSTING.get() {
         semihosting::process::exit(code);
     }
-    // Returns if there is no PSCI, or if its conduit is not known yet.
+    // Either returns if there is no PSCI, or if its conduit is not known yet.
+    if code != 0 && !is_shown {
+        let _ = psci::system_reset::<Firmware>();
+    }
     let _ = psci::system_off::<Firmware>();
     loop {
         spin_loop();

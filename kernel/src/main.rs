@@ -71,7 +71,7 @@ use core::fmt;
 // Links the UEFI entry point into the Image. The kernel itself never calls it.
 use efi as _;
 use log::{info, warn};
-use protocol::cmdline::{Base, RestartCpu, Selftest};
+use protocol::cmdline::{Base, Check, RestartCpu, Selftest};
 use protocol::record::{self, Generation, Hex, Record};
 use relocate::placement;
 
@@ -100,9 +100,13 @@ fn kernel_main(record: &'static EntryRecord) -> ! {
     }
 
     kernel.cpus.start();
-    if kernel.cmdline.check {
-        checker::report(record, &kernel, found.initrd.clone());
+    if let Some(check) = kernel.cmdline.check {
+        let broken = checker::report(record, &kernel, found.initrd.clone());
         watchdog::report(&kernel.machine.watchdogs, &mut kernel.map);
+        if check == Check::Strict && !broken.is_empty() {
+            log_refusal(&format!("check=strict: broken rules: {broken:?}"));
+            end::failure();
+        }
     }
     if kernel.cmdline.selftest == Some(Selftest::Stub) {
         selftest::stub(&kernel);

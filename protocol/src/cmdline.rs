@@ -43,6 +43,7 @@ words!(Base { Same = "same", Random = "random", Load = "load" });
 words!(Restart { Hot = "hot", Cold = "cold" });
 words!(El2 { Nvhe = "nvhe", Vhe = "vhe" });
 words!(FitSource { Initrd = "initrd" });
+words!(Check { Report = "", Strict = "strict" });
 words!(Selftest {
     Stub = "stub",
     Interrupts = "interrupts",
@@ -78,6 +79,15 @@ pub enum Restart {
 pub enum FitSource {
     /// The initrd that the loader named in /chosen.
     Initrd,
+}
+
+/// The effect of a broken rule of the boot protocol.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Check {
+    /// The checker reports it, and the kernel continues.
+    Report,
+    /// The checker reports it, and the run ends as failed.
+    Strict,
 }
 
 /// The mode requested for a kernel that was entered at EL2.
@@ -149,8 +159,8 @@ pub struct Cmdline {
     pub unverified: bool,
     /// `force`: kexec even if a CPU does not stop, or the GIC cannot be silenced.
     pub force: bool,
-    /// `check`: check the state at entry against the boot protocol.
-    pub check: bool,
+    /// `check` or `check=strict`: check the state at entry against the boot protocol.
+    pub check: Option<Check>,
     /// `selftest=stub|interrupts|lpis|storm|heap`: a self-test to run.
     pub selftest: Option<Selftest>,
 }
@@ -172,7 +182,7 @@ impl Default for Cmdline {
             earlycon: None,
             unverified: false,
             force: false,
-            check: false,
+            check: None,
             selftest: None,
         }
     }
@@ -247,8 +257,9 @@ impl Cmdline {
             ("unverified", _) => return Err("unverified, without a value"),
             ("force", "") => self.force = true,
             ("force", _) => return Err("force, without a value"),
-            ("check", "") => self.check = true,
-            ("check", _) => return Err("check, without a value"),
+            ("check", _) => {
+                self.check = Some(Check::of(value).ok_or("check alone, or check=strict")?);
+            }
             // Linux's `earlycon` alone means the console of the device tree, as without it.
             ("earlycon", "") => {}
             ("earlycon", _) => {
@@ -319,7 +330,7 @@ mod tests {
             earlycon: Some(Uart::new(Kind::Cadence, PhysAddr::new(0xff00_0000), 0, 4)),
             unverified: true,
             force: true,
-            check: true,
+            check: Some(Check::Report),
             selftest: Some(Selftest::Stub),
         };
         assert_eq!(Cmdline::parse(words.as_bytes()), (expected, Ok(())));
@@ -350,7 +361,7 @@ mod tests {
             ("restart-cpu=all", "random"),
             ("unverified=yes", "without a value"),
             ("force=no", "without a value"),
-            ("check=all", "without a value"),
+            ("check=all", "check=strict"),
             ("earlycon=pl022,0x9000000", "NAME,ADDRESS"),
             ("earlycon=pl011", "NAME,ADDRESS"),
             ("selftest=all", "stub, interrupts, lpis, storm or heap"),

@@ -17,10 +17,13 @@ use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
 /// Version of the schema.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Start of every record's line.
-pub const PREFIX: &str = "{\"ouroboros\":1,";
+pub const PREFIX: &str = "{\"ouroboros\":2,";
+
+/// Start of a record's line, whatever the version of the schema.
+pub const START: &str = "{\"ouroboros\":";
 
 /// Start of a [`Refusal`]'s reason: the relocation code is not what was checked.
 pub const RELOCATION_CODE: &str = "the relocation code";
@@ -160,6 +163,12 @@ pub struct End {
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[cfg_attr(feature = "read", derive(serde::Deserialize))]
 pub struct Rule {
+    /// Number of the generation that checked it; `null` if the kernel has no device tree.
+    pub generation: Option<u32>,
+    /// Mode of that generation; `null` without a device tree.
+    pub mode: Option<Text>,
+    /// MIDR_EL1 of the CPU that was entered first.
+    pub midr: Hex,
     /// Permanent number of the rule.
     pub rule: u32,
     /// The requirement.
@@ -209,11 +218,7 @@ impl Record {
             Self::Cpus(it) => {
                 line.start("cpus", it.generation).number("up", it.up.into());
                 line.number("of", it.of.into());
-                match &it.interrupts {
-                    Some(interrupts) => line.text("interrupts", interrupts),
-                    None => line.key("interrupts").push("null"),
-                };
-                line.texts("stale", &it.stale);
+                line.optional("interrupts", it.interrupts.as_deref()).texts("stale", &it.stale);
             }
             Self::Refusal(it) => {
                 line.start("refusal", it.generation).text("reason", &it.reason);
@@ -231,16 +236,15 @@ impl Record {
                 line.start("end", it.generation).key("success").show(&it.success);
             }
             Self::Rule(it) => {
-                line.push("\"record\":\"rule\"").number("rule", it.rule.into());
-                line.text("text", &it.text).text("place", &it.place).text("value", &it.value);
-                line.text(
-                    "verdict",
-                    match it.verdict {
-                        Verdict::Kept => "kept",
-                        Verdict::Broken => "broken",
-                        Verdict::Unseen => "unseen",
-                    },
-                );
+                line.push("\"record\":\"rule\"").key("generation");
+                match &it.generation {
+                    Some(generation) => line.show(generation),
+                    None => line.push("null"),
+                };
+                line.optional("mode", it.mode.as_deref()).hex("midr", it.midr);
+                line.number("rule", it.rule.into()).text("text", &it.text);
+                line.text("place", &it.place).text("value", &it.value);
+                line.text("verdict", it.verdict.word());
             }
         }
         line.push("}");
@@ -260,8 +264,7 @@ impl Record {
         struct Version {
             ouroboros: u32,
         }
-        let start = &PREFIX[..PREFIX.find(':').map_or(0, |colon| colon + 1)];
-        line.starts_with(start).then(|| {
+        line.starts_with(START).then(|| {
             let Version { ouroboros } =
                 serde_json::from_str(line).map_err(|error| error.to_string())?;
             if ouroboros != SCHEMA {
@@ -321,6 +324,13 @@ impl Line {
         self.key(name).quoted(value)
     }
 
+    fn optional(&mut self, name: &str, value: Option<&str>) -> &mut Self {
+        match value {
+            Some(value) => self.text(name, value),
+            None => self.key(name).push("null"),
+        }
+    }
+
     fn numbers(&mut self, name: &str, values: &[u64]) -> &mut Self {
         self.list(name, values, |line, value| _ = line.show(value))
     }
@@ -376,7 +386,7 @@ mod tests {
     fn a_line_is_the_prefix_the_kind_and_the_fields() {
         assert_eq!(
             Record::End(End { generation: 3, success: true }).line(),
-            r#"{"ouroboros":1,"record":"end","generation":3,"success":true}"#
+            r#"{"ouroboros":2,"record":"end","generation":3,"success":true}"#
         );
         assert!(kexec().line().contains(r#""entry":"0x40200000","fdt":"0x0","#));
         assert!(PREFIX.ends_with(&format!(":{SCHEMA},")));
@@ -385,6 +395,9 @@ mod tests {
     #[test]
     fn a_line_parses_to_the_record_that_made_it() {
         let rule = Record::Rule(Rule {
+            generation: Some(3),
+            mode: Some("vhe".into()),
+            midr: Hex(0x410f_d0c1),
             rule: 12,
             text: "DAIF is masked".into(),
             place: "4.2".into(),
@@ -458,7 +471,7 @@ mod tests {
     fn doctored_records_are_refused() {
         let line = kexec().line();
         for (was, is) in [
-            ("\"ouroboros\":1", "\"ouroboros\":2"),
+            ("\"ouroboros\":2", "\"ouroboros\":1"),
             ("\"record\":\"kexec\"", "\"record\":\"kexek\""),
             ("\"0x40200000\"", "\"40200000\""),
             ("\"generation\":7,", ""),

@@ -6,8 +6,9 @@
 //! - Refuses nothing: after a broken rule the kernel continues.
 //!
 //! The document is Linux's `Documentation/arch/arm64/booting.rst`. [`Rule::place`] is a section's
-//! number and, within section 4, the heading. A rule about something absent (a feature that the CPU
-//! lacks, an initrd) counts as kept.
+//! number and, within section 4, the heading. A rule about something that this CPU or machine does
+//! not have (a CPU feature, an initrd, a second CPU) is [absent](Verdict::Absent): no loader breaks
+//! it here.
 
 use crate::record::{self, Record};
 use alloc::format;
@@ -44,17 +45,31 @@ pub enum Verdict {
     Kept,
     /// The loader broke the rule.
     Broken,
+    /// This CPU or machine has nothing that the rule is about, so that no loader can break it.
+    Absent,
     /// Nothing that a kernel can read shows it.
     Unseen,
 }
 
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl Verdict {
+    /// Every verdict.
+    pub const ALL: [Self; 4] = [Self::Kept, Self::Broken, Self::Absent, Self::Unseen];
+
+    /// Returns the verdict's word, on the console and in records.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
             Self::Kept => "kept",
             Self::Broken => "broken",
-            Self::Unseen => "cannot be seen from here",
-        })
+            Self::Absent => "absent",
+            Self::Unseen => "unseen",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
     }
 }
 
@@ -74,6 +89,10 @@ impl Finding {
 
     fn unseen(why: &str) -> Self {
         Self { verdict: Verdict::Unseen, value: why.into() }
+    }
+
+    fn absent(what: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Absent, value: what.into() }
     }
 }
 
@@ -286,7 +305,7 @@ impl Facts {
             Some(other) => Finding::of(false, tell(other)),
             None => match self.others().last() {
                 Some(other) => Finding::of(true, tell(other)),
-                None => Finding::unseen("one CPU"),
+                None => Finding::absent("one CPU"),
             },
         })
     }
@@ -297,12 +316,22 @@ impl Facts {
         is_kept: impl Fn(&Other) -> bool,
         tell: impl Fn(&Other) -> String,
     ) -> Finding {
-        if self.others().any(|other| other.came) {
-            self.each_of_all(|other| !other.came || is_kept(other), tell)
-        } else {
-            self.runtime(|_| Finding::unseen("no other CPU came"))
+        if self.others().all(|other| !other.came) && self.others().next().is_some() {
+            return Finding::unseen("no other CPU came");
         }
+        self.each_of_all(|other| !other.came || is_kept(other), tell)
     }
+}
+
+/// The kernel that checked the rules, and its CPU.
+#[derive(Clone, Debug)]
+pub struct Observer {
+    /// Number of the generation; `None` if there is no device tree to read it from.
+    pub generation: Option<u32>,
+    /// Mode of that generation; `None` without a device tree.
+    pub mode: Option<record::Text>,
+    /// MIDR_EL1 of the CPU that was entered first.
+    pub midr: record::Hex,
 }
 
 /// A rule and its finding, as a line for people.
@@ -315,11 +344,18 @@ pub struct Line {
 impl Line {
     /// Returns the record for programs.
     #[must_use]
-    pub fn record(self) -> Record {
+    pub fn record(self, observer: &Observer) -> Record {
         let Self { rule: Rule { number, text, place, .. }, finding: Finding { verdict, value } } =
             self;
         let (rule, text, place) = (u32::from(*number), (*text).into(), (*place).into());
-        Record::Rule(record::Rule { rule, text, place, value, verdict })
+        let Observer { generation, mode, midr } = observer.clone();
+        Record::Rule(record::Rule { generation, mode, midr, rule, text, place, value, verdict })
+    }
+
+    /// Returns the rule's number if the rule is broken.
+    #[must_use]
+    pub fn broken(&self) -> Option<u8> {
+        (self.finding.verdict == Verdict::Broken).then_some(self.rule.number)
     }
 }
 
@@ -332,17 +368,17 @@ impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rule: Rule { number, text, place, .. }, finding: Finding { verdict, value } } =
             self;
-        write!(f, "{number:3} {verdict:24} {text}: {value} ({place})")
+        write!(f, "{number:3} {verdict:6} {text}: {value} ({place})")
     }
 }
 
-/// Counts the rules that are kept, that are broken, and that cannot be seen.
+/// Counts the rules by verdict.
 #[must_use]
 pub fn summary(facts: &Facts) -> String {
     let count =
         |verdict| held(facts).filter(|line| line.finding.verdict == verdict).count().to_string();
-    let [kept, broken, unseen] = [Verdict::Kept, Verdict::Broken, Verdict::Unseen].map(count);
-    format!("boot protocol: {kept} rules kept, {broken} broken, {unseen} cannot be seen from here")
+    let [kept, broken, absent, unseen] = Verdict::ALL.map(count);
+    format!("boot protocol: {kept} rules kept, {broken} broken, {absent} absent, {unseen} unseen")
 }
 
 #[cfg(test)]

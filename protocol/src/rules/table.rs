@@ -83,12 +83,12 @@ pub const RULES: [Rule; 49] = [
     }),
     rule(6, HEADER, "initrd and Image fit into one window of 32 GiB, 1 GiB aligned", |facts| {
         let Some(tree) = &facts.tree else { return Finding::unseen(NO_TREE) };
-        let Some(initrd) = &tree.initrd else { return Finding::of(true, "no initrd") };
+        let Some(initrd) = &tree.initrd else { return Finding::absent("no initrd") };
         Finding::of(initrd_window::holds(&facts.image(), initrd), span(initrd))
     }),
     rule(7, DMA, "no device can write to memory", |facts| {
         facts.runtime(|runtime| match &runtime.running[..] {
-            [] => Finding::of(true, "no virtio device and no PCI function"),
+            [] => Finding::of(true, "no virtio device or PCI function is on"),
             running => Finding::of(false, running.join(", ")),
         })
     }),
@@ -156,7 +156,7 @@ pub const RULES: [Rule; 49] = [
     }),
     rule(rule::HVC, SYSTEM, "entered at EL2, HVC is there", |facts| {
         facts.runtime(|runtime| match runtime.hvc {
-            None => Finding::of(true, "entered at EL1"),
+            None => Finding::absent("entered at EL1"),
             // If HVC is UNDEFINED, the entry code stops and its message names this rule.
             Some(answers) => Finding::of(
                 answers,
@@ -166,7 +166,7 @@ pub const RULES: [Rule; 49] = [
     }),
     rule(rule::GIC_REGISTERS, SYSTEM, "a GICv3's CPU interface is registers", |facts| {
         facts.runtime(|runtime| match runtime.gic_registers {
-            None => Finding::of(true, "no GICv3"),
+            None => Finding::absent("no GICv3"),
             Some(true) => Finding::of(true, "driven"),
             // If they are trapped, the kernel panics and its message names this rule.
             Some(false) => Finding::unseen("not driven: the device tree names no timer"),
@@ -242,7 +242,7 @@ pub const RULES: [Rule; 49] = [
                 Finding::unseen("an exception")
             }
             None if runtime.accesses[CONTROL_STACKS] == Access::Free => Finding::unseen("cleared"),
-            None => Finding::of(true, NONE),
+            None => Finding::absent(NONE),
         })
     }),
     rule(48, SYSTEM, "64-byte accesses (LS64) are not trapped", |facts| {
@@ -252,7 +252,7 @@ pub const RULES: [Rule; 49] = [
         match facts.tree.as_ref().map(|tree| &tree.console) {
             Some(Some(Ok(console))) => Finding::of(true, console.as_str()),
             Some(Some(Err(why))) => Finding::of(false, why.as_str()),
-            Some(None) => Finding::of(true, "none is named"),
+            Some(None) => Finding::absent("none is named"),
             None => Finding::unseen(NO_TREE),
         }
     }),
@@ -267,11 +267,11 @@ fn zero(value: u64) -> Finding {
 
 fn access(facts: &Facts, number: usize) -> Finding {
     facts.runtime(|runtime| match runtime.accesses[number] {
-        Access::Absent => Finding::of(true, NONE),
+        Access::Absent => Finding::absent(NONE),
         Access::Free => Finding::of(true, "tried"),
         Access::Trapped => Finding::of(false, "an exception"),
         Access::NotAsked => {
-            Finding::of(true, format!("entered at EL{}", facts.record.current_el >> 2))
+            Finding::absent(format!("entered at EL{}", facts.record.current_el >> 2))
         }
         Access::Untried => Finding::unseen("not tried"),
         Access::OutOfReach => Finding::unseen("the kernel runs at EL1"),

@@ -4,14 +4,16 @@
 //! (`protocol::rules`). A report whose rules do not count up from 1 is refused.
 
 use anyhow::{Context, Result, anyhow, ensure};
-use protocol::record::{Record, Rule};
+use protocol::record::{self, Record, Rule};
 use protocol::rules::Verdict;
 
 /// Reads the reports, in the order of the console: one for each generation that ran with `check`.
 pub fn reports(console: &str) -> Result<Vec<Vec<Rule>>> {
     let mut reports: Vec<Vec<Rule>> = Vec::new();
     for line in console.lines() {
-        let Some(record) = Record::parse(line) else { continue };
+        // A serial logger may have put a time stamp before it.
+        let Some(start) = line.find(record::START) else { continue };
+        let Some(record) = Record::parse(line[start..].trim_end()) else { continue };
         let Record::Rule(rule) = record.map_err(|why| anyhow!("the record \"{line}\": {why}"))?
         else {
             continue;
@@ -38,11 +40,22 @@ pub fn with(report: &[Rule], verdict: Verdict) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use protocol::record::Hex;
+
     use super::*;
 
     fn line(rule: u32, verdict: Verdict) -> String {
-        let (text, place, value) = ("t".into(), "2".into(), "0x4".into());
-        Record::Rule(Rule { rule, text, place, value, verdict }).line()
+        Record::Rule(Rule {
+            generation: Some(0),
+            mode: Some("nvhe".into()),
+            midr: Hex(0x410f_d083),
+            rule,
+            text: "t".into(),
+            place: "2".into(),
+            value: "0x4".into(),
+            verdict,
+        })
+        .line()
     }
 
     #[test]

@@ -212,45 +212,45 @@ fn behind<'a>(line: &'a str, label: &str) -> Result<&'a str> {
 /// A good console, which tests doctor: three generations of nvhe, hot, at the same base.
 pub const GOOD: &str = "\
 [0] Generation 0 of 3: nvhe, base 0x40200000
-{\"ouroboros\":1,\"record\":\"generation\",\"generation\":0,\"of\":3,\"mode\":\"nvhe\",\
+{\"ouroboros\":2,\"record\":\"generation\",\"generation\":0,\"of\":3,\"mode\":\"nvhe\",\
 \"base\":\"0x40200000\",\"seed\":\"0x2a\",\"image_bytes\":479232,\"control_pages\":\"0x5ffc0000\",\
 \"free_bytes\":536209728,\"fdt_bytes\":7846,\"fdt_entry_bytes\":1048576,\"entered_ns\":753024,\
 \"boot_trace\":[[\"first instruction\",0],[\"EL2 set up\",224048],[\"MMU on\",269120],\
 [\"main\",130688]],\"stale\":[]}
-{\"ouroboros\":1,\"record\":\"cpus\",\"generation\":0,\"up\":2,\"of\":2,\
+{\"ouroboros\":2,\"record\":\"cpus\",\"generation\":0,\"up\":2,\"of\":2,\
 \"interrupts\":\"GICv3, EL1's virtual timer (INTID 27)\",\"stale\":[]}
-{\"ouroboros\":1,\"record\":\"kexec\",\"generation\":0,\
+{\"ouroboros\":2,\"record\":\"kexec\",\"generation\":0,\
 \"next\":\"copy, MMU off, HVC_SOFT_RESTART\",\"entry\":\"0x40200000\",\"fdt\":\"0x4027c000\",\
 \"control_pages\":\"0x5ffc0000\",\"breadcrumbs\":\"0x5ffc2000\",\"hashed_bytes\":164128,\
 \"disk_requests\":6,\"disk_ns\":191024,\"stop_ns\":310736,\"ticks\":[16,14],\"work\":[14,2],\
 \"strays\":0}
 [0] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, breadcrumbs 0x5ffc2000
 [1] Generation 1 of 3: nvhe, base 0x40200000
-{\"ouroboros\":1,\"record\":\"generation\",\"generation\":1,\"of\":3,\"mode\":\"nvhe\",\
+{\"ouroboros\":2,\"record\":\"generation\",\"generation\":1,\"of\":3,\"mode\":\"nvhe\",\
 \"base\":\"0x40200000\",\"seed\":\"0x2a\",\"image_bytes\":479232,\"control_pages\":\"0x5ff80000\",\
 \"free_bytes\":536217920,\"fdt_bytes\":7846,\"fdt_entry_bytes\":7846,\"entered_ns\":20753024,\
 \"boot_trace\":[[\"Bye!\",0],[\"in the control page\",1],\
 [\"copied\",2],[\"maintained\",3],[\"verified\",4],[\"MMU off\",5],[\"leaving\",6],\
 [\"first instruction\",7],[\"EL2 set up\",8],[\"MMU on\",9],[\"main\",10]],\"stale\":[]}
-{\"ouroboros\":1,\"record\":\"cpus\",\"generation\":1,\"up\":2,\"of\":2,\
+{\"ouroboros\":2,\"record\":\"cpus\",\"generation\":1,\"up\":2,\"of\":2,\
 \"interrupts\":\"GICv3, EL1's virtual timer (INTID 27)\",\"stale\":[]}
-{\"ouroboros\":1,\"record\":\"kexec\",\"generation\":1,\
+{\"ouroboros\":2,\"record\":\"kexec\",\"generation\":1,\
 \"next\":\"copy, MMU off, HVC_SOFT_RESTART\",\"entry\":\"0x40200000\",\"fdt\":\"0x5ffc2000\",\
 \"control_pages\":\"0x5ff80000\",\"breadcrumbs\":\"0x5ff82000\",\"hashed_bytes\":164128,\
 \"disk_requests\":6,\"disk_ns\":191024,\"stop_ns\":310736,\"ticks\":[16,14],\"work\":[14,2],\
 \"strays\":0}
 [1] Bye! Next: copy, MMU off, HVC_SOFT_RESTART; entry 0x40200000, breadcrumbs 0x5ff82000
 [2] Generation 2 of 3: nvhe, base 0x40200000
-{\"ouroboros\":1,\"record\":\"generation\",\"generation\":2,\"of\":3,\"mode\":\"nvhe\",\
+{\"ouroboros\":2,\"record\":\"generation\",\"generation\":2,\"of\":3,\"mode\":\"nvhe\",\
 \"base\":\"0x40200000\",\"seed\":\"0x2a\",\"image_bytes\":479232,\"control_pages\":\"0x5ff40000\",\
 \"free_bytes\":536217920,\"fdt_bytes\":7846,\"fdt_entry_bytes\":7846,\"entered_ns\":40753024,\
 \"boot_trace\":[[\"Bye!\",0],[\"in the control page\",1],\
 [\"copied\",2],[\"maintained\",3],[\"verified\",4],[\"MMU off\",5],[\"leaving\",6],\
 [\"first instruction\",7],[\"EL2 set up\",8],[\"MMU on\",9],[\"main\",10]],\"stale\":[]}
-{\"ouroboros\":1,\"record\":\"cpus\",\"generation\":2,\"up\":2,\"of\":2,\
+{\"ouroboros\":2,\"record\":\"cpus\",\"generation\":2,\"up\":2,\"of\":2,\
 \"interrupts\":\"GICv3, EL1's virtual timer (INTID 27)\",\"stale\":[]}
 [2] Ouroboros: success
-{\"ouroboros\":1,\"record\":\"end\",\"generation\":2,\"success\":true}
+{\"ouroboros\":2,\"record\":\"end\",\"generation\":2,\"success\":true}
 ";
 
 #[cfg(test)]
@@ -308,7 +308,7 @@ mod tests {
             ("\"base\":\"0x40200000\"", "\"base\":\"here\""),
             ("\"of\":3", "\"of\":0"),
             ("[\"maintained\",3]", "[\"maintained\",-3]"),
-            ("{\"ouroboros\":1,", "{\"ouroboros\":2,"),
+            ("{\"ouroboros\":2,", "{\"ouroboros\":1,"),
         ] {
             let doctored = GOOD.replacen(was, is, 1);
             assert_ne!(doctored, GOOD);

@@ -135,8 +135,9 @@ fn checked(trial: &mut Trial<'_>) -> Result<()> {
     let logs = as_first(trial, &cmdline, Gic::V3)?;
     let [first, second] = logs.as_slice() else { bail!("not two generations") };
     for (gen_log, rules) in [(first, &["12", "40"][..]), (second, &["40"][..])] {
-        let broken = gen_log.lines.iter().filter(|line| line.contains(" broken  "));
-        let broken: Vec<_> = broken.filter_map(|line| line.split_whitespace().next()).collect();
+        let lines = gen_log.lines.iter().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let broken = lines.filter(|words| words.get(1) == Some(&"broken"));
+        let broken: Vec<_> = broken.map(|words| words[0]).collect();
         ensure!(broken == rules, "generation {} breaks the rules {broken:?}", gen_log.number);
     }
     let dispatched = first.says("PSCI by HVC");

@@ -48,8 +48,9 @@ const OURSELVES: &str = "kexec";
 /// Check each loader against the arm64 boot protocol, rule by rule, in each mode
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Prints rules × loaders, with one sign for each of el1, nvhe, vhe: + kept, X broken, · cannot be
-observed by the kernel. Then prints each broken rule with the value found, and the reason if known.
+Prints rules × loaders, with one sign for each of el1, nvhe, vhe: + kept, X broken, - absent on
+this CPU or machine, · cannot be observed by the kernel. Then prints each broken rule with the value
+found, and the reason if known.
 `kexec` is the kexec of this kernel itself.
 
 Exit code: 0 if the loaders break exactly the rules that they are known to break (the list KNOWN in
@@ -175,6 +176,7 @@ fn table(columns: &[Column]) -> String {
                     (true, ..) => "",
                     (_, true, _) => "X",
                     (_, _, true) => "·",
+                    _ if any(Verdict::Absent) => "-",
                     _ => "+",
                 };
             }
@@ -188,7 +190,7 @@ fn table(columns: &[Column]) -> String {
 fn broken(columns: &[Column]) -> (Vec<String>, Vec<String>) {
     let (mut known, mut news) = (Vec::new(), Vec::new());
     for Column { name, machine, report } in columns {
-        for Rule { rule, text, value, place, verdict } in report {
+        for Rule { rule, text, value, place, verdict, .. } in report {
             let why =
                 KNOWN.iter().find(|(loader, number, _)| loader.name() == *name && number == rule);
             match (verdict, why) {
@@ -214,10 +216,15 @@ fn broken(columns: &[Column]) -> (Vec<String>, Vec<String>) {
 
 #[cfg(test)]
 mod tests {
+    use protocol::record::Hex;
+
     use super::*;
 
     fn sample(rule: u32, verdict: Verdict) -> Rule {
         Rule {
+            generation: Some(0),
+            mode: Some("vhe".into()),
+            midr: Hex(0x41),
             rule,
             text: format!("text {rule}").into(),
             place: "2".into(),

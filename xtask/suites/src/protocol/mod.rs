@@ -187,6 +187,7 @@ pub fn cases() -> Vec<Case> {
             breaks(trial, &bad, &[bad.breaks])
         }));
     }
+    cases.push(case("protocol/strict", strict));
     cases.push(case("protocol/bad-cpu-missing", |trial| {
         breaks(trial, &Bad { name: "cpu-missing", alter: missing_cpu, ..BAD }, &[38])
     }));
@@ -264,6 +265,28 @@ fn breaks(trial: &mut Trial<'_>, bad: &Bad, rules: &[u32]) -> Result<()> {
         let entries: Vec<_> =
             report.iter().filter(|rule| rule.verdict == Verdict::Broken).collect();
         bail!("broken are {broken:?}, and should be {rules:?}: {entries:#?}");
+    }
+    Ok(())
+}
+
+/// With `check=strict` a loader that breaks a rule makes the run fail, and a good one does not.
+fn strict(trial: &mut Trial<'_>) -> Result<()> {
+    let cmdline = Cmdline { append: vec!["check=strict".to_owned()], ..trial.cmdline() };
+    let of_rule = |rule| ALL.iter().find(|bad| bad.breaks == rule);
+    for (bad, expected) in
+        [(None, verdict::Verdict::Success), (of_rule(9), verdict::Verdict::Failed(1))]
+    {
+        let mut request = trial.request("el1", &cmdline)?;
+        request.cpus = Some(2);
+        if let Some(bad) = bad {
+            let name = bad.loader.context("that bad loader has no code")?;
+            request.image = Some(loader::image(trial.kernel(), name, bad.distance)?);
+        }
+        let console = &trial.ends(&request, expected)?.console;
+        let refused = console.lines().any(|line| {
+            line.contains(marker::REFUSED) && line.contains("check=strict: broken rules: [")
+        });
+        ensure!(refused == bad.is_some(), "the refusal: {refused}");
     }
     Ok(())
 }
