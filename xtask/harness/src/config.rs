@@ -4,7 +4,11 @@
 //! machine is a new table. The reader refuses unknown keys and a flag without a reason. An unknown
 //! machine is a usage error that lists the known ones.
 
-use std::{collections::BTreeMap, fmt, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -27,6 +31,36 @@ pub struct Config {
     /// The machines by name.
     #[serde(rename = "machine")]
     pub machines: BTreeMap<String, Machine>,
+    /// Loaders of the user's own, by name.
+    #[serde(rename = "loader", default)]
+    pub loaders: BTreeMap<String, OwnLoader>,
+    /// Arguments of the user's own, for each QEMU.
+    #[serde(skip)]
+    pub args: Vec<String>,
+}
+
+/// A loader of the user's own: a command, as `--exec` and `--console` take it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnLoader {
+    /// The command that starts the Image.
+    pub exec: String,
+    /// The console, if it is not the command's standard output.
+    #[serde(default)]
+    pub console: Option<PathBuf>,
+    /// The version, for known breaks and reports.
+    #[serde(default)]
+    pub version: Option<String>,
+}
+
+/// A file of the user's own, with the part of [`Config`] that he may add to.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Own {
+    #[serde(rename = "machine", default)]
+    machines: BTreeMap<String, Machine>,
+    #[serde(rename = "loader", default)]
+    loaders: BTreeMap<String, OwnLoader>,
 }
 
 /// Flags that do not depend on the machine.
@@ -227,14 +261,21 @@ impl Config {
         let virtio =
             config.virtio.modern.iter().chain(&config.virtio.legacy).chain(&config.virtio.pci);
         let gic = config.gic.v2.iter().chain(&config.gic.v3);
-        for flag in machines.chain(common).chain(virtio).chain(gic) {
-            anyhow::ensure!(
-                !flag.why.trim().is_empty(),
-                "the flag `{}` has no reason: fill in its `why`",
-                flag.arg
-            );
-        }
+        reasons(machines.chain(common).chain(virtio).chain(gic))?;
         Ok(config)
+    }
+
+    /// Adds the machines and loaders of the user's file. A machine of the same name is replaced.
+    pub fn add(&mut self, path: &Path) -> Result<()> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Usage(format!("--config: cannot read {}: {error}", path.display())))?;
+        let own: Own = toml::from_str(&text)
+            .with_context(|| format!("{} is not tables of machines and loaders", path.display()))?;
+        reasons(own.machines.values().flat_map(|machine| &machine.flags))
+            .with_context(|| path.display().to_string())?;
+        self.machines.extend(own.machines);
+        self.loaders.extend(own.loaders);
+        Ok(())
     }
 
     /// The machine called `name`. An unknown name is a usage error that lists the known ones.
@@ -250,9 +291,44 @@ impl Config {
     }
 }
 
+/// Checks that each flag has a reason.
+fn reasons<'a>(flags: impl Iterator<Item = &'a Flag>) -> Result<()> {
+    for flag in flags {
+        anyhow::ensure!(
+            !flag.why.trim().is_empty(),
+            "the flag `{}` has no reason: fill in its `why`",
+            flag.arg
+        );
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_of_ones_own_adds_machines_and_loaders() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("my.toml");
+        let machine = "[machine.big]\ndescription = \"\"\ncpu = \"max\"\ncpus = [\"max\"]\n\
+                       memory = \"8G\"\nsmp = 64\ngic = 3\nvirtio = \"pci\"\nbootargs = \"\"\n\
+                       modes = [\"nvhe\"]\nflags = [{ arg = \"-machine virt\", why = \"WHY\" }]\n\
+                       [loader.vmm]\nexec = \"vmm {image}\"\n";
+        let mut config = Config::read(&crate::paths::root()).unwrap();
+        std::fs::write(&path, machine).unwrap();
+        config.add(&path).unwrap();
+        assert_eq!(config.machine("big").unwrap().smp, 64);
+        assert_eq!(config.loaders["vmm"].exec, "vmm {image}");
+        assert!(config.machine("nvhe").is_ok());
+        for wrong in [machine.replace("WHY", ""), machine.replace("smp", "smq"), "[common]".into()]
+        {
+            std::fs::write(&path, wrong).unwrap();
+            assert!(config.add(&path).is_err());
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(config.add(&path).unwrap_err().is::<Usage>());
+    }
 
     #[test]
     fn the_file_of_the_tree_is_read_and_has_the_three_modes() {

@@ -138,6 +138,17 @@ impl Stream {
         }
     }
 
+    /// Waits for the end of the stream, at most `limit`, and returns all that has come.
+    ///
+    /// A process that escaped the group that we killed may hold the other end open.
+    pub fn finish_within(self, limit: Duration) -> String {
+        let end = Instant::now() + limit;
+        while !self.reader.is_finished() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.text()
+    }
+
     /// Waits for the end of the stream and returns all of it. The process at the other end must
     /// have ended.
     pub fn finish(self) -> String {

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use crate::{
     artifacts::{Artifacts, sockets, stamp},
     console::{Line, Stream},
+    parts,
     postmortem::Qmp,
     processes::{Guarded, Interrupted, interrupted},
     qemu,
@@ -47,14 +48,14 @@ impl Guest {
         };
         let sockets = sockets()?;
         let (qmp, gdb) = (sockets.path().join("qmp"), sockets.path().join("gdb"));
-        let mut command = Command::new(qemu::QEMU);
+        let mut command = Command::new(parts::qemu());
         command.args(&request.words(&image, disk.as_deref(), folder.path())[1..]);
         command.args(qemu::questions(&qmp, &gdb)).args(args);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
 
         let started = Instant::now();
-        let child =
-            Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", qemu::QEMU))?;
+        let child = Guarded::spawn(&mut command)
+            .with_context(|| format!("cannot start {}", parts::qemu().display()))?;
         let (_, stdout, _) = child.pipes();
         let (sender, lines) = mpsc::channel();
         let stdout = stdout.context("QEMU has no standard output")?;

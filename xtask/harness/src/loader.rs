@@ -100,6 +100,11 @@ impl Loader {
         }
     }
 
+    /// The loader of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Qemu].into_iter().chain(Self::OTHERS).find(|loader| loader.name() == name)
+    }
+
     /// The firmware that QEMU starts instead of the Image.
     pub fn firmware(self) -> Option<&'static Firmware> {
         match self {

@@ -8,6 +8,7 @@
 use std::{
     fmt,
     io::{Read, Write},
+    os::unix::process::CommandExt,
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -31,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 static ASKED_TO_STOP: AtomicBool = AtomicBool::new(false);
 static ENDS_ITSELF: AtomicBool = AtomicBool::new(false);
-static GUARDED: Mutex<Vec<Weak<Mutex<Child>>>> = Mutex::new(Vec::new());
+static GUARDED: Mutex<Vec<Weak<Mutex<Process>>>> = Mutex::new(Vec::new());
 
 /// The error of a verb that was interrupted by Ctrl-C or a signal.
 #[derive(Debug)]
@@ -72,40 +73,65 @@ pub fn end_with_us() -> Result<()> {
 pub fn interrupt() -> bool {
     ASKED_TO_STOP.store(true, Ordering::SeqCst);
     let alive: Vec<_> = locked(&GUARDED).iter().filter_map(Weak::upgrade).collect();
-    for child in &alive {
-        // An error means that the process has ended already.
-        let _ = locked(child).kill();
-    }
+    alive.iter().for_each(|process| locked(process).kill());
     !alive.is_empty()
 }
 
+/// A process, and whether it leads a group of those that it started.
+struct Process {
+    child: Child,
+    leads_group: bool,
+}
+
+impl Process {
+    /// Kills the process, or its whole group. Errors mean that it has ended already.
+    fn kill(&mut self) {
+        if self.leads_group {
+            let group = format!("-{}", self.child.id());
+            let mut kill = Command::new("kill");
+            kill.args(["-KILL", "--", &group]).stdout(Stdio::null()).stderr(Stdio::null());
+            let _ = kill.status();
+        }
+        let _ = self.child.kill();
+    }
+}
+
 /// A process that is killed when this value is dropped or when we are interrupted.
-pub struct Guarded(Arc<Mutex<Child>>);
+pub struct Guarded(Arc<Mutex<Process>>);
 
 impl Guarded {
     /// Starts `command`.
     pub fn spawn(command: &mut Command) -> std::io::Result<Self> {
+        Self::start(command, false)
+    }
+
+    /// Starts `command` as the leader of a process group, which is killed as a whole.
+    pub fn spawn_group(command: &mut Command) -> std::io::Result<Self> {
+        Self::start(command.process_group(0), true)
+    }
+
+    fn start(command: &mut Command, leads_group: bool) -> std::io::Result<Self> {
         // Hold the list's lock from the start of the process to its entry in the list, so that the
         // handler never misses a process.
         let mut list = locked(&GUARDED);
-        let child = Arc::new(Mutex::new(command.spawn()?));
+        let child = Arc::new(Mutex::new(Process { child: command.spawn()?, leads_group }));
         list.retain(|child| child.strong_count() > 0);
         list.push(Arc::downgrade(&child));
         drop(list);
         if interrupted() {
-            let _ = locked(&child).kill();
+            locked(&child).kill();
         }
         Ok(Self(child))
     }
 
     /// The process id.
     pub fn id(&self) -> u32 {
-        locked(&self.0).id()
+        locked(&self.0).child.id()
     }
 
     /// Standard input, output and error, where they are pipes; each is returned once.
     pub fn pipes(&self) -> (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>) {
-        let mut child = locked(&self.0);
+        let child = &mut locked(&self.0).child;
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     }
 
@@ -114,7 +140,7 @@ impl Guarded {
         let end = Instant::now() + limit;
         loop {
             // Poll, so that the interrupt handler can take the lock.
-            if let Some(status) = locked(&self.0).try_wait()? {
+            if let Some(status) = locked(&self.0).child.try_wait()? {
                 return Ok(Some(status));
             }
             if Instant::now() >= end {
@@ -124,12 +150,12 @@ impl Guarded {
         }
     }
 
-    /// Kills the process and reaps it.
+    /// Kills the process, or its group, and reaps it.
     pub fn kill(&self) {
-        let mut child = locked(&self.0);
-        // Errors mean that it has ended already.
-        let _ = child.kill();
-        let _ = child.wait();
+        let mut process = locked(&self.0);
+        process.kill();
+        // An error means that it has ended already.
+        let _ = process.child.wait();
     }
 }
 
@@ -186,7 +212,22 @@ mod tests {
         assert!(guarded.wait(Duration::from_millis(5)).unwrap().is_none());
         let child = Arc::clone(&guarded.0);
         drop(guarded);
-        assert!(locked(&child).try_wait().unwrap().is_some());
+        assert!(locked(&child).child.try_wait().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_group_is_killed_as_a_whole() {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "sleep 600 & echo started; wait"]).stdout(Stdio::piped());
+        let guarded = Guarded::spawn_group(&mut shell).unwrap();
+        let mut stdout = guarded.pipes().1.unwrap();
+        let mut started = [0; 8];
+        stdout.read_exact(&mut started).unwrap();
+        guarded.kill();
+        // The pipe ends only when the sleeping process, which has inherited it, has ended too.
+        let mut rest = Vec::new();
+        stdout.read_to_end(&mut rest).unwrap();
+        assert_eq!((started.as_slice(), rest.len()), (&b"started\n"[..], 0));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::config::{Config, Flag, Gic, Machine, Virtio};
 
-/// The emulator.
+/// The emulator's usual name; [`crate::parts::qemu`] is the one to start.
 pub const QEMU: &str = "qemu-system-aarch64";
 
 /// The default -drive of a disk; `{disk}` stands for its path.
@@ -64,8 +64,13 @@ impl Choice<'_> {
         self.virtio.unwrap_or(self.machine.virtio)
     }
 
-    /// The arguments that describe the machine, without console, disk and kernel.
+    /// The arguments that describe the machine, without console, disk and kernel, and the user's.
     pub fn words(&self, config: &Config) -> Vec<String> {
+        giving_way(self.own_words(config), &config.args)
+    }
+
+    /// The arguments that describe the machine, without the user's.
+    pub fn own_words(&self, config: &Config) -> Vec<String> {
         let Choice { machine, .. } = self;
         let mut words = spread(&machine.flags);
         if !machine.board {
@@ -91,6 +96,32 @@ impl Choice<'_> {
         }
         words
     }
+}
+
+/// QEMU's options of which a machine has one. QEMU takes the first accelerator that works, and the
+/// last of the others.
+const SINGLE: [&str; 9] =
+    ["-accel", "-cpu", "-m", "-smp", "-bios", "-dtb", "-kernel", "-initrd", "-append"];
+
+/// Appends `theirs`, and removes from `ours` the single options that they contain.
+pub fn giving_way(ours: Vec<String>, theirs: &[String]) -> Vec<String> {
+    let sets_accel = theirs.iter().any(|word| word.contains("accel="));
+    let replaced = |word: &str| {
+        SINGLE.contains(&word)
+            && (theirs.iter().any(|theirs| theirs == word) || word == "-accel" && sets_accel)
+    };
+    let mut words = Vec::new();
+    let mut ours = ours.into_iter();
+    while let Some(word) = ours.next() {
+        if replaced(&word) {
+            // Its value.
+            ours.next();
+        } else {
+            words.push(word);
+        }
+    }
+    words.extend(theirs.iter().cloned());
+    words
 }
 
 fn spread(flags: &[Flag]) -> Vec<String> {
@@ -143,11 +174,12 @@ fn value(path: &Path) -> String {
 
 /// Quotes `words` as a line for a POSIX shell.
 pub fn shell_line<W: AsRef<str>>(words: impl IntoIterator<Item = W>) -> String {
-    let quoted: Vec<_> = words.into_iter().map(|word| quoted(word.as_ref())).collect();
+    let quoted: Vec<_> = words.into_iter().map(|word| shell_word(word.as_ref())).collect();
     quoted.join(" ")
 }
 
-fn quoted(word: &str) -> String {
+/// Quotes one word for a POSIX shell.
+pub fn shell_word(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,./:@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
@@ -217,6 +249,24 @@ mod tests {
             "dgram,id=n0,local.type=unix,local.path=/tmp/n,remote.type=unix,remote.path=/tmp/n";
         assert_eq!(words, ["-netdev", netdev, "-device", "virtio-net-pci,netdev=n0,romfile="]);
         assert_eq!(network(Path::new("/tmp/n"), Virtio::Legacy)[3], "virtio-net-device,netdev=n0");
+    }
+
+    #[test]
+    fn what_the_user_contradicts_gives_way() {
+        let given = |ours: &str, theirs: &str| {
+            let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+            giving_way(words(ours), &words(theirs)).join(" ")
+        };
+        let ours = "-machine virt -cpu max -m 1G -accel tcg,tb-size=32 -device a";
+        assert_eq!(
+            given(ours, "-accel kvm -cpu host"),
+            "-machine virt -m 1G -device a -accel kvm -cpu host"
+        );
+        assert_eq!(
+            given(ours, "-machine virt,accel=hvf"),
+            "-machine virt -cpu max -m 1G -device a -machine virt,accel=hvf"
+        );
+        assert_eq!(given(ours, "-device b"), format!("{ours} -device b"));
     }
 
     #[test]

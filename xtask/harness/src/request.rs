@@ -13,8 +13,10 @@ use clap::ValueEnum;
 
 use crate::{
     config::{Config, Gic, Machine, Virtio},
+    exec::{self, Exec},
     kernel_build::Built,
     loader::Loader,
+    parts,
     qemu::{self, Choice},
     serial_input::Answer,
 };
@@ -72,6 +74,8 @@ pub struct Request {
     pub kernel: Arc<Built>,
     /// The loader of generation 0.
     pub loader: Loader,
+    /// A command that starts the Image, instead of QEMU and its loader.
+    pub exec: Option<Exec>,
     /// An Image to boot instead of the kernel's own, such as a patched one.
     pub image: Option<Vec<u8>>,
     /// The disk that the kernel restarts from.
@@ -128,6 +132,7 @@ impl Request {
             seed: 0,
             kernel,
             loader: Loader::Qemu,
+            exec: None,
             image: None,
             disk: Disk::None,
             fit: Medium::default(),
@@ -163,6 +168,17 @@ impl Request {
         self.loader.typed(&self.bootargs, disk)
     }
 
+    /// The command that makes the run: a shell's for `exec`, else QEMU's.
+    pub fn command(&self, image: &Path, disk: Option<&Path>, folder: &Path) -> Result<Vec<String>> {
+        let Some(Exec { line: Some(line), .. }) = &self.exec else {
+            return Ok(self.words(image, disk, folder));
+        };
+        let dtb = self.config.args.iter().position(|word| word == "-dtb");
+        let dtb = dtb.and_then(|at| self.config.args.get(at + 1)).map(Path::new);
+        let values = exec::Values { image, fit: disk, append: &self.bootargs, dtb, folder };
+        Ok(vec!["sh".to_owned(), "-c".to_owned(), exec::fill(line, &values)?])
+    }
+
     /// QEMU's arguments without the monitor and gdb sockets: those that a person needs to repeat
     /// the run.
     pub fn words(&self, image: &Path, disk: Option<&Path>, folder: &Path) -> Vec<String> {
@@ -175,8 +191,8 @@ impl Request {
             virtio: self.virtio,
             semihosting: self.semihosting,
         };
-        let mut words = vec![qemu::QEMU.to_owned()];
-        words.extend(choice.words(&self.config));
+        let mut words = vec![parts::qemu().display().to_string()];
+        words.extend(choice.own_words(&self.config));
         words.extend(qemu::console());
         words.extend(disk.map_or_else(Vec::new, |disk| match self.fit {
             Medium::Disk => qemu::disk(disk, &self.drive, choice.virtio()),
@@ -186,9 +202,9 @@ impl Request {
             words.extend(qemu::network(&Self::socket(folder), choice.virtio()));
         }
         words.extend(self.loader.words(image, &self.bootargs));
-        words.extend(
-            self.args.iter().map(|arg| arg.replace("{folder}", &folder.display().to_string())),
-        );
-        words
+        let folder = folder.display().to_string();
+        let args = self.config.args.iter().chain(&self.args);
+        let args: Vec<_> = args.map(|arg| arg.replace("{folder}", &folder)).collect();
+        qemu::giving_way(words, &args)
     }
 }

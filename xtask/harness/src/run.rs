@@ -3,7 +3,8 @@
 //! The verb `run`, every test and every measurement use it; several runs may be in progress at
 //! once. A run succeeds if the kernel prints its success marker and QEMU's exit code agrees, where
 //! the guest can set it. If a run exceeds its time or a CPU prints that it stops, we query where
-//! each CPU stands, over QMP and the gdb stub, before we end QEMU.
+//! each CPU stands, over QMP and the gdb stub, before we end QEMU. A command of the user's own
+//! (`exec`) takes QEMU's place; we cannot query it.
 
 use std::{
     io::{self, Write},
@@ -22,6 +23,7 @@ use crate::{
     artifacts::{self, Artifacts},
     console::{Line, Stream, WithoutRecords},
     events::{Event, Kind, Log},
+    exec::{self, Exec},
     frame_source::FrameSource,
     host_debugger,
     loader::VOLUME,
@@ -85,8 +87,11 @@ pub fn run(request: &Request) -> Result<Outcome> {
     std::fs::copy(&request.kernel.elf, &elf)
         .with_context(|| format!("cannot copy the kernel's ELF to {}", elf.display()))?;
     folder.write("seed", format!("{:#018x}\n", request.seed))?;
-    let words = request.words(&image, disk.as_deref(), folder.path());
+    let words = request.command(&image, disk.as_deref(), folder.path())?;
     folder.write("command", qemu::shell_line(&words) + "\n")?;
+    if let Some(exec) = &request.exec {
+        return run_exec(request, exec, &words[2], folder);
+    }
 
     let sockets = artifacts::sockets()?;
     let (qmp, gdb) = (sockets.path().join("qmp"), sockets.path().join("gdb"));
@@ -115,7 +120,7 @@ pub fn run(request: &Request) -> Result<Outcome> {
         request.network.then(|| FrameSource::to(&Request::socket(folder.path()))).transpose()?;
     let started = Instant::now();
     let child =
-        Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", qemu::QEMU))?;
+        Guarded::spawn(&mut command).with_context(|| format!("cannot start {}", words[0]))?;
     let (mut keyboard, stdout, stderr) = child.pipes();
     if let (Some(keyboard), Some(typed)) = (&mut keyboard, typed) {
         // This blocks until QEMU has read it; the guest's serial port sets the pace.
@@ -143,11 +148,12 @@ pub fn run(request: &Request) -> Result<Outcome> {
     let patience = Patience {
         deadline: (!request.gdb).then(|| started + request.timeout + request.loader.patience()),
         silence: request.silence.filter(|_| !request.gdb),
+        after_marker: None,
     };
     let end = listen(&lines, patience, request.seen.as_deref(), &mut log)?;
     let mut explanation = None;
     let status = match end {
-        End::Console => child.wait(TO_END)?,
+        End::Console | End::Marked => child.wait(TO_END)?,
         End::OutOfTime | End::Stopped => {
             if end == End::OutOfTime {
                 let words = format!("out of time after {:.1} s", started.elapsed().as_secs_f64());
@@ -179,17 +185,42 @@ pub fn run(request: &Request) -> Result<Outcome> {
     Ok(Outcome { verdict, console, qemu, events: log.events, folder, explanation, elapsed })
 }
 
+/// Makes the run with the user's own command.
+fn run_exec(request: &Request, exec: &Exec, line: &str, folder: Artifacts) -> Result<Outcome> {
+    if request.echo {
+        println!("{line}");
+    }
+    let followed = exec::follow(&exec::Start {
+        line,
+        console: exec.console.as_deref(),
+        folder: folder.path(),
+        timeout: request.timeout,
+        silence: request.silence,
+        echo: request.echo,
+        seen: request.seen.as_deref(),
+    })?;
+    let exec::Followed { end, code, console, messages, events, elapsed } = followed;
+    let verdict = judge(end, code, false, request.payload, &events);
+    if verdict == Verdict::Success && !request.keep {
+        folder.discard()?;
+    }
+    Ok(Outcome { verdict, console, qemu: messages, events, folder, explanation: None, elapsed })
+}
+
 /// The limits on waiting for a run's console.
 #[derive(Clone, Copy)]
-struct Patience {
-    deadline: Option<Instant>,
+pub(crate) struct Patience {
+    pub(crate) deadline: Option<Instant>,
     /// The longest wait from one line to the next.
-    silence: Option<Duration>,
+    pub(crate) silence: Option<Duration>,
+    /// The longest wait for the machine's end after the kernel's last marker, if that marker counts
+    /// as an end.
+    pub(crate) after_marker: Option<Duration>,
 }
 
 /// Reads the console until it ends, a limit is reached or a CPU stops; counts the generations that
 /// start.
-fn listen(
+pub(crate) fn listen(
     lines: &mpsc::Receiver<Line>,
     patience: Patience,
     seen: Option<&AtomicU64>,
@@ -207,6 +238,9 @@ fn listen(
             (Ok(line), Some((at, _))) => match log.line(line)? {
                 Some(Kind::Stopped) => {
                     limit = Some((at.min(Instant::now() + LAST_WORDS), End::Stopped))
+                }
+                Some(Kind::Success | Kind::Failure) if let Some(wait) = patience.after_marker => {
+                    limit = Some((at.min(Instant::now() + wait), End::Marked))
                 }
                 Some(Kind::Generation) => _ = seen.map(|seen| seen.fetch_add(1, Ordering::Relaxed)),
                 _ => {}
@@ -250,8 +284,11 @@ mod tests {
         let text = "!! stopped".to_owned();
         sender.send(Line { at: Duration::ZERO, text }).unwrap();
         let started = Instant::now();
-        let patience =
-            Patience { deadline: Some(started + Duration::from_secs(600)), silence: None };
+        let patience = Patience {
+            deadline: Some(started + Duration::from_secs(600)),
+            silence: None,
+            after_marker: None,
+        };
         assert_eq!(listen(&lines, patience, None, &mut log).unwrap(), End::Stopped);
         assert!(started.elapsed() < Duration::from_secs(60));
         assert_eq!(log.events.len(), 1);
@@ -262,14 +299,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut log = Log::create(&folder.path().join("events.jsonl")).unwrap();
         let (sender, lines) = mpsc::channel();
-        let now = Patience { deadline: Some(Instant::now()), silence: None };
+        let now = Patience { deadline: Some(Instant::now()), silence: None, after_marker: None };
         assert_eq!(listen(&lines, now, None, &mut log).unwrap(), End::OutOfTime);
-        let silent = Patience { deadline: None, silence: Some(Duration::from_millis(1)) };
+        let silent = Patience {
+            deadline: None,
+            silence: Some(Duration::from_millis(1)),
+            after_marker: None,
+        };
         assert_eq!(listen(&lines, silent, None, &mut log).unwrap(), End::OutOfTime);
         let seen = AtomicU64::new(0);
         sender.send(Line { at: Duration::ZERO, text: "[0] Generation 0 of 1".to_owned() }).unwrap();
         drop(sender);
-        let patient = Patience { deadline: None, silence: Some(Duration::from_secs(600)) };
+        let patient = Patience {
+            deadline: None,
+            silence: Some(Duration::from_secs(600)),
+            after_marker: None,
+        };
         assert_eq!(listen(&lines, patient, Some(&seen), &mut log).unwrap(), End::Console);
         assert_eq!(seen.into_inner(), 1);
     }

@@ -19,6 +19,7 @@ use crate::{
     console::tail,
     firmware::{EDK2, U_BOOT},
     kernel_build::TARGET,
+    parts,
     qemu::QEMU,
 };
 
@@ -285,6 +286,8 @@ pub fn ensure_qemu(yes: bool) -> Result<()> {
     if qemu_version().is_some() {
         return Ok(());
     }
+    let qemu = parts::qemu();
+    ensure!(qemu == QEMU, "{} does not start, or does not know --version", qemu.display());
     let lack = manager().and_then(|manager| manager.lack(&[Package::Qemu]));
     let Some(lack) = lack else { bail!("missing: {QEMU}; {}", line_for(Package::Qemu, &[])) };
     mend(&lack, yes)?;
@@ -345,7 +348,7 @@ pub fn qemu_number() -> Option<String> {
 
 /// The first line of `--version`, if QEMU starts.
 pub fn qemu_version() -> Option<String> {
-    let output = Command::new(QEMU)
+    let output = Command::new(parts::qemu())
         .arg("--version")
         .output()
         .ok()

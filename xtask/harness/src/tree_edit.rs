@@ -16,11 +16,7 @@ use dtoolkit::{
     model::{DeviceTree, DeviceTreeNode},
 };
 
-use crate::{
-    processes::Guarded,
-    qemu::{Choice, QEMU},
-    request::Request,
-};
+use crate::{parts, processes::Guarded, qemu::Choice, request::Request};
 
 use crate::fit_edit::set;
 
@@ -63,7 +59,7 @@ pub fn dumped(request: &Request) -> Result<DeviceTree> {
         ..Choice::plain(&request.machine)
     };
     let dump = format!("dumpdtb={}", file.display().to_string().replace(',', ",,"));
-    let mut command = Command::new(QEMU);
+    let mut command = Command::new(parts::qemu());
     command.args(choice.words(&request.config)).args(["-machine", &dump]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let status = Guarded::spawn(&mut command)?.wait(PATIENCE)?;

@@ -29,6 +29,8 @@ pub enum End {
     OutOfTime,
     /// A CPU stopped, and the time for its last words is over.
     Stopped,
+    /// The kernel printed its last marker, on a machine that need not end by itself.
+    Marked,
 }
 
 impl Verdict {
@@ -47,9 +49,9 @@ impl Verdict {
         match self {
             Self::Success => "success".to_owned(),
             Self::Failed(0) => {
-                "failed: QEMU ended with 0, but the console has no success marker".to_owned()
+                "failed: the machine ended with 0, but the console has no success marker".to_owned()
             }
-            Self::Failed(code) => format!("failed: QEMU ended with {code}"),
+            Self::Failed(code) => format!("failed: the machine ended with {code}"),
             Self::TimedOut => "failed: out of time".to_owned(),
             Self::Stopped => "failed: a CPU stopped".to_owned(),
         }
@@ -78,6 +80,8 @@ pub fn judge(
         (End::Stopped, _) => Verdict::Stopped,
         // The console closed, but QEMU did not end in time.
         (End::Console, None) => Verdict::TimedOut,
+        (End::Marked, _) if as_requested => Verdict::Success,
+        (End::Marked, code) => Verdict::Failed(code.unwrap_or(1)),
         (End::Console, Some(code)) if as_requested && (code == 0 || !semihosting) => {
             Verdict::Success
         }
@@ -129,6 +133,9 @@ mod tests {
             judge(End::Stopped, None, true, false, &events(&[Kind::Stopped])),
             Verdict::Stopped
         );
+        let marked = |kind| judge(End::Marked, None, false, false, &events(&[kind]));
+        assert_eq!(marked(Kind::Success), Verdict::Success);
+        assert_eq!(marked(Kind::Failure), Verdict::Failed(1));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use harness::{
     error::Skipped,
     invariants::{Modes, prove},
     needs::Need,
-    qemu::QEMU,
+    parts,
     request::{Disk, Medium, Request},
     transcript::{GenerationLog, logs},
     verdict::Verdict,
@@ -118,7 +118,7 @@ pub fn cases() -> Vec<Case> {
 
 /// Returns a reason to skip if the installed QEMU does not have the board.
 fn there(board: &Board) -> Result<()> {
-    let output = Command::new(QEMU).args(["-machine", "help"]).output()?;
+    let output = Command::new(parts::qemu()).args(["-machine", "help"]).output()?;
     let list = String::from_utf8_lossy(&output.stdout);
     if list.lines().any(|line| line.split_whitespace().next() == Some(board.name)) {
         return Ok(());

@@ -24,7 +24,7 @@ use super::case::{Case, case};
 const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// The folders of the crates with tests; the last part is the crate's name.
-const CRATES: [&str; 13] = [
+const CRATES: [&str; 14] = [
     "boot",
     "efi",
     "relocate",
@@ -35,6 +35,7 @@ const CRATES: [&str; 13] = [
     "protocol",
     "virtio",
     "xtask/harness",
+    "xtask/ouroboros-check",
     "xtask/suites",
     "xtask/tools",
     "xtask",

@@ -29,6 +29,7 @@ mod map;
 mod matrix;
 mod memory;
 mod model;
+mod own;
 mod page;
 mod payload;
 mod plain;
@@ -49,7 +50,9 @@ use harness::{
     cmdline::{draw_seed, parse_seed},
     config::Config,
     error::Usage,
-    kernel_build, needs, setup,
+    kernel_build, needs,
+    parts::{Hardware, Parts},
+    setup,
 };
 
 use self::case::{Case, TestContext};
@@ -85,12 +88,16 @@ pub struct TestOptions {
     /// Install missing tools without asking
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    hardware: Hardware,
+    #[command(flatten)]
+    parts: Parts,
 }
 
 impl TestOptions {
     /// Runs the chosen cases and returns the exit code.
     pub fn perform(&self) -> Result<u8> {
-        let config = Arc::new(Config::read(&harness::paths::root())?);
+        let config = Arc::new(self.parts.config(&self.hardware)?);
         let seen = Seen::default();
         let mut chosen = choose(cases(&config, &seen), self.filter.as_deref())?;
         if self.list {
@@ -175,6 +182,7 @@ fn cases(config: &Config, seen: &Seen) -> Vec<Case> {
     cases.extend(guests::cases());
     cases.extend(console::cases());
     cases.extend(initrd::cases());
+    cases.extend(own::cases());
     cases.extend(seed::cases());
     cases.extend(payload::cases());
     cases.extend(stub::cases());
@@ -246,7 +254,7 @@ mod tests {
     fn a_whole_name_is_that_case_and_a_part_is_all_that_have_it() {
         assert_eq!(names("matrix/nvhe-hot-same-modern"), ["matrix/nvhe-hot-same-modern"]);
         assert!(names("nvhe-hot").len() > 1);
-        assert_eq!(names("host/").len(), 14);
+        assert_eq!(names("host/").len(), 15);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use harness::{
     host_debugger,
     kernel_build::TARGET,
     needs::Need,
+    parts,
     processes::attempt,
     qemu::{Choice, QEMU},
     setup::{self, Package},
@@ -99,7 +100,7 @@ fn compile() -> Result<String> {
 
 /// Starts a machine stopped, and ends it.
 fn start(config: &Config, choice: &Choice<'_>) -> Result<String> {
-    let mut command = Command::new(QEMU);
+    let mut command = Command::new(parts::qemu());
     command.args(choice.words(config)).args(["-S", "-serial", "none"]);
     // A monitor on our pipe, over which `quit` ends the machine.
     command.args(["-chardev", "stdio,id=quit", "-mon", "chardev=quit,mode=readline"]);

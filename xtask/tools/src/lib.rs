@@ -12,4 +12,3 @@ pub mod image;
 pub mod interop;
 pub mod run;
 pub mod stress;
-mod xml;

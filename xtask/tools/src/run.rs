@@ -4,6 +4,7 @@
 //! payload that does not exist.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -14,16 +15,20 @@ use clap::Args;
 
 use harness::{
     cmdline::{Base, Cmdline, El2, Restart, draw_seed, parse_seed, word},
-    config::{Config, Gic, Virtio},
+    config::{Config, Virtio},
     disk::{self, Foreign},
     error::Usage,
+    exec::Exec,
     kernel_build,
     loader::Loader,
+    parts::{Hardware, Parts},
     qemu, report,
     request::{Disk, Medium, Request},
+    rules,
     run::run,
     setup,
 };
+use protocol::rules::Verdict;
 
 /// The time limit for a payload in seconds: under QEMU on a busy host, Linux and its init need some
 /// ten.
@@ -32,8 +37,8 @@ const FOR_A_PAYLOAD: u64 = 120;
 /// Build the kernel and run it on one machine, kexec after kexec
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Exit code: 0 success, 1 failure, 2 requested something that does not exist, 124 out of time,
-130 interrupted.
+Exit code: 0 success, 1 failure or, with `--append check`, a broken rule of the boot protocol, 2
+requested something that does not exist, 124 out of time, 130 interrupted.
 
 Examples:
   cargo xtask run
@@ -46,11 +51,13 @@ Examples:
   cargo xtask run --fit initrd
   cargo xtask run --payload vmlinuz --initrd initrd.gz --append \"console=ttyAMA0 quiet\"
   cargo xtask run --gdb
+  cargo xtask run --accel kvm --gic 3
+  cargo xtask run --exec './start.sh {image} {disk} {append}'
   cargo xtask run -- -d int,guest_errors -D qemu-trace.log")]
 pub struct RunOptions {
-    /// A machine of qemu.toml
-    #[arg(long, value_name = "M", default_value = "nvhe")]
-    machine: String,
+    /// A machine of qemu.toml, or of --config [default: nvhe; el1 with --accel kvm or hvf]
+    #[arg(long, value_name = "M")]
+    machine: Option<String>,
     /// The number of generations
     #[arg(
         long,
@@ -77,21 +84,9 @@ pub struct RunOptions {
     /// The seed of all random choices, decimal or 0x… [default: drawn anew and printed]
     #[arg(long, value_name = "S", value_parser = parse_seed)]
     seed: Option<u64>,
-    /// A CPU model that QEMU knows [default: the machine's]
-    #[arg(long, value_name = "C")]
-    cpu: Option<String>,
-    /// RAM as QEMU takes it: 512M, 3G; need not be a power of two [default: the machine's]
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<String>,
-    /// The number of CPUs [default: the machine's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
-    cpus: Option<u32>,
-    /// The interrupt controller [default: the machine's]
-    #[arg(long, value_enum)]
-    gic: Option<Gic>,
-    /// The loader of the first generation
-    #[arg(long, value_enum, default_value_t)]
-    loader: Loader,
+    /// The loader of the first generation: one of ours, or of --config
+    #[arg(long, value_name = "L", default_value = Loader::Qemu.name())]
+    loader: String,
     /// The way to attach virtio devices [default: the machine's]
     #[arg(long, value_enum)]
     virtio: Option<Virtio>,
@@ -109,7 +104,7 @@ pub struct RunOptions {
     initrd: Option<PathBuf>,
     /// A device tree for the payload [default: the machine's]
     #[arg(long, value_name = "FILE", requires = "payload")]
-    dtb: Option<PathBuf>,
+    payload_dtb: Option<PathBuf>,
     /// More parameters for the kernel; with --payload, the bootargs of the payload instead. May be
     /// given more than once
     #[arg(long, value_name = "WORDS")]
@@ -130,19 +125,23 @@ pub struct RunOptions {
     /// Install what is missing without asking
     #[arg(long)]
     yes: bool,
-    /// Arguments that are passed to QEMU as they are
-    #[arg(last = true, value_name = "QEMU ARGS")]
-    qemu: Vec<String>,
+    #[command(flatten)]
+    exec: Exec,
+    #[command(flatten)]
+    hardware: Hardware,
+    #[command(flatten)]
+    parts: Parts,
 }
 
 impl RunOptions {
     /// Runs the verb; returns its exit code.
     pub fn perform(&self) -> Result<u8> {
-        let config = Arc::new(Config::read(&harness::paths::root())?);
-        config.machine(&self.machine)?;
-        let takes_initrd = matches!(self.loader, Loader::Qemu | Loader::Uefi);
+        let config = Arc::new(self.parts.config(&self.hardware)?);
+        config.machine(self.machine())?;
+        let (loader, exec) = self.loader(&config)?;
+        let takes_initrd = matches!(loader, Loader::Qemu | Loader::Uefi);
         if self.fit == Medium::Initrd && !takes_initrd {
-            let loader = self.loader.name();
+            let loader = loader.name();
             return Err(
                 Usage(format!("--fit initrd: the loader is qemu or uefi, not {loader}")).into()
             );
@@ -150,22 +149,32 @@ impl RunOptions {
         let disk = self.disk.as_deref().map(existing).transpose()?;
         let payload = self.payload()?;
         setup::check_target()?;
-        setup::ensure_qemu(self.yes)?;
-        self.loader.ensure(self.yes).with_context(|| format!("--loader {}", self.loader.name()))?;
-        let kernel = Arc::new(kernel_build::build_for(&config)?);
+        let is_own = exec.is_some();
+        let kernel = if is_own {
+            // We do not know the machine of a command, nor its UART.
+            kernel_build::build()?
+        } else {
+            setup::ensure_qemu(self.yes)?;
+            loader.ensure(self.yes).with_context(|| format!("--loader {}", loader.name()))?;
+            kernel_build::build_for(&config)?
+        };
+        let kernel = Arc::new(kernel);
         let seed = self.seed.unwrap_or_else(draw_seed);
-        let mut request = Request::new(&config, &self.machine, &kernel)?;
-        request.cpu.clone_from(&self.cpu);
-        request.memory.clone_from(&self.memory);
-        (request.cpus, request.gic, request.virtio) = (self.cpus, self.gic, self.virtio);
+        let mut request = Request::new(&config, self.machine(), &kernel)?;
+        if is_own {
+            request.kernel = Arc::clone(&kernel);
+            request.name = "exec".to_owned();
+        }
+        request.virtio = self.virtio;
         (request.network, request.fit) = (self.network, self.fit);
-        request.loader = self.loader;
+        (request.loader, request.exec) = (loader, exec);
         request.seed = seed;
         let patience = if payload.is_some() { FOR_A_PAYLOAD } else { 20 };
         // No semihosting with a payload: it could call the host as well.
-        (request.payload, request.semihosting) = (payload.is_some(), payload.is_none());
-        request.bootargs =
-            self.cmdline(seed).bootargs(&request.machine.bootargs, request.semihosting);
+        request.payload = payload.is_some();
+        request.semihosting = payload.is_none() && !is_own;
+        let of_machine = if is_own { "" } else { &request.machine.bootargs };
+        request.bootargs = self.cmdline(seed).bootargs(of_machine, request.semihosting);
         let load = self.base == Base::Load;
         request.disk = match (disk, payload) {
             (Some(path), _) => Disk::File(path),
@@ -174,13 +183,19 @@ impl RunOptions {
         };
         request.timeout =
             Duration::from_secs(self.timeout.unwrap_or(patience + u64::from(self.generations)));
-        request.args.clone_from(&self.qemu);
         (request.echo, request.keep, request.gdb) = (true, self.keep, self.gdb);
         request.again = Some(self.line(seed));
         println!("seed {seed:#018x}");
         let outcome = run(&request)?;
-        let words = report::words(&request, &outcome);
-        let code = outcome.verdict.exit_code();
+        let mut words = report::words(&request, &outcome);
+        let mut code = outcome.verdict.exit_code();
+        let broken: BTreeSet<_> = rules::reports(&outcome.console)
+            .map(|reports| reports.iter().flat_map(|it| rules::with(it, Verdict::Broken)).collect())
+            .unwrap_or_default();
+        if code == 0 && !broken.is_empty() {
+            code = 1;
+            words = format!("{words}\nbroken rules of the boot protocol: {broken:?}");
+        }
         if code == 0 {
             println!("{words}")
         } else {
@@ -189,13 +204,45 @@ impl RunOptions {
         Ok(code)
     }
 
+    fn machine(&self) -> &str {
+        self.machine.as_deref().unwrap_or(self.parts.default_machine())
+    }
+
+    /// The loader, and the user's own command that takes its place.
+    fn loader(&self, config: &Config) -> Result<(Loader, Option<Exec>)> {
+        let ours = Loader::named(&self.loader);
+        let own = config.loaders.get(&self.loader);
+        let exec = match (&self.exec.line, own) {
+            (Some(_), _) => Some(self.exec.clone()),
+            (None, Some(own)) => {
+                Some(Exec { line: Some(own.exec.clone()), console: own.console.clone() })
+            }
+            (None, None) => None,
+        };
+        if ours.is_none() && exec.is_none() {
+            let ours = [Loader::Qemu].into_iter().chain(Loader::OTHERS);
+            let all = ours.map(|loader| loader.name().to_owned());
+            let all: Vec<_> = all.chain(config.loaders.keys().cloned()).collect();
+            let message =
+                format!("there is no loader `{}`; there are: {}", self.loader, all.join(", "));
+            return Err(Usage(message).into());
+        }
+        if exec.is_some() && self.gdb {
+            return Err(Usage("--gdb: only QEMU has a gdb stub that we know".to_owned()).into());
+        }
+        if exec.is_none() && self.exec.console.is_some() {
+            return Err(Usage("--console: there is no --exec that starts it".to_owned()).into());
+        }
+        Ok((ours.unwrap_or_default(), exec))
+    }
+
     /// Reads the payload and the files that go with it, if a payload was given.
     fn payload(&self) -> Result<Option<Foreign>> {
         let read = |path: &PathBuf| -> Result<Vec<u8>> {
             std::fs::read(path)
                 .map_err(|error| Usage(format!("cannot read {}: {error}", path.display())).into())
         };
-        let [image, initrd, fdt] = [&self.payload, &self.initrd, &self.dtb]
+        let [image, initrd, fdt] = [&self.payload, &self.initrd, &self.payload_dtb]
             .map(|path| path.as_ref().map(read).transpose());
         let words = self.append.join(" ");
         let bootargs = (!words.is_empty()).then_some(words);
@@ -219,38 +266,38 @@ impl RunOptions {
     fn line(&self, seed: u64) -> String {
         let mut words: Vec<String> = ["cargo", "xtask", "run"].map(str::to_owned).into();
         let mut option = |name: &str, value: String| words.extend([format!("--{name}"), value]);
-        option("machine", self.machine.clone());
+        option("machine", self.machine().to_owned());
         option("generations", self.generations.to_string());
         option("base", self.base.to_string());
         option("restart", self.restart.to_string());
         option("seed", format!("{seed:#018x}"));
         let el2 = self.el2.map(|el2| el2.to_string());
-        let cpus = self.cpus.map(|cpus| cpus.to_string());
-        let gic = self.gic.map(|gic| gic.to_string());
         let virtio = self.virtio.map(|virtio| virtio.to_string());
         let timeout = self.timeout.map(|seconds| seconds.to_string());
-        let [disk, payload, initrd, dtb] = [&self.disk, &self.payload, &self.initrd, &self.dtb]
-            .map(|path| path.as_ref().map(|path| path.display().to_string()));
+        let [disk, payload, initrd, dtb] =
+            [&self.disk, &self.payload, &self.initrd, &self.payload_dtb]
+                .map(|path| path.as_ref().map(|path| path.display().to_string()));
+        let console = self.exec.console.as_ref().map(|path| path.display().to_string());
         let chosen = [
             ("el2", &el2),
-            ("cpu", &self.cpu),
-            ("memory", &self.memory),
-            ("cpus", &cpus),
-            ("gic", &gic),
             ("virtio", &virtio),
             ("disk", &disk),
             ("payload", &payload),
             ("initrd", &initrd),
-            ("dtb", &dtb),
+            ("payload-dtb", &dtb),
+            ("exec", &self.exec.line),
+            ("console", &console),
             ("timeout", &timeout),
         ];
         for (name, value) in chosen {
             value.iter().for_each(|value| option(name, value.clone()));
         }
         self.append.iter().for_each(|value| option("append", value.clone()));
-        if self.loader != Loader::default() {
-            option("loader", self.loader.name().to_owned());
+        if self.loader != Loader::Qemu.name() {
+            option("loader", self.loader.clone());
         }
+        words.extend(self.hardware.words());
+        words.extend(self.parts.words());
         if self.fit == Medium::Initrd {
             words.extend(["--fit", "initrd"].map(str::to_owned));
         }
@@ -260,9 +307,9 @@ impl RunOptions {
         if self.alternate {
             words.push("--alternate".to_owned());
         }
-        if !self.qemu.is_empty() {
+        if !self.parts.qemu_args.is_empty() {
             words.push("--".to_owned());
-            words.extend(self.qemu.iter().cloned());
+            words.extend(self.parts.qemu_args.iter().cloned());
         }
         qemu::shell_line(words)
     }
@@ -299,7 +346,8 @@ mod tests {
     #[test]
     fn run_alone_is_the_main_job() {
         let run = options("xtask run");
-        assert_eq!(run.machine, "nvhe");
+        assert_eq!(run.machine(), "nvhe");
+        assert_eq!(options("xtask run --accel kvm").machine(), "el1");
         assert_eq!(
             run.cmdline(1).bootargs("el2=nvhe", true),
             "el2=nvhe generations=3 base=same restart=hot seed=0x0000000000000001 semihosting"
@@ -310,6 +358,7 @@ mod tests {
     fn the_line_that_repeats_a_run_repeats_it() {
         let typed = "xtask run --machine vhe --cpu max --base load --restart cold \
                      --append a=1 --append b --cpus 4 --gic 2 --virtio pci --network \
+                     --qemu /q --accel tcg --firmware /f --dtb /d --config /c \
                      --el2 nvhe --alternate --disk /tmp/d --timeout 9 --loader uefi --fit initrd \
                      -- -d int";
         let line = options(typed).line(7);
@@ -318,7 +367,8 @@ mod tests {
         assert_eq!(again.line(7), line);
         assert!(
             line.ends_with(
-                "--timeout 9 --append a=1 --append b --loader uefi --fit initrd --network \
+                "--timeout 9 --append a=1 --append b --loader uefi --cpu max --cpus 4 --gic 2 \
+                 --qemu /q --accel tcg --firmware /f --dtb /d --config /c --fit initrd --network \
                  --alternate -- -d int"
             ),
             "{line}"
@@ -333,13 +383,15 @@ mod tests {
 
     #[test]
     fn a_payload_takes_the_words_and_the_last_generation_goes_to_it() {
-        let typed = "xtask run --payload /tmp/p --initrd /tmp/i --dtb /tmp/t \
+        let typed = "xtask run --payload /tmp/p --initrd /tmp/i --payload-dtb /tmp/t \
                      --append a=1 --append b --base load";
         let line = options(typed).line(7);
         let again = options(line.strip_prefix("cargo ").unwrap());
         assert_eq!(again.line(7), line);
         assert!(
-            line.ends_with("--payload /tmp/p --initrd /tmp/i --dtb /tmp/t --append a=1 --append b"),
+            line.ends_with(
+                "--payload /tmp/p --initrd /tmp/i --payload-dtb /tmp/t --append a=1 --append b"
+            ),
             "{line}"
         );
         assert!(
@@ -361,7 +413,7 @@ mod tests {
     fn what_clap_can_refuse_it_refuses() {
         for line in [
             "xtask run --initrd /tmp/i",
-            "xtask run --dtb /tmp/t",
+            "xtask run --payload-dtb /tmp/t",
             "xtask run --payload /tmp/p --disk /tmp/d",
             "xtask run --seed fish",
             "xtask run --base up",

@@ -14,6 +14,7 @@ use harness::{
     debugger::debugged,
     disk, invariants,
     kernel_build::{self, Built},
+    parts::{Hardware, Parts},
     report,
     request::{Disk, Request},
     run::run,
@@ -52,12 +53,16 @@ pub struct DiffEntryOptions {
     /// Install what is missing without asking
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    hardware: Hardware,
+    #[command(flatten)]
+    parts: Parts,
 }
 
 impl DiffEntryOptions {
     /// Runs the cells, prints their tables, and returns the exit code.
     pub fn perform(&self) -> Result<u8> {
-        let config = Arc::new(Config::read(&harness::paths::root())?);
+        let config = Arc::new(self.parts.config(&self.hardware)?);
         self.machine.as_ref().map_or(Ok(()), |name| config.machine(name).map(drop))?;
         setup::check_target()?;
         setup::ensure_qemu(self.yes)?;

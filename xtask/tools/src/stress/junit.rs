@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use crate::xml::escaped;
+use harness::xml::escaped;
 
 use super::{
     report::full,
@@ -76,7 +76,7 @@ fn write_failure(text: &mut String, failure: &Failure) {
 
 #[cfg(test)]
 mod tests {
-    use crate::xml::tests::well_formed;
+    use harness::xml::well_formed;
 
     use super::{
         super::tally::tests::{failure, tally},

@@ -34,6 +34,7 @@ use harness::{
     cmdline::{draw_seed, parse_seed},
     config::Config,
     kernel_build::{self, Built},
+    parts::{Hardware, Parts},
     processes::end_ourselves,
     setup,
 };
@@ -132,6 +133,14 @@ pub struct StressOptions {
     /// Install what is missing without asking
     #[arg(long)]
     yes: bool,
+    /// A CPU model that QEMU knows [default: the machine's]
+    #[arg(long, value_name = "C", help_heading = "Your own parts")]
+    cpu: Option<String>,
+    /// RAM as QEMU takes it [default: each run draws one of qemu.toml's]
+    #[arg(long, value_name = "SIZE", help_heading = "Your own parts")]
+    memory: Option<String>,
+    #[command(flatten)]
+    parts: Parts,
 }
 
 /// A line that repeats a run, from the verb's name on.
@@ -153,7 +162,11 @@ impl StressOptions {
         if let Some(Sub::Merge(options)) = &self.command {
             return options.perform();
         }
-        let config = Arc::new(Config::read(&harness::paths::root())?);
+        let hardware =
+            Hardware { cpu: self.cpu.clone(), memory: self.memory.clone(), ..Hardware::default() };
+        let mut config = self.parts.config(&hardware)?;
+        config.stress.memory = self.memory.clone().map_or(config.stress.memory, |size| vec![size]);
+        let config = Arc::new(config);
         if self.list {
             self.chosen(&config)?.1.iter().for_each(|cell| println!("{}", cell.name()));
             return Ok(0);

@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use anyhow::{Result, ensure};
 
-use crate::xml::escaped;
+use harness::xml::escaped;
 
 /// Width of a drawing: as wide as GitHub shows a page, so that it is not scaled down.
 pub const WIDTH: f64 = 1000.0;

@@ -94,7 +94,7 @@ mod tests {
         },
         *,
     };
-    use crate::xml::tests::well_formed;
+    use harness::xml::well_formed;
 
     /// Makes a recording with the widest texts that can occur.
     fn recording(way: Way) -> Recording {

@@ -7,7 +7,7 @@ mod plot;
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use crate::xml::escaped;
+use harness::xml::escaped;
 
 use super::{
     histogram::Histogram,
@@ -215,7 +215,7 @@ fn each_cell(text: &mut String, tally: &Tally) {
 
 #[cfg(test)]
 mod tests {
-    use crate::xml::tests::well_formed;
+    use harness::xml::well_formed;
 
     use super::{
         super::tally::tests::{failure, tally},

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use boot::breadcrumb::NAMES;
 
-use crate::xml::escaped;
+use harness::xml::escaped;
 
 use super::super::histogram::Histogram;
 
