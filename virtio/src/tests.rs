@@ -69,6 +69,8 @@ struct Device {
     offered: u64,
     accepted: Option<u64>,
     legacy: bool,
+    /// The page size that the driver set.
+    page_size: Option<u32>,
     clears_features_ok: bool,
     config: Vec<u8>,
     /// Adds one to each generation of the configuration that is read.
@@ -91,6 +93,7 @@ impl Device {
             offered: VERSION_1 | 1 << 6 | 1 << 28 | 1 << 29,
             accepted: None,
             legacy: false,
+            page_size: None,
             clears_features_ok: false,
             config,
             is_unsteady: false,
@@ -222,7 +225,7 @@ impl Transport for Fake {
     }
 
     fn set_guest_page_size(&mut self, bytes: u32) {
-        assert_eq!(bytes, 4096);
+        self.0.borrow_mut().page_size = Some(bytes);
     }
 
     fn requires_legacy_layout(&self) -> bool {
@@ -233,6 +236,12 @@ impl Transport for Fake {
         let mut device = self.0.borrow_mut();
         assert_eq!((queue, device.status), (0, if device.legacy { 3 } else { 0xb }));
         assert!(size <= device.queue_size);
+        if device.legacy {
+            // A legacy device is given one page number, and computes the rest (virtio 1.2, 2.7.2).
+            assert_eq!(device.page_size, Some(4096), "no page size before the queue");
+            let used = (a + u64::from(16 * size + 6 + 2 * size)).next_multiple_of(4096);
+            assert_eq!((a % 4096, b, c), (0, a + u64::from(16 * size), used));
+        }
         device.queue = Some((size, [a, b, c]));
     }
 
@@ -339,6 +348,38 @@ fn a_disk_older_than_the_standard_sees_no_features_ok() {
 }
 
 #[test]
+fn the_devices_own_transport_decides_about_the_layout_of_queues() {
+    for legacy in [false, true] {
+        let device = Device::new();
+        device.borrow_mut().legacy = legacy;
+        assert_eq!(slot(&device).requires_legacy_layout(), legacy);
+    }
+}
+
+#[test]
+fn a_queue_that_is_in_use_is_not_taken() {
+    let device = Device::new();
+    device.borrow_mut().queue = Some((4, [0; 3]));
+    let error = Block::<Host, _>::new(slot(&device)).err();
+    assert_eq!(error, Some(Error::Queue(virtio_drivers::Error::AlreadyUsed)));
+    assert_eq!(device.borrow().queue, Some((4, [0; 3])));
+}
+
+#[test]
+fn a_disks_capacity_has_64_bits() {
+    for (sectors, bytes) in [
+        (0xffff_ffff, 0x1ff_ffff_fe00),
+        (0x1_0000_0000, 0x200_0000_0000),
+        (0x1_0000_0003, 0x200_0000_0600),
+        (u64::MAX, u64::MAX),
+    ] {
+        let device = Device::new();
+        device.borrow_mut().config[..8].copy_from_slice(&sectors.to_le_bytes());
+        assert_eq!(Block::<Host, _>::new(slot(&device)).unwrap().bytes(), bytes, "{sectors:#x}");
+    }
+}
+
+#[test]
 fn odd_block_sizes_are_refused() {
     for size in [0, 1, 256, 513, 3072, 8192, u32::MAX] {
         let device = Device::new();
@@ -359,6 +400,14 @@ fn a_small_queue_is_enough_and_a_smaller_one_is_refused() {
         let mut source = Device::new();
         Rc::get_mut(&mut source).unwrap().get_mut().queue_size = size;
         assert_eq!(Entropy::<Host, _>::new(slot(&source)).is_ok(), size >= 2, "{size}");
+    }
+}
+
+#[test]
+fn version_1_is_accepted_if_it_is_offered_whether_the_caller_wants_it_or_not() {
+    for wanted in [0, VERSION_1] {
+        let device = Device::new();
+        assert_eq!(begin(&mut slot(&device), wanted), Ok(VERSION_1), "{wanted:#x}");
     }
 }
 

@@ -284,7 +284,7 @@ fn firmwares_numbers_and_windows_are_kept() {
 
 #[test]
 fn numbers_that_cannot_be_are_replaced() {
-    for word in [0x0001_0101, 0x0000_0100, 0x00ff_0100, 0x0001_0000, 0x0002_0100] {
+    for word in [0x0001_0101, 0x0000_0100, 0x00ff_0100, 0x0001_0000, 0x0001_0100, 0x0002_0100] {
         let mut all = machine();
         for bridge in [0, 2, 3, 4] {
             all[bridge].words[6].value = word;
@@ -324,6 +324,89 @@ fn a_bar_in_a_prefetchable_window_above_4_gib_is_kept() {
 }
 
 #[test]
+fn a_bar_below_its_bridges_window_is_moved() {
+    let fakes = fakes(vec![Fake::port(None, 1), Fake::disk(Some(0), 0)]);
+    {
+        let all = &mut fakes.borrow_mut().all;
+        all[0].words[6].value = 0x0001_0100;
+        all[0].words[8].value = 0x1000_1000;
+        // The prefetchable window begins at 0x80_0010_0000, the wide BAR one MiB below it.
+        (all[0].words[9].value, all[0].words[10].value) = (0x0011_0011, 0x80);
+        all[0].words[11].value = 0x80;
+        all[1].words[5].value = 0x1000_0000;
+        (all[1].words[8].value, all[1].words[9].value) = (0x0000_000c, 0x80);
+    }
+    let host = find(&fakes, 255);
+    check(&host);
+    assert!(host.bars(&host.functions[1])[1].range.end.get() <= 1 << 32);
+}
+
+#[test]
+fn a_narrow_bar_gets_no_address_above_4_gib() {
+    let fakes = fakes(vec![Fake::disk(None, 1)]);
+    let windows = [range(0x80_0000_0000, 0x10_0000)];
+    let host = Host::find(Space(&fakes), &(0..=255), &windows);
+    let [narrow, wide] = &host.bars(&host.functions[0])[..] else { panic!("two BARs") };
+    assert_eq!((narrow.is_wide, &narrow.range), (false, &range(0, 0x1000)));
+    assert!(wide.is_wide && windows[0].covers(&wide.range), "{:?}", wide.range);
+}
+
+#[test]
+fn a_bridges_own_bar_gets_an_address() {
+    let fakes = fakes(machine());
+    let host = find(&fakes, 255);
+    let disks = host.functions.iter().filter(|function| function.is_virtio());
+    let mut taken: Vec<_> = disks.flat_map(|disk| host.bars(disk)).map(|bar| bar.range).collect();
+    // The bridges that lead to a disk: two ports on the first bus, and a bridge behind one.
+    for bridge in [0, 3, 4] {
+        let bar = range(fakes.borrow().all[bridge].words[4].value.into(), 0x1000);
+        assert!(WINDOWS[0].covers(&bar), "{bridge}: {bar:?}");
+        assert!(!taken.iter().any(|taken| taken.overlaps(&bar)), "{bridge}: {bar:?}");
+        taken.push(bar);
+    }
+}
+
+#[test]
+fn windows_of_other_bridges_stay_and_are_not_given_away() {
+    let fakes = fakes(vec![
+        Fake::bridge(None, 1),
+        Fake::other(Some(0), 0),
+        Fake::port(None, 2),
+        Fake::disk(Some(2), 0),
+    ]);
+    // Firmware opened the first bridge for the highest MiB of the host's window.
+    let window = 0x3ee0_3ee0;
+    fakes.borrow_mut().all[0].words[6].value = 0x0001_0100;
+    fakes.borrow_mut().all[0].words[8].value = window;
+    let host = find(&fakes, 255);
+    check(&host);
+    assert_eq!(fakes.borrow().all[0].words[8].value, window);
+}
+
+#[test]
+fn a_device_of_another_kind_takes_no_room() {
+    // A BAR of 256 MiB, with which the bridge would need 512 MiB: the host has no such block.
+    let mut large = Fake::other(Some(0), 2);
+    large.words[4].writable = !0xfff_ffff;
+    let fakes = fakes(vec![Fake::bridge(None, 1), Fake::disk(Some(0), 1), large]);
+    let host = find(&fakes, 255);
+    check(&host);
+    assert_eq!(fakes.borrow().all[2].words[4].value, 0);
+}
+
+#[test]
+fn a_bus_that_is_no_link_has_many_devices() {
+    // A bridge from PCI Express to PCI has port type 7. The other has a capability that is not PCI
+    // Express, and 4 where the port type would be.
+    for capability in [7 << 20 | 0x10, 4 << 20 | 0x09] {
+        let mut bridge = Fake::port(None, 1);
+        bridge.words[16].value = capability;
+        let fakes = fakes(vec![bridge, Fake::disk(Some(0), 3)]);
+        assert_eq!(places(&find(&fakes, 255)), [(0, 1), (1, 3)], "{capability:#x}");
+    }
+}
+
+#[test]
 fn a_link_has_one_device() {
     let fakes = fakes(vec![Fake::port(None, 1), Fake::disk(Some(0), 0)]);
     fakes.borrow_mut().is_aliased = true;
@@ -348,6 +431,14 @@ fn buses_without_a_number_are_left_alone() {
 fn a_chain_without_end_is_cut() {
     let chain = (0..20_usize).map(|at| Fake::bridge(at.checked_sub(1), 0)).collect();
     assert_eq!(find(&fakes(chain), 255).functions.len(), MAX_DEPTH + 1);
+    // The same with numbers that firmware gave: each bridge leads to the buses up to 20.
+    let numbered = |at: u8| {
+        let mut bridge = Fake::bridge(usize::from(at).checked_sub(1), 0);
+        bridge.words[6].value = u32::from_le_bytes([at, at + 1, 20, 0]);
+        bridge
+    };
+    let chain = (0..20).map(numbered).collect();
+    assert_eq!(find(&fakes(chain), 255).functions.len(), MAX_DEPTH + 1);
 }
 
 #[test]
@@ -369,4 +460,22 @@ fn decoding_and_mastering_reach_every_bridge_above() {
     master(Space(&fakes), 0, disk.at);
     let commands: Vec<_> = fakes.borrow().all.iter().map(|it| it.words[1].value & 7).collect();
     assert_eq!(commands, [0, 0, 0, 6, 6, 0, 0, 6, 0]);
+    // A second time changes nothing.
+    host.decode(disk);
+    master(Space(&fakes), 0, disk.at);
+    let again: Vec<_> = fakes.borrow().all.iter().map(|it| it.words[1].value & 7).collect();
+    assert_eq!(again, commands);
+}
+
+#[test]
+fn mastering_passes_a_bridge_that_leads_back_to_its_own_bus() {
+    let fakes = fakes(vec![Fake::bridge(None, 1), Fake::bridge(None, 2), Fake::disk(Some(1), 0)]);
+    let host = find(&fakes, 255);
+    let disk = host.functions.iter().find(|function| function.is_virtio()).unwrap().at;
+    // Out of reset a bridge may claim all buses from 0 on.
+    fakes.borrow_mut().all[0].words[6].value = 0x00ff_0000;
+    fakes.borrow_mut().all.iter_mut().for_each(|fake| fake.words[1].value &= !7);
+    master(Space(&fakes), 0, disk);
+    let commands: Vec<_> = fakes.borrow().all.iter().map(|it| it.words[1].value & 7).collect();
+    assert_eq!(commands, [0, 4, 4]);
 }
