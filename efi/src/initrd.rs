@@ -52,4 +52,10 @@ mod tests {
         assert_eq!((end.major_type.0, end.sub_type.0, end.length), (0x7f, 0xff, [4, 0]));
         assert_eq!(Path::INITRD.vendor.to_bytes()[..4], [0x27, 0xe4, 0x68, 0x55]);
     }
+
+    #[test]
+    fn firmware_gets_the_first_node() {
+        let path = Path::INITRD;
+        assert_eq!(path.start(), &raw const path.media);
+    }
 }
