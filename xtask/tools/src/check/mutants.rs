@@ -1,10 +1,10 @@
-//! The check `mutants`: changes the pure crates, and counts the changes that their tests notice.
+//! The checks `mutants-*`: change a pure crate, and count the changes that its tests notice.
 //!
 //! - cargo-mutants makes the mutants. Each changes one operator, constant or result.
 //! - A crate passes if its own tests catch [`LEAST`] % of its viable mutants.
-//! - `mutants.txt` lists, with a reason, the mutants that no test can catch. They do not count. The
-//!   step fails if one of them is caught, or no longer exists.
-//! - It takes hours, so it runs only when it is named. A night is a good time.
+//! - `mutants.txt` lists, with a reason, the mutants that no test can catch. They do not count. A
+//!   crate's step fails if one of that crate is caught, or no longer exists.
+//! - All of them take hours, so a step runs only when it is named. A night is a good time.
 
 use std::{
     collections::BTreeMap,
@@ -19,8 +19,17 @@ use serde::Deserialize;
 
 use super::step::{End, output_of};
 
-/// The crates that are pure, or have a pure half; quick ones first.
-const CRATES: [&str; 8] = ["gic", "efi", "frames", "virtio", "boot", "fdt", "protocol", "relocate"];
+/// A step for each crate that is pure, or has a pure half; quick ones first.
+pub const STEPS: [&str; 8] = [
+    "mutants-gic",
+    "mutants-efi",
+    "mutants-frames",
+    "mutants-virtio",
+    "mutants-boot",
+    "mutants-fdt",
+    "mutants-protocol",
+    "mutants-relocate",
+];
 
 /// The percentage of its viable mutants that a crate's tests must catch.
 const LEAST: usize = 95;
@@ -82,16 +91,21 @@ struct Position {
 /// The viable mutants of a crate by name, and whether each was caught.
 type Mutants = BTreeMap<String, bool>;
 
-/// Tests every crate's mutants; returns the table, or what is wrong.
-pub fn trial() -> Result<End> {
+/// Returns the crate whose mutants a step tests.
+fn crate_of(step: &str) -> &str {
+    step.trim_start_matches("mutants-")
+}
+
+/// Tests the mutants of a step's crate; returns the table, or what is wrong.
+pub fn trial(step: &str) -> Result<End> {
     let (trial, mend) = ("cargo mutants --version", "cargo install --locked cargo-mutants");
     if !output_of(trial).is_ok_and(|(success, _)| success) {
         return Ok(End::Skipped(format!("`{trial}` fails; to have it: {mend}")));
     }
     let text = fs::read_to_string(paths::root().join(LIST)).context("cannot read mutants.txt")?;
-    let listed = listed(&text)?;
-    let crates = CRATES.iter().map(|name| Ok((*name, mutants_of(name)?)));
-    let (table, wrong) = judge(&crates.collect::<Result<Vec<_>>>()?, &listed);
+    let name = crate_of(step);
+    let listed = listed(&text, name)?;
+    let (table, wrong) = judge(name, &mutants_of(name)?, &listed);
     Ok(match wrong.is_empty() {
         true => End::Reported(table),
         false => End::Failed(format!("{table}\n{}", wrong.join("\n"))),
@@ -103,9 +117,11 @@ fn mutants_of(name: &str) -> Result<Mutants> {
     let out = paths::target_dir().join("ouroboros/mutants").join(name);
     fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     let mut command = Command::new(paths::cargo());
-    command.args(["mutants", "--package", name, "--jobs", "2", "--colors", "never", "--output"]);
+    command.args(["mutants", "--package", name, "--jobs", "2", "--output"]).arg(&out);
+    // Its words are in the middle of our line, so let it report only what is wrong.
+    command.args(["--colors", "never", "--level", "warn"]);
     // Each job builds in a copy of the workspace, which needs a target directory of its own.
-    command.arg(&out).current_dir(paths::root()).env_remove("CARGO_TARGET_DIR");
+    command.current_dir(paths::root()).env_remove("CARGO_TARGET_DIR");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
     let guarded = Guarded::spawn(&mut command).context("cannot start cargo mutants")?;
     let hours = PATIENCE.as_secs() / 3600;
@@ -163,11 +179,14 @@ fn named(report: Report, read: impl Fn(&str) -> Result<String>) -> Result<Mutant
     Ok(mutants)
 }
 
-/// Parses the list of mutants that no test can catch.
+/// Parses the list of mutants that no test can catch, and returns the entries of a crate.
 ///
 /// A reason is one or more lines that begin with `=`. Below it come its entries: a name, or the
 /// beginning of names and a `*`.
-fn listed(text: &str) -> Result<Vec<&str>> {
+fn listed<'a>(text: &'a str, name: &str) -> Result<Vec<&'a str>> {
+    let is_of = |entry: &str, name: &str| {
+        entry.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'))
+    };
     let (mut entries, mut has_reason) = (Vec::new(), false);
     for line in text.lines().map(str::trim) {
         match line.strip_prefix('=') {
@@ -175,9 +194,13 @@ fn listed(text: &str) -> Result<Vec<&str>> {
             Some(reason) => has_reason = !reason.trim().is_empty(),
             None if !has_reason => bail!("{LIST}: `{line}` is under no reason"),
             None if entries.contains(&line) => bail!("{LIST}: `{line}` is listed twice"),
+            None if !STEPS.iter().any(|step| is_of(line, crate_of(step))) => {
+                bail!("{LIST}: `{line}` is in no crate whose mutants we test")
+            }
             None => entries.push(line),
         }
     }
+    entries.retain(|entry| is_of(entry, name));
     Ok(entries)
 }
 
@@ -189,34 +212,29 @@ fn means(entry: &str, mutant: &str) -> bool {
     }
 }
 
-/// Returns a table of the crates, and what is wrong.
-fn judge(crates: &[(&str, Mutants)], listed: &[&str]) -> (String, Vec<String>) {
+/// Returns a table of a crate's mutants, and what is wrong.
+fn judge(name: &str, mutants: &Mutants, listed: &[&str]) -> (String, Vec<String>) {
+    let is_listed = |mutant: &str| listed.iter().any(|entry| means(entry, mutant));
+    let caught = mutants.values().filter(|caught| **caught).count();
+    let missed = mutants.iter().filter(|(_, caught)| !**caught).map(|(mutant, _)| mutant);
+    let (excused, missed): (Vec<_>, Vec<_>) = missed.partition(|mutant| is_listed(mutant));
+    let percent = (100 * caught).checked_div(caught + missed.len()).unwrap_or(100);
     let mut table =
         format!("{:10}{:>8}{:>8}{:>8}{:>8}\n", "crate", "viable", "listed", "caught", "percent");
+    let (viable, excused) = (mutants.len(), excused.len());
+    table += &format!("{name:10}{viable:>8}{excused:>8}{caught:>8}{percent:>8}\n");
+    table.extend(missed.iter().map(|mutant| format!("  {mutant}\n")));
     let mut wrong = Vec::new();
-    for (name, mutants) in crates {
-        let is_listed = |mutant: &str| listed.iter().any(|entry| means(entry, mutant));
-        let caught = mutants.values().filter(|caught| **caught).count();
-        let excused =
-            mutants.iter().filter(|(mutant, caught)| !**caught && is_listed(mutant)).count();
-        let counted = mutants.len() - excused;
-        let percent = (100 * caught).checked_div(counted).unwrap_or(100);
-        table += &format!("{name:10}{:>8}{excused:>8}{caught:>8}{percent:>8}\n", mutants.len());
-        let missed = mutants.iter().filter(|(mutant, caught)| !**caught && !is_listed(mutant));
-        let missed: Vec<_> = missed.map(|(mutant, _)| format!("  {mutant}\n")).collect();
-        table += &missed.concat();
-        if percent < LEAST {
-            wrong.push(format!("{name}: the tests catch {percent} %, and must catch {LEAST} %"));
-        }
+    if percent < LEAST {
+        wrong.push(format!("{name}: the tests catch {percent} %, and must catch {LEAST} %"));
     }
     for entry in listed {
-        let mut meant =
-            crates.iter().flat_map(|(_, mutants)| mutants).filter(|(name, _)| means(entry, name));
+        let mut meant = mutants.iter().filter(|(mutant, _)| means(entry, mutant));
         let (count, caught) = (meant.clone().count(), meant.find(|(_, caught)| **caught));
         if count == 0 {
             wrong.push(format!("{LIST}: `{entry}` is no viable mutant"));
-        } else if let Some((name, _)) = caught {
-            wrong.push(format!("{LIST}: `{entry}` is listed, and `{name}` is caught"));
+        } else if let Some((mutant, _)) = caught {
+            wrong.push(format!("{LIST}: `{entry}` is listed, and `{mutant}` is caught"));
         }
     }
     (table, wrong)
@@ -248,10 +266,10 @@ mod tests {
     }
 
     /// Ninety-five caught mutants, one missed, and one that cannot be caught.
-    fn crates() -> [(&'static str, Mutants); 1] {
+    fn tested() -> Mutants {
         let mut all = mutants(&[("missed", false), ("equal: replace | with ^", false)]);
         all.extend((0..95).map(|number| (format!("caught {number}"), true)));
-        [("boot", all)]
+        all
     }
 
     #[test]
@@ -270,7 +288,7 @@ mod tests {
 
     #[test]
     fn what_is_listed_does_not_count() {
-        let (table, wrong) = judge(&crates(), &["equal: *"]);
+        let (table, wrong) = judge("boot", &tested(), &["equal: *"]);
         assert_eq!(wrong, [""; 0]);
         assert!(
             table.contains("boot            97       1      95      98\n  missed\n"),
@@ -280,18 +298,18 @@ mod tests {
 
     #[test]
     fn less_than_the_least_is_wrong() {
-        let mut crates = crates();
-        crates[0].1.extend(mutants(&[("m1", false), ("m2", false), ("m3", false), ("m4", false)]));
-        let (_, wrong) = judge(&crates, &["equal: *"]);
+        let mut tested = tested();
+        tested.extend(mutants(&[("m1", false), ("m2", false), ("m3", false), ("m4", false)]));
+        let (_, wrong) = judge("boot", &tested, &["equal: *"]);
         assert_eq!(wrong, [""; 0]);
-        crates[0].1.extend(mutants(&[("m5", false)]));
-        let (_, wrong) = judge(&crates, &["equal: *"]);
+        tested.extend(mutants(&[("m5", false)]));
+        let (_, wrong) = judge("boot", &tested, &["equal: *"]);
         assert_eq!(wrong, ["boot: the tests catch 94 %, and must catch 95 %"]);
     }
 
     #[test]
     fn an_entry_that_is_caught_or_does_not_exist_is_wrong() {
-        let (_, wrong) = judge(&crates(), &["equal: *", "caught 7", "gone"]);
+        let (_, wrong) = judge("boot", &tested(), &["equal: *", "caught 7", "gone"]);
         assert_eq!(
             wrong,
             [
@@ -303,15 +321,36 @@ mod tests {
 
     #[test]
     fn an_entry_needs_a_reason_and_stands_once() {
-        assert_eq!(listed("# text\n= why\none\ntwo *\n").unwrap(), ["one", "two *"]);
-        assert!(listed("one\n").unwrap_err().to_string().contains("`one` is under no reason"));
-        assert!(listed("=\none\n").is_err());
-        assert!(listed("= why\none\none\n").unwrap_err().to_string().contains("listed twice"));
+        let wrong = |text: &str| listed(text, "gic").unwrap_err().to_string();
+        assert_eq!(listed("# text\n= why\ngic/a\ngic/b *\n", "gic").unwrap(), ["gic/a", "gic/b *"]);
+        assert!(wrong("gic/a\n").contains("`gic/a` is under no reason"));
+        assert!(wrong("=\ngic/a\n").contains("under no reason"));
+        assert!(wrong("= why\ngic/a\ngic/a\n").contains("listed twice"));
+    }
+
+    #[test]
+    fn a_step_sees_the_entries_of_its_crate() {
+        let text = "= why\ngic/a\nefi/b\ngic/c\n";
+        assert_eq!(listed(text, "gic").unwrap(), ["gic/a", "gic/c"]);
+        assert_eq!(listed(text, "efi").unwrap(), ["efi/b"]);
+        assert_eq!(listed(text, "boot").unwrap(), [""; 0]);
+        for entry in ["a", "gic", "gicv3/a", "xtask/a"] {
+            let error = listed(&format!("= why\n{entry}\n"), "gic").unwrap_err();
+            assert!(error.to_string().contains("is in no crate"), "{error}");
+        }
+    }
+
+    #[test]
+    fn each_step_names_a_crate() {
+        for step in STEPS {
+            let manifest = paths::root().join(crate_of(step)).join("Cargo.toml");
+            assert!(step != crate_of(step) && manifest.is_file(), "{}", manifest.display());
+        }
     }
 
     #[test]
     fn the_list_can_be_read() {
         let text = fs::read_to_string(paths::root().join(LIST)).unwrap();
-        assert!(!listed(&text).unwrap().is_empty());
+        assert!(!listed(&text, "boot").unwrap().is_empty());
     }
 }

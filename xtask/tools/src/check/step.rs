@@ -44,8 +44,8 @@ pub enum Act {
     Read(fn(&[Text]) -> Vec<String>),
     /// Makes this page from the same files; returns its text, or the violations.
     Generate(&'static str, fn(&[Text]) -> Result<String, Vec<String>>),
-    /// Does something that takes hours; only if the step is named.
-    Named(fn() -> Result<End>),
+    /// Does something that takes long, which the step's name selects; only if the step is named.
+    Named(fn(&str) -> Result<End>),
 }
 
 /// A command as typed, without quotes: variables, program, arguments.
@@ -118,7 +118,7 @@ impl Step {
                 Ok(made) => Ok(End::of(stale(page, texts, &made, self.name).as_slice())),
                 Err(wrong) => Ok(End::of(&wrong)),
             }),
-            Act::Named(act) => act(),
+            Act::Named(act) => act(self.name),
         };
         end.unwrap_or_else(|error| End::Failed(format!("{error:#}")))
     }

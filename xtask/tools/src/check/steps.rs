@@ -33,7 +33,7 @@ pub fn all() -> Vec<Step> {
     let doc = "RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items";
     let look = |name, what, look| Step { name, what, act: Act::Look(look) };
     let read = |name, what, read| Step { name, what, act: Act::Read(read) };
-    vec![
+    let mut steps = vec![
         run("fmt", "rustfmt would format it differently", "cargo fmt --all --check"),
         run(
             "fmt-fuzz",
@@ -141,12 +141,13 @@ pub fn all() -> Vec<Step> {
             DENY,
             "failed to fetch advisory database",
         ),
-        Step {
-            name: "mutants",
-            what: "a crate's tests miss what changes it, or mutants.txt is out of date",
-            act: Act::Named(mutants::trial),
-        },
-    ]
+    ];
+    steps.extend(mutants::STEPS.map(|name| Step {
+        name,
+        what: "the crate's tests miss what changes it, or mutants.txt is out of date",
+        act: Act::Named(mutants::trial),
+    }));
+    steps
 }
 
 fn run(name: &'static str, what: &'static str, line: &str) -> Step {
