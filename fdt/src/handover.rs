@@ -232,17 +232,19 @@ mod tests {
     fn the_initrd_is_handed_on_only_where_it_is_asked_for() {
         let mut tree = virt();
         let chosen = tree.root.child_mut("chosen").unwrap();
-        for (name, value) in [("linux,initrd-start", 0x4800_0000_u32), ("rng-seed", 7)] {
+        let start = 0x4800_0000_u32.to_be_bytes();
+        chosen.add_property(DeviceTreeProperty::new("linux,initrd-start", start).unwrap());
+        for (name, value) in [("linux,initrd-end", 0x4800_1001_u64), ("rng-seed", 7)] {
             chosen.add_property(DeviceTreeProperty::new(name, value.to_be_bytes()).unwrap());
         }
-        let end = 0x4800_1001_u64.to_be_bytes();
-        chosen.add_property(DeviceTreeProperty::new("linux,initrd-end", end).unwrap());
         let blob = tree.to_dtb();
+        assert_eq!(Tree::open(&blob).unwrap().chosen_u64("rng-seed"), Some(7));
         for ram in [None, Some(&[][..])] {
             for keeps_initrd in [false, true] {
                 let shrunk = shrink(&blob, Shrink { keeps_initrd, ram }).unwrap();
-                let initrd = Tree::open(&shrunk).unwrap().initrd();
-                assert_eq!(initrd.is_some(), keeps_initrd, "{ram:?}");
+                let tree = Tree::open(&shrunk).unwrap();
+                assert_eq!(tree.initrd().is_some(), keeps_initrd, "{ram:?}");
+                assert_eq!(tree.chosen_u64("rng-seed"), None, "{ram:?} {keeps_initrd}");
             }
         }
         assert_eq!(Tree::open(&shrink(&blob, Shrink::default()).unwrap()).unwrap().initrd(), None);
