@@ -105,6 +105,18 @@ fn a_cpu_may_have_an_affinity_of_two_cells() {
 }
 
 #[test]
+fn a_redistributor_stride_of_0_is_none() {
+    for (cell, expected) in [(0, None), (1, Some(1)), (0x3_0000, Some(0x3_0000))] {
+        let mut tree = virt();
+        let gic = tree.find_node_mut("/intc@8000000").unwrap();
+        let stride = cells(&[0, cell]);
+        gic.add_property(DeviceTreeProperty::new("redistributor-stride", stride).unwrap());
+        let Some(Gic::V3 { redistributors, .. }) = read(&tree).gic else { panic!("a GICv3") };
+        assert_eq!(redistributors.stride, expected, "{cell:#x}");
+    }
+}
+
+#[test]
 fn the_first_gic_timer_and_psci_count() {
     for v2 in [true, false] {
         let mut tree = virt();
