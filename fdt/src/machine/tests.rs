@@ -498,3 +498,4 @@ fn no_flipped_byte_panics() {
 
 mod boards;
 mod edges;
+mod vmms;
