@@ -39,6 +39,7 @@ mod runner;
 mod seed;
 mod stress;
 mod stub;
+mod trees;
 mod xen;
 
 use std::sync::Arc;
@@ -180,6 +181,7 @@ fn cases(config: &Config, seen: &Seen) -> Vec<Case> {
     cases.extend(loaders::cases());
     cases.extend(devices::cases());
     cases.extend(guests::cases());
+    cases.extend(trees::cases());
     cases.extend(console::cases());
     cases.extend(initrd::cases());
     cases.extend(own::cases());
