@@ -232,14 +232,19 @@ impl Image {
         let mut destinations = vec![pages(kernel, entry, header.image_size)?];
         for payload in loadables {
             let load = payload.load.ok_or_else(|| fit_lacks_load(payload))?;
-            destinations.push(pages(payload, load, payload.place.end - payload.place.start)?);
+            let bytes = match payload.compression {
+                Compression::None => payload.place.end - payload.place.start,
+                Compression::Gzip { unpacked: Some(unpacked) } => unpacked,
+                Compression::Gzip { unpacked: None } => unpack::size(medium, payload)?,
+            };
+            destinations.push(pages(payload, load, bytes.max(1))?);
         }
 
         let mut image =
             Self { payloads: Vec::new(), entry, hashed: 0, disk_requests: 0, disk_ns: 0 };
         for (payload, destination) in core::iter::once(kernel).chain(loadables).zip(&destinations) {
             let frames = take(destination, &destinations).map_err(Error::Memory)?;
-            let loaded = image.read(medium, payload, header.image_size, destination, frames)?;
+            let loaded = image.read(medium, payload, destination, frames)?;
             image.payloads.push(loaded);
         }
         image.disk_requests = medium.requests();
@@ -251,7 +256,6 @@ impl Image {
         &mut self,
         medium: &mut Medium,
         payload: &Payload,
-        image_size: u64,
         destination: &Range<PhysAddr>,
         mut frames: Frames,
     ) -> Result<Loaded, Error> {
@@ -260,7 +264,7 @@ impl Image {
         let bytes = match payload.compression {
             Compression::None => as_it_is(medium, payload, &mut frames)?,
             Compression::Gzip { unpacked } => {
-                unpack::all(medium, payload, unpacked, image_size, &mut frames)?
+                unpack::all(medium, payload, unpacked, destination.bytes(), &mut frames)?
             }
         };
         frames.zero_from(bytes as usize);

@@ -1,7 +1,8 @@
-//! The unpacker: reads a gzip-compressed kernel from the boot medium into frames, or an FDT.
+//! The unpacker: reads a gzip file from the boot medium into frames, or an FDT.
 //!
-//! - Runs in place of a plain read if the FIT says that the kernel or the FDT is compressed.
-//! - Leaves the unpacked kernel in its frames. The compressed kernel is never in memory as a whole.
+//! - Runs in place of a plain read if the FIT says that a kernel, a loadable or the FDT is
+//!   compressed.
+//! - Leaves the unpacked file in its frames. The compressed file is never in memory as a whole.
 //! - Refuses a file whose digest differs, then whatever [`protocol::gzip`] refuses. A damaged disk
 //!   must be reported as such, and not as a bad gzip file.
 
@@ -38,27 +39,36 @@ pub fn start(
     Ok(made)
 }
 
-/// Unpacks a whole kernel into `frames`, verifies it, and returns its size.
+/// Returns the size of a file without a stated one, as its last four bytes, the trailer's, give it.
 ///
-/// The frames have room for `image_size` bytes.
+/// It is a claim, which [`all`] checks.
+pub fn size(medium: &mut Medium, payload: &Payload) -> Result<u64, Error> {
+    let mut size = [0; 4];
+    medium.read(payload.place.end.saturating_sub(4), &mut size)?;
+    Ok(u32::from_le_bytes(size).into())
+}
+
+/// Unpacks a whole file into `frames`, verifies it, and returns its size.
+///
+/// The frames have room for `most` bytes.
 pub fn all(
     medium: &mut Medium,
-    kernel: &Payload,
+    payload: &Payload,
     stated: Option<u64>,
-    image_size: u64,
+    most: u64,
     frames: &mut Frames,
 ) -> Result<u64, Error> {
-    let error = |why| Error::Gzip(kernel.name.clone(), why);
-    let mut piece = piece(kernel)?;
-    let mut hash = Hash::new(kernel);
-    let mut unpacker = Unpacker::new(stated.unwrap_or(image_size));
-    // Leave room for one byte after the frames, so that a kernel that is too large is noticed.
+    let error = |why| Error::Gzip(payload.name.clone(), why);
+    let mut piece = piece(payload)?;
+    let mut hash = Hash::new(payload);
+    let mut unpacker = Unpacker::new(stated.unwrap_or(most));
+    // Leave room for one byte after the frames, so that a file that is too large is noticed.
     let mut too_many = [0];
     let mut rooms = frames.slices_mut().chain([&mut too_many[..]]);
     let (mut room, mut unpacked) = (rooms.next().unwrap_or_default(), Ok(()));
-    let mut at = kernel.place.start;
-    while at < kernel.place.end {
-        let bytes = (kernel.place.end - at).min(piece.len() as u64);
+    let mut at = payload.place.start;
+    while at < payload.place.end {
+        let bytes = (payload.place.end - at).min(piece.len() as u64);
         let piece = &mut piece[..bytes as usize];
         medium.read(at, piece)?;
         at += bytes;
@@ -109,8 +119,8 @@ pub fn in_memory(
 }
 
 /// Allocates a buffer for one piece of the file.
-fn piece(kernel: &Payload) -> Result<Vec<u8>, Error> {
-    let bytes = PIECE.min((kernel.place.end - kernel.place.start) as usize);
+fn piece(payload: &Payload) -> Result<Vec<u8>, Error> {
+    let bytes = PIECE.min((payload.place.end - payload.place.start) as usize);
     let mut piece = Vec::new();
     piece.try_reserve_exact(bytes).map_err(|_| Error::Heap(bytes as u64))?;
     piece.resize(bytes, 0);

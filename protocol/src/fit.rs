@@ -11,7 +11,7 @@
 //! ```text
 //! /images/<name>          type, arch, compression, load, entry, data-size,
 //!                         and one of data-position, data-offset, data
-//!                         of a kernel also compression = "gzip", and optionally uncomp-size
+//!                         perhaps compression = "gzip", and then optionally uncomp-size
 //!         <name>/hash-1   algo = "sha256" or another, value: of the bytes on the disk
 //! /configurations         default = <the configuration to use>
 //!                <name>   kernel = <image>, loadables = <image>, <image>, …
@@ -100,9 +100,9 @@ pub struct Payload {
 pub enum Compression {
     /// Not compressed.
     None,
-    /// A kernel in a gzip file.
+    /// A gzip file.
     Gzip {
-        /// The size of the unpacked kernel, if the FIT states it.
+        /// The size of the unpacked file, if the FIT states it.
         unpacked: Option<u64>,
     },
 }
@@ -417,36 +417,22 @@ impl<'a> Place<'a> {
     /// Reads this image as a loadable: it must have a load address, but may have any type, and no
     /// architecture.
     fn loadable(&self, reader: Reader<'_>) -> Result<Payload, Error> {
-        let loadable = self.as_it_is(reader)?;
+        let loadable = self.maybe_gzip(reader)?;
         loadable.load.ok_or_else(|| self.lacks("load"))?;
         Ok(loadable)
     }
 
-    /// Returns the name of this image's compression, if it has any.
-    fn compression(&self) -> Result<Option<&'a str>, Error> {
-        Ok(self.text("compression")?.filter(|compression| *compression != "none"))
-    }
-
     /// Reads this image, and refuses it if it is compressed, unless by gzip.
     fn maybe_gzip(&self, reader: Reader<'_>) -> Result<Payload, Error> {
-        match self.compression()? {
-            Some("gzip") => {
-                let compression = Compression::Gzip { unpacked: self.number("uncomp-size")? };
-                Ok(Payload { compression, ..self.payload(reader)? })
+        let compression = match self.text("compression")? {
+            None | Some("none") => Compression::None,
+            Some("gzip") => Compression::Gzip { unpacked: self.number("uncomp-size")? },
+            Some(other) => {
+                let (node, compression) = (self.path.clone(), other.to_owned());
+                return Err(Error::Compressed { node, compression });
             }
-            _ => self.as_it_is(reader),
-        }
-    }
-
-    /// Reads this image, and refuses it if it is compressed.
-    fn as_it_is(&self, reader: Reader<'_>) -> Result<Payload, Error> {
-        if let Some(compression) = self.compression()? {
-            return Err(Error::Compressed {
-                node: self.path.clone(),
-                compression: compression.to_owned(),
-            });
-        }
-        self.payload(reader)
+        };
+        Ok(Payload { compression, ..self.payload(reader)? })
     }
 
     /// Reads the properties that every image must have.

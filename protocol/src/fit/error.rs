@@ -81,10 +81,9 @@ pub enum Error {
     /// An image for another architecture than arm64.
     #[error("the FIT's {node} is for \"{arch}\": give one for \"arm64\"")]
     WrongArch { node: String, arch: String },
-    /// Compressed data that we cannot unpack: a loadable's, or not compressed with gzip.
+    /// Compressed data that we cannot unpack.
     #[error(
-        "the FIT's {node} is compressed with \"{compression}\": give it as it is, with \"none\"; a \
-         kernel and a device tree may be \"gzip\""
+        "the FIT's {node} is compressed with \"{compression}\": give it as \"gzip\" or \"none\""
     )]
     Compressed { node: String, compression: String },
     /// A kernel whose `entry` is not its first byte, as it must be for an arm64 Image.

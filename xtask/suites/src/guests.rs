@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use harness::{
     cmdline::{Base, Cmdline},
     config::{Flag, Gic},
-    disk::payload,
-    fit_edit::shifted,
+    disk::{self, payload},
+    fit_edit::{edited, node, set, shifted},
     invariants::{self, Modes, check},
     kernel_build::Built,
     needs::Need,
@@ -26,6 +26,7 @@ use protocol::fit::{
 use super::{
     case::{Case, Trial, case},
     debugger::{debugged, leave_entropy_device_on},
+    last_look::{last_look, memory},
     plain,
 };
 
@@ -74,6 +75,7 @@ pub fn cases() -> Vec<Case> {
             let disk = many_loadables(trial.kernel());
             from_disk(trial, disk).map(drop)
         }),
+        case("guests/loadables-in-gzip", packed_loadables),
     ];
     for machine in invariants::MODES {
         cases.push(case(format!("guests/gicv2-{machine}"), move |trial| {
@@ -260,6 +262,38 @@ fn many_loadables(kernel: &Built) -> Vec<u8> {
         ..payload(&format!("loadable-{number}"), vec![0xa5; 5000], None)
     }));
     fit::write(&payloads)
+}
+
+/// Restarts with two loadables in gzip files, of which one states its size. Both must be unpacked
+/// at their load addresses.
+fn packed_loadables(trial: &mut Trial<'_>) -> Result<()> {
+    const PLACES: [(&str, u64); 2] = [("stated", 0x4800_0000), ("not-stated", 0x4900_0000)];
+    let content: Vec<u8> = (0..100_000_u32).map(|at| (at / 7) as u8).collect();
+    let cmdline = Cmdline { generations: 2, ..trial.cmdline() };
+    let mut request = trial.request_psci("nvhe", &cmdline)?;
+    let mut payloads = vec![payload("kernel", trial.kernel().image.clone(), None)];
+    payloads.extend(PLACES.map(|(name, load)| Payload {
+        kind: Kind::Loadable { load },
+        ..payload(name, disk::packed(&content), None)
+    }));
+    let packed = edited(&fit::write(&payloads), |tree| {
+        for (name, _) in PLACES {
+            set(node(tree, &format!("/images/{name}"))?, "compression", "gzip")?;
+        }
+        set(node(tree, "/images/stated")?, "uncomp-size", content.len() as u32)
+    })?;
+    request.disk = Disk::Bytes(Arc::new(packed));
+    let (logs, found) = last_look(trial, request, |qmp| {
+        PLACES
+            .into_iter()
+            .map(|(_, load)| memory(qmp, load, content.len() as u64))
+            .collect::<Result<Vec<_>>>()
+    })?;
+    check(&logs, &cmdline, Modes::All("nvhe"))?;
+    for ((name, load), found) in PLACES.into_iter().zip(found) {
+        ensure!(found == content, "{name} at {load:#x} is not what was packed");
+    }
+    Ok(())
 }
 
 /// Runs from a FIT without a digest, as `unverified` permits. Each restart must say so.
