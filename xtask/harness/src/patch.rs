@@ -81,6 +81,29 @@ impl<'a> Patched<'a> {
         Ok(self)
     }
 
+    /// Makes a routine begin `seconds` late, by the counter. The code for it replaces the beginning
+    /// of `room`, a routine that must not run, and changes x9 to x11. The first instruction of
+    /// `name` must not depend on its address.
+    pub fn late(mut self, name: &str, room: &str, seconds: u16) -> Result<Self> {
+        let (start, room) = (self.address(name)?, self.address(room)?);
+        let words = [
+            0xd53b_e049,                           // mrs x9, cntvct_el0
+            0xd53b_e00a,                           // mrs x10, cntfrq_el0
+            0xd280_000b | u32::from(seconds) << 5, // mov x11, #seconds
+            0x9b0b_254a,                           // madd x10, x10, x11, x9
+            0xd53b_e049,                           // mrs x9, cntvct_el0
+            0xeb0a_013f,                           // cmp x9, x10
+            0x54ff_ffc3,                           // b.lo, two instructions back
+            self.word(start),
+            branch(room + 8 * 4, start + 4),
+        ];
+        for (at, word) in (room..).step_by(4).zip(words) {
+            self.put(at, word);
+        }
+        self.put(start, branch(start, room));
+        Ok(self)
+    }
+
     fn near(&self, name: &str) -> Result<impl Iterator<Item = usize> + use<>> {
         let start = self.address(name)?;
         Ok((start..start + NEAR).step_by(4))
@@ -97,6 +120,12 @@ impl<'a> Patched<'a> {
     fn address(&self, name: &str) -> Result<usize> {
         Ok(usize::try_from(self.kernel.symbol(name)?)?)
     }
+}
+
+/// Returns `b`, from one address to another.
+fn branch(from: usize, to: usize) -> u32 {
+    let offset = (to as u32).wrapping_sub(from as u32) / 4;
+    0x1400_0000 | offset & 0x03ff_ffff
 }
 
 /// Returns the target of `word` at address `at` if it is a `bl`.
@@ -116,5 +145,7 @@ mod tests {
         assert_eq!(called(0x1000, 0x97ff_ffff), Some(0xffc));
         assert_eq!(called(0x1000, HANG), None);
         assert_eq!(called(0x1000, RET), None);
+        assert_eq!(called(0x1000, branch(0x1000, 0x2000) | 1 << 31), Some(0x2000));
+        assert_eq!(called(0x2000, branch(0x2000, 0x1000) | 1 << 31), Some(0x1000));
     }
 }

@@ -133,6 +133,10 @@ pub fn cases() -> Vec<Case> {
             ensure!(says(first) && !says(second), "not generation 0 alone says so");
             Ok(())
         }),
+        // TF-A on a Raspberry Pi 4 takes more than two seconds.
+        case("cpus/one-comes-late", |trial| late(trial, 3, (2, 2))),
+        // It comes after the kernel has continued without it, and before the restart.
+        case("cpus/one-comes-too-late", |trial| late(trial, 11, (1, 2))),
         case("cpus/one-never-works", |trial| {
             stays(
                 trial,
@@ -262,6 +266,30 @@ fn stays(trial: &mut Trial<'_>, patch: Patch, says: &str) -> Result<()> {
         gen_log.says("continues, all its memory given back") && gen_log.bye.is_none(),
         "the generation does not continue"
     );
+    Ok(())
+}
+
+/// Boots a kernel whose second CPU begins `seconds` late. The kernel must have these CPUs in
+/// generation 0, and restart all the same.
+fn late(trial: &mut Trial<'_>, seconds: u16, cpus: (u32, u32)) -> Result<()> {
+    let mut request = wrong(trial, "", |kernel| Ok(kernel))?;
+    // The loader is not UEFI, whose entry this kernel therefore never uses.
+    let patched = Patched::new(trial.kernel()).late("secondary_entry", "efi_entry", seconds)?;
+    request.image = Some(patched.image);
+    with_cpus(&mut request, 2, Gic::V3);
+    let logs = trial.logs(&request)?;
+    let [first, second] = &logs[..] else {
+        anyhow::bail!("{} generations, and should be two", logs.len())
+    };
+    ensure!(
+        (first.cpus, second.cpus) == (cpus, (2, 2)),
+        "{:?} CPUs, then {:?}",
+        first.cpus,
+        second.cpus
+    );
+    ensure!(first.refused.is_empty(), "refused: {:?}", first.refused);
+    let is_named = first.says("CPU 1 (MPIDR 0x1) was started and does not work: ");
+    ensure!(is_named == (cpus.0 < cpus.1), "CPU 1 is named as late: {is_named}");
     Ok(())
 }
 
