@@ -55,8 +55,8 @@ impl<'a> Blob<'a> {
     /// - the tokens continue past the size that the header gives their block;
     /// - nodes do not nest;
     /// - a property's name is outside the strings block;
-    /// - the strings block is not text. This includes strings that no property uses, because a
-    ///   reader may search all of them for one to share.
+    /// - the strings block does not end in NUL. Its names may be any bytes: a name that is not
+    ///   UTF-8 is one that we do not know.
     pub fn new(bytes: &'a [u8]) -> Result<Self, &'static str> {
         const NO_END: &str = "memory reservations without an end";
         let header = |at| word(bytes, at).ok_or("no header");
@@ -75,10 +75,8 @@ impl<'a> Blob<'a> {
         let pairs = bytes.get(header(16)?..).ok_or(NO_END)?.as_chunks().0;
         let count = pairs.iter().position(|pair| *pair == [0; 16]).ok_or(NO_END)?;
         let blob = Self { bytes, start, structure, strings, reservations: &pairs[..count] };
-        match strings {
-            [names @ .., 0] if str::from_utf8(names).is_ok() => {}
-            [] => {}
-            _ => return Err("strings that are no text or do not end in NUL"),
+        if !matches!(strings, [] | [.., 0]) {
+            return Err("strings that do not end in NUL");
         }
         let mut events = blob.events();
         while events.step()?.is_some() {}

@@ -191,10 +191,7 @@ fn what_is_no_blob_is_refused() {
     assert_eq!(spoilt(0, 0), Err(Error::Damaged("no magic")));
     assert_eq!(spoilt(23, 16), Err(Error::Damaged("a version that is not known")));
     assert_eq!(spoilt(12, 1), Err(Error::Damaged("blocks past the end")));
-    assert_eq!(
-        spoilt(35, blob[35] - 1),
-        Err(Error::Damaged("strings that are no text or do not end in NUL"))
-    );
+    assert_eq!(spoilt(35, blob[35] - 1), Err(Error::Damaged("strings that do not end in NUL")));
     assert_eq!(written(&blob[..30], None, 4096), Err(Error::Damaged("no header")));
     assert_eq!(blob::size(&blob), Some(blob.len()));
     assert_eq!(blob::size(&[0; 8]), None);

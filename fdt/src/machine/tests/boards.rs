@@ -681,3 +681,22 @@ fn a_crash_kernels_ram_is_handed_on() {
     let blob = crate::chosen::write(&blob, &Chosen::default()).unwrap();
     assert_eq!(machine(&blob).ram, [range(0x5000_0000, 0x800_0000)]);
 }
+
+/// Such a name is one that we do not know. The next generation gets it as it is.
+#[test]
+fn a_propertys_name_that_is_not_utf_8_is_handed_on() {
+    let mut tree = virt();
+    let plain = machine(&tree.to_dtb());
+    set(&mut tree, "/timer", "acme,mueller", vec![1]);
+    let mut blob = tree.to_dtb();
+    let at = blob.windows(12).position(|name| name == b"acme,mueller").unwrap();
+    blob[at + 6] = 0xfc;
+    let chosen = Chosen { bootargs: Some("quiet"), ..Chosen::default() };
+    let written = crate::chosen::write(&blob, &chosen).unwrap();
+    for blob in [&blob, &shrink(&blob, Shrink::default()).unwrap(), &written] {
+        assert_eq!(machine(blob), plain);
+        let root = Node::root(&crate::blob::Blob::new(blob).unwrap()).unwrap();
+        let mut properties = root.child(b"timer").unwrap().properties();
+        assert!(properties.any(|one| one.name == b"acme,m\xfceller" && one.value == [1]));
+    }
+}
