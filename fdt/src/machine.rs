@@ -225,6 +225,8 @@ pub struct PciHost {
     pub buses: RangeInclusive<u8>,
     /// Memory windows for functions' BARs, with the same address on both sides of the host.
     pub windows: Vec<Range<PhysAddr>>,
+    /// `linux,pci-domain`.
+    pub domain: Option<u32>,
 }
 
 /// The machine, as the device tree describes it.

@@ -1,6 +1,7 @@
 //! PCI functions behind bridges: bus numbers, and windows that let their registers be reached.
 //!
 //! - Takes a host's configuration space and memory windows.
+//! - Finds other roots on the host's buses as well (QEMU's pxb-pcie), if the first bus names one.
 //! - Leaves: bus mastering off in every function but host bridges; bus numbers in each bridge down
 //!   to a depth of eight, while numbers last; each virtio function with its BARs, and the windows
 //!   of the bridges above it, if there is room.
@@ -119,9 +120,25 @@ impl<'w, C: ConfigurationAccess + Copy> Host<'w, C> {
     /// registers of virtio functions reachable.
     pub fn find(access: C, buses: &RangeInclusive<u8>, windows: &'w [Range<PhysAddr>]) -> Self {
         let mut host = Self { access, windows, functions: Vec::new() };
-        host.search(*buses.start(), *buses.end(), None, 0);
+        let (first, last) = (*buses.start(), *buses.end());
+        let mut highest = host.search(first, last, None, 0);
+        // Each expander bridge has the class of a host bridge. Other machines have no other root,
+        // and need not read hundreds of thousands of registers.
+        if host.has_expander(first) {
+            while highest < last {
+                highest = host.search(highest + 1, last, None, 0);
+            }
+        }
         host.assign();
         host
+    }
+
+    /// Returns whether a bus has a host bridge besides the host's own, its device 0.
+    fn has_expander(&self, bus: u8) -> bool {
+        let is_expander = |(at, info): (DeviceFunction, DeviceFunctionInfo)| {
+            at.device > 0 && (info.class, info.subclass) == HOST_BRIDGE
+        };
+        self.root().enumerate_bus(bus).any(is_expander)
     }
 
     fn root(&self) -> PciRoot<C> {
@@ -438,7 +455,11 @@ pub fn master(access: impl ConfigurationAccess + Copy, first: u8, at: DeviceFunc
                 && (secondary..=subordinate).contains(&at.bus);
             leads.then_some((bridge, secondary))
         });
-        let Some((bridge, secondary)) = below else { break };
+        let Some((bridge, secondary)) = below else {
+            // The function is below another root.
+            bus += 1;
+            continue;
+        };
         command(access, bridge, Command::BUS_MASTER, Command::empty());
         bus = secondary;
     }

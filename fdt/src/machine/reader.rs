@@ -304,7 +304,8 @@ impl<'a> Reader<'a> {
             (Role::Pci(layout), [config, ..]) => {
                 let windows = self.windows(bus.ranges.unwrap_or_default());
                 let (config, buses) = (config.clone(), buses(node, layout, config));
-                let host = buses.map(|buses| PciHost { config, layout, buses, windows });
+                let domain = node.cell("linux,pci-domain");
+                let host = buses.map(|buses| PciHost { config, layout, buses, windows, domain });
                 self.machine.pci.extend(host);
             }
             (Role::Timer, _) if machine.timer.is_none() => {

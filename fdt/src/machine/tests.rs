@@ -308,7 +308,8 @@ fn a_machine_is_what_its_tree_says() {
             config: range(0x40_1000_0000, 0x1000_0000),
             layout: ConfigSpace::Ecam,
             buses: 0..=255,
-            windows
+            windows,
+            domain: None,
         }]
     );
     let reserved: Vec<_> =

@@ -126,8 +126,10 @@ impl Devices {
     pub fn find(machine: &Machine, map: &mut KernelIdmap) -> Self {
         let mut all: Vec<_> = machine.virtio.iter().filter_map(Device::in_slot).collect();
         let mut running: Vec<_> = all.iter().filter_map(Device::running).collect();
-        for host in &machine.pci {
-            pci::find(host, map, |found| {
+        for (nth, host) in (0..).zip(&machine.pci) {
+            // As in Linux, hosts without numbers of their own count from 0 on.
+            let domain = (machine.pci.len() > 1).then(|| host.domain.unwrap_or(nth));
+            pci::find(host, domain, map, |found| {
                 let device = Device::of_function(found);
                 running.extend(found.was_mastering.map(|it| (device.place.clone(), it.into())));
                 all.push(device);

@@ -25,6 +25,8 @@ pub const STATUS: u64 = 0x14;
 #[derive(Clone, Copy, Debug)]
 pub struct Function {
     config: ConfigPlace,
+    /// The host's number, on a machine with several hosts.
+    domain: Option<u32>,
     at: DeviceFunction,
     vendor: u16,
     device: u16,
@@ -33,7 +35,11 @@ pub struct Function {
 impl fmt::Display for Function {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let DeviceFunction { bus, device, function } = self.at;
-        write!(f, "PCI {bus:02x}:{device:02x}.{function} ({:04x}:{:04x})", self.vendor, self.device)
+        f.write_str("PCI ")?;
+        if let Some(domain) = self.domain {
+            write!(f, "{domain:04x}:")?;
+        }
+        write!(f, "{bus:02x}:{device:02x}.{function} ({:04x}:{:04x})", self.vendor, self.device)
     }
 }
 
@@ -114,8 +120,13 @@ pub struct Found {
 
 /// Finds every function of the host but host bridges, and passes each to `add`. Turns bus mastering
 /// off, and maps the registers of virtio functions.
-pub fn find(host: &PciHost, map: &mut KernelIdmap, mut add: impl FnMut(&Found)) {
-    let PciHost { config, layout, buses, windows } = host;
+pub fn find(
+    host: &PciHost,
+    domain: Option<u32>,
+    map: &mut KernelIdmap,
+    mut add: impl FnMut(&Found),
+) {
+    let PciHost { config, layout, buses, windows, .. } = host;
     map.add_device(config);
     let (start, first_bus, bus_bytes) = (config.start, *buses.start(), layout.bus_bytes());
     let config = ConfigPlace { start, first_bus, bus_bytes };
@@ -132,7 +143,7 @@ pub fn find(host: &PciHost, map: &mut KernelIdmap, mut add: impl FnMut(&Found)) 
             found.decode(function);
         }
         let (vendor, device) = (info.vendor_id, info.device_id);
-        let function = Function { config, at, vendor, device };
+        let function = Function { config, domain, at, vendor, device };
         add(&Found { function, was_mastering, virtio });
     }
 }

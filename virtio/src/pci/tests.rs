@@ -10,10 +10,11 @@ struct Word {
     value: u32,
 }
 
-/// A function, and the index of the bridge above it.
+/// A function, and the index of the bridge above it, or the number of its root bus.
 #[derive(Clone)]
 struct Fake {
     bridge: Option<usize>,
+    root: u8,
     device: u8,
     words: [Word; 64],
 }
@@ -25,7 +26,7 @@ impl Fake {
         words[1] = Word { writable: 0x7, value: 0x7 };
         words[2].value = class << 16;
         words[3].value = header << 16;
-        Self { bridge, device, words }
+        Self { bridge, root: 0, device, words }
     }
 
     /// A bridge with a BAR of 4 KiB.
@@ -62,6 +63,20 @@ impl Fake {
         Self::new(above, device, 0x10d3_8086, 0x0200, 0)
     }
 
+    /// A host bridge, which says that there is another root.
+    fn expander(device: u8) -> Self {
+        Self::new(None, device, 0x000b_1b36, 0x0600, 0)
+    }
+
+    /// Puts the function on another root bus.
+    fn on(self, root: u8) -> Self {
+        Self { root, ..self }
+    }
+
+    fn is_below(&self, bridge: Option<usize>, root: u8) -> bool {
+        self.bridge == bridge && (bridge.is_some() || self.root == root)
+    }
+
     fn numbers(&self) -> [u8; 3] {
         let [primary, secondary, subordinate, _] = self.words[6].value.to_le_bytes();
         [primary, secondary, subordinate]
@@ -81,11 +96,13 @@ impl Space<'_> {
     /// Finds the function as bridges would forward the access.
     fn at(&self, at: DeviceFunction) -> Option<usize> {
         let fakes = self.0.borrow();
-        let (mut bridge, mut bus) = (None, 0);
+        let roots = fakes.all.iter().map(|fake| fake.root).filter(|root| *root <= at.bus);
+        let root = roots.max().unwrap_or_default();
+        let (mut bridge, mut bus) = (None, root);
         while bus != at.bus {
             let leads = |fake: &Fake| {
                 let [_, secondary, subordinate] = fake.numbers();
-                fake.bridge == bridge
+                fake.is_below(bridge, root)
                     && fake.words[3].value >> 16 == 1
                     && secondary > bus
                     && (secondary..=subordinate).contains(&at.bus)
@@ -96,7 +113,7 @@ impl Space<'_> {
             bus = fakes.all[found[0]].numbers()[1];
         }
         let device = if fakes.is_aliased && bridge.is_some() { 0 } else { at.device };
-        let is_it = |fake: &Fake| fake.bridge == bridge && fake.device == device;
+        let is_it = |fake: &Fake| fake.is_below(bridge, root) && fake.device == device;
         fakes.all.iter().position(is_it).filter(|_| at.function == 0)
     }
 }
@@ -478,4 +495,27 @@ fn mastering_passes_a_bridge_that_leads_back_to_its_own_bus() {
     master(Space(&fakes), 0, disk);
     let commands: Vec<_> = fakes.borrow().all.iter().map(|it| it.words[1].value & 7).collect();
     assert_eq!(commands, [0, 4, 4]);
+}
+
+#[test]
+fn another_root_is_searched_if_an_expander_names_it() {
+    let mut all = vec![
+        Fake::port(None, 1),
+        Fake::disk(Some(0), 0),
+        Fake::port(None, 0).on(64),
+        Fake::disk(Some(2), 0),
+        Fake::disk(None, 3).on(64),
+        Fake::new(None, 0, 0x0008_1b36, 0x0600, 0),
+    ];
+    assert_eq!(places(&find(&fakes(all.clone()), 255)), [(0, 1), (1, 0)], "no expander");
+    all.push(Fake::expander(4));
+    assert_eq!(places(&find(&fakes(all.clone()), 63)), [(0, 1), (1, 0)], "not the host's bus");
+    let fakes = fakes(all);
+    let host = find(&fakes, 255);
+    assert_eq!(places(&host), [(0, 1), (1, 0), (64, 0), (64, 3), (65, 0)]);
+    check(&host);
+    fakes.borrow_mut().all.iter_mut().for_each(|fake| fake.words[1].value &= !7);
+    master(Space(&fakes), 0, DeviceFunction { bus: 65, device: 0, function: 0 });
+    let commands: Vec<_> = fakes.borrow().all.iter().map(|it| it.words[1].value & 7).collect();
+    assert_eq!(commands, [0, 0, 4, 4, 0, 0, 0]);
 }

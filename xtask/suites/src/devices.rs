@@ -11,18 +11,20 @@ use std::{cmp::Reverse, collections::BTreeSet, ops::Range, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use boot::marker;
+use dtoolkit::Node as _;
 
 use harness::{
     cmdline::{Base, Cmdline, Restart},
-    config::{Flag, Virtio},
+    config::{Config, Flag, Virtio},
     disk,
-    fit_edit::shifted,
+    fit_edit::{node, set, shifted},
     frame_source::frame,
     invariants::{self, Modes, check},
     patch::{Patched, RET},
     postmortem::{Gdb, Qmp},
     request::{Disk, Request},
     transcript::{self, GenerationLog},
+    tree_edit::{child, edit_tree},
     verdict::Verdict,
 };
 use protocol::fit::writer::{self as fit, Kind, Payload};
@@ -86,6 +88,10 @@ pub fn cases() -> Vec<Case> {
         let network = "e1000e,romfile=,bus=bridge,addr=1";
         behind(trial, &[others[0], others[1], bridge, network], "bus=bridge,addr=2")
     }));
+    cases.push(case("devices/behind-an-expander", |trial| {
+        behind(trial, &[EXPANDER, "pcie-root-port,id=rp,bus=pxb,chassis=9"], "bus=rp")
+    }));
+    cases.push(case("devices/two-pci-hosts", two_hosts));
     cases.push(case("devices/quiet-before-the-jump", quiet));
     cases.push(case("devices/quiet-behind-a-root-port", quiet_behind_a_port));
     cases.push(case("devices/without-reset", |trial| without_reset(trial, Virtio::Modern)));
@@ -408,6 +414,45 @@ fn behind(trial: &mut Trial<'_>, bridges: &[&str], bus: &str) -> Result<()> {
         format!("virtio-blk-pci,drive=b0,{bus}"),
     ]);
     check(&trial.logs(&request)?, &cmdline, Modes::All("vhe"))
+}
+
+/// A second root, bus 128 of the same configuration space.
+const EXPANDER: &str = "pxb-pcie,id=pxb,bus_nr=128,bus=pcie.0";
+
+/// Splits the buses among two PCI hosts. The name of a function behind the second one must have
+/// that host's number.
+fn two_hosts(trial: &mut Trial<'_>) -> Result<()> {
+    const HALF: u64 = 128 << 20;
+    let cmdline = trial.cmdline();
+    let mut request = trial.request("vhe", &cmdline)?;
+    // The only entropy device is behind the second host, and gives the seed.
+    let mut config = Config::clone(trial.config());
+    config.virtio.modern.retain(|flag| !flag.arg.contains("virtio-rng"));
+    request.config = Arc::new(config);
+    request.bootargs = request.bootargs.replace(&format!(" seed={:#018x}", cmdline.seed), "");
+    edit_tree(&mut request, |tree| {
+        let first = node(tree, "/pcie@10000000")?;
+        let mut second = child("pcie@20000000")?;
+        first.properties().for_each(|property| second.add_property(property.clone()));
+        for (host, half) in [(&mut *first, 0_u64), (&mut second, 1)] {
+            let reg = [ECAM + half * HALF, HALF].map(u64::to_be_bytes).concat();
+            let (bus, start) = (half as u32 * 128, 0x1000_0000 + half as u32 * 0x1000_0000);
+            set(host, "reg", reg)?;
+            set(host, "bus-range", vec![bus, bus + 127])?;
+            set(host, "ranges", vec![0x0200_0000, 0, start, 0, start, 0, 0x1000_0000])?;
+        }
+        set(&mut second, "linux,pci-domain", 7_u32)?;
+        tree.root.add_child(second);
+        Ok(())
+    })?;
+    let port = "pcie-root-port,id=rp,bus=pxb,chassis=9";
+    for device in [EXPANDER, port, "virtio-rng-pci,bus=rp"] {
+        request.args.extend(["-device", device].map(str::to_owned));
+    }
+    let logs = trial.logs(&request)?;
+    let says = "the entropy device at PCI 0007:81:00.0 (1af4:1044) gives ";
+    ensure!(logs[0].says(says), "no line says \"{says}\"");
+    check(&logs, &Cmdline { seed: logs[0].seed, ..cmdline }, Modes::All("vhe"))
 }
 
 /// Turns on the bus mastering of a function behind a root port and of the port, while the kernel

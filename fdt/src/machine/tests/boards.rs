@@ -221,7 +221,8 @@ const SHAPES: &[Shape] = &[
             let windows = vec![range(0x50_2000_0000, 0x1000)];
             let config = range(0x50_1000_0000, 0x1000_0000);
             let (layout, buses) = (ConfigSpace::Ecam, 0..=255);
-            assert_eq!(machine.pci, [PciHost { config, layout, buses, windows }]);
+            let domain = None;
+            assert_eq!(machine.pci, [PciHost { config, layout, buses, windows, domain }]);
         },
     ),
     (

@@ -141,10 +141,9 @@ fn firecracker() -> DeviceTree {
         let at = 0x4000_3000 + nth * 0x1000;
         device(&format!("virtio_mmio@{at:x}"), "virtio,mmio", &[at, 0x1000], 2 + nth as u32)
     }));
-    children.extend([
-        pci("pci-host-ecam-generic", [0x7000_0000, 0x10_0000], 0, &windows),
-        device("vmgenid", "microsoft,vmgenid", &[0x801f_fff0, 16], 35),
-    ]);
+    let mut host = pci("pci-host-ecam-generic", [0x7000_0000, 0x10_0000], 0, &windows);
+    host.add_property(DeviceTreeProperty::new_unchecked("linux,pci-domain", cells(&[0])));
+    children.extend([host, device("vmgenid", "microsoft,vmgenid", &[0x801f_fff0, 16], 35)]);
     tree(root("memory@ram", 0x8020_0000, 0x1fe0_0000), children)
 }
 
@@ -241,7 +240,8 @@ fn ns16550(registers: Range<PhysAddr>) -> Console {
 fn all() -> [(&'static str, DeviceTree, Machine); 3] {
     let gic = [(0x3fff_0000, 0x1_0000), (0x3ffb_0000, 0x4_0000)];
     let its = [gic[0], gic[1], (0x3ff9_0000, 0x2_0000)];
-    let host = |config, layout, buses, windows| PciHost { config, layout, buses, windows };
+    let host =
+        |config, layout, buses, windows, domain| PciHost { config, layout, buses, windows, domain };
     let machine = machine_of(
         range(0x8020_0000, 0x1fe0_0000),
         &[&its[..], &[(0x4000_1000, 0x4000), (0x7000_0000, 0x10_0000), (0x801f_fff0, 16)]].concat(),
@@ -250,7 +250,7 @@ fn all() -> [(&'static str, DeviceTree, Machine); 3] {
     let firecracker_machine = Machine {
         its: vec![range(0x3ff9_0000, 0x2_0000)],
         virtio: vec![range(0x4000_3000, 0x1000), range(0x4000_4000, 0x1000)],
-        pci: vec![host(range(0x7000_0000, 0x10_0000), ConfigSpace::Ecam, 0..=0, windows)],
+        pci: vec![host(range(0x7000_0000, 0x10_0000), ConfigSpace::Ecam, 0..=0, windows, Some(0))],
         ..machine
     };
     let uarts = [(0x3f8, 8), (0x2f8, 8), (0x3e8, 8), (0x2e8, 8)];
@@ -259,7 +259,7 @@ fn all() -> [(&'static str, DeviceTree, Machine); 3] {
     let windows = vec![range(0x0200_0000, 0x0200_0000), range(0xa000_0000, 0xff_5fff_ffff)];
     let crosvm_machine = Machine {
         console: Some(ns16550(range(0x3f8, 8))),
-        pci: vec![host(range(0x1_0000, 0x100_0000), ConfigSpace::Cam, 0..=0, windows)],
+        pci: vec![host(range(0x1_0000, 0x100_0000), ConfigSpace::Cam, 0..=0, windows, None)],
         ..machine
     };
     let uarts = [0, 1, 2, 3].map(|nth| (0x0100_0000 + nth * 0x1000, 8));
@@ -271,7 +271,7 @@ fn all() -> [(&'static str, DeviceTree, Machine); 3] {
         console: Some(ns16550(range(0x0100_0000, 8))),
         its: vec![range(0x3ff9_0000, 0x2_0000)],
         virtio: vec![range(0x0300_0000, 0x200), range(0x0300_0200, 0x200)],
-        pci: vec![host(range(0x4000_0000, 0x1000_0000), ConfigSpace::Ecam, 0..=1, windows)],
+        pci: vec![host(range(0x4000_0000, 0x1000_0000), ConfigSpace::Ecam, 0..=1, windows, None)],
         ..machine
     };
     [
