@@ -68,7 +68,7 @@ const BOARDS: [Board; 4] = [
     Board {
         name: "xlnx-zcu102",
         cpu: "cortex-a53",
-        // With more, QEMU's tree has RAM where the GIC is.
+        // With more, QEMU's tree has RAM up to 4 GiB, where there is none: it is at 0x8_0000_0000.
         memory: "2G",
         tree: "xilinx/zynqmp-zcu102-rev1.0.dtb",
         earlycon: "cdns,0xff000000",
