@@ -32,12 +32,12 @@ pub enum Error {
     DriverError(DriverError),
     /// A read failed.
     #[error(
-        "the disk fails to read block {block}: {error} (the virtio device at {place}, asked for \
+        "the disk fails to read block {sector}: {error} (the virtio device at {place}, asked for \
          {bytes} bytes)"
     )]
     Read {
-        /// The first block of the read. A block has 512 bytes here, whatever the device's have.
-        block: u64,
+        /// The first sector of the read: 512 bytes, whatever the device's blocks have.
+        sector: u64,
         /// The bytes of the read.
         bytes: usize,
         /// The device's place.
@@ -126,13 +126,13 @@ impl Disk {
     ///
     /// [`Error::Read`].
     pub fn read(&mut self, from: u64, buffer: &mut [u8]) -> Result<(), Error> {
-        let block = self.reader.block.block_size();
+        let block_size = self.reader.block.block_size();
         let mut at = from;
         let mut rest = buffer;
         while !rest.is_empty() {
-            let skip = (at % block as u64) as usize;
+            let skip = (at % block_size as u64) as usize;
             let (now, later) = rest.split_at_mut(rest.len().min(BOUNCE - skip));
-            self.request(at - skip as u64, (skip + now.len()).next_multiple_of(block), None)?;
+            self.request(at - skip as u64, (skip + now.len()).next_multiple_of(block_size), None)?;
             now.copy_from_slice(&self.reader.bounce[skip..][..now.len()]);
             at += now.len() as u64;
             rest = later;
@@ -147,9 +147,12 @@ impl Disk {
     ///
     /// [`Error::Read`].
     pub fn read_frames(&mut self, from: u64, frames: &mut [u8]) -> Result<(), Error> {
-        let block = self.reader.block.block_size();
-        let whole =
-            if from.is_multiple_of(block as u64) { frames.len() / block * block } else { 0 };
+        let block_size = self.reader.block.block_size();
+        let whole = if from.is_multiple_of(block_size as u64) {
+            frames.len() / block_size * block_size
+        } else {
+            0
+        };
         let (whole, rest) = frames.split_at_mut(whole);
         let mut at = from;
         for piece in whole.chunks_mut(MOST_BYTES) {
@@ -183,8 +186,8 @@ impl Disk {
             if let (Err(_), Some(frames)) = (self.reader.stop(), frames) {
                 memory::keep(frames);
             }
-            let (block, place) = (from / SECTOR_SIZE as u64, self.reader.place().clone());
-            Error::Read { block, bytes, place, error }
+            let (sector, place) = (from / SECTOR_SIZE as u64, self.reader.place().clone());
+            Error::Read { sector, bytes, place, error }
         })
     }
 }

@@ -63,7 +63,7 @@ impl Parsed {
         devices.extend(machine.gic.iter().flat_map(|gic| gic.registers()));
         devices.extend(machine.its.iter().cloned());
         let parts = Parts::of_this_image();
-        let tree = self.given_pages();
+        let tree = self.fdt_pages();
         let firmware_map = machine.firmware_map.as_ref().map(|map| map.range.whole_pages());
         let read: Vec<_> = [tree].into_iter().chain(firmware_map.clone()).collect();
         let regions = Regions { devices: &devices, image: &parts, read: &read };

@@ -60,20 +60,20 @@ impl Mapped {
     ///
     /// [`Error::NoControlPages`], [`Error::Tree`].
     pub fn own(self) -> Result<Owned, Error> {
-        let given_pages = self.parsed.given_pages();
+        let fdt_pages = self.parsed.fdt_pages();
         let Self { parsed, parts, mut map, uart, stale_lpis, firmware_map } = self;
-        let Parsed { record, main, heap, given, mut facts } = parsed;
+        let Parsed { record, main, heap, handed_over, mut facts } = parsed;
         // The initrd may hold the FIT. Reserve it before RAM is divided: it cannot be read yet.
         let initrd = Candidate::of(facts.initrd.as_ref(), &facts.machine, &parts.whole);
         facts.machine.reserved.extend(initrd.iter().map(Candidate::reservation));
         // Generation 0 never places its control pages at random, since its seed may have to come
-        // from the entropy device, which needs a heap. It does not do so for a given seed either:
-        // one seed must give one run, whether it was drawn or passed as `seed=`.
+        // from the entropy device, which needs a heap. It does not do so for a seed on the command
+        // line either: one seed must give one run, whether it was drawn or passed as `seed=`.
         let mut random = facts.handed.map(|handed| draws(handed.seed, facts.generation));
         let layout = MemoryLayout::of(
             &facts.machine,
             &parts.whole,
-            &given_pages,
+            &fdt_pages,
             facts.handed.map(|handed| handed.breadcrumbs),
             cpus::BLOCK_SIZE,
             random.as_mut().filter(|_| facts.cmdline.base == Base::Random),
@@ -90,7 +90,7 @@ impl Mapped {
         unsafe { heap.extend(layout.heap.clone()) };
         // Image, FDT, UEFI's memory map and heap are mapped already, and the guard pages stay
         // unmapped.
-        let mut left_out = vec![parts.whole.clone(), given_pages];
+        let mut left_out = vec![parts.whole.clone(), fdt_pages];
         left_out.extend(firmware_map);
         left_out.extend([layout.heap.clone(), layout.control.clone()]);
         left_out.extend(layout.blocks.iter().flat_map(cpus::guards));
@@ -108,16 +108,16 @@ impl Mapped {
         }
 
         let boot_trace = boot_trace::read(record, layout.breadcrumbs.as_ref(), main);
-        let blob_was = given.len();
+        let blob_was = handed_over.len();
         let blob = if handover::is_ours(facts.handed.as_ref()) {
-            given.to_vec()
+            handed_over.to_vec()
         } else {
             let ram = facts.machine.firmware_map.is_some().then_some(&facts.machine.ram[..]);
-            handover::shrink(given, Shrink { keeps_initrd: initrd.is_ok(), ram })?
+            handover::shrink(handed_over, Shrink { keeps_initrd: initrd.is_ok(), ram })?
         };
         // SAFETY: `begin` requires the same as `extend`. `layout.frames` leaves out the heap and
         // what the heap avoids, except the FDT, which was copied, and the breadcrumbs, which were
-        // read. `given` is the only reference to either, and is not used again.
+        // read. `handed_over` is the only reference to either, and is not used again.
         unsafe { Frames::begin(&layout.frames) };
         Ok(Owned {
             record,

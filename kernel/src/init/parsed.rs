@@ -29,7 +29,7 @@ pub struct Parsed {
     /// The heap, which has only its arena.
     pub heap: Heap,
     /// The FDT where the loader put it. Must not be used once its memory is handed out as frames.
-    pub given: &'static [u8],
+    pub handed_over: &'static [u8],
     /// The content of the FDT and the command line.
     pub facts: Facts,
 }
@@ -67,9 +67,9 @@ impl Parsed {
         let heap = Heap::begin();
         // SAFETY: `handed_over_tree` requires that its result is unused once its memory is handed
         // out as frames. `Mapped::own` drops it before that.
-        let given = unsafe { handed_over_tree(record) };
-        let given = given.ok_or(Error::NoTree(record.x0, record.dtb_size))?;
-        let tree = Tree::open(given)?;
+        let handed_over = unsafe { handed_over_tree(record) };
+        let handed_over = handed_over.ok_or(Error::NoTree(record.x0, record.dtb_size))?;
+        let tree = Tree::open(handed_over)?;
         let (cmdline, parsed) = Cmdline::parse(tree.bootargs());
         let cmdline_error = parsed.err().map(|error: CmdlineError| error.to_string());
         let handed = Handover::read(&tree);
@@ -93,12 +93,12 @@ impl Parsed {
             mode,
             note,
         };
-        Ok(Self { record, main, heap, given, facts })
+        Ok(Self { record, main, heap, handed_over, facts })
     }
 
     /// Returns the pages that hold the FDT.
-    pub fn given_pages(&self) -> Range<PhysAddr> {
+    pub fn fdt_pages(&self) -> Range<PhysAddr> {
         let start = PhysAddr::new(self.record.x0);
-        (start..start + self.given.len() as u64).whole_pages()
+        (start..start + self.handed_over.len() as u64).whole_pages()
     }
 }
