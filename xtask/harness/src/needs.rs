@@ -73,6 +73,16 @@ impl Need {
         }
     }
 
+    /// The files that are tried, after ": ", or nothing if it is fetched.
+    pub fn tried(self) -> String {
+        match self {
+            Self::Edk2 => format!(": {}", EDK2.places()),
+            Self::UBoot => format!(": {}", U_BOOT.places()),
+            Self::UBootTools => format!(": {}, in PATH", TOOLS.join(", ")),
+            Self::Debian | Self::DeviceTrees | Self::Packages(_) => String::new(),
+        }
+    }
+
     /// Installs or fetches it if it is missing. The error may be a [`Skipped`].
     pub fn ensure(self, yes: bool) -> Result<()> {
         get(&BTreeSet::from([self]), yes)?.remove(&self).map_or(Ok(()), |lack| Err(lack.into()))

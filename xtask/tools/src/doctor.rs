@@ -42,7 +42,11 @@ pub fn examine() -> Result<u8> {
     println!("Required to build:");
     tell("Rust target", compile(), &|| format!("fix: {}", setup::TOOLCHAIN), true);
     println!("Required to run:");
-    let version = setup::qemu_version().context("does not start, or is not in PATH");
+    let qemu = parts::qemu();
+    let place = setup::found(&qemu.display().to_string()).unwrap_or_else(|| qemu.to_owned());
+    let version = setup::qemu_version()
+        .map(|version| format!("{}: {version}", place.display()))
+        .with_context(|| format!("{} does not start, or is not in PATH", place.display()));
     let there = version.is_ok();
     let qemu_line = setup::line_for(Package::Qemu, &[]);
     tell(QEMU, version, &|| format!("fix: {qemu_line}"), true);
@@ -70,7 +74,9 @@ pub fn examine() -> Result<u8> {
     for need in Need::ALL {
         let what = format!("{}, for other loaders and their tests", need.name());
         let absent = || need.skipped(&[]);
-        tell(&what, need.found().context("missing"), &|| format!("fix: {}", absent().mend), false);
+        let tried = || format!("missing{}", need.tried());
+        let found = need.found().with_context(tried);
+        tell(&what, found, &|| format!("fix: {}", absent().mend), false);
     }
     println!(
         "{}",
