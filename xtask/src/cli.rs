@@ -9,8 +9,9 @@ use clap::{Parser, Subcommand};
 use suites::TestOptions;
 use tools::{
     bench::BenchOptions, boards::BoardsOptions, check::CheckOptions,
-    check_loader::CheckLoaderOptions, doctor, entry_state::DiffEntryOptions, fuzz::FuzzOptions,
-    image::ImageOptions, interop::InteropOptions, run::RunOptions, stress::StressOptions,
+    check_loader::CheckLoaderOptions, dist::DistOptions, doctor, entry_state::DiffEntryOptions,
+    fuzz::FuzzOptions, image::ImageOptions, interop::InteropOptions, run::RunOptions,
+    stress::StressOptions,
 };
 
 /// Build, run, test and measure Ouroboros, a kernel for 64-bit Arm that kexecs itself
@@ -48,6 +49,7 @@ pub enum Verb {
     Test(TestOptions),
     Interop(InteropOptions),
     Image(ImageOptions),
+    Dist(DistOptions),
     DiffEntry(DiffEntryOptions),
     Check(CheckOptions),
     CheckLoader(CheckLoaderOptions),
@@ -69,6 +71,7 @@ impl Verb {
             Self::Test(options) => options.perform(),
             Self::Interop(options) => options.perform(),
             Self::Image(options) => options.perform(),
+            Self::Dist(options) => options.perform(),
             Self::DiffEntry(options) => options.perform(),
             Self::Check(options) => options.perform(),
             Self::CheckLoader(options) => options.perform(),

@@ -43,17 +43,47 @@ pub struct Built {
 
 /// Builds the kernel. On failure cargo has printed the reason.
 pub fn build() -> Result<Built> {
+    build_in(&crate::paths::target_dir(), arguments())
+}
+
+/// The target directory of releases: their flags differ, so that they build apart.
+pub fn release_dir() -> PathBuf {
+    crate::paths::target_dir().join("ouroboros/release")
+}
+
+/// Builds the kernel with no path of this host in it, so that the same sources make the same ELF
+/// everywhere.
+pub fn build_for_release() -> Result<Built> {
+    let mut arguments = arguments();
+    arguments.extend([
+        "--locked".to_owned(),
+        "--config".to_owned(),
+        format!("target.{TARGET}.rustflags=[{:?}]", remap_root()),
+    ]);
+    build_in(&release_dir(), arguments)
+}
+
+/// The flag that removes the workspace's own folder from debug information.
+fn remap_root() -> String {
+    format!("--remap-path-prefix={}=/ouroboros", crate::paths::root().display())
+}
+
+/// Cargo's arguments that remove this host's folders from a program for a host.
+pub fn remap_host() -> Result<[String; 2]> {
+    let flags = sources().context("cargo's home has no sources")?.chain([remap_root()]);
+    let flags: Vec<_> = flags.map(|flag| format!("{flag:?}")).collect();
+    Ok(["--config".into(), format!("build.rustflags=[{}]", flags.join(","))])
+}
+
+fn build_in(target_dir: &Path, arguments: Vec<String>) -> Result<Built> {
     let mut command = Command::new(crate::paths::cargo());
-    command
-        .current_dir(crate::paths::root())
-        .env("CARGO_TARGET_DIR", crate::paths::target_dir())
-        .args(arguments());
+    command.current_dir(crate::paths::root()).env("CARGO_TARGET_DIR", target_dir).args(arguments);
     // RUSTFLAGS in the environment would replace the target's flags, which make the Image position
     // independent.
     command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
     ensure!(status.success(), "the kernel does not build; cargo's errors are above");
-    read(&elf())
+    read(&elf_in(target_dir))
 }
 
 /// Builds the kernel for the machines of qemu.toml: the Image names their UART.
@@ -64,24 +94,31 @@ pub fn build_for(config: &Config) -> Result<Built> {
 /// Flags that remove the builder's own folders from the source paths in panic messages, so that the
 /// same sources make the same Image everywhere.
 fn remap() -> Option<[String; 2]> {
+    let flags: Vec<_> = sources()?.map(|flag| format!("{flag:?}")).collect();
+    let rustflags = format!("target.{TARGET}.rustflags=[{}]", flags.join(","));
+    Some(["--config".into(), rustflags])
+}
+
+/// The flags that remove the folders of cargo's registries.
+fn sources() -> Option<impl Iterator<Item = String>> {
     let home = std::env::var("CARGO_HOME")
         .or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")))
         .ok()?;
     // One folder for each registry. The lock file's registry is among them: xtask was built from
     // it.
     let sources = std::fs::read_dir(format!("{home}/registry/src")).ok()?;
-    let flags = sources.flatten().map(|folder| {
-        format!("{:?}", format!("--remap-path-prefix={}/=", folder.path().display()))
-    });
-    Some([
-        "--config".into(),
-        format!("target.{TARGET}.rustflags=[{}]", flags.collect::<Vec<_>>().join(",")),
-    ])
+    let flag =
+        |folder: std::fs::DirEntry| format!("--remap-path-prefix={}/=", folder.path().display());
+    Some(sources.flatten().map(flag))
 }
 
 /// The path of the ELF, once it is built.
 pub fn elf() -> PathBuf {
-    crate::paths::target_dir().join(TARGET).join("release").join("kernel")
+    elf_in(&crate::paths::target_dir())
+}
+
+fn elf_in(target_dir: &Path) -> PathBuf {
+    target_dir.join(TARGET).join("release").join("kernel")
 }
 
 /// Reads a kernel that is built already.

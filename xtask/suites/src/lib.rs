@@ -15,6 +15,7 @@ mod cpus;
 mod debugger;
 mod devices;
 mod diagrams;
+mod dist;
 mod entry;
 mod exceptions;
 mod failing;
@@ -72,7 +73,8 @@ Examples:
   cargo xtask test controls                       the effect of leaving out each safety step
   cargo xtask test entry/                         the entry registers, after a boot and a kexec
   cargo xtask test diagrams/                     the diagrams of every entry and exit
-  cargo xtask test kvm/                           as a guest under KVM, which takes minutes")]
+  cargo xtask test kvm/                           as a guest under KVM, which takes minutes
+  cargo xtask test dist/                          a release, made twice, which takes minutes")]
 pub struct TestOptions {
     /// The name of a case, or a part that several names share
     filter: Option<String>,
@@ -172,6 +174,7 @@ impl Seen {
 fn cases(config: &Config, seen: &Seen) -> Vec<Case> {
     let mut cases = host::cases();
     cases.extend(kvm::cases());
+    cases.extend(dist::cases());
     cases.extend(xen::cases());
     cases.extend(boards::cases());
     cases.extend(hang::cases());
@@ -272,6 +275,10 @@ mod tests {
             let is_manager = ["loaders/grub", "loaders/systemd-boot", "loaders/systemd-stub"];
             if is_manager.contains(&case.name.as_str()) {
                 assert_eq!(case.needs, [Need::Edk2], "{}", case.name);
+                continue;
+            }
+            if case.name == "dist/judges" {
+                assert_eq!(case.needs, [Need::Edk2, Need::UBoot]);
                 continue;
             }
             if case.name == "loaders/u-boot-bootflow" {

@@ -5,6 +5,7 @@ pub mod boards;
 pub mod check;
 pub mod check_loader;
 pub mod diagrams;
+pub mod dist;
 pub mod doctor;
 pub mod entry_state;
 pub mod fuzz;
