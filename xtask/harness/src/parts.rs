@@ -170,6 +170,12 @@ impl Parts {
         if self.is_hardware() { "el1" } else { "nvhe" }
     }
 
+    /// QEMU's arguments as typed, after `--`, which must come last.
+    pub fn args(&self) -> Vec<String> {
+        let dashes = (!self.qemu_args.is_empty()).then(|| "--".to_owned());
+        dashes.into_iter().chain(self.qemu_args.iter().cloned()).collect()
+    }
+
     /// The options as typed, without QEMU's arguments.
     pub fn words(&self) -> Vec<String> {
         let mut words = Vec::new();

@@ -1,6 +1,6 @@
 //! Paths of the workspace, of cargo's target directory, and of cargo itself.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, io, path::PathBuf};
 
 /// The workspace's directory, which holds qemu.toml.
 pub fn root() -> PathBuf {
@@ -21,6 +21,14 @@ pub fn target_dir() -> PathBuf {
         Some(path) => std::path::absolute(&path).unwrap_or_else(|_| path.into()),
         None => root().join("target"),
     }
+}
+
+/// The path of this program, to start it again.
+pub fn program() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    // Linux says so of a file that a build has replaced since, such as that of the host's tests.
+    let replaced = path.to_str().and_then(|path| path.strip_suffix(" (deleted)"));
+    Ok(replaced.map_or(path.clone(), PathBuf::from))
 }
 
 /// The cargo that started us, and so the one of the pinned toolchain.

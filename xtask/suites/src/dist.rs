@@ -131,7 +131,7 @@ fn copy_sources(to: &Path) -> Result<()> {
 
 /// Has this very program make the release of the sources in `root`.
 fn made(root: &Path, target_dir: &Path, release: &Path) -> Result<()> {
-    let mut xtask = Command::new(std::env::current_exe().context("cannot find this program")?);
+    let mut xtask = Command::new(paths::program().context("cannot find this program")?);
     xtask.args(["dist", "--out"]).arg(release).current_dir(root);
     xtask.env("CARGO_MANIFEST_DIR", root.join("xtask")).env("CARGO_TARGET_DIR", target_dir);
     xtask.stdin(Stdio::null()).stdout(Stdio::null());

@@ -131,7 +131,7 @@ fn fails(
     ensure!(passed.passed(), "the good kernel failed as well: {}", passed.sentence());
 
     let packed = std::fs::read_dir(reports.path())?.next().context("nothing was packed")??.path();
-    let third = StressOptions::repeat(&packed, trial.config())?;
+    let third = StressOptions::repeat(&packed)?;
     ensure!(
         failure(&third)?.why == first.why,
         "repeated from its file, it failed differently: {}",
@@ -236,7 +236,7 @@ fn interrupted(trial: &mut Trial<'_>) -> Result<()> {
     let line = "stress --machine nvhe --cpus 7 --until-fail --jobs 2 --generations 100000 --seed";
     let folder = tempfile::tempdir().context("cannot make a folder for the output")?;
     let said = folder.path().join("said");
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(harness::paths::program()?);
     command.args(line.split(' ')).arg(trial.seed().to_string()).stdin(Stdio::null());
     let child =
         Guarded::spawn(command.stdout(std::fs::File::create(&said)?).stderr(Stdio::null()))?;

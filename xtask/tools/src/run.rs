@@ -307,10 +307,7 @@ impl RunOptions {
         if self.alternate {
             words.push("--alternate".to_owned());
         }
-        if !self.parts.qemu_args.is_empty() {
-            words.push("--".to_owned());
-            words.extend(self.parts.qemu_args.iter().cloned());
-        }
+        words.extend(self.parts.args());
         qemu::shell_line(words)
     }
 }

@@ -143,6 +143,7 @@ impl Job {
         if setting.silence != SILENCE {
             words.extend(["--silence".to_owned(), setting.silence.as_secs().to_string()]);
         }
+        words.extend(setting.parts.iter().cloned());
         qemu::shell_line(words)
     }
 }

@@ -162,18 +162,14 @@ impl StressOptions {
         if let Some(Sub::Merge(options)) = &self.command {
             return options.perform();
         }
-        let hardware =
-            Hardware { cpu: self.cpu.clone(), memory: self.memory.clone(), ..Hardware::default() };
-        let mut config = self.parts.config(&hardware)?;
-        config.stress.memory = self.memory.clone().map_or(config.stress.memory, |size| vec![size]);
-        let config = Arc::new(config);
+        let config = Arc::new(self.config()?);
         if self.list {
             self.chosen(&config)?.1.iter().for_each(|cell| println!("{}", cell.name()));
             return Ok(0);
         }
         if let Some(path) = &self.repeat {
             setup::ensure_qemu(self.yes)?;
-            return Ok(Self::repeat(path, &config)?.exit_code());
+            return Ok(Self::repeat(path)?.exit_code());
         }
         self.chosen(&config)?;
         self.files.check()?;
@@ -194,8 +190,25 @@ impl StressOptions {
         }
     }
 
+    /// The hardware that the axes do not choose.
+    fn hardware(&self) -> Hardware {
+        Hardware { cpu: self.cpu.clone(), memory: self.memory.clone(), ..Hardware::default() }
+    }
+
+    /// The options for the user's own parts, as typed.
+    fn part_words(&self) -> Vec<String> {
+        [self.hardware().words(), self.parts.words(), self.parts.args()].concat()
+    }
+
+    /// qemu.toml, as the options change it.
+    fn config(&self) -> Result<Config> {
+        let mut config = self.parts.config(&self.hardware())?;
+        config.stress.memory = self.memory.clone().map_or(config.stress.memory, |size| vec![size]);
+        Ok(config)
+    }
+
     /// Repeats a packed run.
-    pub fn repeat(path: &Path, config: &Arc<Config>) -> Result<Tally> {
+    pub fn repeat(path: &Path) -> Result<Tally> {
         let folder = tempfile::tempdir().context("cannot make a folder for a kernel")?;
         let (case, kernel) = pack::unpack(path, folder.path())?;
         let here = commit();
@@ -206,7 +219,8 @@ impl StressOptions {
             );
         }
         println!("the run failed on {}: {}\n{}", case.qemu, case.why, case.again);
-        Self::read_line(&case.again)?.stress(config, &Arc::new(kernel))
+        let options = Self::read_line(&case.again)?;
+        options.stress(&Arc::new(options.config()?), &Arc::new(kernel))
     }
 
     /// All cells that the options select, and those of them in this shard.
@@ -231,6 +245,7 @@ impl StressOptions {
             kernel: Arc::clone(kernel),
             seed,
             silence,
+            parts: self.part_words(),
             counters,
         };
         let mut tally = Tally {
@@ -345,5 +360,12 @@ mod tests {
         for wrong in ["", "m", "10d", "-1s", "0", "1.5h", "99999999999999999999h"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_users_own_parts_are_in_the_line_that_repeats_a_run() {
+        let words = "--cpu max --memory 3G --qemu /q --accel tcg --dtb /d -- -d int";
+        let options = StressOptions::read_line(&format!("cargo xtask stress {words}")).unwrap();
+        assert_eq!(options.part_words().join(" "), words);
     }
 }

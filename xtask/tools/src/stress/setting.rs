@@ -17,6 +17,8 @@ pub struct Setting {
     pub seed: u64,
     /// The longest that a console may be silent.
     pub silence: Duration,
+    /// The options for the user's own parts, as typed.
+    pub parts: Vec<String>,
     /// The counters for the progress display.
     pub counters: Counters,
 }
