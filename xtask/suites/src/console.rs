@@ -130,6 +130,7 @@ pub fn cases() -> Vec<Case> {
         })
         .collect();
     cases.push(case("console/of-another-kind", another_kind));
+    cases.push(case("console/none-turns-off", turns_off));
     cases.push(case(
         "console/none-refused",
         ends("nvhe", Verdict::Failed(1), |request| request.disk = Disk::None),
@@ -148,6 +149,16 @@ fn another_kind(trial: &mut Trial<'_>) -> Result<()> {
         set(uart, "compatible", b"snps,dw-apb-uart\0".to_vec())
     })?;
     trial.ends(&request, Verdict::Failed(0)).map(drop)
+}
+
+/// Without a console, a success turns the machine off, and does not reset it as a failure does.
+fn turns_off(trial: &mut Trial<'_>) -> Result<()> {
+    let mut request = trial.request_psci("nvhe", &trial.cmdline())?;
+    without_console(trial, &mut request)?;
+    let reason = |qmp: &mut Qmp| Ok(qmp.shutdown().map(str::to_owned));
+    let (_, _, reason) = look_once(trial, request, has_ended, reason)?;
+    ensure!(reason.as_deref() == Some("guest-shutdown"), "the machine ends by {reason:?}");
+    Ok(())
 }
 
 /// Makes a request an Image that names no UART, on a machine whose device tree names none.
@@ -195,7 +206,10 @@ impl Failing {
             let is_parked = (silence..=silence + 8).contains(&program_counter(qmp)?);
             Ok(is_complete(&read(qmp)?, is_parked))
         };
-        let (verdict, console, bytes) = look_once(trial, request, is_time, read)?;
+        let look = |qmp: &mut Qmp| Ok((read(qmp)?, qmp.shutdown().map(str::to_owned)));
+        let (verdict, console, (bytes, reason)) = look_once(trial, request, is_time, look)?;
+        let expected = self.ends.then_some("guest-reset");
+        ensure!(reason.as_deref() == expected, "the machine ends by {reason:?}, not {expected:?}");
         ensure!(verdict == Verdict::Failed(0), "{}", verdict.words());
         ensure!(console.is_empty(), "there is no console, and it says: {console}");
         let failure = Failure::read(&bytes).context("the record shows no failure")?;

@@ -2,7 +2,7 @@
 //!
 //! QEMU runs with `-no-shutdown`, so it stays after PSCI SYSTEM_OFF. The case inspects the guest
 //! through its own QMP monitor and then quits QEMU. The runner still sees a run that ended by
-//! itself.
+//! itself. The guest starts once the monitor is connected, which so sees every event.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -45,7 +45,7 @@ pub fn look_once<T: Send>(
 ) -> Result<(Verdict, String, T)> {
     ensure!(!request.semihosting, "a guest that may call the host ends QEMU");
     let monitor = Monitor::of(&mut request)?;
-    request.args.push("-no-shutdown".to_owned());
+    request.args.extend(["-no-shutdown", "-S"].map(str::to_owned));
     let over = AtomicBool::new(false);
     let (ran, seen) = thread::scope(|scope| {
         let seen = scope.spawn(|| {
@@ -75,6 +75,7 @@ fn wait(
     is_time: impl Fn(&mut Qmp) -> Result<bool>,
 ) -> Result<Qmp> {
     let mut qmp = monitor.connect(over)?;
+    qmp.execute("cont", &json!({}))?;
     while !over.load(Ordering::Relaxed) {
         if is_time(&mut qmp)? {
             return Ok(qmp);

@@ -1,7 +1,8 @@
 //! A client for QEMU's monitor protocol (QMP) over a Unix socket.
 //!
 //! Each direction carries one JSON object per line. Events may come between answers; the client
-//! skips them. Every request has a deadline. QEMU serves one client at a time.
+//! keeps the reason of a shutdown and skips the others. Every request has a deadline. QEMU serves
+//! one client at a time.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -20,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A connected monitor, ready for commands.
 pub struct Qmp {
     stream: BufReader<UnixStream>,
+    shutdown: Option<String>,
 }
 
 impl Qmp {
@@ -27,7 +29,7 @@ impl Qmp {
     pub fn connect(socket: &Path) -> Result<Self> {
         let stream = UnixStream::connect(socket)
             .with_context(|| format!("no monitor at {}", socket.display()))?;
-        let mut qmp = Self { stream: BufReader::new(stream) };
+        let mut qmp = Self { stream: BufReader::new(stream), shutdown: None };
         let greeting = qmp
             .line(Instant::now() + PATIENCE)
             .context("no greeting: does another client hold the monitor?")?;
@@ -45,6 +47,9 @@ impl Qmp {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let line = self.line(deadline).with_context(|| format!("QMP {command}"))?;
+            if line["event"] == "SHUTDOWN" {
+                self.shutdown = line["data"]["reason"].as_str().map(str::to_owned);
+            }
             if let Some(answer) = answer(line) {
                 return answer.with_context(|| format!("QMP {command}"));
             }
@@ -57,6 +62,12 @@ impl Qmp {
         let status = self.execute("query-status", &json!({}))?;
         self.execute("stop", &json!({}))?;
         Ok(status["status"].as_str().unwrap_or("unknown").to_owned())
+    }
+
+    /// Returns why the machine shut down, if it did since we connected: `guest-shutdown`,
+    /// `guest-reset`, …
+    pub fn shutdown(&self) -> Option<&str> {
+        self.shutdown.as_deref()
     }
 
     /// Returns the machine's number of CPUs.
