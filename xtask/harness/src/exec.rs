@@ -19,7 +19,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc::{self, TryRecvError},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -178,29 +178,17 @@ pub fn follow(start: &Start<'_>) -> Result<Followed> {
         silence: start.silence,
         after_marker: Some(TO_END),
     };
-    let has_path = start.console.is_some();
+    let is_heard = AtomicBool::new(false);
     let end = thread::scope(|scope| {
-        let (done, ended) = mpsc::channel::<()>();
-        // A command that only starts a machine may end before it. One that fails has started none.
-        scope.spawn(|| {
-            let ended = ended;
-            while has_path && ended.try_recv() == Err(TryRecvError::Empty) {
-                match child.wait(PAUSE * 5) {
-                    Ok(None) => {}
-                    Ok(Some(status)) if status.success() => break,
-                    _ => {
-                        thread::sleep(LAST_WORDS);
-                        is_over.store(true, Ordering::SeqCst);
-                        break;
-                    }
-                }
-            }
-        });
+        if start.console.is_some() {
+            scope.spawn(|| watch(&child, &is_heard, &is_over));
+        }
         let end = listen(&lines, patience, start.seen, &mut log);
-        drop(done);
+        is_heard.store(true, Ordering::SeqCst);
         end
     })?;
-    let wait = if matches!(end, End::Console | End::Marked) { TO_END } else { Duration::ZERO };
+    // After a marker, `listen` has waited already.
+    let wait = if end == End::Console { TO_END } else { Duration::ZERO };
     let code = child.wait(wait)?.map(exit_code);
     child.kill();
     is_over.store(true, Ordering::SeqCst);
@@ -215,6 +203,23 @@ pub fn follow(start: &Start<'_>) -> Result<Followed> {
     // A console that ends does not end the machine behind it.
     let end = if end == End::Console && code.is_none() { End::Marked } else { end };
     Ok(Followed { end, code, console, messages, events: log.events, elapsed })
+}
+
+/// Ends the reading of a console elsewhere once the command has failed.
+///
+/// A command that succeeds may only have started a machine, which runs on. One that fails has
+/// started none.
+fn watch(child: &Guarded, is_heard: &AtomicBool, is_over: &AtomicBool) {
+    while !is_heard.load(Ordering::SeqCst) {
+        match child.wait(PAUSE * 5) {
+            Ok(None) => {}
+            Ok(Some(status)) if status.success() => return,
+            _ => {
+                thread::sleep(LAST_WORDS);
+                return is_over.store(true, Ordering::SeqCst);
+            }
+        }
+    }
 }
 
 /// A console at a path, which may appear only after the command has started.
