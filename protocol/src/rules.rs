@@ -3,7 +3,7 @@
 //! - When: with the `check` parameter, once all CPUs are up. Also in the panic of a kernel that got
 //!   no device tree, and so no command line.
 //! - Pure: the binary's `checker` gathers the [`Facts`].
-//! - Refuses nothing: after a broken rule the kernel continues.
+//! - Refuses nothing: after a broken rule the kernel continues, unless it runs with `check=strict`.
 //!
 //! The document is Linux's `Documentation/arch/arm64/booting.rst`. [`Rule::place`] is a section's
 //! number and, within section 4, the heading. A rule about something that this CPU or machine does

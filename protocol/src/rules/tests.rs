@@ -280,7 +280,8 @@ fn a_line_is_read_by_people_and_by_programs() {
             .line(),
         concat!(
             r#"{"ouroboros":2,"record":"rule","generation":2,"mode":"vhe","midr":"0x41","#,
-            r#""rule":9,"text":"x1 is zero","place":"4, general-purpose registers","value":"0x1","verdict":"broken"}"#
+            r#""rule":9,"text":"x1 is zero","#,
+            r#""place":"4, general-purpose registers","value":"0x1","verdict":"broken"}"#
         )
     );
 }

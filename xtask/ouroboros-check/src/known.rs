@@ -118,7 +118,8 @@ mod tests {
     fn an_entry_is_for_its_loaders_versions_and_rule() {
         let known = Known::parse(
             "[[known]]\nloader = \"u-boot-*\"\nversions = \"2023.*\"\nrule = 12\nreason = \"a\"\n\
-             [[known]]\nloader = \"vmm\"\nrule = 7\nreason = \"b\"\nlink = \"https://example.org\"\n",
+             [[known]]\nloader = \"vmm\"\nrule = 7\nreason = \"b\"\n\
+             link = \"https://example.org\"\n",
         )
         .unwrap();
         let found = |name, version, rule| {
