@@ -40,11 +40,15 @@ pub struct Report {
 ///
 /// # Errors
 ///
-/// There is no report, or the run did not end as it should after one.
+/// There is no report, or the console lost a line of one.
 pub fn reports(console: &str, loader: &Loader) -> Result<Vec<Report>> {
     let lines: Vec<&str> = console.lines().map(|line| line.trim_end_matches('\r')).collect();
     let stopped = lines.iter().find_map(|line| broken_rule(line));
     let mut all = rules::reports(console)?;
+    for report in &all {
+        let (read, of) = (report.len(), RULES.len());
+        ensure!(read == of, "a report ends after rule {read} of {of}: the console lost its rest");
+    }
     if let Some(rule) = stopped {
         all.push(vec![rule]);
     }
@@ -147,13 +151,19 @@ mod tests {
         protocol::record::Record::Rule(rule).line()
     }
 
+    /// A report of every rule, of which these are broken.
+    fn whole(broken: &[u32]) -> String {
+        let verdict = |rule| if broken.contains(&rule) { Verdict::Broken } else { Verdict::Kept };
+        (1..=RULES.len() as u32).map(|rule| line(rule, verdict(rule)) + "\n").collect()
+    }
+
     fn loader() -> Loader {
         Loader { name: "vmm".into(), version: Some("7".into()), machine: None }
     }
 
     #[test]
     fn the_loader_enters_the_first_kernel_and_we_the_others() {
-        let one = format!("{}\n{}\n", line(1, Verdict::Kept), line(2, Verdict::Broken));
+        let one = whole(&[2]);
         let console = format!("[0] Generation 0 of 2\r\n{one}[1] Generation 1 of 2\n{one}");
         let reports = reports(&console, &loader()).unwrap();
         assert_eq!(reports[0].loader, loader());
@@ -161,12 +171,14 @@ mod tests {
             (reports[1].loader.name.as_str(), &reports[1].loader.version),
             (OURSELVES, &None)
         );
-        assert_eq!(reports.iter().map(|report| report.rules.len()).collect::<Vec<_>>(), [2, 2]);
+        let broken = reports.iter().map(|report| rules::with(&report.rules, Verdict::Broken));
+        assert!(broken.eq([[2], [2]]));
     }
 
     #[test]
     fn a_time_stamp_before_a_line_is_passed_over() {
-        let console = format!("[   12.345] {}\r\n", line(1, Verdict::Kept));
+        let console: String =
+            whole(&[]).lines().map(|line| format!("[   12.345] {line}\r\n")).collect();
         assert_eq!(reports(&console, &loader()).unwrap()[0].rules[0].rule, 1);
     }
 
@@ -178,6 +190,16 @@ mod tests {
         assert_eq!((rule.rule, rule.verdict), (21, Verdict::Broken));
         assert!(rule.value.contains("HVC is UNDEFINED"));
         check_end(&console).unwrap();
+    }
+
+    #[test]
+    fn a_report_that_lost_a_line_is_no_report() {
+        let why = |console: &str| reports(console, &loader()).unwrap_err().to_string();
+        let console = whole(&[]);
+        let lines: Vec<_> = console.lines().collect();
+        assert!(why(&lines[..48].join("\n")).contains("after rule 48 of 49"));
+        assert!(why(&[&lines[..6], &lines[7..]].concat().join("\n")).contains("rule 8"));
+        assert!(why(&lines[1..].join("\n")).contains("rule 1"));
     }
 
     #[test]
