@@ -15,13 +15,15 @@
 //! | linux-kexec | in the initrd of Debian's kernel, which kexecs it | a file next to it |
 //! | uefi-linux-kexec | the same, with a Linux that EDK2 started | the same |
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::{
+    config::OwnLoader,
     debian::{Debian, MODULES},
+    error::Usage,
     firmware::{EDK2, Firmware, U_BOOT},
     needs::Need,
 };
@@ -100,9 +102,17 @@ impl Loader {
         }
     }
 
-    /// The loader of that name.
-    pub fn named(name: &str) -> Option<Self> {
-        [Self::Qemu].into_iter().chain(Self::OTHERS).find(|loader| loader.name() == name)
+    /// The loader of that name; `None` if it is one of the user's `own`. Another name is a usage
+    /// error that lists all of them.
+    pub fn named(name: &str, own: &BTreeMap<String, OwnLoader>) -> Result<Option<Self>> {
+        let all = || [Self::Qemu].into_iter().chain(Self::OTHERS);
+        let ours = all().find(|loader| loader.name() == name);
+        if ours.is_none() && !own.contains_key(name) {
+            let ours = all().map(|loader| loader.name().to_owned());
+            let known = ours.chain(own.keys().cloned()).collect::<Vec<_>>().join(", ");
+            return Err(Usage(format!("there is no loader `{name}`; there are: {known}")).into());
+        }
+        Ok(ours)
     }
 
     /// The firmware that QEMU starts instead of the Image.

@@ -148,7 +148,7 @@ impl CheckLoaderOptions {
             }
         }
         // The machine of a command is the user's: we know nothing of it.
-        let plain = Arc::new(kernel_build::build()?);
+        let plain = Arc::new(kernel_build::read(&kernel.elf)?);
         for (name, OwnLoader { exec, console, version }) in own {
             let mut request = request(&config, self.parts.default_machine(), &plain, &name)?;
             request.kernel = Arc::clone(&plain);
@@ -186,22 +186,13 @@ impl CheckLoaderOptions {
             let name = self.loader.first().cloned().unwrap_or_else(|| OWN.to_owned());
             return Ok((Vec::new(), vec![(name, OwnLoader { exec, console, version: None })]));
         }
-        let all = || [Loader::Qemu].into_iter().chain(Loader::OTHERS);
         for name in &self.loader {
-            let exists =
-                all().any(|known| known.name() == name) || config.loaders.contains_key(name);
-            if !exists {
-                let known = all().map(Loader::name).map(str::to_owned);
-                let known: Vec<_> = known.chain(config.loaders.keys().cloned()).collect();
-                let message =
-                    format!("there is no loader `{name}`; there are: {}", known.join(", "));
-                return Err(Usage(message).into());
-            }
+            Loader::named(name, &config.loaders)?;
         }
         let is_named = |name: &str| self.loader.iter().any(|given| given == name);
         // With firmware of the user's own and no name, its loaders alone are of interest.
         let replaced = |firmware: &Firmware| harness::parts::firmware(firmware).is_some();
-        let known = all().filter(|loader| {
+        let known = [Loader::Qemu].into_iter().chain(Loader::OTHERS).filter(|loader| {
             let is_slow = *loader == Loader::UefiShell || loader.is_linux();
             let is_asked = match (self.loader.is_empty(), self.parts.firmware.is_empty()) {
                 (false, _) => is_named(loader.name()),

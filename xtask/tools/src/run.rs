@@ -210,23 +210,18 @@ impl RunOptions {
 
     /// The loader, and the user's own command that takes its place.
     fn loader(&self, config: &Config) -> Result<(Loader, Option<Exec>)> {
-        let ours = Loader::named(&self.loader);
-        let own = config.loaders.get(&self.loader);
-        let exec = match (&self.exec.line, own) {
+        // With --exec, the loader is only a name.
+        let ours = match self.exec.line {
+            Some(_) => None,
+            None => Loader::named(&self.loader, &config.loaders)?,
+        };
+        let exec = match (&self.exec.line, config.loaders.get(&self.loader)) {
             (Some(_), _) => Some(self.exec.clone()),
             (None, Some(own)) => {
                 Some(Exec { line: Some(own.exec.clone()), console: own.console.clone() })
             }
             (None, None) => None,
         };
-        if ours.is_none() && exec.is_none() {
-            let ours = [Loader::Qemu].into_iter().chain(Loader::OTHERS);
-            let all = ours.map(|loader| loader.name().to_owned());
-            let all: Vec<_> = all.chain(config.loaders.keys().cloned()).collect();
-            let message =
-                format!("there is no loader `{}`; there are: {}", self.loader, all.join(", "));
-            return Err(Usage(message).into());
-        }
         if exec.is_some() && self.gdb {
             return Err(Usage("--gdb: only QEMU has a gdb stub that we know".to_owned()).into());
         }
