@@ -95,22 +95,23 @@ fn judge(release: &Path, arguments: &[&str]) -> Result<Output> {
 /// Makes two releases from copies of the sources in two folders; each file must be the same.
 fn reproducible() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let mut releases = Vec::new();
-    for name in ["one", "another-and-longer"] {
-        let root = folder.path().join(name);
-        copy_sources(&root)?;
-        let release = folder.path().join(format!("release-{name}"));
-        made(&root, &root.join("target"), &release)?;
-        fs::remove_dir_all(&root).context("cannot remove a copy of the sources")?;
-        releases.push(release);
+    let roots = ["one", "another-and-longer"].map(|name| folder.path().join(name));
+    // Copy both before the first build, which takes minutes: somebody may edit the sources.
+    roots.iter().try_for_each(|root| copy_sources(root))?;
+    for root in &roots {
+        made(root, &root.join("target"), &root.join("release"))?;
+        fs::remove_dir_all(root.join("target")).context("cannot remove a target directory")?;
     }
-    let mut count = 0;
-    for entry in fs::read_dir(&releases[0])? {
+    let (mut count, mut differ) = (0, Vec::new());
+    for entry in fs::read_dir(roots[0].join("release"))? {
         let name = entry?.file_name();
-        let [one, other] = [0, 1].map(|at: usize| fs::read(releases[at].join(&name)));
-        ensure!(one? == other?, "{} differs", name.display());
+        let [one, other] = roots.each_ref().map(|root| fs::read(root.join("release").join(&name)));
         count += 1;
+        if one? != other? {
+            differ.push(name);
+        }
     }
+    ensure!(differ.is_empty(), "these files differ: {differ:?}");
     ensure!(count >= 12, "a release has {count} files");
     Ok(())
 }
