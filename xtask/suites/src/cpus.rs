@@ -17,7 +17,7 @@ use harness::{
     disk,
     fit_edit::set,
     invariants::{self, Modes, check},
-    kernel_build::first,
+    kernel_build::{Built, first},
     patch::{HANG, Patched, UNDEFINED},
     request::{Disk, Request},
     transcript,
@@ -378,7 +378,13 @@ fn no_memory(trial: &mut Trial<'_>) -> Result<()> {
 /// Restarts with `force` although a CPU does not stop. The kernel must print the risk, and the next
 /// generation must name the CPUs that it could not start.
 fn forced(trial: &mut Trial<'_>) -> Result<()> {
-    let request = wrong(trial, "force", |kernel| kernel.at("kernel::cpus::work::leave", 0, HANG))?;
+    let mut request =
+        wrong(trial, "force", |kernel| kernel.at("kernel::cpus::work::leave", 0, HANG))?;
+    // The next kernel hangs there as well. If the seed sends it to the same base, its code replaces
+    // the code that the CPUs run, and they would leave.
+    let image = request.image.clone().context("the kernel is not patched")?;
+    let next = Built { image, ..Built::clone(trial.kernel()) };
+    request.disk = Disk::Bytes(std::sync::Arc::new(disk::of(&next, false)));
     let logs = trial.logs(&request)?;
     let [first, second] = &logs[..] else {
         anyhow::bail!("{} generations, and should be two", logs.len())
